@@ -1,0 +1,31 @@
+# livestore_sync: `make help` lists the targets.
+
+PG_CONFIG ?= pg_config
+VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/livestore_sync.control)
+PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+SQL := $(sort $(wildcard sql/*.sql))
+
+.DEFAULT_GOAL := help
+.PHONY: help run test install extension sidecar
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: ## build everything and serve: a private Postgres in $LIVESTORE_DATA (or DATABASE_URL) and the sidecar
+	@tests/run-local
+
+test: ## install what the tests need and run all of them
+	@tests/run-all
+
+install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
+	install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
+	install -m 755 target/release/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
+	install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+	cat $(SQL) > target/livestore_sync--$(VERSION).sql
+	install -m 644 target/livestore_sync--$(VERSION).sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+
+extension:
+	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --release --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)
+
+sidecar:
+	cargo build --release --locked -p livestore-sidecar

@@ -1,0 +1,14 @@
+//! The extension `livestore_sync`: the part of the event log that is easier to get right, and to prove right, in Rust
+//! than in SQL. Everything else of the extension is SQL, in `sql/`.
+//!
+//! - [`validation`] reads a batch of events and says whether it is a chain.
+//! - [`plan`] decides what becomes of each push, given the heads of the locked stores.
+//! - [`sql`] is the one function that SQL calls, a conversion of arrays and nothing else.
+//!
+//! The first two know nothing of Postgres, so they are tested without one.
+
+pub mod plan;
+mod sql;
+pub mod validation;
+
+pgrx::pg_module_magic!();

@@ -1,0 +1,221 @@
+//! What becomes of each push of a group: pure decisions, made while the stores' rows are locked.
+//!
+//! Several pushes of one store in the same group chain on one another: the second is judged by the head that the first
+//! leaves behind.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::json;
+
+use crate::validation::{Event, Invalid, read_batch};
+
+/// One push, and the state of its store as read under the lock. A store that is not registered yet has head 0 and the
+/// backend id that it will have.
+#[derive(Debug, Clone, Copy)]
+pub struct Push<'a> {
+    pub store: &'a str,
+    pub batch: &'a str,
+    /// The backend id that the client believes in, if it says so.
+    pub backend_id: Option<&'a str>,
+    pub store_head: i64,
+    pub store_backend_id: &'a str,
+}
+
+/// The outcome for one push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The events are in the log once the plan is carried out. `appended` counts the events at the end of the batch that
+    /// are new: 0 for a repeated push.
+    Accepted {
+        head: i64,
+        appended: usize,
+    },
+    ServerAhead {
+        minimum_expected_num: i64,
+        provided_num: i64,
+    },
+    BackendIdMismatch {
+        expected: String,
+        received: String,
+    },
+    Invalid(Invalid),
+}
+
+impl Verdict {
+    /// The SQLSTATE that `livestore.push` raises for this outcome.
+    pub fn sqlstate(&self) -> Option<&'static str> {
+        match self {
+            Self::Accepted { .. } => None,
+            Self::ServerAhead { .. } => Some("LS001"),
+            Self::BackendIdMismatch { .. } => Some("LS002"),
+            Self::Invalid(_) => Some("LS003"),
+        }
+    }
+
+    /// What is wrong, in a sentence.
+    pub fn message(&self) -> Option<String> {
+        match self {
+            Self::Accepted { .. } => None,
+            Self::ServerAhead { minimum_expected_num, provided_num } => Some(format!(
+                "the batch builds on event {provided_num}, but the head of the log is {minimum_expected_num}"
+            )),
+            Self::BackendIdMismatch { expected, received } => {
+                Some(format!("the backend id is {expected}, not {received}"))
+            }
+            Self::Invalid(Invalid { index: Some(index), reason }) => Some(format!("invalid event {index}: {reason}")),
+            Self::Invalid(Invalid { index: None, reason }) => Some(format!("invalid batch: {reason}")),
+        }
+    }
+
+    /// The numbers of [`Self::message`], as JSON for programs.
+    pub fn detail(&self) -> Option<String> {
+        let detail = match self {
+            Self::Accepted { .. } => return None,
+            Self::ServerAhead { minimum_expected_num, provided_num } => {
+                json!({"minimumExpectedNum": minimum_expected_num, "providedNum": provided_num})
+            }
+            Self::BackendIdMismatch { expected, received } => json!({"expected": expected, "received": received}),
+            Self::Invalid(Invalid { index, reason }) => json!({"index": index, "reason": reason}),
+        };
+        Some(detail.to_string())
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Accepted { .. } => None,
+            Self::ServerAhead { .. } => {
+                Some("Pull the events after the last one you know, rebase onto them, push again.")
+            }
+            Self::BackendIdMismatch { .. } => {
+                Some("The log was reset since the client last pulled: drop the local log and pull from the start.")
+            }
+            Self::Invalid(_) => Some("Correct the batch: it is rejected whole, and a retry will not help."),
+        }
+    }
+}
+
+/// An event that is in the log already, at a sequence number that a push names again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent<'a> {
+    pub parent_seq_num: i64,
+    pub name: &'a str,
+    pub args: Option<&'a str>,
+    pub client_id: &'a str,
+    pub session_id: &'a str,
+}
+
+/// Events of the log by store and sequence number.
+pub type Stored<'a> = HashMap<(&'a str, i64), StoredEvent<'a>>;
+
+/// An event to insert, and the push (by position) that it came with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Insert<'a> {
+    pub push: usize,
+    pub event: Event<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Plan<'a> {
+    /// One verdict for each push, in order, and the events to insert, in log order for each store.
+    Decided { verdicts: Vec<Verdict>, inserts: Vec<Insert<'a>> },
+    /// Some push names events that are in the log already. Whether it repeats them only their contents can tell: look
+    /// these up and plan again. Pairs of a push (by position) and a sequence number, each store's event once.
+    Lookup(Vec<(usize, i64)>),
+}
+
+/// Decides on a group of pushes. `stored` is what an earlier [`Plan::Lookup`] asked for (events that do not exist are
+/// missing in it); without it, a plan that needs to know returns that request.
+pub fn plan<'a>(pushes: &[Push<'a>], stored: Option<&Stored<'_>>) -> Plan<'a> {
+    let mut planner = Planner { stored, heads: HashMap::new(), inserts: Vec::new(), planned: HashMap::new() };
+    let batches: Vec<_> = pushes.iter().map(|push| read_batch(push.batch)).collect();
+    if stored.is_none() {
+        let lookups = lookups(pushes, &batches);
+        if !lookups.is_empty() {
+            return Plan::Lookup(lookups);
+        }
+    }
+    let verdicts = pushes
+        .iter()
+        .zip(batches)
+        .enumerate()
+        .map(|(index, (push, batch))| planner.decide(index, push, batch))
+        .collect();
+    Plan::Decided { verdicts, inserts: planner.inserts }
+}
+
+/// The events of the log that a decision may depend on: those that a push names at or below the head. A first push at
+/// the head, the usual case, names none.
+fn lookups(pushes: &[Push<'_>], batches: &[Result<Vec<Event<'_>>, Invalid>]) -> Vec<(usize, i64)> {
+    let mut seen = HashSet::new();
+    let mut lookups = Vec::new();
+    for (index, (push, batch)) in pushes.iter().zip(batches).enumerate() {
+        let events = batch.as_deref().unwrap_or_default();
+        for event in events.iter().take_while(|event| event.seq_num <= push.store_head) {
+            if seen.insert((push.store, event.seq_num)) {
+                lookups.push((index, event.seq_num));
+            }
+        }
+    }
+    lookups
+}
+
+struct Planner<'a, 's> {
+    stored: Option<&'s Stored<'s>>,
+    /// Heads of the stores that this plan has advanced.
+    heads: HashMap<&'a str, i64>,
+    inserts: Vec<Insert<'a>>,
+    /// Where in `inserts` an event of this plan is.
+    planned: HashMap<(&'a str, i64), usize>,
+}
+
+impl<'a> Planner<'a, '_> {
+    fn decide(&mut self, index: usize, push: &Push<'a>, batch: Result<Vec<Event<'a>>, Invalid>) -> Verdict {
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(invalid) => return Verdict::Invalid(invalid),
+        };
+        if let Some(received) = push.backend_id
+            && received != push.store_backend_id
+        {
+            return Verdict::BackendIdMismatch { expected: push.store_backend_id.into(), received: received.into() };
+        }
+        let head = self.heads.get(push.store).copied().unwrap_or(push.store_head);
+        let Some(first) = batch.first() else {
+            return Verdict::Accepted { head, appended: 0 };
+        };
+        let provided_num = first.parent_seq_num;
+        let repeated = batch.iter().take_while(|event| self.is_in_log(push.store, event)).count();
+        let appended = batch.len() - repeated;
+        // What follows the repeated part must follow the head, too: events that others pushed may stand in between.
+        let follows_head = batch.get(repeated).is_none_or(|event| event.parent_seq_num == head);
+        if !follows_head {
+            return Verdict::ServerAhead { minimum_expected_num: head, provided_num };
+        }
+        let new_head = if appended > 0 { batch.last().map_or(head, |event| event.seq_num) } else { head };
+        self.heads.insert(push.store, new_head);
+        for event in batch.into_iter().skip(repeated) {
+            self.planned.insert((push.store, event.seq_num), self.inserts.len());
+            self.inserts.push(Insert { push: index, event });
+        }
+        Verdict::Accepted { head: new_head, appended }
+    }
+
+    /// Whether the log, with what this plan adds to it, holds exactly this event.
+    fn is_in_log(&self, store: &str, event: &Event<'_>) -> bool {
+        let key = (store, event.seq_num);
+        if let Some(&position) = self.planned.get(&key) {
+            return self.inserts.get(position).is_some_and(|insert| insert.event == *event);
+        }
+        self.stored.and_then(|stored| stored.get(&key)).is_some_and(|stored| {
+            *stored
+                == StoredEvent {
+                    parent_seq_num: event.parent_seq_num,
+                    name: &event.name,
+                    args: event.args.map(|args| args.text()),
+                    client_id: &event.client_id,
+                    session_id: &event.session_id,
+                }
+        })
+    }
+}

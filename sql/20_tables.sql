@@ -1,0 +1,89 @@
+-- The 1 is the version of the persistence format, as in the names that LiveStore's own backends give their tables.
+create table livestore.eventlog_1 (
+    store bigint not null,
+    "seqNum" bigint not null,
+    "parentSeqNum" bigint not null,
+    name text not null,
+    -- json and not jsonb: what a client sent comes back byte for byte, \u0000 and lone surrogates included.
+    args json,
+    "clientId" text not null,
+    "sessionId" text not null,
+    "createdAt" timestamptz not null,
+    primary key (store, "seqNum")
+);
+
+comment on table livestore.eventlog_1 is 'The events of all stores without a table of their own (those inherit from this one). Written by functions only; put hooks here';
+comment on column livestore.eventlog_1.store is 'livestore.stores.id';
+comment on column livestore.eventlog_1."seqNum" is 'Position in the log of the store, from 1; gaps are legal';
+comment on column livestore.eventlog_1."parentSeqNum" is 'seqNum of the event before this one, 0 for the first';
+comment on column livestore.eventlog_1.name is 'Name of the event in the schema of the application';
+comment on column livestore.eventlog_1.args is 'Arguments of the event as the client sent them; null if it sent none';
+comment on column livestore.eventlog_1."clientId" is 'The client that made the event';
+comment on column livestore.eventlog_1."sessionId" is 'The session of that client';
+comment on column livestore.eventlog_1."createdAt" is 'When the event was appended here';
+
+create table livestore.stores (
+    id bigint generated always as identity primary key,
+    store_id text not null,
+    head bigint not null default 0 check (head between 0 and 9007199254740991),
+    backend_id text not null,
+    eventlog regclass not null default 'livestore.eventlog_1',
+    created_at timestamptz not null default now(),
+    constraint stores_store_id_length check (char_length(store_id) between 1 and 1024),
+    -- A unique constraint would need a btree, whose entries end at 2,704 bytes: too short for 1,000 characters of any
+    -- script. A hash index holds text of any length.
+    constraint stores_store_id_key exclude using hash (store_id with =)
+)
+-- head changes at every push: room on the page, and no index on it, keep those updates HOT.
+with (fillfactor = 50);
+
+comment on table livestore.stores is 'One row for each store: the head of its event log and where the log lives. Written by functions only';
+comment on column livestore.stores.id is 'Number of the store in event log tables; never reused';
+comment on column livestore.stores.store_id is 'The storeId of LiveStore clients: any text of 1 to 1,024 characters';
+comment on column livestore.stores.head is 'Sequence number of the last event, 0 for an empty log';
+comment on column livestore.stores.backend_id is 'Names the life of the log: 21 URL-safe characters, new after a reset';
+comment on column livestore.stores.eventlog is 'The table that holds the events: the shared one, or one of its own';
+comment on column livestore.stores.created_at is 'When the store was registered';
+
+create view livestore.events as
+select
+    stores.store_id,
+    event."seqNum" as seq_num,
+    event."parentSeqNum" as parent_seq_num,
+    event.name,
+    event.args,
+    event."clientId" as client_id,
+    event."sessionId" as session_id,
+    event."createdAt" as created_at
+from livestore.eventlog_1 event
+join livestore.stores stores on stores.id = event.store;
+
+comment on view livestore.events is 'Every event of every store, to query; a log is in order of seq_num';
+
+create table livestore.dropped_stores (
+    store_id text not null,
+    backend_id text not null,
+    constraint dropped_stores_store_id_key exclude using hash (store_id with =)
+);
+
+comment on table livestore.dropped_stores is 'Stores that were dropped, so that a later store of the same name is not taken for the same log';
+comment on column livestore.dropped_stores.store_id is 'The storeId that was dropped';
+comment on column livestore.dropped_stores.backend_id is 'The backend id that a store of this name will have when it is created again';
+
+create table livestore.instance (
+    seed text not null default gen_random_uuid()::text,
+    created_at timestamptz not null default now()
+);
+
+comment on table livestore.instance is 'What backend ids are derived from. After a restore there are two rows, and the older one, which came with the data, counts';
+comment on column livestore.instance.seed is 'A random text';
+comment on column livestore.instance.created_at is 'When the extension was created';
+
+insert into livestore.instance default values;
+
+-- Without these, pg_dump leaves out what an extension's own tables hold.
+select pg_catalog.pg_extension_config_dump('livestore.stores', '');
+select pg_catalog.pg_extension_config_dump('livestore.stores_id_seq', '');
+select pg_catalog.pg_extension_config_dump('livestore.eventlog_1', '');
+select pg_catalog.pg_extension_config_dump('livestore.dropped_stores', '');
+select pg_catalog.pg_extension_config_dump('livestore.instance', '');

@@ -1,0 +1,185 @@
+-- The name that LiveStore's Electric provider derives (toTableName in @livestore/sync-electric), with the format version
+-- 1. JavaScript replaces UTF-16 units, so a character outside the basic plane becomes two underscores.
+create function livestore.own_table_name(store_id text, id bigint)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    escaped text := regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
+    table_name text := 'eventlog_1_' || escaped;
+begin
+    if length(table_name) > 63 then
+        table_name := 'eventlog_1_hash_' || left(encode(sha256(convert_to(store_id, 'UTF8')), 'hex'), 32);
+    end if;
+    -- Two store ids may have one name (a-b and a_b): the second gets its number behind it.
+    if to_regclass(format('livestore.%I', table_name)) is not null then
+        table_name := left(table_name, 62 - length(id::text)) || '_' || id;
+    end if;
+    return table_name;
+end
+$$;
+
+comment on function livestore.own_table_name(text, bigint) is
+'Internal: a free name for the own table of a store, eventlog_1_<storeId> with characters outside [a-zA-Z0-9_] replaced, a hash if that is over 63 characters';
+
+create function livestore.apply_hooks(eventlog regclass)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    hook record;
+    hooks integer := 0;
+    shared constant text := ' ON livestore.eventlog_1 ';
+begin
+    if not exists (select from pg_inherits where inhrelid = eventlog and inhparent = 'livestore.eventlog_1'::regclass) then
+        raise exception '% is not the own table of a store', eventlog using errcode = 'wrong_object_type';
+    end if;
+    for hook in select tgname from pg_trigger where tgrelid = eventlog and not tgisinternal loop
+        execute format('drop trigger %I on %s', hook.tgname, eventlog);
+    end loop;
+    for hook in
+        select tgname, tgenabled, pg_get_triggerdef(oid) as definition
+        from pg_trigger
+        where tgrelid = 'livestore.eventlog_1'::regclass and not tgisinternal
+        order by tgname
+    loop
+        execute overlay(
+            hook.definition placing format(' ON %s ', eventlog)
+            from strpos(hook.definition, shared) for length(shared)
+        );
+        if hook.tgenabled <> 'O' then
+            execute format(
+                'alter table %s %s trigger %I', eventlog,
+                case hook.tgenabled when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end,
+                hook.tgname
+            );
+        end if;
+        hooks := hooks + 1;
+    end loop;
+    return hooks;
+end
+$$;
+
+comment on function livestore.apply_hooks(regclass) is
+'Gives the own table of a store the triggers that livestore.eventlog_1 has now, instead of those it had; returns how many. A child table does not inherit triggers: call this after changing hooks, for each stores.eventlog that is not eventlog_1';
+
+create function livestore.create_store(store_id text, own_table boolean default false)
+returns regclass
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+    table_name text;
+begin
+    perform livestore.register_stores(array[store_id]);
+    select * into strict store from livestore.stores s where s.store_id = $1 for update;
+    if not own_table or store.eventlog <> 'livestore.eventlog_1'::regclass then
+        return store.eventlog;
+    end if;
+
+    table_name := livestore.own_table_name(store_id, store.id);
+    execute format(
+        'create table livestore.%I (check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
+        table_name, store.id
+    );
+    execute format('comment on table livestore.%I is %L', table_name, 'The events of the store ' || store_id);
+    execute format('grant select on livestore.%I to livestore_reader', table_name);
+    -- Events that the store has already move before the hooks are there: they were hooked when they were appended.
+    execute format('insert into livestore.%I select * from only livestore.eventlog_1 where store = $1', table_name) using store.id;
+    delete from only livestore.eventlog_1 e where e.store = store.id;
+    update livestore.stores s set eventlog = format('livestore.%I', table_name)::regclass
+        where s.id = store.id returning s.eventlog into store.eventlog;
+    perform livestore.apply_hooks(store.eventlog);
+    return store.eventlog;
+end
+$$;
+
+comment on function livestore.create_store(text, boolean) is
+'Registers a store and returns the table of its events. Idempotent, and not needed before a push. own_table => true gives the store a table of its own, and moves the events that it has';
+
+-- Taken by every function that writes to stores, always in this order, so that no two wait for each other: first new rows,
+-- by store_id, while nothing is locked; then locks, by id.
+create function livestore.register_stores(store_ids text[])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into livestore.stores (store_id, backend_id)
+    select missing.store_id, livestore.backend_id(missing.store_id)
+    from (select distinct unnest(store_ids) as store_id) missing
+    where not exists (select from livestore.stores s where s.store_id = missing.store_id)
+    order by missing.store_id collate "C"
+    on conflict do nothing
+$$;
+
+comment on function livestore.register_stores(text[]) is 'Internal: adds the stores that do not exist yet';
+
+create function livestore.reset_store(store_id text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    select * into store from livestore.stores s where s.store_id = $1 for update;
+    if not found then
+        perform livestore.raise_no_such_store(store_id);
+    end if;
+    execute format('delete from only %s where store = $1', store.eventlog) using store.id;
+    update livestore.stores s set head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
+        where s.id = store.id returning s.backend_id into store.backend_id;
+    perform livestore.notify_heads(array[store_id], array[0]);
+    return store.backend_id;
+end
+$$;
+
+comment on function livestore.reset_store(text) is
+'Empties the log of a store and returns its new backend id. Clients drop their local log, with what they had not pushed, and start over. Raises LS004 if there is no such store';
+
+create function livestore.drop_store(store_id text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    select * into store from livestore.stores s where s.store_id = $1 for update;
+    if not found then
+        perform livestore.raise_no_such_store(store_id);
+    end if;
+    if store.eventlog = 'livestore.eventlog_1'::regclass then
+        delete from only livestore.eventlog_1 e where e.store = store.id;
+    else
+        execute format('drop table %s', store.eventlog);
+    end if;
+    delete from livestore.dropped_stores d where d.store_id = $1;
+    insert into livestore.dropped_stores (store_id, backend_id)
+        values (store_id, livestore.make_backend_id(gen_random_uuid()::text));
+    delete from livestore.stores s where s.id = store.id;
+    perform livestore.notify_heads(array[store_id], array[0]);
+end
+$$;
+
+comment on function livestore.drop_store(text) is
+'Removes a store and its events for good. A push to the same storeId later begins a new log, with another backend id. Raises LS004 if there is no such store';
+
+create function livestore.raise_no_such_store(store_id text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception 'there is no store %', to_json(store_id)
+        using errcode = 'LS004', detail = json_build_object('storeId', store_id),
+            hint = 'Stores are listed in livestore.stores; a push or livestore.create_store creates one.';
+end
+$$;
+
+comment on function livestore.raise_no_such_store(text) is 'Internal: raises LS004';

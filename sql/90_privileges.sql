@@ -1,0 +1,19 @@
+-- Postgres lets everybody execute a new function. Here nobody may, except as listed.
+revoke all on all functions in schema livestore from public;
+
+grant usage on schema livestore to livestore_reader;
+grant select on livestore.stores, livestore.eventlog_1, livestore.events to livestore_reader;
+grant execute on function
+    livestore.backend_id(text),
+    livestore.head(text),
+    livestore.pull(text, bigint, integer),
+    livestore.pull_page(text, bigint, integer, integer)
+to livestore_reader;
+
+-- Nobody may insert into the tables: these functions run with the rights of their owner.
+grant execute on function
+    livestore.create_store(text, boolean),
+    livestore.push(text, json, text),
+    livestore.push_batch(text[], text[], text[], text),
+    livestore.commit(text, text, json, text, text)
+to livestore_writer;
