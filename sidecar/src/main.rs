@@ -1,1 +1,145 @@
-fn main() {}
+//! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
+
+mod config;
+mod log;
+mod protocols;
+mod server;
+mod shutdown;
+mod telemetry;
+
+use std::future::IntoFuture;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::log::{Database, DatabaseError, Log};
+use crate::protocols::rpc::SessionConfig;
+use crate::server::Server;
+
+/// How often a database that is away is tried at start.
+const START_RETRY: Duration = Duration::from_millis(250);
+
+/// Why the process ends other than by a signal. Each has an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Config(String),
+    #[error("{0}; start Postgres, or correct --database-url")]
+    Unreachable(#[source] DatabaseError),
+    #[error("{0}")]
+    Database(#[source] DatabaseError),
+    #[error("cannot listen on {0}: is another process there? Choose another --listen")]
+    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    #[error("the operating system refuses")]
+    System(#[from] std::io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::System(_) => 1,
+            Self::Config(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::Database(_) => 4,
+            Self::Listen(..) => 5,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    if let Err(error) = telemetry::init(&config.log, config.log_format) {
+        eprintln!("livestore-sidecar: --log: {error}");
+        return ExitCode::from(2);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = runtime.map_err(Failure::System).and_then(|runtime| {
+        let result = runtime.block_on(run(config));
+        // What is still there is past the deadline.
+        runtime.shutdown_background();
+        result
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            error!(error = &failure as &dyn std::error::Error, "cannot go on");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+async fn run(config: Config) -> Result<(), Failure> {
+    config.check().map_err(Failure::Config)?;
+    let database_url =
+        config.database_url.parse().map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
+    let database = Database::new(database_url, config.database_connections.into())
+        .map_err(|error| Failure::Config(format!("--database-connections: {error}")))?;
+    let listener = TcpListener::bind(config.listen).await.map_err(|error| Failure::Listen(config.listen, error))?;
+    let listen = listener.local_addr()?;
+
+    let shutdown = CancellationToken::new();
+    let connections = TaskTracker::new();
+    let log = Log::start(database.clone(), config.push_timeout, &TaskTracker::new());
+    let server = Server {
+        session: SessionConfig { log, shutdown: shutdown.clone() },
+        connections: connections.clone(),
+        max_frame_bytes: config.max_frame_bytes,
+    };
+    // Serving begins before the database is known to be there: clients wait better than they reconnect.
+    let serving = axum::serve(listener, server.router()).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let serving = tokio::spawn(serving.into_future());
+    info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
+
+    let result = tokio::select! {
+        requested = shutdown::requested() => requested.map_err(Failure::System),
+        failure = watch_database(&database, config.database_wait) => Err(failure),
+    };
+
+    shutdown.cancel();
+    connections.close();
+    let deadline = Instant::now() + config.shutdown_deadline;
+    let ended = timeout_at(deadline, async {
+        connections.wait().await;
+        let _ = serving.await;
+    });
+    if ended.await.is_err() {
+        warn!("the deadline passed with connections open");
+    }
+    result
+}
+
+/// Ends only if the database cannot be used: it does not come up in time, or is set up wrong.
+async fn watch_database(database: &Database, patience: Duration) -> Failure {
+    let waiting = async {
+        let mut is_first = true;
+        loop {
+            match database.check().await {
+                Err(error) if error.is_passing() => {
+                    if std::mem::take(&mut is_first) {
+                        warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                    }
+                    sleep(START_RETRY).await;
+                }
+                result => return result,
+            }
+        }
+    };
+    match timeout(patience, waiting).await {
+        Ok(Ok(())) => {
+            info!("the database is ready");
+            std::future::pending().await
+        }
+        Ok(Err(error)) => Failure::Database(error),
+        Err(_) => match database.check().await {
+            Err(error) => Failure::Unreachable(error),
+            Ok(()) => std::future::pending().await,
+        },
+    }
+}

@@ -1,0 +1,133 @@
+//! Connections to Postgres, what its errors mean, and whether the extension is there.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Config, NoTls};
+
+/// The versions of the extension that this sidecar works with, as prefixes of `pg_extension.extversion`.
+const EXTENSION_VERSIONS: [&str; 1] = ["0.1."];
+
+/// How long a connection may take to be made, and a readiness check to be answered.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the other end of a connection may leave packets unanswered before the connection counts as lost.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// Why the sidecar cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    #[error("the database cannot be reached")]
+    Unreachable(#[source] tokio_postgres::Error),
+    #[error("the database refuses the connection")]
+    Refused(#[source] tokio_postgres::Error),
+    #[error("no connection to the database became free in time")]
+    Busy,
+    #[error("the extension livestore_sync is not installed in this database: run \"create extension livestore_sync\"")]
+    ExtensionMissing,
+    #[error(
+        "the extension livestore_sync has version {found}, and this sidecar works with {works}x: run \"alter extension livestore_sync update\", or install the sidecar of that version",
+        works = EXTENSION_VERSIONS.join("x, ")
+    )]
+    ExtensionVersion { found: String },
+    #[error("the role of the database URL may not push: run \"grant livestore_writer to <role>\"")]
+    PrivilegeMissing,
+}
+
+impl DatabaseError {
+    /// Whether waiting can help: the database is away or restarting, nothing is wrong with how it is set up.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Busy)
+    }
+}
+
+impl From<tokio_postgres::Error> for DatabaseError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if is_passing(&error) { Self::Unreachable(error) } else { Self::Refused(error) }
+    }
+}
+
+/// Whether an error of Postgres, or of the way to it, passes by itself: the same statement may succeed later.
+pub fn is_passing(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(is_passing_code)
+}
+
+/// By class: connection exceptions, rolled back transactions, insufficient resources, operator intervention, system and
+/// internal errors; also locks that were not available.
+pub fn is_passing_code(code: &SqlState) -> bool {
+    matches!(code.code().get(..2), Some("08" | "40" | "53" | "57" | "58" | "XX"))
+        || *code == SqlState::LOCK_NOT_AVAILABLE
+}
+
+/// Where the database is, and a pool of connections to it for reading.
+#[derive(Clone)]
+pub struct Database {
+    config: Config,
+    pool: Pool,
+}
+
+impl Database {
+    /// Makes no connection yet. `connections` bounds the pool.
+    ///
+    /// # Errors
+    /// The pool's configuration is refused.
+    pub fn new(mut config: Config, connections: usize) -> Result<Self, deadpool_postgres::BuildError> {
+        config
+            .application_name("livestore-sidecar")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(SILENCE)
+            .tcp_user_timeout(SILENCE);
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let pool = Pool::builder(Manager::from_config(config.clone(), NoTls, recycling))
+            .max_size(connections)
+            .runtime(Runtime::Tokio1)
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .build()?;
+        Ok(Self { config, pool })
+    }
+
+    /// For connections that are not for reading: the committer's and the listener's.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A connection of the pool; waits for one to be free.
+    pub async fn client(&self) -> Result<deadpool_postgres::Object, DatabaseError> {
+        self.pool.get().await.map_err(|error| match error {
+            deadpool_postgres::PoolError::Backend(error) => error.into(),
+            _ => DatabaseError::Busy,
+        })
+    }
+
+    /// Whether everything is there that serving takes: the database, the extension in a version that this sidecar
+    /// knows, the privilege to push.
+    ///
+    /// # Errors
+    /// What is missing, with what to do about it.
+    pub async fn check(&self) -> Result<(), DatabaseError> {
+        tokio::time::timeout(CONNECT_TIMEOUT, self.check_now()).await.unwrap_or(Err(DatabaseError::Busy))
+    }
+
+    async fn check_now(&self) -> Result<(), DatabaseError> {
+        let client = self.client().await?;
+        let version =
+            client.query_opt("select extversion from pg_extension where extname = 'livestore_sync'", &[]).await?;
+        let version: String = version.ok_or(DatabaseError::ExtensionMissing)?.try_get(0)?;
+        if !EXTENSION_VERSIONS.iter().any(|prefix| version.starts_with(prefix)) {
+            return Err(DatabaseError::ExtensionVersion { found: version });
+        }
+        // A catalog look-up by name would itself need the privilege on the schema.
+        let privilege = client
+            .query_one(
+                "select has_schema_privilege(n.oid, 'usage') and coalesce(bool_and(has_function_privilege(p.oid, 'execute')), false)
+                 from pg_namespace n
+                 left join pg_proc p on p.pronamespace = n.oid and p.proname in ('push_batch', 'pull_page', 'backend_id', 'head')
+                 where n.nspname = 'livestore'
+                 group by n.oid",
+                &[],
+            )
+            .await?;
+        if privilege.try_get(0)? { Ok(()) } else { Err(DatabaseError::PrivilegeMissing) }
+    }
+}

@@ -1,0 +1,156 @@
+//! Events as they travel through the sidecar: encoded once, shared by everybody who receives them.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// An event of a log, in LiveStore's wire form (`LiveStoreEvent.Global.Encoded` of `@livestore/common`).
+#[derive(Debug)]
+pub struct Event {
+    pub seq_num: i64,
+    pub parent_seq_num: i64,
+    pub created_at: DateTime<Utc>,
+    json: Json,
+}
+
+/// How an event without `args` is written: some clients take a missing field, some need a `null`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbsentArgs {
+    Omit,
+    Null,
+}
+
+#[derive(Debug, Clone)]
+enum Json {
+    WithArgs(Box<str>),
+    WithoutArgs { omitted: Box<str>, null: Box<str> },
+}
+
+/// What the log says of an event, apart from when it was appended.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventFields<'a> {
+    #[serde(borrow)]
+    pub name: std::borrow::Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub args: Option<&'a RawValue>,
+    pub seq_num: i64,
+    pub parent_seq_num: i64,
+    #[serde(borrow)]
+    pub client_id: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    pub session_id: std::borrow::Cow<'a, str>,
+}
+
+/// Without this, serde would read a `null` as an absent field.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+impl EventFields<'_> {
+    fn json(&self) -> Json {
+        match self.args {
+            Some(args) => Json::WithArgs(self.write(Some(args.get()))),
+            None => Json::WithoutArgs { omitted: self.write(None), null: self.write(Some("null")) },
+        }
+    }
+
+    /// In the order of LiveStore's own schema.
+    fn write(&self, args: Option<&str>) -> Box<str> {
+        let name = quote(&self.name);
+        let (client_id, session_id) = (quote(&self.client_id), quote(&self.session_id));
+        let (seq_num, parent_seq_num) = (self.seq_num, self.parent_seq_num);
+        let args = args.map(|args| format!(r#""args":{args},"#)).unwrap_or_default();
+        format!(
+            r#"{{"name":{name},{args}"seqNum":{seq_num},"parentSeqNum":{parent_seq_num},"clientId":{client_id},"sessionId":{session_id}}}"#
+        )
+        .into_boxed_str()
+    }
+
+    /// The event as it was appended at this time.
+    pub fn appended_at(&self, created_at: DateTime<Utc>) -> Event {
+        Event { seq_num: self.seq_num, parent_seq_num: self.parent_seq_num, created_at, json: self.json() }
+    }
+}
+
+impl Event {
+    /// The event as a JSON object.
+    pub fn json(&self, absent_args: AbsentArgs) -> &str {
+        match (&self.json, absent_args) {
+            (Json::WithArgs(json), _) => json,
+            (Json::WithoutArgs { omitted, .. }, AbsentArgs::Omit) => omitted,
+            (Json::WithoutArgs { null, .. }, AbsentArgs::Null) => null,
+        }
+    }
+
+    /// How much memory the event takes, near enough to bound what is kept and sent.
+    pub fn size(&self) -> usize {
+        self.json(AbsentArgs::Null).len()
+    }
+
+    /// `createdAt` as JavaScript's `toISOString` writes it.
+    pub fn created_at_iso(&self) -> String {
+        self.created_at.to_rfc3339_opts(SecondsFormat::Millis, true)
+    }
+}
+
+/// A batch that has the form of a batch; whether it is valid the database decides.
+#[derive(Debug)]
+pub struct Batch {
+    /// The JSON array as the client sent it: what is stored comes from this text.
+    json: Box<str>,
+    events: Vec<Unappended>,
+}
+
+/// An event that has no time yet.
+#[derive(Debug)]
+struct Unappended {
+    seq_num: i64,
+    parent_seq_num: i64,
+    json: Json,
+}
+
+impl Batch {
+    /// Reads a JSON array of events.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the client that sent it.
+    pub fn parse(json: &str) -> Result<Self, String> {
+        let fields: Vec<EventFields<'_>> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let events = fields
+            .iter()
+            .map(|event| Unappended {
+                seq_num: event.seq_num,
+                parent_seq_num: event.parent_seq_num,
+                json: event.json(),
+            })
+            .collect();
+        Ok(Self { json: json.into(), events })
+    }
+
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    /// The last `count` events, as they are in the log since `created_at`.
+    pub fn into_last_appended(mut self, count: usize, created_at: DateTime<Utc>) -> Vec<Arc<Event>> {
+        let first = self.events.len().saturating_sub(count);
+        self.events
+            .drain(first..)
+            .map(|Unappended { seq_num, parent_seq_num, json }| {
+                Arc::new(Event { seq_num, parent_seq_num, created_at, json })
+            })
+            .collect()
+    }
+}
+
+/// Text as a JSON string.
+fn quote(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}

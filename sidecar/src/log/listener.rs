@@ -1,0 +1,98 @@
+//! The connection that LISTENs: hears of commits that others make, and looks after what it may have missed.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, NoTls, Notification};
+use tracing::{debug, info, warn};
+
+use super::backoff::Backoff;
+use super::database::{Database, DatabaseError};
+use super::store_id::StoreId;
+use super::tail::Tails;
+
+/// A connection that is silent for this long is asked whether it is still there, and has as long to answer.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// The payload of a notification on the channel `livestore` (`livestore.notify_heads`).
+#[derive(Deserialize)]
+struct Heads {
+    source: Option<String>,
+    heads: HashMap<String, i64>,
+}
+
+pub struct Listener {
+    pub database: Database,
+    pub tails: Arc<Tails>,
+    /// Whether notifications arrive at the moment.
+    pub is_listening: Arc<AtomicBool>,
+}
+
+impl Listener {
+    /// Listens for ever, reconnecting when the connection is lost.
+    pub async fn run(self) {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            let error = match self.listen(&mut backoff).await {
+                Ok(()) => None,
+                Err(error) => Some(error),
+            };
+            if self.is_listening.swap(false, Ordering::Relaxed) || backoff.attempts() == 0 {
+                let error = error.as_ref().map(|error| error as &dyn std::error::Error);
+                warn!(error, "the listening connection is lost, reconnecting");
+            }
+            backoff.sleep().await;
+        }
+    }
+
+    /// One life of the connection.
+    async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
+        let (client, mut connection) = self.database.config().connect(NoTls).await?;
+        let (notifications, mut arrived) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notification) = message
+                    && notifications.send(notification).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        client.batch_execute("listen livestore").await?;
+        // Only now can nothing be missed any more.
+        self.tails.resync().await?;
+        self.is_listening.store(true, Ordering::Relaxed);
+        *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        info!("listening for commits");
+        loop {
+            match tokio::time::timeout(HEARTBEAT, arrived.recv()).await {
+                Ok(Some(notification)) => self.hear(&notification),
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    let heartbeat = tokio::time::timeout(HEARTBEAT, client.batch_execute("")).await;
+                    heartbeat.map_err(|_| DatabaseError::Busy)??;
+                }
+            }
+        }
+    }
+
+    fn hear(&self, notification: &Notification) {
+        let Ok(Heads { source, heads }) = serde_json::from_str(notification.payload()) else {
+            debug!(payload = notification.payload(), "a notification that is not livestore's");
+            return;
+        };
+        if source.is_some_and(|source| self.tails.is_own(&source)) {
+            return;
+        }
+        for (store, head) in heads {
+            if let Ok(store) = StoreId::parse(&store) {
+                self.tails.hint(&store, head);
+            }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Pushing: a queue that every dialect writes to, and a committer that turns whatever waits into one transaction.
+//!
+//! NOTIFY makes commits of the whole Postgres instance queue behind one another, so a transaction for each push would
+//! be three times slower than one for all that wait (docs/architecture.md).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+use tracing::{error, warn};
+
+use super::backoff::Backoff;
+use super::database::{Database, DatabaseError, is_passing, is_passing_code};
+use super::event::Batch;
+use super::store_id::StoreId;
+use super::tail::Tails;
+
+/// The most that one transaction takes on. More makes a commit slower without making it cheaper.
+const GROUP_PUSHES: usize = 512;
+const GROUP_BYTES: usize = 8 << 20;
+
+/// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later.
+const QUEUE_KIBIBYTES: usize = 64 << 10;
+
+/// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
+/// without a word would otherwise stay silent for minutes.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a push is not in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    #[error("the batch builds on event {provided_num}, but the head of the log is {minimum_expected_num}")]
+    ServerAhead { minimum_expected_num: i64, provided_num: i64 },
+    #[error("the backend id is {expected}, not {received}")]
+    BackendIdMismatch { expected: String, received: String },
+    #[error("{0}")]
+    Invalid(String),
+    /// A hook of the operator says no; the message is the hook's.
+    #[error("{0}")]
+    Rejected(String),
+    /// The database was away for too long, or too much is waiting: whether the push is in the log is not known. It may
+    /// be repeated, since a repeated push is accepted.
+    #[error("the database is not available, try again later")]
+    Unavailable,
+}
+
+/// What a push that succeeded left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    pub head: i64,
+}
+
+struct Push {
+    store: StoreId,
+    batch: Batch,
+    backend_id: Option<String>,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Pushed, PushError>>,
+    /// Its share of the queue, given back when it is done.
+    _space: OwnedSemaphorePermit,
+}
+
+/// The writing end: cheap to clone, never waits.
+#[derive(Clone)]
+pub struct CommitQueue {
+    pushes: mpsc::UnboundedSender<Push>,
+    space: Arc<Semaphore>,
+    timeout: Duration,
+}
+
+impl CommitQueue {
+    /// `timeout` bounds how long a push waits for the database. Run [`Committer::run`] for anything to happen.
+    pub fn new(database: Database, tails: Arc<Tails>, timeout: Duration) -> (Self, Committer) {
+        let (pushes, waiting) = mpsc::unbounded_channel();
+        let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
+        (Self { pushes, space, timeout }, Committer { database, tails, waiting, connection: None })
+    }
+
+    /// Puts a push into the queue at once, so that pushes are carried out in the order of these calls. The future that
+    /// it returns ends after the commit; dropping it does not take the push back.
+    pub fn push(
+        &self,
+        store: StoreId,
+        batch: Batch,
+        backend_id: Option<String>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let (reply, answer) = oneshot::channel();
+        // A KiB on top stands for what a push costs beside its text.
+        let kibibytes = u32::try_from(batch.json().len() / 1024 + 1).unwrap_or(u32::MAX);
+        if let Ok(space) = Arc::clone(&self.space).try_acquire_many_owned(kibibytes) {
+            let deadline = Instant::now() + self.timeout;
+            // If the committer is gone, so is `reply`, and the answer is an error.
+            let _ = self.pushes.send(Push { store, batch, backend_id, deadline, reply, _space: space });
+        }
+        async move { answer.await.unwrap_or(Err(PushError::Unavailable)) }
+    }
+}
+
+/// The other end: owns one connection and runs one transaction at a time, so that a store's pushes commit, and reach
+/// its tail, in order.
+pub struct Committer {
+    database: Database,
+    tails: Arc<Tails>,
+    waiting: mpsc::UnboundedReceiver<Push>,
+    connection: Option<Connection>,
+}
+
+struct Connection {
+    client: Client,
+    push_batch: Statement,
+    /// Marks the notifications of this connection's commits.
+    source: Arc<str>,
+}
+
+/// Why a group is not committed, or not known to be.
+enum CommitError {
+    /// The way to the database is broken, or the database refuses to serve.
+    Unavailable(DatabaseError),
+    /// The database rolled the group back, and would again.
+    RolledBack(tokio_postgres::Error),
+}
+
+impl From<tokio_postgres::Error> for CommitError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if is_passing(&error) { Self::Unavailable(error.into()) } else { Self::RolledBack(error) }
+    }
+}
+
+const PUSH_BATCH: &str = "\
+    select push, head, appended, backend_id, created_at, sqlstate, message, detail
+    from livestore.push_batch($1, $2, $3, $4)";
+
+/// A row of `livestore.push_batch`.
+struct Outcome {
+    push: usize,
+    result: Result<Appended, PushError>,
+}
+
+struct Appended {
+    head: i64,
+    count: usize,
+    backend_id: String,
+    created_at: Option<DateTime<Utc>>,
+}
+
+impl Committer {
+    /// Commits until every [`CommitQueue`] is dropped and the queue is empty.
+    pub async fn run(mut self) {
+        while let Some(first) = self.waiting.recv().await {
+            let mut bytes = first.batch.json().len();
+            let mut group = vec![first];
+            while group.len() < GROUP_PUSHES
+                && bytes < GROUP_BYTES
+                && let Ok(push) = self.waiting.try_recv()
+            {
+                bytes += push.batch.json().len();
+                group.push(push);
+            }
+            self.commit_patiently(group).await;
+        }
+    }
+
+    /// Tries until the database has answered for every push, or its time is over. To try again is safe when a commit's
+    /// outcome is not known: what it wrote is accepted again without being written.
+    async fn commit_patiently(&mut self, group: Vec<Push>) {
+        let mut groups = vec![group];
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        while let Some(mut group) = groups.pop() {
+            let now = Instant::now();
+            for late in group.extract_if(.., |push| push.deadline <= now) {
+                let _ = late.reply.send(Err(PushError::Unavailable));
+            }
+            if group.is_empty() {
+                continue;
+            }
+            match self.commit(&group).await {
+                Ok(outcomes) => self.answer(group, outcomes),
+                Err(CommitError::Unavailable(error)) => {
+                    let pushes = group.len();
+                    warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
+                    self.disown_connection();
+                    // It may have been committed all the same, and its notification have been passed over as our own.
+                    for push in &group {
+                        self.tails.refresh(&push.store);
+                    }
+                    groups.push(group);
+                    backoff.sleep().await;
+                }
+                // Not one of the errors that livestore.push_batch returns with its push: a deferred trigger that raises
+                // at commit, for one. Halves find whose it is; the first half goes first.
+                Err(CommitError::RolledBack(error)) if group.len() > 1 => {
+                    warn!(error = &error as &dyn std::error::Error, "a commit failed, its pushes are tried in halves");
+                    let second = group.split_off(group.len() / 2);
+                    groups.push(second);
+                    groups.push(group);
+                }
+                Err(CommitError::RolledBack(error)) => {
+                    let rejected = rejected(error.code(), error.as_db_error().map_or("", |error| error.message()));
+                    for push in group {
+                        let _ = push.reply.send(Err(rejected.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn commit(&mut self, group: &[Push]) -> Result<Vec<Outcome>, CommitError> {
+        let Connection { client, push_batch, source } = match &mut self.connection {
+            Some(connection) => connection,
+            none => {
+                let connection = connect(&self.database).await.map_err(CommitError::Unavailable)?;
+                self.tails.own(Some(Arc::clone(&connection.source)));
+                none.insert(connection)
+            }
+        };
+        let stores: Vec<&str> = group.iter().map(|push| push.store.as_str()).collect();
+        let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
+        let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
+        let arguments: [&(dyn ToSql + Sync); 4] = [&stores, &batches, &backend_ids, &&**source];
+        let rows = tokio::time::timeout(STATEMENT_TIMEOUT, client.query(&*push_batch, &arguments)).await;
+        let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
+        Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
+    }
+
+    /// Gives up the connection. What it may still commit is somebody else's from now on: its notifications count.
+    fn disown_connection(&mut self) {
+        self.connection = None;
+        self.tails.own(None);
+    }
+
+    fn answer(&self, group: Vec<Push>, outcomes: Vec<Outcome>) {
+        let mut group: Vec<Option<Push>> = group.into_iter().map(Some).collect();
+        for Outcome { push, result } in outcomes {
+            let Some(Push { store, batch, reply, .. }) = group.get_mut(push).and_then(Option::take) else {
+                error!(push, "livestore.push_batch answered for a push that it was not given");
+                continue;
+            };
+            let answer = result.map(|Appended { head, count, backend_id, created_at }| {
+                match created_at {
+                    Some(created_at) => {
+                        self.tails.publish(&store, &backend_id, batch.into_last_appended(count, created_at));
+                    }
+                    None => self.tails.hint(&store, head),
+                }
+                Pushed { head }
+            });
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+async fn connect(database: &Database) -> Result<Connection, DatabaseError> {
+    let (client, connection) = database.config().connect(NoTls).await?;
+    tokio::spawn(async move {
+        // Whoever uses the client learns of an error; here there is nothing to do about it.
+        let _ = connection.await;
+    });
+    let push_batch = client.prepare(PUSH_BATCH).await?;
+    let source: String = client.query_one("select gen_random_uuid()::text", &[]).await?.try_get(0)?;
+    Ok(Connection { client, push_batch, source: source.into() })
+}
+
+fn outcome(row: &Row) -> Result<Outcome, tokio_postgres::Error> {
+    let position: i32 = row.try_get("push")?;
+    let result = match row.try_get::<_, Option<&str>>("sqlstate")? {
+        None => Ok(Appended {
+            head: row.try_get("head")?,
+            count: usize::try_from(row.try_get::<_, i32>("appended")?).unwrap_or(0),
+            backend_id: row.try_get("backend_id")?,
+            created_at: row.try_get("created_at")?,
+        }),
+        Some(sqlstate) => {
+            let message = row.try_get::<_, Option<&str>>("message")?.unwrap_or_default();
+            let detail = row.try_get::<_, Option<&str>>("detail")?.unwrap_or_default();
+            Err(push_error(sqlstate, message, detail))
+        }
+    };
+    Ok(Outcome { push: usize::try_from(position).unwrap_or(0).wrapping_sub(1), result })
+}
+
+/// What an SQLSTATE of `livestore.push_batch` means.
+fn push_error(sqlstate: &str, message: &str, detail: &str) -> PushError {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ServerAhead {
+        minimum_expected_num: i64,
+        provided_num: i64,
+    }
+    #[derive(Deserialize)]
+    struct BackendIdMismatch {
+        expected: String,
+        received: String,
+    }
+    let parsed = match sqlstate {
+        "LS001" => serde_json::from_str(detail)
+            .map(|ServerAhead { minimum_expected_num, provided_num }| PushError::ServerAhead {
+                minimum_expected_num,
+                provided_num,
+            })
+            .ok(),
+        "LS002" => serde_json::from_str(detail)
+            .map(|BackendIdMismatch { expected, received }| PushError::BackendIdMismatch { expected, received })
+            .ok(),
+        "LS003" => Some(PushError::Invalid(message.into())),
+        _ => None,
+    };
+    parsed.unwrap_or_else(|| rejected(Some(&SqlState::from_code(sqlstate)), message))
+}
+
+/// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every
+/// other text is Postgres' own, may name what is not the client's business, and stays in our log.
+fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
+    match code {
+        Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(message.into()),
+        Some(code) if !is_passing_code(code) => {
+            warn!(sqlstate = code.code(), message, "the database rejected a push");
+            PushError::Rejected(format!("the database rejected the batch (SQLSTATE {})", code.code()))
+        }
+        _ => PushError::Unavailable,
+    }
+}

@@ -1,0 +1,37 @@
+use std::fmt;
+use std::sync::Arc;
+
+/// The name of a store, as the extension accepts it: 1 to 1,024 characters, without U+0000.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId(Arc<str>);
+
+/// The longest store id in characters; a check constraint of `livestore.stores` says the same.
+const MAX_CHARACTERS: usize = 1024;
+
+impl StoreId {
+    /// # Errors
+    /// What is wrong with it, for the client that sent it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("storeId is empty".into());
+        }
+        if text.chars().nth(MAX_CHARACTERS).is_some() {
+            return Err(format!("storeId is longer than {MAX_CHARACTERS} characters"));
+        }
+        if text.contains('\0') {
+            return Err("storeId contains the character U+0000".into());
+        }
+        Ok(Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Quoted: a store id can hold line breaks, and a log line must not.
+impl fmt::Debug for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

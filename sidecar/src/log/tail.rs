@@ -1,0 +1,401 @@
+//! Live tails: for each store that somebody follows, where its log stands and the latest events.
+//!
+//! A tail is a hint and a cache. What a subscriber has seen is a number that the subscriber keeps; it takes the events
+//! that follow that number from the tail if the tail still holds them, and from Postgres if not. So an event is
+//! delivered once and in order whatever happens to the tail, and a slow subscriber costs no memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::backoff::Backoff;
+use super::database::Database;
+use super::event::Event;
+use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, patiently, pull, status};
+use super::store_id::StoreId;
+
+/// The most that a tail holds. Whoever is further behind reads from Postgres.
+const TAIL_EVENTS: usize = 512;
+const TAIL_BYTES: usize = 512 << 10;
+
+/// The tails of all stores that have subscribers.
+pub struct Tails {
+    database: Database,
+    tails: Mutex<HashMap<StoreId, Weak<Tail>>>,
+    /// The mark of notifications that are not news: what they announce is [`Tails::publish`]ed after the commit.
+    own_source: Mutex<Option<Arc<str>>>,
+}
+
+impl Tails {
+    pub fn new(database: Database) -> Arc<Self> {
+        Arc::new(Self { database, tails: Mutex::default(), own_source: Mutex::default() })
+    }
+
+    /// From now on, only notifications with this mark are passed over.
+    pub fn own(&self, source: Option<Arc<str>>) {
+        *self.own_source.lock() = source;
+    }
+
+    pub fn is_own(&self, source: &str) -> bool {
+        self.own_source.lock().as_deref() == Some(source)
+    }
+
+    /// Events that were just committed, in order.
+    pub fn publish(&self, store: &StoreId, backend_id: &str, events: Vec<Arc<Event>>) {
+        if let Some(tail) = self.get(store) {
+            tail.publish(backend_id, events);
+        }
+    }
+
+    /// The head of a store is said to be this.
+    pub fn hint(&self, store: &StoreId, head: i64) {
+        if let Some(tail) = self.get(store) {
+            tail.compare(head, None);
+        }
+    }
+
+    /// The log of a store may have changed.
+    pub fn refresh(&self, store: &StoreId) {
+        if let Some(tail) = self.get(store) {
+            tail.refresh();
+        }
+    }
+
+    /// Compares every tail with its store, after a time in which hints may have been missed.
+    pub async fn resync(&self) -> Result<(), tokio_postgres::Error> {
+        const STORES_A_QUERY: usize = 1000;
+        let stores: Vec<StoreId> = self.tails.lock().keys().cloned().collect();
+        for stores in stores.chunks(STORES_A_QUERY) {
+            let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();
+            let client = patiently(|| self.database.client()).await;
+            let rows = client
+                .query(
+                    "select livestore.head(w.store_id), livestore.backend_id(w.store_id)
+                     from unnest($1::text[]) with ordinality w(store_id, position) order by w.position",
+                    &[&names],
+                )
+                .await?;
+            for (store, row) in stores.iter().zip(rows) {
+                if let Some(tail) = self.get(store) {
+                    tail.compare(row.try_get(0)?, Some(row.try_get(1)?));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows a store from a position on.
+    pub async fn subscribe(self: &Arc<Self>, store: &StoreId, after: i64) -> Subscription {
+        loop {
+            let tail = self.get_or_create(store);
+            let mut changed = tail.changed.subscribe();
+            let standing = changed.wait_for(|standing| !matches!(standing, Standing::Unknown)).await;
+            if let Ok(Standing::Following { backend_id }) = standing.as_deref() {
+                let backend_id = Arc::clone(backend_id);
+                drop(standing);
+                return Subscription { tail, changed, last: after, backend_id, is_first: true };
+            }
+            // It ended meanwhile; the next one begins with the new life of the log.
+        }
+    }
+
+    fn get(&self, store: &StoreId) -> Option<Arc<Tail>> {
+        self.tails.lock().get(store).and_then(Weak::upgrade)
+    }
+
+    fn get_or_create(self: &Arc<Self>, store: &StoreId) -> Arc<Tail> {
+        let mut tails = self.tails.lock();
+        if let Some(tail) = tails.get(store).and_then(Weak::upgrade)
+            && !matches!(*tail.changed.borrow(), Standing::Ended(_))
+        {
+            return tail;
+        }
+        let tail = Arc::new_cyclic(|this| Tail {
+            store: store.clone(),
+            tails: Arc::clone(self),
+            this: Weak::clone(this),
+            state: Mutex::default(),
+            changed: watch::Sender::new(Standing::Unknown),
+        });
+        tails.insert(store.clone(), Arc::downgrade(&tail));
+        drop(tails);
+        tail.refresh();
+        tail
+    }
+}
+
+/// Why a stream ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The store was reset or dropped: the log has another backend id now.
+    Reset { expected: Arc<str>, received: Arc<str> },
+    /// The log has lost events that it had, and has kept its backend id.
+    Rewound,
+}
+
+/// What subscribers wait for changes of.
+#[derive(Debug)]
+enum Standing {
+    /// Not read from Postgres yet.
+    Unknown,
+    Following {
+        backend_id: Arc<str>,
+    },
+    Ended(StreamEnd),
+}
+
+struct Tail {
+    store: StoreId,
+    tails: Arc<Tails>,
+    this: Weak<Tail>,
+    state: Mutex<State>,
+    changed: watch::Sender<Standing>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The last event that the log is known to have.
+    position: i64,
+    /// The events that lead up to `position`, each the parent of the next.
+    recent: VecDeque<Arc<Event>>,
+    recent_bytes: usize,
+    refresh: Refresh,
+}
+
+/// One look at Postgres at a time for each tail.
+#[derive(Default, PartialEq)]
+enum Refresh {
+    #[default]
+    Idle,
+    Running,
+    /// Something happened since it began: look once more.
+    Again,
+}
+
+impl Tail {
+    fn publish(&self, backend_id: &str, events: Vec<Arc<Event>>) {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        let is_following =
+            matches!(&*self.changed.borrow(), Standing::Following { backend_id: id } if **id == *backend_id);
+        if is_following && first.parent_seq_num == state.position {
+            state.append(events);
+            drop(state);
+            self.wake();
+        } else if !is_following || last.seq_num > state.position {
+            drop(state);
+            self.refresh();
+        }
+    }
+
+    /// Looks at Postgres if the log does not stand where this tail does.
+    fn compare(&self, head: i64, backend_id: Option<&str>) {
+        let position = self.state.lock().position;
+        let is_same = match &*self.changed.borrow() {
+            Standing::Following { backend_id: id } => position == head && backend_id.is_none_or(|other| **id == *other),
+            _ => false,
+        };
+        if !is_same {
+            self.refresh();
+        }
+    }
+
+    fn refresh(&self) {
+        let mut state = self.state.lock();
+        if state.refresh == Refresh::Idle {
+            state.refresh = Refresh::Running;
+            tokio::spawn(refresh(Weak::clone(&self.this)));
+        } else {
+            state.refresh = Refresh::Again;
+        }
+    }
+
+    /// Takes over a page that was read from `from` on (`None`: the first look, without events). Returns whether to look
+    /// once more.
+    fn apply(&self, from: Option<i64>, page: Page) -> bool {
+        let end = match &*self.changed.borrow() {
+            Standing::Following { backend_id } if *backend_id != page.backend_id => {
+                Some(StreamEnd::Reset { expected: page.backend_id.clone(), received: backend_id.clone() })
+            }
+            _ if from.is_some_and(|from| page.head < from) => Some(StreamEnd::Rewound),
+            _ => None,
+        };
+        if let Some(end) = end {
+            warn!(store = ?self.store, ?end, "live streams of a store end");
+            self.changed.send_replace(Standing::Ended(end));
+            return false;
+        }
+
+        let mut state = self.state.lock();
+        if from.is_none() {
+            state.position = page.head;
+        } else if page.head > state.position {
+            let position = state.position;
+            let news: Vec<_> = page.events.into_iter().filter(|event| event.seq_num > position).collect();
+            let is_chain = news.first().is_some_and(|first| first.parent_seq_num == position)
+                && news.last().is_some_and(|last| last.seq_num == page.head);
+            if is_chain {
+                state.append(news);
+            } else {
+                // Too much for one page: subscribers read it themselves.
+                debug!(store = ?self.store, from = position, to = page.head, "a tail skips ahead");
+                state.skip_to(page.head);
+            }
+        }
+        let again = state.refresh == Refresh::Again;
+        state.refresh = if again { Refresh::Running } else { Refresh::Idle };
+        drop(state);
+        if from.is_none() {
+            self.changed.send_replace(Standing::Following { backend_id: page.backend_id });
+        } else {
+            self.wake();
+        }
+        again
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|_| ());
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let mut tails = self.tails.tails.lock();
+        // A successor may have taken the place.
+        if tails.get(&self.store).is_some_and(|tail| Weak::ptr_eq(tail, &self.this)) {
+            tails.remove(&self.store);
+        }
+    }
+}
+
+impl State {
+    /// Events whose first one follows `position`.
+    fn append(&mut self, events: Vec<Arc<Event>>) {
+        for event in events {
+            self.position = event.seq_num;
+            self.recent_bytes += event.size();
+            self.recent.push_back(event);
+        }
+        while (self.recent.len() > TAIL_EVENTS || self.recent_bytes > TAIL_BYTES)
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.recent_bytes -= oldest.size();
+        }
+    }
+
+    fn skip_to(&mut self, head: i64) {
+        self.position = head;
+        self.recent.clear();
+        self.recent_bytes = 0;
+    }
+
+    /// The events after `last`, if they are still here.
+    fn after(&self, last: i64) -> Option<Vec<Arc<Event>>> {
+        let first = self.recent.partition_point(|event| event.seq_num <= last);
+        let follows = self.recent.get(first).is_some_and(|event| event.parent_seq_num == last);
+        follows.then(|| self.recent.range(first..).cloned().collect())
+    }
+}
+
+/// Looks at Postgres, as often as there is reason to, and as patiently as the tail lives.
+async fn refresh(tail: Weak<Tail>) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    while let Some(tail) = tail.upgrade() {
+        let is_first = matches!(*tail.changed.borrow(), Standing::Unknown);
+        let from = (!is_first).then(|| tail.state.lock().position);
+        let page = match from {
+            None => status(&tail.tails.database, &tail.store).await,
+            Some(from) => pull(&tail.tails.database, &tail.store, from).await,
+        };
+        match page {
+            Ok(page) => {
+                if !tail.apply(from, page) {
+                    return;
+                }
+            }
+            Err(error) => {
+                if backoff.attempts() == 0 {
+                    warn!(store = ?tail.store, error = &error as &dyn std::error::Error, "a live tail waits for the database");
+                }
+                drop(tail);
+                backoff.sleep().await;
+            }
+        }
+    }
+}
+
+/// One reader of a live log.
+pub struct Subscription {
+    tail: Arc<Tail>,
+    changed: watch::Receiver<Standing>,
+    last: i64,
+    backend_id: Arc<str>,
+    is_first: bool,
+}
+
+/// Events to deliver next.
+#[derive(Debug)]
+pub struct Delivery {
+    pub events: Vec<Arc<Event>>,
+    /// How many more events the log is known to have: exact if its sequence numbers have no gaps.
+    pub remaining: i64,
+}
+
+impl Subscription {
+    pub fn backend_id(&self) -> &Arc<str> {
+        &self.backend_id
+    }
+
+    /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
+    /// and may return none. Cancel safe.
+    ///
+    /// # Errors
+    /// The log that this stream follows is no more.
+    pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
+        loop {
+            if let Standing::Ended(end) = &*self.changed.borrow_and_update() {
+                return Err(end.clone());
+            }
+            let (position, recent) = {
+                let state = self.tail.state.lock();
+                (state.position, state.after(self.last))
+            };
+            if position > self.last {
+                let events = match recent {
+                    Some(events) => events,
+                    None => self.read_history().await?,
+                };
+                if let Some(last) = events.last() {
+                    self.last = last.seq_num;
+                    self.is_first = false;
+                    return Ok(Delivery { events, remaining: (position - self.last).max(0) });
+                }
+            }
+            if std::mem::take(&mut self.is_first) {
+                return Ok(Delivery { events: Vec::new(), remaining: 0 });
+            }
+            if self.changed.changed().await.is_err() {
+                return Err(StreamEnd::Rewound);
+            }
+        }
+    }
+
+    async fn read_history(&self) -> Result<Vec<Arc<Event>>, StreamEnd> {
+        let tail = &self.tail;
+        let page = patiently(|| pull(&tail.tails.database, &tail.store, self.last)).await;
+        if page.backend_id == self.backend_id {
+            Ok(page.events)
+        } else {
+            Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
+        }
+    }
+}
+
+// A page holds more than a tail, so a subscriber that reads history catches up with the tail.
+const _: () = assert!(PAGE_EVENTS as usize >= TAIL_EVENTS && PAGE_BYTES as usize >= TAIL_BYTES);

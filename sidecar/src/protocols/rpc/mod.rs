@@ -1,0 +1,10 @@
+//! The protocol of `@livestore/sync-cf` 0.4 and later: Effect RPC, here over WebSocket.
+//!
+//! Source of the wire format: `ws-rpc-schema.ts` and `sync-message-types.ts` of the npm package for the payloads,
+//! `RpcMessage.ts` of `@effect/rpc` (Effect 3) and of `effect` 4 for the frames.
+
+mod requests;
+mod session;
+mod wire;
+
+pub use session::{Session, SessionConfig};

@@ -1,0 +1,157 @@
+//! Frames: what a client sends, and what it is sent, in both of Effect's forms.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::log::{AbsentArgs, Event};
+
+/// The bounds of a chunk, as in sync-cf's `constants.ts`.
+pub const CHUNK_EVENTS: usize = 100;
+pub const CHUNK_BYTES: usize = 900_000;
+
+/// What an event costs in a chunk beside its own JSON.
+const EVENT_OVERHEAD: usize = 160;
+
+pub const PONG: &str = r#"{"_tag":"Pong"}"#;
+
+/// A frame from a client. Which fields are there depends on `tag`; fields that we do not know are ignored.
+#[derive(Deserialize)]
+pub struct ClientFrame<'a> {
+    #[serde(rename = "_tag", borrow)]
+    pub kind: Cow<'a, str>,
+    #[serde(borrow)]
+    pub id: Option<&'a RawValue>,
+    #[serde(rename = "requestId", borrow)]
+    pub request_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub tag: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub payload: Option<&'a RawValue>,
+    #[serde(rename = "traceId", borrow)]
+    pub trace_id: Option<Cow<'a, str>>,
+}
+
+/// Reads a WebSocket message: a frame, or an array of frames.
+///
+/// # Errors
+/// What is wrong, for the client.
+pub fn read_frames(text: &str) -> Result<Vec<ClientFrame<'_>>, String> {
+    let frames = if text.trim_ascii_start().starts_with('[') {
+        serde_json::from_str(text)
+    } else {
+        serde_json::from_str(text).map(|frame| vec![frame])
+    };
+    frames.map_err(|error| format!("not a frame of Effect RPC: {error}"))
+}
+
+/// The two wire forms of Effect RPC, told apart by the JSON type of a request's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `@effect/rpc`, as LiveStore 0.4 uses it: string ids.
+    Effect3,
+    /// `effect` 4: number ids.
+    Effect4,
+}
+
+/// The id of a request, exactly as the client wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// `None` if it is neither a string nor a number.
+    pub fn parse(id: &RawValue) -> Option<Self> {
+        let text = id.get();
+        text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit()).then(|| Self(text.into()))
+    }
+
+    pub fn form(&self) -> Form {
+        if self.0.starts_with('"') { Form::Effect3 } else { Form::Effect4 }
+    }
+
+    /// The end of a request. `value` is JSON; a stream ends with `null`.
+    pub fn success(&self, value: &str) -> String {
+        self.exit(&format!(r#"{{"_tag":"Success","value":{value}}}"#))
+    }
+
+    /// The end of a request in an error of its schema.
+    pub fn failure(&self, error: &Value) -> String {
+        self.failed(&json!({"_tag": "Fail", "error": error}))
+    }
+
+    /// The end of a request in a defect: the request itself is wrong.
+    pub fn die(&self, defect: &str) -> String {
+        self.failed(&json!({"_tag": "Die", "defect": defect}))
+    }
+
+    /// The end of a request that the client interrupted.
+    pub fn interrupted(&self) -> String {
+        match self.form() {
+            Form::Effect3 => self.failed(&json!({"_tag": "Interrupt", "fiberId": {"_tag": "None"}})),
+            Form::Effect4 => self.failed(&json!({"_tag": "Interrupt", "fiberId": null})),
+        }
+    }
+
+    fn failed(&self, reason: &Value) -> String {
+        let cause = match self.form() {
+            Form::Effect3 => reason.to_string(),
+            Form::Effect4 => format!("[{reason}]"),
+        };
+        self.exit(&format!(r#"{{"_tag":"Failure","cause":{cause}}}"#))
+    }
+
+    fn exit(&self, exit: &str) -> String {
+        format!(r#"{{"_tag":"Exit","requestId":{},"exit":{exit}}}"#, self.0)
+    }
+
+    /// A chunk of a pull: `remaining` events are known to follow it.
+    pub fn chunk(&self, events: &[Arc<Event>], remaining: i64, backend_id: &str) -> String {
+        let absent_args = match self.form() {
+            Form::Effect3 => AbsentArgs::Omit,
+            Form::Effect4 => AbsentArgs::Null,
+        };
+        let size: usize = events.iter().map(|event| event.size() + EVENT_OVERHEAD).sum();
+        let mut chunk = String::with_capacity(size + EVENT_OVERHEAD);
+        let _ = write!(chunk, r#"{{"_tag":"Chunk","requestId":{},"values":[{{"batch":["#, self.0);
+        for (index, event) in events.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let (json, created_at) = (event.json(absent_args), event.created_at_iso());
+            let _ = write!(
+                chunk,
+                r#"{comma}{{"eventEncoded":{json},"metadata":{{"_tag":"Some","value":{{"_tag":"SyncMessage.SyncMetadata","createdAt":"{created_at}"}}}}}}"#
+            );
+        }
+        let backend_id = Value::from(backend_id);
+        let _ = match remaining {
+            ..=0 => write!(chunk, r#"],"pageInfo":{{"_tag":"NoMore"}},"backendId":{backend_id}}}]}}"#),
+            n => write!(chunk, r#"],"pageInfo":{{"_tag":"MoreKnown","remaining":{n}}},"backendId":{backend_id}}}]}}"#),
+        };
+        chunk
+    }
+}
+
+/// Splits events into chunks that stay within the bounds; an event that is larger than a chunk has one to itself. No
+/// events make one empty chunk: every run of history has at least one.
+pub fn chunks(events: &[Arc<Event>]) -> Vec<&[Arc<Event>]> {
+    let mut chunks = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (index, event) in events.iter().enumerate() {
+        let size = event.size() + EVENT_OVERHEAD;
+        if index > start && (index - start == CHUNK_EVENTS || bytes + size > CHUNK_BYTES) {
+            chunks.push(&events[start..index]);
+            (start, bytes) = (index, 0);
+        }
+        bytes += size;
+    }
+    chunks.push(&events[start..]);
+    chunks
+}
+
+/// A frame that no request asked for: the client sent something that cannot be answered otherwise.
+pub fn defect(message: &str) -> String {
+    json!({"_tag": "Defect", "defect": message}).to_string()
+}

@@ -1,0 +1,25 @@
+//! Log lines, on standard error.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+use crate::config::LogFormat;
+
+/// Call once.
+///
+/// # Errors
+/// The directives cannot be read.
+pub fn init(directives: &str, format: LogFormat) -> Result<(), ParseError> {
+    // tokio-postgres logs the parameters of statements when it is asked for more: those are the users' events.
+    let filter = EnvFilter::builder().parse(format!("{directives},tokio_postgres=info"))?;
+    let is_terminal = std::io::stderr().is_terminal();
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
