@@ -1,1 +1,41 @@
+//! What the tests run on: real Postgres clusters, real sidecar processes, real npm clients, and a way to cut the
+//! network between them. Everything has random ports and folders of its own and is gone when the test process is.
 
+pub mod breaker;
+pub mod client;
+pub mod cluster;
+pub mod events;
+pub mod rpc;
+pub mod sidecar;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is below the root").to_path_buf()
+}
+
+/// A port that is free at the moment.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+/// Waits until a condition holds, and fails with `what` if it does not within 30 s.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    eventually_within(Duration::from_secs(30), what, &mut condition).await;
+}
+
+/// Waits until a condition holds, and fails with `what` if it does not in time.
+pub async fn eventually_within<F: Future<Output = bool>>(
+    patience: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> F,
+) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < patience, "not within {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

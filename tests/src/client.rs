@@ -1,0 +1,231 @@
+//! The npm clients, unmodified, each in a Node process that is driven over its standard input and output
+//! (`tests/clients`).
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::root;
+
+/// No call of a client should take this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A Node process with one of the drivers.
+#[derive(Clone)]
+pub struct Node(Arc<Process>);
+
+struct Process {
+    stdin: tokio::sync::Mutex<ChildStdin>,
+    calls: AtomicU64,
+    waiting: Arc<Waiting>,
+    /// Killed on drop.
+    child: Mutex<Child>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    answers: Mutex<HashMap<u64, oneshot::Sender<Result<Value, Value>>>>,
+    subscriptions: Mutex<HashMap<String, mpsc::UnboundedSender<Value>>>,
+}
+
+impl Node {
+    /// The client of sync backends alone: `sync-backend.mjs`.
+    pub fn sync_backend() -> Self {
+        Self::start(Path::new("sync-backend.mjs"))
+    }
+
+    /// A client made of `effect@4`: `effect4/effect4.mjs`.
+    pub fn effect4() -> Self {
+        Self::start(Path::new("effect4/effect4.mjs"))
+    }
+
+    /// A full LiveStore client on `@livestore/adapter-node`: `livestore.mjs`.
+    pub fn livestore() -> Self {
+        Self::start(Path::new("livestore.mjs"))
+    }
+
+    fn start(script: &Path) -> Self {
+        let clients = root().join("tests/clients");
+        let mut child = Command::new("node")
+            .arg(clients.join(script))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(if std::env::var_os("LIVESTORE_TEST_VERBOSE").is_some() { Stdio::inherit() } else { Stdio::null() })
+            .kill_on_drop(true)
+            .spawn()
+            .expect("node");
+        let stdin = child.stdin.take().expect("stdin");
+        let stdout = child.stdout.take().expect("stdout");
+        let waiting = Arc::new(Waiting::default());
+        let reader = Arc::clone(&waiting);
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stdout).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                reader.receive(parse(&line));
+            }
+        });
+        Self(Arc::new(Process {
+            stdin: tokio::sync::Mutex::new(stdin),
+            calls: AtomicU64::new(0),
+            waiting,
+            child: Mutex::new(child),
+        }))
+    }
+
+    /// Calls a method of the driver.
+    ///
+    /// # Errors
+    /// The client's error, with its `_tag`.
+    pub async fn call(&self, method: &str, params: Value) -> Result<Value, Value> {
+        let id = self.0.calls.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        self.0.waiting.answers.lock().unwrap().insert(id, sender);
+        let line = format!("{}\n", json!({"id": id, "method": method, "params": params}));
+        self.0.stdin.lock().await.write_all(line.as_bytes()).await.expect("the driver reads");
+        match tokio::time::timeout(PATIENCE, receiver).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => panic!("the driver ended in {method}"),
+            Err(_) => panic!("{method} has no answer within {PATIENCE:?}"),
+        }
+    }
+
+    /// Opens a client of a sync backend.
+    pub async fn open(&self, dialect: &str, url: &str, store: &str) -> Client {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("client-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let params = json!({"client": name, "dialect": dialect, "url": url, "storeId": store});
+        self.call("open", params).await.expect("a client");
+        Client { node: self.clone(), name }
+    }
+
+    /// Kills the process, as a crash would.
+    pub fn kill(&self) {
+        let _ = self.0.child.lock().unwrap().start_kill();
+    }
+}
+
+impl Waiting {
+    fn receive(&self, message: Value) {
+        if let Some(id) = message["id"].as_u64() {
+            let answer = match message.get("error") {
+                Some(error) => Err(error.clone()),
+                None => Ok(message["ok"].clone()),
+            };
+            if let Some(waiting) = self.answers.lock().unwrap().remove(&id) {
+                let _ = waiting.send(answer);
+            }
+        } else if let Some(sub) = message["sub"].as_str()
+            && let Some(subscription) = self.subscriptions.lock().unwrap().get(sub)
+        {
+            let _ = subscription.send(message.clone());
+        }
+    }
+}
+
+/// serde_json refuses lone surrogates, which JavaScript's strings may hold: they arrive as the text `\\ud800`.
+fn parse(line: &str) -> Value {
+    serde_json::from_str(line)
+        .or_else(|_| serde_json::from_str(&line.replace("\\ud", "\\\\ud")))
+        .unwrap_or_else(|error| panic!("not a JSON line: {error}: {line}"))
+}
+
+/// One client of a store.
+#[derive(Clone)]
+pub struct Client {
+    node: Node,
+    name: String,
+}
+
+impl Client {
+    pub async fn call(&self, method: &str, mut params: Value) -> Result<Value, Value> {
+        params["client"] = json!(self.name);
+        self.node.call(method, params).await
+    }
+
+    pub async fn connect(&self) {
+        self.call("connect", json!({})).await.expect("connect");
+    }
+
+    /// # Errors
+    /// The client's error.
+    pub async fn push(&self, batch: Value) -> Result<(), Value> {
+        self.call("push", json!({"batch": batch})).await.map(drop)
+    }
+
+    /// A pull that is not live: all events after the cursor.
+    ///
+    /// # Errors
+    /// The client's error.
+    pub async fn pull(&self, cursor: Option<i64>) -> Result<Vec<Value>, Value> {
+        let pages = self.pages(cursor).await?;
+        Ok(pages.iter().flat_map(|page| page["batch"].as_array().expect("a batch").clone()).collect())
+    }
+
+    /// The pages of a pull that is not live.
+    ///
+    /// # Errors
+    /// The client's error.
+    pub async fn pages(&self, cursor: Option<i64>) -> Result<Vec<Value>, Value> {
+        let result = self.call("pull", json!({"cursor": cursor})).await?;
+        Ok(result["pages"].as_array().expect("pages").clone())
+    }
+
+    /// Starts a live pull.
+    pub async fn live(&self, cursor: Option<i64>) -> Live {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let sub = format!("live-{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let (sender, messages) = mpsc::unbounded_channel();
+        self.node.0.waiting.subscriptions.lock().unwrap().insert(sub.clone(), sender);
+        self.call("live", json!({"sub": sub, "cursor": cursor})).await.expect("a live pull");
+        Live { client: self.clone(), sub, messages }
+    }
+}
+
+/// A live pull.
+pub struct Live {
+    client: Client,
+    sub: String,
+    messages: mpsc::UnboundedReceiver<Value>,
+}
+
+impl Live {
+    /// What the stream brings next: a page, its end or its failure.
+    pub async fn next(&mut self) -> Value {
+        let message = tokio::time::timeout(PATIENCE, self.messages.recv()).await;
+        message.expect("the live pull brings nothing").expect("the driver runs")
+    }
+
+    /// The events of the next page.
+    pub async fn page(&mut self) -> Vec<Value> {
+        let message = self.next().await;
+        assert_eq!(message["event"], "page", "{message}");
+        message["value"]["batch"].as_array().expect("a batch").clone()
+    }
+
+    /// Reads until the stream has brought this many events.
+    pub async fn events(&mut self, count: usize) -> Vec<Value> {
+        let mut events = Vec::new();
+        while events.len() < count {
+            events.extend(self.page().await);
+        }
+        events
+    }
+
+    /// Whether the stream brings nothing for this long.
+    pub async fn is_quiet_for(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.messages.recv()).await.is_err()
+    }
+
+    /// Interrupts the stream.
+    pub async fn stop(self) {
+        self.client.call("stop", json!({"sub": self.sub})).await.expect("stop");
+    }
+}

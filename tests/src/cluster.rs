@@ -1,0 +1,242 @@
+//! Postgres: a cluster of our own, and a database for each test.
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio_postgres::{Client, NoTls};
+
+use crate::free_port;
+
+/// Holds the extension; the databases of the tests are copies of it.
+const TEMPLATE: &str = "livestore_template";
+
+/// A running Postgres with a data folder of its own. It ends with the process that started it, however that ends.
+pub struct Cluster {
+    folder: PathBuf,
+    port: u16,
+    /// A shell that waits for its standard input to close and cleans up then.
+    watchdog: Child,
+}
+
+impl Cluster {
+    /// The cluster that the tests of a process share. Tests that stop or restart Postgres start one of their own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// Starts a cluster with the extension in a template database. `make install` comes before.
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("livestore-test-").tempdir().expect("a folder").keep();
+        if is_root() {
+            run(Command::new("chown").arg("postgres").arg(&folder));
+        }
+        let data = folder.join("data");
+        run(postgres_command("initdb")
+            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
+            .arg("-D")
+            .arg(&data));
+        let port = free_port();
+        let mut config = std::fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.conf"))
+            .expect("the configuration of the new cluster");
+        // Durable as in production: the tests kill Postgres and look for what was acknowledged.
+        write!(
+            config,
+            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nmax_connections = 200\n",
+            folder.display()
+        )
+        .expect("the configuration can be written");
+        let pg_ctl = bin("pg_ctl");
+        let user = if is_root() { "runuser -u postgres --" } else { "" };
+        let watchdog = Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "cat > /dev/null; cd /; {user} {} -D {} -m immediate stop; rm -rf {}",
+                pg_ctl.display(),
+                data.display(),
+                folder.display()
+            ))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("a shell");
+        let cluster = Self { folder, port, watchdog };
+        cluster.pg_ctl(&["start"]);
+        // A thread of its own: tests may or may not run on a runtime.
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(
+                    async {
+                        let postgres = cluster.connect("postgres", "postgres").await;
+                        postgres.batch_execute(&format!("create database {TEMPLATE}")).await.expect("a template");
+                        let template = cluster.connect("postgres", TEMPLATE).await;
+                        template
+                            .batch_execute(
+                                "create extension livestore_sync;
+                             create role sidecar login in role livestore_writer;
+                             create role reader login in role livestore_reader;
+                             create role stranger login",
+                            )
+                            .await
+                            .expect("the extension; was it installed with `make install`?");
+                    },
+                );
+            });
+        });
+        cluster
+    }
+
+    /// A new database with the extension in it.
+    pub async fn database(&'static self) -> Database {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let postgres = self.connect("postgres", "postgres").await;
+        postgres.batch_execute(&format!("create database {name} template {TEMPLATE}")).await.expect("a database");
+        Database { cluster: self, name }
+    }
+
+    /// A connection as this role.
+    pub async fn connect(&self, role: &str, database: &str) -> Client {
+        self.try_connect(role, database).await.expect("a connection")
+    }
+
+    /// A connection as this role, if Postgres is up.
+    pub async fn try_connect(&self, role: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
+        let url = format!("postgres://{role}@127.0.0.1:{}/{database}", self.port);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs `pg_ctl` on the cluster and waits for it, e.g. `["restart", "-m", "immediate"]`.
+    pub fn pg_ctl(&self, arguments: &[&str]) {
+        let log = self.folder.join("log");
+        run(postgres_command("pg_ctl")
+            .arg("-D")
+            .arg(self.folder.join("data"))
+            .arg("-l")
+            .arg(log)
+            .arg("-w")
+            .args(arguments));
+    }
+
+    /// The folder with the cluster's data and log.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Keeps the cluster for the rest of the process, for tests that need it as long as a `Database` of it lives.
+    pub fn leak(self) -> &'static Self {
+        Box::leak(Box::new(self))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// A database of one test.
+#[derive(Clone)]
+pub struct Database {
+    cluster: &'static Cluster,
+    name: String,
+}
+
+impl Database {
+    /// A database with the extension, on the shared cluster.
+    pub async fn new() -> Self {
+        // The first call starts the cluster, which takes seconds.
+        let cluster = tokio::task::spawn_blocking(Cluster::shared).await.expect("a cluster");
+        cluster.database().await
+    }
+
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The URL for a role, e.g. `sidecar`, which has `livestore_writer` and nothing else.
+    pub fn url(&self, role: &str) -> String {
+        self.url_at(role, self.cluster.port)
+    }
+
+    /// The same with another port: that of a [`crate::breaker::Breaker`].
+    pub fn url_at(&self, role: &str, port: u16) -> String {
+        format!("postgres://{role}@127.0.0.1:{port}/{}", self.name)
+    }
+
+    /// A connection as the superuser.
+    pub async fn admin(&self) -> Client {
+        self.connect("postgres").await
+    }
+
+    pub async fn connect(&self, role: &str) -> Client {
+        self.cluster.connect(role, &self.name).await
+    }
+
+    /// Runs a tool of Postgres on the database as the superuser, e.g. `pg_dump`, and returns what it prints.
+    pub fn tool(&self, name: &str, arguments: &[&str]) -> String {
+        let output = Command::new(bin(name))
+            .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &self.cluster.port.to_string(), "-d", &self.name])
+            .args(arguments)
+            .output()
+            .expect("the tool runs");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+}
+
+/// Postgres refuses to run as root.
+fn is_root() -> bool {
+    let output = Command::new("id").arg("-u").output().expect("id");
+    output.stdout.trim_ascii() == b"0"
+}
+
+fn postgres_command(name: &str) -> Command {
+    let mut command = if is_root() {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]).arg(bin(name));
+        command
+    } else {
+        Command::new(bin(name))
+    };
+    // The postgres user may not read the folder that the tests run in.
+    command.current_dir("/");
+    command
+}
+
+/// A program of the Postgres that `$PG_CONFIG` names.
+fn bin(name: &str) -> PathBuf {
+    static BINDIR: OnceLock<PathBuf> = OnceLock::new();
+    BINDIR
+        .get_or_init(|| {
+            let pg_config = std::env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
+            let output = Command::new(pg_config).arg("--bindir").output().expect("pg_config");
+            PathBuf::from(String::from_utf8(output.stdout).expect("UTF-8").trim())
+        })
+        .join(name)
+}
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let output = output.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

@@ -1,0 +1,180 @@
+//! Sidecar processes.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::cluster::Database;
+
+/// A sidecar that runs. It is killed when this is dropped.
+pub struct Sidecar {
+    child: Child,
+    port: u16,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+/// How to start one.
+pub struct Start {
+    database_url: String,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+impl Start {
+    /// For a database URL, on a random port.
+    pub fn new(database_url: impl Into<String>) -> Self {
+        Self { database_url: database_url.into(), port: 0, arguments: Vec::new() }
+    }
+
+    /// On this port: that of a predecessor.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// With these arguments besides.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(|&argument| argument.into()));
+        self
+    }
+
+    /// The command, for tests of how it ends.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .args(["--listen", &format!("127.0.0.1:{}", self.port), "--log-format", "json"])
+            .args(&self.arguments)
+            .env("DATABASE_URL", &self.database_url)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it and waits until it serves; whether the database is there is another question.
+    pub fn serve(self) -> Sidecar {
+        let mut child = self.command().spawn().expect("the sidecar; was it built?");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let ports = collect(child.stderr.take().expect("stderr"), Arc::clone(&log));
+        match ports.recv_timeout(Duration::from_secs(10)) {
+            Ok(port) => Sidecar { child, port, log },
+            Err(_) => panic!("the sidecar does not serve:\n{}", log.lock().unwrap().join("\n")),
+        }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn ready(self) -> Sidecar {
+        let sidecar = self.serve();
+        let start = Instant::now();
+        while sidecar.get("/readyz").await.0 != 200 {
+            assert!(start.elapsed() < Duration::from_secs(30), "the sidecar is not ready:\n{}", sidecar.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        sidecar
+    }
+}
+
+impl Sidecar {
+    /// One on this database, with the role that a sidecar should have.
+    pub async fn on(database: &Database) -> Self {
+        Start::new(database.url("sidecar")).ready().await
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What clients of sync-cf are given as `url`.
+    pub fn url(&self) -> String {
+        format!("ws://127.0.0.1:{}", self.port)
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// An HTTP request; status and body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        http_get(self.port, path).await
+    }
+
+    /// Sends a signal by name, e.g. `KILL`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();
+        assert!(status.expect("kill").success());
+    }
+
+    /// Kills it with no chance to clean up, and waits for it to be gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal("TERM");
+        tokio::task::block_in_place(|| self.child.wait()).expect("it ends")
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
+        kibibytes * 1024
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the sidecar on port {}\n{}", self.port, self.log());
+        }
+    }
+}
+
+/// An HTTP GET; status and body. Status 0 if there is no answer.
+pub async fn http_get(port: u16, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else {
+        return (0, String::new());
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+    let mut answer = String::new();
+    if stream.write_all(request.as_bytes()).await.is_err() || stream.read_to_string(&mut answer).await.is_err() {
+        return (0, String::new());
+    }
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let body = answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_string());
+    (status, body)
+}
+
+/// Beside the test binaries: `target/debug/deps/…` and `target/debug/livestore-sidecar`.
+fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a path");
+    test.ancestors().nth(2).expect("target/<profile>/deps/<test>").join("livestore-sidecar")
+}
+
+/// Collects the log and sends the port once it is known.
+fn collect(stderr: std::process::ChildStderr, log: Arc<Mutex<Vec<String>>>) -> Receiver<u16> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let entry: Value = serde_json::from_str(&line).unwrap_or_default();
+            let port = entry["listen"].as_str().and_then(|listen| listen.rsplit(':').next()?.parse().ok());
+            if let (Some("serving"), Some(port)) = (entry["message"].as_str(), port) {
+                let _ = sender.send(port);
+            }
+            log.lock().unwrap().push(line);
+        }
+    });
+    receiver
+}
