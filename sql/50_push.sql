@@ -70,7 +70,7 @@ declare
     own record;
     inserted bigint;
     changed bigint;
-    created_at timestamptz;
+    appended_at timestamptz;
 begin
     select array_agg(s.id order by p.push) as ids,
         array_agg(coalesce(s.head, 0) order by p.push) as heads,
@@ -103,7 +103,7 @@ begin
         );
     end if;
 
-    created_at := clock_timestamp();
+    appended_at := clock_timestamp();
     if cardinality(plan.event_push) > 0 then
         -- Heads first: a hook that appends to the same store goes on from here.
         update livestore.stores s set head = h.head
@@ -116,7 +116,7 @@ begin
         where s.id = h.id;
 
         insert into livestore.eventlog_1
-        select store.ids[e.push], e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, created_at
+        select store.ids[e.push], e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, appended_at
         from unnest(
             plan.event_push, plan.event_seq_num, plan.event_parent_seq_num,
             plan.event_name, plan.event_args, plan.event_client_id, plan.event_session_id
@@ -132,7 +132,7 @@ begin
                  where $10[e.push] = $1',
                 own.eventlog
             )
-            using own.id, created_at,
+            using own.id, appended_at,
                 plan.event_push, plan.event_seq_num, plan.event_parent_seq_num,
                 plan.event_name, plan.event_args, plan.event_client_id, plan.event_session_id, store.ids;
             get diagnostics changed = row_count;
@@ -152,7 +152,7 @@ begin
             ) p(push, seq_num, parent_seq_num, name, args, client_id, session_id)
             join livestore.eventlog_1 e on e.store = store.ids[p.push] and e."seqNum" = p.seq_num
             where (e."parentSeqNum", e.name, e."clientId", e."sessionId", e."createdAt")
-                is distinct from (p.parent_seq_num, p.name, p.client_id, p.session_id, append.created_at)
+                is distinct from (p.parent_seq_num, p.name, p.client_id, p.session_id, appended_at)
                 or e.args::text is distinct from p.args;
             if inserted <> cardinality(plan.event_push) or changed > 0 then
                 raise exception 'a BEFORE trigger on the event log skipped or changed events'
@@ -173,7 +173,7 @@ begin
     return query
     select p.push::integer, p.head, p.appended,
         case when p.sqlstate is null then store.backend_ids[p.push] end,
-        case when p.appended > 0 then created_at end,
+        case when p.appended > 0 then appended_at end,
         p.sqlstate, p.message, p.detail, p.hint
     from unnest(plan.head, plan.appended, plan.sqlstate, plan.message, plan.detail, plan.hint)
         with ordinality p(head, appended, sqlstate, message, detail, hint, push);

@@ -172,11 +172,12 @@ async fn two_clients_see_one_order_while_both_write() {
     let node = Node::sync_backend();
     let clients = [node.open(CF, &sidecar.url(), "race").await, node.open(CF, &sidecar.url(), "race").await];
     let mut lives = [clients[0].live(None).await, clients[1].live(None).await];
-    let writers = clients.clone().map(|client| {
+    let writers = [0, 1].map(|writer| {
+        let client = clients[writer].clone();
         tokio::spawn(async move {
             let (mut head, mut written) = (0, 0);
             while written < 100 {
-                match client.push(json!([event(head, "e", json!({"n": written}))])).await {
+                match client.push(json!([event(head, "e", json!({"writer": writer, "n": written}))])).await {
                     Ok(()) => (head, written) = (head + 1, written + 1),
                     Err(error) if error["_tag"] == "ServerAheadError" => {
                         head = error["minimumExpectedNum"].as_i64().unwrap()
