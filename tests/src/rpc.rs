@@ -28,9 +28,14 @@ pub enum Received {
 impl Rpc {
     /// `url` with the path and the search params.
     pub async fn connect(url: &str) -> Self {
+        Self::try_connect(url).await.expect("a connection")
+    }
+
+    /// `None` if nobody answers, or not as a WebSocket server.
+    pub async fn try_connect(url: &str) -> Option<Self> {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        let (socket, _) = connect_async_with_config(url, Some(config), true).await.expect("a connection");
-        Self { socket }
+        let (socket, _) = connect_async_with_config(url, Some(config), true).await.ok()?;
+        Some(Self { socket })
     }
 
     /// To a store; `url` as clients are given it.
@@ -66,11 +71,15 @@ impl Rpc {
         self.request(id, "SyncWsRpc.Pull", payload).await;
     }
 
-    /// The next frame or the end.
+    /// The next frame or the end; fails if nothing arrives in time.
     pub async fn receive(&mut self) -> Received {
+        tokio::time::timeout(PATIENCE, self.receive_patiently()).await.expect("nothing arrives")
+    }
+
+    /// The next frame or the end, however long it takes. Cancel safe.
+    pub async fn receive_patiently(&mut self) -> Received {
         loop {
-            let message = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing arrives");
-            match message {
+            match self.socket.next().await {
                 Some(Ok(Message::Text(text))) => {
                     return Received::Frame(serde_json::from_str(&text).expect("a JSON frame"));
                 }
@@ -111,7 +120,7 @@ impl Rpc {
 
     /// Whether nothing arrives for this long.
     pub async fn is_quiet_for(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.socket.next()).await.is_err()
+        tokio::time::timeout(time, self.receive_patiently()).await.is_err()
     }
 
     /// The code with which the server closes; frames before it are dropped.

@@ -9,7 +9,7 @@ use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, interval, timeout};
+use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -117,8 +117,8 @@ impl Session {
 
     async fn read(&mut self, stream: &mut SplitStream<WebSocket>, closing: &mut mpsc::Receiver<Close>) -> Close {
         let shutdown = self.shutdown.clone();
-        let mut ping = interval(PING_INTERVAL);
         let mut heard = Instant::now();
+        let mut ping = interval_at(heard + PING_INTERVAL, PING_INTERVAL);
         loop {
             if self.is_eof && self.pulls.is_empty() && self.pushes.is_empty() {
                 return ALL_ANSWERED;

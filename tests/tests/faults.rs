@@ -1,0 +1,207 @@
+//! Faults under load: whatever is killed, cut or restarted, nothing acknowledged is lost or doubled, and every live
+//! stream brings every event once, in order. [`Load::finish`] checks the books.
+
+use std::time::{Duration, Instant};
+
+use livestore_tests::breaker::Breaker;
+use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::eventually;
+use livestore_tests::load::Load;
+use livestore_tests::rpc::{Received, Rpc};
+use livestore_tests::sidecar::{Sidecar, Start};
+use serde_json::json;
+
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+async fn cluster_of_its_own() -> Database {
+    tokio::task::spawn_blocking(Cluster::start).await.unwrap().leak().database().await
+}
+
+/// The end of a test with a leaked cluster: nobody else stops it before the process ends.
+fn stop(database: &Database) {
+    database.cluster().pg_ctl(&["stop", "-m", "immediate"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_on_one_sidecar_arrives_live_on_the_other() {
+    let database = Database::new().await;
+    let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
+    let load = Load::start("two", &sidecars.each_ref().map(Sidecar::url), 2, 3);
+    pause(4000).await;
+    let events = load.finish(&database).await;
+    assert!(events > 100, "{events} events are no load");
+    // Followers do not poll: what the others wrote came through notifications.
+    for sidecar in &sidecars {
+        assert!(!sidecar.log().contains("WARN"), "{}", sidecar.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_is_killed_under_load() {
+    let database = Database::new().await;
+    let mut sidecar = Sidecar::on(&database).await;
+    let other = Sidecar::on(&database).await;
+    let load = Load::start("killed", &[sidecar.url(), other.url()], 2, 2);
+    for _ in 0..4 {
+        pause(700).await;
+        let port = sidecar.port();
+        sidecar.kill();
+        sidecar = Start::new(database.url("sidecar")).port(port).ready().await;
+    }
+    pause(500).await;
+    assert!(load.finish(&database).await > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_restarted_without_mercy_under_load() {
+    let database = cluster_of_its_own().await;
+    let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
+    let load = Load::start("restarted", &sidecars.each_ref().map(Sidecar::url), 2, 2);
+    for _ in 0..3 {
+        pause(1000).await;
+        let cluster = database.cluster();
+        tokio::task::spawn_blocking(move || cluster.pg_ctl(&["restart", "-m", "immediate"])).await.unwrap();
+    }
+    pause(1500).await;
+    assert!(load.finish(&database).await > 50);
+    for sidecar in sidecars {
+        assert_eq!(sidecar.get("/readyz").await.0, 200);
+    }
+    stop(&database);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_connection_to_the_database_is_terminated_again_and_again_under_load() {
+    let database = Database::new().await;
+    let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
+    let load = Load::start("terminated", &sidecars.each_ref().map(Sidecar::url), 2, 2);
+    let admin = database.admin().await;
+    for _ in 0..15 {
+        pause(200).await;
+        let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
+                         where application_name = 'livestore-sidecar' and datname = current_database()";
+        admin.execute(terminate, &[]).await.unwrap();
+    }
+    assert!(load.finish(&database).await > 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_listening_connection_is_cut_and_nothing_that_others_commit_meanwhile_is_missed() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let load = Load::start("heard", &[sidecar.url()], 0, 3);
+    let admin = database.admin().await;
+    for n in 0..200 {
+        if n % 20 == 10 {
+            let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
+                             where application_name = 'livestore-sidecar' and datname = current_database()
+                             and (query = 'listen livestore' or query = '')";
+            assert_eq!(admin.execute(terminate, &[]).await.unwrap(), 1, "one connection listens");
+        }
+        let commit = "select livestore.commit('heard', 'written', json_build_object('writer', 'sql', 'n', $1::int))";
+        admin.execute(commit, &[&n]).await.unwrap();
+        pause(10).await;
+    }
+    // The books know nothing of these events: it is the followers that count.
+    load.finish_with(&database, 200).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_network_to_the_database_is_cut_under_load() {
+    let database = Database::new().await;
+    let breaker = Breaker::to(database.cluster().port()).await;
+    let sidecar = Start::new(database.url_at("sidecar", breaker.port())).ready().await;
+    let load = Load::start("cut", &[sidecar.url()], 3, 3);
+    for _ in 0..3 {
+        pause(700).await;
+        breaker.cut_for(Duration::from_millis(1500)).await;
+    }
+    pause(500).await;
+    assert!(load.finish(&database).await > 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_database_is_away_pings_are_answered_pulls_wait_and_pushes_wait_within_a_bound() {
+    let database = Database::new().await;
+    let breaker = Breaker::to(database.cluster().port()).await;
+    let url = database.url_at("sidecar", breaker.port());
+    let sidecar = Start::new(url).arguments(&["--push-timeout", "2s"]).ready().await;
+    let mut live = Rpc::open(&sidecar.url(), "s").await;
+    live.pull(json!("live"), "s", true).await;
+    live.frame().await;
+
+    breaker.cut();
+    eventually("the sidecar notices", || async { sidecar.get("/readyz").await.0 == 503 }).await;
+    assert_eq!(sidecar.get("/healthz").await.0, 200);
+    live.send(json!({"_tag": "Ping"})).await;
+    assert_eq!(live.frame().await, json!({"_tag": "Pong"}));
+
+    let mut pull = Rpc::open(&sidecar.url(), "s").await;
+    pull.pull(json!("0"), "s", false).await;
+    let mut push = Rpc::open(&sidecar.url(), "s").await;
+    let start = Instant::now();
+    push.push(json!("0"), "s", livestore_tests::events::chain(0, 1)).await;
+    assert_eq!(push.closed().await, Received::Close(1013), "no error that would stop the client for good");
+    let waited = start.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&waited), "{waited:?}");
+    assert!(pull.is_quiet_for(Duration::from_millis(300)).await);
+
+    breaker.mend();
+    assert_eq!(pull.exit(&json!("0")).await["_tag"], "Success");
+    let mut push = Rpc::open(&sidecar.url(), "s").await;
+    push.push(json!("0"), "s", livestore_tests::events::chain(0, 1)).await;
+    assert_eq!(push.exit(&json!("0")).await["_tag"], "Success");
+    let chunk = live.frame().await;
+    assert_eq!(chunk.pointer("/values/0/batch/0/eventEncoded/seqNum").unwrap(), 1, "the live stream was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_is_told_to_end_finishes_its_commits_closes_its_sockets_and_exits_0() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let port = sidecar.port();
+    let mut live = Rpc::open(&sidecar.url(), "s").await;
+    live.pull(json!("live"), "s", true).await;
+    live.frame().await;
+    let mut writer = Rpc::open(&sidecar.url(), "s").await;
+    // A commit that takes a while: the row of its store is locked.
+    let mut admin = database.admin().await;
+    admin.execute("select livestore.create_store('s')", &[]).await.unwrap();
+    let transaction = admin.transaction().await.unwrap();
+    transaction.execute("select from livestore.stores where store_id = 's' for update", &[]).await.unwrap();
+    writer.push(json!("p"), "s", livestore_tests::events::chain(0, 1)).await;
+    pause(300).await;
+
+    let ending = tokio::spawn(sidecar.terminate());
+    pause(500).await;
+    assert!(!ending.is_finished(), "the commit is still under way");
+    assert_eq!(live.closed().await, Received::Close(1012));
+    assert!(Rpc::try_connect(&format!("ws://127.0.0.1:{port}/?storeId=s&transport=ws")).await.is_none());
+    transaction.commit().await.unwrap();
+    assert_eq!(writer.exit(&json!("p")).await["_tag"], "Success");
+    assert_eq!(writer.closed().await, Received::Close(1012));
+    assert_eq!(ending.await.unwrap().code(), Some(0));
+    let count: i64 = admin.query_one("select livestore.head('s')", &[]).await.unwrap().get(0);
+    assert_eq!(count, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_ends_at_its_deadline_whatever_hangs() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar"))
+        .arguments(&["--shutdown-deadline", "1s", "--push-timeout", "60s"])
+        .ready()
+        .await;
+    let mut admin = database.admin().await;
+    admin.execute("select livestore.create_store('s')", &[]).await.unwrap();
+    let transaction = admin.transaction().await.unwrap();
+    transaction.execute("select from livestore.stores where store_id = 's' for update", &[]).await.unwrap();
+    let mut writer = Rpc::open(&sidecar.url(), "s").await;
+    writer.push(json!("p"), "s", livestore_tests::events::chain(0, 1)).await;
+    pause(300).await;
+    let start = Instant::now();
+    assert_eq!(sidecar.terminate().await.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
