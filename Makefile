@@ -12,7 +12,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: ## build everything and serve: a private Postgres in $LIVESTORE_DATA (or DATABASE_URL) and the sidecar
-	@tests/run-local
+	@sidecar/run-local
 
 test: ## install what the tests need and run all of them
 	@tests/run-all

@@ -34,6 +34,7 @@ struct Process {
 struct Waiting {
     answers: Mutex<HashMap<u64, oneshot::Sender<Result<Value, Value>>>>,
     subscriptions: Mutex<HashMap<String, mpsc::UnboundedSender<Value>>>,
+    others: Mutex<Option<mpsc::UnboundedSender<Value>>>,
 }
 
 impl Node {
@@ -42,9 +43,9 @@ impl Node {
         Self::start(Path::new("sync-backend.mjs"))
     }
 
-    /// A client made of `effect@4`: `effect4/effect4.mjs`.
+    /// A client made of `effect@4`: `effect4.mjs`.
     pub fn effect4() -> Self {
-        Self::start(Path::new("effect4/effect4.mjs"))
+        Self::start(Path::new("effect4.mjs"))
     }
 
     /// A full LiveStore client on `@livestore/adapter-node`: `livestore.mjs`.
@@ -106,6 +107,13 @@ impl Node {
         Client { node: self.clone(), name }
     }
 
+    /// What the driver says from now on without having been asked, apart from what live pulls bring.
+    pub fn unsolicited(&self) -> mpsc::UnboundedReceiver<Value> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        *self.0.waiting.others.lock().unwrap() = Some(sender);
+        receiver
+    }
+
     /// Kills the process, as a crash would.
     pub fn kill(&self) {
         let _ = self.0.child.lock().unwrap().start_kill();
@@ -122,10 +130,12 @@ impl Waiting {
             if let Some(waiting) = self.answers.lock().unwrap().remove(&id) {
                 let _ = waiting.send(answer);
             }
-        } else if let Some(sub) = message["sub"].as_str()
-            && let Some(subscription) = self.subscriptions.lock().unwrap().get(sub)
-        {
-            let _ = subscription.send(message.clone());
+        } else if let Some(sub) = message["sub"].as_str() {
+            if let Some(subscription) = self.subscriptions.lock().unwrap().get(sub) {
+                let _ = subscription.send(message.clone());
+            }
+        } else if let Some(others) = &*self.others.lock().unwrap() {
+            let _ = others.send(message);
         }
     }
 }

@@ -13,8 +13,8 @@ pub fn chain(parent: i64, count: i64) -> Value {
 }
 
 /// The sequence numbers of events.
-pub fn seq_nums(events: &Value) -> Vec<i64> {
-    events.as_array().expect("events").iter().map(|event| event["seqNum"].as_i64().expect("seqNum")).collect()
+pub fn numbers(events: &[Value]) -> Vec<i64> {
+    events.iter().map(|event| event["seqNum"].as_i64().expect("seqNum")).collect()
 }
 
 /// `1, 2, … n`: a log without gaps.

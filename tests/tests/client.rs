@@ -4,15 +4,11 @@ use std::time::Duration;
 
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, event, up_to};
+use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::sidecar::Sidecar;
 use serde_json::{Value, json};
 
 const CF: &str = "cf-ws";
-
-fn numbers(events: &[Value]) -> Vec<i64> {
-    events.iter().map(|event| event["seqNum"].as_i64().unwrap()).collect()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connects_pings_and_pulls_an_empty_log() {

@@ -1,0 +1,212 @@
+/**
+ * Drives the client of LiveStore's development line (0.5), as far as the wire goes: Effect 4's RPC client over a
+ * WebSocket, with the schemas of `@livestore/sync-cf`. That line is not on npm, so the schemas and the few lines around
+ * them are written here after its sources; everything that decides what is sent and accepted comes from `effect`.
+ *
+ *     open  {client, url, storeId, payload?, backendId?}
+ *     pull  {client, cursor?}        → {pages: [{batch, pageInfo}]}
+ *     live  {client, sub, cursor?}     then events "page" and one last "end" or "fail"
+ *     stop  {sub}                      answers when the stream has ended
+ *     push  {client, batch}            one request, whatever the size
+ *     close {client}
+ *
+ * While the connection is down, calls fail at once instead of waiting for the next one.
+ */
+import { emit, serve } from './driver/stdio.mjs'
+import './driver/websocket.mjs'
+
+import { Cause, Duration, Effect, Exit, Fiber, Layer, Option, Schedule, Schema, Scope, Stream } from 'effect4'
+import { Rpc, RpcClient, RpcGroup, RpcSerialization } from 'effect4/rpc'
+import { Socket } from 'effect4/socket'
+
+import { died, expected, interrupted, refuse } from './driver/errors.mjs'
+
+class UnknownError extends Schema.TaggedError()('UnknownError', {
+  cause: Schema.Defect(),
+  note: Schema.optional(Schema.String),
+  payload: Schema.optional(Schema.Any),
+}) {}
+
+class ServerAheadError extends Schema.TaggedError()('ServerAheadError', {
+  minimumExpectedNum: Schema.Int,
+  providedNum: Schema.Int,
+}) {}
+
+class BackendIdMismatchError extends Schema.TaggedError()('BackendIdMismatchError', {
+  expected: Schema.String,
+  received: Schema.String,
+}) {}
+
+/** What LiveStore's client makes of a lost connection. It pulls again after this error, and after no other. */
+class IsOfflineError extends Schema.TaggedError()('IsOfflineError', { cause: Schema.Defect() }) {}
+
+const Event = Schema.Struct({
+  name: Schema.String,
+  args: Schema.Any,
+  seqNum: Schema.Int,
+  parentSeqNum: Schema.Int,
+  clientId: Schema.String,
+  sessionId: Schema.String,
+})
+
+const Page = Schema.Struct({
+  batch: Schema.Array(
+    Schema.Struct({
+      eventEncoded: Event,
+      metadata: Schema.Option(Schema.TaggedStruct('SyncMessage.SyncMetadata', { createdAt: Schema.String })),
+    }),
+  ),
+  pageInfo: Schema.Union([
+    Schema.TaggedStruct('MoreUnknown', {}),
+    Schema.TaggedStruct('MoreKnown', { remaining: Schema.Number }),
+    Schema.TaggedStruct('NoMore', {}),
+  ]),
+  backendId: Schema.String,
+})
+
+const SyncWsRpc = RpcGroup.make(
+  Rpc.make('SyncWsRpc.Pull', {
+    payload: Schema.Struct({
+      storeId: Schema.String,
+      payload: Schema.optional(Schema.Json),
+      live: Schema.Boolean,
+      cursor: Schema.Option(Schema.Struct({ backendId: Schema.String, eventSequenceNumber: Schema.Int })),
+    }),
+    success: Page,
+    error: Schema.Union([UnknownError, BackendIdMismatchError]),
+    stream: true,
+  }),
+  Rpc.make('SyncWsRpc.Push', {
+    payload: Schema.Struct({
+      storeId: Schema.String,
+      payload: Schema.optional(Schema.Json),
+      batch: Schema.Array(Event),
+      backendId: Schema.Option(Schema.String),
+    }),
+    success: Schema.Struct({}),
+    error: Schema.Union([UnknownError, ServerAheadError, BackendIdMismatchError]),
+  }),
+)
+
+/** LiveStore's: 1 s, doubling to 30 s, with jitter. */
+const reconnecting = Schedule.exponential('1 seconds').pipe(
+  Schedule.modifyDelay(({ duration }) => Effect.succeed(Duration.min(duration, Duration.seconds(30)))),
+  Schedule.jittered,
+)
+
+/** @type {Map<string, { rpc: any, scope: any, storeId: string, payload: any, backendId: any }>} */
+const clients = new Map()
+/** @type {Map<string, any>} The fibers of the live pulls, by `sub`. */
+const subscriptions = new Map()
+
+const clientNamed = (name) => clients.get(name) ?? refuse(`No client is open under the name ${name}`)
+
+/** @returns {Promise<any>} Rejects with a `ClientFailure`. */
+const run = async (effect) => {
+  const exit = await Effect.runPromiseExit(effect)
+  if (Exit.isSuccess(exit)) return exit.value
+  throw failureOf(exit.cause)
+}
+
+const failureOf = (cause) => {
+  const error = Cause.findErrorOption(cause)
+  if (Option.isSome(error)) return expected(error.value)
+  return Cause.hasInterruptsOnly(cause) ? interrupted() : died(Cause.squash(cause))
+}
+
+/** The payload goes into the URL as well, encoded here once and by `URLSearchParams` once more. */
+const connectionUrl = ({ url, storeId, payload }) => {
+  const params = new URLSearchParams({ storeId })
+  if (payload !== undefined) params.set('payload', encodeURIComponent(JSON.stringify(payload)))
+  params.set('transport', 'ws')
+  return `${url}?${params}`
+}
+
+const open = async ({ client, url, storeId, payload, backendId }) => {
+  if (clients.has(client)) refuse(`A client is open already under the name ${client}`)
+  const protocol = RpcClient.layerProtocolSocket({ retryTransientErrors: true, retryPolicy: reconnecting }).pipe(
+    Layer.provide(Socket.layerWebSocket(connectionUrl({ url, storeId, payload }))),
+    Layer.provide(Socket.layerWebSocketConstructorGlobal),
+    Layer.provide(RpcSerialization.layerJson),
+  )
+  const scope = await run(Scope.make())
+  const context = await run(Layer.buildWithScope(protocol, scope))
+  const rpc = await run(RpcClient.make(SyncWsRpc).pipe(Effect.provide(context), Scope.provide(scope)))
+  clients.set(client, { rpc, scope, storeId, payload, backendId: Option.fromUndefinedOr(backendId) })
+}
+
+/** @returns {Stream.Stream<any, any>} The pages of a pull, in the form in which the test reads them. */
+const pages = ({ client, cursor, live }) => {
+  const state = clientNamed(client)
+  return Stream.suspend(() =>
+    state.rpc['SyncWsRpc.Pull']({
+      storeId: state.storeId,
+      payload: state.payload,
+      live,
+      cursor: Option.fromNullishOr(cursor).pipe(
+        Option.map((eventSequenceNumber) => ({
+          eventSequenceNumber,
+          backendId: Option.getOrThrow(state.backendId),
+        })),
+      ),
+    }),
+  ).pipe(
+    Stream.mapError(offlineIfDisconnected),
+    Stream.map(({ batch, pageInfo, backendId }) => {
+      state.backendId = Option.some(backendId)
+      return { batch: batch.map(eventOnTheWire), pageInfo }
+    }),
+  )
+}
+
+const offlineIfDisconnected = (error) =>
+  error._tag === 'RpcClientError' && error.reason._tag.startsWith('Socket')
+    ? new IsOfflineError({ cause: error.reason })
+    : unknownIfNotDeclared(error)
+
+/** As in LiveStore, a push that the connection did not survive fails with an `UnknownError`. */
+const unknownIfNotDeclared = (error) =>
+  error._tag === 'RpcClientError' ? new UnknownError({ cause: error }) : error
+
+const eventOnTheWire = ({ eventEncoded, metadata }) => ({
+  ...eventEncoded,
+  createdAt: Option.getOrUndefined(metadata)?.createdAt,
+})
+
+const pull = async ({ client, cursor }) => ({
+  pages: await run(Stream.runCollect(pages({ client, cursor, live: false }))),
+})
+
+const live = async ({ client, sub, cursor }) => {
+  if (subscriptions.has(sub)) refuse(`A live pull is running already under the name ${sub}`)
+  const pulling = pages({ client, cursor, live: true }).pipe(
+    Stream.runForEach((value) => Effect.sync(() => emit({ event: 'page', sub, value }))),
+    Effect.onExit((exit) => Effect.sync(() => announceEnd(sub, exit))),
+    Effect.forkIn(clientNamed(client).scope),
+  )
+  await run(Effect.map(pulling, (fiber) => subscriptions.set(sub, fiber)))
+}
+
+/** Each live pull ends with exactly one event. Being stopped is an end, not a failure. */
+const announceEnd = (sub, exit) => {
+  subscriptions.delete(sub)
+  if (Exit.isSuccess(exit) || Exit.hasInterrupts(exit)) emit({ event: 'end', sub })
+  else emit({ event: 'fail', sub, error: failureOf(exit.cause).plain })
+}
+
+const stop = async ({ sub }) => {
+  await run(Fiber.interrupt(subscriptions.get(sub) ?? refuse(`No live pull is running under the name ${sub}`)))
+}
+
+const push = async ({ client, batch }) => {
+  const { rpc, storeId, payload, backendId } = clientNamed(client)
+  await run(Effect.mapError(rpc['SyncWsRpc.Push']({ storeId, payload, batch, backendId }), unknownIfNotDeclared))
+}
+
+const close = async ({ client }) => {
+  const { scope } = clientNamed(client)
+  clients.delete(client)
+  await run(Scope.close(scope, Exit.void))
+}
+
+serve({ open, pull, live, stop, push, close })
