@@ -15,7 +15,7 @@ run: ## build everything and serve: a private Postgres in $LIVESTORE_DATA (or DA
 	@sidecar/run-local
 
 test: ## install what the tests need and run all of them
-	@tests/run-all
+	@tests/run
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
 	install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"

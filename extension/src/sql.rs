@@ -13,7 +13,7 @@ use crate::plan::{Plan, Push, Stored, StoredEvent, Verdict, plan};
 /// - `sqlstate` … `appended`: one element for each push; `sqlstate` is null if it is accepted.
 /// - `event_*`: one element for each event to insert; `event_push` is the position of its push, from 1.
 #[pg_extern(sql = false, stable, parallel_safe)]
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, clippy::type_complexity)]
 fn plan_pushes(
     store_ids: Array<'_, &str>,
     batches: Array<'_, &str>,

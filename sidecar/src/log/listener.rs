@@ -38,10 +38,7 @@ impl Listener {
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
-            let error = match self.listen(&mut backoff).await {
-                Ok(()) => None,
-                Err(error) => Some(error),
-            };
+            let error = self.listen(&mut backoff).await.err();
             if self.is_listening.swap(false, Ordering::Relaxed) || backoff.attempts() == 0 {
                 let error = error.as_ref().map(|error| error as &dyn std::error::Error);
                 warn!(error, "the listening connection is lost, reconnecting");

@@ -83,7 +83,7 @@ pub async fn patiently<T, F: Future<Output = Result<T, DatabaseError>>>(mut atte
         match attempt().await {
             Ok(value) => return value,
             Err(error) => {
-                if backoff.attempts() % WARN_EVERY == 0 {
+                if backoff.attempts().is_multiple_of(WARN_EVERY) {
                     warn!(error = &error as &dyn std::error::Error, "a read waits for the database");
                 }
                 backoff.sleep().await;

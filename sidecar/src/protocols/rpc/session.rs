@@ -258,13 +258,14 @@ impl Session {
     }
 
     async fn ack(&mut self, frame: &ClientFrame<'_>) -> Result<(), Close> {
-        match frame.request_id.and_then(RequestId::parse) {
-            Some(id) => match self.pulls.get(&id) {
-                Some(pull) => Ok(pull.acks.add_permits(1)),
-                None => self.known(&id),
-            },
-            None => self.send(defect("an Ack needs a requestId")).await,
-        }
+        let Some(id) = frame.request_id.and_then(RequestId::parse) else {
+            return self.send(defect("an Ack needs a requestId")).await;
+        };
+        let Some(pull) = self.pulls.get(&id) else {
+            return self.known(&id);
+        };
+        pull.acks.add_permits(1);
+        Ok(())
     }
 
     async fn interrupt(&mut self, frame: &ClientFrame<'_>) -> Result<(), Close> {

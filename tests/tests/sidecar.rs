@@ -1,0 +1,149 @@
+//! The process: how it starts, what it refuses, what it says.
+
+use std::io::Read;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use livestore_tests::breaker::Breaker;
+use livestore_tests::cluster::Database;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::{eventually, free_port};
+use serde_json::Value;
+
+/// Runs it until it ends by itself; exit status and log.
+fn end_of(mut command: Command) -> (ExitStatus, String) {
+    let mut child = command.spawn().unwrap();
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    (status, log)
+}
+
+/// Asserts that it ends with this code and says what to do.
+fn refuses(start: &Start, code: i32, advice: &str) {
+    let (status, log) = end_of(start.command());
+    assert_eq!(status.code(), Some(code), "{log}");
+    assert!(log.contains(advice), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_loopback_it_serves_without_authentication_only_if_told_to() {
+    let database = Database::new().await;
+    let beyond = |more: &[&str]| {
+        let mut command = Command::new(Start::new("").command().get_program());
+        command.args(["--listen", "0.0.0.0:0"]).args(more).env("DATABASE_URL", database.url("sidecar"));
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let (status, log) = end_of(beyond(&[]));
+    assert_eq!(status.code(), Some(2));
+    assert!(log.contains("--insecure-no-auth"), "{log}");
+
+    let mut child = beyond(&["--insecure-no-auth"]).spawn().unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(child.try_wait().unwrap().is_none(), "it serves");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_does_not_come_up_ends_it_with_3() {
+    let url = format!("postgres://sidecar@127.0.0.1:{}/nowhere", free_port());
+    refuses(&Start::new(url).arguments(&["--database-wait", "1s"]), 3, "start Postgres");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_set_up_wrong_ends_it_with_4_at_once() {
+    let database = Database::new().await;
+    refuses(&Start::new(database.url("stranger")), 4, "grant livestore_writer");
+    refuses(&Start::new(database.url("nobody")), 4, "the database refuses the connection");
+    refuses(
+        &Start::new(database.url("sidecar").replace(database.name(), "postgres")),
+        4,
+        "create extension livestore_sync",
+    );
+    refuses(
+        &Start::new(database.url("sidecar").replace(database.name(), "missing")),
+        4,
+        "the database refuses the connection",
+    );
+
+    let version = "update pg_extension set extversion = '9.9.9' where extname = 'livestore_sync'";
+    database.admin().await.execute(version, &[]).await.unwrap();
+    refuses(&Start::new(database.url("sidecar")), 4, "version 9.9.9");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_ends_it_with_5() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    refuses(&Start::new(database.url("sidecar")).port(sidecar.port()), 5, "another --listen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_make_no_sense_end_it_with_2() {
+    let start = |arguments: &[&str]| Start::new("postgres://localhost").arguments(arguments);
+    refuses(&start(&["--push-timeout", "soon"]), 2, "--push-timeout");
+    refuses(&start(&["--database-connections", "0"]), 2, "--database-connections");
+    refuses(&start(&["--log", "loud=very=much"]), 2, "--log");
+    refuses(&Start::new("not a url"), 2, "--database-url");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_waits_for_a_database_that_is_only_starting() {
+    let database = Database::new().await;
+    let breaker = Breaker::to(database.cluster().port()).await;
+    breaker.cut();
+    let sidecar = Start::new(database.url_at("sidecar", breaker.port())).serve();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(sidecar.get("/healthz").await.0, 200);
+    assert_eq!(sidecar.get("/readyz").await.0, 503);
+    breaker.mend();
+    eventually("it is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readyz_says_what_is_missing() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    database.admin().await.batch_execute("drop extension livestore_sync cascade").await.unwrap();
+    let (status, reason) = sidecar.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(reason.contains("create extension livestore_sync"), "{reason}");
+    assert_eq!(sidecar.get("/healthz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_json_when_asked_for_and_hold_no_password() {
+    let database = Database::new().await;
+    let url = database.url("sidecar").replace("sidecar@", "sidecar:hunter2@");
+    let sidecar = Start::new(url).arguments(&["--log", "trace"]).ready().await;
+    let log = sidecar.log();
+    for line in log.lines() {
+        let entry: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+        assert!(entry["level"].is_string() && entry["timestamp"].is_string());
+    }
+    assert!(!log.contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn help_names_every_setting_with_its_environment_variable() {
+    let mut command = Start::new("").command();
+    let help = command.arg("--help").stdout(Stdio::piped()).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for name in
+        ["LIVESTORE_LISTEN", "DATABASE_URL", "LIVESTORE_AUTH", "LIVESTORE_SHUTDOWN_DEADLINE", "LIVESTORE_LOG_FORMAT"]
+    {
+        assert!(help.contains(name), "{help}");
+    }
+}
