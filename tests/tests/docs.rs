@@ -1,0 +1,52 @@
+//! The examples of the documentation work as they stand.
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::event;
+use livestore_tests::root;
+use serde_json::json;
+
+/// The SQL of a page, in order.
+fn sql_of(page: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(page)).unwrap();
+    let blocks = text.split("```sql\n").skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hooks_of_the_documentation_reject_and_materialize() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let blocks = sql_of("docs/hooks.md");
+    assert_eq!(blocks.len(), 3);
+    admin.execute("select livestore.create_store('own', true)", &[]).await.unwrap();
+    for block in blocks {
+        admin.batch_execute(&block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
+    }
+
+    let sidecar = database.connect("sidecar").await;
+    for store in ["shared", "own"] {
+        let push = "select livestore.push($1, $2)";
+        let long = json!([event(0, "todoCreated", json!({"id": "1", "text": "x".repeat(281)}))]);
+        let error = sidecar.execute(push, &[&store, &long]).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!((error.message(), error.code().code()), ("a todo has at most 280 characters", "P0001"));
+
+        let fine = json!([event(0, "todoCreated", json!({"id": "1", "text": "buy milk"}))]);
+        sidecar.execute(push, &[&store, &fine]).await.unwrap();
+    }
+    let todos = "select s.store_id, t.id, t.text from app.todos t join livestore.stores s on s.id = t.store order by 1";
+    let todos = admin.query(todos, &[]).await.unwrap();
+    let todos: Vec<(String, String, String)> = todos.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let todo = |store: &str| (store.to_string(), "1".to_string(), "buy milk".to_string());
+    assert_eq!(todos, [todo("own"), todo("shared")]);
+}
+
+#[test]
+fn every_page_that_the_readme_links_to_exists() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let links: Vec<&str> = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(links.len() > 5);
+    for link in links.into_iter().filter(|link| !link.starts_with("http")) {
+        assert!(root().join(link).exists(), "{link}");
+    }
+}
