@@ -239,8 +239,8 @@ $$;
 comment on function livestore.push(text, json, text) is
 'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
 
-create function livestore.push_each(
-    store_ids text[], batches text[], backend_ids text[], first integer, last integer, source text
+create function livestore.push_some(
+    store_ids text[], batches text[], backend_ids text[], positions integer[], source text
 )
 returns setof livestore.push_result
 language plpgsql
@@ -248,21 +248,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     result livestore.push_result;
-    middle constant integer := (first + last) / 2;
+    chosen record;
+    half constant integer := cardinality(positions) / 2;
 begin
-    if first > last then
-        return;
-    end if;
+    select array_agg(store_ids[p.push] order by p.n) as store_ids,
+        array_agg(batches[p.push] order by p.n) as batches,
+        array_agg(backend_ids[p.push] order by p.n) as backend_ids
+    into chosen
+    from unnest(positions) with ordinality p(push, n);
     begin
-        for result in select * from livestore.append(store_ids[first:last], batches[first:last], backend_ids[first:last], source) loop
-            result.push := result.push + first - 1;
+        for result in select * from livestore.append(chosen.store_ids, chosen.batches, chosen.backend_ids, source) loop
+            result.push := positions[result.push];
             return next result;
         end loop;
         return;
     exception when others then
-        if first = last then
+        if half = 0 then
             result := null;
-            result.push := first;
+            result.push := positions[1];
             get stacked diagnostics
                 result.sqlstate = returned_sqlstate,
                 result.message = message_text,
@@ -273,32 +276,64 @@ begin
         end if;
     end;
     -- One of them failed and took the others with it. Halves find it, in the order of the pushes.
-    return query select * from livestore.push_each(store_ids, batches, backend_ids, first, middle, source);
-    return query select * from livestore.push_each(store_ids, batches, backend_ids, middle + 1, last, source);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source);
 end
 $$;
 
-comment on function livestore.push_each(text[], text[], text[], integer, integer, text) is
-'Internal: carries out the pushes from first to last together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
+comment on function livestore.push_some(text[], text[], text[], integer[], text) is
+'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to. Their stores are locked';
 
+-- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others.
 create function livestore.push_batch(store_ids text[], batches text[], backend_ids text[], source text default null)
 returns setof livestore.push_result
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
 as $$
+declare
+    result livestore.push_result;
+    free text[];
+    positions integer[];
 begin
     if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids) then
         raise exception 'store_ids, batches and backend_ids must have one element for each push'
             using errcode = 'array_subscript_error';
     end if;
-    perform livestore.lock_stores(store_ids, batches, backend_ids);
-    return query select * from livestore.push_each(store_ids, batches, backend_ids, 1, cardinality(store_ids), source);
+    -- The usual case. Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
+    begin
+        perform livestore.lock_stores(store_ids, batches, backend_ids);
+        return query select * from livestore.append(store_ids, batches, backend_ids, source);
+        return;
+    exception when others then
+        null;
+    end;
+
+    -- Something failed, and took everything with it. Stores that are locked by somebody else are left out now; the
+    -- others are free, so that locking them waits for nobody.
+    select coalesce(array_agg(l.store_id), '{}') into free
+    from (
+        select s.store_id from livestore.stores s where s.store_id = any (store_ids) order by s.id for update skip locked
+    ) l;
+    for result in
+        select p.push, null, null, null, null, '55P03', 'another transaction holds the store', null, 'Try again.'
+        from unnest(store_ids) with ordinality p(store_id, push)
+        where p.store_id <> all (free) and exists (select from livestore.stores s where s.store_id = p.store_id)
+    loop
+        return next result;
+    end loop;
+    select array_agg(p.push order by p.push) into positions
+    from unnest(store_ids) with ordinality p(store_id, push)
+    where p.store_id = any (free) or not exists (select from livestore.stores s where s.store_id = p.store_id);
+    if positions is not null then
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, positions, source);
+    end if;
 end
 $$;
 
 comment on function livestore.push_batch(text[], text[], text[], text) is
-'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. source comes back in the notification, so that a sidecar knows its own';
+'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own';
 
 create function livestore.commit(
     store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::events::{chain, event};
 use livestore_tests::eventually;
 use livestore_tests::load::Load;
 use livestore_tests::rpc::{Received, Rpc};
@@ -142,7 +143,7 @@ async fn while_the_database_is_away_pings_are_answered_pulls_wait_and_pushes_wai
     pull.pull(json!("0"), "s", false).await;
     let mut push = Rpc::open(&sidecar.url(), "s").await;
     let start = Instant::now();
-    push.push(json!("0"), "s", livestore_tests::events::chain(0, 1)).await;
+    push.push(json!("0"), "s", chain(0, 1)).await;
     assert_eq!(push.closed().await, Received::Close(1013), "no error that would stop the client for good");
     let waited = start.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&waited), "{waited:?}");
@@ -151,10 +152,35 @@ async fn while_the_database_is_away_pings_are_answered_pulls_wait_and_pushes_wai
     breaker.mend();
     assert_eq!(pull.exit(&json!("0")).await["_tag"], "Success");
     let mut push = Rpc::open(&sidecar.url(), "s").await;
-    push.push(json!("0"), "s", livestore_tests::events::chain(0, 1)).await;
+    push.push(json!("0"), "s", chain(0, 1)).await;
     assert_eq!(push.exit(&json!("0")).await["_tag"], "Success");
     let chunk = live.frame().await;
     assert_eq!(chunk.pointer("/values/0/batch/0/eventEncoded/seqNum").unwrap(), 1, "the live stream was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let mut admin = database.admin().await;
+    admin.execute("select livestore.create_store('held')", &[]).await.unwrap();
+    let transaction = admin.transaction().await.unwrap();
+    for store in ["held", "new"] {
+        transaction.execute("select livestore.commit($1, 'first')", &[&store]).await.unwrap();
+    }
+    // One waits for the row of its store, the other for whether the store will exist.
+    let mut held = Rpc::open(&sidecar.url(), "held").await;
+    held.push(json!("p"), "held", json!([event(1, "second", json!({}))])).await;
+    let mut new = Rpc::open(&sidecar.url(), "new").await;
+    new.push(json!("p"), "new", json!([event(0, "mine", json!({}))])).await;
+
+    let load = Load::start("free", &[sidecar.url()], 2, 2);
+    pause(3000).await;
+    assert!(load.finish(&database).await > 20, "the others go on");
+
+    transaction.commit().await.unwrap();
+    assert_eq!(held.exit(&json!("p")).await["_tag"], "Success");
+    assert_eq!(new.exit(&json!("p")).await["cause"]["error"]["_tag"], "ServerAheadError");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +197,7 @@ async fn a_sidecar_that_is_told_to_end_finishes_its_commits_closes_its_sockets_a
     admin.execute("select livestore.create_store('s')", &[]).await.unwrap();
     let transaction = admin.transaction().await.unwrap();
     transaction.execute("select from livestore.stores where store_id = 's' for update", &[]).await.unwrap();
-    writer.push(json!("p"), "s", livestore_tests::events::chain(0, 1)).await;
+    writer.push(json!("p"), "s", chain(0, 1)).await;
     pause(300).await;
 
     let ending = tokio::spawn(sidecar.terminate());
@@ -199,7 +225,7 @@ async fn a_shutdown_ends_at_its_deadline_whatever_hangs() {
     let transaction = admin.transaction().await.unwrap();
     transaction.execute("select from livestore.stores where store_id = 's' for update", &[]).await.unwrap();
     let mut writer = Rpc::open(&sidecar.url(), "s").await;
-    writer.push(json!("p"), "s", livestore_tests::events::chain(0, 1)).await;
+    writer.push(json!("p"), "s", chain(0, 1)).await;
     pause(300).await;
     let start = Instant::now();
     assert_eq!(sidecar.terminate().await.code(), Some(0));

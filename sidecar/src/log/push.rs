@@ -3,6 +3,7 @@
 //! NOTIFY makes commits of the whole Postgres instance queue behind one another, so a transaction for each push would
 //! be three times slower than one for all that wait (docs/architecture.md).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ const GROUP_BYTES: usize = 8 << 20;
 
 /// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
+
+/// How long a push waits before it is tried again after an error of its own that passes: another transaction holds its
+/// store, say.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
 /// without a word would otherwise stay silent for minutes.
@@ -79,7 +84,10 @@ impl CommitQueue {
     pub fn new(database: Database, tails: Arc<Tails>, timeout: Duration) -> (Self, Committer) {
         let (pushes, waiting) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
-        (Self { pushes, space, timeout }, Committer { database, tails, waiting, connection: None })
+        (
+            Self { pushes, space, timeout },
+            Committer { database, tails, waiting, delayed: VecDeque::new(), connection: None },
+        )
     }
 
     /// Puts a push into the queue at once, so that pushes are carried out in the order of these calls. The future that
@@ -108,6 +116,8 @@ pub struct Committer {
     database: Database,
     tails: Arc<Tails>,
     waiting: mpsc::UnboundedReceiver<Push>,
+    /// Pushes to try again, and when.
+    delayed: VecDeque<(Instant, Push)>,
     connection: Option<Connection>,
 }
 
@@ -152,7 +162,7 @@ struct Appended {
 impl Committer {
     /// Commits until every [`CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
-        while let Some(first) = self.waiting.recv().await {
+        while let Some(first) = self.next().await {
             let mut bytes = first.batch.json().len();
             let mut group = vec![first];
             while group.len() < GROUP_PUSHES
@@ -163,6 +173,18 @@ impl Committer {
                 group.push(push);
             }
             self.commit_patiently(group).await;
+        }
+    }
+
+    /// Waits for a push, or for the time to try one again.
+    async fn next(&mut self) -> Option<Push> {
+        let Some((due, _)) = self.delayed.front() else {
+            return self.waiting.recv().await;
+        };
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(*due) => self.delayed.pop_front().map(|(_, push)| push),
+            Some(push) = self.waiting.recv() => Some(push),
         }
     }
 
@@ -180,7 +202,7 @@ impl Committer {
                 continue;
             }
             match self.commit(&group).await {
-                Ok(outcomes) => self.answer(group, outcomes),
+                Ok(outcomes) => self.settle(group, outcomes),
                 Err(CommitError::Unavailable(error)) => {
                     let pushes = group.len();
                     warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
@@ -234,23 +256,36 @@ impl Committer {
         self.tails.own(None);
     }
 
-    fn answer(&self, group: Vec<Push>, outcomes: Vec<Outcome>) {
+    /// Publishes and answers what is decided, and puts aside what is worth another try.
+    fn settle(&mut self, group: Vec<Push>, outcomes: Vec<Outcome>) {
         let mut group: Vec<Option<Push>> = group.into_iter().map(Some).collect();
         for Outcome { push, result } in outcomes {
-            let Some(Push { store, batch, reply, .. }) = group.get_mut(push).and_then(Option::take) else {
+            let Some(push) = group.get_mut(push).and_then(Option::take) else {
                 error!(push, "livestore.push_batch answered for a push that it was not given");
                 continue;
             };
-            let answer = result.map(|Appended { head, count, backend_id, created_at }| {
-                match created_at {
-                    Some(created_at) => {
-                        self.tails.publish(&store, &backend_id, batch.into_last_appended(count, created_at));
+            match result {
+                Ok(Appended { head, count, backend_id, created_at }) => {
+                    match created_at {
+                        Some(at) => {
+                            self.tails.publish(&push.store, &backend_id, push.batch.into_last_appended(count, at));
+                        }
+                        None => self.tails.hint(&push.store, head),
                     }
-                    None => self.tails.hint(&store, head),
+                    let _ = push.reply.send(Ok(Pushed { head }));
                 }
-                Pushed { head }
-            });
-            let _ = reply.send(answer);
+                Err(PushError::Unavailable) => {
+                    let due = Instant::now() + RETRY;
+                    if due < push.deadline {
+                        self.delayed.push_back((due, push));
+                    } else {
+                        let _ = push.reply.send(Err(PushError::Unavailable));
+                    }
+                }
+                Err(error) => {
+                    let _ = push.reply.send(Err(error));
+                }
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::wire::brief;
 use crate::log::{Batch, PushError, StoreId};
 
 /// What a client asks for.
@@ -121,6 +122,7 @@ pub fn backend_id_mismatch(expected: &str, received: &str) -> Value {
 
 /// `UnknownError` of `@livestore/common`: the client tries the same batch again later.
 fn unknown_error(message: &str) -> Value {
+    let message = brief(message);
     json!({
         "_tag": "UnknownError",
         "cause": {"name": "LivestoreSyncError", "message": message},

@@ -23,6 +23,9 @@ const OUTGOING_FRAMES: usize = 8;
 /// Chunks of one pull that may be on their way before the client has acknowledged the first of them.
 const UNACKED_CHUNKS: usize = 4;
 
+/// Pulls of one connection that may be under way at once. A client has one or two.
+const PULLS: usize = 32;
+
 /// Pushes of one connection that may be under way at once.
 const PUSHES: usize = 64;
 
@@ -58,6 +61,7 @@ const REWOUND: Close = Close { code: SERVICE_RESTART, reason: "the log was rewou
 const STRANGER: Close = Close { code: SERVICE_RESTART, reason: "unknown request, ask again on a new connection" };
 const SLOW: Close = Close { code: TRY_AGAIN_LATER, reason: "the client does not read, reconnect and resume" };
 const SILENT: Close = Close { code: close_code::AWAY, reason: "the client is silent" };
+const BUG: Close = Close { code: close_code::ERROR, reason: "internal error, reconnect" };
 const TOO_LARGE: Close = Close { code: close_code::SIZE, reason: "the frame is too large" };
 
 /// What a session needs from the rest of the sidecar.
@@ -87,6 +91,7 @@ pub struct Session {
 struct Pull {
     task: AbortHandle,
     acks: Arc<Semaphore>,
+    interrupt: CancellationToken,
 }
 
 impl Session {
@@ -128,8 +133,10 @@ impl Session {
                 () = shutdown.cancelled() => return SHUTDOWN,
                 Some(close) = closing.recv() => return close,
                 Some(ended) = self.pull_tasks.join_next() => {
-                    if let Ok(id) = ended {
-                        self.forget(&id);
+                    match ended {
+                        Ok(id) => self.forget(&id),
+                        Err(error) if error.is_panic() => return BUG,
+                        Err(_) => {}
                     }
                     continue;
                 }
@@ -189,7 +196,7 @@ impl Session {
         debug!(store = ?self.store, ?id, tag, trace_id = frame.trace_id.as_deref(), "request");
         let payload = frame.payload.map_or("null", |payload| payload.get());
         match Request::parse(&self.store, tag, payload) {
-            Ok(Request::Pull { live, cursor }) => self.pull(id, live, cursor),
+            Ok(Request::Pull { live, cursor }) => self.pull(id, live, cursor).await?,
             Ok(Request::Push { batch, .. }) if batch.is_empty() => self.answer(id.clone(), id.success("{}")).await?,
             Ok(Request::Push { batch, backend_id }) => {
                 while self.pushes.len() >= PUSHES {
@@ -231,30 +238,40 @@ impl Session {
         });
     }
 
-    fn pull(&mut self, id: RequestId, live: bool, cursor: Option<Cursor>) {
+    async fn pull(&mut self, id: RequestId, live: bool, cursor: Option<Cursor>) -> Result<(), Close> {
         if let Some(running) = self.pulls.get(&id) {
             match id.form() {
                 // Joined: the answers to the first are the answers to both.
-                Form::Effect3 => return,
+                Form::Effect3 => return Ok(()),
                 Form::Effect4 => running.task.abort(),
             }
+        } else if self.pulls.len() == PULLS {
+            return self.answer(id.clone(), id.die("too many pulls on one connection")).await;
         }
-        let acks = Arc::new(Semaphore::new(UNACKED_CHUNKS));
         let puller = Puller {
             log: self.log.clone(),
             store: self.store.clone(),
             id: id.clone(),
             outgoing: self.outgoing.clone(),
-            acks: Arc::clone(&acks),
+            acks: Arc::new(Semaphore::new(UNACKED_CHUNKS)),
         };
-        let (close, ended) = (self.close.clone(), id.clone());
+        let acks = Arc::clone(&puller.acks);
+        let interrupt = CancellationToken::new();
+        let (close, interrupted) = (self.close.clone(), interrupt.clone());
         let task = self.pull_tasks.spawn(async move {
-            if let Err(reason) = puller.run(live, cursor).await {
+            // The task that sends the chunks sends the Exit, too: none can come after it.
+            let result = tokio::select! {
+                biased;
+                () = interrupted.cancelled() => puller.send(puller.id.interrupted()).await,
+                result = puller.run(live, cursor) => result,
+            };
+            if let Err(reason) = result {
                 let _ = close.try_send(reason);
             }
-            ended
+            puller.id
         });
-        self.pulls.insert(id, Pull { task, acks });
+        self.pulls.insert(id, Pull { task, acks, interrupt });
+        Ok(())
     }
 
     async fn ack(&mut self, frame: &ClientFrame<'_>) -> Result<(), Close> {
@@ -272,12 +289,12 @@ impl Session {
         let Some(id) = frame.request_id.and_then(RequestId::parse) else {
             return self.send(defect("an Interrupt needs a requestId")).await;
         };
-        let Some(pull) = self.pulls.remove(&id) else {
+        let Some(pull) = self.pulls.get(&id) else {
             // A push cannot be taken back: its own Exit answers.
             return self.known(&id);
         };
-        pull.task.abort();
-        self.answer(id.clone(), id.interrupted()).await
+        pull.interrupt.cancel();
+        Ok(())
     }
 
     /// A client that reconnected without asking again speaks of requests of an earlier connection: it waits for answers
@@ -337,7 +354,7 @@ struct Puller {
 
 impl Puller {
     /// Streams until the end of the history, or of the connection when live. An error closes the connection.
-    async fn run(self, live: bool, cursor: Option<Cursor>) -> Result<(), Close> {
+    async fn run(&self, live: bool, cursor: Option<Cursor>) -> Result<(), Close> {
         let after = cursor.as_ref().map_or(0, |cursor| cursor.event_sequence_number);
         let received = cursor.map(|cursor| cursor.backend_id);
         if live { self.follow(after, received).await } else { self.history(after, received).await }

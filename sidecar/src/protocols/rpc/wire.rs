@@ -14,6 +14,12 @@ use crate::log::{AbsentArgs, Event};
 pub const CHUNK_EVENTS: usize = 100;
 pub const CHUNK_BYTES: usize = 900_000;
 
+/// The most of a client's own text that an error repeats.
+const BRIEF: usize = 500;
+
+/// The longest id of a request. Clients count; ids are remembered.
+const ID_BYTES: usize = 64;
+
 /// What an event costs in a chunk beside its own JSON.
 const EVENT_OVERHEAD: usize = 160;
 
@@ -63,10 +69,11 @@ pub enum Form {
 pub struct RequestId(Arc<str>);
 
 impl RequestId {
-    /// `None` if it is neither a string nor a number.
+    /// `None` if it is neither a string nor a number, or longer than any client's.
     pub fn parse(id: &RawValue) -> Option<Self> {
         let text = id.get();
-        text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit()).then(|| Self(text.into()))
+        let is_scalar = text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit());
+        (is_scalar && text.len() <= ID_BYTES).then(|| Self(text.into()))
     }
 
     pub fn form(&self) -> Form {
@@ -85,7 +92,7 @@ impl RequestId {
 
     /// The end of a request in a defect: the request itself is wrong.
     pub fn die(&self, defect: &str) -> String {
-        self.failed(&json!({"_tag": "Die", "defect": defect}))
+        self.failed(&json!({"_tag": "Die", "defect": brief(defect)}))
     }
 
     /// The end of a request that the client interrupted.
@@ -153,5 +160,13 @@ pub fn chunks(events: &[Arc<Event>]) -> Vec<&[Arc<Event>]> {
 
 /// A frame that no request asked for: the client sent something that cannot be answered otherwise.
 pub fn defect(message: &str) -> String {
-    json!({"_tag": "Defect", "defect": message}).to_string()
+    json!({"_tag": "Defect", "defect": brief(message)}).to_string()
+}
+
+/// The beginning of a message: what it says of a client's input may be as long as the input.
+pub fn brief(message: &str) -> Cow<'_, str> {
+    match message.char_indices().nth(BRIEF) {
+        Some((end, _)) => format!("{}…", &message[..end]).into(),
+        None => message.into(),
+    }
 }
