@@ -257,6 +257,7 @@ begin
     into chosen
     from unnest(positions) with ordinality p(push, n);
     begin
+        perform livestore.lock_stores(chosen.store_ids, chosen.batches, chosen.backend_ids);
         for result in select * from livestore.append(chosen.store_ids, chosen.batches, chosen.backend_ids, source) loop
             result.push := positions[result.push];
             return next result;
@@ -282,7 +283,7 @@ end
 $$;
 
 comment on function livestore.push_some(text[], text[], text[], integer[], text) is
-'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to. Their stores are locked';
+'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
 
 -- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others.
 create function livestore.push_batch(store_ids text[], batches text[], backend_ids text[], source text default null)
@@ -293,9 +294,7 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '200ms'
 as $$
 declare
-    result livestore.push_result;
-    free text[];
-    positions integer[];
+    stores record;
 begin
     if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids) then
         raise exception 'store_ids, batches and backend_ids must have one element for each push'
@@ -310,24 +309,27 @@ begin
         null;
     end;
 
-    -- Something failed, and took everything with it. Stores that are locked by somebody else are left out now; the
-    -- others are free, so that locking them waits for nobody.
-    select coalesce(array_agg(l.store_id), '{}') into free
-    from (
-        select s.store_id from livestore.stores s where s.store_id = any (store_ids) order by s.id for update skip locked
-    ) l;
-    for result in
-        select p.push, null, null, null, null, '55P03', 'another transaction holds the store', null, 'Try again.'
-        from unnest(store_ids) with ordinality p(store_id, push)
-        where p.store_id <> all (free) and exists (select from livestore.stores s where s.store_id = p.store_id)
-    loop
-        return next result;
-    end loop;
-    select array_agg(p.push order by p.push) into positions
+    -- Something failed, and took everything with it. Stores that somebody else holds are left out now; the others are
+    -- free, so that locking them waits for nobody. New stores come last: whether somebody else is just creating one can
+    -- only be found out by waiting.
+    select array_agg(p.push::integer order by p.push) filter (where l.id is not null) as free,
+        array_agg(p.push::integer order by p.push) filter (where l.id is null and s.id is not null) as held,
+        array_agg(p.push::integer order by p.push) filter (where s.id is null) as new
+    into stores
     from unnest(store_ids) with ordinality p(store_id, push)
-    where p.store_id = any (free) or not exists (select from livestore.stores s where s.store_id = p.store_id);
-    if positions is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, positions, source);
+    left join livestore.stores s on s.store_id = p.store_id
+    left join (
+        select f.id from livestore.stores f where f.store_id = any (store_ids) order by f.id for update skip locked
+    ) l on l.id = s.id;
+    return query
+    select held.push, null::bigint, null::integer, null::text, null::timestamptz,
+        '55P03', 'another transaction holds the store', null::text, 'Try again.'
+    from unnest(stores.held) held(push);
+    if stores.free is not null then
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.free, source);
+    end if;
+    if stores.new is not null then
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.new, source);
     end if;
 end
 $$;

@@ -179,7 +179,8 @@ async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
     assert!(load.finish(&database).await > 20, "the others go on");
 
     transaction.commit().await.unwrap();
-    assert_eq!(held.exit(&json!("p")).await["_tag"], "Success");
+    let exit = held.exit(&json!("p")).await;
+    assert_eq!(exit["_tag"], "Success", "{exit}");
     assert_eq!(new.exit(&json!("p")).await["cause"]["error"]["_tag"], "ServerAheadError");
 }
 

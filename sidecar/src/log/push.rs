@@ -31,7 +31,7 @@ const QUEUE_KIBIBYTES: usize = 64 << 10;
 
 /// How long a push waits before it is tried again after an error of its own that passes: another transaction holds its
 /// store, say.
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(500);
 
 /// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
 /// without a word would otherwise stay silent for minutes.
@@ -162,30 +162,36 @@ struct Appended {
 impl Committer {
     /// Commits until every [`CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
-        while let Some(first) = self.next().await {
-            let mut bytes = first.batch.json().len();
-            let mut group = vec![first];
-            while group.len() < GROUP_PUSHES
-                && bytes < GROUP_BYTES
-                && let Ok(push) = self.waiting.try_recv()
-            {
-                bytes += push.batch.json().len();
-                group.push(push);
-            }
+        while let Some(group) = self.next_group().await {
             self.commit_patiently(group).await;
         }
     }
 
-    /// Waits for a push, or for the time to try one again.
-    async fn next(&mut self) -> Option<Push> {
-        let Some((due, _)) = self.delayed.front() else {
-            return self.waiting.recv().await;
+    /// Waits for pushes, or for the time to try some again. Those have a group to themselves: what made them fail may
+    /// make others wait.
+    async fn next_group(&mut self) -> Option<Vec<Push>> {
+        let first = match self.delayed.front() {
+            None => self.waiting.recv().await?,
+            Some(&(due, _)) => tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(due) => {
+                    let now = Instant::now();
+                    let is_due = self.delayed.partition_point(|(due, _)| *due <= now);
+                    return Some(self.delayed.drain(..is_due).map(|(_, push)| push).collect());
+                }
+                Some(push) = self.waiting.recv() => push,
+            },
         };
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep_until(*due) => self.delayed.pop_front().map(|(_, push)| push),
-            Some(push) = self.waiting.recv() => Some(push),
+        let mut bytes = first.batch.json().len();
+        let mut group = vec![first];
+        while group.len() < GROUP_PUSHES
+            && bytes < GROUP_BYTES
+            && let Ok(push) = self.waiting.try_recv()
+        {
+            bytes += push.batch.json().len();
+            group.push(push);
         }
+        Some(group)
     }
 
     /// Tries until the database has answered for every push, or its time is over. To try again is safe when a commit's
