@@ -7,6 +7,7 @@ mod listener;
 mod pull;
 mod push;
 mod store_id;
+mod subscription;
 mod tail;
 
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub use event::{AbsentArgs, Batch, Event};
 pub use pull::Page;
 pub use push::{PushError, Pushed};
 pub use store_id::StoreId;
-pub use tail::{StreamEnd, Subscription};
+pub use subscription::Subscription;
+pub use tail::StreamEnd;
 
 use listener::Listener;
 use push::CommitQueue;

@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::backoff::Backoff;
-use super::database::Database;
+use super::database::{Database, DatabaseError};
 use super::event::Event;
 use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, patiently, pull, status};
 use super::store_id::StoreId;
+use super::subscription::Subscription;
 
 /// The most that a tail holds. Whoever is further behind reads from Postgres.
 const TAIL_EVENTS: usize = 512;
@@ -97,7 +98,7 @@ impl Tails {
             if let Ok(Standing::Following { backend_id }) = standing.as_deref() {
                 let backend_id = Arc::clone(backend_id);
                 drop(standing);
-                return Subscription { tail, changed, last: after, backend_id, is_first: true };
+                return Subscription::new(tail, changed, after, backend_id);
             }
             // It ended meanwhile; the next one begins with the new life of the log.
         }
@@ -139,7 +140,7 @@ pub enum StreamEnd {
 
 /// What subscribers wait for changes of.
 #[derive(Debug)]
-enum Standing {
+pub enum Standing {
     /// Not read from Postgres yet.
     Unknown,
     Following {
@@ -148,7 +149,7 @@ enum Standing {
     Ended(StreamEnd),
 }
 
-struct Tail {
+pub struct Tail {
     store: StoreId,
     tails: Arc<Tails>,
     this: Weak<Tail>,
@@ -204,6 +205,17 @@ impl Tail {
         if !is_same {
             self.refresh();
         }
+    }
+
+    /// Where the log stands, and the events after `last` if they are still here.
+    pub fn after(&self, last: i64) -> (i64, Option<Vec<Arc<Event>>>) {
+        let state = self.state.lock();
+        (state.position, state.after(last))
+    }
+
+    /// A page of events from Postgres.
+    pub async fn pull(&self, after: i64) -> Result<Page, DatabaseError> {
+        pull(&self.tails.database, &self.store, after).await
     }
 
     fn refresh(&self) {
@@ -311,7 +323,7 @@ async fn refresh(tail: Weak<Tail>) {
         let from = (!is_first).then(|| tail.state.lock().position);
         let page = match from {
             None => status(&tail.tails.database, &tail.store).await,
-            Some(from) => pull(&tail.tails.database, &tail.store, from).await,
+            Some(from) => tail.pull(from).await,
         };
         match page {
             Ok(page) => {
@@ -326,73 +338,6 @@ async fn refresh(tail: Weak<Tail>) {
                 drop(tail);
                 backoff.sleep().await;
             }
-        }
-    }
-}
-
-/// One reader of a live log.
-pub struct Subscription {
-    tail: Arc<Tail>,
-    changed: watch::Receiver<Standing>,
-    last: i64,
-    backend_id: Arc<str>,
-    is_first: bool,
-}
-
-/// Events to deliver next.
-#[derive(Debug)]
-pub struct Delivery {
-    pub events: Vec<Arc<Event>>,
-    /// How many more events the log is known to have: exact if its sequence numbers have no gaps.
-    pub remaining: i64,
-}
-
-impl Subscription {
-    pub fn backend_id(&self) -> &Arc<str> {
-        &self.backend_id
-    }
-
-    /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
-    /// and may return none. Cancel safe.
-    ///
-    /// # Errors
-    /// The log that this stream follows is no more.
-    pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
-        loop {
-            if let Standing::Ended(end) = &*self.changed.borrow_and_update() {
-                return Err(end.clone());
-            }
-            let (position, recent) = {
-                let state = self.tail.state.lock();
-                (state.position, state.after(self.last))
-            };
-            if position > self.last {
-                let events = match recent {
-                    Some(events) => events,
-                    None => self.read_history().await?,
-                };
-                if let Some(last) = events.last() {
-                    self.last = last.seq_num;
-                    self.is_first = false;
-                    return Ok(Delivery { events, remaining: (position - self.last).max(0) });
-                }
-            }
-            if std::mem::take(&mut self.is_first) {
-                return Ok(Delivery { events: Vec::new(), remaining: 0 });
-            }
-            if self.changed.changed().await.is_err() {
-                return Err(StreamEnd::Rewound);
-            }
-        }
-    }
-
-    async fn read_history(&self) -> Result<Vec<Arc<Event>>, StreamEnd> {
-        let tail = &self.tail;
-        let page = patiently(|| pull(&tail.tails.database, &tail.store, self.last)).await;
-        if page.backend_id == self.backend_id {
-            Ok(page.events)
-        } else {
-            Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Source of the wire format: `ws-rpc-schema.ts` and `sync-message-types.ts` of the npm package for the payloads,
 //! `RpcMessage.ts` of `@effect/rpc` (Effect 3) and of `effect` 4 for the frames.
 
+mod close;
+mod pull;
 mod requests;
 mod session;
 mod wire;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -13,9 +13,13 @@ use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use super::requests::{BadRequest, Cursor, Request, backend_id_mismatch, push_failure};
-use super::wire::{ClientFrame, Form, PONG, RequestId, chunks, defect, read_frames};
-use crate::log::{Event, Log, StoreId, StreamEnd};
+use super::close::{
+    ALL_ANSWERED, BUG, CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, STRANGER, TOO_LARGE, UNAVAILABLE,
+};
+use super::pull::Puller;
+use super::requests::{BadRequest, Cursor, Request, push_failure};
+use super::wire::{ClientFrame, Form, PONG, RequestId, defect, read_frames};
+use crate::log::{Log, PushError, Pushed, StoreId};
 
 /// Frames that wait for a client to read them. With [`UNACKED_CHUNKS`] this bounds what a slow client costs.
 const OUTGOING_FRAMES: usize = 8;
@@ -41,28 +45,6 @@ const SILENCE: Duration = Duration::from_secs(75);
 
 /// How long a client has to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Close codes that axum has no name for: the client should come back.
-const SERVICE_RESTART: u16 = 1012;
-const TRY_AGAIN_LATER: u16 = 1013;
-
-/// Why a connection ends, other than by the client's own close.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Close {
-    code: u16,
-    reason: &'static str,
-}
-
-const CLOSED_BY_CLIENT: Close = Close { code: close_code::NORMAL, reason: "" };
-const ALL_ANSWERED: Close = Close { code: close_code::NORMAL, reason: "every request is answered" };
-const SHUTDOWN: Close = Close { code: SERVICE_RESTART, reason: "the server shuts down, reconnect" };
-const UNAVAILABLE: Close = Close { code: TRY_AGAIN_LATER, reason: "the database is not available, try again later" };
-const REWOUND: Close = Close { code: SERVICE_RESTART, reason: "the log was rewound, reconnect" };
-const STRANGER: Close = Close { code: SERVICE_RESTART, reason: "unknown request, ask again on a new connection" };
-const SLOW: Close = Close { code: TRY_AGAIN_LATER, reason: "the client does not read, reconnect and resume" };
-const SILENT: Close = Close { code: close_code::AWAY, reason: "the client is silent" };
-const BUG: Close = Close { code: close_code::ERROR, reason: "internal error, reconnect" };
-const TOO_LARGE: Close = Close { code: close_code::SIZE, reason: "the frame is too large" };
 
 /// What a session needs from the rest of the sidecar.
 #[derive(Clone)]
@@ -219,11 +201,7 @@ impl Session {
         Ok(())
     }
 
-    fn push(
-        &mut self,
-        id: RequestId,
-        pushed: impl Future<Output = Result<crate::log::Pushed, crate::log::PushError>> + Send + 'static,
-    ) {
+    fn push(&mut self, id: RequestId, pushed: impl Future<Output = Result<Pushed, PushError>> + Send + 'static) {
         let (outgoing, close) = (self.outgoing.clone(), self.close.clone());
         self.remember(id.clone());
         self.pushes.spawn(async move {
@@ -340,78 +318,6 @@ impl Session {
             // connection, and the client might never see our last frames.
             let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
         }
-    }
-}
-
-/// One pull.
-struct Puller {
-    log: Log,
-    store: StoreId,
-    id: RequestId,
-    outgoing: mpsc::Sender<Message>,
-    acks: Arc<Semaphore>,
-}
-
-impl Puller {
-    /// Streams until the end of the history, or of the connection when live. An error closes the connection.
-    async fn run(&self, live: bool, cursor: Option<Cursor>) -> Result<(), Close> {
-        let after = cursor.as_ref().map_or(0, |cursor| cursor.event_sequence_number);
-        let received = cursor.map(|cursor| cursor.backend_id);
-        if live { self.follow(after, received).await } else { self.history(after, received).await }
-    }
-
-    async fn history(&self, mut after: i64, received: Option<String>) -> Result<(), Close> {
-        loop {
-            let page = self.log.pull(&self.store, after).await;
-            let backend_id = &*page.backend_id;
-            if let Some(received) = &received
-                && *received != *backend_id
-            {
-                return self.send(self.id.failure(&backend_id_mismatch(backend_id, received))).await;
-            }
-            after = page.events.last().map_or(page.head, |event| event.seq_num);
-            let remaining = (page.head - after).max(0);
-            self.send_chunks(&page.events, remaining, backend_id).await?;
-            if remaining == 0 {
-                return self.send(self.id.success("null")).await;
-            }
-        }
-    }
-
-    async fn follow(&self, after: i64, received: Option<String>) -> Result<(), Close> {
-        let mut events = self.log.subscribe(&self.store, after).await;
-        let backend_id = Arc::clone(events.backend_id());
-        if let Some(received) = received
-            && received != *backend_id
-        {
-            return self.send(self.id.failure(&backend_id_mismatch(&backend_id, &received))).await;
-        }
-        loop {
-            match events.next().await {
-                Ok(delivery) => self.send_chunks(&delivery.events, delivery.remaining, &backend_id).await?,
-                Err(StreamEnd::Reset { expected, received }) => {
-                    return self.send(self.id.failure(&backend_id_mismatch(&expected, &received))).await;
-                }
-                Err(StreamEnd::Rewound) => return Err(REWOUND),
-            }
-        }
-    }
-
-    async fn send_chunks(&self, events: &[Arc<Event>], remaining: i64, backend_id: &str) -> Result<(), Close> {
-        let mut left = i64::try_from(events.len()).unwrap_or(i64::MAX).saturating_add(remaining);
-        for chunk in chunks(events) {
-            left -= i64::try_from(chunk.len()).unwrap_or(0);
-            match self.acks.acquire().await {
-                Ok(permit) => permit.forget(),
-                Err(_) => return Err(SLOW),
-            }
-            self.send(self.id.chunk(chunk, left, backend_id)).await?;
-        }
-        Ok(())
-    }
-
-    async fn send(&self, frame: String) -> Result<(), Close> {
-        self.outgoing.send(Message::text(frame)).await.map_err(|_| SLOW)
     }
 }
 

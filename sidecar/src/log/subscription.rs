@@ -1,0 +1,76 @@
+//! Readers of live logs.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::event::Event;
+use super::pull::patiently;
+use super::tail::{Standing, StreamEnd, Tail};
+
+/// One reader of a live log.
+pub struct Subscription {
+    tail: Arc<Tail>,
+    changed: watch::Receiver<Standing>,
+    last: i64,
+    backend_id: Arc<str>,
+    is_first: bool,
+}
+
+/// Events to deliver next.
+#[derive(Debug)]
+pub struct Delivery {
+    pub events: Vec<Arc<Event>>,
+    /// How many more events the log is known to have: exact if its sequence numbers have no gaps.
+    pub remaining: i64,
+}
+
+impl Subscription {
+    pub(super) fn new(tail: Arc<Tail>, changed: watch::Receiver<Standing>, last: i64, backend_id: Arc<str>) -> Self {
+        Self { tail, changed, last, backend_id, is_first: true }
+    }
+
+    pub fn backend_id(&self) -> &Arc<str> {
+        &self.backend_id
+    }
+
+    /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
+    /// and may return none. Cancel safe.
+    ///
+    /// # Errors
+    /// The log that this stream follows is no more.
+    pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
+        loop {
+            if let Standing::Ended(end) = &*self.changed.borrow_and_update() {
+                return Err(end.clone());
+            }
+            let (position, recent) = self.tail.after(self.last);
+            if position > self.last {
+                let events = match recent {
+                    Some(events) => events,
+                    None => self.read_history().await?,
+                };
+                if let Some(last) = events.last() {
+                    self.last = last.seq_num;
+                    self.is_first = false;
+                    return Ok(Delivery { events, remaining: (position - self.last).max(0) });
+                }
+            }
+            if std::mem::take(&mut self.is_first) {
+                return Ok(Delivery { events: Vec::new(), remaining: 0 });
+            }
+            if self.changed.changed().await.is_err() {
+                return Err(StreamEnd::Rewound);
+            }
+        }
+    }
+
+    async fn read_history(&self) -> Result<Vec<Arc<Event>>, StreamEnd> {
+        let page = patiently(|| self.tail.pull(self.last)).await;
+        if page.backend_id == self.backend_id {
+            Ok(page.events)
+        } else {
+            Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
+        }
+    }
+}

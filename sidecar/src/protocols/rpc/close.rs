@@ -1,0 +1,26 @@
+//! How connections end: codes that tell a client whether coming back helps.
+
+use axum::extract::ws::close_code;
+
+/// Close codes that axum has no name for: the client should come back.
+const SERVICE_RESTART: u16 = 1012;
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// Why a connection ends, other than by the client's own close.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Close {
+    pub code: u16,
+    pub reason: &'static str,
+}
+
+pub const CLOSED_BY_CLIENT: Close = Close { code: close_code::NORMAL, reason: "" };
+pub const ALL_ANSWERED: Close = Close { code: close_code::NORMAL, reason: "every request is answered" };
+pub const SHUTDOWN: Close = Close { code: SERVICE_RESTART, reason: "the server shuts down, reconnect" };
+pub const UNAVAILABLE: Close =
+    Close { code: TRY_AGAIN_LATER, reason: "the database is not available, try again later" };
+pub const REWOUND: Close = Close { code: SERVICE_RESTART, reason: "the log was rewound, reconnect" };
+pub const STRANGER: Close = Close { code: SERVICE_RESTART, reason: "unknown request, ask again on a new connection" };
+pub const SLOW: Close = Close { code: TRY_AGAIN_LATER, reason: "the client does not read, reconnect and resume" };
+pub const SILENT: Close = Close { code: close_code::AWAY, reason: "the client is silent" };
+pub const BUG: Close = Close { code: close_code::ERROR, reason: "internal error, reconnect" };
+pub const TOO_LARGE: Close = Close { code: close_code::SIZE, reason: "the frame is too large" };
