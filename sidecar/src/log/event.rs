@@ -154,3 +154,43 @@ impl Batch {
 fn quote(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn only(json: &str) -> Arc<Event> {
+        Batch::parse(json).unwrap().into_last_appended(1, DateTime::UNIX_EPOCH).remove(0)
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_sent_comes_back_byte_for_byte(name in any::<String>(), client in any::<String>(), text in any::<String>()) {
+            let (name, client, text) = (quote(&name), quote(&client), quote(&text));
+            let args = format!("{{ \"z\" :1.0,\"a\":[ {text},12345678901234567890123, \"\\u0000\\ud800\"] }}");
+            let event = format!(r#"{{"name":{name},"args":{args},"seqNum":7,"parentSeqNum":3,"clientId":{client},"sessionId":"s"}}"#);
+            let back = only(&format!("[{event}]"));
+            prop_assert_eq!(back.json(AbsentArgs::Omit), &event);
+        }
+    }
+
+    #[test]
+    fn absent_args_are_left_out_or_null_and_null_is_null() {
+        let absent = only(r#"[{"name":"e","seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#);
+        assert!(!absent.json(AbsentArgs::Omit).contains("args"));
+        assert!(absent.json(AbsentArgs::Null).contains(r#""args":null,"#));
+        let null = only(r#"[{"name":"e","args":null,"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#);
+        assert_eq!(null.json(AbsentArgs::Omit), absent.json(AbsentArgs::Null));
+    }
+
+    #[test]
+    fn only_what_was_appended_is_published() {
+        let json = r#"[{"name":"a","seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"},{"name":"b","seqNum":2,"parentSeqNum":1,"clientId":"c","sessionId":"s"}]"#;
+        let appended = Batch::parse(json).unwrap().into_last_appended(1, DateTime::UNIX_EPOCH);
+        assert_eq!(appended.iter().map(|event| event.seq_num).collect::<Vec<_>>(), [2]);
+    }
+}

@@ -170,3 +170,70 @@ pub fn brief(message: &str) -> Cow<'_, str> {
         None => message.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use chrono::DateTime;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::Batch;
+
+    fn events(args: &[usize]) -> Vec<Arc<Event>> {
+        let batch: Vec<Value> = args
+            .iter()
+            .enumerate()
+            .map(|(parent, size)| {
+                json!({"name": "e", "args": "x".repeat(*size), "seqNum": parent + 1, "parentSeqNum": parent, "clientId": "c", "sessionId": "s"})
+            })
+            .collect();
+        let batch = Batch::parse(&Value::from(batch).to_string()).unwrap();
+        batch.into_last_appended(args.len(), DateTime::UNIX_EPOCH)
+    }
+
+    fn id(json: &str) -> RequestId {
+        RequestId::parse(&RawValue::from_string(json.into()).unwrap()).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn chunks_hold_every_event_once_in_order_within_their_bounds(
+            sizes in prop::collection::vec(prop_oneof![30 => 0..2000usize, 1 => 200_000..1_000_000usize], 0..250)
+        ) {
+            let events = events(&sizes);
+            let chunks = chunks(&events);
+            let numbers = |events: &[Arc<Event>]| events.iter().map(|event| event.seq_num).collect::<Vec<_>>();
+            prop_assert_eq!(chunks.iter().flat_map(|chunk| numbers(chunk)).collect::<Vec<_>>(), numbers(&events));
+            prop_assert!(!chunks.is_empty());
+            for chunk in chunks {
+                prop_assert!(chunk.len() <= CHUNK_EVENTS);
+                let frame = id("\"0\"").chunk(chunk, 0, "backend");
+                prop_assert!(chunk.len() <= 1 || frame.len() <= CHUNK_BYTES + 200, "{}", frame.len());
+            }
+        }
+
+        #[test]
+        fn frames_are_json_whatever_the_text(text in any::<String>(), backend_id in any::<String>()) {
+            for frame in [id("1").die(&text), id("\"a\"").failure(&json!({"x": text})), defect(&text), id("\"a\"").chunk(&events(&[3]), 7, &backend_id)] {
+                prop_assert!(serde_json::from_str::<Value>(&frame).is_ok(), "{}", frame);
+            }
+        }
+
+        #[test]
+        fn reading_frames_never_panics(text in any::<String>()) {
+            let _ = read_frames(&text);
+        }
+    }
+
+    #[test]
+    fn ids_that_are_neither_text_nor_number_or_too_long_are_none() {
+        for json in ["null", "true", "{}", "[]", &format!("\"{}\"", "x".repeat(ID_BYTES))] {
+            assert_eq!(RequestId::parse(&RawValue::from_string(json.into()).unwrap()), None, "{json}");
+        }
+        assert_eq!((id("\"7\"").form(), id("7").form()), (Form::Effect3, Form::Effect4));
+    }
+}
