@@ -125,6 +125,41 @@ async fn the_network_to_the_database_is_cut_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_its_sidecar_has_given_up_arrives_live_all_the_same() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "create function slow() returns trigger language plpgsql as
+                 $$ begin if new.name = 'slow' then perform pg_sleep(3); end if; return null; end $$;
+             create trigger slow after insert on livestore.eventlog_1 for each row execute function slow();
+             select livestore.create_store('s')",
+        )
+        .await
+        .unwrap();
+    let breaker = Breaker::to(database.cluster().port()).await;
+    let url = database.url_at("sidecar", breaker.port());
+    let sidecar = Start::new(url).arguments(&["--push-timeout", "1s"]).ready().await;
+    let mut live = Rpc::open(&sidecar.url(), "s").await;
+    live.pull(json!("live"), "s", true).await;
+    live.frame().await;
+
+    let mut writer = Rpc::open(&sidecar.url(), "s").await;
+    writer.push(json!("p"), "s", json!([event(0, "slow", json!({}))])).await;
+    pause(300).await;
+    // Postgres does not notice that nobody waits for its answer any more.
+    breaker.cut_for(Duration::from_millis(50)).await;
+    assert_eq!(writer.closed().await, Received::Close(1013), "the outcome is not known");
+    let chunk = live.frame().await;
+    assert_eq!(chunk.pointer("/values/0/batch/0/eventEncoded/name").unwrap(), "slow");
+
+    let mut writer = Rpc::open(&sidecar.url(), "s").await;
+    writer.push(json!("p"), "s", json!([event(0, "slow", json!({}))])).await;
+    assert_eq!(writer.exit(&json!("p")).await["_tag"], "Success", "a repeated push");
+    assert!(live.is_quiet_for(Duration::from_millis(300)).await, "is not delivered again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_database_is_away_pings_are_answered_pulls_wait_and_pushes_wait_within_a_bound() {
     let database = Database::new().await;
     let breaker = Breaker::to(database.cluster().port()).await;
