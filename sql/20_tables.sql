@@ -60,6 +60,15 @@ join livestore.stores stores on stores.id = event.store;
 
 comment on view livestore.events is 'Every event of every store, to query; a log is in order of seq_num';
 
+comment on column livestore.events.store_id is 'The storeId of LiveStore clients';
+comment on column livestore.events.seq_num is 'Position in the log of the store, from 1; gaps are legal';
+comment on column livestore.events.parent_seq_num is 'seq_num of the event before this one, 0 for the first';
+comment on column livestore.events.name is 'Name of the event in the schema of the application';
+comment on column livestore.events.args is 'Arguments of the event as the client sent them; null if it sent none';
+comment on column livestore.events.client_id is 'The client that made the event';
+comment on column livestore.events.session_id is 'The session of that client';
+comment on column livestore.events.created_at is 'When the event was appended here';
+
 create table livestore.dropped_stores (
     store_id text not null,
     backend_id text not null,

@@ -9,14 +9,17 @@ as $$
 declare
     escaped text := regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
     table_name text := 'eventlog_1_' || escaped;
+    suffix text := '_' || id;
 begin
     if length(table_name) > 63 then
         table_name := 'eventlog_1_hash_' || left(encode(sha256(convert_to(store_id, 'UTF8')), 'hex'), 32);
     end if;
-    -- Two store ids may have one name (a-b and a_b): the second gets its number behind it.
-    if to_regclass(format('livestore.%I', table_name)) is not null then
-        table_name := left(table_name, 62 - length(id::text)) || '_' || id;
-    end if;
+    -- Two store ids may have one name (a-b and a_b): the second gets its number behind it, and a line for each store whose
+    -- own name looks like that.
+    while to_regclass(format('livestore.%I', table_name)) is not null loop
+        table_name := left('eventlog_1_' || escaped, 63 - length(suffix)) || suffix;
+        suffix := suffix || '_';
+    end loop;
     return table_name;
 end
 $$;
@@ -76,8 +79,7 @@ declare
     store livestore.stores;
     table_name text;
 begin
-    perform livestore.register_stores(array[store_id]);
-    select * into strict store from livestore.stores s where s.store_id = $1 for update;
+    store := livestore.lock_store(store_id);
     if not own_table or store.eventlog <> 'livestore.eventlog_1'::regclass then
         return store.eventlog;
     end if;
@@ -118,6 +120,26 @@ as $$
 $$;
 
 comment on function livestore.register_stores(text[]) is 'Internal: adds the stores that do not exist yet';
+
+create function livestore.lock_store(store_id text)
+returns livestore.stores
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    -- Again, if it is dropped while this waits for its lock.
+    loop
+        perform livestore.register_stores(array[store_id]);
+        select * into store from livestore.stores s where s.store_id = $1 for update;
+        exit when found;
+    end loop;
+    return store;
+end
+$$;
+
+comment on function livestore.lock_store(text) is 'Internal: the row of a store, created if need be and locked';
 
 create function livestore.reset_store(store_id text)
 returns text

@@ -58,6 +58,36 @@ $$;
 comment on function livestore.notify_heads(text[], bigint[], text) is
 'Internal: NOTIFY livestore, {"source": …, "heads": {"<storeId>": <head>, …}}; several if one would be too long';
 
+create function livestore.stored_events(stores bigint[], seq_nums bigint[])
+returns setof livestore.eventlog_1
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    own record;
+begin
+    -- only: through inheritance this would lock the tables of all stores, and plan a look at each.
+    return query
+    select e.*
+    from unnest(stores, seq_nums) w(store, seq_num)
+    join only livestore.eventlog_1 e on e.store = w.store and e."seqNum" = w.seq_num;
+    for own in
+        select s.id, s.eventlog, array_agg(w.seq_num) as seq_nums
+        from unnest(stores, seq_nums) w(store, seq_num)
+        join livestore.stores s on s.id = w.store
+        where s.eventlog <> 'livestore.eventlog_1'::regclass
+        group by s.id
+    loop
+        return query execute format('select * from only %s where store = $1 and "seqNum" = any ($2)', own.eventlog)
+            using own.id, own.seq_nums;
+    end loop;
+end
+$$;
+
+comment on function livestore.stored_events(bigint[], bigint[]) is
+'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
+
 create function livestore.append(store_ids text[], batches text[], backend_ids text[], source text default null)
 returns setof livestore.push_result
 language plpgsql
@@ -85,7 +115,7 @@ begin
         store_ids, batches, backend_ids, store.heads, store.backend_ids, null, null, null, null, null, null, null
     );
     if cardinality(plan.lookup_push) > 0 then
-        select coalesce(array_agg(store_ids[l.push]), '{}') as store_ids,
+        select coalesce(array_agg(store_ids[array_position(store.ids, e.store)]), '{}') as store_ids,
             coalesce(array_agg(e."seqNum"), '{}') as seq_nums,
             coalesce(array_agg(e."parentSeqNum"), '{}') as parent_seq_nums,
             coalesce(array_agg(e.name), '{}') as names,
@@ -93,14 +123,20 @@ begin
             coalesce(array_agg(e."clientId"), '{}') as client_ids,
             coalesce(array_agg(e."sessionId"), '{}') as session_ids
         into stored
-        from unnest(plan.lookup_push, plan.lookup_seq_num) l(push, seq_num)
-        join livestore.eventlog_1 e on e.store = store.ids[l.push] and e."seqNum" = l.seq_num;
+        from livestore.stored_events(
+            (select array_agg(store.ids[l.push] order by l.n) from unnest(plan.lookup_push) with ordinality l(push, n)),
+            plan.lookup_seq_num
+        ) e;
 
         plan := livestore.plan_pushes(
             store_ids, batches, backend_ids, store.heads, store.backend_ids,
             stored.store_ids, stored.seq_nums, stored.parent_seq_nums,
             stored.names, stored.args, stored.client_ids, stored.session_ids
         );
+    end if;
+
+    if exists (select from unnest(plan.event_push) p(push) where store.ids[p.push] is null) then
+        raise exception 'a store was dropped meanwhile' using errcode = 'serialization_failure', hint = 'Try again.';
     end if;
 
     appended_at := clock_timestamp();
@@ -150,9 +186,12 @@ begin
                 plan.event_push, plan.event_seq_num, plan.event_parent_seq_num,
                 plan.event_name, plan.event_args, plan.event_client_id, plan.event_session_id
             ) p(push, seq_num, parent_seq_num, name, args, client_id, session_id)
-            join livestore.eventlog_1 e on e.store = store.ids[p.push] and e."seqNum" = p.seq_num
-            where (e."parentSeqNum", e.name, e."clientId", e."sessionId", e."createdAt")
-                is distinct from (p.parent_seq_num, p.name, p.client_id, p.session_id, appended_at)
+            left join livestore.stored_events(
+                (select array_agg(store.ids[p.push] order by p.n) from unnest(plan.event_push) with ordinality p(push, n)),
+                plan.event_seq_num
+            ) e on e.store = store.ids[p.push] and e."seqNum" = p.seq_num
+            where (e."seqNum", e."parentSeqNum", e.name, e."clientId", e."sessionId", e."createdAt")
+                is distinct from (p.seq_num, p.parent_seq_num, p.name, p.client_id, p.session_id, appended_at)
                 or e.args::text is distinct from p.args;
             if inserted <> cardinality(plan.event_push) or changed > 0 then
                 raise exception 'a BEFORE trigger on the event log skipped or changed events'
@@ -190,27 +229,35 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     missing record;
+    existing bigint;
+    locked bigint;
 begin
     if array_position(store_ids, null) is not null then
         raise exception 'a store id is null' using errcode = 'null_value_not_allowed';
     end if;
-    -- Only a push that will be accepted creates a store: bad input changes nothing.
-    select array_agg(p.store_id) as store_ids, array_agg(p.batch) as batches, array_agg(p.backend_id) as backend_ids,
-        array_agg(0::bigint) as heads, array_agg(livestore.backend_id(p.store_id)) as store_backend_ids
-    into missing
-    from unnest(store_ids, batches, backend_ids) p(store_id, batch, backend_id)
-    where not exists (select from livestore.stores s where s.store_id = p.store_id);
-    if missing.store_ids is not null then
-        perform livestore.register_stores(array_agg(p.store_id))
-        from livestore.plan_pushes(
-                missing.store_ids, missing.batches, missing.backend_ids, missing.heads, missing.store_backend_ids,
-                null, null, null, null, null, null, null
-            ) plan,
-            unnest(missing.store_ids, plan.appended) p(store_id, appended)
-        where p.appended > 0;
-    end if;
+    loop
+        -- Only a push that will be accepted creates a store: bad input changes nothing.
+        select array_agg(p.store_id) as store_ids, array_agg(p.batch) as batches, array_agg(p.backend_id) as backend_ids,
+            array_agg(0::bigint) as heads, array_agg(livestore.backend_id(p.store_id)) as store_backend_ids
+        into missing
+        from unnest(store_ids, batches, backend_ids) p(store_id, batch, backend_id)
+        where not exists (select from livestore.stores s where s.store_id = p.store_id);
+        if missing.store_ids is not null then
+            perform livestore.register_stores(array_agg(p.store_id))
+            from livestore.plan_pushes(
+                    missing.store_ids, missing.batches, missing.backend_ids, missing.heads, missing.store_backend_ids,
+                    null, null, null, null, null, null, null
+                ) plan,
+                unnest(missing.store_ids, plan.appended) p(store_id, appended)
+            where p.appended > 0;
+        end if;
 
-    perform from livestore.stores s where s.store_id = any (store_ids) order by s.id for update;
+        select count(*) into existing from livestore.stores s where s.store_id = any (store_ids);
+        perform from livestore.stores s where s.store_id = any (store_ids) order by s.id for update;
+        get diagnostics locked = row_count;
+        -- Again, if a store was dropped while this waited for its lock.
+        exit when locked >= existing;
+    end loop;
 end
 $$;
 
@@ -348,8 +395,7 @@ as $$
 declare
     head bigint;
 begin
-    perform livestore.register_stores(array[store_id]);
-    select s.head into strict head from livestore.stores s where s.store_id = $1 for update;
+    head := (livestore.lock_store(store_id)).head;
     return livestore.push(
         store_id,
         json_build_array(

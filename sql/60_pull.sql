@@ -27,6 +27,12 @@ begin
     if not found then
         return;
     end if;
+    -- A transaction with a snapshot from before a drop still sees the store, but not its table, of which only the number
+    -- is left.
+    if store.eventlog::text ~ '^[0-9]+$' then
+        raise exception 'the store % was dropped', to_json(store_id)
+            using errcode = 'serialization_failure', hint = 'Read again in a new transaction.';
+    end if;
     -- only: an own table is asked itself, and the shared one without its children.
     open events no scroll for execute format(
         'select "seqNum", "parentSeqNum", name, args, "clientId", "sessionId", "createdAt"

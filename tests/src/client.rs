@@ -13,10 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::root;
-
-/// No call of a client should take this long.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{PATIENCE, root};
 
 /// A Node process with one of the drivers.
 #[derive(Clone)]

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
+use crate::PATIENCE;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A connection.
 pub struct Rpc {

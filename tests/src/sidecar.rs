@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::PATIENCE;
 use crate::cluster::Database;
 
 /// A sidecar that runs. It is killed when this is dropped.
@@ -61,7 +62,7 @@ impl Start {
         let mut child = self.command().spawn().expect("the sidecar; was it built?");
         let log = Arc::new(Mutex::new(Vec::new()));
         let ports = collect(child.stderr.take().expect("stderr"), Arc::clone(&log));
-        match ports.recv_timeout(Duration::from_secs(10)) {
+        match ports.recv_timeout(PATIENCE) {
             Ok(port) => Sidecar { child, port, log },
             Err(_) => panic!("the sidecar does not serve:\n{}", log.lock().unwrap().join("\n")),
         }
@@ -72,7 +73,7 @@ impl Start {
         let sidecar = self.serve();
         let start = Instant::now();
         while sidecar.get("/readyz").await.0 != 200 {
-            assert!(start.elapsed() < Duration::from_secs(30), "the sidecar is not ready:\n{}", sidecar.log());
+            assert!(start.elapsed() < PATIENCE, "the sidecar is not ready:\n{}", sidecar.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         sidecar

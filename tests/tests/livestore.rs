@@ -9,8 +9,8 @@ use std::time::Duration;
 use livestore_tests::breaker::Breaker;
 use livestore_tests::client::Node;
 use livestore_tests::cluster::{Cluster, Database};
-use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::{PATIENCE, eventually};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -172,6 +172,6 @@ async fn a_reset_makes_clients_start_over() {
     device.settles(&["1"]).await;
     let mut shutdowns = device.node.unsolicited();
     database.admin().await.execute("select livestore.reset_store('todos')", &[]).await.unwrap();
-    let shutdown = tokio::time::timeout(Duration::from_secs(20), shutdowns.recv()).await.unwrap().unwrap();
+    let shutdown = tokio::time::timeout(PATIENCE, shutdowns.recv()).await.unwrap().unwrap();
     assert_eq!(shutdown["cause"]["reason"], "backend-id-mismatch", "{shutdown}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::Database;
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::{eventually, free_port};
+use livestore_tests::{PATIENCE, eventually, free_port};
 use serde_json::Value;
 
 /// Runs it until it ends by itself; exit status and log.
@@ -18,7 +18,7 @@ fn end_of(mut command: Command) -> (ExitStatus, String) {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if start.elapsed() > Duration::from_secs(20) {
+        if start.elapsed() > PATIENCE {
             child.kill().unwrap();
             panic!("it does not end");
         }

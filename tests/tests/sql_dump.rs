@@ -1,0 +1,144 @@
+//! A dump holds everything, and a restore of it goes on where the original was.
+
+mod sql_support;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, event, up_to};
+use serde_json::{Value, json};
+use sql_support::{all, all_with, broken_chains, log, one, one_with, push, run, stored};
+use tokio_postgres::Client;
+
+const STORES: [&str; 7] = ["pooled", "own", "reset", "reset own", "dropped", "dropped and created", "never created"];
+
+/// A database with stores in every state.
+async fn filled() -> Database {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    push(&client, "pooled", chain(0, 20)).await.unwrap();
+    let spelled =
+        event(20, "e", json!("ARGS")).to_string().replace(r#""ARGS""#, "{ \"b\" : 1.0,\t\"a\":\"\\u0000\\ud800\" }");
+    push(&client, "pooled", format!("[{spelled}]")).await.unwrap();
+    run(
+        &client,
+        "select livestore.commit('pooled', 'without args');
+         select livestore.create_store('own', own_table => true);
+         select livestore.create_store('reset own', own_table => true)",
+    )
+    .await;
+    for store in ["own", "reset", "reset own", "dropped", "dropped and created"] {
+        push(&client, store, chain(0, 5)).await.unwrap();
+    }
+    run(
+        &client,
+        "select livestore.reset_store('reset'), livestore.reset_store('reset own');
+         select livestore.drop_store('dropped'), livestore.drop_store('dropped and created')",
+    )
+    .await;
+    push(&client, "dropped and created", chain(0, 2)).await.unwrap();
+    database
+}
+
+async fn backend_ids(client: &Client) -> Vec<String> {
+    all_with(
+        client,
+        "select livestore.backend_id(s) from unnest($1::text[]) with ordinality u(s, n) order by n",
+        &[&&STORES[..]],
+    )
+    .await
+}
+
+/// A database made of a dump of another.
+async fn restored_from(database: &Database, name: &str) -> Client {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("dump").display().to_string();
+    run(&database.admin().await, &format!("create database {name} template template0")).await;
+    database.tool("pg_dump", &["-f", &file]);
+    database.tool("psql", &["-d", name, "-v", "ON_ERROR_STOP=1", "-q", "-f", &file]);
+    database.cluster().connect("postgres", name).await
+}
+
+#[tokio::test]
+async fn a_restored_dump_has_the_same_stores_events_and_backend_ids() {
+    let database = filled().await;
+    let original = database.admin().await;
+    let restored = restored_from(&database, "restored").await;
+    assert_eq!(stored(&restored).await, stored(&original).await);
+    assert_eq!(backend_ids(&restored).await, backend_ids(&original).await);
+    assert_eq!(broken_chains(&restored).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_restored_database_goes_on_where_the_original_was() {
+    let database = filled().await;
+    let client = restored_from(&database, "continued").await;
+    for (store, head) in
+        [("pooled", 22), ("own", 5), ("reset own", 0), ("dropped and created", 2), ("never created", 0)]
+    {
+        assert_eq!(push(&client, store, chain(head, 3)).await.unwrap(), head + 3, "{store}");
+    }
+    assert_eq!(push(&client, "own", chain(0, 5)).await.unwrap(), 8, "a repeat of what was restored");
+    assert_eq!(log(&client, "own").await, up_to(8));
+    assert_eq!(one::<i64>(&client, "select count(*) from only livestore.eventlog_1_own").await, 8);
+    assert_eq!(broken_chains(&client).await, [""; 0]);
+    let ids: Vec<i64> = all(&client, "select id from livestore.stores order by store_id = 'never created', id").await;
+    assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "a new store has a new number: {ids:?}");
+    run(&client, "select livestore.create_store('pooled', true), livestore.drop_store('own')").await;
+
+    let reader = database.cluster().connect("reader", "continued").await;
+    assert_eq!(log(&reader, "reset own").await, up_to(3), "the privileges came along");
+}
+
+#[tokio::test]
+async fn a_restore_in_parallel_is_as_good() {
+    let database = filled().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("dump").display().to_string();
+    run(&database.admin().await, "create database parallel template template0").await;
+    database.tool("pg_dump", &["-Fc", "-f", &file]);
+    database.tool("pg_restore", &["-d", "parallel", "--exit-on-error", "-j", "2", &file]);
+    let restored = database.cluster().connect("postgres", "parallel").await;
+    assert_eq!(stored(&restored).await, stored(&database.admin().await).await);
+    assert_eq!(backend_ids(&restored).await, backend_ids(&database.admin().await).await);
+}
+
+#[tokio::test]
+async fn a_dump_of_a_restored_database_keeps_the_backend_ids_too() {
+    let database = filled().await;
+    drop(restored_from(&database, "second").await);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("dump").display().to_string();
+    run(&database.admin().await, "create database third template template0").await;
+    database.tool("pg_dump", &["-d", "second", "-f", &file]);
+    database.tool("psql", &["-d", "third", "-v", "ON_ERROR_STOP=1", "-q", "-f", &file]);
+    let third = database.cluster().connect("postgres", "third").await;
+    assert_eq!(backend_ids(&third).await, backend_ids(&database.admin().await).await);
+}
+
+/// pg_dump takes the tables of an extension for its script's, with everything on them. docs/operations.md says so.
+#[tokio::test]
+async fn hooks_of_own_tables_survive_a_restore_and_those_of_the_shared_one_are_created_again() {
+    let database = filled().await;
+    run(
+        &database.admin().await,
+        "create function public.reject() returns trigger language plpgsql as $$ begin raise exception 'rejected'; end $$;
+         create trigger reject before insert on livestore.eventlog_1 for each row execute function public.reject();
+         select livestore.apply_hooks('livestore.eventlog_1_own')",
+    )
+    .await;
+    let again =
+        "create trigger reject before insert on livestore.eventlog_1 for each row execute function public.reject()";
+    let restored = restored_from(&database, "hooked").await;
+    assert!(push(&restored, "own", chain(5, 1)).await.is_err());
+    run(&restored, again).await;
+    assert!(push(&restored, "pooled", chain(22, 1)).await.is_err());
+}
+
+#[tokio::test]
+async fn args_are_dumped_byte_for_byte() {
+    let database = filled().await;
+    let restored = restored_from(&database, "spelled").await;
+    let args: Vec<Option<String>> = all(&restored, "select args::text from livestore.pull('pooled', 20)").await;
+    assert_eq!(args, [Some("{ \"b\" : 1.0,\t\"a\":\"\\u0000\\ud800\" }".to_string()), None]);
+    let first: Value = one_with(&restored, "select args from livestore.pull($1, 0, 1)", &[&"pooled"]).await;
+    assert_eq!(first, json!({"id": 1}));
+}

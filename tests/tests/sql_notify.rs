@@ -1,0 +1,147 @@
+//! NOTIFY on channel `livestore`: every commit that appended, or emptied a log, names its stores and their heads.
+
+mod sql_support;
+
+use std::collections::BTreeMap;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, event};
+use serde_json::{Value, json};
+use sql_support::{Ears, Push, one, push, push_batch, rejection, run};
+
+#[tokio::test]
+async fn a_push_batch_is_one_notification_with_its_source_and_all_heads() {
+    let database = Database::new().await;
+    let client = database.connect("sidecar").await;
+    let mut ears = Ears::on(&database).await;
+    let pushes = [
+        Push::to("a", chain(0, 2)),
+        Push::to("b", chain(0, 1)),
+        Push::to("a", chain(2, 3)),
+        Push::to("c \"😀\"", chain(0, 1)),
+    ];
+    push_batch(&client, &pushes).await;
+    assert_eq!(ears.heard().await, [json!({"source": "tests", "heads": {"a": 5, "b": 1, "c \"😀\"": 1}})]);
+}
+
+#[tokio::test]
+async fn push_and_commit_notify_without_a_source() {
+    let database = Database::new().await;
+    let client = database.connect("sidecar").await;
+    let mut ears = Ears::on(&database).await;
+    push(&client, "s", chain(0, 3)).await.unwrap();
+    assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"s": 3}})]);
+    one::<i64>(&client, "select livestore.commit('s', 'e')").await;
+    assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"s": 4}})]);
+}
+
+#[tokio::test]
+async fn reset_and_drop_notify_with_head_0() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for own_table in [false, true] {
+        run(&admin, &format!("select livestore.create_store('s', {own_table}), livestore.commit('s', 'e')")).await;
+        let mut ears = Ears::on(&database).await;
+        for change in ["select livestore.reset_store('s')", "select livestore.drop_store('s')"] {
+            run(&admin, change).await;
+            assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"s": 0}})], "{change}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_appends_nothing_does_not_notify() {
+    let database = Database::new().await;
+    let client = database.connect("sidecar").await;
+    push(&client, "s", chain(0, 3)).await.unwrap();
+    let mut ears = Ears::on(&database).await;
+    push(&client, "s", chain(0, 3)).await.expect("a repeat");
+    push(&client, "s", "[]").await.expect("an empty batch");
+    rejection(push(&client, "s", json!([event(1, "late", json!({}))])).await);
+    rejection(push(&client, "new", "[{}]").await);
+    let nothing = [Push::to("s", chain(1, 2)), Push::to("s", "[]"), Push::to("s", chain(5, 1)), Push::to("t", "{}")];
+    push_batch(&client, &nothing).await;
+    for quiet in ["create_store('new')", "create_store('s')", "backend_id('other')", "head('s')", "pull('s')"] {
+        run(&client, &format!("select livestore.{quiet}")).await;
+    }
+    assert_eq!(ears.heard().await, [json!(null); 0]);
+
+    // Only the store that grew is named.
+    push_batch(&client, &[Push::to("s", chain(0, 3)), Push::to("grown", chain(0, 1)), Push::to("t", "{}")]).await;
+    assert_eq!(ears.heard().await, [json!({"source": "tests", "heads": {"grown": 1}})]);
+}
+
+#[tokio::test]
+async fn a_notification_comes_after_the_commit_and_not_without_it() {
+    let database = Database::new().await;
+    let client = database.connect("sidecar").await;
+    let mut ears = Ears::on(&database).await;
+    run(&client, "begin").await;
+    push(&client, "s", chain(0, 1)).await.unwrap();
+    assert_eq!(ears.heard().await, [json!(null); 0], "not committed yet");
+    run(&client, "commit").await;
+    assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"s": 1}})]);
+    assert_eq!(one::<i64>(&ears.client, "select livestore.head('s')").await, 1);
+
+    run(&client, "begin").await;
+    push(&client, "s", chain(1, 1)).await.unwrap();
+    run(&client, "rollback").await;
+    assert_eq!(ears.heard().await, [json!(null); 0], "rolled back");
+}
+
+/// The heads of all payloads, each store in one of them only.
+fn united(payloads: &[String]) -> BTreeMap<String, i64> {
+    let mut heads = BTreeMap::new();
+    for payload in payloads {
+        assert!(payload.len() < 8000, "a payload of {} bytes", payload.len());
+        let payload: Value = serde_json::from_str(payload).expect("JSON");
+        assert_eq!(payload["source"], "tests");
+        for (store, head) in payload["heads"].as_object().expect("heads") {
+            let before = heads.insert(store.clone(), head.as_i64().expect("a head"));
+            assert_eq!(before, None, "{store} is named twice");
+        }
+    }
+    heads
+}
+
+#[tokio::test]
+async fn payloads_stay_below_8000_bytes_whatever_the_store_ids() {
+    let database = Database::new().await;
+    let client = database.connect("sidecar").await;
+    let mut ears = Ears::on(&database).await;
+    // In JSON a character takes 1 byte, 4, 2, or 6.
+    let groups: [Vec<String>; 5] = [
+        (0..40).map(|n| format!("{n:04}{}", "x".repeat(996))).collect(),
+        (0..40).map(|n| format!("{n:04}{}", "😀".repeat(1020))).collect(),
+        (0..40).map(|n| format!("{n:04}{}", "\"".repeat(1020))).collect(),
+        (0..40).map(|n| format!("{n:04}{}", "\u{1}".repeat(1020))).collect(),
+        (0..1000).map(|n| format!("{n}")).collect(),
+    ];
+    for stores in groups {
+        let pushes: Vec<_> = stores.iter().map(|store| Push::to(store, chain(0, 1))).collect();
+        push_batch(&client, &pushes).await;
+        let heads = united(&ears.payloads().await);
+        let expected: BTreeMap<_, _> = stores.into_iter().map(|store| (store, 1)).collect();
+        assert!(heads == expected, "{} of {} stores", heads.len(), expected.len());
+    }
+}
+
+/// Below `push_batch`, which would try again with smaller groups.
+#[tokio::test]
+async fn payloads_stay_below_8000_bytes_wherever_the_longest_id_stands() {
+    let database = Database::new().await;
+    let mut ears = Ears::on(&database).await;
+    for before in (0..=3000).step_by(250) {
+        let mut stores: Vec<_> = (0..before / 50).map(|n| format!("a{n:023}")).collect();
+        stores.push(format!("b{}", "\u{1}".repeat(1023)));
+        stores.extend((0..30).map(|n| format!("c{n:02}{}", "x".repeat(170))));
+        let heads = vec![(1i64 << 53) - 1; stores.len()];
+        let notify = "select livestore.notify_heads($1, $2, 'tests')";
+        ears.client
+            .query(notify, &[&stores, &heads])
+            .await
+            .unwrap_or_else(|error| panic!("{before} bytes before: {error:?}"));
+        let expected: BTreeMap<_, _> = stores.into_iter().zip(heads).collect();
+        assert!(united(&ears.payloads().await) == expected, "{before} bytes before it");
+    }
+}

@@ -1,0 +1,290 @@
+//! Who may do what: readers read, writers append through the functions, and nobody else does anything.
+
+mod sql_support;
+
+use std::collections::BTreeSet;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, up_to};
+use sql_support::{all, all_with, log, one, push, rejection, run};
+use tokio_postgres::Client;
+
+/// From the least to the most that they may do; `sidecar` has `livestore_writer`, `reader` has `livestore_reader`.
+const ROLES: [&str; 3] = ["stranger", "reader", "sidecar"];
+
+/// Who may call a function: the roles from this one on, or none of them.
+const READERS: &[&str] = &["reader", "sidecar"];
+const WRITERS: &[&str] = &["sidecar"];
+const NOBODY: &[&str] = &[];
+
+/// Every function with a call of it, and who may make it.
+const CALLS: &[(&str, &str, &[&str])] = &[
+    ("backend_id", "livestore.backend_id('s')", READERS),
+    ("head", "livestore.head('s')", READERS),
+    ("pull", "livestore.pull('s')", READERS),
+    ("pull_page", "livestore.pull_page('s', 0, 100, 1000)", READERS),
+    ("commit", "livestore.commit('s', 'e')", WRITERS),
+    ("create_store", "livestore.create_store('s')", WRITERS),
+    ("create_store", "livestore.create_store('new', own_table => true)", WRITERS),
+    ("push", "livestore.push('s', '[]')", WRITERS),
+    ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}')", WRITERS),
+    ("reset_store", "livestore.reset_store('s')", NOBODY),
+    ("drop_store", "livestore.drop_store('s')", NOBODY),
+    ("apply_hooks", "livestore.apply_hooks('livestore.eventlog_1_own')", NOBODY),
+    ("append", "livestore.append('{s}', '{[]}', '{null}')", NOBODY),
+    ("lock_store", "livestore.lock_store('s')", NOBODY),
+    ("lock_stores", "livestore.lock_stores('{s}', '{[]}', '{null}')", NOBODY),
+    ("make_backend_id", "livestore.make_backend_id('seed')", NOBODY),
+    ("notify_heads", "livestore.notify_heads('{s}', '{1}')", NOBODY),
+    ("own_table_name", "livestore.own_table_name('s', 1)", NOBODY),
+    (
+        "plan_pushes",
+        "livestore.plan_pushes('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
+        NOBODY,
+    ),
+    ("push_some", "livestore.push_some('{s}', '{[]}', '{null}', '{1}', null)", NOBODY),
+    ("stored_events", "livestore.stored_events('{1}', '{1}')", NOBODY),
+    ("raise_no_such_store", "livestore.raise_no_such_store('s')", NOBODY),
+    ("register_stores", "livestore.register_stores('{s}')", NOBODY),
+];
+
+/// A database with a store in the shared table and one in its own.
+async fn filled() -> Database {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, "select livestore.create_store('own', own_table => true)").await;
+    for store in ["s", "own"] {
+        push(&admin, store, chain(0, 3)).await.unwrap();
+    }
+    database
+}
+
+/// Whether a statement, which is rolled back, is allowed. It may fail for other reasons.
+async fn allowed(client: &Client, sql: &str) -> bool {
+    run(client, "begin").await;
+    let result = client.query(sql, &[]).await;
+    run(client, "rollback").await;
+    result.is_ok() || rejection(result).sqlstate != "42501"
+}
+
+#[tokio::test]
+async fn every_function_is_for_whom_it_is_for() {
+    let database = filled().await;
+    let admin = database.admin().await;
+    let functions: Vec<String> =
+        all(&admin, "select proname::text from pg_proc where pronamespace = 'livestore'::regnamespace").await;
+    let listed: BTreeSet<_> = CALLS.iter().map(|(function, _, _)| function.to_string()).collect();
+    assert_eq!(functions.into_iter().collect::<BTreeSet<_>>(), listed, "who may call the others?");
+    for role in ROLES {
+        let client = database.connect(role).await;
+        for (_, call, roles) in CALLS {
+            let select = format!("select * from {call}");
+            assert_eq!(allowed(&client, &select).await, roles.contains(&role), "{role}: {call}");
+        }
+    }
+    // Without the right to execute it, not merely without the rights that it needs.
+    for (function, call, roles) in CALLS {
+        let granted: Vec<String> = all_with(
+            &admin,
+            "select role from unnest($2::text[]) role, pg_proc p
+             where p.pronamespace = 'livestore'::regnamespace and p.proname = $1 and has_function_privilege(role, p.oid, 'execute')
+             order by role",
+            &[function, &&ROLES[..]],
+        )
+        .await;
+        assert_eq!(granted, *roles, "{call}");
+    }
+    for (_, call, roles) in CALLS.iter().filter(|(_, _, roles)| !roles.is_empty()) {
+        let client = database.connect(roles[0]).await;
+        run(&client, &format!("select * from {call}")).await;
+    }
+}
+
+#[tokio::test]
+async fn the_public_may_do_nothing() {
+    let database = filled().await;
+    let admin = database.admin().await;
+    let granted: Vec<String> = all(
+        &admin,
+        "select what from (
+             select 'function ' || oid::regprocedure, coalesce(proacl, acldefault('f', proowner)) from pg_proc
+                 where pronamespace = 'livestore'::regnamespace
+             union all
+             select 'relation ' || oid::regclass, relacl from pg_class where relnamespace = 'livestore'::regnamespace
+             union all
+             select 'column ' || attrelid::regclass || '.' || attname, attacl from pg_attribute
+                 where attrelid in (select oid from pg_class where relnamespace = 'livestore'::regnamespace) and attacl is not null
+             union all
+             select 'schema', nspacl from pg_namespace where nspname = 'livestore'
+         ) object (what, acl), aclexplode(acl) entry where entry.grantee = 0",
+    )
+    .await;
+    assert_eq!(granted, [""; 0]);
+    let schema: Vec<bool> = all_with(
+        &admin,
+        "select has_schema_privilege(role, 'livestore', 'create') from unnest($1::text[]) role",
+        &[&&ROLES[..]],
+    )
+    .await;
+    assert_eq!(schema, [false; 3], "nobody creates anything in the schema");
+}
+
+#[tokio::test]
+async fn readers_and_writers_read_the_tables_and_write_none() {
+    let database = filled().await;
+    let admin = database.admin().await;
+    let privileges: Vec<String> = all_with(
+        &admin,
+        "select format('%s: %s %s', role, privilege, c.oid::regclass)
+         from unnest($1::text[]) role,
+             unnest('{select,insert,update,delete,truncate,references,trigger}'::text[]) privilege,
+             pg_class c
+         where c.relnamespace = 'livestore'::regnamespace and c.relkind in ('r', 'v')
+             and has_table_privilege(role, c.oid, privilege)
+         order by 1",
+        &[&&ROLES[..]],
+    )
+    .await;
+    let mut expected = Vec::new();
+    for role in ["reader", "sidecar"] {
+        for table in ["eventlog_1", "eventlog_1_own", "events", "stores"] {
+            expected.push(format!("{role}: select livestore.{table}"));
+        }
+    }
+    assert_eq!(privileges, expected);
+    let sequence: Vec<bool> = all_with(
+        &admin,
+        "select has_sequence_privilege(role, 'livestore.stores_id_seq', 'usage, select, update') from unnest($1::text[]) role",
+        &[&&ROLES[..]],
+    )
+    .await;
+    assert_eq!(sequence, [false; 3]);
+}
+
+#[tokio::test]
+async fn nobody_but_the_owner_touches_a_log_directly() {
+    let database = filled().await;
+    for role in ROLES {
+        let client = database.connect(role).await;
+        for statement in [
+            "insert into livestore.eventlog_1 values (1, 9, 3, 'e', null, 'c', 's', now())",
+            "insert into livestore.eventlog_1_own values (1, 9, 3, 'e', null, 'c', 's', now())",
+            "insert into livestore.stores (store_id, backend_id) values ('new', 'mine')",
+            "update livestore.eventlog_1 set name = 'changed'",
+            "update livestore.eventlog_1_own set name = 'changed'",
+            "update livestore.stores set head = 0",
+            "select * from livestore.stores for update",
+            "delete from livestore.eventlog_1",
+            "delete from livestore.stores",
+            "truncate livestore.eventlog_1",
+            "select * from livestore.instance",
+            "select * from livestore.dropped_stores",
+            "select nextval('livestore.stores_id_seq')",
+            "create trigger mine before insert on livestore.eventlog_1 for each row execute function suppress_redundant_updates_trigger()",
+            "alter table livestore.eventlog_1 disable trigger all",
+            "drop table livestore.eventlog_1_own",
+            "create table livestore.mine (n int)",
+            "create function livestore.mine() returns int language sql as 'select 1'",
+            "comment on table livestore.stores is 'mine'",
+            "drop extension livestore_sync",
+        ] {
+            assert!(!allowed(&client, statement).await, "{role}: {statement}");
+        }
+    }
+    let admin = database.admin().await;
+    assert_eq!((log(&admin, "s").await, log(&admin, "own").await), (up_to(3), up_to(3)));
+}
+
+#[tokio::test]
+async fn a_reader_sees_the_stores_with_their_own_tables() {
+    let database = filled().await;
+    let reader = database.connect("reader").await;
+    assert_eq!(log(&reader, "own").await, up_to(3));
+    for source in ["livestore.pull('own')", "livestore.eventlog_1_own", "livestore.eventlog_1"] {
+        assert!(one::<i64>(&reader, &format!("select count(*) from {source}")).await >= 3, "{source}");
+    }
+}
+
+#[tokio::test]
+async fn every_function_that_runs_statements_has_a_pinned_search_path() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let unpinned: Vec<String> = all(
+        &admin,
+        "select p.oid::regprocedure::text from pg_proc p join pg_language l on l.oid = p.prolang
+         where p.pronamespace = 'livestore'::regnamespace and (l.lanname <> 'c' or p.prosecdef)
+             and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)",
+    )
+    .await;
+    assert_eq!(unpinned, [""; 0]);
+    assert!(
+        one::<i64>(&admin, "select count(*) from pg_proc where prosecdef and pronamespace = 'livestore'::regnamespace")
+            .await
+            > 0
+    );
+}
+
+/// Functions and operators that would be called instead of Postgres' own if the caller's search path counted.
+const TRAPS: &str = "
+    create function public.trap() returns void language plpgsql as $$ begin raise exception 'caught'; end $$;
+    do $$
+    declare
+        trap text;
+    begin
+        foreach trap in array array[
+            'to_json(text)', 'octet_length(text)', 'char_length(text)', 'length(text)', 'left(text, int)',
+            'cardinality(text[])', 'cardinality(int[])', 'array_position(text[], text)', 'unnest(text[])', 'to_regclass(text)',
+            'translate(text, text, text)', 'encode(bytea, text)', 'sha256(bytea)', 'convert_to(text, name)', 'now()',
+            'clock_timestamp()', 'gen_random_uuid()', 'pg_notify(text, text)', 'format(text, text)', 'format(text, text, bigint)',
+            'json_build_array(json)', 'max(bigint)', 'count(bigint)', 'regexp_replace(text, text, text, text)'
+        ] loop
+            execute format('create function public.%s returns text language sql as ''select public.trap(); select null::text''', trap);
+        end loop;
+    end $$;
+    create function public.trap(text, text) returns boolean language plpgsql as $$ begin raise exception 'caught'; end $$;
+    create function public.trap(bigint, bigint) returns boolean language plpgsql as $$ begin raise exception 'caught'; end $$;
+    create function public.trap(regclass, regclass) returns boolean language plpgsql as $$ begin raise exception 'caught'; end $$;
+    create operator public.= (leftarg = text, rightarg = text, function = public.trap);
+    create operator public.<> (leftarg = text, rightarg = text, function = public.trap);
+    create operator public.= (leftarg = bigint, rightarg = bigint, function = public.trap);
+    create operator public.> (leftarg = bigint, rightarg = bigint, function = public.trap);
+    create operator public.= (leftarg = regclass, rightarg = regclass, function = public.trap);
+    create operator public.<> (leftarg = regclass, rightarg = regclass, function = public.trap);
+    create table public.stores (trapped text);
+    create table public.eventlog_1 (trapped text);
+    create temp table stores (trapped text);
+    create temp table eventlog_1 (trapped text);
+    create temp table dropped_stores (trapped text);
+    create temp table instance (trapped text);
+    create domain public.text as pg_catalog.text check (false);
+    create domain public.regclass as pg_catalog.regclass check (false);
+    set search_path = pg_temp, public, livestore, pg_catalog";
+
+#[tokio::test]
+async fn nothing_that_a_user_creates_is_picked_up() {
+    let database = filled().await;
+    run(&database.admin().await, "grant create on schema public to sidecar").await;
+    let client = database.connect("sidecar").await;
+    run(&client, TRAPS).await;
+    for armed in ["octet_length('x')", "'a' = 'b'::pg_catalog.text", "now()", "cardinality('{1}'::int[])"] {
+        let error = client.query(&format!("select {armed}"), &[]).await.expect_err(armed);
+        assert_eq!(error.as_db_error().unwrap().message(), "caught", "{armed}");
+    }
+    for (_, call, _) in CALLS.iter().filter(|(_, _, roles)| !roles.is_empty()) {
+        run(&client, &format!("select * from {call}")).await;
+    }
+    run(&client, &format!("select livestore.push('trapped', '{}')", chain(0, 3))).await;
+    run(&client, &format!("select livestore.push('trapped', '{}')", chain(1, 4))).await;
+    assert!(client.batch_execute("select livestore.push('trapped', '[{}]')").await.is_err());
+
+    // The owner, too, may have somebody else's functions in the path.
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "set search_path = public, livestore, pg_catalog;
+         select livestore.create_store('trapped', own_table => true);
+         select livestore.commit('trapped', 'e'), livestore.apply_hooks('livestore.eventlog_1_trapped');
+         select livestore.reset_store('trapped'), livestore.drop_store('trapped'), livestore.drop_store('s')",
+    )
+    .await;
+}

@@ -1,0 +1,252 @@
+//! Stores: creating them, with or without a table of their own, emptying and dropping them.
+
+mod sql_support;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, up_to};
+use serde_json::json;
+use sql_support::{all, broken_chains, log, one, one_with, push, rejection, run, stored};
+use tokio_postgres::Client;
+
+/// The own table that `create_store` gives a store, as it answers it.
+async fn own_table(client: &Client, store: &str) -> String {
+    one_with(client, "select livestore.create_store($1, own_table => true)::text", &[&store]).await
+}
+
+/// How many events a table holds itself.
+async fn events_in(client: &Client, table: &str) -> i64 {
+    one(client, &format!("select count(*) from only {table}")).await
+}
+
+#[tokio::test]
+async fn creating_a_store_is_idempotent_and_leaves_its_events_alone() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    for _ in 0..2 {
+        let table: String = one(&client, "select livestore.create_store('s')::text").await;
+        assert_eq!(table, "livestore.eventlog_1");
+    }
+    assert_eq!(one::<i64>(&client, "select livestore.head('s')").await, 0);
+    push(&client, "s", chain(0, 3)).await.unwrap();
+    let before = stored(&client).await;
+    one::<String>(&client, "select livestore.create_store('s')::text").await;
+    assert_eq!(stored(&client).await, before);
+    assert_eq!(own_table(&client, "s").await, "livestore.eventlog_1_s");
+    let moved = stored(&client).await;
+    for call in ["create_store('s')", "create_store('s', own_table => true)", "create_store('s', own_table => false)"] {
+        let table: String = one(&client, &format!("select livestore.{call}::text")).await;
+        assert_eq!(table, "livestore.eventlog_1_s", "{call}");
+        assert_eq!(stored(&client).await, moved, "{call}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_a_table_of_its_own_works_as_any_other() {
+    let database = Database::new().await;
+    let (admin, client) = (database.admin().await, database.connect("sidecar").await);
+    push(&client, "pooled", chain(0, 3)).await.unwrap();
+    let table = own_table(&client, "own").await;
+    assert_eq!(push(&client, "own", chain(0, 3)).await.unwrap(), 3);
+    assert_eq!(push(&client, "own", chain(1, 4)).await.unwrap(), 5, "partly a repeat");
+    assert_eq!(push(&client, "own", chain(0, 5)).await.unwrap(), 5, "a repeat");
+    assert_eq!(rejection(push(&client, "own", chain(7, 1)).await).sqlstate, "LS001");
+    assert_eq!(one::<i64>(&client, "select livestore.commit('own', 'e')").await, 6);
+    assert_eq!(log(&client, "own").await, up_to(6));
+    assert_eq!(all::<i64>(&client, "select seq_num from livestore.pull('own', 2, 3)").await, [3, 4, 5]);
+    assert_eq!((events_in(&admin, &table).await, events_in(&admin, "livestore.eventlog_1").await), (6, 3));
+    assert_eq!(broken_chains(&admin).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn one_call_pushes_to_shared_and_own_tables() {
+    let database = Database::new().await;
+    let (admin, client) = (database.admin().await, database.connect("sidecar").await);
+    let tables = [own_table(&client, "own 1").await, own_table(&client, "own 2").await];
+    let pushes: Vec<_> = (0..4)
+        .flat_map(|n| ["own 1", "pooled", "own 2"].map(|store| sql_support::Push::to(store, chain(n * 2, 2))))
+        .collect();
+    let outcomes = sql_support::push_batch(&client, &pushes).await;
+    assert!(outcomes.iter().all(|outcome| outcome.appended == Some(2)), "{outcomes:?}");
+    for store in ["own 1", "pooled", "own 2"] {
+        assert_eq!(log(&client, store).await, up_to(8), "{store}");
+    }
+    for table in tables.iter().map(String::as_str).chain(["livestore.eventlog_1"]) {
+        assert_eq!(events_in(&admin, table).await, 8, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn events_move_into_an_own_table_unchanged() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    push(&client, "s", chain(0, 100)).await.unwrap();
+    push(&client, "neighbour", chain(0, 10)).await.unwrap();
+    let rows = "select e::text from livestore.events e order by store_id, seq_num";
+    let before: Vec<String> = all(&client, rows).await;
+    let table = own_table(&client, "s").await;
+    assert_eq!(all::<String>(&client, rows).await, before);
+    assert_eq!(all::<i64>(&client, "select seq_num from livestore.pull('s', 0, 1000)").await, up_to(100));
+    assert_eq!((events_in(&client, &table).await, events_in(&client, "livestore.eventlog_1").await), (100, 10));
+    assert_eq!(push(&client, "s", chain(90, 20)).await.unwrap(), 110, "its head is where it was");
+}
+
+#[tokio::test]
+async fn an_own_table_has_the_primary_key_and_takes_no_other_store() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    let table = own_table(&client, "s").await;
+    let key: Vec<String> = all(
+        &client,
+        "select pg_get_constraintdef(oid) from pg_constraint where conrelid = 'livestore.eventlog_1_s'::regclass and contype = 'p'",
+    )
+    .await;
+    assert_eq!(key, [r#"PRIMARY KEY (store, "seqNum")"#]);
+    let insert = format!("insert into {table} select id + $1, 1, 0, 'e', null, 'c', 's', now() from livestore.stores");
+    client.execute(&insert, &[&0i64]).await.unwrap();
+    assert_eq!(rejection(client.execute(&insert, &[&0i64]).await).sqlstate, "23505", "the same event twice");
+    assert_eq!(rejection(client.execute(&insert, &[&1i64]).await).sqlstate, "23514", "another store");
+}
+
+#[tokio::test]
+async fn own_tables_are_named_as_livestores_electric_provider_names_them() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    let fifty_two = "x".repeat(52);
+    for (store, table) in [
+        ("todos", "eventlog_1_todos"),
+        ("Todos_2", "eventlog_1_Todos_2"),
+        ("a-b.c d/e", "eventlog_1_a_b_c_d_e"),
+        ("über", "eventlog_1__ber"),
+        // JavaScript counts it as two characters.
+        ("a😀b", "eventlog_1_a__b"),
+        ("日本", "eventlog_1___"),
+        (r#"";drop table x--"#, "eventlog_1___drop_table_x__"),
+        (&fifty_two, &format!("eventlog_1_{fifty_two}")),
+    ] {
+        own_table(&client, store).await;
+        let name: String = one_with(
+            &client,
+            "select c.relname::text from livestore.stores s join pg_class c on c.oid = s.eventlog where s.store_id = $1",
+            &[&store],
+        )
+        .await;
+        assert_eq!(name, table);
+    }
+}
+
+#[tokio::test]
+async fn a_name_of_more_than_63_characters_is_a_hash() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    let long = ["x".repeat(53), "x".repeat(54), "😀".repeat(27), "é".repeat(1024)];
+    let mut tables = Vec::new();
+    for store in &long {
+        let table = own_table(&client, store).await;
+        let name = table.strip_prefix("livestore.").unwrap().to_string();
+        let hash = name.strip_prefix("eventlog_1_hash_").unwrap_or_else(|| panic!("{name}"));
+        assert!(name.len() <= 63 && hash.len() >= 16 && hash.chars().all(|c| c.is_ascii_hexdigit()), "{name}");
+        assert!(!tables.contains(&name), "{name} twice");
+        tables.push(name);
+        push(&client, store, chain(0, 2)).await.unwrap();
+        assert_eq!(log(&client, store).await, [1, 2]);
+    }
+}
+
+#[tokio::test]
+async fn stores_whose_names_collide_stay_apart() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    let stores = ["a_b", "a-b", "a.b", "a b", &"y".repeat(53), "hash_of_another"];
+    let mut tables = Vec::new();
+    for (count, store) in (1..).zip(stores) {
+        push(&client, store, chain(0, count)).await.unwrap();
+        tables.push(own_table(&client, store).await);
+    }
+    for (count, store) in (1..).zip(stores) {
+        push(&client, store, chain(count, 1)).await.unwrap();
+        assert_eq!(log(&client, store).await, up_to(count + 1), "{store}");
+    }
+    tables.sort();
+    tables.dedup();
+    assert_eq!(tables.len(), stores.len(), "{tables:?}");
+}
+
+#[tokio::test]
+async fn a_name_with_a_number_may_be_taken_too() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    // A collision is resolved with the number of the store, 3 here.
+    for store in ["a_b", "a_b_3", "a-b"] {
+        let result = client.execute("select livestore.create_store($1, own_table => true)", &[&store]).await;
+        assert!(result.is_ok(), "{store}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_empties_the_log_and_begins_another() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    push(&client, "neighbour", chain(0, 3)).await.unwrap();
+    for own in [false, true] {
+        let store = format!("own {own}");
+        one_with::<String>(&client, "select livestore.create_store($1, $2)::text", &[&store, &own]).await;
+        push(&client, &store, chain(0, 5)).await.unwrap();
+        let table = "select eventlog::text from livestore.stores where store_id = $1";
+        let before: String = one_with(&client, table, &[&store]).await;
+        one_with::<String>(&client, "select livestore.reset_store($1)", &[&store]).await;
+        assert_eq!(log(&client, &store).await, [0; 0]);
+        assert_eq!(one_with::<i64>(&client, "select livestore.head($1)", &[&store]).await, 0);
+        assert_eq!(one_with::<String>(&client, table, &[&store]).await, before, "it stays where it is");
+        assert_eq!(rejection(push(&client, &store, chain(5, 1)).await).sqlstate, "LS001");
+        assert_eq!(push(&client, &store, chain(0, 2)).await.unwrap(), 2);
+        assert_eq!(log(&client, &store).await, [1, 2]);
+    }
+    assert_eq!(log(&client, "neighbour").await, up_to(3));
+}
+
+#[tokio::test]
+async fn a_dropped_store_is_gone_with_its_table() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    push(&client, "neighbour", chain(0, 3)).await.unwrap();
+    for own in [false, true, true] {
+        one_with::<String>(&client, "select livestore.create_store('s', $1)::text", &[&own]).await;
+        push(&client, "s", chain(0, 5)).await.unwrap();
+        run(&client, "select livestore.drop_store('s')").await;
+        assert_eq!(log(&client, "s").await, [0; 0]);
+        assert_eq!(all::<String>(&client, "select store_id from livestore.stores").await, ["neighbour"]);
+        assert_eq!(all::<String>(&client, "select inhrelid::regclass::text from pg_inherits").await, [""; 0]);
+        assert_eq!(push(&client, "s", chain(0, 1)).await.unwrap(), 1);
+        run(&client, "select livestore.drop_store('s')").await;
+    }
+    assert_eq!(log(&client, "neighbour").await, up_to(3));
+    assert_eq!(events_in(&client, "livestore.eventlog_1").await, 3, "nothing of it is left");
+}
+
+#[tokio::test]
+async fn numbers_of_stores_are_not_used_again() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        push(&client, "s", chain(0, 1)).await.unwrap();
+        ids.push(one::<i64>(&client, "select id from livestore.stores where store_id = 's'").await);
+        run(&client, "select livestore.drop_store('s')").await;
+    }
+    assert!(ids[0] < ids[1] && ids[1] < ids[2], "{ids:?}");
+}
+
+#[tokio::test]
+async fn a_store_that_must_exist_and_does_not_raises_ls004() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    for store in ["missing", "with \"quotes\"", ""] {
+        for function in ["reset_store", "drop_store"] {
+            let rejection = rejection(client.execute(&format!("select livestore.{function}($1)"), &[&store]).await);
+            assert_eq!(rejection.sqlstate, "LS004", "{function}");
+            assert_eq!(rejection.json(), json!({"storeId": store}));
+            assert!(!rejection.message.is_empty() && !rejection.hint.is_empty(), "{rejection:?}");
+        }
+    }
+    assert_eq!(stored(&client).await, [""; 0]);
+}
