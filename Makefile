@@ -1,6 +1,8 @@
 # livestore_sync: `make help` lists the targets.
 
 PG_CONFIG ?= pg_config
+# Postgres' folders are root's.
+SUDO := $(shell [ -n "$(DESTDIR)" ] || [ -w "$$($(PG_CONFIG) --pkglibdir 2> /dev/null)" ] || command -v sudo)
 VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/livestore_sync.control)
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 SQL := $(sort $(wildcard sql/*.sql))
@@ -18,11 +20,11 @@ test: ## install what the tests need and run all of them
 	@tests/run
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
-	install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
-	install -m 755 target/release/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
-	install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
+	$(SUDO) install -m 755 target/release/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
+	$(SUDO) install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 	cat $(SQL) > target/livestore_sync--$(VERSION).sql
-	install -m 644 target/livestore_sync--$(VERSION).sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+	$(SUDO) install -m 644 target/livestore_sync--$(VERSION).sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
 extension:
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --release --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)

@@ -156,7 +156,7 @@ begin
     execute format('delete from only %s where store = $1', store.eventlog) using store.id;
     update livestore.stores s set head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
         where s.id = store.id returning s.backend_id into store.backend_id;
-    perform livestore.notify_heads(array[store_id], array[0]);
+    perform livestore.notify_heads(array[store_id], array[null::bigint]);
     return store.backend_id;
 end
 $$;
@@ -185,12 +185,33 @@ begin
     insert into livestore.dropped_stores (store_id, backend_id)
         values (store_id, livestore.make_backend_id(gen_random_uuid()::text));
     delete from livestore.stores s where s.id = store.id;
-    perform livestore.notify_heads(array[store_id], array[0]);
+    perform livestore.notify_heads(array[store_id], array[null::bigint]);
 end
 $$;
 
 comment on function livestore.drop_store(text) is
 'Removes a store and its events for good. A push to the same storeId later begins a new log, with another backend id. Raises LS004 if there is no such store';
+
+create function livestore.renew_backend_ids()
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    renewed bigint;
+begin
+    perform livestore.notify_heads(array_agg(s.store_id), array_agg(null::bigint))
+    from (select l.store_id from livestore.stores l order by l.id for update) s;
+    update livestore.stores s set backend_id = livestore.make_backend_id(gen_random_uuid()::text);
+    get diagnostics renewed = row_count;
+    update livestore.dropped_stores d set backend_id = livestore.make_backend_id(gen_random_uuid()::text);
+    update livestore.instance i set seed = gen_random_uuid()::text;
+    return renewed;
+end
+$$;
+
+comment on function livestore.renew_backend_ids() is
+'Gives every store a new backend id and keeps the events; returns the number of stores. For after a restore of an older state: clients that have seen events which the restored logs lack drop their local logs and pull anew';
 
 create function livestore.raise_no_such_store(store_id text)
 returns void

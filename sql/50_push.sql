@@ -56,7 +56,7 @@ as $$
 $$;
 
 comment on function livestore.notify_heads(text[], bigint[], text) is
-'Internal: NOTIFY livestore, {"source": …, "heads": {"<storeId>": <head>, …}}; several if one would be too long';
+'Internal: NOTIFY livestore, {"source": …, "heads": {"<storeId>": <head>, …}}; several if one would be too long. A head of null: the log is another one now';
 
 create function livestore.stored_events(stores bigint[], seq_nums bigint[])
 returns setof livestore.eventlog_1
@@ -98,6 +98,7 @@ declare
     plan record;
     stored record;
     own record;
+    hook record;
     inserted bigint;
     changed bigint;
     appended_at timestamptz;
@@ -135,21 +136,26 @@ begin
         );
     end if;
 
-    if exists (select from unnest(plan.event_push) p(push) where store.ids[p.push] is null) then
-        raise exception 'a store was dropped meanwhile' using errcode = 'serialization_failure', hint = 'Try again.';
-    end if;
-
     appended_at := clock_timestamp();
     if cardinality(plan.event_push) > 0 then
-        -- Heads first: a hook that appends to the same store goes on from here.
+        -- Heads first: a hook that appends to the same store goes on from here. Only from the heads that the plan began
+        -- with: a store that came into being, or went, while others were being locked is not locked itself.
         update livestore.stores s set head = h.head
         from (
-            select store.ids[p.push] as id, max(p.head) as head
+            select store.ids[p.push] as id, min(store.heads[p.push]) as planned, max(p.head) as head
             from unnest(plan.head, plan.appended) with ordinality p(head, appended, push)
             where p.appended > 0
             group by 1
         ) h
-        where s.id = h.id;
+        where s.id = h.id and s.head = h.planned;
+        get diagnostics changed = row_count;
+        if changed <> (
+            select count(distinct store_ids[p.push])
+            from unnest(plan.appended) with ordinality p(appended, push) where p.appended > 0
+        ) then
+            raise exception 'a store was created or dropped meanwhile'
+                using errcode = 'serialization_failure', hint = 'Try again.';
+        end if;
 
         insert into livestore.eventlog_1
         select store.ids[e.push], e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, appended_at
@@ -199,6 +205,15 @@ begin
                         hint = 'A hook lets an event pass as it is (return new) or rejects it (raise exception).';
             end if;
         end if;
+
+        -- A hook that is deferred to the commit would fail everything that is committed with this push: it runs now.
+        for hook in
+            select distinct t.tgname as name from pg_trigger t
+            where t.tgrelid = any (store.eventlogs) and t.tginitdeferred and not t.tgisinternal
+        loop
+            execute format('set constraints livestore.%I immediate', hook.name);
+            execute format('set constraints livestore.%I deferred', hook.name);
+        end loop;
 
         perform livestore.notify_heads(array_agg(h.store_id), array_agg(h.head), source)
         from (
@@ -314,11 +329,16 @@ begin
         if half = 0 then
             result := null;
             result.push := positions[1];
+            result.appended := 0;
             get stacked diagnostics
                 result.sqlstate = returned_sqlstate,
                 result.message = message_text,
                 result.detail = pg_exception_detail,
                 result.hint = pg_exception_hint;
+            -- A hook that pushes to another store, and fails, does not speak of this one.
+            if result.sqlstate like 'LS%' then
+                result.sqlstate := '09000';
+            end if;
             return next result;
             return;
         end if;
@@ -347,6 +367,9 @@ begin
         raise exception 'store_ids, batches and backend_ids must have one element for each push'
             using errcode = 'array_subscript_error';
     end if;
+    if octet_length(source) > 200 then
+        raise exception 'source has more than 200 bytes' using errcode = 'string_data_right_truncation';
+    end if;
     -- The usual case. Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
     begin
         perform livestore.lock_stores(store_ids, batches, backend_ids);
@@ -359,17 +382,18 @@ begin
     -- Something failed, and took everything with it. Stores that somebody else holds are left out now; the others are
     -- free, so that locking them waits for nobody. New stores come last: whether somebody else is just creating one can
     -- only be found out by waiting.
+    with free as materialized (
+        select s.id from livestore.stores s where s.store_id = any (store_ids) order by s.id for update skip locked
+    )
     select array_agg(p.push::integer order by p.push) filter (where l.id is not null) as free,
         array_agg(p.push::integer order by p.push) filter (where l.id is null and s.id is not null) as held,
         array_agg(p.push::integer order by p.push) filter (where s.id is null) as new
     into stores
     from unnest(store_ids) with ordinality p(store_id, push)
     left join livestore.stores s on s.store_id = p.store_id
-    left join (
-        select f.id from livestore.stores f where f.store_id = any (store_ids) order by f.id for update skip locked
-    ) l on l.id = s.id;
+    left join free l on l.id = s.id;
     return query
-    select held.push, null::bigint, null::integer, null::text, null::timestamptz,
+    select held.push, null::bigint, 0, null::text, null::timestamptz,
         '55P03', 'another transaction holds the store', null::text, 'Try again.'
     from unnest(stores.held) held(push);
     if stores.free is not null then

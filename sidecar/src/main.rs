@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_postgres::config::SslMode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -37,6 +39,8 @@ enum Failure {
     Database(#[source] DatabaseError),
     #[error("cannot listen on {0}: is another process there? Choose another --listen")]
     Listen(std::net::SocketAddr, #[source] std::io::Error),
+    #[error("a task that never ends has ended: please report this, with the log")]
+    Bug,
     #[error("the operating system refuses")]
     System(#[from] std::io::Error),
 }
@@ -44,7 +48,7 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::System(_) => 1,
+            Self::System(_) | Self::Bug => 1,
             Self::Config(_) => 2,
             Self::Unreachable(_) => 3,
             Self::Database(_) => 4,
@@ -77,8 +81,13 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
-    let database_url =
+    let database_url: tokio_postgres::Config =
         config.database_url.parse().map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
+    if database_url.get_ssl_mode() == SslMode::Require {
+        let advice =
+            "--database-url: sslmode=require is not supported yet; reach Postgres over a network that you trust";
+        return Err(Failure::Config(advice.into()));
+    }
     let database = Database::new(database_url, config.database_connections.into())
         .map_err(|error| Failure::Config(format!("--database-connections: {error}")))?;
     let listener = TcpListener::bind(config.listen).await.map_err(|error| Failure::Listen(config.listen, error))?;
@@ -86,11 +95,13 @@ async fn run(config: Config) -> Result<(), Failure> {
 
     let shutdown = CancellationToken::new();
     let connections = TaskTracker::new();
-    let log = Log::start(database.clone(), config.push_timeout, &TaskTracker::new());
+    let mut tasks = JoinSet::new();
+    let log = Log::start(database.clone(), config.push_timeout, &mut tasks);
     let server = Server {
         session: SessionConfig { log, shutdown: shutdown.clone() },
         connections: connections.clone(),
         max_frame_bytes: config.max_frame_bytes,
+        any_origin: config.insecure_no_auth,
     };
     // Serving begins before the database is known to be there: clients wait better than they reconnect.
     let serving = axum::serve(listener, server.router()).with_graceful_shutdown(shutdown.clone().cancelled_owned());
@@ -99,6 +110,7 @@ async fn run(config: Config) -> Result<(), Failure> {
 
     let result = tokio::select! {
         requested = shutdown::requested() => requested.map_err(Failure::System),
+        Some(_) = tasks.join_next() => Err(Failure::Bug),
         failure = watch_database(&database, config.database_wait) => Err(failure),
     };
 

@@ -1,9 +1,11 @@
 //! HTTP: which request goes to which protocol, and what a load balancer asks.
 
+use std::net::IpAddr;
+
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use percent_encoding::percent_decode_str;
@@ -21,6 +23,8 @@ pub struct Server {
     /// Connections outlive their handlers; a shutdown waits for them here.
     pub connections: TaskTracker,
     pub max_frame_bytes: usize,
+    /// Serve pages of every origin. Without, only those that this machine serves: everybody's browser can reach loopback.
+    pub any_origin: bool,
 }
 
 const INFO: &str = concat!(
@@ -92,17 +96,34 @@ impl Server {
         if let Some(Err(error)) = payload.map(decode_payload) {
             return bad_request(&error);
         }
+        if !self.any_origin && !is_local(request.headers()) {
+            return (StatusCode::FORBIDDEN, FOREIGN_ORIGIN).into_response();
+        }
         let (mut parts, _) = request.into_parts();
         let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
             let headers = [(header::UPGRADE, "websocket")];
             return (StatusCode::UPGRADE_REQUIRED, headers, "this endpoint speaks WebSocket\n").into_response();
         };
-        let Self { session, connections, max_frame_bytes } = self;
+        let Self { session, connections, max_frame_bytes, .. } = self;
         upgrade
             .max_message_size(max_frame_bytes)
             .max_frame_size(max_frame_bytes)
             .on_upgrade(move |socket| connections.track_future(Session::serve(session, store, socket)))
     }
+}
+
+const FOREIGN_ORIGIN: &str =
+    "without authentication, only pages from this machine are served; --insecure-no-auth allows all\n";
+
+/// Whether a request comes from no page at all, or from one that this machine serves.
+fn is_local(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else {
+        return true;
+    };
+    let host = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+    let host = host.as_ref().and_then(Uri::host).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host == "localhost" || host.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The sync payload of a URL: JSON, percent-encoded once more than the search params are.

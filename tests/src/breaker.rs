@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -17,6 +19,8 @@ enum State {
     Whole,
     /// Connections are closed, and new ones too.
     Cut,
+    /// Connections stay, and carry nothing.
+    Stalled,
 }
 
 impl Breaker {
@@ -42,6 +46,11 @@ impl Breaker {
         self.state.send_replace(State::Cut);
     }
 
+    /// Lets nothing through any more, without closing anything, until [`Self::mend`]: a laptop that sleeps.
+    pub fn stall(&self) {
+        self.state.send_replace(State::Stalled);
+    }
+
     pub fn mend(&self) {
         self.state.send_replace(State::Whole);
     }
@@ -54,16 +63,30 @@ impl Breaker {
     }
 }
 
-async fn carry(mut near: TcpStream, target: u16, mut state: watch::Receiver<State>) {
-    if *state.borrow() == State::Cut {
+async fn carry(near: TcpStream, target: u16, mut state: watch::Receiver<State>) {
+    if state.wait_for(|state| *state != State::Stalled).await.is_ok_and(|state| *state == State::Cut) {
         return;
     }
-    let Ok(mut far) = TcpStream::connect(("127.0.0.1", target)).await else {
+    let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else {
         return;
     };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let (near_reads, near_writes) = near.into_split();
+    let (far_reads, far_writes) = far.into_split();
+    let mut cut = state.clone();
     tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-        _ = state.wait_for(|state| *state == State::Cut) => {}
+        () = pump(near_reads, far_writes, state.clone()) => {}
+        () = pump(far_reads, near_writes, state) => {}
+        _ = cut.wait_for(|state| *state == State::Cut) => {}
     }
+}
+
+/// Carries one direction until it ends, and nothing while the network is stalled.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read) = from.read(&mut buffer).await
+        && read > 0
+        && state.wait_for(|state| *state != State::Stalled).await.is_ok()
+        && to.write_all(&buffer[..read]).await.is_ok()
+    {}
 }

@@ -131,6 +131,24 @@ async fn a_cut_of_3_s_with_commits_on_both_sides_ends_in_one_log() {
     a.settles(&["0", "a1", "a2", "a3", "a4", "a5", "b1", "b2", "b3", "b4", "b5", "last"]).await;
 }
 
+/// LiveStore 0.4 gives up a silent connection and opens another, but does not ask for its live pull again there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_stalls_for_30_s_is_survived() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let breaker = Breaker::to(sidecar.port()).await;
+    let (a, b) = tokio::join!(Device::open("a", sidecar.port()), Device::open("b", breaker.port()));
+    a.create("0").await;
+    b.settles(&["0"]).await;
+    breaker.stall();
+    a.create("1").await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    breaker.mend();
+    b.settles(&["0", "1"]).await;
+    b.create("2").await;
+    a.settles(&["0", "1", "2"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_of_the_sidecar_and_of_postgres_are_survived() {
     let database = tokio::task::spawn_blocking(Cluster::start).await.unwrap().leak().database().await;

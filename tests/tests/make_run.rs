@@ -66,6 +66,10 @@ async fn make_run_serves_stops_cleanly_and_keeps_the_data() {
     let output = wait_until_ready(&mut child, &data, 1);
     let url = format!("ws://127.0.0.1:{port}");
     assert!(output.contains(&url) && output.contains("psql"), "{output}");
+    // Another one on the same data is refused, and harms nobody.
+    let second = Command::new("make").arg("run").current_dir(root()).env("LIVESTORE_DATA", &data).output().unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another `make run`"), "{second:?}");
     let client = Node::sync_backend().open("cf-ws", &url, "todos").await;
     client.push(chain(0, 3)).await.unwrap();
     assert_eq!(psql(&data, "select count(*) from livestore.events where store_id = 'todos'"), "3");

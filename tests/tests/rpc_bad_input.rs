@@ -103,6 +103,14 @@ async fn payloads_of_the_wrong_form_die_with_the_reason() {
         ("SyncWsRpc.Push", json!({"storeId": "s", "batch": {}, "backendId": none})),
         ("SyncWsRpc.Push", json!({"storeId": "s", "batch": [17], "backendId": none})),
         ("SyncWsRpc.Push", json!({"storeId": "s", "batch": chain(3, 1), "backendId": "text"})),
+        (
+            "SyncWsRpc.Push",
+            json!({"storeId": "s", "batch": chain(3, 1), "backendId": {"_tag": "Some", "value": "x".repeat(1000)}}),
+        ),
+        (
+            "SyncWsRpc.Push",
+            json!({"storeId": "s", "batch": chain(3, 1), "backendId": {"_tag": "Some", "value": "a\u{0}b"}}),
+        ),
         ("SyncWsRpc.Push", with("name", json!(7))),
         ("SyncWsRpc.Push", with("clientId", json!(null))),
         ("SyncWsRpc.Push", with("seqNum", json!("4"))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use livestore_tests::rpc::{Received, Rpc};
-use livestore_tests::sidecar::{Sidecar, http_get};
+use livestore_tests::sidecar::{Sidecar, Start, http_get};
 use serde_json::{Value, json};
 
 async fn setup() -> (Database, Sidecar) {
@@ -217,6 +217,85 @@ async fn a_client_that_does_not_read_costs_bounded_memory() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resets_of_an_empty_log_reach_those_who_follow_it() {
+    let (database, sidecar) = setup().await;
+    let admin = database.admin().await;
+    admin.execute("select livestore.create_store('s')", &[]).await.unwrap();
+    for _ in 0..2 {
+        let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+        rpc.pull(json!("0"), "s", true).await;
+        let before = rpc.frame().await.pointer("/values/0/backendId").unwrap().clone();
+        let after: String = admin.query_one("select livestore.reset_store('s')", &[]).await.unwrap().get(0);
+        let error = rpc.exit(&json!("0")).await["cause"]["error"].clone();
+        assert_eq!(error, json!({"_tag": "BackendIdMismatchError", "expected": after, "received": before}));
+
+        let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+        rpc.pull(json!("0"), "s", true).await;
+        assert_eq!(rpc.frame().await.pointer("/values/0/backendId").unwrap(), &json!(after));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_ahead_of_a_restored_log_gets_nothing_until_the_operator_renews_the_backend_ids() {
+    let (database, sidecar) = setup().await;
+    let admin = database.admin().await;
+    admin.execute("select livestore.push('s', $1)", &[&chain(0, 5)]).await.unwrap();
+    let id: String = admin.query_one("select livestore.backend_id('s')", &[]).await.unwrap().get(0);
+    let cursor = json!({"_tag": "Some", "value": {"backendId": id, "eventSequenceNumber": 5}});
+    // As a restore would.
+    admin
+        .batch_execute("delete from livestore.eventlog_1 where \"seqNum\" > 2; update livestore.stores set head = 2")
+        .await
+        .unwrap();
+    for live in [true, false] {
+        let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+        let payload = json!({"storeId": "s", "live": live, "cursor": cursor});
+        rpc.request(json!("0"), "SyncWsRpc.Pull", payload).await;
+        assert_eq!(rpc.receive().await, Received::Close(1013));
+    }
+    assert!(sidecar.log().contains("renew_backend_ids"));
+
+    admin.execute("select livestore.renew_backend_ids()", &[]).await.unwrap();
+    let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+    rpc.request(json!("0"), "SyncWsRpc.Pull", json!({"storeId": "s", "live": true, "cursor": cursor})).await;
+    assert_eq!(rpc.exit(&json!("0")).await["cause"]["error"]["_tag"], "BackendIdMismatchError");
+    let events: i64 = admin.query_one("select count(*) from livestore.events", &[]).await.unwrap().get(0);
+    assert_eq!(events, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_pull_is_closed_after_a_while() {
+    let (_database, sidecar) = setup().await;
+    let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+    rpc.push(json!("p"), "s", chain(0, 1)).await;
+    assert_eq!(rpc.exit(&json!("p")).await["_tag"], "Success");
+    assert_eq!(rpc.receive().await, Received::Close(1012));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_other_machines_are_refused_without_authentication() {
+    let (database, sidecar) = setup().await;
+    let path = "/?storeId=s&transport=ws";
+    for (origin, status) in [
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("null", 403),
+        ("http://localhost:5173", 426),
+        ("http://127.0.0.1:8080", 426),
+        ("http://[::1]:8080", 426),
+        ("http://app.localhost", 426),
+    ] {
+        assert_eq!(
+            http_get(sidecar.port(), &format!("{path} HTTP/1.1\r\norigin: {origin}\r\nx:")).await.0,
+            status,
+            "{origin}"
+        );
+    }
+    let open = Start::new(database.url("sidecar")).arguments(&["--insecure-no-auth"]).ready().await;
+    assert_eq!(http_get(open.port(), &format!("{path} HTTP/1.1\r\norigin: https://app.example\r\nx:")).await.0, 426);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -398,3 +398,29 @@ async fn a_store_that_is_held_does_not_hold_up_the_others() {
     let outcomes = push_batch(&client, &pushes).await;
     assert_eq!(outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(), [Ok(2), Ok(2), Ok(1)], "repeats");
 }
+
+/// A store that did not exist when a group began to lock its stores is not locked: its head may have moved on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_comes_into_being_while_a_group_waits_is_not_forked() {
+    let database = Database::new().await;
+    let (mut holder, group, mut other) = (database.admin().await, database.admin().await, database.admin().await);
+    run(&holder, "select livestore.create_store('held')").await;
+    let held = holder.transaction().await.unwrap();
+    held.execute("select from livestore.stores where store_id = 'held' for update", &[]).await.unwrap();
+    let mine = json!([event(3, "mine", json!({}))]).to_string();
+    let waiting = tokio::spawn(async move {
+        let push =
+            "select count(*) from livestore.push_batch(array['new', 'held'], array[$1, '[]'], array[null, null])";
+        group.query_one(push, &[&mine]).await.unwrap();
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    other.execute("select livestore.push('new', $1)", &[&chain(0, 3)]).await.unwrap();
+    let theirs = other.transaction().await.unwrap();
+    theirs.execute("select livestore.commit('new', 'theirs')", &[]).await.unwrap();
+    held.commit().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    theirs.commit().await.unwrap();
+    waiting.await.unwrap();
+    let parents: Vec<i64> = all(&holder, "select parent_seq_num from livestore.events order by seq_num").await;
+    assert_eq!(parents, [0, 1, 2, 3]);
+}

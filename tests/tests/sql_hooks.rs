@@ -5,7 +5,9 @@ mod sql_support;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::{Value, json};
-use sql_support::{Ears, Push, all, broken_chains, log, one, push, push_batch, rejection, run, stored};
+use sql_support::{
+    Ears, Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored, try_push_batch,
+};
 use tokio_postgres::Client;
 
 /// A batch of one event.
@@ -185,21 +187,21 @@ async fn a_hook_can_commit_to_another_store() {
     }
 }
 
+/// A hook that rejects events named `bad`, but waits for the commit.
+const REJECT_BAD_LATE: &str = "
+    create function public.late() returns trigger language plpgsql as $$
+    begin
+        if new.name = 'bad' then raise exception 'too late' using errcode = 'P0042'; end if;
+        return null;
+    end $$;
+    create constraint trigger late after insert on livestore.eventlog_1
+        deferrable initially deferred for each row execute function public.late()";
+
 #[tokio::test]
 async fn a_hook_that_raises_at_commit_keeps_the_push_out_of_the_log() {
     let database = Database::new().await;
     let admin = database.admin().await;
-    run(
-        &admin,
-        "create function public.late() returns trigger language plpgsql as $$
-         begin
-             if new.name = 'bad' then raise exception 'too late' using errcode = 'P0042'; end if;
-             return null;
-         end $$;
-         create constraint trigger late after insert on livestore.eventlog_1
-             deferrable initially deferred for each row execute function public.late()",
-    )
-    .await;
+    run(&admin, REJECT_BAD_LATE).await;
     let mut ears = Ears::on(&database).await;
     for own_table in [false, true] {
         run(&admin, &format!("select livestore.create_store('s', {own_table})")).await;
@@ -211,4 +213,31 @@ async fn a_hook_that_raises_at_commit_keeps_the_push_out_of_the_log() {
         assert_eq!(ears.heard().await, [json!(null); 0]);
     }
     push(&admin, "s", named(0, "good")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hook_that_raises_at_commit_does_not_take_other_pushes_down() {
+    let database = Database::new().await;
+    run(&database.admin().await, REJECT_BAD_LATE).await;
+    let client = database.connect("sidecar").await;
+    let pushes = [Push::to("a", named(0, "good")), Push::to("b", named(0, "bad")), Push::to("c", named(0, "good"))];
+    let outcomes = try_push_batch(&client, &pushes).await.map_err(|error| rejection(Err::<(), _>(error)));
+    let outcomes = outcomes.expect("the error of one push is not that of the call");
+    assert_eq!(outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(), [Ok(1), Err("P0042"), Ok(1)]);
+}
+
+#[tokio::test]
+async fn what_another_log_says_to_a_hook_is_not_said_to_the_client() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create function public.forward() returns trigger language plpgsql as $$
+         begin perform livestore.push('audit', '[]', 'an id of long ago'); return null; end $$;
+         create trigger forward after insert on livestore.eventlog_1 for each row execute function public.forward()",
+    )
+    .await;
+    let sql = "select sqlstate from livestore.push_batch(array['s'], array[$1], array[null])";
+    let state: String = one_with(&admin, sql, &[&chain(0, 1).to_string()]).await;
+    assert_eq!(state, "09000", "the client would drop its log at LS002");
 }

@@ -36,15 +36,15 @@ async fn push_and_commit_notify_without_a_source() {
 }
 
 #[tokio::test]
-async fn reset_and_drop_notify_with_head_0() {
+async fn a_log_that_is_another_one_now_is_named_without_a_head() {
     let database = Database::new().await;
     let admin = database.admin().await;
     for own_table in [false, true] {
         run(&admin, &format!("select livestore.create_store('s', {own_table}), livestore.commit('s', 'e')")).await;
         let mut ears = Ears::on(&database).await;
-        for change in ["select livestore.reset_store('s')", "select livestore.drop_store('s')"] {
-            run(&admin, change).await;
-            assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"s": 0}})], "{change}");
+        for change in ["renew_backend_ids()", "reset_store('s')", "drop_store('s')"] {
+            run(&admin, &format!("select livestore.{change}")).await;
+            assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"s": null}})], "{change}");
         }
     }
 }

@@ -46,6 +46,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("stored_events", "livestore.stored_events('{1}', '{1}')", NOBODY),
     ("raise_no_such_store", "livestore.raise_no_such_store('s')", NOBODY),
     ("register_stores", "livestore.register_stores('{s}')", NOBODY),
+    ("renew_backend_ids", "livestore.renew_backend_ids()", NOBODY),
 ];
 
 /// A database with a store in the shared table and one in its own.

@@ -201,6 +201,10 @@ async fn a_push_to_an_impossible_store_id_fails_alone() {
     let failed: Vec<_> = outcomes.iter().map(|outcome| outcome.brief().is_err()).collect();
     assert_eq!(failed, [false, true, true], "{outcomes:?}");
     assert_eq!(log(&client, "good").await, up_to(1));
+
+    let sql = "select sqlstate from livestore.push_batch(array['good', null], array[$1, $1], array[null, null]) order by push";
+    let sqlstates: Vec<Option<String>> = sql_support::all_with(&client, sql, &[&chain(1, 1).to_string()]).await;
+    assert!(sqlstates[0].is_none() && sqlstates[1].is_some(), "{sqlstates:?}");
 }
 
 #[tokio::test]

@@ -192,6 +192,32 @@ async fn a_store_that_is_dropped_and_created_again_has_another_backend_id() {
 }
 
 #[tokio::test]
+async fn renewing_backend_ids_changes_all_of_them_and_keeps_the_events() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    let stores = ["pooled", "own", "dropped", "never created"];
+    run(&client, "select livestore.create_store('own', own_table => true)").await;
+    for store in &stores[..3] {
+        push(&client, store, chain(0, 2)).await.unwrap();
+    }
+    run(&client, "select livestore.drop_store('dropped')").await;
+    let mut ids = std::collections::HashSet::new();
+    for round in 1..=3 {
+        for store in stores {
+            ids.insert(backend_id(&client, store).await);
+        }
+        assert_eq!(ids.len(), 4 * round, "all are new: {ids:?}");
+        assert_eq!(one::<i64>(&client, "select livestore.renew_backend_ids()").await, 2);
+    }
+    for (store, events) in [("pooled", 2), ("own", 2), ("dropped", 0)] {
+        assert_eq!(log(&client, store).await, up_to(events), "{store}");
+        let meanwhile = backend_id(&client, store).await;
+        push(&client, store, chain(events, 1)).await.unwrap();
+        assert_eq!(backend_id(&client, store).await, meanwhile);
+    }
+}
+
+#[tokio::test]
 async fn a_pull_in_a_transaction_from_before_a_drop_does_not_end_in_a_syntax_error() {
     let database = Database::new().await;
     let (client, admin) = (database.connect("reader").await, database.admin().await);

@@ -3,9 +3,9 @@
 mod sql_support;
 
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, up_to};
+use livestore_tests::events::{chain, event, up_to};
 use serde_json::json;
-use sql_support::{all, broken_chains, log, one, one_with, push, rejection, run, stored};
+use sql_support::{Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored};
 use tokio_postgres::Client;
 
 /// The own table that `create_store` gives a store, as it answers it.
@@ -62,10 +62,9 @@ async fn one_call_pushes_to_shared_and_own_tables() {
     let database = Database::new().await;
     let (admin, client) = (database.admin().await, database.connect("sidecar").await);
     let tables = [own_table(&client, "own 1").await, own_table(&client, "own 2").await];
-    let pushes: Vec<_> = (0..4)
-        .flat_map(|n| ["own 1", "pooled", "own 2"].map(|store| sql_support::Push::to(store, chain(n * 2, 2))))
-        .collect();
-    let outcomes = sql_support::push_batch(&client, &pushes).await;
+    let pushes: Vec<_> =
+        (0..4).flat_map(|n| ["own 1", "pooled", "own 2"].map(|store| Push::to(store, chain(n * 2, 2)))).collect();
+    let outcomes = push_batch(&client, &pushes).await;
     assert!(outcomes.iter().all(|outcome| outcome.appended == Some(2)), "{outcomes:?}");
     for store in ["own 1", "pooled", "own 2"] {
         assert_eq!(log(&client, store).await, up_to(8), "{store}");
@@ -73,6 +72,13 @@ async fn one_call_pushes_to_shared_and_own_tables() {
     for table in tables.iter().map(String::as_str).chain(["livestore.eventlog_1"]) {
         assert_eq!(events_in(&admin, table).await, 8, "{table}");
     }
+
+    // The same again, and something else in its place: both have to be looked up, each in its table.
+    let repeats = push_batch(&client, &pushes).await;
+    assert!(repeats.iter().all(|outcome| outcome.brief() == Ok(8) && outcome.appended == Some(0)), "{repeats:?}");
+    let others = ["own 1", "pooled", "own 2"].map(|store| Push::to(store, json!([event(3, "other", json!({}))])));
+    let rejected = push_batch(&client, &others).await;
+    assert!(rejected.iter().all(|outcome| outcome.brief() == Err("LS001")), "{rejected:?}");
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
 /// The versions of the extension that this sidecar works with, as prefixes of `pg_extension.extversion`.
 const EXTENSION_VERSIONS: [&str; 1] = ["0.1."];
@@ -49,7 +50,7 @@ impl From<tokio_postgres::Error> for DatabaseError {
 }
 
 /// Whether an error of Postgres, or of the way to it, passes by itself: the same statement may succeed later.
-pub fn is_passing(error: &tokio_postgres::Error) -> bool {
+fn is_passing(error: &tokio_postgres::Error) -> bool {
     error.code().is_none_or(is_passing_code)
 }
 
@@ -57,7 +58,16 @@ pub fn is_passing(error: &tokio_postgres::Error) -> bool {
 /// internal errors; also locks that were not available.
 pub fn is_passing_code(code: &SqlState) -> bool {
     matches!(code.code().get(..2), Some("08" | "40" | "53" | "57" | "58" | "XX"))
-        || *code == SqlState::LOCK_NOT_AVAILABLE
+        || [SqlState::LOCK_NOT_AVAILABLE, SqlState::READ_ONLY_SQL_TRANSACTION].contains(code)
+}
+
+/// Whether an error ends the connection, so that what became of its last statement is not known; or says that this
+/// server is not, or no longer, the one to write to.
+pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|code| {
+        let ends = matches!(code.code().get(..2), Some("08" | "57")) && *code != SqlState::QUERY_CANCELED;
+        ends || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+    })
 }
 
 /// Where the database is, and a pool of connections to it for reading.
@@ -87,9 +97,10 @@ impl Database {
         Ok(Self { config, pool })
     }
 
-    /// For connections that are not for reading: the committer's and the listener's.
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.
+    pub async fn connect(&self) -> Result<(Client, Connection<Socket, NoTlsStream>), DatabaseError> {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(NoTls)).await;
+        Ok(connecting.map_err(|_| DatabaseError::Busy)??)
     }
 
     /// A connection of the pool; waits for one to be free.

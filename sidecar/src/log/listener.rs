@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, NoTls, Notification};
+use tokio_postgres::{AsyncMessage, Notification};
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
@@ -23,7 +23,8 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 #[derive(Deserialize)]
 struct Heads {
     source: Option<String>,
-    heads: HashMap<String, i64>,
+    /// A head of null: the log was reset or dropped.
+    heads: HashMap<String, Option<i64>>,
 }
 
 pub struct Listener {
@@ -49,7 +50,7 @@ impl Listener {
 
     /// One life of the connection.
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
-        let (client, mut connection) = self.database.config().connect(NoTls).await?;
+        let (client, mut connection) = self.database.connect().await?;
         let (notifications, mut arrived) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
@@ -60,7 +61,8 @@ impl Listener {
                 }
             }
         });
-        client.batch_execute("listen livestore").await?;
+        let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore")).await;
+        listen.map_err(|_| DatabaseError::Busy)??;
         // Only now can nothing be missed any more.
         self.tails.resync().await?;
         self.is_listening.store(true, Ordering::Relaxed);
@@ -87,8 +89,10 @@ impl Listener {
             return;
         }
         for (store, head) in heads {
-            if let Ok(store) = StoreId::parse(&store) {
-                self.tails.hint(&store, head);
+            match (StoreId::parse(&store), head) {
+                (Ok(store), Some(head)) => self.tails.hint(&store, head),
+                (Ok(store), None) => self.tails.refresh(&store),
+                (Err(_), _) => {}
             }
         }
     }

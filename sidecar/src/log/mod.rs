@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio_util::task::TaskTracker;
+use tokio::task::JoinSet;
+use tracing::error;
 
 pub use database::{Database, DatabaseError};
 pub use event::{AbsentArgs, Batch, Event};
@@ -37,6 +38,38 @@ pub struct Log {
     is_listening: Arc<AtomicBool>,
 }
 
+/// How long a tail is given to catch up with Postgres before it is looked at again.
+const LAG: Duration = Duration::from_millis(20);
+
+/// A cursor that does not belong to the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadCursor {
+    /// It is from another life of the log.
+    BackendIdMismatch { expected: Arc<str>, received: String },
+    /// It is beyond the head: the log has lost events that a client has seen.
+    Rewound,
+}
+
+fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), BadCursor> {
+    if let Some(received) = backend_id
+        && *received != *log.backend_id
+    {
+        return Err(BadCursor::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
+    }
+    if backend_id.is_some() && after > log.head {
+        // To go on would join what the client has to events that do not follow it.
+        error!(
+            ?store,
+            head = log.head,
+            cursor = after,
+            "a client has seen events that the log does not have: was an older state restored? \
+             Then run \"select livestore.renew_backend_ids()\""
+        );
+        return Err(BadCursor::Rewound);
+    }
+    Ok(())
+}
+
 /// Why the sidecar is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
@@ -47,9 +80,9 @@ pub enum NotReady {
 }
 
 impl Log {
-    /// Starts the committer and the listener on `tasks`. Neither needs the database to be there yet. `push_timeout`
-    /// bounds how long a push waits for the database.
-    pub fn start(database: Database, push_timeout: Duration, tasks: &TaskTracker) -> Self {
+    /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
+    /// yet. `push_timeout` bounds how long a push waits for the database.
+    pub fn start(database: Database, push_timeout: Duration, tasks: &mut JoinSet<()>) -> Self {
         let tails = Tails::new(database.clone());
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout);
@@ -70,14 +103,41 @@ impl Log {
         self.commits.push(store, batch, backend_id)
     }
 
-    /// The events after a position, a page of them. Waits while the database is away.
-    pub async fn pull(&self, store: &StoreId, after: i64) -> Page {
-        pull::patiently(|| pull::pull(&self.database, store, after)).await
+    /// Follows a log from a cursor on: the last event that a client has seen, and the backend id that came with it. Waits
+    /// while the database is away.
+    ///
+    /// # Errors
+    /// The cursor is not one of this log, as Postgres knows it.
+    pub async fn subscribe(
+        &self,
+        store: &StoreId,
+        after: i64,
+        backend_id: Option<&str>,
+    ) -> Result<Subscription, BadCursor> {
+        loop {
+            let subscription = self.tails.subscribe(store, after).await;
+            let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
+            if has_id && after <= subscription.position() {
+                return Ok(subscription);
+            }
+            // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
+            // its log, so Postgres is asked.
+            let log = pull::patiently(|| pull::status(&self.database, store)).await;
+            check_cursor(store, &log, after, backend_id)?;
+            self.tails.refresh(store);
+            drop(subscription);
+            tokio::time::sleep(LAG).await;
+        }
     }
 
-    /// Follows a log from a position on. Waits while the database is away.
-    pub async fn subscribe(&self, store: &StoreId, after: i64) -> Subscription {
-        self.tails.subscribe(store, after).await
+    /// A page of the events after a cursor. Waits while the database is away.
+    ///
+    /// # Errors
+    /// The cursor is not one of this log.
+    pub async fn pull(&self, store: &StoreId, after: i64, backend_id: Option<&str>) -> Result<Page, BadCursor> {
+        let page = pull::patiently(|| pull::pull(&self.database, store, after)).await;
+        check_cursor(store, &page, after, backend_id)?;
+        Ok(page)
     }
 
     /// Whether pushes and pulls would be served right now.

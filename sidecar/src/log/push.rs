@@ -13,11 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 use tracing::{error, warn};
 
 use super::backoff::Backoff;
-use super::database::{Database, DatabaseError, is_passing, is_passing_code};
+use super::database::{Database, DatabaseError, is_disconnection, is_passing_code};
 use super::event::Batch;
 use super::store_id::StoreId;
 use super::tail::Tails;
@@ -32,6 +32,9 @@ const QUEUE_KIBIBYTES: usize = 64 << 10;
 /// How long a push waits before it is tried again after an error of its own that passes: another transaction holds its
 /// store, say.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// What a commit that began in time may take beyond the deadline of its pushes before their clients are told to come back.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
 /// without a word would otherwise stay silent for minutes.
@@ -99,14 +102,18 @@ impl CommitQueue {
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let (reply, answer) = oneshot::channel();
+        let deadline = Instant::now() + self.timeout;
         // A KiB on top stands for what a push costs beside its text.
         let kibibytes = u32::try_from(batch.json().len() / 1024 + 1).unwrap_or(u32::MAX);
         if let Ok(space) = Arc::clone(&self.space).try_acquire_many_owned(kibibytes) {
-            let deadline = Instant::now() + self.timeout;
             // If the committer is gone, so is `reply`, and the answer is an error.
             let _ = self.pushes.send(Push { store, batch, backend_id, deadline, reply, _space: space });
         }
-        async move { answer.await.unwrap_or(Err(PushError::Unavailable)) }
+        async move {
+            // Whatever the committer is waiting for, a client is told in time to come back.
+            let answer = tokio::time::timeout_at(deadline + GRACE, answer).await;
+            answer.ok().and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))
+        }
     }
 }
 
@@ -130,15 +137,15 @@ struct Connection {
 
 /// Why a group is not committed, or not known to be.
 enum CommitError {
-    /// The way to the database is broken, or the database refuses to serve.
+    /// The way to the database is broken, or the database refuses to serve: what became of the group is not known.
     Unavailable(DatabaseError),
-    /// The database rolled the group back, and would again.
+    /// The database rolled the group back.
     RolledBack(tokio_postgres::Error),
 }
 
 impl From<tokio_postgres::Error> for CommitError {
     fn from(error: tokio_postgres::Error) -> Self {
-        if is_passing(&error) { Self::Unavailable(error.into()) } else { Self::RolledBack(error) }
+        if is_disconnection(&error) { Self::Unavailable(error.into()) } else { Self::RolledBack(error) }
     }
 }
 
@@ -223,15 +230,16 @@ impl Committer {
                 // Not one of the errors that livestore.push_batch returns with its push: a deferred trigger that raises
                 // at commit, for one. Halves find whose it is; the first half goes first.
                 Err(CommitError::RolledBack(error)) if group.len() > 1 => {
-                    warn!(error = &error as &dyn std::error::Error, "a commit failed, its pushes are tried in halves");
+                    log_rollback(&error, "a commit was rolled back, its pushes are tried in halves");
                     let second = group.split_off(group.len() / 2);
                     groups.push(second);
                     groups.push(group);
                 }
                 Err(CommitError::RolledBack(error)) => {
+                    log_rollback(&error, "a commit was rolled back");
                     let rejected = rejected(error.code(), error.as_db_error().map_or("", |error| error.message()));
                     for push in group {
-                        let _ = push.reply.send(Err(rejected.clone()));
+                        self.fail(push, rejected.clone());
                     }
                 }
             }
@@ -280,31 +288,38 @@ impl Committer {
                     }
                     let _ = push.reply.send(Ok(Pushed { head }));
                 }
-                Err(PushError::Unavailable) => {
-                    let due = Instant::now() + RETRY;
-                    if due < push.deadline {
-                        self.delayed.push_back((due, push));
-                    } else {
-                        let _ = push.reply.send(Err(PushError::Unavailable));
-                    }
-                }
-                Err(error) => {
-                    let _ = push.reply.send(Err(error));
-                }
+                Err(error) => self.fail(push, error),
             }
         }
+    }
+
+    /// Answers a push that failed, unless it is worth another try.
+    fn fail(&mut self, push: Push, error: PushError) {
+        match error {
+            PushError::Unavailable if Instant::now() + RETRY < push.deadline => {
+                return self.delayed.push_back((Instant::now() + RETRY, push));
+            }
+            // What the database knows better, live streams shall know, too.
+            PushError::ServerAhead { minimum_expected_num, .. } => self.tails.hint(&push.store, minimum_expected_num),
+            PushError::BackendIdMismatch { .. } => self.tails.refresh(&push.store),
+            _ => {}
+        }
+        let _ = push.reply.send(Err(error));
     }
 }
 
 async fn connect(database: &Database) -> Result<Connection, DatabaseError> {
-    let (client, connection) = database.config().connect(NoTls).await?;
+    let (client, connection) = database.connect().await?;
     tokio::spawn(async move {
         // Whoever uses the client learns of an error; here there is nothing to do about it.
         let _ = connection.await;
     });
-    let push_batch = client.prepare(PUSH_BATCH).await?;
-    let source: String = client.query_one("select gen_random_uuid()::text", &[]).await?.try_get(0)?;
-    Ok(Connection { client, push_batch, source: source.into() })
+    let prepared = tokio::time::timeout(STATEMENT_TIMEOUT, async {
+        let source: String = client.query_one("select gen_random_uuid()::text", &[]).await?.try_get(0)?;
+        Ok::<_, tokio_postgres::Error>((client.prepare(PUSH_BATCH).await?, source.into()))
+    });
+    let (push_batch, source) = prepared.await.map_err(|_| DatabaseError::Busy)??;
+    Ok(Connection { client, push_batch, source })
 }
 
 fn outcome(row: &Row) -> Result<Outcome, tokio_postgres::Error> {
@@ -354,13 +369,19 @@ fn push_error(sqlstate: &str, message: &str, detail: &str) -> PushError {
     parsed.unwrap_or_else(|| rejected(Some(&SqlState::from_code(sqlstate)), message))
 }
 
+/// Postgres' own words may quote an event, so they stay out of the log; its own log has them.
+fn log_rollback(error: &tokio_postgres::Error, message: &str) {
+    let context = error.as_db_error().and_then(|error| error.where_());
+    warn!(sqlstate = error.code().map(SqlState::code), ?context, "{message}");
+}
+
 /// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every
-/// other text is Postgres' own, may name what is not the client's business, and stays in our log.
+/// other text is Postgres' own and may name what is not the client's business.
 fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
         Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(message.into()),
         Some(code) if !is_passing_code(code) => {
-            warn!(sqlstate = code.code(), message, "the database rejected a push");
+            warn!(sqlstate = code.code(), "the database rejected a push");
             PushError::Rejected(format!("the database rejected the batch (SQLSTATE {})", code.code()))
         }
         _ => PushError::Unavailable,

@@ -34,6 +34,11 @@ impl Subscription {
         &self.backend_id
     }
 
+    /// Where the log stood when it was last looked at.
+    pub fn position(&self) -> i64 {
+        self.tail.after(self.last).0
+    }
+
     /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
     /// and may return none. Cancel safe.
     ///

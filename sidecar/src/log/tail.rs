@@ -109,11 +109,14 @@ impl Tails {
     }
 
     fn get_or_create(self: &Arc<Self>, store: &StoreId) -> Arc<Tail> {
+        // Declared before the guard, to be dropped after it: the last owner of a tail locks the map to take it out.
+        let mut ended = None;
         let mut tails = self.tails.lock();
-        if let Some(tail) = tails.get(store).and_then(Weak::upgrade)
-            && !matches!(*tail.changed.borrow(), Standing::Ended(_))
-        {
-            return tail;
+        if let Some(tail) = tails.get(store).and_then(Weak::upgrade) {
+            if !matches!(*tail.changed.borrow(), Standing::Ended(_)) {
+                return tail;
+            }
+            ended = Some(tail);
         }
         let tail = Arc::new_cyclic(|this| Tail {
             store: store.clone(),
@@ -124,6 +127,7 @@ impl Tails {
         });
         tails.insert(store.clone(), Arc::downgrade(&tail));
         drop(tails);
+        drop(ended);
         tail.refresh();
         tail
     }

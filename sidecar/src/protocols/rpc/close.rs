@@ -18,8 +18,12 @@ pub const ALL_ANSWERED: Close = Close { code: close_code::NORMAL, reason: "every
 pub const SHUTDOWN: Close = Close { code: SERVICE_RESTART, reason: "the server shuts down, reconnect" };
 pub const UNAVAILABLE: Close =
     Close { code: TRY_AGAIN_LATER, reason: "the database is not available, try again later" };
-pub const REWOUND: Close = Close { code: SERVICE_RESTART, reason: "the log was rewound, reconnect" };
+pub const REWOUND: Close =
+    Close { code: TRY_AGAIN_LATER, reason: "the log has lost events that this client has seen: ask the operator" };
 pub const STRANGER: Close = Close { code: SERVICE_RESTART, reason: "unknown request, ask again on a new connection" };
+/// LiveStore 0.4 reconnects after a network that stalled without asking for its live pull again, and would wait for ever.
+pub const NO_PULL: Close =
+    Close { code: SERVICE_RESTART, reason: "no pull on this connection, ask again on a new one" };
 pub const SLOW: Close = Close { code: TRY_AGAIN_LATER, reason: "the client does not read, reconnect and resume" };
 pub const SILENT: Close = Close { code: close_code::AWAY, reason: "the client is silent" };
 pub const BUG: Close = Close { code: close_code::ERROR, reason: "internal error, reconnect" };

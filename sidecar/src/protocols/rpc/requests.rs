@@ -77,13 +77,17 @@ impl Request {
             "SyncWsRpc.Pull" => {
                 let PullPayload { store_id, live, cursor } = parse(payload)?;
                 same_store(store, &store_id)?;
-                Ok(Self::Pull { live, cursor: cursor.into() })
+                let cursor = Option::<Cursor>::from(cursor);
+                check_backend_id(cursor.as_ref().map(|cursor| &*cursor.backend_id))?;
+                Ok(Self::Pull { live, cursor })
             }
             "SyncWsRpc.Push" => {
                 let PushPayload { store_id, batch, backend_id } = parse(payload)?;
                 same_store(store, &store_id)?;
+                let backend_id = Option::<String>::from(backend_id);
+                check_backend_id(backend_id.as_deref())?;
                 let batch = Batch::parse(batch.get()).map_err(|error| malformed("batch", &error))?;
-                Ok(Self::Push { batch, backend_id: backend_id.into() })
+                Ok(Self::Push { batch, backend_id })
             }
             _ => Err(BadRequest::UnknownTag),
         }
@@ -96,6 +100,16 @@ fn parse<'a, T: Deserialize<'a>>(payload: &'a str) -> Result<T, BadRequest> {
 
 fn malformed(what: &str, error: &str) -> BadRequest {
     BadRequest::Malformed(format!("malformed {what}: {error}"))
+}
+
+/// Ours have 21 characters. Postgres cannot take U+0000.
+fn check_backend_id(backend_id: Option<&str>) -> Result<(), BadRequest> {
+    const LONGEST: usize = 128;
+    match backend_id {
+        Some(id) if id.len() > LONGEST => Err(malformed("backendId", "it is longer than any")),
+        Some(id) if id.contains('\0') => Err(malformed("backendId", "it contains the character U+0000")),
+        _ => Ok(()),
+    }
 }
 
 fn same_store(store: &StoreId, requested: &str) -> Result<(), BadRequest> {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::close::{
-    ALL_ANSWERED, BUG, CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, STRANGER, TOO_LARGE, UNAVAILABLE,
+    ALL_ANSWERED, BUG, CLOSED_BY_CLIENT, Close, NO_PULL, SHUTDOWN, SILENT, SLOW, STRANGER, TOO_LARGE, UNAVAILABLE,
 };
 use super::pull::Puller;
 use super::requests::{BadRequest, Cursor, Request, push_failure};
@@ -40,7 +40,7 @@ const ENDED_REQUESTS: usize = 256;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a silent connection is pinged, and how long it may stay silent.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_INTERVAL: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(75);
 
 /// How long a client has to answer a close.
@@ -66,6 +66,7 @@ pub struct Session {
     pull_tasks: JoinSet<RequestId>,
     pushes: JoinSet<()>,
     ended: VecDeque<RequestId>,
+    has_pulled: bool,
     /// The client will send no further requests.
     is_eof: bool,
 }
@@ -94,6 +95,7 @@ impl Session {
             pull_tasks: JoinSet::new(),
             pushes: JoinSet::new(),
             ended: VecDeque::new(),
+            has_pulled: false,
             is_eof: false,
         };
         let close = session.read(&mut stream, &mut closing).await;
@@ -126,6 +128,9 @@ impl Session {
                 _ = ping.tick() => {
                     if heard.elapsed() > SILENCE {
                         return SILENT;
+                    }
+                    if !self.has_pulled && self.pushes.is_empty() {
+                        return NO_PULL;
                     }
                     // A full queue means that the client is slow, not that it is gone: its writer will tell.
                     let _ = self.outgoing.try_send(Message::Ping(bytes::Bytes::new()));
@@ -217,6 +222,7 @@ impl Session {
     }
 
     async fn pull(&mut self, id: RequestId, live: bool, cursor: Option<Cursor>) -> Result<(), Close> {
+        self.has_pulled = true;
         if let Some(running) = self.pulls.get(&id) {
             match id.form() {
                 // Joined: the answers to the first are the answers to both.

@@ -17,6 +17,9 @@ pub const CHUNK_BYTES: usize = 900_000;
 /// The most of a client's own text that an error repeats.
 const BRIEF: usize = 500;
 
+/// The most frames in one message.
+const FRAMES: usize = 1000;
+
 /// The longest id of a request. Clients count; ids are remembered.
 const ID_BYTES: usize = 64;
 
@@ -48,7 +51,12 @@ pub struct ClientFrame<'a> {
 /// What is wrong, for the client.
 pub fn read_frames(text: &str) -> Result<Vec<ClientFrame<'_>>, String> {
     let frames = if text.trim_ascii_start().starts_with('[') {
-        serde_json::from_str(text)
+        serde_json::from_str::<Vec<&RawValue>>(text).and_then(|frames| {
+            if frames.len() > FRAMES {
+                return Err(serde::de::Error::custom(format_args!("more than {FRAMES} in one message")));
+            }
+            frames.into_iter().map(|frame| serde_json::from_str(frame.get())).collect()
+        })
     } else {
         serde_json::from_str(text).map(|frame| vec![frame])
     };
