@@ -21,7 +21,7 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]
     pub auth: Auth,
 
-    /// Serve everybody who can reach the address, also beyond this machine.
+    /// Serve everybody who can reach the address, also beyond this machine, and browser pages of every origin.
     #[arg(long, env = "LIVESTORE_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 
