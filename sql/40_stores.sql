@@ -1,3 +1,32 @@
+-- Hash.string of npm's effect, with which LiveStore shortens names: over UTF-16 units from the last to the first, in 32 bits.
+create function livestore.hash_string(string text)
+returns integer
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    hash bigint := 5381;
+    code integer;
+    unit integer;
+begin
+    for position in reverse char_length(string)..1 loop
+        code := ascii(substr(string, position, 1));
+        foreach unit in array case
+            when code < 65536 then array[code]
+            else array[56320 + (code - 65536) % 1024, 55296 + (code - 65536) / 1024]
+        end loop
+            hash := (hash * 33 # unit) & 4294967295;
+            hash := hash - case when hash >= 2147483648 then 4294967296 else 0 end;
+        end loop;
+    end loop;
+    hash := (hash & 3221225471) | (((hash & 4294967295) >> 1) & 1073741824);
+    return hash - case when hash >= 2147483648 then 4294967296 else 0 end;
+end
+$$;
+
+comment on function livestore.hash_string(text) is 'Internal: Hash.string of npm''s effect';
+
 -- The name that LiveStore's Electric provider derives (toTableName in @livestore/sync-electric), with the format version
 -- 1. JavaScript replaces UTF-16 units, so a character outside the basic plane becomes two underscores.
 create function livestore.own_table_name(store_id text, id bigint)
@@ -12,10 +41,10 @@ declare
     suffix text := '_' || id;
 begin
     if length(table_name) > 63 then
-        table_name := 'eventlog_1_hash_' || left(encode(sha256(convert_to(store_id, 'UTF8')), 'hex'), 32);
+        table_name := 'eventlog_1_hash_' || livestore.hash_string(store_id);
     end if;
-    -- Two store ids may have one name (a-b and a_b): the second gets its number behind it, and a line for each store whose
-    -- own name looks like that.
+    -- Two store ids may have one name (a-b and a_b, or the same hash): the second gets its number behind it, and a line for
+    -- each store whose own name looks like that.
     while to_regclass(format('livestore.%I', table_name)) is not null loop
         table_name := left('eventlog_1_' || escaped, 63 - length(suffix)) || suffix;
         suffix := suffix || '_';
@@ -25,7 +54,7 @@ end
 $$;
 
 comment on function livestore.own_table_name(text, bigint) is
-'Internal: a free name for the own table of a store, eventlog_1_<storeId> with characters outside [a-zA-Z0-9_] replaced, a hash if that is over 63 characters';
+'Internal: a free name for the own table of a store, eventlog_1_<storeId> with characters outside [a-zA-Z0-9_] replaced, LiveStore''s hash if that is over 63 characters';
 
 create function livestore.apply_hooks(eventlog regclass)
 returns integer

@@ -32,6 +32,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("drop_store", "livestore.drop_store('s')", NOBODY),
     ("apply_hooks", "livestore.apply_hooks('livestore.eventlog_1_own')", NOBODY),
     ("append", "livestore.append('{s}', '{[]}', '{null}')", NOBODY),
+    ("hash_string", "livestore.hash_string('s')", NOBODY),
     ("lock_store", "livestore.lock_store('s')", NOBODY),
     ("lock_stores", "livestore.lock_stores('{s}', '{[]}', '{null}')", NOBODY),
     ("make_backend_id", "livestore.make_backend_id('seed')", NOBODY),
