@@ -26,8 +26,8 @@ install: extension ## build the extension and install it into the Postgres of $P
 	cat $(SQL) > target/livestore_sync--$(VERSION).sql
 	$(SUDO) install -m 644 target/livestore_sync--$(VERSION).sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
-extension:
+extension: ## build the extension
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --release --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)
 
-sidecar:
+sidecar: ## build target/release/livestore-sidecar
 	cargo build --release --locked -p livestore-sidecar

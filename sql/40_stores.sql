@@ -170,8 +170,8 @@ $$;
 
 comment on function livestore.lock_store(text) is 'Internal: the row of a store, created if need be and locked';
 
-create function livestore.reset_store(store_id text)
-returns text
+create function livestore.lock_existing_store(store_id text)
+returns livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -180,8 +180,25 @@ declare
 begin
     select * into store from livestore.stores s where s.store_id = $1 for update;
     if not found then
-        perform livestore.raise_no_such_store(store_id);
+        raise exception 'there is no store %', to_json(store_id)
+            using errcode = 'LS004', detail = json_build_object('storeId', store_id),
+                hint = 'Stores are listed in livestore.stores; a push or livestore.create_store creates one.';
     end if;
+    return store;
+end
+$$;
+
+comment on function livestore.lock_existing_store(text) is 'Internal: the row of a store, locked; raises LS004 if there is none';
+
+create function livestore.reset_store(store_id text)
+returns text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    store := livestore.lock_existing_store(store_id);
     execute format('delete from only %s where store = $1', store.eventlog) using store.id;
     update livestore.stores s set head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
         where s.id = store.id returning s.backend_id into store.backend_id;
@@ -201,10 +218,7 @@ as $$
 declare
     store livestore.stores;
 begin
-    select * into store from livestore.stores s where s.store_id = $1 for update;
-    if not found then
-        perform livestore.raise_no_such_store(store_id);
-    end if;
+    store := livestore.lock_existing_store(store_id);
     if store.eventlog = 'livestore.eventlog_1'::regclass then
         delete from only livestore.eventlog_1 e where e.store = store.id;
     else
@@ -241,17 +255,3 @@ $$;
 
 comment on function livestore.renew_backend_ids() is
 'Gives every store a new backend id and keeps the events; returns the number of stores. For after a restore of an older state: clients that have seen events which the restored logs lack drop their local logs and pull anew';
-
-create function livestore.raise_no_such_store(store_id text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception 'there is no store %', to_json(store_id)
-        using errcode = 'LS004', detail = json_build_object('storeId', store_id),
-            hint = 'Stores are listed in livestore.stores; a push or livestore.create_store creates one.';
-end
-$$;
-
-comment on function livestore.raise_no_such_store(text) is 'Internal: raises LS004';

@@ -45,7 +45,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ),
     ("push_some", "livestore.push_some('{s}', '{[]}', '{null}', '{1}', null)", NOBODY),
     ("stored_events", "livestore.stored_events('{1}', '{1}')", NOBODY),
-    ("raise_no_such_store", "livestore.raise_no_such_store('s')", NOBODY),
+    ("lock_existing_store", "livestore.lock_existing_store('s')", NOBODY),
     ("register_stores", "livestore.register_stores('{s}')", NOBODY),
     ("renew_backend_ids", "livestore.renew_backend_ids()", NOBODY),
 ];
