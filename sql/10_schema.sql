@@ -17,7 +17,7 @@ do $$
 declare
     role_name text;
 begin
-    foreach role_name in array array['livestore_reader', 'livestore_writer'] loop
+    foreach role_name in array array['livestore_reader', 'livestore_writer', 'livestore_admin'] loop
         begin
             if to_regrole(role_name) is null then
                 execute format('create role %I nologin', role_name);
@@ -28,6 +28,9 @@ begin
     end loop;
     if not pg_has_role('livestore_writer', 'livestore_reader', 'usage') then
         grant livestore_reader to livestore_writer;
+    end if;
+    if not pg_has_role('livestore_admin', 'livestore_writer', 'usage') then
+        grant livestore_writer to livestore_admin;
     end if;
 end
 $$;

@@ -193,6 +193,7 @@ comment on function livestore.lock_existing_store(text) is 'Internal: the row of
 create function livestore.reset_store(store_id text)
 returns text
 language plpgsql
+security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -213,6 +214,7 @@ comment on function livestore.reset_store(text) is
 create function livestore.drop_store(store_id text)
 returns void
 language plpgsql
+security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare

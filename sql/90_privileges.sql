@@ -7,13 +7,19 @@ grant execute on function
     livestore.backend_id(text),
     livestore.head(text),
     livestore.pull(text, bigint, integer),
-    livestore.pull_page(text, bigint, integer, integer)
+    livestore.pull_page(text, bigint, integer, integer),
+    livestore.current_store_id(),
+    livestore.current_payload(),
+    livestore.current_headers()
 to livestore_reader;
 
 -- Nobody may insert into the tables: these functions run with the rights of their owner.
 grant execute on function
     livestore.create_store(text, boolean),
     livestore.push(text, json, text),
-    livestore.push_batch(text[], text[], text[], text),
+    livestore.push_batch(text[], text[], text[], text, text[]),
     livestore.commit(text, text, json, text, text)
 to livestore_writer;
+
+-- What empties logs is for whoever administers stores, and for a sidecar with an admin secret.
+grant execute on function livestore.reset_store(text), livestore.drop_store(text) to livestore_admin;

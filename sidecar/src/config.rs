@@ -1,9 +1,13 @@
 //! What can be set, as flags and as environment variables.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::http::HeaderName;
 use clap::{Parser, ValueEnum};
+
+use crate::origins::Origins;
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
 #[derive(Debug, Parser)]
@@ -21,9 +25,30 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]
     pub auth: Auth,
 
-    /// Serve everybody who can reach the address, also beyond this machine, and browser pages of every origin.
+    /// Serve everybody who can reach the address, also beyond this machine, and without --cors-origins pages of every origin.
     #[arg(long, env = "LIVESTORE_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
+
+    /// An SQL function that says who may do what, e.g. app.may_sync: (store_id text, action text, payload json, headers json)
+    /// returns boolean. Asked with the actions connect, pull and push. See docs/hooks.md.
+    #[arg(long, env = "LIVESTORE_AUTHORIZE_FUNCTION", value_name = "FUNCTION")]
+    pub authorize_function: Option<String>,
+
+    /// Request headers that hooks and the authorize function get, e.g. cookie,authorization.
+    #[arg(long, env = "LIVESTORE_FORWARD_HEADERS", value_name = "NAMES", value_delimiter = ',')]
+    pub forward_headers: Vec<HeaderName>,
+
+    /// Origins of the web pages that are served, e.g. https://app.example.com, or * for all. Without: those of this machine.
+    #[arg(long, env = "LIVESTORE_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+
+    /// The protocols that are spoken.
+    #[arg(long, env = "LIVESTORE_DIALECTS", value_delimiter = ',', default_values_t = Dialect::ALL)]
+    pub dialects: Vec<Dialect>,
+
+    /// The secret of sync-cf 0.3's admin requests. Without, there are none. The database role then needs livestore_admin, too.
+    #[arg(long, env = "LIVESTORE_ADMIN_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub admin_secret: Option<String>,
 
     /// Connections to the database for reading; two more push and listen.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
@@ -59,6 +84,32 @@ pub enum Auth {
     None,
 }
 
+/// A protocol that clients of LiveStore speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
+pub enum Dialect {
+    /// @livestore/sync-cf 0.4 and later over WebSocket
+    CfWs,
+    /// @livestore/sync-cf 0.4 and later over HTTP
+    CfHttp,
+    /// @livestore/sync-cf 0.3
+    #[value(name = "cf-0.3")]
+    Cf03,
+}
+
+impl Dialect {
+    pub const ALL: [Self; 3] = [Self::CfWs, Self::CfHttp, Self::Cf03];
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CfWs => "cf-ws",
+            Self::CfHttp => "cf-http",
+            Self::Cf03 => "cf-0.3",
+        })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
@@ -78,6 +129,20 @@ impl Config {
                 self.listen
             ));
         }
+        self.origins()?;
+        if self.admin_secret.as_deref() == Some("") {
+            return Err("--admin-secret is empty: give it one that nobody guesses, or leave it out".into());
+        }
         Ok(())
+    }
+
+    /// # Errors
+    /// Which of --cors-origins is no origin.
+    pub fn origins(&self) -> Result<Origins, String> {
+        match self.cors_origins.as_slice() {
+            [] if self.insecure_no_auth => Ok(Origins::Any),
+            [] => Ok(Origins::Local),
+            origins => Origins::parse(origins).map_err(|error| format!("--cors-origins: {error}")),
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod log;
+mod origins;
 mod protocols;
 mod server;
 mod shutdown;
@@ -9,6 +10,7 @@ mod telemetry;
 
 use std::future::IntoFuture;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -21,9 +23,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::log::{Database, DatabaseError, Log};
-use crate::protocols::rpc::SessionConfig;
-use crate::server::Server;
+use crate::log::{Database, DatabaseError, Log, LogConfig};
+use crate::server::{Server, Settings};
 
 /// How often a database that is away is tried at start.
 const START_RETRY: Duration = Duration::from_millis(250);
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
+    let origins = config.origins().map_err(Failure::Config)?;
     let database_url: tokio_postgres::Config =
         config.database_url.parse().map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
     if database_url.get_ssl_mode() == SslMode::Require {
@@ -96,12 +98,20 @@ async fn run(config: Config) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
-    let log = Log::start(database.clone(), config.push_timeout, &mut tasks);
-    let server = Server {
-        session: SessionConfig { log, shutdown: shutdown.clone() },
-        connections: connections.clone(),
+    let log_config = LogConfig { push_timeout: config.push_timeout, authorize_function: config.authorize_function };
+    let log = Log::start(database, log_config, &mut tasks);
+    let settings = Settings {
+        dialects: config.dialects.into_iter().collect(),
+        origins,
+        forward_headers: config.forward_headers,
+        admin_secret: config.admin_secret,
         max_frame_bytes: config.max_frame_bytes,
-        any_origin: config.insecure_no_auth,
+    };
+    let server = Server {
+        log: log.clone(),
+        settings: Arc::new(settings),
+        connections: connections.clone(),
+        shutdown: shutdown.clone(),
     };
     // Serving begins before the database is known to be there: clients wait better than they reconnect.
     let serving = axum::serve(listener, server.router()).with_graceful_shutdown(shutdown.clone().cancelled_owned());
@@ -111,7 +121,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let result = tokio::select! {
         requested = shutdown::requested() => requested.map_err(Failure::System),
         Some(_) = tasks.join_next() => Err(Failure::Bug),
-        failure = watch_database(&database, config.database_wait) => Err(failure),
+        failure = watch_database(&log, config.database_wait) => Err(failure),
     };
 
     shutdown.cancel();
@@ -128,11 +138,11 @@ async fn run(config: Config) -> Result<(), Failure> {
 }
 
 /// Ends only if the database cannot be used: it does not come up in time, or is set up wrong.
-async fn watch_database(database: &Database, patience: Duration) -> Failure {
+async fn watch_database(log: &Log, patience: Duration) -> Failure {
     let waiting = async {
         let mut is_first = true;
         loop {
-            match database.check().await {
+            match log.check().await {
                 Err(error) if error.is_passing() => {
                     if std::mem::take(&mut is_first) {
                         warn!(error = &error as &dyn std::error::Error, "waiting for the database");
@@ -149,7 +159,7 @@ async fn watch_database(database: &Database, patience: Duration) -> Failure {
             std::future::pending().await
         }
         Ok(Err(error)) => Failure::Database(error),
-        Err(_) => match database.check().await {
+        Err(_) => match log.check().await {
             Err(error) => Failure::Unreachable(error),
             Ok(()) => std::future::pending().await,
         },

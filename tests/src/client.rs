@@ -40,6 +40,11 @@ impl Node {
         Self::start(Path::new("sync-backend.mjs"))
     }
 
+    /// The client of sync backends of LiveStore 0.3: `../clients-0.3/sync-backend.mjs`.
+    pub fn sync_backend_0_3() -> Self {
+        Self::start(Path::new("../clients-0.3/sync-backend.mjs"))
+    }
+
     /// A client made of `effect@4`: `effect4.mjs`.
     pub fn effect4() -> Self {
         Self::start(Path::new("effect4.mjs"))
@@ -95,11 +100,23 @@ impl Node {
         }
     }
 
-    /// Opens a client of a sync backend.
+    /// Opens a client of a sync backend. `url` is the sidecar's; clients that speak HTTP get it as such, and poll often.
     pub async fn open(&self, dialect: &str, url: &str, store: &str) -> Client {
+        self.open_with(dialect, url, store, json!({})).await
+    }
+
+    /// The same with further parameters of the driver's `open`, e.g. `payload`.
+    pub async fn open_with(&self, dialect: &str, url: &str, store: &str, further: Value) -> Client {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("client-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let params = json!({"client": name, "dialect": dialect, "url": url, "storeId": store});
+        let mut params = json!({"client": name, "dialect": dialect, "url": url, "storeId": store});
+        if dialect.ends_with("http") {
+            params["url"] = json!(url.replacen("ws:", "http:", 1));
+            params["options"] = json!({"livePull": {"pollInterval": 100}});
+        }
+        for (key, value) in further.as_object().expect("parameters") {
+            params[key] = value.clone();
+        }
         self.call("open", params).await.expect("a client");
         Client { node: self.clone(), name }
     }
@@ -226,9 +243,11 @@ impl Live {
         events
     }
 
-    /// Whether the stream brings nothing for this long.
+    /// Whether the stream brings no event, and does not end, for this long. Clients that poll find empty pages.
     pub async fn is_quiet_for(&mut self, time: Duration) -> bool {
-        tokio::time::timeout(time, self.messages.recv()).await.is_err()
+        let is_empty = |message: &Value| message["value"]["batch"].as_array().is_some_and(Vec::is_empty);
+        let news = async { while self.messages.recv().await.is_some_and(|message| is_empty(&message)) {} };
+        tokio::time::timeout(time, news).await.is_err()
     }
 
     /// Interrupts the stream.

@@ -82,6 +82,7 @@ impl Cluster {
                             .batch_execute(
                                 "create extension livestore_sync;
                              create role sidecar login in role livestore_writer;
+                             create role admin login in role livestore_admin;
                              create role reader login in role livestore_reader;
                              create role stranger login",
                             )

@@ -6,9 +6,10 @@ use crate::PATIENCE;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, connect_async_with_config};
 
 /// A connection.
 pub struct Rpc {
@@ -35,6 +36,25 @@ impl Rpc {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let (socket, _) = connect_async_with_config(url, Some(config), true).await.ok()?;
         Some(Self { socket })
+    }
+
+    /// With request headers, as a browser sends cookies.
+    ///
+    /// # Errors
+    /// The status and the body of a server that does not accept the connection.
+    pub async fn connect_with(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, (u16, String)> {
+        let mut request = url.into_client_request().expect("a URL");
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().expect("a header"));
+        }
+        match connect_async(request).await {
+            Ok((socket, _)) => Ok(Self { socket }),
+            Err(Error::Http(response)) => {
+                let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
+                Err((response.status().as_u16(), body.into()))
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// To a store; `url` as clients are given it.

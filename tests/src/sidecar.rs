@@ -95,6 +95,11 @@ impl Sidecar {
         format!("ws://127.0.0.1:{}", self.port)
     }
 
+    /// The same for requests over HTTP.
+    pub fn http_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
@@ -144,18 +149,10 @@ impl Drop for Sidecar {
 
 /// An HTTP GET; status and body. Status 0 if there is no answer.
 pub async fn http_get(port: u16, path: &str) -> (u16, String) {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else {
-        return (0, String::new());
-    };
-    let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
-    let mut answer = String::new();
-    if stream.write_all(request.as_bytes()).await.is_err() || stream.read_to_string(&mut answer).await.is_err() {
-        return (0, String::new());
+    match reqwest::get(format!("http://127.0.0.1:{port}{path}")).await {
+        Ok(response) => (response.status().as_u16(), response.text().await.unwrap_or_default()),
+        Err(_) => (0, String::new()),
     }
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_string());
-    (status, body)
 }
 
 /// Beside the test binaries: `target/debug/deps/…` and `target/debug/livestore-sidecar`.

@@ -1,4 +1,4 @@
-//! `@livestore/sync-cf` 0.4.0 from npm, unmodified, over WebSocket (`makeWsSync`).
+//! `@livestore/sync-cf` 0.4.0 from npm, unmodified, over WebSocket (`makeWsSync`) and over HTTP (`makeHttpSync`).
 
 use std::time::Duration;
 
@@ -8,13 +8,36 @@ use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::sidecar::Sidecar;
 use serde_json::{Value, json};
 
-const CF: &str = "cf-ws";
+/// Each test runs with each of the clients.
+macro_rules! with_each_client {
+    ($($test:ident)*) => {
+        mod cf_ws {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("cf-ws").await })*
+        }
+        mod cf_http {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("cf-http").await })*
+        }
+    };
+}
 
-#[tokio::test(flavor = "multi_thread")]
-async fn connects_pings_and_pulls_an_empty_log() {
+with_each_client! {
+    connects_pings_and_pulls_an_empty_log
+    pushes_1_and_250_events_and_pulls_with_and_without_cursor
+    a_live_pull_idles_and_then_receives
+    pulls_a_history_of_10_000_events
+    payloads_of_100_kb_travel_whole
+    a_push_behind_the_head_is_told_the_right_numbers
+    a_reset_is_a_backend_id_mismatch
+    an_interrupted_pull_ends_and_the_client_goes_on
+    two_clients_see_one_order_while_both_write
+    a_commit_made_in_sql_arrives_live
+    args_come_back_as_they_were_sent
+}
+
+async fn connects_pings_and_pulls_an_empty_log(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "empty").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "empty").await;
     client.connect().await;
     client.call("ping", json!({})).await.unwrap();
     assert_eq!(client.call("isConnected", json!({})).await.unwrap(), true);
@@ -27,11 +50,10 @@ async fn connects_pings_and_pulls_an_empty_log() {
     assert_eq!(stores, 0, "a pull writes nothing");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pushes_1_and_250_events_and_pulls_with_and_without_cursor() {
+async fn pushes_1_and_250_events_and_pulls_with_and_without_cursor(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "todos").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "todos").await;
     client.pull(None).await.unwrap();
     client.push(chain(0, 1)).await.unwrap();
     client.push(chain(1, 250)).await.unwrap();
@@ -49,12 +71,11 @@ async fn pushes_1_and_250_events_and_pulls_with_and_without_cursor() {
     assert_eq!(rows[250].get::<_, &str>(1), r#"{"id":251}"#);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_live_pull_idles_and_then_receives() {
+async fn a_live_pull_idles_and_then_receives(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let node = Node::sync_backend();
-    let (writer, reader) = (node.open(CF, &sidecar.url(), "s").await, node.open(CF, &sidecar.url(), "s").await);
+    let (writer, reader) = (node.open(cf, &sidecar.url(), "s").await, node.open(cf, &sidecar.url(), "s").await);
     let mut live = reader.live(None).await;
     assert!(live.page().await.is_empty(), "each run of history has a page");
     assert!(live.is_quiet_for(Duration::from_millis(500)).await);
@@ -65,15 +86,14 @@ async fn a_live_pull_idles_and_then_receives() {
     assert!(live.is_quiet_for(Duration::from_millis(200)).await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pulls_a_history_of_10_000_events() {
+async fn pulls_a_history_of_10_000_events(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let admin = database.admin().await;
     for start in (0..10_000).step_by(1000) {
         admin.execute("select livestore.push('long', $1)", &[&chain(start, 1000)]).await.unwrap();
     }
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "long").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "long").await;
     let pages = client.pages(None).await.unwrap();
     let mut remaining = 10_000;
     for page in &pages {
@@ -92,11 +112,10 @@ async fn pulls_a_history_of_10_000_events() {
     assert_eq!(numbers(&live.events(1000).await), (9_001..=10_000).collect::<Vec<_>>());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn payloads_of_100_kb_travel_whole() {
+async fn payloads_of_100_kb_travel_whole(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "large").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "large").await;
     let mut live = client.live(None).await;
     let batch: Value = (0..30).map(|parent| event(parent, "blob", json!({"data": "x".repeat(100_000)}))).collect();
     client.push(batch.clone()).await.unwrap();
@@ -108,11 +127,10 @@ async fn payloads_of_100_kb_travel_whole() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_push_behind_the_head_is_told_the_right_numbers() {
+async fn a_push_behind_the_head_is_told_the_right_numbers(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "s").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "s").await;
     client.push(chain(0, 7)).await.unwrap();
     let error = client.push(json!([event(3, "other", json!({}))])).await.unwrap_err();
     assert_eq!(error["_tag"], "ServerAheadError");
@@ -120,12 +138,11 @@ async fn a_push_behind_the_head_is_told_the_right_numbers() {
     assert_eq!(numbers(&client.pull(None).await.unwrap()), up_to(7));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reset_is_a_backend_id_mismatch() {
+async fn a_reset_is_a_backend_id_mismatch(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let node = Node::sync_backend();
-    let client = node.open(CF, &sidecar.url(), "s").await;
+    let client = node.open(cf, &sidecar.url(), "s").await;
     client.pull(None).await.unwrap();
     client.push(chain(0, 3)).await.unwrap();
     let mut live = client.live(Some(3)).await;
@@ -142,31 +159,30 @@ async fn a_reset_is_a_backend_id_mismatch() {
         assert_eq!(error["_tag"], "BackendIdMismatchError");
         assert_eq!((&error["expected"], &error["received"]), (&json!(after), &json!(before)));
     }
-    let fresh = node.open(CF, &sidecar.url(), "s").await;
+    let fresh = node.open(cf, &sidecar.url(), "s").await;
     assert!(fresh.pull(None).await.unwrap().is_empty());
     fresh.push(chain(0, 1)).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_interrupted_pull_ends_and_the_connection_goes_on() {
+async fn an_interrupted_pull_ends_and_the_client_goes_on(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "s").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "s").await;
     let mut first = client.live(None).await;
     first.page().await;
     first.stop().await;
     client.push(chain(0, 1)).await.unwrap();
     let mut second = client.live(None).await;
     assert_eq!(numbers(&second.events(1).await), [1]);
-    assert_eq!(sidecar.log().matches("\"connected\"").count(), 1, "the connection was never lost");
+    let connections = if cf == "cf-ws" { 1 } else { 0 };
+    assert_eq!(sidecar.log().matches("\"connected\"").count(), connections, "the connection was never lost");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_clients_see_one_order_while_both_write() {
+async fn two_clients_see_one_order_while_both_write(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let node = Node::sync_backend();
-    let clients = [node.open(CF, &sidecar.url(), "race").await, node.open(CF, &sidecar.url(), "race").await];
+    let clients = [node.open(cf, &sidecar.url(), "race").await, node.open(cf, &sidecar.url(), "race").await];
     let mut lives = [clients[0].live(None).await, clients[1].live(None).await];
     let writers = [0, 1].map(|writer| {
         let client = clients[writer].clone();
@@ -191,11 +207,10 @@ async fn two_clients_see_one_order_while_both_write() {
     assert_eq!(numbers(&seen[0]), up_to(200));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_made_in_sql_arrives_live() {
+async fn a_commit_made_in_sql_arrives_live(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "s").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "s").await;
     let mut live = client.live(None).await;
     live.page().await;
     let admin = database.admin().await;
@@ -206,11 +221,10 @@ async fn a_commit_made_in_sql_arrives_live() {
     assert_eq!((&events[0]["clientId"], &events[0]["sessionId"]), (&json!("server"), &json!("sql")));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn args_come_back_as_they_were_sent() {
+async fn args_come_back_as_they_were_sent(cf: &str) {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::sync_backend().open(CF, &sidecar.url(), "exact").await;
+    let client = Node::sync_backend().open(cf, &sidecar.url(), "exact").await;
     let args = [
         json!({"z": 1, "a": {"y": [null, true, 1e300, -0.5], "b": "\u{0}\u{2028}😀\"\\"}}),
         json!(null),

@@ -1,4 +1,4 @@
-//! A recording of `@livestore/sync-cf` 0.4.0 and its original server, played to the sidecar: it gives the same answers.
+//! Recordings of `@livestore/sync-cf` 0.4.0 and its original server, over WebSocket and over HTTP, played to the sidecar: it gives the same answers.
 //!
 //! Not compared: times and backend ids, the text of a defect (Effect's schema errors), the fibers in an interrupt, and
 //! chunks that the original sends for a pull that has ended. Answers of different requests may come in another order.
@@ -16,7 +16,7 @@ use livestore_tests::sidecar::Sidecar;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_recording_of_sync_cf_0_4_0_gets_the_same_answers() {
+async fn the_recording_over_websocket_gets_the_same_answers() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let recording = std::fs::read_to_string(root().join("tests/wire/sync-cf-0.4.0-ws.jsonl")).unwrap();
@@ -27,6 +27,38 @@ async fn the_recording_of_sync_cf_0_4_0_gets_the_same_answers() {
         compared += replay(connection, &sidecar.url(), &mut backend_id).await;
     }
     assert_eq!(compared, 19, "frames of the original, without those that are set aside");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recording_over_http_gets_the_same_answers() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let recording = std::fs::read_to_string(root().join("tests/wire/sync-cf-0.4.0-http.jsonl")).unwrap();
+    let client = reqwest::Client::new();
+    let mut backend_id: Option<String> = None;
+    let mut compared = 0;
+    for line in recording.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let (recorded, expected) = (&line["request"], &line["response"]);
+        assert_eq!(recorded["method"], "POST");
+        let body = with_backend_id(recorded["body"].clone(), backend_id.as_deref());
+        let mut request = client.post(format!("{}{}", sidecar.http_url(), recorded["url"].as_str().unwrap()));
+        for (name, value) in recorded["headers"].as_object().unwrap() {
+            request = request.header(name, value.as_str().unwrap());
+        }
+        let response = request.body(body.to_string()).send().await.unwrap();
+        assert_eq!(json!(response.status().as_u16()), expected["status"]);
+        assert_eq!(json!(response.headers()["content-type"].to_str().unwrap()), expected["contentType"]);
+        let frames: Vec<Value> = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+        if let Some(id) = frames[0].pointer("/values/0/backendId").and_then(Value::as_str) {
+            backend_id.get_or_insert(id.into());
+        }
+        let expected: Vec<Value> = serde_json::from_str(expected["body"].as_str().unwrap()).unwrap();
+        let normalise = |frames: Vec<Value>| frames.into_iter().map(normalised).collect::<Vec<_>>();
+        compared += frames.len();
+        assert_eq!(normalise(frames), normalise(expected), "{recorded}");
+    }
+    assert_eq!(compared, 15, "frames of the original");
 }
 
 /// Frames by the request that they answer; those that answer none are under null.

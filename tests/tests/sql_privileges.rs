@@ -9,12 +9,14 @@ use livestore_tests::events::{chain, up_to};
 use sql_support::{all, all_with, log, one, push, rejection, run};
 use tokio_postgres::Client;
 
-/// From the least to the most that they may do; `sidecar` has `livestore_writer`, `reader` has `livestore_reader`.
-const ROLES: [&str; 3] = ["stranger", "reader", "sidecar"];
+/// From the least to the most that they may do; `reader` has `livestore_reader`, `sidecar` has `livestore_writer`, and
+/// `admin` has `livestore_admin`.
+const ROLES: [&str; 4] = ["stranger", "reader", "sidecar", "admin"];
 
 /// Who may call a function: the roles from this one on, or none of them.
-const READERS: &[&str] = &["reader", "sidecar"];
-const WRITERS: &[&str] = &["sidecar"];
+const READERS: &[&str] = &["admin", "reader", "sidecar"];
+const WRITERS: &[&str] = &["admin", "sidecar"];
+const ADMINS: &[&str] = &["admin"];
 const NOBODY: &[&str] = &[];
 
 /// Every function with a call of it, and who may make it.
@@ -28,8 +30,12 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("create_store", "livestore.create_store('new', own_table => true)", WRITERS),
     ("push", "livestore.push('s', '[]')", WRITERS),
     ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}')", WRITERS),
-    ("reset_store", "livestore.reset_store('s')", NOBODY),
-    ("drop_store", "livestore.drop_store('s')", NOBODY),
+    ("reset_store", "livestore.reset_store('s')", ADMINS),
+    ("drop_store", "livestore.drop_store('s')", ADMINS),
+    ("current_store_id", "livestore.current_store_id()", READERS),
+    ("current_payload", "livestore.current_payload()", READERS),
+    ("current_headers", "livestore.current_headers()", READERS),
+    ("enter_context", "livestore.enter_context('s', null)", NOBODY),
     ("apply_hooks", "livestore.apply_hooks('livestore.eventlog_1_own')", NOBODY),
     ("append", "livestore.append('{s}', '{[]}', '{null}')", NOBODY),
     ("hash_string", "livestore.hash_string('s')", NOBODY),
@@ -43,7 +49,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
         "livestore.plan_pushes('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
         NOBODY,
     ),
-    ("push_some", "livestore.push_some('{s}', '{[]}', '{null}', '{1}', null)", NOBODY),
+    ("push_some", "livestore.push_some('{s}', '{[]}', '{null}', '{1}', null, null)", NOBODY),
     ("stored_events", "livestore.stored_events('{1}', '{1}')", NOBODY),
     ("lock_existing_store", "livestore.lock_existing_store('s')", NOBODY),
     ("register_stores", "livestore.register_stores('{s}')", NOBODY),
@@ -96,9 +102,11 @@ async fn every_function_is_for_whom_it_is_for() {
         .await;
         assert_eq!(granted, *roles, "{call}");
     }
-    for (_, call, roles) in CALLS.iter().filter(|(_, _, roles)| !roles.is_empty()) {
-        let client = database.connect(roles[0]).await;
-        run(&client, &format!("select * from {call}")).await;
+    for (_, call, roles) in CALLS {
+        for role in *roles {
+            let client = database.connect(role).await;
+            run(&client, &format!("begin; select * from {call}; rollback")).await;
+        }
     }
 }
 
@@ -128,7 +136,7 @@ async fn the_public_may_do_nothing() {
         &[&&ROLES[..]],
     )
     .await;
-    assert_eq!(schema, [false; 3], "nobody creates anything in the schema");
+    assert_eq!(schema, [false; 4], "nobody creates anything in the schema");
 }
 
 #[tokio::test]
@@ -148,7 +156,7 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
     )
     .await;
     let mut expected = Vec::new();
-    for role in ["reader", "sidecar"] {
+    for role in ["admin", "reader", "sidecar"] {
         for table in ["eventlog_1", "eventlog_1_own", "events", "stores"] {
             expected.push(format!("{role}: select livestore.{table}"));
         }
@@ -160,7 +168,7 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
         &[&&ROLES[..]],
     )
     .await;
-    assert_eq!(sequence, [false; 3]);
+    assert_eq!(sequence, [false; 4]);
 }
 
 #[tokio::test]
@@ -272,7 +280,7 @@ async fn nothing_that_a_user_creates_is_picked_up() {
         let error = client.query(&format!("select {armed}"), &[]).await.expect_err(armed);
         assert_eq!(error.as_db_error().unwrap().message(), "caught", "{armed}");
     }
-    for (_, call, _) in CALLS.iter().filter(|(_, _, roles)| !roles.is_empty()) {
+    for (_, call, _) in CALLS.iter().filter(|(_, _, roles)| roles.contains(&"sidecar")) {
         run(&client, &format!("select * from {call}")).await;
     }
     run(&client, &format!("select livestore.push('trapped', '{}')", chain(0, 3))).await;

@@ -34,6 +34,10 @@ pub enum DatabaseError {
     ExtensionVersion { found: String },
     #[error("the role of the database URL may not push: run \"grant livestore_writer to <role>\"")]
     PrivilegeMissing,
+    #[error(
+        "--authorize-function {function}: {problem}; create it, and grant usage on its schema and execute on it to the role of the database URL"
+    )]
+    AuthorizeFunction { function: String, problem: String },
 }
 
 impl DatabaseError {

@@ -1,11 +1,14 @@
 //! The log: the only part of the sidecar that knows SQL, and all that a protocol knows of Postgres.
 
+mod authorize;
 mod backoff;
+mod context;
 mod database;
 mod event;
 mod listener;
 mod pull;
 mod push;
+mod store;
 mod store_id;
 mod subscription;
 mod tail;
@@ -17,14 +20,18 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::error;
 
+pub use authorize::Denied;
+pub use context::Context;
 pub use database::{Database, DatabaseError};
 pub use event::{AbsentArgs, Batch, Event};
 pub use pull::Page;
 pub use push::{PushError, Pushed};
+pub use store::{History, ResetError, StoreLog};
 pub use store_id::StoreId;
-pub use subscription::Subscription;
+pub use subscription::{Delivery, Subscription};
 pub use tail::StreamEnd;
 
+use authorize::Authorizer;
 use listener::Listener;
 use push::CommitQueue;
 use tail::Tails;
@@ -35,28 +42,41 @@ pub struct Log {
     database: Database,
     commits: CommitQueue,
     tails: Arc<Tails>,
+    authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
+}
+
+/// What an operator can set.
+pub struct LogConfig {
+    /// How long a push waits for the database.
+    pub push_timeout: Duration,
+    /// The SQL function to ask whether a client may do what it asks for.
+    pub authorize_function: Option<String>,
 }
 
 /// How long a tail is given to catch up with Postgres before it is looked at again.
 const LAG: Duration = Duration::from_millis(20);
 
-/// A cursor that does not belong to the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BadCursor {
-    /// It is from another life of the log.
+/// Why a client cannot read on from where it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PullError {
+    /// Its cursor is from another life of the log.
+    #[error("the log was reset")]
     BackendIdMismatch { expected: Arc<str>, received: String },
-    /// It is beyond the head: the log has lost events that a client has seen.
+    /// Its cursor is beyond the head: the log has lost events that a client has seen.
+    #[error("the log has lost events that this client has seen: ask the operator")]
     Rewound,
+    #[error(transparent)]
+    Denied(#[from] Denied),
 }
 
-fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), BadCursor> {
+fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
     if let Some(received) = backend_id
         && *received != *log.backend_id
     {
-        return Err(BadCursor::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
+        return Err(PullError::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
     }
-    if backend_id.is_some() && after > log.head {
+    if after > log.head {
         // To go on would join what the client has to events that do not follow it.
         error!(
             ?store,
@@ -65,7 +85,7 @@ fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str
             "a client has seen events that the log does not have: was an older state restored? \
              Then run \"select livestore.renew_backend_ids()\""
         );
-        return Err(BadCursor::Rewound);
+        return Err(PullError::Rewound);
     }
     Ok(())
 }
@@ -81,8 +101,9 @@ pub enum NotReady {
 
 impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
-    /// yet. `push_timeout` bounds how long a push waits for the database.
-    pub fn start(database: Database, push_timeout: Duration, tasks: &mut JoinSet<()>) -> Self {
+    /// yet.
+    pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
+        let LogConfig { push_timeout, authorize_function } = config;
         let tails = Tails::new(database.clone());
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout);
@@ -90,54 +111,25 @@ impl Log {
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
-        Self { database, commits, tails, is_listening }
+        let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
+        Self { database, commits, tails, authorizer, is_listening }
     }
 
-    /// Queues a push at once and returns a future of its outcome, which comes after the commit.
-    pub fn push(
-        &self,
-        store: StoreId,
-        batch: Batch,
-        backend_id: Option<String>,
-    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        self.commits.push(store, batch, backend_id)
+    /// The log of a store, for a client with this context.
+    pub fn store(&self, store: StoreId, context: Context) -> StoreLog {
+        StoreLog::new(self.clone(), store, context)
     }
 
-    /// Follows a log from a cursor on: the last event that a client has seen, and the backend id that came with it. Waits
-    /// while the database is away.
+    /// Whether the database is there, set up as serving takes.
     ///
     /// # Errors
-    /// The cursor is not one of this log, as Postgres knows it.
-    pub async fn subscribe(
-        &self,
-        store: &StoreId,
-        after: i64,
-        backend_id: Option<&str>,
-    ) -> Result<Subscription, BadCursor> {
-        loop {
-            let subscription = self.tails.subscribe(store, after).await;
-            let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
-            if has_id && after <= subscription.position() {
-                return Ok(subscription);
-            }
-            // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
-            // its log, so Postgres is asked.
-            let log = pull::patiently(|| pull::status(&self.database, store)).await;
-            check_cursor(store, &log, after, backend_id)?;
-            self.tails.refresh(store);
-            drop(subscription);
-            tokio::time::sleep(LAG).await;
+    /// What is missing, with what to do about it.
+    pub async fn check(&self) -> Result<(), DatabaseError> {
+        self.database.check().await?;
+        match &self.authorizer {
+            Some(authorizer) => authorizer.check().await,
+            None => Ok(()),
         }
-    }
-
-    /// A page of the events after a cursor. Waits while the database is away.
-    ///
-    /// # Errors
-    /// The cursor is not one of this log.
-    pub async fn pull(&self, store: &StoreId, after: i64, backend_id: Option<&str>) -> Result<Page, BadCursor> {
-        let page = pull::patiently(|| pull::pull(&self.database, store, after)).await;
-        check_cursor(store, &page, after, backend_id)?;
-        Ok(page)
     }
 
     /// Whether pushes and pulls would be served right now.
@@ -145,7 +137,7 @@ impl Log {
     /// # Errors
     /// What is missing.
     pub async fn ready(&self) -> Result<(), NotReady> {
-        self.database.check().await?;
+        self.check().await?;
         if self.is_listening.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NotListening) }
     }
 }

@@ -30,6 +30,13 @@ pub struct Page {
     pub backend_id: Arc<str>,
 }
 
+impl Page {
+    /// How many events are known to follow: exact if sequence numbers have no gaps.
+    pub fn remaining(&self) -> i64 {
+        self.events.last().map_or(0, |last| (self.head - last.seq_num).max(0))
+    }
+}
+
 /// One statement, one snapshot: the events belong to the backend id and the head beside them.
 const PULL: &str = "\
     select log.head, log.backend_id, e.seq_num, e.parent_seq_num, e.name, e.args::text, e.client_id, e.session_id, e.created_at

@@ -17,6 +17,7 @@ use tokio_postgres::{Client, Row, Statement};
 use tracing::{error, warn};
 
 use super::backoff::Backoff;
+use super::context::Context;
 use super::database::{Database, DatabaseError, is_disconnection, is_passing_code};
 use super::event::Batch;
 use super::store_id::StoreId;
@@ -49,7 +50,7 @@ pub enum PushError {
     BackendIdMismatch { expected: String, received: String },
     #[error("{0}")]
     Invalid(String),
-    /// A hook of the operator says no; the message is the hook's.
+    /// A hook of the operator says no, or the authorize function; the message is theirs.
     #[error("{0}")]
     Rejected(String),
     /// The database was away for too long, or too much is waiting: whether the push is in the log is not known. It may
@@ -68,11 +69,15 @@ struct Push {
     store: StoreId,
     batch: Batch,
     backend_id: Option<String>,
+    context: Arc<Context>,
     deadline: Instant,
     reply: oneshot::Sender<Result<Pushed, PushError>>,
-    /// Its share of the queue, given back when it is done.
-    _space: OwnedSemaphorePermit,
+    /// Given back when it is done.
+    _space: Space,
 }
+
+/// The share of the queue that a push takes.
+pub struct Space(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit);
 
 /// The writing end: cheap to clone, never waits.
 #[derive(Clone)]
@@ -93,6 +98,18 @@ impl CommitQueue {
         )
     }
 
+    /// How long a push waits for the database.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Takes the room that a push needs; `None` if too much is waiting.
+    pub fn reserve(&self, batch: &Batch, context: &Context) -> Option<Space> {
+        // A KiB on top stands for what a push costs beside its text.
+        let kibibytes = u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX);
+        Arc::clone(&self.space).try_acquire_many_owned(kibibytes).ok().map(Space)
+    }
+
     /// Puts a push into the queue at once, so that pushes are carried out in the order of these calls. The future that
     /// it returns ends after the commit; dropping it does not take the push back.
     pub fn push(
@@ -100,21 +117,23 @@ impl CommitQueue {
         store: StoreId,
         batch: Batch,
         backend_id: Option<String>,
+        context: Arc<Context>,
+        space: Space,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + self.timeout;
-        // A KiB on top stands for what a push costs beside its text.
-        let kibibytes = u32::try_from(batch.json().len() / 1024 + 1).unwrap_or(u32::MAX);
-        if let Ok(space) = Arc::clone(&self.space).try_acquire_many_owned(kibibytes) {
-            // If the committer is gone, so is `reply`, and the answer is an error.
-            let _ = self.pushes.send(Push { store, batch, backend_id, deadline, reply, _space: space });
-        }
+        // If the committer is gone, so is `reply`, and the answer is an error.
+        let _ = self.pushes.send(Push { store, batch, backend_id, context, deadline, reply, _space: space });
         async move {
             // Whatever the committer is waiting for, a client is told in time to come back.
             let answer = tokio::time::timeout_at(deadline + GRACE, answer).await;
             answer.ok().and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))
         }
     }
+}
+
+fn size(batch: &Batch, context: &Context) -> usize {
+    batch.json().len() + context.json().map_or(0, str::len)
 }
 
 /// The other end: owns one connection and runs one transaction at a time, so that a store's pushes commit, and reach
@@ -151,7 +170,7 @@ impl From<tokio_postgres::Error> for CommitError {
 
 const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
-    from livestore.push_batch($1, $2, $3, $4)";
+    from livestore.push_batch($1, $2, $3, $4, $5)";
 
 /// A row of `livestore.push_batch`.
 struct Outcome {
@@ -189,13 +208,13 @@ impl Committer {
                 Some(push) = self.waiting.recv() => push,
             },
         };
-        let mut bytes = first.batch.json().len();
+        let mut bytes = size(&first.batch, &first.context);
         let mut group = vec![first];
         while group.len() < GROUP_PUSHES
             && bytes < GROUP_BYTES
             && let Ok(push) = self.waiting.try_recv()
         {
-            bytes += push.batch.json().len();
+            bytes += size(&push.batch, &push.context);
             group.push(push);
         }
         Some(group)
@@ -258,7 +277,8 @@ impl Committer {
         let stores: Vec<&str> = group.iter().map(|push| push.store.as_str()).collect();
         let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
-        let arguments: [&(dyn ToSql + Sync); 4] = [&stores, &batches, &backend_ids, &&**source];
+        let contexts: Vec<Option<&str>> = group.iter().map(|push| push.context.json()).collect();
+        let arguments: [&(dyn ToSql + Sync); 5] = [&stores, &batches, &backend_ids, &&**source, &contexts];
         let rows = tokio::time::timeout(STATEMENT_TIMEOUT, client.query(&*push_batch, &arguments)).await;
         let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)

@@ -89,8 +89,8 @@ impl Tails {
         Ok(())
     }
 
-    /// Follows a store from a position on.
-    pub async fn subscribe(self: &Arc<Self>, store: &StoreId, after: i64) -> Subscription {
+    /// Follows a store from a position on; without one, from where its log stands.
+    pub async fn subscribe(self: &Arc<Self>, store: &StoreId, after: Option<i64>) -> Subscription {
         loop {
             let tail = self.get_or_create(store);
             let mut changed = tail.changed.subscribe();
@@ -98,6 +98,7 @@ impl Tails {
             if let Ok(Standing::Following { backend_id }) = standing.as_deref() {
                 let backend_id = Arc::clone(backend_id);
                 drop(standing);
+                let after = after.unwrap_or_else(|| tail.state.lock().position);
                 return Subscription::new(tail, changed, after, backend_id);
             }
             // It ended meanwhile; the next one begins with the new life of the log.

@@ -1,12 +1,13 @@
-//! The protocol of `@livestore/sync-cf` 0.4 and later: Effect RPC, here over WebSocket.
+//! The protocol of `@livestore/sync-cf` 0.4 and later: Effect RPC, over WebSocket and over HTTP.
 //!
-//! Source of the wire format: `ws-rpc-schema.ts` and `sync-message-types.ts` of the npm package for the payloads,
+//! Source of the wire format: `ws-rpc-schema.ts`, `http-rpc-schema.ts` and `sync-message-types.ts` of the npm package for the payloads,
 //! `RpcMessage.ts` of `@effect/rpc` (Effect 3) and of `effect` 4 for the frames.
 
-mod close;
+mod http;
 mod pull;
 mod requests;
 mod session;
 mod wire;
 
-pub use session::{Session, SessionConfig};
+pub use http::answer;
+pub use session::serve;

@@ -1,26 +1,26 @@
-//! Pulls: history and live events, in chunks that the client acknowledges.
+//! Pulls over WebSocket: history and live events, in chunks that the client acknowledges.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::Message;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::close::{Close, REWOUND, SLOW};
-use super::requests::{Cursor, backend_id_mismatch};
-use super::wire::{RequestId, chunks};
-use crate::log::{BadCursor, Event, Log, StoreId, StreamEnd};
+use super::requests::{Cursor, pull_failure};
+use super::wire::RequestId;
+use crate::log::{Event, PullError, StoreLog, StreamEnd};
+use crate::protocols::chunks::chunks;
+use crate::protocols::websocket::Outgoing;
+use crate::protocols::websocket::close::{Close, REWOUND, SLOW};
 
 /// How long a client may leave chunks unacknowledged: as long as it may take to apply them.
 const ACK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One pull.
 pub struct Puller {
-    pub log: Log,
-    pub store: StoreId,
+    pub log: StoreLog,
     pub id: RequestId,
-    pub outgoing: mpsc::Sender<Message>,
+    pub outgoing: Outgoing,
     /// A permit for each chunk that may be sent before an Ack.
     pub acks: Arc<Semaphore>,
 }
@@ -33,64 +33,53 @@ impl Puller {
         if live { self.follow(after, received).await } else { self.history(after, received).await }
     }
 
-    async fn history(&self, mut after: i64, mut received: Option<String>) -> Result<(), Close> {
+    async fn history(&self, after: i64, received: Option<String>) -> Result<(), Close> {
+        let mut pages = match self.log.history(after, received).await {
+            Ok(pages) => pages,
+            Err(error) => return self.refuse(&error).await,
+        };
         loop {
-            let page = match self.log.pull(&self.store, after, received.as_deref()).await {
-                Ok(page) => page,
-                Err(bad) => return self.refuse(&bad).await,
-            };
-            let backend_id = &*page.backend_id;
-            // A reset between two pages must not mix two logs.
-            received.get_or_insert_with(|| backend_id.into());
-            after = page.events.last().map_or(page.head, |event| event.seq_num);
-            let remaining = (page.head - after).max(0);
-            self.send_chunks(&page.events, remaining, backend_id).await?;
-            if remaining == 0 {
-                return self.send(self.id.success("null")).await;
+            match pages.next().await {
+                Ok(Some(page)) => self.send_chunks(&page.events, page.remaining(), &page.backend_id).await?,
+                Ok(None) => return self.outgoing.send(self.id.success("null")).await,
+                Err(error) => return self.refuse(&error).await,
             }
         }
     }
 
     async fn follow(&self, after: i64, received: Option<String>) -> Result<(), Close> {
-        let mut events = match self.log.subscribe(&self.store, after, received.as_deref()).await {
+        let mut events = match self.log.subscribe(after, received.as_deref()).await {
             Ok(events) => events,
-            Err(bad) => return self.refuse(&bad).await,
+            Err(error) => return self.refuse(&error).await,
         };
         let backend_id = Arc::clone(events.backend_id());
         loop {
             match events.next().await {
                 Ok(delivery) => self.send_chunks(&delivery.events, delivery.remaining, &backend_id).await?,
                 Err(StreamEnd::Reset { expected, received }) => {
-                    return self.send(self.id.failure(&backend_id_mismatch(&expected, &received))).await;
+                    return self.refuse(&PullError::BackendIdMismatch { expected, received: (*received).into() }).await;
                 }
                 Err(StreamEnd::Rewound) => return Err(REWOUND),
             }
         }
     }
 
-    async fn refuse(&self, cursor: &BadCursor) -> Result<(), Close> {
-        match cursor {
-            BadCursor::BackendIdMismatch { expected, received } => {
-                self.send(self.id.failure(&backend_id_mismatch(expected, received))).await
-            }
-            BadCursor::Rewound => Err(REWOUND),
+    /// A client that is ahead of the log is disconnected: an error would end its sync for good, and the operator can help.
+    async fn refuse(&self, error: &PullError) -> Result<(), Close> {
+        match pull_failure(error) {
+            Some(failure) => self.outgoing.send(self.id.failure(&failure)).await,
+            None => Err(REWOUND),
         }
     }
 
     async fn send_chunks(&self, events: &[Arc<Event>], remaining: i64, backend_id: &str) -> Result<(), Close> {
-        let mut left = i64::try_from(events.len()).unwrap_or(i64::MAX).saturating_add(remaining);
-        for chunk in chunks(events) {
-            left -= i64::try_from(chunk.len()).unwrap_or(0);
+        for (chunk, left) in chunks(events, remaining) {
             match timeout(ACK_TIMEOUT, self.acks.acquire()).await {
                 Ok(Ok(permit)) => permit.forget(),
                 _ => return Err(SLOW),
             }
-            self.send(self.id.chunk(chunk, left, backend_id)).await?;
+            self.outgoing.send(self.id.chunk(chunk, left, backend_id)).await?;
         }
         Ok(())
-    }
-
-    pub async fn send(&self, frame: String) -> Result<(), Close> {
-        self.outgoing.send(Message::text(frame)).await.map_err(|_| SLOW)
     }
 }

@@ -6,14 +6,28 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::wire::brief;
-use crate::log::{Batch, PushError, StoreId};
+use crate::log::{Batch, Context, PullError, PushError, StoreId};
+use crate::protocols::brief;
 
-/// What a client asks for.
+/// What a client asks for, and the sync payload that came with it.
 #[derive(Debug)]
-pub enum Request {
+pub struct Request<'a> {
+    pub payload: Option<&'a RawValue>,
+    pub operation: Operation,
+}
+
+#[derive(Debug)]
+pub enum Operation {
     Pull { live: bool, cursor: Option<Cursor> },
     Push { batch: Batch, backend_id: Option<String> },
+    Ping,
+}
+
+/// The two groups of requests, `SyncWsRpc` and `SyncHttpRpc`: one can follow a log, the other needs a Ping of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    WebSocket,
+    Http,
 }
 
 /// The last event that a client has seen.
@@ -53,7 +67,9 @@ impl<T> From<Encoded<T>> for Option<T> {
 struct PullPayload<'a> {
     #[serde(borrow)]
     store_id: Cow<'a, str>,
-    live: bool,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    live: Option<bool>,
     cursor: Encoded<Cursor>,
 }
 
@@ -63,34 +79,58 @@ struct PushPayload<'a> {
     #[serde(borrow)]
     store_id: Cow<'a, str>,
     #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow)]
     batch: &'a RawValue,
     backend_id: Encoded<String>,
 }
 
-impl Request {
-    /// Reads a request to the store of the connection.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PingPayload<'a> {
+    #[serde(borrow)]
+    store_id: Cow<'a, str>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a request to the store of the URL.
     ///
     /// # Errors
-    /// The tag is none of ours, the payload has not the form of its schema, or names another store.
-    pub fn parse(store: &StoreId, tag: &str, payload: &str) -> Result<Self, BadRequest> {
-        match tag {
-            "SyncWsRpc.Pull" => {
-                let PullPayload { store_id, live, cursor } = parse(payload)?;
-                same_store(store, &store_id)?;
+    /// The tag is none of this transport, the payload has not the form of its schema, or names another store.
+    pub fn parse(transport: Transport, store: &StoreId, tag: &str, payload: &'a str) -> Result<Self, BadRequest> {
+        let (group, method) = tag.split_once('.').unwrap_or_default();
+        let (store_id, payload, operation) = match (transport, group, method) {
+            (Transport::WebSocket, "SyncWsRpc", "Pull") | (Transport::Http, "SyncHttpRpc", "Pull") => {
+                let PullPayload { store_id, payload, live, cursor } = parse(payload)?;
+                let live = match (transport, live) {
+                    (Transport::Http, _) => false,
+                    (Transport::WebSocket, Some(live)) => live,
+                    (Transport::WebSocket, None) => return Err(malformed("payload", "missing field `live`")),
+                };
                 let cursor = Option::<Cursor>::from(cursor);
                 check_backend_id(cursor.as_ref().map(|cursor| &*cursor.backend_id))?;
-                Ok(Self::Pull { live, cursor })
+                (store_id, payload, Operation::Pull { live, cursor })
             }
-            "SyncWsRpc.Push" => {
-                let PushPayload { store_id, batch, backend_id } = parse(payload)?;
-                same_store(store, &store_id)?;
+            (Transport::WebSocket, "SyncWsRpc", "Push") | (Transport::Http, "SyncHttpRpc", "Push") => {
+                let PushPayload { store_id, payload, batch, backend_id } = parse(payload)?;
                 let backend_id = Option::<String>::from(backend_id);
                 check_backend_id(backend_id.as_deref())?;
                 let batch = Batch::parse(batch.get()).map_err(|error| malformed("batch", &error))?;
-                Ok(Self::Push { batch, backend_id })
+                (store_id, payload, Operation::Push { batch, backend_id })
             }
-            _ => Err(BadRequest::UnknownTag),
+            (Transport::Http, "SyncHttpRpc", "Ping") => {
+                let PingPayload { store_id, payload } = parse(payload)?;
+                (store_id, payload, Operation::Ping)
+            }
+            _ => return Err(BadRequest::UnknownTag),
+        };
+        same_store(store, &store_id)?;
+        if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
+            return Err(malformed("payload", &format!("a sync payload has at most {} bytes", Context::PAYLOAD_BYTES)));
         }
+        Ok(Self { payload, operation })
     }
 }
 
@@ -120,8 +160,18 @@ fn same_store(store: &StoreId, requested: &str) -> Result<(), BadRequest> {
     Err(BadRequest::Malformed(message))
 }
 
+/// The error of a pull for its client; `None` for one that is ahead of the log, for which no error is right: one would
+/// end its sync for good, another would make it drop what may be the only copy.
+pub fn pull_failure(error: &PullError) -> Option<Value> {
+    match error {
+        PullError::BackendIdMismatch { expected, received } => Some(backend_id_mismatch(expected, received)),
+        PullError::Denied(denied) => Some(unknown_error(&denied.to_string())),
+        PullError::Rewound => None,
+    }
+}
+
 /// `ServerAheadError` of `@livestore/common`.
-pub fn server_ahead(minimum_expected_num: i64, provided_num: i64) -> Value {
+fn server_ahead(minimum_expected_num: i64, provided_num: i64) -> Value {
     json!({
         "_tag": "ServerAheadError",
         "minimumExpectedNum": minimum_expected_num,
@@ -130,12 +180,12 @@ pub fn server_ahead(minimum_expected_num: i64, provided_num: i64) -> Value {
 }
 
 /// `BackendIdMismatchError` of `@livestore/common`: the client drops its local log.
-pub fn backend_id_mismatch(expected: &str, received: &str) -> Value {
+fn backend_id_mismatch(expected: &str, received: &str) -> Value {
     json!({"_tag": "BackendIdMismatchError", "expected": expected, "received": received})
 }
 
 /// `UnknownError` of `@livestore/common`: the client tries the same batch again later.
-fn unknown_error(message: &str) -> Value {
+pub fn unknown_error(message: &str) -> Value {
     let message = brief(message);
     json!({
         "_tag": "UnknownError",

@@ -9,22 +9,14 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::log::{AbsentArgs, Event};
-
-/// The bounds of a chunk, as in sync-cf's `constants.ts`.
-pub const CHUNK_EVENTS: usize = 100;
-pub const CHUNK_BYTES: usize = 900_000;
-
-/// The most of a client's own text that an error repeats.
-const BRIEF: usize = 500;
+use crate::protocols::brief;
+use crate::protocols::chunks::EVENT_OVERHEAD;
 
 /// The most frames in one message.
 const FRAMES: usize = 1000;
 
 /// The longest id of a request. Clients count; ids are remembered.
 const ID_BYTES: usize = 64;
-
-/// What an event costs in a chunk beside its own JSON.
-const EVENT_OVERHEAD: usize = 160;
 
 pub const PONG: &str = r#"{"_tag":"Pong"}"#;
 
@@ -93,6 +85,15 @@ impl RequestId {
         self.exit(&format!(r#"{{"_tag":"Success","value":{value}}}"#))
     }
 
+    /// The answer to a request that there is none of.
+    pub fn unknown_tag(&self, tag: &str) -> String {
+        let message = format!("Unknown request tag: {tag}");
+        match self.form() {
+            Form::Effect3 => defect(&message),
+            Form::Effect4 => self.die(&message),
+        }
+    }
+
     /// The end of a request in an error of its schema.
     pub fn failure(&self, error: &Value) -> String {
         self.failed(&json!({"_tag": "Fail", "error": error}))
@@ -149,34 +150,9 @@ impl RequestId {
     }
 }
 
-/// Splits events into chunks that stay within the bounds; an event that is larger than a chunk has one to itself. No
-/// events make one empty chunk: every run of history has at least one.
-pub fn chunks(events: &[Arc<Event>]) -> Vec<&[Arc<Event>]> {
-    let mut chunks = Vec::new();
-    let (mut start, mut bytes) = (0, 0);
-    for (index, event) in events.iter().enumerate() {
-        let size = event.size() + EVENT_OVERHEAD;
-        if index > start && (index - start == CHUNK_EVENTS || bytes + size > CHUNK_BYTES) {
-            chunks.push(&events[start..index]);
-            (start, bytes) = (index, 0);
-        }
-        bytes += size;
-    }
-    chunks.push(&events[start..]);
-    chunks
-}
-
 /// A frame that no request asked for: the client sent something that cannot be answered otherwise.
 pub fn defect(message: &str) -> String {
     json!({"_tag": "Defect", "defect": brief(message)}).to_string()
-}
-
-/// The beginning of a message: what it says of a client's input may be as long as the input.
-pub fn brief(message: &str) -> Cow<'_, str> {
-    match message.char_indices().nth(BRIEF) {
-        Some((end, _)) => format!("{}…", &message[..end]).into(),
-        None => message.into(),
-    }
 }
 
 #[cfg(test)]
@@ -189,16 +165,9 @@ mod tests {
     use super::*;
     use crate::log::Batch;
 
-    fn events(args: &[usize]) -> Vec<Arc<Event>> {
-        let batch: Vec<Value> = args
-            .iter()
-            .enumerate()
-            .map(|(parent, size)| {
-                json!({"name": "e", "args": "x".repeat(*size), "seqNum": parent + 1, "parentSeqNum": parent, "clientId": "c", "sessionId": "s"})
-            })
-            .collect();
-        let batch = Batch::parse(&Value::from(batch).to_string()).unwrap();
-        batch.into_last_appended(args.len(), DateTime::UNIX_EPOCH)
+    fn events() -> Vec<Arc<Event>> {
+        let batch = r#"[{"name":"e","args":{},"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#;
+        Batch::parse(batch).unwrap().into_last_appended(1, DateTime::UNIX_EPOCH)
     }
 
     fn id(json: &str) -> RequestId {
@@ -206,27 +175,9 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
-
-        #[test]
-        fn chunks_hold_every_event_once_in_order_within_their_bounds(
-            sizes in prop::collection::vec(prop_oneof![30 => 0..2000usize, 1 => 200_000..1_000_000usize], 0..250)
-        ) {
-            let events = events(&sizes);
-            let chunks = chunks(&events);
-            let numbers = |events: &[Arc<Event>]| events.iter().map(|event| event.seq_num).collect::<Vec<_>>();
-            prop_assert_eq!(chunks.iter().flat_map(|chunk| numbers(chunk)).collect::<Vec<_>>(), numbers(&events));
-            prop_assert!(!chunks.is_empty());
-            for chunk in chunks {
-                prop_assert!(chunk.len() <= CHUNK_EVENTS);
-                let frame = id("\"0\"").chunk(chunk, 0, "backend");
-                prop_assert!(chunk.len() <= 1 || frame.len() <= CHUNK_BYTES + 200, "{}", frame.len());
-            }
-        }
-
         #[test]
         fn frames_are_json_whatever_the_text(text in any::<String>(), backend_id in any::<String>()) {
-            for frame in [id("1").die(&text), id("\"a\"").failure(&json!({"x": text})), defect(&text), id("\"a\"").chunk(&events(&[3]), 7, &backend_id)] {
+            for frame in [id("1").die(&text), id("\"a\"").failure(&json!({"x": text})), defect(&text), id("\"a\"").chunk(&events(), 7, &backend_id)] {
                 prop_assert!(serde_json::from_str::<Value>(&frame).is_ok(), "{}", frame);
             }
         }

@@ -1,0 +1,144 @@
+//! The operator's own SQL function, which says who may do what.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio_postgres::error::SqlState;
+use tracing::{error, warn};
+
+use super::context::Context;
+use super::database::{Database, DatabaseError, is_passing_code};
+use super::store_id::StoreId;
+
+/// What a client wants to do with a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Connect,
+    Pull,
+    Push,
+}
+
+impl Action {
+    /// As the function gets it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Pull => "pull",
+            Self::Push => "push",
+        }
+    }
+}
+
+/// The function says no. The text is for the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Denied(pub String);
+
+/// Asks `--authorize-function` in Postgres.
+pub struct Authorizer {
+    database: Database,
+    function: String,
+    /// How to call it, once it was found.
+    call: Mutex<Option<Arc<str>>>,
+}
+
+/// Finds a function by its name, or by its name and argument types if there are several of the name.
+const FIND: &str = "\
+    select format('%I.%I', n.nspname, p.proname) as name,
+        array(select format_type(a.type, null) from unnest(p.proargtypes) with ordinality a(type, n) order by a.n) as arguments,
+        p.prorettype = 'boolean'::regtype and not p.proretset and p.prokind = 'f' as returns_boolean,
+        has_function_privilege(p.oid, 'execute') as may_execute
+    from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+    where p.oid = case when $1 like '%(%' then to_regprocedure($1)::oid else to_regproc($1)::oid end";
+
+impl Authorizer {
+    pub fn new(database: Database, function: String) -> Self {
+        Self { database, function, call: Mutex::default() }
+    }
+
+    /// Whether the function can be called.
+    ///
+    /// # Errors
+    /// [`DatabaseError::AuthorizeFunction`] if it is not there, or of another form; or the database is away.
+    pub async fn check(&self) -> Result<(), DatabaseError> {
+        let call = self.find().await?;
+        *self.call.lock() = Some(call);
+        Ok(())
+    }
+
+    /// Asks. A function that fails has not said yes.
+    ///
+    /// # Errors
+    /// The database is away: nothing was decided.
+    pub async fn ask(
+        &self,
+        store: &StoreId,
+        action: Action,
+        context: &Context,
+    ) -> Result<Result<(), Denied>, DatabaseError> {
+        let known = self.call.lock().clone();
+        let call = match known {
+            Some(call) => call,
+            None => match self.find().await {
+                Ok(call) => Arc::clone(self.call.lock().insert(call)),
+                Err(problem) if problem.is_passing() => return Err(problem),
+                Err(problem) => {
+                    error!(error = &problem as &dyn std::error::Error, "nobody is let in");
+                    return Ok(Err(Denied("the server is set up wrong and lets nobody in".into())));
+                }
+            },
+        };
+        let client = self.database.client().await?;
+        let answer = async {
+            let statement = client.prepare_cached(&call).await?;
+            let arguments: [Option<&str>; 4] =
+                [Some(store.as_str()), Some(action.name()), context.payload(), context.headers()];
+            let arguments = arguments.iter().take(statement.params().len()).map(|argument| argument as _);
+            let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = arguments.collect();
+            client.query_one(&statement, &arguments).await?.try_get::<_, Option<bool>>(0)
+        };
+        match answer.await {
+            Ok(Some(true)) => Ok(Ok(())),
+            Ok(_) => Ok(Err(Denied(format!("not allowed to {} this store", action.name())))),
+            Err(error) => match error.as_db_error() {
+                Some(raised) if *raised.code() == SqlState::RAISE_EXCEPTION => Ok(Err(Denied(raised.message().into()))),
+                Some(raised) if !is_passing_code(raised.code()) => {
+                    let sqlstate = raised.code().code();
+                    warn!(function = self.function, sqlstate, "the authorize function failed");
+                    // It may have been replaced by one of another form.
+                    *self.call.lock() = None;
+                    Ok(Err(Denied(format!("the server could not tell whether this is allowed (SQLSTATE {sqlstate})"))))
+                }
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    async fn find(&self) -> Result<Arc<str>, DatabaseError> {
+        let problem = |problem: &str| DatabaseError::AuthorizeFunction {
+            function: self.function.clone(),
+            problem: problem.into(),
+        };
+        let client = self.database.client().await?;
+        let found = match client.query_opt(FIND, &[&self.function]).await {
+            Err(error) if error.code().is_some_and(|code| !is_passing_code(code)) => {
+                return Err(problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
+            }
+            found => found?.ok_or_else(|| problem("there is no such function, or more than one of that name"))?,
+        };
+        if !found.try_get::<_, bool>("may_execute")? {
+            return Err(problem("the role of the database URL may not execute it"));
+        }
+        let arguments: Vec<String> = found.try_get("arguments")?;
+        if !found.try_get::<_, bool>("returns_boolean")? || !(2..=4).contains(&arguments.len()) {
+            return Err(problem(
+                "it is not of the form (store_id text, action text, payload json, headers json) returns boolean",
+            ));
+        }
+        // Names and types as the catalog quotes them.
+        let name: String = found.try_get("name")?;
+        let arguments: Vec<String> =
+            arguments.iter().enumerate().map(|(index, kind)| format!("${}::text::{kind}", index + 1)).collect();
+        Ok(format!("select {name}({})", arguments.join(", ")).into())
+    }
+}

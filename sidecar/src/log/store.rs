@@ -1,0 +1,195 @@
+//! The log of one store, as one client sees it: what protocols work with.
+
+use std::sync::Arc;
+
+use futures_util::future::Either;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+
+use super::authorize::{Action, Denied};
+use super::context::Context;
+use super::database::DatabaseError;
+use super::event::Batch;
+use super::pull::{self, Page, patiently};
+use super::push::{PushError, Pushed};
+use super::store_id::StoreId;
+use super::subscription::Subscription;
+use super::{LAG, Log, PullError, check_cursor};
+
+/// What `livestore.reset_store` raises for a store that there is not.
+const NO_SUCH_STORE: &str = "LS004";
+
+/// Whatever is done here was asked of the operator's authorize function first, if there is one. Cheap to clone.
+#[derive(Clone)]
+pub struct StoreLog {
+    log: Log,
+    store: StoreId,
+    context: Arc<Context>,
+    /// Ends when the push before is queued.
+    last_push: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
+}
+
+impl StoreLog {
+    pub(super) fn new(log: Log, store: StoreId, context: Context) -> Self {
+        Self { log, store, context: Arc::new(context), last_push: Arc::default() }
+    }
+
+    pub fn id(&self) -> &StoreId {
+        &self.store
+    }
+
+    /// For one request of this client, which may have a payload of its own.
+    pub fn for_request(&self, payload: Option<&serde_json::value::RawValue>) -> Self {
+        Self { context: self.context.with_payload(payload), ..self.clone() }
+    }
+
+    /// Asks whether the client may connect. Waits while the database is away.
+    pub async fn connect(&self) -> Result<(), Denied> {
+        self.authorize(Action::Connect).await
+    }
+
+    async fn authorize(&self, action: Action) -> Result<(), Denied> {
+        match &self.log.authorizer {
+            Some(authorizer) => patiently(|| authorizer.ask(&self.store, action, &self.context)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Returns a future of the outcome, which comes after the commit. Pushes of one client are carried out in the order
+    /// of these calls, as far as their futures are polled; dropping a future does not take its push back.
+    pub fn push(
+        &self,
+        batch: Batch,
+        backend_id: Option<String>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let commits = self.log.commits.clone();
+        let store = self.store.clone();
+        let context = Arc::clone(&self.context);
+        let Some(space) = commits.reserve(&batch, &context) else {
+            return Either::Left(Either::Left(std::future::ready(Err(PushError::Unavailable))));
+        };
+        if self.log.authorizer.is_none() {
+            return Either::Left(Either::Right(commits.push(store, batch, backend_id, context, space)));
+        }
+        let this = self.clone();
+        let (queued, next) = oneshot::channel::<()>();
+        let previous = self.last_push.lock().replace(next);
+        Either::Right(async move {
+            let permission = timeout(commits.timeout(), this.authorize(Action::Push)).await;
+            if let Some(previous) = previous {
+                let _ = previous.await;
+            }
+            match permission {
+                Ok(Ok(())) => {}
+                Ok(Err(Denied(message))) => return Err(PushError::Rejected(message)),
+                Err(_) => return Err(PushError::Unavailable),
+            }
+            let pushed = commits.push(store, batch, backend_id, context, space);
+            drop(queued);
+            pushed.await
+        })
+    }
+
+    /// The events after a cursor, up to where the log stands now: the last event that a client has seen, and the backend
+    /// id that came with it.
+    ///
+    /// # Errors
+    /// Not allowed.
+    pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<History, PullError> {
+        self.authorize(Action::Pull).await?;
+        let (log, store) = (self.log.clone(), self.store.clone());
+        Ok(History { log, store, after, backend_id, is_complete: false })
+    }
+
+    /// Follows the log from a cursor on. Waits while the database is away.
+    ///
+    /// # Errors
+    /// Not allowed, or the cursor is not one of this log, as Postgres knows it.
+    pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
+        self.authorize(Action::Pull).await?;
+        let Log { database, tails, .. } = &self.log;
+        loop {
+            let subscription = tails.subscribe(&self.store, Some(after)).await;
+            let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
+            if has_id && after <= subscription.position() {
+                return Ok(subscription);
+            }
+            // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
+            // its log, so Postgres is asked.
+            let page = patiently(|| pull::status(database, &self.store)).await;
+            check_cursor(&self.store, &page, after, backend_id)?;
+            tails.refresh(&self.store);
+            drop(subscription);
+            tokio::time::sleep(LAG).await;
+        }
+    }
+
+    /// The id of this life of the log. Waits while the database is away.
+    pub async fn backend_id(&self) -> Arc<str> {
+        patiently(|| pull::status(&self.log.database, &self.store)).await.backend_id
+    }
+
+    /// Empties the log. One that does not exist is empty already. Whoever offers this asks for a secret first.
+    ///
+    /// # Errors
+    /// It was not emptied, or is not known to be.
+    pub async fn reset(&self) -> Result<(), ResetError> {
+        let client = self.log.database.client().await.map_err(ResetError::Database)?;
+        match client.execute("select livestore.reset_store($1)", &[&self.store.as_str()]).await {
+            Ok(_) => Ok(()),
+            Err(error) => match error.code() {
+                Some(code) if code.code() == NO_SUCH_STORE => Ok(()),
+                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(ResetError::NotAllowed),
+                _ => Err(ResetError::Database(error.into())),
+            },
+        }
+    }
+
+    /// Follows the log from where it stands now. Waits while the database is away.
+    ///
+    /// # Errors
+    /// Not allowed.
+    pub async fn follow(&self) -> Result<Subscription, PullError> {
+        self.authorize(Action::Pull).await?;
+        Ok(self.log.tails.subscribe(&self.store, None).await)
+    }
+}
+
+/// Why a store was not reset.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    #[error("the database role of this server may not reset stores: grant livestore_admin to it")]
+    NotAllowed,
+    #[error("the store was not reset: try again, and see the log of the server")]
+    Database(#[source] DatabaseError),
+}
+
+/// The pages of a log up to its end.
+pub struct History {
+    log: Log,
+    store: StoreId,
+    after: i64,
+    backend_id: Option<String>,
+    is_complete: bool,
+}
+
+impl History {
+    /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.
+    ///
+    /// # Errors
+    /// The cursor is not one of this log.
+    pub async fn next(&mut self) -> Result<Option<Page>, PullError> {
+        if self.is_complete {
+            return Ok(None);
+        }
+        let page = patiently(|| pull::pull(&self.log.database, &self.store, self.after)).await;
+        check_cursor(&self.store, &page, self.after, self.backend_id.as_deref())?;
+        // A reset between two pages must not mix two logs.
+        self.backend_id.get_or_insert_with(|| (*page.backend_id).into());
+        self.after = page.events.last().map_or(page.head, |event| event.seq_num);
+        self.is_complete = page.remaining() == 0;
+        Ok(Some(page))
+    }
+}

@@ -1,0 +1,118 @@
+//! Which web pages may use this sidecar. Browsers tell where a page comes from; other clients have no origin.
+
+use std::net::IpAddr;
+
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+/// The pages that are served, by WebSocket and by HTTP alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Those that this machine serves: everybody's browser can reach loopback.
+    Local,
+    Any,
+    /// Exactly these, cookies included.
+    Listed(Vec<HeaderValue>),
+}
+
+impl Origins {
+    /// Reads origins as browsers write them, e.g. `https://app.example.com`, or `*`.
+    ///
+    /// # Errors
+    /// Which of them is none.
+    pub fn parse(origins: &[String]) -> Result<Self, String> {
+        if origins.iter().any(|origin| origin == "*") {
+            return Ok(Self::Any);
+        }
+        let parse = |origin: &String| {
+            let is_origin = origin
+                .parse::<Uri>()
+                .is_ok_and(|uri| uri.scheme().is_some() && uri.path_and_query().is_none_or(|path| path == "/"));
+            HeaderValue::from_str(origin).ok().filter(|_| is_origin && !origin.ends_with('/')).ok_or_else(|| {
+                format!(
+                    "{origin} is not an origin: write it as the browser does, https://app.example.com, or * for all"
+                )
+            })
+        };
+        origins.iter().map(parse).collect::<Result<_, _>>().map(Self::Listed)
+    }
+
+    /// Whether a request comes from a page that is served, or from none.
+    pub fn allow(&self, headers: &HeaderMap) -> bool {
+        headers.get(header::ORIGIN).is_none_or(|origin| self.allow_origin(origin))
+    }
+
+    fn allow_origin(&self, origin: &HeaderValue) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(origins) => origins.contains(origin),
+            Self::Local => {
+                let uri = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
+                let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
+                let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+                host == "localhost"
+                    || host.ends_with(".localhost")
+                    || address.is_ok_and(|address| address.is_loopback())
+            }
+        }
+    }
+
+    /// The headers that tell browsers the same.
+    pub fn cors(&self) -> CorsLayer {
+        let cors = CorsLayer::new()
+            .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
+            .allow_headers(AllowHeaders::mirror_request())
+            .max_age(std::time::Duration::from_secs(3600));
+        match self {
+            Self::Any => cors.allow_origin(tower_http::cors::Any),
+            Self::Listed(origins) => cors.allow_origin(origins.clone()).allow_credentials(true),
+            Self::Local => {
+                let origins = self.clone();
+                cors.allow_origin(AllowOrigin::predicate(move |origin, _| origins.allow_origin(origin)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn allows(origins: &Origins, origin: &'static str) -> bool {
+        origins.allow(&HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static(origin))]))
+    }
+
+    #[test]
+    fn local_pages_are_those_of_this_machine() {
+        for origin in [
+            "http://localhost",
+            "https://localhost:5173",
+            "http://app.localhost",
+            "http://127.0.0.1:80",
+            "http://[::1]:3",
+        ] {
+            assert!(allows(&Origins::Local, origin), "{origin}");
+        }
+        for origin in ["https://localhost.example.com", "http://192.168.0.1", "null", "https://example.com", ""] {
+            assert!(!allows(&Origins::Local, origin), "{origin}");
+        }
+        assert!(Origins::Local.allow(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn listed_pages_are_exactly_those() {
+        let listed = Origins::parse(&["https://a.example".into(), "http://b.example:81".into()]).unwrap();
+        assert!(allows(&listed, "https://a.example") && allows(&listed, "http://b.example:81"));
+        for origin in
+            ["http://a.example", "https://a.example:444", "http://localhost", "https://a.example.evil", "null"]
+        {
+            assert!(!allows(&listed, origin), "{origin}");
+        }
+        assert_eq!(Origins::parse(&["https://a.example".into(), "*".into()]), Ok(Origins::Any));
+        for wrong in ["a.example", "https://a.example/", "https://a.example/path", "https://", "null", ""] {
+            assert!(Origins::parse(&[wrong.into()]).is_err(), "{wrong}");
+        }
+    }
+}

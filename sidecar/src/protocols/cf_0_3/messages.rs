@@ -1,0 +1,81 @@
+//! Messages, as `ws-message-types.ts` defines them.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::log::{AbsentArgs, Event};
+use crate::protocols::brief;
+use crate::protocols::chunks::EVENT_OVERHEAD;
+
+/// A message from a client. Which fields are there depends on `kind`; fields that we do not know are ignored.
+#[derive(Deserialize)]
+pub struct ClientMessage<'a> {
+    #[serde(rename = "_tag", borrow)]
+    pub kind: Cow<'a, str>,
+    #[serde(rename = "requestId", borrow)]
+    pub request_id: Cow<'a, str>,
+    pub cursor: Option<i64>,
+    #[serde(borrow)]
+    pub batch: Option<&'a RawValue>,
+    #[serde(rename = "adminSecret", borrow)]
+    pub admin_secret: Option<Cow<'a, str>>,
+}
+
+/// Why a client is sent events: it asked for them, or somebody pushed them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    Pull,
+    Push,
+}
+
+pub const PONG: &str = r#"{"_tag":"WSMessage.Pong","requestId":"ping"}"#;
+
+/// Events; `remaining` more are known to follow.
+pub fn pull_res(reason: Reason, request_id: &str, events: &[Arc<Event>], remaining: i64) -> String {
+    let size: usize = events.iter().map(|event| event.size() + EVENT_OVERHEAD).sum();
+    let mut message = String::with_capacity(size + EVENT_OVERHEAD);
+    message.push_str(r#"{"_tag":"WSMessage.PullRes","batch":["#);
+    for (index, event) in events.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        let (json, created_at) = (event.json(AbsentArgs::Omit), event.created_at_iso());
+        let _ = write!(
+            message,
+            r#"{comma}{{"eventEncoded":{json},"metadata":{{"_tag":"Some","value":{{"createdAt":"{created_at}"}}}}}}"#
+        );
+    }
+    let context = match reason {
+        Reason::Pull => "pull",
+        Reason::Push => "push",
+    };
+    let request_id = json!({"context": context, "requestId": request_id});
+    let _ = write!(message, r#"],"requestId":{request_id},"remaining":{remaining}}}"#);
+    message
+}
+
+pub fn push_ack(request_id: &str) -> String {
+    tagged("PushAck", request_id, json!({}))
+}
+
+pub fn error(request_id: &str, message: &str) -> String {
+    tagged("Error", request_id, json!({"message": brief(message)}))
+}
+
+pub fn admin_reset_room_res(request_id: &str) -> String {
+    tagged("AdminResetRoomRes", request_id, json!({}))
+}
+
+/// `id` stands for that of the Durable Object.
+pub fn admin_info_res(request_id: &str, id: &str) -> String {
+    tagged("AdminInfoRes", request_id, json!({"info": {"durableObjectId": id}}))
+}
+
+fn tagged(tag: &str, request_id: &str, mut message: Value) -> String {
+    message["_tag"] = format!("WSMessage.{tag}").into();
+    message["requestId"] = brief(request_id).into();
+    message.to_string()
+}

@@ -1,0 +1,211 @@
+//! Effect RPC over HTTP: a POST holds a request, the answer is a JSON array of frames that ends with the Exit.
+//!
+//! A client of this dialect stops syncing for good when a pull fails, so that an answer waits for a database that is
+//! away: white space goes on in the array meanwhile, for whoever closes silent connections in between.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream::poll_fn;
+use tokio::sync::mpsc;
+use tokio::time::{interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
+use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
+use crate::log::{Denied, History, Page, PullError, StoreLog};
+use crate::protocols::chunks::chunks;
+
+/// Pieces of an answer that wait for the client to read them.
+const PIECES: usize = 2;
+
+/// How long an answer waits for the database before a client that has a cursor is told that there is nothing new: nothing
+/// can have been committed meanwhile. Less than the 10 s that a ping may take.
+const AWAY: Duration = Duration::from_secs(5);
+
+const SHUTDOWN: &str = "the server shuts down, try again";
+
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// Answers a POST; the rest of the answer is written by a task on `tasks`.
+pub async fn answer(log: StoreLog, body: Bytes, tasks: &TaskTracker, shutdown: CancellationToken) -> Response {
+    let Ok(text) = std::str::from_utf8(&body) else {
+        return array(StatusCode::BAD_REQUEST, format!("[{}]", defect("the body is not UTF-8")));
+    };
+    let frames = match read_frames(text) {
+        Ok(frames) => frames,
+        Err(error) => return array(StatusCode::BAD_REQUEST, format!("[{}]", defect(&error))),
+    };
+    let may_connect = timeout(AWAY, log.connect()).await;
+    if let Ok(Err(denied)) = &may_connect {
+        return refuse(&frames, denied);
+    }
+    let (pieces, mut unsent) = mpsc::channel(PIECES);
+    let answer = Answer { log, pieces, is_empty: true, is_admitted: may_connect.is_ok(), shutdown };
+    tasks.spawn(async move {
+        let gone = answer.pieces.clone();
+        tokio::select! {
+            () = gone.closed() => {}
+            () = answer.write(&body) => {}
+        }
+    });
+    let body = poll_fn(move |context| unsent.poll_recv(context).map(|piece| piece.map(Ok::<_, Infallible>)));
+    array(StatusCode::OK, Body::from_stream(body))
+}
+
+/// The status says it to whoever looks at it; the client reads the array.
+fn refuse(frames: &[ClientFrame<'_>], denied: &Denied) -> Response {
+    let failure = unknown_error(&denied.to_string());
+    let exits = frames.iter().filter_map(|frame| frame.id.and_then(RequestId::parse)).map(|id| id.failure(&failure));
+    array(StatusCode::BAD_REQUEST, format!("[{}]", exits.collect::<Vec<_>>().join(",")))
+}
+
+fn array(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+/// The client does not read the rest.
+struct Gone;
+
+struct Answer {
+    log: StoreLog,
+    pieces: mpsc::Sender<Bytes>,
+    is_empty: bool,
+    /// Whether the client may connect at all: not decided while the database is away.
+    is_admitted: bool,
+    shutdown: CancellationToken,
+}
+
+impl Answer {
+    async fn write(mut self, body: &Bytes) {
+        let pieces = self.pieces.clone();
+        let mut keep_alive = interval(KEEP_ALIVE);
+        keep_alive.reset();
+        let frames = std::str::from_utf8(body).map_err(|_| ()).and_then(|text| read_frames(text).map_err(|_| ()));
+        let writing = async {
+            for frame in frames.unwrap_or_default() {
+                self.frame(&frame).await?;
+            }
+            let end = if self.is_empty { "[]" } else { "]" };
+            self.pieces.send(end.into()).await.map_err(|_| Gone)
+        };
+        tokio::pin!(writing);
+        loop {
+            tokio::select! {
+                _ = &mut writing => return,
+                _ = keep_alive.tick() => drop(pieces.try_send(" ".into())),
+            }
+        }
+    }
+
+    async fn frame(&mut self, frame: &ClientFrame<'_>) -> Result<(), Gone> {
+        match &*frame.kind {
+            "Request" => self.request(frame).await,
+            "Ping" => self.send(PONG.into()).await,
+            "Ack" | "Interrupt" | "Eof" => Ok(()),
+            unknown => self.send(defect(&format!("Unknown request tag: {unknown}"))).await,
+        }
+    }
+
+    async fn request(&mut self, frame: &ClientFrame<'_>) -> Result<(), Gone> {
+        let Some(id) = frame.id.and_then(RequestId::parse) else {
+            return self.send(defect("a Request needs an id, a string or a number")).await;
+        };
+        let tag = frame.tag.as_deref().unwrap_or_default();
+        debug!(store = ?self.log.id(), ?id, tag, trace_id = frame.trace_id.as_deref(), "request");
+        let payload = frame.payload.map_or("null", |payload| payload.get());
+        let Request { payload, operation } = match Request::parse(Transport::Http, self.log.id(), tag, payload) {
+            Ok(request) => request,
+            Err(BadRequest::UnknownTag) => return self.send(id.unknown_tag(tag)).await,
+            Err(BadRequest::Malformed(message)) => return self.send(id.die(&message)).await,
+        };
+        if let (false, Operation::Pull { cursor: Some(cursor), .. }) = (self.is_admitted, &operation) {
+            return self.nothing_new(&id, &cursor.backend_id).await;
+        }
+        if !self.is_admitted {
+            if let Some(refusal) = self.admit().await {
+                return self.send(id.failure(&unknown_error(&refusal))).await;
+            }
+            self.is_admitted = true;
+        }
+        let log = self.log.for_request(payload);
+        match operation {
+            Operation::Ping => self.send(id.success(r#"{"_tag":"SyncMessage.Pong"}"#)).await,
+            Operation::Push { batch, .. } if batch.is_empty() => self.send(id.success("{}")).await,
+            Operation::Push { batch, backend_id } => {
+                let answer = match log.push(batch, backend_id).await {
+                    Ok(_) => id.success("{}"),
+                    Err(error) => {
+                        id.failure(&push_failure(&error).unwrap_or_else(|| unknown_error(&error.to_string())))
+                    }
+                };
+                self.send(answer).await
+            }
+            Operation::Pull { cursor, .. } => self.pull(&id, &log, cursor).await,
+        }
+    }
+
+    /// Waits for the database to decide whether the client may connect; why not, if not.
+    async fn admit(&self) -> Option<String> {
+        tokio::select! {
+            decided = self.log.connect() => decided.err().map(|denied| denied.to_string()),
+            () = self.shutdown.cancelled() => Some(SHUTDOWN.into()),
+        }
+    }
+
+    async fn pull(&mut self, id: &RequestId, log: &StoreLog, cursor: Option<Cursor>) -> Result<(), Gone> {
+        let known = cursor.as_ref().map(|cursor| cursor.backend_id.clone());
+        let first = tokio::select! {
+            first = first_page(log, cursor) => Some(first),
+            () = self.shutdown.cancelled() => None,
+            () = sleep(AWAY), if known.is_some() => None,
+        };
+        match (first, known) {
+            (Some(Ok((pages, page))), _) => self.pages(id, pages, page).await,
+            // Ahead of the log, it hears nothing until the operator has helped.
+            (Some(Err(PullError::Rewound)) | None, Some(backend_id)) => self.nothing_new(id, &backend_id).await,
+            (Some(Err(error)), _) => self.fail(id, &error).await,
+            (None, None) => self.send(id.failure(&unknown_error(SHUTDOWN))).await,
+        }
+    }
+
+    async fn fail(&mut self, id: &RequestId, error: &PullError) -> Result<(), Gone> {
+        let failure = pull_failure(error).unwrap_or_else(|| unknown_error(&error.to_string()));
+        self.send(id.failure(&failure)).await
+    }
+
+    async fn nothing_new(&mut self, id: &RequestId, backend_id: &str) -> Result<(), Gone> {
+        self.send(id.chunk(&[], 0, backend_id)).await?;
+        self.send(id.success("null")).await
+    }
+
+    async fn pages(&mut self, id: &RequestId, mut pages: History, mut page: Page) -> Result<(), Gone> {
+        loop {
+            for (chunk, left) in chunks(&page.events, page.remaining()) {
+                self.send(id.chunk(chunk, left, &page.backend_id)).await?;
+            }
+            page = match pages.next().await {
+                Ok(Some(page)) => page,
+                Ok(None) => return self.send(id.success("null")).await,
+                Err(error) => return self.fail(id, &error).await,
+            }
+        }
+    }
+
+    async fn send(&mut self, frame: String) -> Result<(), Gone> {
+        let separator = if std::mem::take(&mut self.is_empty) { '[' } else { ',' };
+        self.pieces.send(format!("{separator}{frame}").into()).await.map_err(|_| Gone)
+    }
+}
+
+async fn first_page(log: &StoreLog, cursor: Option<Cursor>) -> Result<(History, Page), PullError> {
+    let after = cursor.as_ref().map_or(0, |cursor| cursor.event_sequence_number);
+    let mut pages = log.history(after, cursor.map(|cursor| cursor.backend_id)).await?;
+    let page = pages.next().await?.ok_or(PullError::Rewound)?;
+    Ok((pages, page))
+}

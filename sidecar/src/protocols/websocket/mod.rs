@@ -1,0 +1,160 @@
+//! What all protocols over WebSocket have in common: a bounded way out, signs of life, and an explicit close.
+
+pub mod close;
+
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, interval_at, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE};
+
+/// Frames that wait for a client to read them: with the frames' size this bounds what a slow client costs.
+const OUTGOING_FRAMES: usize = 8;
+
+/// How long a client may leave a frame unread before it is disconnected.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a silent connection is pinged, and how long it may stay silent.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const SILENCE: Duration = Duration::from_secs(75);
+
+/// How long a client has to answer a close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The connection to a client.
+pub struct Socket {
+    stream: SplitStream<WebSocket>,
+    outgoing: Outgoing,
+    closing: mpsc::Receiver<Close>,
+    writer: JoinHandle<()>,
+    heard: Instant,
+    ping: Interval,
+    shutdown: CancellationToken,
+}
+
+/// What happens on a connection.
+#[derive(Debug)]
+pub enum Incoming {
+    Text(Utf8Bytes),
+    Binary,
+    /// Every 15 s.
+    Tick,
+}
+
+/// The way out. Cheap to clone, for the tasks of a connection.
+#[derive(Clone)]
+pub struct Outgoing {
+    frames: mpsc::Sender<Message>,
+    close: mpsc::Sender<Close>,
+}
+
+impl Outgoing {
+    /// Sends a text frame; waits while the client is slow.
+    ///
+    /// # Errors
+    /// The connection is ending.
+    pub async fn send(&self, frame: String) -> Result<(), Close> {
+        self.frames.send(Message::text(frame)).await.map_err(|_| SLOW)
+    }
+
+    /// Asks for the connection to be closed. The first reason counts.
+    pub fn close(&self, reason: Close) {
+        let _ = self.close.try_send(reason);
+    }
+}
+
+impl Socket {
+    /// `shutdown` is cancelled when the sidecar shuts down.
+    pub fn new(socket: WebSocket, shutdown: CancellationToken) -> Self {
+        let (sink, stream) = socket.split();
+        let (frames, unsent) = mpsc::channel(OUTGOING_FRAMES);
+        let (close, closing) = mpsc::channel(1);
+        let outgoing = Outgoing { frames, close };
+        let writer = tokio::spawn(write(sink, unsent, outgoing.close.clone()));
+        let heard = Instant::now();
+        let ping = interval_at(heard + PING_INTERVAL, PING_INTERVAL);
+        Self { stream, outgoing, closing, writer, heard, ping, shutdown }
+    }
+
+    pub fn outgoing(&self) -> &Outgoing {
+        &self.outgoing
+    }
+
+    /// What comes next. Cancel safe.
+    ///
+    /// # Errors
+    /// The connection is over, or shall be.
+    pub async fn receive(&mut self) -> Result<Incoming, Close> {
+        loop {
+            let message = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(SHUTDOWN),
+                Some(close) = self.closing.recv() => return Err(close),
+                _ = self.ping.tick() => {
+                    if self.heard.elapsed() > SILENCE {
+                        return Err(SILENT);
+                    }
+                    // A full queue means that the client is slow, not that it is gone: its writer will tell.
+                    let _ = self.outgoing.frames.try_send(Message::Ping(bytes::Bytes::new()));
+                    return Ok(Incoming::Tick);
+                }
+                message = self.stream.next() => message,
+            };
+            self.heard = Instant::now();
+            match message {
+                Some(Ok(Message::Text(text))) => return Ok(Incoming::Text(text)),
+                Some(Ok(Message::Binary(_))) => return Ok(Incoming::Binary),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return Err(CLOSED_BY_CLIENT),
+                Some(Err(error)) => {
+                    debug!(error = &error as &dyn std::error::Error, "the connection broke");
+                    return Err(if is_too_large(&error) { TOO_LARGE } else { CLOSED_BY_CLIENT });
+                }
+            }
+        }
+    }
+
+    /// Closes the connection. Whoever else has an [`Outgoing`] drops it first: what they have sent is sent before.
+    pub async fn end(self, close: Close) {
+        let Self { mut stream, outgoing, closing, writer, .. } = self;
+        drop(closing);
+        let reason = Utf8Bytes::from_static(close.reason);
+        let frame = Message::Close(Some(CloseFrame { code: close.code, reason }));
+        if outgoing.frames.send(frame).await.is_ok() {
+            // The client's close, or nothing for a while: to drop the socket with unread data in it would reset the
+            // connection, and the client might never see our last frames.
+            let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
+        }
+        drop(outgoing);
+        let _ = writer.await;
+    }
+}
+
+/// Sends what the tasks of a connection produce. A client that does not read for too long is disconnected.
+async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut frames: mpsc::Receiver<Message>,
+    close: mpsc::Sender<Close>,
+) {
+    while let Some(frame) = frames.recv().await {
+        match timeout(WRITE_TIMEOUT, sink.send(frame)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return drop(close.try_send(CLOSED_BY_CLIENT)),
+            Err(_) => return drop(close.try_send(SLOW)),
+        }
+    }
+    let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    use tokio_tungstenite::tungstenite::Error;
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Error>());
+    matches!(source, Some(Error::Capacity(_)))
+}

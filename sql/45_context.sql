@@ -1,0 +1,55 @@
+-- The context of a request: what a hook may know of who pushes. It is in settings of the transaction, which the functions
+-- that append make for each push (livestore.push_batch).
+create function livestore.enter_context(store_id text, context text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform set_config('livestore.store_id', store_id, true);
+    -- null: a push from SQL, or of a hook, which has the context that it is called in.
+    if context is not null then
+        perform set_config('livestore.payload', coalesce((context::json->'payload')::text, ''), true);
+        perform set_config('livestore.headers', coalesce((context::json->'headers')::text, ''), true);
+    end if;
+end
+$$;
+
+comment on function livestore.enter_context(text, text) is
+'Internal: makes a context, JSON {"payload": …, "headers": {…}}, that of the hooks which run next; null keeps payload and headers';
+
+create function livestore.current_store_id()
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select nullif(current_setting('livestore.store_id', true), '')
+$$;
+
+comment on function livestore.current_store_id() is
+'In a hook: the store that is pushed to. Elsewhere null';
+
+create function livestore.current_payload()
+returns json
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select nullif(current_setting('livestore.payload', true), '')::json
+$$;
+
+comment on function livestore.current_payload() is
+'In a hook: the sync payload of the client that pushes, as it sent it; null if it has none, and for pushes from SQL';
+
+create function livestore.current_headers()
+returns json
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select nullif(current_setting('livestore.headers', true), '')::json
+$$;
+
+comment on function livestore.current_headers() is
+'In a hook: the request headers that the sidecar forwards (--forward-headers), a JSON object with names in lower case; null if there are none, and for pushes from SQL';

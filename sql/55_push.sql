@@ -1,0 +1,205 @@
+create function livestore.lock_stores(store_ids text[], batches text[], backend_ids text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    missing record;
+    existing bigint;
+    locked bigint;
+begin
+    if array_position(store_ids, null) is not null then
+        raise exception 'a store id is null' using errcode = 'null_value_not_allowed';
+    end if;
+    loop
+        -- Only a push that will be accepted creates a store: bad input changes nothing.
+        select array_agg(p.store_id) as store_ids, array_agg(p.batch) as batches, array_agg(p.backend_id) as backend_ids,
+            array_agg(0::bigint) as heads, array_agg(livestore.backend_id(p.store_id)) as store_backend_ids
+        into missing
+        from unnest(store_ids, batches, backend_ids) p(store_id, batch, backend_id)
+        where not exists (select from livestore.stores s where s.store_id = p.store_id);
+        if missing.store_ids is not null then
+            perform livestore.register_stores(array_agg(p.store_id))
+            from livestore.plan_pushes(
+                    missing.store_ids, missing.batches, missing.backend_ids, missing.heads, missing.store_backend_ids,
+                    null, null, null, null, null, null, null
+                ) plan,
+                unnest(missing.store_ids, plan.appended) p(store_id, appended)
+            where p.appended > 0;
+        end if;
+
+        select count(*) into existing from livestore.stores s where s.store_id = any (store_ids);
+        perform from livestore.stores s where s.store_id = any (store_ids) order by s.id for update;
+        get diagnostics locked = row_count;
+        -- Again, if a store was dropped while this waited for its lock.
+        exit when locked >= existing;
+    end loop;
+end
+$$;
+
+comment on function livestore.lock_stores(text[], text[], text[]) is
+'Internal: creates the stores that the pushes begin and locks the rows of all, in an order that cannot deadlock';
+
+create function livestore.push(store_id text, events json, backend_id text default null)
+returns bigint
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result livestore.push_result;
+begin
+    perform livestore.lock_stores(array[store_id], array[events::text], array[backend_id]);
+    select * into result from livestore.append(array[store_id], array[events::text], array[backend_id]);
+    if result.sqlstate is not null then
+        raise exception '%', result.message
+            using errcode = result.sqlstate, detail = coalesce(result.detail, ''), hint = coalesce(result.hint, '');
+    end if;
+    return result.head;
+end
+$$;
+
+comment on function livestore.push(text, json, text) is
+'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
+
+create function livestore.push_some(
+    store_ids text[], batches text[], backend_ids text[], positions integer[], source text, contexts text[]
+)
+returns setof livestore.push_result
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result livestore.push_result;
+    chosen record;
+    half constant integer := cardinality(positions) / 2;
+begin
+    select array_agg(store_ids[p.push] order by p.n) as store_ids,
+        array_agg(batches[p.push] order by p.n) as batches,
+        array_agg(backend_ids[p.push] order by p.n) as backend_ids,
+        array_agg(contexts[p.push] order by p.n) as contexts
+    into chosen
+    from unnest(positions) with ordinality p(push, n);
+    begin
+        perform livestore.lock_stores(chosen.store_ids, chosen.batches, chosen.backend_ids);
+        for result in select * from livestore.append(chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.contexts) loop
+            result.push := positions[result.push];
+            return next result;
+        end loop;
+        return;
+    exception when others then
+        if half = 0 then
+            result := null;
+            result.push := positions[1];
+            result.appended := 0;
+            get stacked diagnostics
+                result.sqlstate = returned_sqlstate,
+                result.message = message_text,
+                result.detail = pg_exception_detail,
+                result.hint = pg_exception_hint;
+            -- A hook that pushes to another store, and fails, does not speak of this one.
+            if result.sqlstate like 'LS%' then
+                result.sqlstate := '09000';
+            end if;
+            return next result;
+            return;
+        end if;
+    end;
+    -- One of them failed and took the others with it. Halves find it, in the order of the pushes.
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source, contexts);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source, contexts);
+end
+$$;
+
+comment on function livestore.push_some(text[], text[], text[], integer[], text, text[]) is
+'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
+
+-- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others.
+create function livestore.push_batch(
+    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
+)
+returns setof livestore.push_result
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
+set livestore.payload = ''
+set livestore.headers = ''
+as $$
+declare
+    stores record;
+begin
+    if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids) then
+        raise exception 'store_ids, batches and backend_ids must have one element for each push'
+            using errcode = 'array_subscript_error';
+    end if;
+    if cardinality(contexts) <> cardinality(store_ids) then
+        raise exception 'contexts must have one element for each push, or be null' using errcode = 'array_subscript_error';
+    end if;
+    if octet_length(source) > 200 then
+        raise exception 'source has more than 200 bytes' using errcode = 'string_data_right_truncation';
+    end if;
+    -- The usual case. Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
+    begin
+        perform livestore.lock_stores(store_ids, batches, backend_ids);
+        return query select * from livestore.append(store_ids, batches, backend_ids, source, contexts);
+        return;
+    exception when others then
+        null;
+    end;
+
+    -- Something failed, and took everything with it. Stores that somebody else holds are left out now; the others are
+    -- free, so that locking them waits for nobody. New stores come last: whether somebody else is just creating one can
+    -- only be found out by waiting.
+    with free as materialized (
+        select s.id from livestore.stores s where s.store_id = any (store_ids) order by s.id for update skip locked
+    )
+    select array_agg(p.push::integer order by p.push) filter (where l.id is not null) as free,
+        array_agg(p.push::integer order by p.push) filter (where l.id is null and s.id is not null) as held,
+        array_agg(p.push::integer order by p.push) filter (where s.id is null) as new
+    into stores
+    from unnest(store_ids) with ordinality p(store_id, push)
+    left join livestore.stores s on s.store_id = p.store_id
+    left join free l on l.id = s.id;
+    return query
+    select held.push, null::bigint, 0, null::text, null::timestamptz,
+        '55P03', 'another transaction holds the store', null::text, 'Try again.'
+    from unnest(stores.held) held(push);
+    if stores.free is not null then
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.free, source, contexts);
+    end if;
+    if stores.new is not null then
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.new, source, contexts);
+    end if;
+end
+$$;
+
+comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
+'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. contexts: what hooks may know of each request, as JSON text {"payload": …, "headers": {…}} or null';
+
+create function livestore.commit(
+    store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'
+)
+returns bigint
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    head bigint;
+begin
+    head := (livestore.lock_store(store_id)).head;
+    return livestore.push(
+        store_id,
+        json_build_array(
+            case when args is null
+                then json_build_object('name', name, 'seqNum', head + 1, 'parentSeqNum', head, 'clientId', client_id, 'sessionId', session_id)
+                else json_build_object('name', name, 'args', args, 'seqNum', head + 1, 'parentSeqNum', head, 'clientId', client_id, 'sessionId', session_id)
+            end
+        )
+    );
+end
+$$;
+
+comment on function livestore.commit(text, text, json, text, text) is
+'Appends one event at the head of the log of a store, from SQL, and returns its seq_num. args null: an event without args. The event takes effect, and reaches live clients, when the transaction commits';
