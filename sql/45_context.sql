@@ -1,22 +1,17 @@
 -- The context of a request: what a hook may know of who pushes. It is in settings of the transaction, which the functions
 -- that append make for each push (livestore.push_batch).
-create function livestore.enter_context(store_id text, context text)
+create function livestore.enter_context(store_id text, payload text, headers text)
 returns void
-language plpgsql
+language sql
 set search_path = pg_catalog, pg_temp
 as $$
-begin
-    perform set_config('livestore.store_id', store_id, true);
-    -- null: a push from SQL, or of a hook, which has the context that it is called in.
-    if context is not null then
-        perform set_config('livestore.payload', coalesce((context::json->'payload')::text, ''), true);
-        perform set_config('livestore.headers', coalesce((context::json->'headers')::text, ''), true);
-    end if;
-end
+    select set_config('livestore.store_id', store_id, true),
+        set_config('livestore.payload', coalesce(payload, ''), true),
+        set_config('livestore.headers', coalesce(headers, ''), true)
 $$;
 
-comment on function livestore.enter_context(text, text) is
-'Internal: makes a context, JSON {"payload": …, "headers": {…}}, that of the hooks which run next; null keeps payload and headers';
+comment on function livestore.enter_context(text, text, text) is
+'Internal: makes this the context of the hooks that run next. Payload and headers are JSON or null';
 
 create function livestore.current_store_id()
 returns text

@@ -88,9 +88,10 @@ $$;
 comment on function livestore.stored_events(bigint[], bigint[]) is
 'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
 
--- The setting ends with the function: a hook may append to another store, and goes on in its own context then.
+-- The settings end with the function: a hook may append to another store, and goes on in its own context then.
 create function livestore.append(
-    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
+    store_ids text[], batches text[], backend_ids text[], source text default null,
+    payloads text[] default null, headers text[] default null
 )
 returns setof livestore.push_result
 language plpgsql
@@ -192,7 +193,11 @@ begin
                 order by 1
             loop
                 if hooks.exist then
-                    perform livestore.enter_context(store_ids[part.push], contexts[part.push]);
+                    perform livestore.enter_context(
+                        store_ids[part.push],
+                        case when payloads is null then current_setting('livestore.payload', true) else payloads[part.push] end,
+                        case when headers is null then current_setting('livestore.headers', true) else headers[part.push] end
+                    );
                 end if;
                 execute format(
                     'insert into %s
@@ -251,5 +256,5 @@ begin
 end
 $$;
 
-comment on function livestore.append(text[], text[], text[], text, text[]) is
-'Internal: carries out pushes to stores whose rows are locked. What a hook raises goes through';
+comment on function livestore.append(text[], text[], text[], text, text[], text[]) is
+'Internal: carries out pushes to stores whose rows are locked. What a hook raises goes through. payloads, headers: null for a push from SQL, whose hooks have the context that it is called in';

@@ -63,7 +63,8 @@ comment on function livestore.push(text, json, text) is
 'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
 
 create function livestore.push_some(
-    store_ids text[], batches text[], backend_ids text[], positions integer[], source text, contexts text[]
+    store_ids text[], batches text[], backend_ids text[], positions integer[], source text,
+    payloads text[], headers text[]
 )
 returns setof livestore.push_result
 language plpgsql
@@ -77,12 +78,17 @@ begin
     select array_agg(store_ids[p.push] order by p.n) as store_ids,
         array_agg(batches[p.push] order by p.n) as batches,
         array_agg(backend_ids[p.push] order by p.n) as backend_ids,
-        array_agg(contexts[p.push] order by p.n) as contexts
+        array_agg(payloads[p.push] order by p.n) as payloads,
+        array_agg(headers[p.push] order by p.n) as headers
     into chosen
     from unnest(positions) with ordinality p(push, n);
     begin
         perform livestore.lock_stores(chosen.store_ids, chosen.batches, chosen.backend_ids);
-        for result in select * from livestore.append(chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.contexts) loop
+        for result in
+            select * from livestore.append(
+                chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.payloads, chosen.headers
+            )
+        loop
             result.push := positions[result.push];
             return next result;
         end loop;
@@ -106,17 +112,18 @@ begin
         end if;
     end;
     -- One of them failed and took the others with it. Halves find it, in the order of the pushes.
-    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source, contexts);
-    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source, contexts);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source, payloads, headers);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source, payloads, headers);
 end
 $$;
 
-comment on function livestore.push_some(text[], text[], text[], integer[], text, text[]) is
+comment on function livestore.push_some(text[], text[], text[], integer[], text, text[], text[]) is
 'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
 
 -- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others.
 create function livestore.push_batch(
-    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
+    store_ids text[], batches text[], backend_ids text[], source text default null,
+    payloads text[] default null, headers text[] default null
 )
 returns setof livestore.push_result
 language plpgsql
@@ -133,8 +140,9 @@ begin
         raise exception 'store_ids, batches and backend_ids must have one element for each push'
             using errcode = 'array_subscript_error';
     end if;
-    if cardinality(contexts) <> cardinality(store_ids) then
-        raise exception 'contexts must have one element for each push, or be null' using errcode = 'array_subscript_error';
+    if cardinality(payloads) <> cardinality(store_ids) or cardinality(headers) <> cardinality(store_ids) then
+        raise exception 'payloads and headers must have one element for each push, or be null'
+            using errcode = 'array_subscript_error';
     end if;
     if octet_length(source) > 200 then
         raise exception 'source has more than 200 bytes' using errcode = 'string_data_right_truncation';
@@ -142,7 +150,7 @@ begin
     -- The usual case. Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
     begin
         perform livestore.lock_stores(store_ids, batches, backend_ids);
-        return query select * from livestore.append(store_ids, batches, backend_ids, source, contexts);
+        return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers);
         return;
     exception when others then
         null;
@@ -166,16 +174,16 @@ begin
         '55P03', 'another transaction holds the store', null::text, 'Try again.'
     from unnest(stores.held) held(push);
     if stores.free is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.free, source, contexts);
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.free, source, payloads, headers);
     end if;
     if stores.new is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.new, source, contexts);
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.new, source, payloads, headers);
     end if;
 end
 $$;
 
-comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
-'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. contexts: what hooks may know of each request, as JSON text {"payload": …, "headers": {…}} or null';
+comment on function livestore.push_batch(text[], text[], text[], text, text[], text[]) is
+'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. payloads, headers: what hooks may know of each request, each as JSON text or null';
 
 create function livestore.commit(
     store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'

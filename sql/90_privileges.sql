@@ -17,7 +17,7 @@ to livestore_reader;
 grant execute on function
     livestore.create_store(text, boolean),
     livestore.push(text, json, text),
-    livestore.push_batch(text[], text[], text[], text, text[]),
+    livestore.push_batch(text[], text[], text[], text, text[], text[]),
     livestore.commit(text, text, json, text, text)
 to livestore_writer;
 

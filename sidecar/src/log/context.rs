@@ -10,8 +10,6 @@ use serde_json::value::RawValue;
 pub struct Context {
     payload: Option<Box<str>>,
     headers: Option<Box<str>>,
-    /// Both, as `livestore.push_batch` takes them.
-    json: Option<Box<str>>,
 }
 
 impl Context {
@@ -20,25 +18,17 @@ impl Context {
 
     /// `headers`: names in lower case.
     pub fn new(payload: Option<&RawValue>, headers: &BTreeMap<String, String>) -> Self {
-        let payload = payload.map(RawValue::get).filter(|payload| *payload != "null").map(Box::from);
         let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string().into());
-        Self::of(payload, headers)
-    }
-
-    fn of(payload: Option<Box<str>>, headers: Option<Box<str>>) -> Self {
-        let json = (payload.is_some() || headers.is_some()).then(|| {
-            let (payload, headers) = (payload.as_deref().unwrap_or("null"), headers.as_deref().unwrap_or("null"));
-            format!(r#"{{"payload":{payload},"headers":{headers}}}"#).into()
-        });
-        Self { payload, headers, json }
+        Self { payload: present(payload).map(Box::from), headers }
     }
 
     /// The same with the payload of a single request, if that one has its own.
     pub fn with_payload(self: &Arc<Self>, payload: Option<&RawValue>) -> Arc<Self> {
-        match payload.map(RawValue::get) {
-            None | Some("null") => Arc::clone(self),
-            Some(payload) if self.payload() == Some(payload) => Arc::clone(self),
-            Some(payload) => Arc::new(Self::of(Some(payload.into()), self.headers.clone())),
+        match present(payload) {
+            Some(payload) if self.payload() != Some(payload) => {
+                Arc::new(Self { payload: Some(payload.into()), headers: self.headers.clone() })
+            }
+            _ => Arc::clone(self),
         }
     }
 
@@ -52,7 +42,13 @@ impl Context {
         self.headers.as_deref()
     }
 
-    pub fn json(&self) -> Option<&str> {
-        self.json.as_deref()
+    /// In bytes.
+    pub fn size(&self) -> usize {
+        [self.payload(), self.headers()].into_iter().flatten().map(str::len).sum()
     }
+}
+
+/// Effect 4 writes an absent payload as null.
+fn present(payload: Option<&RawValue>) -> Option<&str> {
+    payload.map(RawValue::get).filter(|payload| *payload != "null")
 }

@@ -133,7 +133,7 @@ impl CommitQueue {
 }
 
 fn size(batch: &Batch, context: &Context) -> usize {
-    batch.json().len() + context.json().map_or(0, str::len)
+    batch.json().len() + context.size()
 }
 
 /// The other end: owns one connection and runs one transaction at a time, so that a store's pushes commit, and reach
@@ -170,7 +170,7 @@ impl From<tokio_postgres::Error> for CommitError {
 
 const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
-    from livestore.push_batch($1, $2, $3, $4, $5)";
+    from livestore.push_batch($1, $2, $3, $4, $5, $6)";
 
 /// A row of `livestore.push_batch`.
 struct Outcome {
@@ -277,8 +277,9 @@ impl Committer {
         let stores: Vec<&str> = group.iter().map(|push| push.store.as_str()).collect();
         let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
-        let contexts: Vec<Option<&str>> = group.iter().map(|push| push.context.json()).collect();
-        let arguments: [&(dyn ToSql + Sync); 5] = [&stores, &batches, &backend_ids, &&**source, &contexts];
+        let payloads: Vec<Option<&str>> = group.iter().map(|push| push.context.payload()).collect();
+        let headers: Vec<Option<&str>> = group.iter().map(|push| push.context.headers()).collect();
+        let arguments: [&(dyn ToSql + Sync); 6] = [&stores, &batches, &backend_ids, &&**source, &payloads, &headers];
         let rows = tokio::time::timeout(STATEMENT_TIMEOUT, client.query(&*push_batch, &arguments)).await;
         let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)

@@ -95,15 +95,25 @@ pub struct Push {
     store: String,
     batch: String,
     backend_id: Option<String>,
+    payload: Option<String>,
+    headers: Option<String>,
 }
 
 impl Push {
     pub fn to(store: impl Into<String>, batch: impl Display) -> Self {
-        Self { store: store.into(), batch: batch.to_string(), backend_id: None }
+        Self { store: store.into(), batch: batch.to_string(), backend_id: None, payload: None, headers: None }
     }
 
     pub fn believing_in(self, backend_id: &str) -> Self {
         Self { backend_id: Some(backend_id.into()), ..self }
+    }
+
+    pub fn with_payload(self, payload: impl Display) -> Self {
+        Self { payload: Some(payload.to_string()), ..self }
+    }
+
+    pub fn with_headers(self, headers: impl Display) -> Self {
+        Self { headers: Some(headers.to_string()), ..self }
     }
 }
 
@@ -149,8 +159,10 @@ pub async fn try_push_batch(client: &Client, pushes: &[Push]) -> Result<Vec<Outc
     let stores: Vec<_> = pushes.iter().map(|push| &push.store).collect();
     let batches: Vec<_> = pushes.iter().map(|push| &push.batch).collect();
     let backend_ids: Vec<_> = pushes.iter().map(|push| &push.backend_id).collect();
-    let sql = "select * from livestore.push_batch($1, $2, $3, 'tests')";
-    let rows = client.query(sql, &[&stores, &batches, &backend_ids]).await?;
+    let payloads: Vec<_> = pushes.iter().map(|push| &push.payload).collect();
+    let headers: Vec<_> = pushes.iter().map(|push| &push.headers).collect();
+    let sql = "select * from livestore.push_batch($1, $2, $3, 'tests', $4, $5)";
+    let rows = client.query(sql, &[&stores, &batches, &backend_ids, &payloads, &headers]).await?;
     let outcome = |row: &tokio_postgres::Row| Outcome {
         push: row.get("push"),
         head: row.get("head"),

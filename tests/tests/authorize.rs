@@ -1,0 +1,269 @@
+//! The operator's word on every dialect: hooks that know who pushes, and `--authorize-function`.
+
+use livestore_tests::client::{Client, Node};
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, event, numbers, up_to};
+use livestore_tests::http_rpc::{ping, post, pull, push, send};
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use serde_json::{Value, json};
+
+/// `app.may_sync`: everybody reads `public`, ann reads and writes everything, and eve is told why not.
+const MAY_SYNC: &str = "
+    create schema app;
+    create table app.asked (n bigint generated always as identity, store text, action text, payload text, headers text);
+    create function app.may_sync(store_id text, action text, payload json, headers json) returns boolean
+    language plpgsql security definer set search_path = app, pg_catalog, pg_temp as $$
+    begin
+        insert into asked (store, action, payload, headers) values (store_id, action, payload::text, headers::text);
+        if payload->>'user' = 'eve' then
+            raise exception 'eve, % is not yours', store_id;
+        end if;
+        return payload->>'user' = 'ann' or headers->>'x-user' = 'ann' or (store_id = 'public' and action <> 'push');
+    end $$;
+    grant usage on schema app to sidecar";
+
+async fn setup(sql: &str, arguments: &[&str]) -> (Database, Sidecar) {
+    let database = Database::new().await;
+    database.admin().await.batch_execute(sql).await.unwrap();
+    let arguments =
+        [&["--authorize-function", "app.may_sync", "--forward-headers", "X-User,cookie"], arguments].concat();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    (database, sidecar)
+}
+
+async fn open(dialect: &str, sidecar: &Sidecar, store: &str, payload: Value) -> Client {
+    let node = if dialect == "cf-0.3" { Node::sync_backend_0_3() } else { Node::sync_backend() };
+    node.open_with(dialect, &sidecar.url(), store, json!({"payload": payload})).await
+}
+
+const DIALECTS: [&str; 3] = ["cf-ws", "cf-http", "cf-0.3"];
+
+/// Everything that a client's error says.
+fn text(error: &Value) -> String {
+    error.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_write_writes_and_who_may_read_reads() {
+    let (database, sidecar) = setup(MAY_SYNC, &[]).await;
+    let mut head = 0;
+    for dialect in DIALECTS {
+        let ann = open(dialect, &sidecar, "public", json!({"user": "ann"})).await;
+        ann.push(chain(head, 1)).await.unwrap();
+        head += 1;
+        let bob = open(dialect, &sidecar, "public", json!({"user": "bob"})).await;
+        assert_eq!(numbers(&bob.pull(None).await.unwrap()), up_to(head), "{dialect}");
+        let refused = bob.push(chain(head, 1)).await.unwrap_err();
+        assert!(text(&refused).contains("not allowed to push this store"), "{dialect}: {refused}");
+    }
+    let asked =
+        "select string_agg(distinct action, ' ' order by action) from app.asked where payload = '{\"user\":\"bob\"}'";
+    let asked: String = database.admin().await.query_one(asked, &[]).await.unwrap().get(0);
+    assert_eq!(asked, "connect pull push");
+    let written: i64 = database.admin().await.query_one("select livestore.head('public')", &[]).await.unwrap().get(0);
+    assert_eq!(written, head);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_words_of_the_function_reach_the_client() {
+    let (_database, sidecar) = setup(MAY_SYNC, &[]).await;
+    let eve = open("cf-http", &sidecar, "public", json!({"user": "eve"})).await;
+    for error in [eve.pull(None).await.unwrap_err(), eve.push(chain(0, 1)).await.unwrap_err()] {
+        assert_eq!(error["_tag"], "UnknownError");
+        assert!(text(&error).contains("eve, public is not yours"), "{error}");
+    }
+    let payload = "%257B%2522user%2522%253A%2522eve%2522%257D";
+    for path in ["/?transport=ws&storeId=public", "/websocket?storeId=public"] {
+        let refused =
+            Rpc::connect_with(&format!("{}{path}&payload={payload}", sidecar.url()), &[]).await.err().unwrap();
+        assert_eq!((refused.0, refused.1.trim()), (400, "eve, public is not yours"));
+    }
+    let refused = send(post(&sidecar, "private", ping("private"))).await;
+    assert_eq!(refused.status, 400, "said to whoever looks at the status");
+    assert_eq!(refused.exit()["cause"]["error"]["note"], "not allowed to connect this store");
+    let status =
+        reqwest::get(format!("{}/?transport=http&storeId=private", sidecar.http_url())).await.unwrap().status();
+    assert_eq!(status, 405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_may_have_a_payload_of_its_own_and_is_asked_about_that() {
+    let (_database, sidecar) = setup(MAY_SYNC, &[]).await;
+    let mut rpc = Rpc::open(&sidecar.url(), "public").await;
+    for (n, user, tag) in [(1, "ann", "Success"), (2, "bob", "Failure"), (3, "eve", "Failure")] {
+        let payload = json!({"storeId": "public", "payload": {"user": user}, "batch": chain(0, 1), "backendId": {"_tag": "None"}});
+        rpc.request(json!(n), "SyncWsRpc.Push", payload).await;
+        let exit = rpc.exit(&json!(n)).await;
+        assert_eq!(exit["_tag"], tag, "{exit}");
+    }
+    for (n, user, tag) in [(4, "bob", "Success"), (5, "eve", "Failure")] {
+        let payload =
+            json!({"storeId": "public", "payload": {"user": user}, "live": false, "cursor": {"_tag": "None"}});
+        rpc.request(json!(n), "SyncWsRpc.Pull", payload).await;
+        assert_eq!(rpc.exit(&json!(n)).await["_tag"], tag);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_headers_that_the_operator_names_are_forwarded() {
+    let (database, sidecar) = setup(MAY_SYNC, &[]).await;
+    let request = post(&sidecar, "s", push("s", chain(0, 1)));
+    let request = request
+        .header("X-USER", "ann")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("authorization", "secret");
+    assert_eq!(send(request).await.exit()["_tag"], "Success");
+    let url = format!("{}/?transport=ws&storeId=s", sidecar.url());
+    let mut rpc = Rpc::connect_with(&url, &[("x-user", "ann"), ("origin", "http://localhost")]).await.unwrap();
+    rpc.push(json!("1"), "s", chain(1, 1)).await;
+    assert_eq!(rpc.exit(&json!("1")).await["_tag"], "Success");
+    let asked = "select action || ' ' || headers from app.asked order by n";
+    let rows = database.admin().await.query(asked, &[]).await.unwrap();
+    let asked: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let (http, ws) = (r#"{"cookie":"a=1; b=2","x-user":"ann"}"#, r#"{"x-user":"ann"}"#);
+    let expected = [format!("connect {http}"), format!("push {http}"), format!("connect {ws}"), format!("push {ws}")];
+    assert_eq!(asked, expected);
+    assert!(!sidecar.log().contains("a=1"), "what may be a secret is not logged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_know_the_context_on_every_dialect() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "create table public.seen (seq_num bigint, payload json, headers json);
+             create function public.witness() returns trigger language plpgsql as $$
+             begin
+                 insert into public.seen values (new.\"seqNum\", livestore.current_payload(), livestore.current_headers());
+                 return null;
+             end $$;
+             create trigger witness after insert on livestore.eventlog_1 for each row execute function public.witness()",
+        )
+        .await
+        .unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--forward-headers", "host"]).ready().await;
+    for (head, dialect) in (0..).zip(DIALECTS) {
+        let client = open(dialect, &sidecar, "s", json!({"authToken": dialect, "n": [1.0, null]})).await;
+        client.push(chain(head, 1)).await.unwrap();
+        let sql = "select payload::text, headers->>'host' from public.seen order by seq_num desc limit 1";
+        let row = admin.query_one(sql, &[]).await.unwrap();
+        assert_eq!(row.get::<_, String>(0), format!(r#"{{"authToken":"{dialect}","n":[1,null]}}"#));
+        assert_eq!(row.get::<_, String>(1), format!("127.0.0.1:{}", sidecar.port()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_that_do_not_wait_for_each_other_keep_their_order() {
+    let (_database, sidecar) = setup(MAY_SYNC, &[]).await;
+    let url = format!("{}/?transport=ws&storeId=s", sidecar.url());
+    let mut rpc = Rpc::connect_with(&url, &[("x-user", "ann")]).await.unwrap();
+    rpc.pull(json!("live"), "s", true).await;
+    for n in 0..200 {
+        rpc.push(json!(n.to_string()), "s", chain(n, 1)).await;
+    }
+    let mut exits = 0;
+    while exits < 200 {
+        let frame = rpc.frame().await;
+        if frame["_tag"] == "Exit" {
+            assert_eq!(frame["exit"]["_tag"], "Success", "{frame}");
+            exits += 1;
+        } else {
+            rpc.send(json!({"_tag": "Ack", "requestId": "live"})).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_function_may_take_less_and_other_types() {
+    for arguments in ["text, text", "varchar, app.action, jsonb", "text, text, text, jsonb"] {
+        let (_, sidecar) = setup(
+            &format!(
+                "create schema app;
+                 create type app.action as enum ('connect', 'pull', 'push');
+                 create function app.may_sync({arguments}) returns boolean language sql as 'select $2::text <> ''push''';
+                 grant usage on schema app to sidecar"
+            ),
+            &[],
+        )
+        .await;
+        assert_eq!(send(post(&sidecar, "s", pull("s", None))).await.exit()["_tag"], "Success", "{arguments}");
+        assert_eq!(send(post(&sidecar, "s", push("s", chain(0, 1)))).await.exit()["_tag"], "Failure", "{arguments}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_fails_or_says_nothing_lets_nobody_in() {
+    for (body, why) in [("select 1 / 0 = 0", "SQLSTATE 22012"), ("select null::boolean", "not allowed")] {
+        let (_, sidecar) = setup(
+            &format!(
+                "create schema app;
+                 create function app.may_sync(text, text, json, json) returns boolean language sql as '{body}';
+                 grant usage on schema app to sidecar"
+            ),
+            &[],
+        )
+        .await;
+        let answer = send(post(&sidecar, "s", pull("s", None))).await;
+        assert!(answer.exit()["cause"].to_string().contains(why), "{answer:?}");
+        assert_eq!(answer.status, 400);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_is_replaced_is_found_again() {
+    let (database, sidecar) = setup(MAY_SYNC, &[]).await;
+    let admin = database.admin().await;
+    let is_allowed =
+        || async { send(post(&sidecar, "public", pull("public", None))).await.exit()["_tag"] == "Success" };
+    assert!(is_allowed().await);
+    admin.batch_execute("drop function app.may_sync").await.unwrap();
+    assert!(!is_allowed().await);
+    assert_eq!(sidecar.get("/readyz").await.0, 503);
+    let replacement = "create function app.may_sync(text, text) returns boolean language sql as 'select true'";
+    admin.batch_execute(replacement).await.unwrap();
+    assert!(is_allowed().await);
+    assert_eq!(sidecar.get("/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_cannot_be_asked_ends_the_sidecar_with_4() {
+    let database = Database::new().await;
+    database
+        .admin()
+        .await
+        .batch_execute(
+            "create schema app; create schema closed; grant usage on schema app to sidecar;
+             create function app.wrong(text, text) returns text language sql as 'select ''yes''';
+             create function app.long(text, text, json, json, json) returns boolean language sql as 'select true';
+             create function app.many(text, text) returns boolean language sql as 'select true';
+             create function app.many(text, text, json) returns boolean language sql as 'select true';
+             create function app.secret(text, text) returns boolean language sql as 'select true';
+             revoke execute on function app.secret from public;
+             create function closed.may_sync(text, text) returns boolean language sql as 'select true'",
+        )
+        .await
+        .unwrap();
+    for (function, why) in [
+        ("app.missing", "no such function"),
+        ("app.wrong", "returns boolean"),
+        ("app.long", "returns boolean"),
+        ("app.many", "more than one"),
+        ("app.secret", "may not execute"),
+        ("closed.may_sync", "permission denied"),
+        ("app; drop table livestore.stores", "invalid name syntax"),
+    ] {
+        let start = Start::new(database.url("sidecar")).arguments(&["--authorize-function", function]);
+        let output = start.command().output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{function}: {log}");
+        assert!(log.contains(why) && log.contains("grant usage"), "{function}: {log}");
+    }
+    // By its arguments, if there are several of the name.
+    let arguments = ["--authorize-function", "app.many(text, text)"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let batch = json!([event(0, "e", json!({}))]);
+    assert_eq!(send(post(&sidecar, "s", push("s", batch))).await.exit()["_tag"], "Success");
+}

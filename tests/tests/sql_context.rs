@@ -1,0 +1,203 @@
+//! What hooks know of the request that they run for: its store, its sync payload and its headers.
+
+mod sql_support;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, event};
+use serde_json::json;
+use sql_support::{Push, all, one, push, push_batch, rejection, run};
+use tokio_postgres::Client;
+
+/// A hook that writes down what it knows, for each event.
+const WITNESS: &str = "
+    create table public.seen (n bigint generated always as identity, seq_num bigint, store text, payload text, headers text);
+    create function public.witness() returns trigger language plpgsql as $$
+    begin
+        insert into public.seen (seq_num, store, payload, headers) values (
+            new.\"seqNum\", livestore.current_store_id(), livestore.current_payload()::text, livestore.current_headers()::text
+        );
+        return null;
+    end $$;
+    create trigger witness after insert on livestore.eventlog_1 for each row execute function public.witness()";
+
+async fn seen(admin: &Client) -> Vec<String> {
+    all(
+        admin,
+        "select format('%s %s %s %s', store, seq_num, coalesce(payload, '-'), coalesce(headers, '-')) from public.seen order by n",
+    )
+    .await
+}
+
+async fn setup() -> (Database, Client) {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, WITNESS).await;
+    (database, admin)
+}
+
+trait By {
+    fn by(self, user: &str) -> Self;
+}
+
+impl By for Push {
+    fn by(self, user: &str) -> Self {
+        self.with_payload(json!({"user": user})).with_headers(json!({"cookie": format!("session={user}")}))
+    }
+}
+
+#[tokio::test]
+async fn each_push_of_a_batch_has_the_context_of_its_own_request() {
+    let (database, admin) = setup().await;
+    run(&admin, "select livestore.create_store('own', own_table => true)").await;
+    let client = database.connect("sidecar").await;
+    let pushes = [
+        Push::to("a", chain(0, 2)).by("ann"),
+        Push::to("own", chain(0, 1)).by("bob"),
+        Push::to("b", chain(0, 1)),
+        Push::to("a", chain(2, 1)).by("cem"),
+        Push::to("a", chain(0, 1)).by("late"),
+        Push::to("b", chain(1, 1)).with_payload("null"),
+        Push::to("b", chain(2, 1)).with_payload(json!([1, "\u{0}"])),
+    ];
+    push_batch(&client, &pushes).await;
+    let of = |store: &str, n: i64, name: &str| {
+        format!("{store} {n} {{\"user\":\"{name}\"}} {{\"cookie\":\"session={name}\"}}")
+    };
+    let expected = [
+        of("a", 1, "ann"),
+        of("a", 2, "ann"),
+        of("own", 1, "bob"),
+        "b 1 - -".into(),
+        of("a", 3, "cem"),
+        "b 2 null -".into(),
+        "b 3 [1,\"\\u0000\"] -".into(),
+    ];
+    assert_eq!(seen(&admin).await, expected);
+}
+
+#[tokio::test]
+async fn a_push_from_sql_knows_its_store_and_no_payload() {
+    let (database, admin) = setup().await;
+    let client = database.connect("sidecar").await;
+    push_batch(&client, &[Push::to("a", chain(0, 1)).by("ann")]).await;
+    push(&client, "s", chain(0, 1)).await.unwrap();
+    client.execute("select livestore.commit('s', 'e')", &[]).await.unwrap();
+    assert_eq!(seen(&admin).await[1..], ["s 1 - -", "s 2 - -"], "nothing is left of the push before");
+}
+
+#[tokio::test]
+async fn outside_of_a_push_there_is_no_context() {
+    let (database, admin) = setup().await;
+    let client = database.connect("sidecar").await;
+    let none = "select num_nulls(livestore.current_store_id(), livestore.current_payload()::text, livestore.current_headers()::text)";
+    assert_eq!(one::<i32>(&client, none).await, 3);
+    run(&client, "begin").await;
+    push_batch(&client, &[Push::to("a", chain(0, 1)).by("ann")]).await;
+    assert_eq!(one::<i32>(&client, none).await, 3, "not even later in the same transaction");
+    run(&client, "commit").await;
+    assert_eq!(seen(&admin).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_hook_that_appends_elsewhere_goes_on_in_its_own_context() {
+    let (database, admin) = setup().await;
+    run(
+        &admin,
+        "create function public.relay() returns trigger language plpgsql as $$
+         begin
+             if livestore.current_store_id() = 'inbox' then
+                 perform livestore.commit('log', 'noted', to_json(new.name));
+             end if;
+             return null;
+         end $$;
+         create trigger relay after insert on livestore.eventlog_1 for each row execute function public.relay()",
+    )
+    .await;
+    let client = database.connect("sidecar").await;
+    push_batch(&client, &[Push::to("inbox", chain(0, 2)).by("ann"), Push::to("z", chain(0, 1)).by("bob")]).await;
+    let stores: Vec<String> =
+        all(&admin, "select store || ' ' || (payload::json->>'user') from public.seen order by n").await;
+    let mut sorted = stores.clone();
+    sorted.sort();
+    assert_eq!(sorted, ["inbox ann", "inbox ann", "log ann", "log ann", "z bob"], "{stores:?}");
+    assert_eq!(stores.last().unwrap(), "z bob");
+}
+
+#[tokio::test]
+async fn a_hook_rejects_one_push_of_many_by_its_payload() {
+    let (database, admin) = setup().await;
+    run(
+        &admin,
+        "create function public.members_only() returns trigger language plpgsql as $$
+         begin
+             if livestore.current_payload()->>'user' is distinct from 'ann' then
+                 raise exception '% may not write to %', livestore.current_payload()->>'user', livestore.current_store_id();
+             end if;
+             return new;
+         end $$;
+         create trigger members_only before insert on livestore.eventlog_1 for each row execute function public.members_only()",
+    )
+    .await;
+    let client = database.connect("sidecar").await;
+    let pushes = ["ann", "eve", "ann", "mallory"].map(|name| Push::to(name, chain(0, 1)).by(name));
+    let pushes: Vec<_> = pushes
+        .into_iter()
+        .enumerate()
+        .map(|(n, push)| if n == 2 { Push::to("ann", chain(1, 1)).by("ann") } else { push })
+        .collect();
+    let outcomes = push_batch(&client, &pushes).await;
+    assert_eq!(
+        outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(),
+        [Ok(1), Err("P0001"), Ok(2), Err("P0001")]
+    );
+    assert_eq!(outcomes[1].message.as_deref(), Some("eve may not write to eve"));
+    assert_eq!(outcomes[3].message.as_deref(), Some("mallory may not write to mallory"));
+}
+
+#[tokio::test]
+async fn a_statement_hook_runs_once_for_each_push() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.pushes (n bigint generated always as identity, what text);
+         create function public.count_events() returns trigger language plpgsql as $$
+         begin
+             insert into public.pushes (what)
+                 select livestore.current_store_id() || ' ' || count(*) || ' ' || (livestore.current_payload()->>'user') from appended;
+             return null;
+         end $$;
+         create trigger count_events after insert on livestore.eventlog_1 referencing new table as appended
+             for each statement execute function public.count_events()",
+    )
+    .await;
+    let client = database.connect("sidecar").await;
+    push_batch(
+        &client,
+        &[
+            Push::to("a", chain(0, 3)).by("ann"),
+            Push::to("b", chain(0, 1)).by("bob"),
+            Push::to("a", chain(3, 2)).by("bob"),
+        ],
+    )
+    .await;
+    let pushes: Vec<String> = all(&admin, "select what from public.pushes order by n").await;
+    assert_eq!(pushes, ["a 3 ann", "b 1 bob", "a 2 bob"]);
+}
+
+#[tokio::test]
+async fn contexts_that_are_wrong_fail_their_own_push_or_the_call() {
+    let (database, _admin) = setup().await;
+    let client = database.connect("sidecar").await;
+    let outcomes = push_batch(
+        &client,
+        &[
+            Push::to("a", chain(0, 1)).with_payload("{not json"),
+            Push::to("b", json!([event(0, "e", json!({}))])).by("bob"),
+        ],
+    )
+    .await;
+    assert_eq!(outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(), [Err("22P02"), Ok(1)]);
+    let short = "select * from livestore.push_batch('{a,b}', '{[],[]}', '{null,null}', null, '{null}')";
+    assert_eq!(rejection(client.query(short, &[]).await).sqlstate, "2202E");
+}
