@@ -134,6 +134,11 @@ impl Batch {
         &self.json
     }
 
+    /// The event that the batch builds on.
+    pub fn parent(&self) -> Option<i64> {
+        self.events.first().map(|event| event.parent_seq_num)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
     }

@@ -12,12 +12,12 @@ use tracing::{error, info, warn};
 
 use super::feed::{Ask, Feed};
 use super::messages::{self, ClientMessage, PONG};
-use crate::log::{Batch, PushError, ResetError, StoreLog};
+use crate::log::{Batch, PushError, Pushed, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 
-/// Pulls that may wait for their answer.
-const PULLS: usize = 8;
+/// What may wait for the feed while it sends.
+const ASKS: usize = 128;
 
 /// Pushes and admin requests of one connection that may be under way at once.
 const REQUESTS: usize = 64;
@@ -29,16 +29,16 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn serve(log: StoreLog, socket: WebSocket, admin_secret: Option<String>, shutdown: CancellationToken) {
     let mut socket = Socket::new(socket, shutdown);
     let outgoing = socket.outgoing().clone();
-    let (feed, asked) = mpsc::channel(PULLS);
-    let feeding = Feed { log: log.clone(), outgoing: outgoing.clone(), asked };
+    let (feed, asked) = mpsc::channel(ASKS);
+    let feeding = Feed::new(log.clone(), outgoing.clone(), asked);
     let mut tasks = JoinSet::new();
+    let closing = outgoing.clone();
     tasks.spawn(async move {
-        let outgoing = feeding.outgoing.clone();
         if let Err(close) = feeding.run().await {
-            outgoing.close(close);
+            closing.close(close);
         }
     });
-    let mut session = Session { log, outgoing, feed, admin_secret, requests: JoinSet::new() };
+    let mut session = Session { log, outgoing, feed, admin_secret, requests: JoinSet::new(), has_pulled: false };
     let close = session.run(&mut socket).await;
     info!(store = ?session.log.id(), code = close.code, reason = close.reason, "disconnected");
     tasks.abort_all();
@@ -53,6 +53,7 @@ struct Session {
     feed: mpsc::Sender<Ask>,
     admin_secret: Option<String>,
     requests: JoinSet<()>,
+    has_pulled: bool,
 }
 
 impl Session {
@@ -87,8 +88,14 @@ impl Session {
             self.requests.join_next().await;
         }
         match &*message.kind {
-            "WSMessage.Ping" => self.outgoing.send(PONG.into()).await,
+            "WSMessage.Ping" => {
+                if !self.has_pulled {
+                    let _ = self.feed.try_send(Ask::Hold);
+                }
+                self.outgoing.send(PONG.into()).await
+            }
             "WSMessage.PullReq" => {
+                self.has_pulled = true;
                 let ask = Ask::Pull { request_id: request_id.into(), cursor: message.cursor.unwrap_or(0) };
                 match self.feed.try_send(ask) {
                     Ok(()) => Ok(()),
@@ -111,28 +118,33 @@ impl Session {
 
     fn push(&mut self, request_id: String, batch: Batch) {
         let (log, outgoing, feed) = (self.log.clone(), self.outgoing.clone(), self.feed.clone());
-        let again = batch.clone();
+        let (position, again) = (batch.parent(), batch.clone());
         // Queued here and not in the task, so that pushes keep the order in which they came.
-        let mut pushed = Box::pin(log.push(batch, None)) as std::pin::Pin<Box<dyn Future<Output = _> + Send>>;
+        let first = log.push(batch, None);
         self.requests.spawn(async move {
-            let answer = loop {
-                match pushed.await {
-                    Ok(_) => break messages::push_ack(&request_id),
-                    Err(PushError::Unavailable) => {
-                        sleep(RETRY).await;
-                        pushed = Box::pin(log.push(again.clone(), None));
-                    }
-                    Err(PushError::ServerAhead { minimum_expected_num, provided_num }) => {
-                        if provided_num < minimum_expected_num {
-                            let _ = feed.try_send(Ask::CatchUp { after: provided_num });
-                        }
-                        let text = format!(
-                            "Invalid parent event number. Received e{provided_num} but expected e{minimum_expected_num}"
-                        );
-                        break messages::error(&request_id, &text);
-                    }
-                    Err(error) => break messages::error(&request_id, &error.to_string()),
+            let mut result = first.await;
+            while result == Err(PushError::Unavailable) {
+                sleep(RETRY).await;
+                result = log.push(again.clone(), None).await;
+            }
+            let told = match position {
+                Some(after) => feed.send(Ask::Position { after }).await,
+                None => Ok(()),
+            };
+            let answer = match result {
+                Ok(Pushed { head }) if told.is_ok() => {
+                    let _ = feed.send(Ask::Pushed { request_id, head }).await;
+                    return;
                 }
+                Ok(_) => messages::push_ack(&request_id),
+                // The words of the original.
+                Err(PushError::ServerAhead { minimum_expected_num, provided_num }) => messages::error(
+                    &request_id,
+                    &format!(
+                        "Invalid parent event number. Received e{provided_num} but expected e{minimum_expected_num}"
+                    ),
+                ),
+                Err(error) => messages::error(&request_id, &error.to_string()),
             };
             let _ = outgoing.send(answer).await;
         });
