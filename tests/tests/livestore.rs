@@ -7,48 +7,11 @@
 use std::time::Duration;
 
 use livestore_tests::breaker::Breaker;
-use livestore_tests::client::Node;
 use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::device::Device;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{PATIENCE, eventually};
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A device: a process, and what it keeps on disk.
-struct Device {
-    node: Node,
-    _folder: TempDir,
-}
-
-impl Device {
-    async fn open(name: &str, port: u16) -> Self {
-        let (node, folder) = (Node::livestore(), tempfile::tempdir().unwrap());
-        let url = format!("ws://127.0.0.1:{port}");
-        let params = json!({"url": url, "storeId": "todos", "clientId": name, "directory": folder.path()});
-        node.call("open", params).await.unwrap();
-        Self { node, _folder: folder }
-    }
-
-    async fn create(&self, id: &str) {
-        let args = json!({"id": id, "text": format!("todo {id}")});
-        self.node.call("commit", json!({"event": "todoCreated", "args": args})).await.unwrap();
-    }
-
-    async fn todos(&self) -> Vec<String> {
-        let rows = self.node.call("todos", json!({})).await.unwrap();
-        rows.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap().into()).collect()
-    }
-
-    async fn status(&self) -> Value {
-        self.node.call("status", json!({})).await.unwrap()
-    }
-
-    /// Waits until the table holds exactly these and the server has everything.
-    async fn settles(&self, ids: &[&str]) {
-        eventually(&format!("the table holds {ids:?}"), || async { self.todos().await == ids }).await;
-        eventually("nothing is pending", || async { self.status().await["pending"] == 0 }).await;
-    }
-}
+use serde_json::json;
 
 /// The ids of the todos in the order of the log, which must be a chain.
 async fn log(database: &Database) -> Vec<String> {

@@ -276,29 +276,6 @@ async fn a_connection_without_a_pull_is_closed_after_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_other_machines_are_refused_without_authentication() {
-    let (database, sidecar) = setup().await;
-    let path = "/?storeId=s&transport=ws";
-    for (origin, status) in [
-        ("https://evil.example", 403),
-        ("http://localhost.evil.example", 403),
-        ("null", 403),
-        ("http://localhost:5173", 426),
-        ("http://127.0.0.1:8080", 426),
-        ("http://[::1]:8080", 426),
-        ("http://app.localhost", 426),
-    ] {
-        assert_eq!(
-            http_get(sidecar.port(), &format!("{path} HTTP/1.1\r\norigin: {origin}\r\nx:")).await.0,
-            status,
-            "{origin}"
-        );
-    }
-    let open = Start::new(database.url("sidecar")).arguments(&["--insecure-no-auth"]).ready().await;
-    assert_eq!(http_get(open.port(), &format!("{path} HTTP/1.1\r\norigin: https://app.example\r\nx:")).await.0, 426);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn requests_without_websocket_get_an_answer_that_helps() {
     let (_database, sidecar) = setup().await;
     let (status, info) = sidecar.get("/").await;

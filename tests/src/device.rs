@@ -1,0 +1,60 @@
+//! A device of a user: a full LiveStore client in a process of its own, with what it keeps on disk.
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::Node;
+use crate::eventually;
+
+pub struct Device {
+    pub node: Node,
+    _folder: TempDir,
+}
+
+impl Device {
+    /// `@livestore/adapter-node` 0.4.0 with `makeWsSync`, on the store `todos` of the sidecar on this port.
+    pub async fn open(name: &str, port: u16) -> Self {
+        Self::on(Node::livestore(), name, json!({"url": format!("ws://127.0.0.1:{port}")})).await
+    }
+
+    /// The same with `makeHttpSync`.
+    pub async fn open_over_http(name: &str, port: u16) -> Self {
+        let params = json!({"url": format!("http://127.0.0.1:{port}"), "dialect": "cf-http"});
+        Self::on(Node::livestore_over_http(), name, params).await
+    }
+
+    /// `@livestore/adapter-node` 0.3.1 with `makeCfSync`.
+    pub async fn open_0_3(name: &str, port: u16) -> Self {
+        Self::on(Node::livestore_0_3(), name, json!({"url": format!("ws://127.0.0.1:{port}")})).await
+    }
+
+    async fn on(node: Node, name: &str, mut params: Value) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        params["storeId"] = json!("todos");
+        params["clientId"] = json!(name);
+        params["directory"] = json!(folder.path());
+        node.call("open", params).await.expect("a store");
+        Self { node, _folder: folder }
+    }
+
+    pub async fn create(&self, id: &str) {
+        let args = json!({"id": id, "text": format!("todo {id}")});
+        self.node.call("commit", json!({"event": "todoCreated", "args": args})).await.expect("a commit");
+    }
+
+    /// The ids of the todos in its table.
+    pub async fn todos(&self) -> Vec<String> {
+        let rows = self.node.call("todos", json!({})).await.expect("rows");
+        rows.as_array().expect("rows").iter().map(|row| row["id"].as_str().expect("an id").into()).collect()
+    }
+
+    pub async fn status(&self) -> Value {
+        self.node.call("status", json!({})).await.expect("a status")
+    }
+
+    /// Waits until the table holds exactly these and the server has everything.
+    pub async fn settles(&self, ids: &[&str]) {
+        eventually(&format!("the table holds {ids:?}"), || async { self.todos().await == ids }).await;
+        eventually("nothing is pending", || async { self.status().await["pending"] == 0 }).await;
+    }
+}

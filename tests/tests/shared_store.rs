@@ -1,0 +1,125 @@
+//! One store, clients of every protocol: they see one log.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use livestore_tests::client::{Client, Node};
+use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::device::Device;
+use livestore_tests::events::{event, numbers, up_to};
+use livestore_tests::sidecar::{Sidecar, Start};
+use serde_json::{Value, json};
+
+/// The head that an error of a push names.
+fn head_of(error: &Value) -> i64 {
+    if error["_tag"] == "ServerAheadError" {
+        return error["minimumExpectedNum"].as_i64().unwrap();
+    }
+    // 0.3 has only a text.
+    let text = error.to_string();
+    let (_, rest) = text.split_once("but expected e").unwrap_or_else(|| panic!("{error}"));
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+/// Appends events one by one, each onto the head that there is.
+async fn write(client: Client, name: &str, count: i64) {
+    let (mut head, mut written) = (0, 0);
+    while written < count {
+        match client.push(json!([event(head, name, json!({"n": written}))])).await {
+            Ok(()) => (head, written) = (head + 1, written + 1),
+            Err(error) => head = head_of(&error),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_every_protocol_see_one_order_while_all_write() {
+    const EACH: i64 = 80;
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let (node, old) = (Node::sync_backend(), Node::sync_backend_0_3());
+    let mut clients = Vec::new();
+    for dialect in ["cf-ws", "cf-http", "cf-0.3"] {
+        let node = if dialect == "cf-0.3" { &old } else { &node };
+        clients.push((dialect, node.open(dialect, &sidecar.url(), "shared").await));
+    }
+    let mut lives = Vec::new();
+    for (_, client) in &clients {
+        lives.push(client.live(None).await);
+    }
+    let writers: Vec<_> =
+        clients.iter().map(|(dialect, client)| tokio::spawn(write(client.clone(), dialect, EACH))).collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let all = 3 * EACH;
+    let mut logs = Vec::new();
+    for live in &mut lives {
+        logs.push(live.events(all as usize).await);
+    }
+    for (_, client) in &clients {
+        logs.push(client.pull(None).await.unwrap());
+    }
+    for log in &logs {
+        assert_eq!(numbers(log), up_to(all));
+        assert_eq!(log, &logs[0]);
+    }
+    for (dialect, _) in &clients {
+        let own = logs[0].iter().filter(|event| event["name"] == *dialect);
+        let own: Vec<_> = own.map(|event| event["args"]["n"].as_i64().unwrap()).collect();
+        assert_eq!(own, (0..EACH).collect::<Vec<_>>(), "{dialect}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_clients_of_every_protocol_share_their_tables() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let port = sidecar.port();
+    let (ws, http, old) =
+        tokio::join!(Device::open("ws", port), Device::open_over_http("http", port), Device::open_0_3("old", port));
+    let mut ids = Vec::new();
+    for (id, device) in [("1", &old), ("2", &http), ("3", &ws), ("4", &old), ("5", &http), ("6", &ws)] {
+        device.create(id).await;
+        ids.push(id);
+        tokio::join!(ws.settles(&ids), http.settles(&ids), old.settles(&ids));
+    }
+    let writers = "select string_agg(client_id || (args->'id')::text, ' ' order by seq_num) from livestore.events";
+    let writers: String = database.admin().await.query_one(writers, &[]).await.unwrap().get(0);
+    assert_eq!(writers, r#"old"1" http"2" ws"3" old"4" http"5" ws"6""#);
+}
+
+/// A client of 0.4 over HTTP stops syncing for good at the first pull that fails: none may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_client_over_http_survives_restarts_of_postgres_and_of_the_sidecar() {
+    let database = tokio::task::spawn_blocking(Cluster::start).await.unwrap().leak().database().await;
+    // Held by somebody else, as systemd does it: no connection is refused while the sidecar is away.
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let start = || Start::new(database.url("sidecar")).socket(&socket);
+    let mut sidecar = start().ready().await;
+    assert_eq!(sidecar.port(), port);
+    let (a, b) = tokio::join!(Device::open_over_http("a", port), Device::open("b", port));
+    a.create("1").await;
+    b.settles(&["1"]).await;
+
+    let cluster = database.cluster();
+    tokio::task::spawn_blocking(|| cluster.pg_ctl(&["stop", "-m", "fast"])).await.unwrap();
+    a.create("2").await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    tokio::task::spawn_blocking(|| cluster.pg_ctl(&["start"])).await.unwrap();
+    tokio::join!(a.settles(&["1", "2"]), b.settles(&["1", "2"]));
+
+    for id in ["3", "4", "5"] {
+        assert!(sidecar.terminate().await.success());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        sidecar = start().ready().await;
+        b.create(id).await;
+        let ids: Vec<_> = ["1", "2", "3", "4", "5"].into_iter().take_while(|other| *other <= id).collect();
+        tokio::join!(a.settles(&ids), b.settles(&ids));
+    }
+    a.create("6").await;
+    b.settles(&["1", "2", "3", "4", "5", "6"]).await;
+    drop(sidecar);
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
