@@ -102,15 +102,8 @@ async fn no_content_for_options(request: Request, next: Next) -> Response {
 #[serde(rename_all = "camelCase")]
 struct SearchParams {
     store_id: String,
-    transport: Option<Transport>,
+    transport: Option<String>,
     payload: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Transport {
-    Ws,
-    Http,
 }
 
 async fn any_path(State(server): State<Server>, request: Request) -> Response {
@@ -118,11 +111,13 @@ async fn any_path(State(server): State<Server>, request: Request) -> Response {
     let (path, is_get) = (request.uri().path(), request.method() == Method::GET);
     match serde_urlencoded::from_str(query) {
         Ok(SearchParams { store_id, transport, payload }) => {
-            let dialect = match transport {
-                Some(Transport::Ws) => Dialect::CfWs,
-                Some(Transport::Http) => Dialect::CfHttp,
+            // Effect 4's HTTP client ends the URL that it was given with a slash.
+            let dialect = match transport.as_deref().map(|transport| transport.trim_end_matches('/')) {
+                Some("ws") => Dialect::CfWs,
+                Some("http") => Dialect::CfHttp,
                 None if path.ends_with("/websocket") => Dialect::Cf03,
                 None => return bad_request("no such endpoint, see / for those there are (missing field `transport`)"),
+                Some(_) => return bad_request("no such endpoint, see / for those there are (unknown `transport`)"),
             };
             server.sync(dialect, &store_id, payload.as_deref(), request).await
         }

@@ -1,11 +1,11 @@
 /**
- * Drives the client of LiveStore's development line (0.5), as far as the wire goes: Effect 4's RPC client over a
- * WebSocket, with the schemas of `@livestore/sync-cf`. That line is not on npm, so the schemas and the few lines around
+ * Drives the client of LiveStore's development line (0.5), as far as the wire goes: Effect 4's RPC client over WebSocket
+ * or HTTP, with the schemas of `@livestore/sync-cf`. That line is not on npm, so the schemas and the few lines around
  * them are written here after its sources; everything that decides what is sent and accepted comes from `effect`.
  *
- *     open  {client, url, storeId, payload?, backendId?}
+ *     open  {client, dialect: 'cf-ws' | 'cf-http', url, storeId, payload?, backendId?}
  *     pull  {client, cursor?}        → {pages: [{batch, pageInfo}]}
- *     live  {client, sub, cursor?}     then events "page" and one last "end" or "fail"
+ *     live  {client, sub, cursor?}     over WebSocket only; then events "page" and one last "end" or "fail"
  *     stop  {sub}                      answers when the stream has ended
  *     push  {client, batch}            one request, whatever the size
  *     close {client}
@@ -16,6 +16,7 @@ import { emit, serve } from './driver/stdio.mjs'
 import './driver/websocket.mjs'
 
 import { Cause, Duration, Effect, Exit, Fiber, Layer, Option, Schedule, Schema, Scope, Stream } from 'effect4'
+import { FetchHttpClient } from 'effect4/http'
 import { Rpc, RpcClient, RpcGroup, RpcSerialization } from 'effect4/rpc'
 import { Socket } from 'effect4/socket'
 
@@ -64,29 +65,42 @@ const Page = Schema.Struct({
   backendId: Schema.String,
 })
 
-const SyncWsRpc = RpcGroup.make(
-  Rpc.make('SyncWsRpc.Pull', {
-    payload: Schema.Struct({
-      storeId: Schema.String,
-      payload: Schema.optional(Schema.Json),
-      live: Schema.Boolean,
-      cursor: Schema.Option(Schema.Struct({ backendId: Schema.String, eventSequenceNumber: Schema.Int })),
+const cursor = Schema.Option(Schema.Struct({ backendId: Schema.String, eventSequenceNumber: Schema.Int }))
+const common = { storeId: Schema.String, payload: Schema.optional(Schema.Json) }
+
+/** `SyncWsRpc` and `SyncHttpRpc` differ in that only the former can follow a log, by a field of its pull. */
+const group = (name, pull) =>
+  RpcGroup.make(
+    Rpc.make(`${name}.Pull`, {
+      payload: Schema.Struct({ ...common, ...pull, cursor }),
+      success: Page,
+      error: Schema.Union([UnknownError, BackendIdMismatchError]),
+      stream: true,
     }),
-    success: Page,
-    error: Schema.Union([UnknownError, BackendIdMismatchError]),
-    stream: true,
-  }),
-  Rpc.make('SyncWsRpc.Push', {
-    payload: Schema.Struct({
-      storeId: Schema.String,
-      payload: Schema.optional(Schema.Json),
-      batch: Schema.Array(Event),
-      backendId: Schema.Option(Schema.String),
+    Rpc.make(`${name}.Push`, {
+      payload: Schema.Struct({ ...common, batch: Schema.Array(Event), backendId: Schema.Option(Schema.String) }),
+      success: Schema.Struct({}),
+      error: Schema.Union([UnknownError, ServerAheadError, BackendIdMismatchError]),
     }),
-    success: Schema.Struct({}),
-    error: Schema.Union([UnknownError, ServerAheadError, BackendIdMismatchError]),
-  }),
-)
+  )
+
+const dialects = {
+  'cf-ws': {
+    name: 'SyncWsRpc',
+    group: group('SyncWsRpc', { live: Schema.Boolean }),
+    protocol: (options) =>
+      RpcClient.layerProtocolSocket({ retryTransientErrors: true, retryPolicy: reconnecting }).pipe(
+        Layer.provide(Socket.layerWebSocket(connectionUrl(options, 'ws'))),
+        Layer.provide(Socket.layerWebSocketConstructorGlobal),
+      ),
+  },
+  'cf-http': {
+    name: 'SyncHttpRpc',
+    group: group('SyncHttpRpc', {}),
+    protocol: (options) =>
+      RpcClient.layerProtocolHttp({ url: connectionUrl(options, 'http') }).pipe(Layer.provide(FetchHttpClient.layer)),
+  },
+}
 
 /** LiveStore's: 1 s, doubling to 30 s, with jitter. */
 const reconnecting = Schedule.exponential('1 seconds').pipe(
@@ -94,7 +108,7 @@ const reconnecting = Schedule.exponential('1 seconds').pipe(
   Schedule.jittered,
 )
 
-/** @type {Map<string, { rpc: any, scope: any, storeId: string, payload: any, backendId: any }>} */
+/** @type {Map<string, { rpc: any, name: string, scope: any, storeId: string, payload: any, backendId: any }>} */
 const clients = new Map()
 /** @type {Map<string, any>} The fibers of the live pulls, by `sub`. */
 const subscriptions = new Map()
@@ -115,31 +129,29 @@ const failureOf = (cause) => {
 }
 
 /** The payload goes into the URL as well, encoded here once and by `URLSearchParams` once more. */
-const connectionUrl = ({ url, storeId, payload }) => {
+const connectionUrl = ({ url, storeId, payload }, transport) => {
   const params = new URLSearchParams({ storeId })
   if (payload !== undefined) params.set('payload', encodeURIComponent(JSON.stringify(payload)))
-  params.set('transport', 'ws')
+  params.set('transport', transport)
   return `${url}?${params}`
 }
 
-const open = async ({ client, url, storeId, payload, backendId }) => {
+const open = async ({ client, dialect, backendId, ...options }) => {
   if (clients.has(client)) refuse(`A client is open already under the name ${client}`)
-  const protocol = RpcClient.layerProtocolSocket({ retryTransientErrors: true, retryPolicy: reconnecting }).pipe(
-    Layer.provide(Socket.layerWebSocket(connectionUrl({ url, storeId, payload }))),
-    Layer.provide(Socket.layerWebSocketConstructorGlobal),
-    Layer.provide(RpcSerialization.layerJson),
-  )
+  const { name, group, protocol } = dialects[dialect] ?? refuse(`Unknown dialect: ${dialect}`)
   const scope = await run(Scope.make())
-  const context = await run(Layer.buildWithScope(protocol, scope))
-  const rpc = await run(RpcClient.make(SyncWsRpc).pipe(Effect.provide(context), Scope.provide(scope)))
-  clients.set(client, { rpc, scope, storeId, payload, backendId: Option.fromUndefinedOr(backendId) })
+  const layer = protocol(options).pipe(Layer.provide(RpcSerialization.layerJson))
+  const context = await run(Layer.buildWithScope(layer, scope))
+  const rpc = await run(RpcClient.make(group).pipe(Effect.provide(context), Scope.provide(scope)))
+  const { storeId, payload } = options
+  clients.set(client, { rpc, name, scope, storeId, payload, backendId: Option.fromUndefinedOr(backendId) })
 }
 
 /** @returns {Stream.Stream<any, any>} The pages of a pull, in the form in which the test reads them. */
 const pages = ({ client, cursor, live }) => {
   const state = clientNamed(client)
   return Stream.suspend(() =>
-    state.rpc['SyncWsRpc.Pull']({
+    state.rpc[`${state.name}.Pull`]({
       storeId: state.storeId,
       payload: state.payload,
       live,
@@ -199,8 +211,8 @@ const stop = async ({ sub }) => {
 }
 
 const push = async ({ client, batch }) => {
-  const { rpc, storeId, payload, backendId } = clientNamed(client)
-  await run(Effect.mapError(rpc['SyncWsRpc.Push']({ storeId, payload, batch, backendId }), unknownIfNotDeclared))
+  const { rpc, name, storeId, payload, backendId } = clientNamed(client)
+  await run(Effect.mapError(rpc[`${name}.Push`]({ storeId, payload, batch, backendId }), unknownIfNotDeclared))
 }
 
 const close = async ({ client }) => {

@@ -15,7 +15,8 @@ async fn pushes_pulls_and_follows() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let node = Node::effect4();
-    let (writer, reader) = (node.open("", &sidecar.url(), "s").await, node.open("", &sidecar.url(), "s").await);
+    let (writer, reader) =
+        (node.open("cf-ws", &sidecar.url(), "s").await, node.open("cf-ws", &sidecar.url(), "s").await);
     let mut live = reader.live(None).await;
     assert!(live.page().await.is_empty());
     writer.push(chain(0, 1)).await.unwrap();
@@ -34,16 +35,40 @@ async fn an_event_without_args_arrives_with_null() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     database.admin().await.execute("select livestore.commit('s', 'bare')", &[]).await.unwrap();
-    let client = Node::effect4().open("", &sidecar.url(), "s").await;
-    let events = client.pull(None).await.unwrap();
-    assert_eq!(events[0]["args"], json!(null));
+    for dialect in ["cf-ws", "cf-http"] {
+        let client = Node::effect4().open(dialect, &sidecar.url(), "s").await;
+        let events = client.pull(None).await.unwrap();
+        assert_eq!(events[0]["args"], json!(null));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_pulls_and_fails_over_http() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let client = Node::effect4().open("cf-http", &sidecar.url(), "s").await;
+    assert!(client.pull(None).await.unwrap().is_empty());
+    client.push(chain(0, 250)).await.unwrap();
+    assert_eq!(numbers(&client.pull(None).await.unwrap()), up_to(250));
+    assert_eq!(numbers(&client.pull(Some(248)).await.unwrap()), [249, 250]);
+    let ahead = client.push(json!([event(2, "late", json!({}))])).await.unwrap_err();
+    assert_eq!(
+        (&ahead["_tag"], &ahead["minimumExpectedNum"], &ahead["providedNum"]),
+        (&json!("ServerAheadError"), &json!(250), &json!(2))
+    );
+    let unknown = client.push(json!([event(250, "a", json!({})), event(9, "b", json!({}))])).await.unwrap_err();
+    assert_eq!(unknown["_tag"], "UnknownError", "{unknown}");
+    database.admin().await.execute("select livestore.reset_store('s')", &[]).await.unwrap();
+    for mismatch in [client.pull(Some(250)).await.unwrap_err(), client.push(chain(250, 1)).await.unwrap_err()] {
+        assert_eq!(mismatch["_tag"], "BackendIdMismatchError");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_have_a_form_that_it_understands() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let client = Node::effect4().open("", &sidecar.url(), "s").await;
+    let client = Node::effect4().open("cf-ws", &sidecar.url(), "s").await;
     client.pull(None).await.unwrap();
     client.push(chain(0, 5)).await.unwrap();
 
@@ -73,7 +98,7 @@ async fn a_restart_of_the_sidecar_ends_the_stream_and_the_client_comes_back() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let (url, port) = (sidecar.url(), sidecar.port());
-    let client = Node::effect4().open("", &url, "s").await;
+    let client = Node::effect4().open("cf-ws", &url, "s").await;
     client.push(chain(0, 2)).await.unwrap();
     let mut live = client.live(None).await;
     assert_eq!(numbers(&live.events(2).await), [1, 2]);
