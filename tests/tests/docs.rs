@@ -1,8 +1,10 @@
 //! The examples of the documentation work as they stand.
 
+use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::event;
 use livestore_tests::root;
+use livestore_tests::sidecar::Start;
 use serde_json::json;
 
 /// The SQL of a page, in order.
@@ -17,7 +19,7 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     let database = Database::new().await;
     let admin = database.admin().await;
     let blocks = sql_of("docs/hooks.md");
-    assert_eq!(blocks.len(), 3);
+    assert_eq!(blocks.len(), 5);
     admin.execute("select livestore.create_store('own', true)", &[]).await.unwrap();
     for block in blocks {
         admin.batch_execute(&block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
@@ -39,6 +41,26 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     let todos: Vec<(String, String, String)> = todos.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     let todo = |store: &str| (store.to_string(), "1".to_string(), "buy milk".to_string());
     assert_eq!(todos, [todo("own"), todo("shared")]);
+
+    // The hook that knows who pushes, and the function that decides who may do what.
+    let members = "insert into app.members values ('ann', 'shared', true), ('bob', 'shared', false)";
+    admin.execute(members, &[]).await.unwrap();
+    let start = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "app.may_sync"]);
+    let process = start.ready().await;
+    let node = Node::sync_backend();
+    let url = process.url();
+    let open = |payload| node.open_with("cf-http", &url, "shared", json!({"payload": payload}));
+    let next = json!([event(1, "todoCreated", json!({"id": "2", "text": "call mum"}))]);
+    for (payload, why) in [
+        (json!({"authToken": "eve"}), "log in to open shared"),
+        (json!({"authToken": "bob"}), "not allowed to push this store"),
+        (json!({"authToken": "ann", "role": "viewer"}), "viewers cannot change shared"),
+    ] {
+        let error = open(payload).await.push(next.clone()).await.unwrap_err();
+        assert!(error.to_string().contains(why), "{why}: {error}");
+    }
+    assert_eq!(open(json!({"authToken": "bob"})).await.pull(None).await.unwrap().len(), 1);
+    open(json!({"authToken": "ann"})).await.push(next).await.unwrap();
 }
 
 #[test]

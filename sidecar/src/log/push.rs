@@ -7,19 +7,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Statement};
 use tracing::{error, warn};
 
 use super::backoff::Backoff;
 use super::context::Context;
-use super::database::{Database, DatabaseError, is_disconnection, is_passing_code};
+use super::database::{Database, DatabaseError, is_disconnection};
 use super::event::Batch;
+use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
 use super::store_id::StoreId;
 use super::tail::Tails;
 
@@ -40,30 +38,6 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
 /// without a word would otherwise stay silent for minutes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Why a push is not in the log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PushError {
-    #[error("the batch builds on event {provided_num}, but the head of the log is {minimum_expected_num}")]
-    ServerAhead { minimum_expected_num: i64, provided_num: i64 },
-    #[error("the backend id is {expected}, not {received}")]
-    BackendIdMismatch { expected: String, received: String },
-    #[error("{0}")]
-    Invalid(String),
-    /// A hook of the operator says no, or the authorize function; the message is theirs.
-    #[error("{0}")]
-    Rejected(String),
-    /// The database was away for too long, or too much is waiting: whether the push is in the log is not known. It may
-    /// be repeated, since a repeated push is accepted.
-    #[error("the database is not available, try again later")]
-    Unavailable,
-}
-
-/// What a push that succeeded left behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pushed {
-    pub head: i64,
-}
 
 struct Push {
     store: StoreId,
@@ -171,19 +145,6 @@ impl From<tokio_postgres::Error> for CommitError {
 const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
     from livestore.push_batch($1, $2, $3, $4, $5, $6)";
-
-/// A row of `livestore.push_batch`.
-struct Outcome {
-    push: usize,
-    result: Result<Appended, PushError>,
-}
-
-struct Appended {
-    head: i64,
-    count: usize,
-    backend_id: String,
-    created_at: Option<DateTime<Utc>>,
-}
 
 impl Committer {
     /// Commits until every [`CommitQueue`] is dropped and the queue is empty.
@@ -341,70 +302,4 @@ async fn connect(database: &Database) -> Result<Connection, DatabaseError> {
     });
     let (push_batch, source) = prepared.await.map_err(|_| DatabaseError::Busy)??;
     Ok(Connection { client, push_batch, source })
-}
-
-fn outcome(row: &Row) -> Result<Outcome, tokio_postgres::Error> {
-    let position: i32 = row.try_get("push")?;
-    let result = match row.try_get::<_, Option<&str>>("sqlstate")? {
-        None => Ok(Appended {
-            head: row.try_get("head")?,
-            count: usize::try_from(row.try_get::<_, i32>("appended")?).unwrap_or(0),
-            backend_id: row.try_get("backend_id")?,
-            created_at: row.try_get("created_at")?,
-        }),
-        Some(sqlstate) => {
-            let message = row.try_get::<_, Option<&str>>("message")?.unwrap_or_default();
-            let detail = row.try_get::<_, Option<&str>>("detail")?.unwrap_or_default();
-            Err(push_error(sqlstate, message, detail))
-        }
-    };
-    Ok(Outcome { push: usize::try_from(position).unwrap_or(0).wrapping_sub(1), result })
-}
-
-/// What an SQLSTATE of `livestore.push_batch` means.
-fn push_error(sqlstate: &str, message: &str, detail: &str) -> PushError {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct ServerAhead {
-        minimum_expected_num: i64,
-        provided_num: i64,
-    }
-    #[derive(Deserialize)]
-    struct BackendIdMismatch {
-        expected: String,
-        received: String,
-    }
-    let parsed = match sqlstate {
-        "LS001" => serde_json::from_str(detail)
-            .map(|ServerAhead { minimum_expected_num, provided_num }| PushError::ServerAhead {
-                minimum_expected_num,
-                provided_num,
-            })
-            .ok(),
-        "LS002" => serde_json::from_str(detail)
-            .map(|BackendIdMismatch { expected, received }| PushError::BackendIdMismatch { expected, received })
-            .ok(),
-        "LS003" => Some(PushError::Invalid(message.into())),
-        _ => None,
-    };
-    parsed.unwrap_or_else(|| rejected(Some(&SqlState::from_code(sqlstate)), message))
-}
-
-/// Postgres' own words may quote an event, so they stay out of the log; its own log has them.
-fn log_rollback(error: &tokio_postgres::Error, message: &str) {
-    let context = error.as_db_error().and_then(|error| error.where_());
-    warn!(sqlstate = error.code().map(SqlState::code), ?context, "{message}");
-}
-
-/// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every
-/// other text is Postgres' own and may name what is not the client's business.
-fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
-    match code {
-        Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(message.into()),
-        Some(code) if !is_passing_code(code) => {
-            warn!(sqlstate = code.code(), "the database rejected a push");
-            PushError::Rejected(format!("the database rejected the batch (SQLSTATE {})", code.code()))
-        }
-        _ => PushError::Unavailable,
-    }
 }

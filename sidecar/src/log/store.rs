@@ -12,8 +12,9 @@ use super::authorize::{Action, Denied};
 use super::context::Context;
 use super::database::DatabaseError;
 use super::event::Batch;
+use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
-use super::push::{PushError, Pushed};
+
 use super::store_id::StoreId;
 use super::subscription::Subscription;
 use super::{LAG, Log, PullError, check_cursor};

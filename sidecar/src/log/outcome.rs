@@ -1,0 +1,115 @@
+//! What became of a push: rows of `livestore.push_batch`, and errors of Postgres, as protocols hear of them.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tracing::warn;
+
+use super::database::is_passing_code;
+
+/// Why a push is not in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    #[error("the batch builds on event {provided_num}, but the head of the log is {minimum_expected_num}")]
+    ServerAhead { minimum_expected_num: i64, provided_num: i64 },
+    #[error("the backend id is {expected}, not {received}")]
+    BackendIdMismatch { expected: String, received: String },
+    #[error("{0}")]
+    Invalid(String),
+    /// A hook of the operator says no, or the authorize function; the message is theirs.
+    #[error("{0}")]
+    Rejected(String),
+    /// The database was away for too long, or too much is waiting: whether the push is in the log is not known. It may
+    /// be repeated, since a repeated push is accepted.
+    #[error("the database is not available, try again later")]
+    Unavailable,
+}
+
+/// What a push that succeeded left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pushed {
+    pub head: i64,
+}
+
+/// A row of `livestore.push_batch`.
+pub struct Outcome {
+    /// Its position in the group.
+    pub push: usize,
+    pub result: Result<Appended, PushError>,
+}
+
+pub struct Appended {
+    pub head: i64,
+    /// How many events at the end of the batch are new.
+    pub count: usize,
+    pub backend_id: String,
+    /// None if none is.
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+pub fn outcome(row: &Row) -> Result<Outcome, tokio_postgres::Error> {
+    let position: i32 = row.try_get("push")?;
+    let result = match row.try_get::<_, Option<&str>>("sqlstate")? {
+        None => Ok(Appended {
+            head: row.try_get("head")?,
+            count: usize::try_from(row.try_get::<_, i32>("appended")?).unwrap_or(0),
+            backend_id: row.try_get("backend_id")?,
+            created_at: row.try_get("created_at")?,
+        }),
+        Some(sqlstate) => {
+            let message = row.try_get::<_, Option<&str>>("message")?.unwrap_or_default();
+            let detail = row.try_get::<_, Option<&str>>("detail")?.unwrap_or_default();
+            Err(push_error(sqlstate, message, detail))
+        }
+    };
+    Ok(Outcome { push: usize::try_from(position).unwrap_or(0).wrapping_sub(1), result })
+}
+
+/// What an SQLSTATE of `livestore.push_batch` means.
+fn push_error(sqlstate: &str, message: &str, detail: &str) -> PushError {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct ServerAhead {
+        minimum_expected_num: i64,
+        provided_num: i64,
+    }
+    #[derive(Deserialize)]
+    struct BackendIdMismatch {
+        expected: String,
+        received: String,
+    }
+    let parsed = match sqlstate {
+        "LS001" => serde_json::from_str(detail)
+            .map(|ServerAhead { minimum_expected_num, provided_num }| PushError::ServerAhead {
+                minimum_expected_num,
+                provided_num,
+            })
+            .ok(),
+        "LS002" => serde_json::from_str(detail)
+            .map(|BackendIdMismatch { expected, received }| PushError::BackendIdMismatch { expected, received })
+            .ok(),
+        "LS003" => Some(PushError::Invalid(message.into())),
+        _ => None,
+    };
+    parsed.unwrap_or_else(|| rejected(Some(&SqlState::from_code(sqlstate)), message))
+}
+
+/// Postgres' own words may quote an event, so they stay out of the log; its own log has them.
+pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
+    let context = error.as_db_error().and_then(|error| error.where_());
+    warn!(sqlstate = error.code().map(SqlState::code), ?context, "{message}");
+}
+
+/// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every
+/// other text is Postgres' own and may name what is not the client's business.
+pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
+    match code {
+        Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(message.into()),
+        Some(code) if !is_passing_code(code) => {
+            warn!(sqlstate = code.code(), "the database rejected a push");
+            PushError::Rejected(format!("the database rejected the batch (SQLSTATE {})", code.code()))
+        }
+        _ => PushError::Unavailable,
+    }
+}
