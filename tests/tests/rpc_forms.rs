@@ -5,7 +5,7 @@ use std::time::Duration;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use livestore_tests::rpc::{Received, Rpc};
-use livestore_tests::sidecar::{Sidecar, Start, http_get};
+use livestore_tests::sidecar::{Sidecar, http_get};
 use serde_json::{Value, json};
 
 async fn setup() -> (Database, Sidecar) {
