@@ -8,13 +8,17 @@ PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 SQL := $(sort $(wildcard sql/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run test install extension sidecar
+.PHONY: help run demo test install extension sidecar
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 run: ## build everything and serve: a private Postgres in $LIVESTORE_DATA (or DATABASE_URL) and the sidecar
 	@sidecar/run-local
+
+demo: ## the same, and a todo app to open in two browser windows
+	@tests/install-clients web
+	@exec node tests/web/demo.mjs
 
 test: ## install what the tests need and run all of them
 	@tests/run

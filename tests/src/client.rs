@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -65,6 +65,11 @@ impl Node {
     /// A full client of LiveStore 0.3: `../clients-0.3/livestore.mjs`.
     pub fn livestore_0_3() -> Self {
         Self::start(Path::new("../clients-0.3/livestore.mjs"))
+    }
+
+    /// The todo app in Chromium: `../web/driver.mjs`.
+    pub fn browsers() -> Self {
+        Self::start(Path::new("../web/driver.mjs"))
     }
 
     fn start(script: &Path) -> Self {
@@ -142,6 +147,17 @@ impl Node {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.0.waiting.others.lock().unwrap() = Some(sender);
         receiver
+    }
+
+    /// Asks the process to end, and waits until it has.
+    pub fn terminate(&self) {
+        let mut child = self.0.child.lock().unwrap();
+        let Some(pid) = child.id() else { return };
+        let _ = std::process::Command::new("kill").arg(pid.to_string()).status();
+        let start = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) && start.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Kills the process, as a crash would.

@@ -1,5 +1,7 @@
 //! The operator's word on every dialect: hooks that know who pushes, and `--authorize-function`.
 
+use std::time::Duration;
+
 use livestore_tests::client::{Client, Node};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, numbers, up_to};
@@ -55,7 +57,7 @@ async fn who_may_write_writes_and_who_may_read_reads() {
         let bob = open(dialect, &sidecar, "public", json!({"user": "bob"})).await;
         assert_eq!(numbers(&bob.pull(None).await.unwrap()), up_to(head), "{dialect}");
         let refused = bob.push(chain(head, 1)).await.unwrap_err();
-        assert!(text(&refused).contains("not allowed to push this store"), "{dialect}: {refused}");
+        assert!(text(&refused).contains("not allowed to push to this store"), "{dialect}: {refused}");
     }
     let asked =
         "select string_agg(distinct action, ' ' order by action) from app.asked where payload = '{\"user\":\"bob\"}'";
@@ -81,7 +83,7 @@ async fn the_words_of_the_function_reach_the_client() {
     }
     let refused = send(post(&sidecar, "private", ping("private"))).await;
     assert_eq!(refused.status, 400, "said to whoever looks at the status");
-    assert_eq!(refused.exit()["cause"]["error"]["note"], "not allowed to connect this store");
+    assert_eq!(refused.exit()["cause"]["error"]["note"], "not allowed to connect to this store");
     let status =
         reqwest::get(format!("{}/?transport=http&storeId=private", sidecar.http_url())).await.unwrap().status();
     assert_eq!(status, 405);
@@ -153,6 +155,33 @@ async fn hooks_know_the_context_on_every_dialect() {
         assert_eq!(row.get::<_, String>(0), format!(r#"{{"authToken":"{dialect}","n":[1,null]}}"#));
         assert_eq!(row.get::<_, String>(1), format!("127.0.0.1:{}", sidecar.port()));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_pull_hears_nothing_live_either() {
+    let may_write_only = "create schema app;
+        create function app.may_sync(store_id text, action text, payload json) returns boolean
+            language sql as $$ select action <> 'pull' or payload->>'user' = 'ann' $$;
+        grant usage on schema app to sidecar";
+    let (_database, sidecar) = setup(may_write_only, &[]).await;
+    let ann = open("cf-ws", &sidecar, "s", json!({"user": "ann"})).await;
+    let mut heard = ann.live(None).await;
+    heard.page().await;
+    let refused = "not allowed to pull from this store";
+    for dialect in DIALECTS {
+        let blind = open(dialect, &sidecar, "s", json!({"user": "blind"})).await;
+        let end = blind.live(None).await.next().await;
+        assert!(end["event"] == "fail" && text(&end).contains(refused), "{dialect}: {end}");
+    }
+    // One that only listens, as clients of 0.3 can.
+    let mut silent = Rpc::connect(&format!("{}/websocket?storeId=s", sidecar.url())).await;
+    let push = json!({"_tag": "WSMessage.PushReq", "requestId": "p", "batch": chain(0, 1)});
+    silent.send(push).await;
+    assert_eq!(silent.frame().await, json!({"_tag": "WSMessage.PushAck", "requestId": "p"}));
+    assert_eq!(numbers(&heard.events(1).await), [1]);
+    ann.push(chain(1, 1)).await.unwrap();
+    assert_eq!(numbers(&heard.events(1).await), [2]);
+    assert!(silent.is_quiet_for(Duration::from_millis(500)).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,7 +53,7 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     let next = json!([event(1, "todoCreated", json!({"id": "2", "text": "call mum"}))]);
     for (payload, why) in [
         (json!({"authToken": "eve"}), "log in to open shared"),
-        (json!({"authToken": "bob"}), "not allowed to push this store"),
+        (json!({"authToken": "bob"}), "not allowed to push to this store"),
         (json!({"authToken": "ann", "role": "viewer"}), "viewers cannot change shared"),
     ] {
         let error = open(payload).await.push(next.clone()).await.unwrap_err();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
+use livestore_tests::eventually;
 use livestore_tests::rpc::{Received, Rpc};
 use livestore_tests::sidecar::{Sidecar, http_get};
 use serde_json::{Value, json};
@@ -256,7 +257,7 @@ async fn a_client_that_is_ahead_of_a_restored_log_gets_nothing_until_the_operato
         rpc.request(json!("0"), "SyncWsRpc.Pull", payload).await;
         assert_eq!(rpc.receive().await, Received::Close(1013));
     }
-    assert!(sidecar.log().contains("renew_backend_ids"));
+    eventually("the log says what to do", || async { sidecar.log().contains("renew_backend_ids") }).await;
 
     admin.execute("select livestore.renew_backend_ids()", &[]).await.unwrap();
     let mut rpc = Rpc::open(&sidecar.url(), "s").await;

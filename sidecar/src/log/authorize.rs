@@ -27,6 +27,15 @@ impl Action {
             Self::Push => "push",
         }
     }
+
+    /// To a client that the function gave no words for.
+    fn refusal(self) -> &'static str {
+        match self {
+            Self::Connect => "not allowed to connect to this store",
+            Self::Pull => "not allowed to pull from this store",
+            Self::Push => "not allowed to push to this store",
+        }
+    }
 }
 
 /// The function says no. The text is for the client.
@@ -99,7 +108,7 @@ impl Authorizer {
         };
         match answer.await {
             Ok(Some(true)) => Ok(Ok(())),
-            Ok(_) => Ok(Err(Denied(format!("not allowed to {} this store", action.name())))),
+            Ok(_) => Ok(Err(Denied(action.refusal().into()))),
             Err(error) => match error.as_db_error() {
                 Some(raised) if *raised.code() == SqlState::RAISE_EXCEPTION => Ok(Err(Denied(raised.message().into()))),
                 Some(raised) if !is_passing_code(raised.code()) => {

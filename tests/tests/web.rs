@@ -1,0 +1,295 @@
+//! A LiveStore app in Chromium (`tests/web`: `@livestore/adapter-web` 0.4.0 with `makeWsSync`), used as a person would:
+//! what is typed in one browser is on the page of another, whatever happens in between.
+//!
+//! Like the clients on Node, browsers that are online edit one after the other (livestorejs/livestore#1530).
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use livestore_tests::breaker::Breaker;
+use livestore_tests::client::Node;
+use livestore_tests::cluster::Database;
+use livestore_tests::device::Device;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::{PATIENCE, eventually, free_port, root};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+
+/// How long building the sidecar may take on a slow machine, which `make demo` does first.
+const BUILDING: Duration = Duration::from_secs(1200);
+
+/// Browsers, each with user data of its own.
+struct Browsers {
+    node: Node,
+    folder: TempDir,
+}
+
+impl Browsers {
+    fn new() -> Self {
+        Self { node: Node::browsers(), folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Serves the app; its URL for a sync backend at a port is [`page`].
+    async fn serve_app(&self) -> String {
+        static BUILT: OnceCell<()> = OnceCell::const_new();
+        BUILT.get_or_init(build).await;
+        self.node.call("serve", json!({})).await.unwrap().as_str().unwrap().into()
+    }
+
+    async fn open(&self, name: &'static str, url: &str) -> Browser {
+        let browser = Browser { node: self.node.clone(), name };
+        browser.call("open", json!({"directory": self.folder.path().join(name), "url": url})).await;
+        browser
+    }
+}
+
+impl Drop for Browsers {
+    /// Browsers that still run would write to the folder while it is removed.
+    fn drop(&mut self) {
+        self.node.terminate();
+    }
+}
+
+async fn build() {
+    let mut npm = Command::new("npm");
+    npm.args(["run", "build"]).current_dir(root().join("tests/web")).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, npm.output()).await.expect("the app is built in time").expect("npm");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn page(app: &str, port: u16) -> String {
+    format!("{app}?storeId=todos&sync=ws://127.0.0.1:{port}")
+}
+
+struct Browser {
+    node: Node,
+    name: &'static str,
+}
+
+impl Browser {
+    async fn call(&self, method: &str, mut params: Value) -> Value {
+        params["profile"] = json!(self.name);
+        let answer = self.node.call(method, params).await;
+        answer.unwrap_or_else(|error| panic!("{method} in browser {}: {error}", self.name))
+    }
+
+    async fn add(&self, text: &str) {
+        self.call("add", json!({"text": text})).await;
+    }
+
+    async fn complete(&self, text: &str) {
+        self.call("complete", json!({"text": text})).await;
+    }
+
+    async fn reload(&self) {
+        self.call("reload", json!({})).await;
+    }
+
+    /// The list on the page; what is completed has a check mark.
+    async fn todos(&self) -> Vec<String> {
+        let todos = self.call("todos", json!({})).await;
+        let line = |todo: &Value| {
+            let mark = if todo["completed"] == true { "✓ " } else { "" };
+            format!("{mark}{}", todo["text"].as_str().unwrap())
+        };
+        todos.as_array().unwrap().iter().map(line).collect()
+    }
+
+    /// Waits until the page has exactly this list.
+    async fn shows(&self, list: &[&str]) {
+        let what = format!("browser {} shows {list:?}", self.name);
+        eventually(&what, || async { self.todos().await == list }).await;
+    }
+
+    /// Waits until the page says this about its connection.
+    async fn says(&self, status: &str) {
+        let what = format!("browser {} says {status}", self.name);
+        eventually(&what, || async { self.call("status", json!({})).await == status }).await;
+    }
+
+    /// Saves a picture of the page for people to look at.
+    async fn picture(&self, name: &str) {
+        let folder = root().join("target/test-artifacts/web");
+        std::fs::create_dir_all(&folder).unwrap();
+        self.call("screenshot", json!({"path": folder.join(name).with_extension("png")})).await;
+    }
+
+    /// What went wrong on the page and in its worker.
+    async fn errors(&self) -> Vec<String> {
+        let errors = self.call("errors", json!({})).await;
+        errors.as_array().unwrap().iter().map(|error| error.as_str().unwrap().into()).collect()
+    }
+}
+
+/// What Postgres has of the store, which must be a chain: the client of each event, its name and the text of its todo.
+async fn log(database: &Database) -> (Vec<String>, Vec<String>) {
+    let events = "select seq_num, parent_seq_num, client_id,
+            name || ' ' || first_value(args->>'text') over (partition by args->>'id' order by seq_num)
+        from livestore.events where store_id = 'todos' order by seq_num";
+    let mut head = 0;
+    let (mut clients, mut what) = (Vec::new(), Vec::new());
+    for row in database.admin().await.query(events, &[]).await.unwrap() {
+        assert_eq!(row.get::<_, i64>(1), head);
+        head = row.get(0);
+        clients.push(row.get(2));
+        what.push(row.get(3));
+    }
+    (clients, what)
+}
+
+/// Waits until Postgres has exactly these events.
+async fn postgres_has(database: &Database, events: &[&str]) {
+    eventually(&format!("Postgres has {events:?}"), || async { log(database).await.1 == events }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_browsers_converge_after_one_was_offline_and_after_reloads_and_restarts() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let port = sidecar.port();
+    let (a_network, b_network) = (Breaker::to(port).await, Breaker::to(port).await);
+    let browsers = Browsers::new();
+    let app = browsers.serve_app().await;
+    let (a_page, b_page) = (page(&app, a_network.port()), page(&app, b_network.port()));
+    let (a, b) = tokio::join!(browsers.open("a", &a_page), browsers.open("b", &b_page));
+    tokio::join!(a.says("connected"), b.says("connected"));
+
+    a.add("buy milk").await;
+    b.shows(&["buy milk"]).await;
+    b.add("bake bread").await;
+    a.shows(&["buy milk", "bake bread"]).await;
+    a.complete("bake bread").await;
+    b.shows(&["buy milk", "✓ bake bread"]).await;
+
+    // What DevTools calls offline only silences sockets, which LiveStore takes 20 s to notice; the breaker closes them.
+    b_network.cut();
+    b.call("offline", json!({"offline": true})).await;
+    b.says("offline").await;
+    b.add("make jam").await;
+    b.complete("buy milk").await;
+    a.add("drink tea").await;
+    a.add("boil rice").await;
+    let before = ["todoCreated buy milk", "todoCreated bake bread", "todoCompleted bake bread"];
+    let from_a = ["todoCreated drink tea", "todoCreated boil rice"];
+    let from_b = ["todoCreated make jam", "todoCompleted buy milk"];
+    // By now b's, which are older, would be there too.
+    postgres_has(&database, &[&before[..], &from_a].concat()).await;
+    assert_eq!(a.todos().await, ["buy milk", "✓ bake bread", "drink tea", "boil rice"]);
+    assert_eq!(b.todos().await, ["✓ buy milk", "✓ bake bread", "make jam"]);
+    a.says("connected").await;
+    b.says("offline").await;
+
+    b_network.mend();
+    b.call("offline", json!({"offline": false})).await;
+    let all = ["✓ buy milk", "✓ bake bread", "make jam", "drink tea", "boil rice"];
+    tokio::join!(a.shows(&all), b.shows(&all), b.says("connected"));
+    // b has rebased onto a.
+    let merged = [&before[..], &from_a, &from_b].concat();
+    postgres_has(&database, &merged).await;
+    tokio::join!(a.picture("converged-a"), b.picture("converged-b"));
+
+    tokio::join!(a.reload(), b.reload());
+    tokio::join!(a.shows(&all), b.shows(&all));
+
+    // Without a sidecar, it comes from the disk of the browser.
+    assert!(sidecar.terminate().await.success());
+    a.reload().await;
+    a.shows(&all).await;
+    a.add("add salt").await;
+    let _sidecar = Start::new(database.url("sidecar")).port(port).ready().await;
+    let all = [&all[..], &["add salt"]].concat();
+    b.shows(&all).await;
+    b.add("serve").await;
+    let all = [&all[..], &["serve"]].concat();
+    tokio::join!(a.shows(&all), b.shows(&all));
+    postgres_has(&database, &[&merged[..], &["todoCreated add salt", "todoCreated serve"]].concat()).await;
+
+    let (clients, _) = log(&database).await;
+    let (a_id, b_id) = (&clients[0], &clients[1]);
+    assert_ne!(a_id, b_id);
+    assert_eq!(clients, [a_id, b_id, a_id, a_id, a_id, b_id, b_id, a_id, b_id].map(String::as_str));
+    assert_eq!((a.errors().await, b.errors().await), (vec![], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_and_node_share_a_store() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let browsers = Browsers::new();
+    let app = browsers.serve_app().await;
+    let browser = browsers.open("web", &page(&app, sidecar.port())).await;
+    let device = Device::open("node", sidecar.port()).await;
+
+    device.create("0").await;
+    browser.shows(&["todo 0"]).await;
+    browser.complete("todo 0").await;
+    browser.add("from the browser").await;
+    postgres_has(&database, &["todoCreated todo 0", "todoCompleted todo 0", "todoCreated from the browser"]).await;
+    eventually("Node has both", || async {
+        let rows = device.node.call("todos", json!({})).await.unwrap();
+        rows[0]["completed"] == true && rows[1]["text"] == "from the browser"
+    })
+    .await;
+
+    let (clients, _) = log(&database).await;
+    assert_eq!(clients[0], "node");
+    assert!(clients[1] != "node" && clients[1] == clients[2], "{clients:?}");
+    assert_eq!(browser.errors().await, [""; 0]);
+}
+
+/// `make demo`, which is asked to end when this is dropped.
+struct Demo(Child);
+
+impl Demo {
+    /// Starts it and waits for the URL of the app.
+    async fn start(database: &Database, data: &Path, port: u16) -> (Self, String) {
+        let mut make = std::process::Command::new("make");
+        make.arg("demo")
+            .current_dir(root())
+            .env("DATABASE_URL", database.url("sidecar"))
+            .env("LIVESTORE_DATA", data)
+            .env("LIVESTORE_LISTEN", format!("127.0.0.1:{port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut demo = Self(make.spawn().unwrap());
+        let lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let (sender, mut urls) = tokio::sync::mpsc::unbounded_channel();
+        // To its end: it could not write to a closed pipe.
+        std::thread::spawn(move || {
+            for line in lines.filter(|line| line.trim().starts_with("http://localhost:")) {
+                let _ = sender.send(line.trim().to_string());
+            }
+        });
+        let app = tokio::time::timeout(BUILDING, urls.recv()).await.expect("make demo is ready in time");
+        (demo, app.expect("make demo does not end"))
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// On the database of the test: what `make run` does without one has a test of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn make_demo_serves_the_app_and_stops() {
+    let (database, data, port) = (Database::new().await, tempfile::tempdir().unwrap(), free_port());
+    let (demo, app) = Demo::start(&database, data.path(), port).await;
+    let browsers = Browsers::new();
+    let browser = browsers.open("web", &app).await;
+    browser.add("try it").await;
+    postgres_has(&database, &["todoCreated try it"]).await;
+    browser.says("connected").await;
+    assert_eq!(browser.errors().await, [""; 0]);
+
+    drop(demo);
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the sidecar is still there");
+    assert!(TcpStream::connect(app["http://".len()..].trim_end_matches('/')).is_err(), "the app is still there");
+}
