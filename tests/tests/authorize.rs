@@ -173,15 +173,18 @@ async fn who_may_not_pull_hears_nothing_live_either() {
         let end = blind.live(None).await.next().await;
         assert!(end["event"] == "fail" && text(&end).contains(refused), "{dialect}: {end}");
     }
-    // One that only listens, as clients of 0.3 can.
-    let mut silent = Rpc::connect(&format!("{}/websocket?storeId=s", sidecar.url())).await;
-    let push = json!({"_tag": "WSMessage.PushReq", "requestId": "p", "batch": chain(0, 1)});
-    silent.send(push).await;
-    assert_eq!(silent.frame().await, json!({"_tag": "WSMessage.PushAck", "requestId": "p"}));
+    // Connections of 0.3 hear of pushes without a pull: one that only listens, and one that pushes.
+    let connect = || async { Rpc::connect(&format!("{}/websocket?storeId=s", sidecar.url())).await };
+    let (mut silent, mut writer) = (connect().await, connect().await);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    writer.send(json!({"_tag": "WSMessage.PushReq", "requestId": "p", "batch": chain(0, 1)})).await;
+    assert_eq!(writer.frame().await, json!({"_tag": "WSMessage.PushAck", "requestId": "p"}));
     assert_eq!(numbers(&heard.events(1).await), [1]);
     ann.push(chain(1, 1)).await.unwrap();
     assert_eq!(numbers(&heard.events(1).await), [2]);
-    assert!(silent.is_quiet_for(Duration::from_millis(500)).await);
+    for rpc in [&mut silent, &mut writer] {
+        assert!(rpc.is_quiet_for(Duration::from_millis(500)).await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
