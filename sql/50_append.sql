@@ -195,8 +195,10 @@ begin
                 if hooks.exist then
                     perform livestore.enter_context(
                         store_ids[part.push],
-                        case when payloads is null then current_setting('livestore.payload', true) else payloads[part.push] end,
-                        case when headers is null then current_setting('livestore.headers', true) else headers[part.push] end
+                        case when payloads is not null then payloads[part.push]
+                            when pg_trigger_depth() > 0 then current_setting('livestore.payload', true) end,
+                        case when headers is not null then headers[part.push]
+                            when pg_trigger_depth() > 0 then current_setting('livestore.headers', true) end
                     );
                 end if;
                 execute format(
@@ -257,4 +259,4 @@ end
 $$;
 
 comment on function livestore.append(text[], text[], text[], text, text[], text[]) is
-'Internal: carries out pushes to stores whose rows are locked. What a hook raises goes through. payloads, headers: null for a push from SQL, whose hooks have the context that it is called in';
+'Internal: carries out pushes to stores whose rows are locked. What a hook raises goes through. payloads, headers: null for a push from SQL; one that a hook makes has those of the hook';

@@ -14,7 +14,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use clap::Parser;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -29,6 +31,9 @@ use crate::server::{Server, Settings};
 
 /// How often a database that is away is tried at start.
 const START_RETRY: Duration = Duration::from_millis(250);
+
+/// How long a client may leave what it is sent unread before it is disconnected.
+const UNREAD: Duration = Duration::from_secs(30);
 
 /// Why the process ends other than by a signal. Each has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +121,14 @@ async fn run(config: Config) -> Result<(), Failure> {
         shutdown: shutdown.clone(),
     };
     // Serving begins before the database is known to be there: clients wait better than they reconnect.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = SockRef::from(&*stream).set_tcp_user_timeout(Some(UNREAD)) {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "a connection without a limit for a client that does not read"
+            );
+        }
+    });
     let serving = axum::serve(listener, server.router()).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let serving = tokio::spawn(serving.into_future());
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");

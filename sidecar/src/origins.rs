@@ -10,6 +10,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 pub enum Origins {
     /// Those that this machine serves: everybody's browser can reach loopback.
     Local,
+    /// All, without their cookies.
     Any,
     /// Exactly these, cookies included.
     Listed(Vec<HeaderValue>),
@@ -40,6 +41,11 @@ impl Origins {
     /// Whether a request comes from a page that is served, or from none.
     pub fn allow(&self, headers: &HeaderMap) -> bool {
         headers.get(header::ORIGIN).is_none_or(|origin| self.allow_origin(origin))
+    }
+
+    /// Whether a request may bring cookies: pages of every origin may not act in the name of whoever looks at them.
+    pub fn trust(&self, headers: &HeaderMap) -> bool {
+        !headers.contains_key(header::ORIGIN) || (*self != Self::Any && self.allow(headers))
     }
 
     fn allow_origin(&self, origin: &HeaderValue) -> bool {
@@ -98,7 +104,8 @@ mod tests {
         for origin in ["https://localhost.example.com", "http://192.168.0.1", "null", "https://example.com", ""] {
             assert!(!allows(&Origins::Local, origin), "{origin}");
         }
-        assert!(Origins::Local.allow(&HeaderMap::new()));
+        assert!(Origins::Local.allow(&HeaderMap::new()) && Origins::Any.trust(&HeaderMap::new()));
+        assert!(!Origins::Any.trust(&HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static("null"))])));
     }
 
     #[test]

@@ -28,6 +28,9 @@ use crate::protocols::{cf_0_3, rpc};
 /// How long a WebSocket waits for a database that is away before its client is told to come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the body of a request may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What the handlers share.
 #[derive(Clone)]
 pub struct Server {
@@ -143,7 +146,10 @@ impl Server {
             Ok(payload) => payload,
             Err(error) => return bad_request(&error),
         };
-        let headers = forwarded(&self.settings.forward_headers, request.headers());
+        let mut headers = forwarded(&self.settings.forward_headers, request.headers());
+        if !self.settings.origins.trust(request.headers()) {
+            headers.remove(header::COOKIE.as_str());
+        }
         let log = self.log.store(store, Context::new(payload.as_deref(), &headers));
         match dialect {
             Dialect::CfWs | Dialect::Cf03 => self.websocket(dialect, log, request).await,
@@ -179,9 +185,11 @@ impl Server {
             let headers = [(header::ALLOW, "POST, OPTIONS")];
             return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
         }
-        match axum::body::to_bytes(request.into_body(), self.settings.max_frame_bytes).await {
-            Ok(body) => rpc::answer(log, body, &self.connections, self.shutdown).await,
-            Err(error) => {
+        let body = axum::body::to_bytes(request.into_body(), self.settings.max_frame_bytes);
+        match timeout(BODY_TIMEOUT, body).await {
+            Ok(Ok(body)) => rpc::answer(log, body, &self.connections, self.shutdown).await,
+            Err(_) => (StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive\n").into_response(),
+            Ok(Err(error)) => {
                 let message = format!("{error}: a request has at most {} bytes\n", self.settings.max_frame_bytes);
                 (StatusCode::PAYLOAD_TOO_LARGE, message).into_response()
             }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use livestore_tests::breaker::Breaker;
 use livestore_tests::client::{Client, Node};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, numbers, up_to};
+use livestore_tests::eventually;
 use livestore_tests::http_rpc::{ping, post, pull, push, send};
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
@@ -104,6 +106,57 @@ async fn a_request_may_have_a_payload_of_its_own_and_is_asked_about_that() {
             json!({"storeId": "public", "payload": {"user": user}, "live": false, "cursor": {"_tag": "None"}});
         rpc.request(json!(n), "SyncWsRpc.Pull", payload).await;
         assert_eq!(rpc.exit(&json!(n)).await["_tag"], tag);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_another_payload_than_its_connection_is_asked_whether_it_may_connect() {
+    let on_connect = "create schema app;
+        create function app.may_sync(store_id text, action text, payload json) returns boolean
+            language sql as $$ select action <> 'connect' or payload->>'token' = 'good' $$;
+        grant usage on schema app to sidecar";
+    let (_database, sidecar) = setup(on_connect, &[]).await;
+    let url = format!("{}/?transport=ws&storeId=s&payload=%257B%2522token%2522%253A%2522good%2522%257D", sidecar.url());
+    let mut rpc = Rpc::connect_with(&url, &[]).await.unwrap();
+    for (n, payload, tag) in [
+        (0, json!(null), "Success"),
+        (1, json!({"token": "good"}), "Success"),
+        (2, json!({"user": "admin"}), "Failure"),
+    ] {
+        let push = json!({"storeId": "s", "payload": payload, "batch": chain(n, 1), "backendId": {"_tag": "None"}});
+        rpc.request(json!(n), "SyncWsRpc.Push", push).await;
+        assert_eq!(rpc.exit(&json!(n)).await["_tag"], tag, "{payload}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_every_origin_bring_no_cookies() {
+    let cookie = "create schema app;
+        create function app.may_sync(store_id text, action text, payload json, headers json) returns boolean
+            language sql as $$ select headers->>'cookie' = 'session=ann' $$;
+        grant usage on schema app to sidecar";
+    for (arguments, foreign) in [
+        (&["--cors-origins", "*"][..], false),
+        (&["--insecure-no-auth"], false),
+        (&["--cors-origins", "https://app.example"], true),
+    ] {
+        let (_database, sidecar) = setup(cookie, arguments).await;
+        let from = async |origin: Option<&str>| {
+            let headers: Vec<_> =
+                origin.map(|origin| ("origin", origin)).into_iter().chain([("cookie", "session=ann")]).collect();
+            let url = format!("{}/?transport=ws&storeId=s", sidecar.url());
+            let over_ws = Rpc::connect_with(&url, &headers).await.is_ok();
+            let mut request = post(&sidecar, "s", pull("s", None));
+            for (name, value) in &headers {
+                request = request.header(*name, *value);
+            }
+            let response = request.send().await.unwrap();
+            assert_eq!(response.status() == 200, over_ws);
+            over_ws
+        };
+        assert!(from(None).await, "no page at all");
+        assert_eq!(from(Some("https://app.example")).await, foreign, "{arguments:?}");
+        assert!(!from(Some("https://evil.example")).await, "{arguments:?}");
     }
 }
 
@@ -248,16 +301,42 @@ async fn a_function_that_fails_or_says_nothing_lets_nobody_in() {
 async fn a_function_that_is_replaced_is_found_again() {
     let (database, sidecar) = setup(MAY_SYNC, &[]).await;
     let admin = database.admin().await;
-    let is_allowed =
-        || async { send(post(&sidecar, "public", pull("public", None))).await.exit()["_tag"] == "Success" };
-    assert!(is_allowed().await);
+    let ask = || tokio::spawn(send(post(&sidecar, "public", pull("public", None))));
+    assert_eq!(ask().await.unwrap().exit()["_tag"], "Success");
     admin.batch_execute("drop function app.may_sync").await.unwrap();
-    assert!(!is_allowed().await);
-    assert_eq!(sidecar.get("/readyz").await.0, 503);
+    // In the middle of a migration, say. A client that was told no would stop for good.
+    let waiting = ask();
+    eventually("it is not ready", || async { sidecar.get("/readyz").await.0 == 503 }).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!waiting.is_finished());
     let replacement = "create function app.may_sync(text, text) returns boolean language sql as 'select true'";
     admin.batch_execute(replacement).await.unwrap();
-    assert!(is_allowed().await);
+    assert_eq!(waiting.await.unwrap().exit()["_tag"], "Success");
     assert_eq!(sidecar.get("/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ping_waits_for_nobody_and_a_websocket_is_told_to_come_back() {
+    let database = Database::new().await;
+    database.admin().await.batch_execute(MAY_SYNC).await.unwrap();
+    let breaker = Breaker::to(database.cluster().port()).await;
+    let arguments = ["--authorize-function", "app.may_sync"];
+    let sidecar = Start::new(database.url_at("sidecar", breaker.port())).arguments(&arguments).ready().await;
+    let start = |body| tokio::spawn(send(post(&sidecar, "public", body)));
+    let first = start(pull("public", None)).await.unwrap();
+    let id = first.frames[0]["values"][0]["backendId"].as_str().unwrap();
+    breaker.cut();
+    let (ping, known, first) =
+        (start(ping("public")), start(pull("public", Some((id, 0)))), start(pull("public", None)));
+    // Less than the 10 s after which a client counts as offline.
+    let pong = tokio::time::timeout(Duration::from_secs(9), ping).await.unwrap().unwrap();
+    assert_eq!(pong.exit()["_tag"], "Success");
+    assert_eq!(known.await.unwrap().exit()["_tag"], "Success");
+    let url = format!("{}/?storeId=public&transport=ws", sidecar.url());
+    assert_eq!(Rpc::connect_with(&url, &[]).await.err().unwrap().0, 503);
+    assert!(!first.is_finished());
+    breaker.mend();
+    assert_eq!(first.await.unwrap().exit()["_tag"], "Success");
 }
 
 #[tokio::test(flavor = "multi_thread")]

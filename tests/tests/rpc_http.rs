@@ -211,6 +211,44 @@ async fn a_shutdown_answers_what_is_under_way() {
     assert!(ended.await.unwrap().success());
 }
 
+/// A client stops for good at a first pull that fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_does_not_fail_a_pull_that_the_database_can_answer() {
+    let database = Database::new().await;
+    let breaker = Breaker::to(database.cluster().port()).await;
+    let sidecar = Start::new(database.url_at("sidecar", breaker.port())).ready().await;
+    send(post(&sidecar, "s", push("s", chain(0, 3)))).await;
+    breaker.cut();
+    let first = tokio::spawn(send(post(&sidecar, "s", pull("s", None))));
+    eventually("it waits", || async { sidecar.log().contains("a read waits for the database") }).await;
+    let ended = tokio::spawn(sidecar.terminate());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    breaker.mend();
+    assert_eq!(first.await.unwrap().numbers(), up_to(3));
+    assert!(ended.await.unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_is_disconnected() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for head in 0..40 {
+        let batch = json!([event(head, "blob", json!("x".repeat(800_000)))]);
+        admin.execute("select livestore.push('s', $1)", &[&batch]).await.unwrap();
+    }
+    let sidecar = Sidecar::on(&database).await;
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", sidecar.port())).await.unwrap();
+    let body = pull("s", None).to_string();
+    let head = format!("POST /?storeId=s&transport=http HTTP/1.1\r\nhost: s\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    let mut received = Vec::new();
+    let _ =
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut received)).await.expect("it has ended");
+    assert!(received.len() < 30_000_000 && !received.ends_with(b"0\r\n\r\n"), "{} bytes", received.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_ahead_of_the_log_is_told_nothing_until_the_operator_has_helped() {
     let (database, sidecar) = setup().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio_postgres::error::SqlState;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::context::Context;
 use super::database::{Database, DatabaseError, is_passing_code};
@@ -60,6 +60,11 @@ const FIND: &str = "\
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace
     where p.oid = case when $1 like '%(%' then to_regprocedure($1)::oid else to_regproc($1)::oid end";
 
+/// By class: syntax errors, names that do not exist and privileges that are missing; also a form that has changed.
+fn is_set_up_wrong(code: &SqlState) -> bool {
+    matches!(code.code().get(..2), Some("42" | "3F")) || *code == SqlState::FEATURE_NOT_SUPPORTED
+}
+
 impl Authorizer {
     pub fn new(database: Database, function: String) -> Self {
         Self { database, function, call: Mutex::default() }
@@ -78,7 +83,8 @@ impl Authorizer {
     /// Asks. A function that fails has not said yes.
     ///
     /// # Errors
-    /// The database is away: nothing was decided.
+    /// Nothing was decided, since the database is away, or the function cannot be called, as in the middle of a migration:
+    /// a client that was told no would stop for good.
     pub async fn ask(
         &self,
         store: &StoreId,
@@ -88,14 +94,10 @@ impl Authorizer {
         let known = self.call.lock().clone();
         let call = match known {
             Some(call) => call,
-            None => match self.find().await {
-                Ok(call) => Arc::clone(self.call.lock().insert(call)),
-                Err(problem) if problem.is_passing() => return Err(problem),
-                Err(problem) => {
-                    error!(error = &problem as &dyn std::error::Error, "nobody is let in");
-                    return Ok(Err(Denied("the server is set up wrong and lets nobody in".into())));
-                }
-            },
+            None => {
+                let call = self.find().await?;
+                Arc::clone(self.call.lock().insert(call))
+            }
         };
         let client = self.database.client().await?;
         let answer = async {
@@ -111,11 +113,14 @@ impl Authorizer {
             Ok(_) => Ok(Err(Denied(action.refusal().into()))),
             Err(error) => match error.as_db_error() {
                 Some(raised) if *raised.code() == SqlState::RAISE_EXCEPTION => Ok(Err(Denied(raised.message().into()))),
+                Some(raised) if is_set_up_wrong(raised.code()) => {
+                    // It may have been replaced by one of another form.
+                    *self.call.lock() = None;
+                    Err(self.problem(raised.message()))
+                }
                 Some(raised) if !is_passing_code(raised.code()) => {
                     let sqlstate = raised.code().code();
                     warn!(function = self.function, sqlstate, "the authorize function failed");
-                    // It may have been replaced by one of another form.
-                    *self.call.lock() = None;
                     Ok(Err(Denied(format!("the server could not tell whether this is allowed (SQLSTATE {sqlstate})"))))
                 }
                 _ => Err(error.into()),
@@ -123,24 +128,24 @@ impl Authorizer {
         }
     }
 
+    fn problem(&self, problem: &str) -> DatabaseError {
+        DatabaseError::AuthorizeFunction { function: self.function.clone(), problem: problem.into() }
+    }
+
     async fn find(&self) -> Result<Arc<str>, DatabaseError> {
-        let problem = |problem: &str| DatabaseError::AuthorizeFunction {
-            function: self.function.clone(),
-            problem: problem.into(),
-        };
         let client = self.database.client().await?;
         let found = match client.query_opt(FIND, &[&self.function]).await {
             Err(error) if error.code().is_some_and(|code| !is_passing_code(code)) => {
-                return Err(problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
+                return Err(self.problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
             }
-            found => found?.ok_or_else(|| problem("there is no such function, or more than one of that name"))?,
+            found => found?.ok_or_else(|| self.problem("there is no such function, or more than one of that name"))?,
         };
         if !found.try_get::<_, bool>("may_execute")? {
-            return Err(problem("the role of the database URL may not execute it"));
+            return Err(self.problem("the role of the database URL may not execute it"));
         }
         let arguments: Vec<String> = found.try_get("arguments")?;
         if !found.try_get::<_, bool>("returns_boolean")? || !(2..=4).contains(&arguments.len()) {
-            return Err(problem(
+            return Err(self.problem(
                 "it is not of the form (store_id text, action text, payload json, headers json) returns boolean",
             ));
         }

@@ -97,7 +97,7 @@ impl Event {
 }
 
 /// A batch that has the form of a batch; whether it is valid the database decides.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Batch {
     /// The JSON array as the client sent it: what is stored comes from this text.
     json: Box<str>,
@@ -105,7 +105,7 @@ pub struct Batch {
 }
 
 /// An event that has no time yet.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Unappended {
     seq_num: i64,
     parent_seq_num: i64,

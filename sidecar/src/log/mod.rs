@@ -27,7 +27,7 @@ pub use database::{Database, DatabaseError};
 pub use event::{AbsentArgs, Batch, Event};
 pub use outcome::{PushError, Pushed};
 pub use pull::Page;
-pub use store::{History, ResetError, StoreLog};
+pub use store::{History, Reserved, ResetError, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
 pub use tail::StreamEnd;

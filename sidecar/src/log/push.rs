@@ -32,6 +32,8 @@ const QUEUE_KIBIBYTES: usize = 64 << 10;
 /// store, say.
 const RETRY: Duration = Duration::from_millis(500);
 
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What a commit that began in time may take beyond the deadline of its pushes before their clients are told to come back.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -79,13 +81,18 @@ impl CommitQueue {
 
     /// Takes the room that a push needs; `None` if too much is waiting.
     pub fn reserve(&self, batch: &Batch, context: &Context) -> Option<Space> {
-        // A KiB on top stands for what a push costs beside its text.
-        let kibibytes = u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX);
-        Arc::clone(&self.space).try_acquire_many_owned(kibibytes).ok().map(Space)
+        Arc::clone(&self.space).try_acquire_many_owned(kibibytes(batch, context)).ok().map(Space)
+    }
+
+    /// The same, as soon as there is room.
+    pub fn room(&self, batch: &Batch, context: &Context) -> impl Future<Output = Option<Space>> + Send + use<> {
+        let room = Arc::clone(&self.space).acquire_many_owned(kibibytes(batch, context));
+        async move { room.await.ok().map(Space) }
     }
 
     /// Puts a push into the queue at once, so that pushes are carried out in the order of these calls. The future that
-    /// it returns ends after the commit; dropping it does not take the push back.
+    /// it returns ends after the commit; dropping it does not take the push back. Without `patience`, it waits for the
+    /// database as long as the future is there.
     pub fn push(
         &self,
         store: StoreId,
@@ -93,9 +100,10 @@ impl CommitQueue {
         backend_id: Option<String>,
         context: Arc<Context>,
         space: Space,
+        patience: Option<Duration>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + patience.unwrap_or(FOR_EVER);
         // If the committer is gone, so is `reply`, and the answer is an error.
         let _ = self.pushes.send(Push { store, batch, backend_id, context, deadline, reply, _space: space });
         async move {
@@ -104,6 +112,11 @@ impl CommitQueue {
             answer.ok().and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))
         }
     }
+}
+
+/// A KiB on top stands for what a push costs beside its text.
+fn kibibytes(batch: &Batch, context: &Context) -> u32 {
+    u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX)
 }
 
 fn size(batch: &Batch, context: &Context) -> usize {
@@ -186,9 +199,11 @@ impl Committer {
     async fn commit_patiently(&mut self, group: Vec<Push>) {
         let mut groups = vec![group];
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let mut is_repeated = false;
         while let Some(mut group) = groups.pop() {
             let now = Instant::now();
-            for late in group.extract_if(.., |push| push.deadline <= now) {
+            // In the second try, nobody may be waiting any more.
+            for late in group.extract_if(.., |push| push.deadline <= now || (is_repeated && push.reply.is_closed())) {
                 let _ = late.reply.send(Err(PushError::Unavailable));
             }
             if group.is_empty() {
@@ -205,6 +220,7 @@ impl Committer {
                         self.tails.refresh(&push.store);
                     }
                     groups.push(group);
+                    is_repeated = true;
                     backoff.sleep().await;
                 }
                 // Not one of the errors that livestore.push_batch returns with its push: a deferred trigger that raises
@@ -278,7 +294,7 @@ impl Committer {
     /// Answers a push that failed, unless it is worth another try.
     fn fail(&mut self, push: Push, error: PushError) {
         match error {
-            PushError::Unavailable if Instant::now() + RETRY < push.deadline => {
+            PushError::Unavailable if Instant::now() + RETRY < push.deadline && !push.reply.is_closed() => {
                 return self.delayed.push_back((Instant::now() + RETRY, push));
             }
             // What the database knows better, live streams shall know, too.

@@ -1,9 +1,11 @@
 //! The log of one store, as one client sees it: what protocols work with.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::Either;
 use parking_lot::Mutex;
+use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
@@ -14,6 +16,7 @@ use super::database::DatabaseError;
 use super::event::Batch;
 use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
+use super::push::Space;
 
 use super::store_id::StoreId;
 use super::subscription::Subscription;
@@ -22,19 +25,34 @@ use super::{LAG, Log, PullError, check_cursor};
 /// What `livestore.reset_store` raises for a store that there is not.
 const NO_SUCH_STORE: &str = "LS004";
 
-/// Whatever is done here was asked of the operator's authorize function first, if there is one. Cheap to clone.
+/// Cheap to clone. Pushes and pulls are asked of the operator's authorize function first, if there is one.
 #[derive(Clone)]
 pub struct StoreLog {
     log: Log,
     store: StoreId,
     context: Arc<Context>,
+    /// With another payload than that which was asked about, a request is a connection of its own.
+    is_connected: bool,
     /// Ends when the push before is queued.
     last_push: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
 }
 
+/// A batch that has its room in the queue.
+pub struct Reserved {
+    batch: Batch,
+    space: Space,
+}
+
+impl Reserved {
+    /// The event that the batch builds on.
+    pub fn parent(&self) -> Option<i64> {
+        self.batch.parent()
+    }
+}
+
 impl StoreLog {
     pub(super) fn new(log: Log, store: StoreId, context: Context) -> Self {
-        Self { log, store, context: Arc::new(context), last_push: Arc::default() }
+        Self { log, store, context: Arc::new(context), is_connected: true, last_push: Arc::default() }
     }
 
     pub fn id(&self) -> &StoreId {
@@ -42,16 +60,25 @@ impl StoreLog {
     }
 
     /// For one request of this client, which may have a payload of its own.
-    pub fn for_request(&self, payload: Option<&serde_json::value::RawValue>) -> Self {
-        Self { context: self.context.with_payload(payload), ..self.clone() }
+    pub fn for_request(&self, payload: Option<&RawValue>) -> Self {
+        let context = self.context.with_payload(payload);
+        let is_connected = self.is_connected && Arc::ptr_eq(&context, &self.context);
+        Self { context, is_connected, ..self.clone() }
     }
 
     /// Asks whether the client may connect. Waits while the database is away.
     pub async fn connect(&self) -> Result<(), Denied> {
-        self.authorize(Action::Connect).await
+        self.ask(Action::Connect).await
     }
 
     async fn authorize(&self, action: Action) -> Result<(), Denied> {
+        if !self.is_connected {
+            self.ask(Action::Connect).await?;
+        }
+        self.ask(action).await
+    }
+
+    async fn ask(&self, action: Action) -> Result<(), Denied> {
         match &self.log.authorizer {
             Some(authorizer) => patiently(|| authorizer.ask(&self.store, action, &self.context)).await,
             None => Ok(()),
@@ -65,20 +92,61 @@ impl StoreLog {
         batch: Batch,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        let commits = self.log.commits.clone();
-        let store = self.store.clone();
-        let context = Arc::clone(&self.context);
-        let Some(space) = commits.reserve(&batch, &context) else {
-            return Either::Left(Either::Left(std::future::ready(Err(PushError::Unavailable))));
+        match self.log.commits.reserve(&batch, &self.context) {
+            Some(space) => {
+                let patience = Some(self.log.commits.timeout());
+                Either::Left(self.push_within(Reserved { batch, space }, backend_id, patience))
+            }
+            None => Either::Right(std::future::ready(Err(PushError::Unavailable))),
+        }
+    }
+
+    /// Takes the room that a push needs in the queue; gives the batch back if too much is waiting.
+    pub fn reserve(&self, batch: Batch) -> Result<Reserved, Batch> {
+        match self.log.commits.reserve(&batch, &self.context) {
+            Some(space) => Ok(Reserved { batch, space }),
+            None => Err(batch),
+        }
+    }
+
+    /// The same, as soon as there is room. `None` if there never will be.
+    pub fn room(&self, batch: Batch) -> impl Future<Output = Option<Reserved>> + Send + use<> {
+        let room = self.log.commits.room(&batch, &self.context);
+        async move { Some(Reserved { space: room.await?, batch }) }
+    }
+
+    /// Like [`Self::push`], for a client that would not try again: waits for the database as long as the future is there.
+    pub fn push_patiently(
+        &self,
+        push: Reserved,
+        backend_id: Option<String>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        self.push_within(push, backend_id, None)
+    }
+
+    fn push_within(
+        &self,
+        push: Reserved,
+        backend_id: Option<String>,
+        patience: Option<Duration>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let this = self.clone();
+        let queue = move |Reserved { batch, space }| {
+            let Self { log, store, context, .. } = this;
+            log.commits.push(store, batch, backend_id, context, space, patience)
         };
         if self.log.authorizer.is_none() {
-            return Either::Left(Either::Right(commits.push(store, batch, backend_id, context, space)));
+            return Either::Left(queue(push));
         }
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
         let previous = self.last_push.lock().replace(next);
         Either::Right(async move {
-            let permission = timeout(commits.timeout(), this.authorize(Action::Push)).await;
+            let permission = this.authorize(Action::Push);
+            let permission = match patience {
+                Some(patience) => timeout(patience, permission).await,
+                None => Ok(permission.await),
+            };
             if let Some(previous) = previous {
                 let _ = previous.await;
             }
@@ -87,7 +155,7 @@ impl StoreLog {
                 Ok(Err(Denied(message))) => return Err(PushError::Rejected(message)),
                 Err(_) => return Err(PushError::Unavailable),
             }
-            let pushed = commits.push(store, batch, backend_id, context, space);
+            let pushed = queue(push);
             drop(queued);
             pushed.await
         })
@@ -127,7 +195,7 @@ impl StoreLog {
         }
     }
 
-    /// The id of this life of the log. Waits while the database is away.
+    /// The id of this life of the log, without asking whether the client may know it. Waits while the database is away.
     pub async fn backend_id(&self) -> Arc<str> {
         patiently(|| pull::status(&self.log.database, &self.store)).await.backend_id
     }

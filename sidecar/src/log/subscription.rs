@@ -34,6 +34,11 @@ impl Subscription {
         &self.backend_id
     }
 
+    /// The last event that was read.
+    pub fn last(&self) -> i64 {
+        self.last
+    }
+
     /// Where the log stood when it was last looked at.
     pub fn position(&self) -> i64 {
         self.tail.after(self.last).0

@@ -1,6 +1,10 @@
 //! The events that a connection is sent: the answer to its pull, and whatever is pushed to the store from then on.
 
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use super::messages::{Reason, error, pull_res, push_ack};
 use crate::log::{Delivery, StoreLog, StreamEnd, Subscription};
@@ -8,14 +12,18 @@ use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::Close;
 
+/// How long a connection may be silent before it counts as one that only listens. A client pings as soon as it is connected.
+const SILENCE: Duration = Duration::from_secs(5);
+
+pub const RESET: &str = "the log of this store was reset: clear the local data of the app and reload it";
+
 /// What a feed is told by its connection.
 #[derive(Debug)]
 pub enum Ask {
     /// History after the cursor, then what is pushed.
     Pull { request_id: String, cursor: i64 },
-    /// A client that speaks without having asked for a pull has reconnected. It would take the next event for the one
-    /// after its last and never learn of those between, so that it hears nothing until its position is known.
-    Hold,
+    /// The client has said something else than that it wants to pull.
+    Ping,
     /// A push built on this event: where the client stands.
     Position { after: i64 },
     /// A push is in the log, up to this event.
@@ -23,74 +31,117 @@ pub enum Ask {
 }
 
 /// One task sends all events of a connection, so that none comes twice or out of order.
+///
+/// A client that pings without having asked for a pull has reconnected. It would take the next event for the one after its
+/// last and never learn of those between, so that it hears nothing until its position is known: by its next push. One
+/// that follows an empty log, or only listens, is at its head.
 pub struct Feed {
     log: StoreLog,
     outgoing: Outgoing,
     asked: mpsc::Receiver<Ask>,
     /// What is sent next; none while the client's position is not known, or nothing is to be sent any more.
     live: Option<Subscription>,
+    /// What a client that only listens is sent, and from when on.
+    listening: Option<(Subscription, Instant)>,
     /// The id of the client's pull, by which it can be told that this is over.
     pull_id: Option<String>,
-    is_position_known: bool,
-    /// The last event that was sent.
-    sent: Option<i64>,
+    /// The last event that the client has.
+    seen: Option<i64>,
     /// Pushes to acknowledge once their events were sent. That order, and not the original's, lets a client's position be
     /// known by its next push: what is acknowledged, it has seen.
     unacknowledged: Vec<(String, i64)>,
+    /// The log that this connection knows.
+    backend_id: Arc<OnceLock<Arc<str>>>,
 }
 
-const RESET: &str = "the log of this store was reset: clear the local data of the app and reload it";
-
 impl Feed {
-    pub fn new(log: StoreLog, outgoing: Outgoing, asked: mpsc::Receiver<Ask>) -> Self {
-        let (live, pull_id, sent) = (None, None, None);
-        Self { log, outgoing, asked, live, pull_id, is_position_known: false, sent, unacknowledged: Vec::new() }
+    /// `backend_id` is set to that of the log once it is known.
+    pub fn new(
+        log: StoreLog,
+        outgoing: Outgoing,
+        asked: mpsc::Receiver<Ask>,
+        backend_id: Arc<OnceLock<Arc<str>>>,
+    ) -> Self {
+        let (live, listening, pull_id, seen, unacknowledged) = (None, None, None, None, Vec::new());
+        Self { log, outgoing, asked, live, listening, pull_id, seen, unacknowledged, backend_id }
     }
 
-    /// Runs as long as the connection. An error closes it.
+    /// Runs as long as the connection can ask, and until what was pushed is acknowledged. An error closes the connection.
     pub async fn run(mut self) -> Result<(), Close> {
-        // As in the original, a connection hears of pushes before it has asked for anything, if it may.
-        self.live = self.log.follow().await.ok();
-        loop {
+        let mut is_asked = true;
+        self.listen().await;
+        while is_asked || !self.unacknowledged.is_empty() {
+            let silence = self.listening.as_ref().map(|(_, until)| *until);
             tokio::select! {
                 biased;
-                asked = self.asked.recv() => match asked {
-                    None => return Ok(()),
-                    Some(Ask::Pull { request_id, cursor }) => self.pull(request_id, cursor).await?,
-                    // Once events were sent, it is too late: an older one must not follow a later one.
-                    Some(Ask::Hold | Ask::Position { .. }) if self.is_position_known => {}
-                    Some(Ask::Hold) => self.live = None,
-                    Some(Ask::Position { after }) => {
-                        self.live = self.log.subscribe(after, None).await.ok();
-                        self.is_position_known = self.live.is_some();
-                    }
-                    Some(Ask::Pushed { request_id, head }) => self.unacknowledged.push((request_id, head)),
+                asked = self.asked.recv(), if is_asked => match asked {
+                    Some(asked) => self.hear(asked).await?,
+                    None => is_asked = false,
                 },
                 delivery = next(&mut self.live) => match delivery {
                     Ok(delivery) => self.send(Reason::Push, &delivery).await?,
                     Err(_) => self.end(RESET).await?,
                 },
+                () = passed(silence) => {
+                    if let Some((events, _)) = self.listening.take() {
+                        self.follow(events);
+                    }
+                }
             }
             self.acknowledge().await?;
         }
+        Ok(())
+    }
+
+    async fn listen(&mut self) {
+        let Ok(events) = self.log.follow().await else {
+            return;
+        };
+        if events.last() == 0 {
+            self.follow(events);
+        } else {
+            self.listening = Some((events, Instant::now() + SILENCE));
+        }
+    }
+
+    async fn hear(&mut self, asked: Ask) -> Result<(), Close> {
+        self.listening = None;
+        match asked {
+            Ask::Ping => {}
+            Ask::Pull { request_id, cursor } => self.pull(request_id, cursor).await?,
+            // Later, an older event would follow a newer one.
+            Ask::Position { after } if self.seen.is_none() => {
+                if let Ok(events) = self.log.subscribe(after, None).await {
+                    self.follow(events);
+                }
+            }
+            Ask::Position { .. } => {}
+            Ask::Pushed { request_id, head } => self.unacknowledged.push((request_id, head)),
+        }
+        Ok(())
+    }
+
+    /// The client's position is known: that of this subscription.
+    fn follow(&mut self, events: Subscription) {
+        self.seen = Some(events.last());
+        self.backend_id.get_or_init(|| Arc::clone(events.backend_id()));
+        self.live = Some(events);
     }
 
     /// Answers a pull. What is pushed meanwhile is part of the answer: the client would mix up the two.
     async fn pull(&mut self, request_id: String, cursor: i64) -> Result<(), Close> {
         self.pull_id = Some(request_id);
-        self.is_position_known = true;
         self.live = None;
-        let mut events = match self.log.subscribe(cursor, None).await {
-            Ok(events) => events,
+        match self.log.subscribe(cursor, None).await {
+            Ok(events) => self.follow(events),
             Err(refusal) => return self.end(&refusal.to_string()).await,
-        };
+        }
         loop {
-            let Ok(delivery) = events.next().await else {
+            let Ok(delivery) = next(&mut self.live).await else {
                 return self.end(RESET).await;
             };
             self.send(Reason::Pull, &delivery).await?;
             if delivery.remaining == 0 {
-                self.live = Some(events);
                 return Ok(());
             }
         }
@@ -105,8 +156,7 @@ impl Feed {
             let remaining = if reason == Reason::Pull { left } else { 0 };
             self.outgoing.send(pull_res(reason, request_id, chunk, remaining)).await?;
         }
-        self.is_position_known = true;
-        self.sent = delivery.events.last().map(|event| event.seq_num).or(self.sent);
+        self.seen = delivery.events.last().map(|event| event.seq_num).or(self.seen);
         Ok(())
     }
 
@@ -120,7 +170,7 @@ impl Feed {
     }
 
     async fn acknowledge(&mut self) -> Result<(), Close> {
-        let is_seen = |head: i64| self.live.is_none() || self.sent.is_some_and(|sent| sent >= head);
+        let is_seen = |head: i64| self.live.is_none() || self.seen.is_some_and(|seen| seen >= head);
         for (request_id, _) in self.unacknowledged.extract_if(.., |(_, head)| is_seen(*head)) {
             self.outgoing.send(push_ack(&request_id)).await?;
         }
@@ -131,6 +181,13 @@ impl Feed {
 async fn next(live: &mut Option<Subscription>) -> Result<Delivery, StreamEnd> {
     match live {
         Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn passed(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

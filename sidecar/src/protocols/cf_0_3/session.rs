@@ -1,49 +1,72 @@
 //! One WebSocket connection.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
+use futures_util::future::BoxFuture;
 use subtle::ConstantTimeEq;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::feed::{Ask, Feed};
+use super::feed::{Ask, Feed, RESET};
 use super::messages::{self, ClientMessage, PONG};
-use crate::log::{Batch, PushError, Pushed, ResetError, StoreLog};
+use crate::log::{Batch, PushError, Pushed, Reserved, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 
 /// What may wait for the feed while it sends.
 const ASKS: usize = 128;
 
-/// Pushes and admin requests of one connection that may be under way at once.
+/// Pushes and admin requests of one connection that may be under way before nothing more is read from it.
 const REQUESTS: usize = 64;
 
-/// How long a push that the database cannot take waits before it is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// The longest id of a request. The client's have 21 characters; they are remembered and repeated.
+const ID_BYTES: usize = 128;
+
+/// How long what is under way may take to be answered when the sidecar ends: less than it has by default.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves a connection until it ends. `admin_secret`: that of admin requests; without, there are none.
 pub async fn serve(log: StoreLog, socket: WebSocket, admin_secret: Option<String>, shutdown: CancellationToken) {
     let mut socket = Socket::new(socket, shutdown);
     let outgoing = socket.outgoing().clone();
     let (feed, asked) = mpsc::channel(ASKS);
-    let feeding = Feed::new(log.clone(), outgoing.clone(), asked);
-    let mut tasks = JoinSet::new();
+    let backend_id = Arc::default();
+    let feeding = Feed::new(log.clone(), outgoing.clone(), asked, Arc::clone(&backend_id));
+    let mut feeds = JoinSet::new();
     let closing = outgoing.clone();
-    tasks.spawn(async move {
+    feeds.spawn(async move {
         if let Err(close) = feeding.run().await {
             closing.close(close);
         }
     });
-    let mut session = Session { log, outgoing, feed, admin_secret, requests: JoinSet::new(), has_pulled: false };
+    let mut session = Session {
+        log,
+        outgoing,
+        feed,
+        backend_id,
+        admin_secret,
+        requests: JoinSet::new(),
+        unqueued: None,
+        has_pulled: false,
+    };
     let close = session.run(&mut socket).await;
     info!(store = ?session.log.id(), code = close.code, reason = close.reason, "disconnected");
-    tasks.abort_all();
-    session.end(&close).await;
-    drop(tasks);
+    let Session { mut requests, feed, .. } = session;
+    if close == SHUTDOWN {
+        // What is committed is acknowledged, after its events: a client waits for ever for an answer that is lost.
+        let answered = async {
+            while requests.join_next().await.is_some() {}
+            drop(feed);
+            feeds.join_next().await;
+        };
+        let _ = timeout(FAREWELL, answered).await;
+    }
+    drop((requests, feeds));
     socket.end(close).await;
 }
 
@@ -51,18 +74,29 @@ struct Session {
     log: StoreLog,
     outgoing: Outgoing,
     feed: mpsc::Sender<Ask>,
+    /// The log that this connection knows, once it does.
+    backend_id: Arc<OnceLock<Arc<str>>>,
     admin_secret: Option<String>,
     requests: JoinSet<()>,
+    /// A push that waits for room in the queue, and its id; nothing is read meanwhile.
+    unqueued: Option<(String, BoxFuture<'static, Option<Reserved>>)>,
     has_pulled: bool,
 }
 
 impl Session {
     async fn run(&mut self, socket: &mut Socket) -> Close {
         loop {
+            let may_read = self.requests.len() < REQUESTS && self.unqueued.is_none();
             let incoming = tokio::select! {
                 biased;
                 Some(_) = self.requests.join_next() => continue,
-                incoming = socket.receive() => incoming,
+                push = room(&mut self.unqueued) => {
+                    if let (Some((request_id, _)), Some(push)) = (self.unqueued.take(), push) {
+                        self.push(request_id, push);
+                    }
+                    continue;
+                }
+                incoming = socket.receive(may_read) => incoming,
             };
             let result = match incoming {
                 Ok(Incoming::Text(text)) => self.receive(&text).await,
@@ -84,13 +118,13 @@ impl Session {
             Err(error) => return self.refuse("", &format!("not a message of sync-cf 0.3: {error}")).await,
         };
         let request_id = &*message.request_id;
-        while self.requests.len() >= REQUESTS {
-            self.requests.join_next().await;
+        if request_id.len() > ID_BYTES {
+            return self.refuse("", &format!("a requestId has at most {ID_BYTES} bytes")).await;
         }
         match &*message.kind {
             "WSMessage.Ping" => {
                 if !self.has_pulled {
-                    let _ = self.feed.try_send(Ask::Hold);
+                    let _ = self.feed.try_send(Ask::Ping);
                 }
                 self.outgoing.send(PONG.into()).await
             }
@@ -107,7 +141,10 @@ impl Session {
                 Some(Err(error)) => self.refuse(request_id, &format!("malformed batch: {error}")).await,
                 Some(Ok(batch)) if batch.is_empty() => self.outgoing.send(messages::push_ack(request_id)).await,
                 Some(Ok(batch)) => {
-                    self.push(request_id.into(), batch);
+                    match self.log.reserve(batch) {
+                        Ok(push) => self.push(request_id.into(), push),
+                        Err(batch) => self.unqueued = Some((request_id.into(), Box::pin(self.log.room(batch)))),
+                    }
                     Ok(())
                 }
             },
@@ -116,37 +153,31 @@ impl Session {
         }
     }
 
-    fn push(&mut self, request_id: String, batch: Batch) {
-        let (log, outgoing, feed) = (self.log.clone(), self.outgoing.clone(), self.feed.clone());
-        let (position, again) = (batch.parent(), batch.clone());
+    /// A push that failed for a fault which passes would not be tried again by its client: it waits for the database.
+    fn push(&mut self, request_id: String, push: Reserved) {
+        let (outgoing, feed) = (self.outgoing.clone(), self.feed.clone());
+        let position = push.parent();
         // Queued here and not in the task, so that pushes keep the order in which they came.
-        let first = log.push(batch, None);
+        let pushed = self.log.push_patiently(push, self.backend_id.get().map(|id| id.to_string()));
         self.requests.spawn(async move {
-            let mut result = first.await;
-            while result == Err(PushError::Unavailable) {
-                sleep(RETRY).await;
-                result = log.push(again.clone(), None).await;
+            let result = pushed.await;
+            if let Some(after) = position {
+                let _ = feed.send(Ask::Position { after }).await;
             }
-            let told = match position {
-                Some(after) => feed.send(Ask::Position { after }).await,
-                None => Ok(()),
-            };
-            let answer = match result {
-                Ok(Pushed { head }) if told.is_ok() => {
-                    let _ = feed.send(Ask::Pushed { request_id, head }).await;
-                    return;
-                }
-                Ok(_) => messages::push_ack(&request_id),
+            let error = match result {
+                Ok(Pushed { head }) => return drop(feed.send(Ask::Pushed { request_id, head }).await),
+                // Only if the sidecar ends: the client must not take it for an answer.
+                Err(PushError::Unavailable) => return,
                 // The words of the original.
-                Err(PushError::ServerAhead { minimum_expected_num, provided_num }) => messages::error(
-                    &request_id,
-                    &format!(
+                Err(PushError::ServerAhead { minimum_expected_num, provided_num }) => {
+                    format!(
                         "Invalid parent event number. Received e{provided_num} but expected e{minimum_expected_num}"
-                    ),
-                ),
-                Err(error) => messages::error(&request_id, &error.to_string()),
+                    )
+                }
+                Err(PushError::BackendIdMismatch { .. }) => RESET.into(),
+                Err(error) => error.to_string(),
             };
-            let _ = outgoing.send(answer).await;
+            let _ = outgoing.send(messages::error(&request_id, &error)).await;
         });
     }
 
@@ -186,14 +217,14 @@ impl Session {
         Ok(())
     }
 
-    async fn refuse(&self, request_id: &str, message: &str) -> Result<(), Close> {
+    async fn refuse(&mut self, request_id: &str, message: &str) -> Result<(), Close> {
         self.outgoing.send(messages::error(request_id, message)).await
     }
+}
 
-    /// Lets what is under way be answered if this sidecar goes, as long as its deadline allows.
-    async fn end(mut self, close: &Close) {
-        if *close == SHUTDOWN {
-            while self.requests.join_next().await.is_some() {}
-        }
+async fn room(unqueued: &mut Option<(String, BoxFuture<'static, Option<Reserved>>)>) -> Option<Reserved> {
+    match unqueued {
+        Some((_, room)) => room.await,
+        None => std::future::pending().await,
     }
 }

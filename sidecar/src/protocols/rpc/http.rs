@@ -24,8 +24,8 @@ use crate::protocols::chunks::chunks;
 /// Pieces of an answer that wait for the client to read them.
 const PIECES: usize = 2;
 
-/// How long an answer waits for the database before a client that has a cursor is told that there is nothing new: nothing
-/// can have been committed meanwhile. Less than the 10 s that a ping may take.
+/// How long an answer waits for the database before a client that has a cursor is told that there is nothing new: it will
+/// ask again. Less than the 10 s that a ping may take, and that a shutdown takes by default.
 const AWAY: Duration = Duration::from_secs(5);
 
 const SHUTDOWN: &str = "the server shuts down, try again";
@@ -127,7 +127,7 @@ impl Answer {
         if let (false, Operation::Pull { cursor: Some(cursor), .. }) = (self.is_admitted, &operation) {
             return self.nothing_new(&id, &cursor.backend_id).await;
         }
-        if !self.is_admitted {
+        if !self.is_admitted && !matches!(operation, Operation::Ping) {
             if let Some(refusal) = self.admit().await {
                 return self.send(id.failure(&unknown_error(&refusal))).await;
             }
@@ -154,15 +154,21 @@ impl Answer {
     async fn admit(&self) -> Option<String> {
         tokio::select! {
             decided = self.log.connect() => decided.err().map(|denied| denied.to_string()),
-            () = self.shutdown.cancelled() => Some(SHUTDOWN.into()),
+            () = self.last_moment() => Some(SHUTDOWN.into()),
         }
+    }
+
+    /// When an answer that waits can wait no longer, since the sidecar ends.
+    async fn last_moment(&self) {
+        self.shutdown.cancelled().await;
+        sleep(AWAY).await;
     }
 
     async fn pull(&mut self, id: &RequestId, log: &StoreLog, cursor: Option<Cursor>) -> Result<(), Gone> {
         let known = cursor.as_ref().map(|cursor| cursor.backend_id.clone());
         let first = tokio::select! {
             first = first_page(log, cursor) => Some(first),
-            () = self.shutdown.cancelled() => None,
+            () = self.last_moment() => None,
             () = sleep(AWAY), if known.is_some() => None,
         };
         match (first, known) {

@@ -22,7 +22,7 @@ const UNACKED_CHUNKS: usize = 4;
 /// Pulls of one connection that may be under way at once. A client has one or two.
 const PULLS: usize = 32;
 
-/// Pushes of one connection that may be under way at once.
+/// Pushes of one connection that may be under way before nothing more is read from it.
 const PUSHES: usize = 64;
 
 /// Ended requests that are remembered: an Ack or Interrupt for them may still be on its way.
@@ -72,6 +72,7 @@ impl Session {
             if self.is_eof && self.pulls.is_empty() && self.pushes.is_empty() {
                 return ALL_ANSWERED;
             }
+            let may_read = self.pushes.len() < PUSHES;
             let incoming = tokio::select! {
                 biased;
                 Some(ended) = self.pull_tasks.join_next() => {
@@ -83,7 +84,7 @@ impl Session {
                     continue;
                 }
                 Some(_) = self.pushes.join_next() => continue,
-                incoming = socket.receive() => incoming,
+                incoming = socket.receive(may_read) => incoming,
             };
             let result = match incoming {
                 Ok(Incoming::Text(text)) => self.receive(&text).await,
@@ -132,9 +133,6 @@ impl Session {
             Operation::Pull { live, cursor } => self.pull(id, self.log.for_request(payload), live, cursor).await?,
             Operation::Push { batch, .. } if batch.is_empty() => self.answer(id.clone(), id.success("{}")).await?,
             Operation::Push { batch, backend_id } => {
-                while self.pushes.len() >= PUSHES {
-                    self.pushes.join_next().await;
-                }
                 // Queued here and not in the task, so that pushes keep the order in which they came.
                 let pushed = self.log.for_request(payload).push(batch, backend_id);
                 self.push(id, pushed);

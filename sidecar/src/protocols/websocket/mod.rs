@@ -87,11 +87,15 @@ impl Socket {
         &self.outgoing
     }
 
-    /// What comes next. Cancel safe.
+    /// What comes next. While the protocol cannot take more, it says so (`may_read`), and nothing is read: the client is
+    /// held back by its own connection. Cancel safe.
     ///
     /// # Errors
     /// The connection is over, or shall be.
-    pub async fn receive(&mut self) -> Result<Incoming, Close> {
+    pub async fn receive(&mut self, may_read: bool) -> Result<Incoming, Close> {
+        if !may_read {
+            self.heard = Instant::now();
+        }
         loop {
             let message = tokio::select! {
                 biased;
@@ -105,7 +109,7 @@ impl Socket {
                     let _ = self.outgoing.frames.try_send(Message::Ping(bytes::Bytes::new()));
                     return Ok(Incoming::Tick);
                 }
-                message = self.stream.next() => message,
+                message = self.stream.next(), if may_read => message,
             };
             self.heard = Instant::now();
             match message {
@@ -121,7 +125,7 @@ impl Socket {
         }
     }
 
-    /// Closes the connection. Whoever else has an [`Outgoing`] drops it first: what they have sent is sent before.
+    /// Closes the connection, after what was sent before.
     pub async fn end(self, close: Close) {
         let Self { mut stream, outgoing, closing, writer, .. } = self;
         drop(closing);
@@ -132,7 +136,6 @@ impl Socket {
             // connection, and the client might never see our last frames.
             let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
         }
-        drop(outgoing);
         let _ = writer.await;
     }
 }
@@ -144,7 +147,9 @@ async fn write(
     close: mpsc::Sender<Close>,
 ) {
     while let Some(frame) = frames.recv().await {
+        let is_last = matches!(frame, Message::Close(_));
         match timeout(WRITE_TIMEOUT, sink.send(frame)).await {
+            Ok(Ok(())) if is_last => break,
             Ok(Ok(())) => {}
             Ok(Err(_)) => return drop(close.try_send(CLOSED_BY_CLIENT)),
             Err(_) => return drop(close.try_send(SLOW)),
