@@ -1,38 +1,5 @@
-/** The data model of `livestore.mjs`: todos, and an event for each shape that `args` can have. */
-import { Events, makeSchema, Schema, State } from '@livestore/livestore'
+import * as livestore from '@livestore/livestore'
 
-const todos = State.SQLite.table({
-  name: 'todos',
-  columns: {
-    id: State.SQLite.text({ primaryKey: true }),
-    text: State.SQLite.text(),
-    completed: State.SQLite.boolean({ default: false }),
-  },
-})
+import { makeTodoSchema } from './driver/todo-schema.mjs'
 
-export const tables = { todos }
-
-export const events = {
-  todoCreated: Events.synced({
-    name: 'todoCreated',
-    schema: Schema.Struct({ id: Schema.String, text: Schema.String }),
-  }),
-  todoCompleted: Events.synced({
-    name: 'todoCompleted',
-    schema: Schema.Struct({ id: Schema.String }),
-  }),
-  allCompleted: Events.synced({
-    name: 'allCompleted',
-    schema: Schema.Void,
-  }),
-}
-
-// Idempotent, as LiveStore 0.4.0 demands it without saying so: a session that commits while its leader rebases sometimes
-// materializes one of its pending events twice, and a constraint violated by that shuts the store down.
-const materializers = State.SQLite.materializers(events, {
-  todoCreated: ({ id, text }) => todos.insert({ id, text }).onConflict('id', 'ignore'),
-  todoCompleted: ({ id }) => todos.update({ completed: true }).where({ id }),
-  allCompleted: () => todos.update({ completed: true }),
-})
-
-export const schema = makeSchema({ events, state: State.SQLite.makeState({ tables, materializers }) })
+export const { events, tables, schema } = makeTodoSchema(livestore)

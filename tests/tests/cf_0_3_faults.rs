@@ -1,6 +1,8 @@
 //! sync-cf 0.3 when something goes wrong. Its client pulls once in its life, does not look for gaps and repeats nothing: what
 //! the server does wrong here stays wrong.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use livestore_tests::breaker::Breaker;
@@ -153,14 +155,19 @@ async fn pushes_that_wait_for_the_database_cost_bounded_memory_and_do_not_hold_u
     let before = sidecar.memory();
     let mut rpc = connect(&sidecar).await;
     let large = json!([event(0, "blob", json!("x".repeat(8 << 20)))]);
-    let sending = tokio::spawn(async move {
-        for n in 0..30 {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let sending = Arc::clone(&sent);
+    tokio::spawn(async move {
+        for n in 0..40 {
             rpc.send(push_req(&n.to_string(), large.clone())).await;
+            sending.store(n + 1, Ordering::Relaxed);
         }
-        rpc
     });
-    tokio::time::sleep(Duration::from_secs(4)).await;
-    assert!(!sending.is_finished(), "nothing more is read");
+    let mut before_that = usize::MAX;
+    while std::mem::replace(&mut before_that, sent.load(Ordering::Relaxed)) != sent.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+    assert!(before_that < 15, "nothing more is read once the queue is full: {before_that}");
     let grown = sidecar.memory().saturating_sub(before) >> 20;
     // Twice the queue: each event is there as the client sent it, and as others will get it.
     assert!(grown < 300, "{grown} MiB");
