@@ -27,8 +27,27 @@ $$;
 
 comment on function livestore.hash_string(text) is 'Internal: Hash.string of npm''s effect';
 
--- The name that LiveStore's Electric provider derives (toTableName in @livestore/sync-electric), with the format version
--- 1. JavaScript replaces UTF-16 units, so a character outside the basic plane becomes two underscores.
+-- What toTableName of @livestore/sync-electric makes of a store id: JavaScript replaces UTF-16 units, so a character outside
+-- the basic plane becomes two underscores. 52: with the 11 characters before it a name has the 63 that Postgres allows.
+create function livestore.table_suffix(store_id text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    escaped text := regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
+begin
+    return case when length(escaped) <= 52 then escaped else 'hash_' || livestore.hash_string(store_id) end;
+end
+$$;
+
+comment on function livestore.table_suffix(text) is
+'What follows eventlog_<version>_ in the name of a store''s table as LiveStore''s Electric provider derives it: characters outside [a-zA-Z0-9_] replaced, LiveStore''s hash if that is too long. Several stores may have the same';
+
+create index stores_table_suffix_idx on livestore.stores (livestore.table_suffix(store_id));
+comment on index livestore.stores_table_suffix_idx is 'Finds the store that the name of an Electric shape means';
+
 create function livestore.own_table_name(store_id text, id bigint)
 returns text
 language plpgsql
@@ -36,17 +55,14 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    escaped text := regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
-    table_name text := 'eventlog_1_' || escaped;
+    full_name text := 'eventlog_1_' || livestore.table_suffix(store_id);
+    table_name text := full_name;
     suffix text := '_' || id;
 begin
-    if length(table_name) > 63 then
-        table_name := 'eventlog_1_hash_' || livestore.hash_string(store_id);
-    end if;
     -- Two store ids may have one name (a-b and a_b, or the same hash): the second gets its number behind it, and a line for
     -- each store whose own name looks like that.
     while to_regclass(format('livestore.%I', table_name)) is not null loop
-        table_name := left('eventlog_1_' || escaped, 63 - length(suffix)) || suffix;
+        table_name := left(full_name, 63 - length(suffix)) || suffix;
         suffix := suffix || '_';
     end loop;
     return table_name;
@@ -54,7 +70,7 @@ end
 $$;
 
 comment on function livestore.own_table_name(text, bigint) is
-'Internal: a free name for the own table of a store, eventlog_1_<storeId> with characters outside [a-zA-Z0-9_] replaced, LiveStore''s hash if that is over 63 characters';
+'Internal: a free name for the own table of a store, eventlog_1_ and livestore.table_suffix';
 
 create function livestore.apply_hooks(eventlog regclass)
 returns integer

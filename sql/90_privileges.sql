@@ -6,6 +6,8 @@ grant select on livestore.stores, livestore.eventlog_1, livestore.events to live
 grant execute on function
     livestore.backend_id(text),
     livestore.head(text),
+    livestore.hash_string(text),
+    livestore.table_suffix(text),
     livestore.pull(text, bigint, integer),
     livestore.pull_page(text, bigint, integer, integer),
     livestore.current_store_id(),

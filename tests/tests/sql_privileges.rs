@@ -23,6 +23,7 @@ const NOBODY: &[&str] = &[];
 const CALLS: &[(&str, &str, &[&str])] = &[
     ("backend_id", "livestore.backend_id('s')", READERS),
     ("head", "livestore.head('s')", READERS),
+    ("table_suffix", "livestore.table_suffix('s')", READERS),
     ("pull", "livestore.pull('s')", READERS),
     ("pull_page", "livestore.pull_page('s', 0, 100, 1000)", READERS),
     ("commit", "livestore.commit('s', 'e')", WRITERS),
@@ -38,12 +39,13 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("enter_context", "livestore.enter_context('s', null, null)", NOBODY),
     ("apply_hooks", "livestore.apply_hooks('livestore.eventlog_1_own')", NOBODY),
     ("append", "livestore.append('{s}', '{[]}', '{null}')", NOBODY),
-    ("hash_string", "livestore.hash_string('s')", NOBODY),
+    ("hash_string", "livestore.hash_string('s')", READERS),
     ("lock_store", "livestore.lock_store('s')", NOBODY),
     ("lock_stores", "livestore.lock_stores('{s}', '{[]}', '{null}')", NOBODY),
     ("make_backend_id", "livestore.make_backend_id('seed')", NOBODY),
     ("notify_heads", "livestore.notify_heads('{s}', '{1}')", NOBODY),
     ("own_table_name", "livestore.own_table_name('s', 1)", NOBODY),
+    ("import_table", "livestore.import_table('livestore.events', 's')", NOBODY),
     (
         "plan_pushes",
         "livestore.plan_pushes('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",

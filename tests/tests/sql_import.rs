@@ -1,0 +1,167 @@
+//! Taking over the event log of another LiveStore backend.
+
+mod sql_support;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, up_to};
+use serde_json::Value;
+use sql_support::{all, log, one, push, rejection, run};
+use tokio_postgres::{Client, Error};
+
+/// The table that LiveStore's own example of a sync-electric server creates, with `count` events.
+async fn electric_table(client: &Client, count: i64) {
+    run(
+        client,
+        "create table public.\"eventlog_6_todo_app\" (
+             \"seqNum\" integer primary key, \"parentSeqNum\" integer, name text not null, args jsonb not null,
+             \"clientId\" text not null, \"sessionId\" text not null
+         )",
+    )
+    .await;
+    add(client, 1, count).await;
+}
+
+async fn add(client: &Client, first: i64, last: i64) {
+    let insert = format!(
+        "insert into \"eventlog_6_todo_app\"
+         select n, n - 1, 'todoCreated', json_build_object('text', 'é' || n, 'id', n)::jsonb, 'client', 'session'
+         from generate_series({first}, {last}) n order by n desc"
+    );
+    run(client, &insert).await;
+}
+
+/// What an import answers: how many events are new, how many were there, and the head.
+async fn import(client: &Client, arguments: &str) -> Result<(i64, i64, i64), Error> {
+    let select = format!("select imported, already_there, head from livestore.import_table({arguments})");
+    client.query_one(&select, &[]).await.map(|row| (row.get(0), row.get(1), row.get(2)))
+}
+
+const TODO_APP: &str = "'public.\"eventlog_6_todo_app\"', 'todo-app'";
+
+#[tokio::test]
+async fn the_table_of_a_sync_electric_server_is_taken_over_in_order_and_only_once() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    electric_table(&client, 1234).await;
+    assert_eq!(import(&client, TODO_APP).await.unwrap(), (1234, 0, 1234));
+    assert_eq!(log(&client, "todo-app").await, up_to(1234));
+    let event = "select to_json(e) - 'created_at' - 'store_id' from livestore.events e where seq_num = 17";
+    let event: Value = one(&client, &event.replace("to_json", "to_jsonb")).await;
+    assert_eq!(event["args"], serde_json::json!({"text": "é17", "id": 17}));
+    assert_eq!((&event["name"], &event["client_id"], &event["session_id"]), (&"todoCreated".into(), &"client".into(), &"session".into()));
+
+    assert_eq!(import(&client, TODO_APP).await.unwrap(), (0, 1234, 1234), "again");
+    add(&client, 1235, 1300).await;
+    assert_eq!(import(&client, TODO_APP).await.unwrap(), (66, 1234, 1300), "what was added since");
+    push(&client, "todo-app", chain(1300, 5)).await.unwrap();
+    assert_eq!(import(&client, TODO_APP).await.unwrap(), (0, 1300, 1305), "clients have gone on here");
+    assert_eq!(log(&client, "todo-app").await, up_to(1305));
+}
+
+#[tokio::test]
+async fn the_table_of_sync_cf_keeps_its_times_its_backend_id_and_events_without_args() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    // As pgloader brings a SQLite table over.
+    run(
+        &client,
+        r#"create table eventlog_7_x (seqnum bigint, parentseqnum bigint, name text, args text, createdat text, clientid text, sessionid text);
+           insert into eventlog_7_x values
+               (1, 0, 'a', '{"z": 1.0, "a": "\u0000"}', '2024-05-06T07:08:09.123Z', 'c', 's'),
+               (5, 1, 'b', null, '2024-05-06T07:08:10.000Z', 'c', 's'),
+               (6, 5, 'c', 'null', '2024-05-06T07:08:11.000Z', 'c', 's')"#,
+    )
+    .await;
+    let id = "V1StGXR8_Z5jdHi6B-myT";
+    assert_eq!(import(&client, &format!("'eventlog_7_x', 'x', '{id}'")).await.unwrap(), (3, 0, 6));
+    assert_eq!(one::<String>(&client, "select livestore.backend_id('x')").await, id);
+    let events = "select concat_ws(' ', seq_num, coalesce(args::text, 'none'), to_char(created_at at time zone 'UTC', 'HH24:MI:SS.MS'))
+                  from livestore.events order by seq_num";
+    let expected = [r#"1 {"z": 1.0, "a": "\u0000"} 07:08:09.123"#, "5 none 07:08:10.000", "6 null 07:08:11.000"];
+    assert_eq!(all::<String>(&client, events).await, expected);
+    assert_eq!(import(&client, &format!("'eventlog_7_x', 'x', '{id}'")).await.unwrap(), (0, 3, 6));
+    assert_eq!(rejection(import(&client, "'eventlog_7_x', 'x', 'another'").await).sqlstate, "LS002");
+    assert_eq!(rejection(import(&client, "'eventlog_7_x', 'y', 'not an id'").await).sqlstate, "22023");
+    assert_eq!(one::<i64>(&client, "select count(*) from livestore.stores").await, 1);
+}
+
+#[tokio::test]
+async fn what_is_not_a_chain_is_refused_whole_and_says_where() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    for (change, sqlstate, words) in [
+        ("delete from eventlog_6_todo_app where \"seqNum\" = 150", "LS003", "invalid event 49"),
+        ("delete from eventlog_6_todo_app where \"seqNum\" = 101", "LS003", "follow event 100 names 101"),
+        ("delete from eventlog_6_todo_app where \"seqNum\" = 1", "LS003", "follow event 0 names 1"),
+        ("update eventlog_6_todo_app set \"parentSeqNum\" = null where \"seqNum\" = 120", "LS003", "invalid event 19"),
+        ("update eventlog_6_todo_app set \"parentSeqNum\" = 250 where \"seqNum\" = 120", "LS003", "invalid event 19"),
+        ("alter table eventlog_6_todo_app drop \"clientId\"", "42703", "has no column \"clientId\""),
+        ("alter table eventlog_6_todo_app alter args type text using 'no json'", "22P02", "json"),
+    ] {
+        electric_table(&client, 200).await;
+        run(&client, change).await;
+        let rejection = rejection(import(&client, TODO_APP).await);
+        assert_eq!(rejection.sqlstate, sqlstate, "{change}: {rejection:?}");
+        assert!(rejection.message.contains(words), "{change}: {}", rejection.message);
+        assert_eq!(one::<i64>(&client, "select count(*) from livestore.events").await, 0, "{change}");
+        run(&client, "drop table eventlog_6_todo_app").await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_with_other_events_is_left_alone() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    electric_table(&client, 10).await;
+    for (events, wrong) in [
+        (chain(0, 3), 1),
+        (serde_json::json!([livestore_tests::events::event(0, "other", Value::Null)]), 1),
+    ] {
+        push(&client, "todo-app", events).await.unwrap();
+        let rejection = rejection(import(&client, TODO_APP).await);
+        assert_eq!(rejection.sqlstate, "LS001");
+        assert!(rejection.message.contains(&format!("from event {wrong} on")), "{}", rejection.message);
+        run(&client, "select livestore.drop_store('todo-app')").await;
+    }
+    // The same beginning, then an event that the table does not have.
+    import(&client, TODO_APP).await.unwrap();
+    push(&client, "todo-app", serde_json::json!([{"name": "e", "args": 1, "seqNum": 15, "parentSeqNum": 10, "clientId": "c", "sessionId": "s"}]))
+        .await
+        .unwrap();
+    add(&client, 11, 14).await;
+    assert_eq!(rejection(import(&client, TODO_APP).await).sqlstate, "LS001", "events 11 to 14 are not there");
+    run(&client, "delete from eventlog_6_todo_app where \"seqNum\" > 10; insert into eventlog_6_todo_app values (20, 10, 'e', '1', 'c', 's')").await;
+    assert_eq!(rejection(import(&client, TODO_APP).await).sqlstate, "LS001", "event 20 does not follow 15");
+    assert_eq!(one::<i64>(&client, "select livestore.head('todo-app')").await, 15);
+}
+
+#[tokio::test]
+async fn hooks_run_and_live_sidecars_hear_of_an_import_into_an_own_table() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    electric_table(&client, 10).await;
+    run(
+        &client,
+        "create table seen (store text, number bigint);
+         create function see() returns trigger language plpgsql as
+             $$ begin insert into public.seen values (livestore.current_store_id(), new.\"seqNum\"); return new; end $$;
+         create trigger see after insert on livestore.eventlog_1 for each row execute function see();
+         select livestore.create_store('todo-app', own_table => true)",
+    )
+    .await;
+    import(&client, TODO_APP).await.unwrap();
+    assert_eq!(all::<i64>(&client, "select number from seen where store = 'todo-app' order by 1").await, up_to(10));
+    assert_eq!(one::<i64>(&client, "select count(*) from only livestore.eventlog_1_todo_app").await, 10);
+    let setting: Option<String> = one(&client, "select livestore.current_store_id()").await;
+    assert_eq!(setting, None, "the context ends with the import");
+
+    add(&client, 11, 12).await;
+    run(
+        &client,
+        "create function spoil() returns trigger language plpgsql as $$ begin new.name := 'spoilt'; return new; end $$;
+         create trigger spoil before insert on livestore.eventlog_1_todo_app for each row execute function spoil()",
+    )
+    .await;
+    assert_eq!(rejection(import(&client, TODO_APP).await).sqlstate, "27000");
+    assert_eq!(one::<i64>(&client, "select livestore.head('todo-app')").await, 10);
+}
