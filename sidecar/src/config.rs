@@ -50,6 +50,16 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_ADMIN_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub admin_secret: Option<String>,
 
+    /// The secret of Electric's shape API: clients send it (secret=…), and it is sent on to --electric-url. Without, none is
+    /// asked for.
+    #[arg(long, env = "LIVESTORE_ELECTRIC_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub electric_secret: Option<String>,
+
+    /// A real Electric server on the same database, from which clients of Electric's protocols then read, e.g.
+    /// http://electric:3000. See docs/electric.md.
+    #[arg(long, env = "LIVESTORE_ELECTRIC_URL", value_name = "URL")]
+    pub electric_url: Option<String>,
+
     /// Connections to the database for reading; two more push and listen.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub database_connections: u16,
@@ -94,10 +104,14 @@ pub enum Dialect {
     /// @livestore/sync-cf 0.3
     #[value(name = "cf-0.3")]
     Cf03,
+    /// @livestore/sync-electric
+    Electric,
+    /// Electric's shape API, for servers that make their URLs with makeElectricUrl
+    ElectricShape,
 }
 
 impl Dialect {
-    pub const ALL: [Self; 3] = [Self::CfWs, Self::CfHttp, Self::Cf03];
+    pub const ALL: [Self; 5] = [Self::CfWs, Self::CfHttp, Self::Cf03, Self::Electric, Self::ElectricShape];
 }
 
 impl fmt::Display for Dialect {
@@ -106,6 +120,8 @@ impl fmt::Display for Dialect {
             Self::CfWs => "cf-ws",
             Self::CfHttp => "cf-http",
             Self::Cf03 => "cf-0.3",
+            Self::Electric => "electric",
+            Self::ElectricShape => "electric-shape",
         })
     }
 }
@@ -123,8 +139,10 @@ impl Config {
     /// What to change.
     pub fn check(&self) -> Result<(), String> {
         self.origins()?;
-        if self.admin_secret.as_deref() == Some("") {
-            return Err("--admin-secret is empty: give it one that nobody guesses, or leave it out".into());
+        for (option, secret) in [("--admin-secret", &self.admin_secret), ("--electric-secret", &self.electric_secret)] {
+            if secret.as_deref() == Some("") {
+                return Err(format!("{option} is empty: give it one that nobody guesses, or leave it out"));
+            }
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::log::{Database, DatabaseError, Log, LogConfig};
+use crate::protocols::electric::Upstream;
 use crate::server::{Server, Settings};
 
 /// How often a database that is away is tried at start.
@@ -89,6 +90,9 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
     let origins = config.origins().map_err(Failure::Config)?;
+    let electric =
+        config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
+    let electric = electric.map_err(|error| Failure::Config(format!("--electric-url: {error}")))?;
     let database_url: tokio_postgres::Config =
         config.database_url.parse().map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
     if database_url.get_ssl_mode() == SslMode::Require {
@@ -112,6 +116,8 @@ async fn run(config: Config) -> Result<(), Failure> {
         origins,
         forward_headers: config.forward_headers,
         admin_secret: config.admin_secret,
+        electric_secret: config.electric_secret,
+        electric,
         max_frame_bytes: config.max_frame_bytes,
     };
     let server = Server {

@@ -2,8 +2,19 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+/// What pages read of an answer beside its body: without the first three, clients of Electric give up.
+const ELECTRIC_HEADERS: [&str; 7] = [
+    "electric-handle",
+    "electric-offset",
+    "electric-schema",
+    "electric-cursor",
+    "electric-up-to-date",
+    "electric-has-data",
+    "etag",
+];
 
 /// The pages that are served, by WebSocket and by HTTP alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +79,7 @@ impl Origins {
         let cors = CorsLayer::new()
             .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
             .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers(ELECTRIC_HEADERS.map(HeaderName::from_static))
             .max_age(std::time::Duration::from_secs(3600));
         match self {
             Self::Any => cors.allow_origin(tower_http::cors::Any),

@@ -18,16 +18,18 @@ import './driver/websocket.mjs'
 import { makeAdapter } from '@livestore/adapter-node'
 import { createStorePromise, makeShutdownDeferred } from '@livestore/livestore'
 import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
+import { makeSyncBackend as makeElectricSync } from '@livestore/sync-electric'
 import { Deferred, Effect, Exit } from '@livestore/utils/effect'
 
 import { failureOf, failureOfRejection, run } from './driver/effect3.mjs'
 import { refuse, toPlain } from './driver/errors.mjs'
 import { events, schema, tables } from './todo-schema.mjs'
 
-/** `cf-http` takes Node 22: undici of Node 20 does not get along with the request that it makes. */
+/** All but `cf-ws` take Node 22: undici of Node 20 does not get along with the requests that they make. */
 const dialects = {
   'cf-ws': ({ url }) => makeWsSync({ url }),
   'cf-http': ({ url }) => makeHttpSync({ url, livePull: { pollInterval: 200 } }),
+  electric: ({ url }) => makeElectricSync({ endpoint: `${url}/api/electric` }),
 }
 
 /** The open store, and the promise that it has ended. */

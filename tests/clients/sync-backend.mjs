@@ -20,6 +20,7 @@ import { emit, serve } from './driver/stdio.mjs'
 import './driver/websocket.mjs'
 
 import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
+import { makeSyncBackend as makeElectricSync } from '@livestore/sync-electric'
 import {
   Chunk,
   Effect,
@@ -46,6 +47,7 @@ import { refuse } from './driver/errors.mjs'
 const dialects = {
   'cf-ws': makeWsSync,
   'cf-http': makeHttpSync,
+  electric: ({ url, ...options }) => makeElectricSync({ endpoint: `${url}/api/electric`, ...options }),
 }
 
 /** The key under which a client keeps the id of the log it follows; a full client keeps it in its eventlog. */

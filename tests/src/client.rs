@@ -72,6 +72,16 @@ impl Node {
         Self::start(Path::new("../web/driver.mjs"))
     }
 
+    /// Electric's own client: `shape-stream.mjs`.
+    pub fn shape_stream() -> Self {
+        Self::start(Path::new("shape-stream.mjs"))
+    }
+
+    /// A server as LiveStore's guide for ElectricSQL shows it: `electric-proxy.mjs`.
+    pub fn electric_proxy() -> Self {
+        Self::start(Path::new("electric-proxy.mjs"))
+    }
+
     fn start(script: &Path) -> Self {
         Self::start_on(Path::new("node"), script)
     }
@@ -131,8 +141,10 @@ impl Node {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("client-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let mut params = json!({"client": name, "dialect": dialect, "url": url, "storeId": store});
-        if dialect.ends_with("http") {
+        if dialect != "cf-ws" && dialect != "cf-0.3" {
             params["url"] = json!(url.replacen("ws:", "http:", 1));
+        }
+        if dialect == "cf-http" {
             params["options"] = json!({"livePull": {"pollInterval": 100}});
         }
         for (key, value) in further.as_object().expect("parameters") {
@@ -140,6 +152,13 @@ impl Node {
         }
         self.call("open", params).await.expect("a client");
         Client { node: self.clone(), name }
+    }
+
+    /// What comes for a subscription of this name from now on.
+    pub fn messages_of(&self, sub: &str) -> mpsc::UnboundedReceiver<Value> {
+        let (sender, messages) = mpsc::unbounded_channel();
+        self.0.waiting.subscriptions.lock().unwrap().insert(sub.into(), sender);
+        messages
     }
 
     /// What the driver says from now on without having been asked, apart from what live pulls bring.
@@ -238,8 +257,7 @@ impl Client {
     pub async fn live(&self, cursor: Option<i64>) -> Live {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let sub = format!("live-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let (sender, messages) = mpsc::unbounded_channel();
-        self.node.0.waiting.subscriptions.lock().unwrap().insert(sub.clone(), sender);
+        let messages = self.node.messages_of(&sub);
         self.call("live", json!({"sub": sub, "cursor": cursor})).await.expect("a live pull");
         Live { client: self.clone(), sub, messages }
     }

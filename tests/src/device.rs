@@ -23,6 +23,11 @@ impl Device {
         Self::on(Node::livestore_over_http(), name, params).await
     }
 
+    /// The same with `makeSyncBackend` of `@livestore/sync-electric`, of which the endpoint is `/api/electric` behind the URL.
+    pub async fn open_electric(name: &str, url: &str) -> Self {
+        Self::on(Node::livestore_over_http(), name, json!({"url": url, "dialect": "electric"})).await
+    }
+
     /// `@livestore/adapter-node` 0.3.1 with `makeCfSync`.
     pub async fn open_0_3(name: &str, port: u16) -> Self {
         Self::on(Node::livestore_0_3(), name, json!({"url": format!("ws://127.0.0.1:{port}")})).await

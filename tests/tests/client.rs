@@ -1,4 +1,5 @@
-//! `@livestore/sync-cf` 0.4.0 from npm, unmodified, over WebSocket (`makeWsSync`) and over HTTP (`makeHttpSync`).
+//! LiveStore 0.4.0's clients from npm, unmodified: `@livestore/sync-cf` over WebSocket (`makeWsSync`) and over HTTP
+//! (`makeHttpSync`), and `@livestore/sync-electric` as far as it can do the same (`electric.rs` has the rest).
 
 use std::time::Duration;
 
@@ -18,6 +19,11 @@ macro_rules! with_each_client {
             $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("cf-http").await })*
         }
     };
+    (electric: $($test:ident)*) => {
+        mod electric {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("electric").await })*
+        }
+    };
 }
 
 with_each_client! {
@@ -32,6 +38,14 @@ with_each_client! {
     two_clients_see_one_order_while_both_write
     a_commit_made_in_sql_arrives_live
     args_come_back_as_they_were_sent
+}
+
+with_each_client! { electric:
+    connects_pings_and_pulls_an_empty_log
+    a_live_pull_idles_and_then_receives
+    payloads_of_100_kb_travel_whole
+    an_interrupted_pull_ends_and_the_client_goes_on
+    a_commit_made_in_sql_arrives_live
 }
 
 async fn connects_pings_and_pulls_an_empty_log(cf: &str) {

@@ -48,7 +48,10 @@ async fn the_table_of_a_sync_electric_server_is_taken_over_in_order_and_only_onc
     let event = "select to_json(e) - 'created_at' - 'store_id' from livestore.events e where seq_num = 17";
     let event: Value = one(&client, &event.replace("to_json", "to_jsonb")).await;
     assert_eq!(event["args"], serde_json::json!({"text": "é17", "id": 17}));
-    assert_eq!((&event["name"], &event["client_id"], &event["session_id"]), (&"todoCreated".into(), &"client".into(), &"session".into()));
+    assert_eq!(
+        (&event["name"], &event["client_id"], &event["session_id"]),
+        (&"todoCreated".into(), &"client".into(), &"session".into())
+    );
 
     assert_eq!(import(&client, TODO_APP).await.unwrap(), (0, 1234, 1234), "again");
     add(&client, 1235, 1300).await;
@@ -113,10 +116,9 @@ async fn a_store_with_other_events_is_left_alone() {
     let database = Database::new().await;
     let client = database.admin().await;
     electric_table(&client, 10).await;
-    for (events, wrong) in [
-        (chain(0, 3), 1),
-        (serde_json::json!([livestore_tests::events::event(0, "other", Value::Null)]), 1),
-    ] {
+    for (events, wrong) in
+        [(chain(0, 3), 1), (serde_json::json!([livestore_tests::events::event(0, "other", Value::Null)]), 1)]
+    {
         push(&client, "todo-app", events).await.unwrap();
         let rejection = rejection(import(&client, TODO_APP).await);
         assert_eq!(rejection.sqlstate, "LS001");

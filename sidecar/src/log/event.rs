@@ -85,6 +85,14 @@ impl Event {
         }
     }
 
+    /// What the event says; `args` are absent if the client sent none.
+    ///
+    /// # Errors
+    /// None: this is the JSON that was written here.
+    pub fn fields(&self) -> Result<EventFields<'_>, serde_json::Error> {
+        serde_json::from_str(self.json(AbsentArgs::Omit))
+    }
+
     /// How much memory the event takes, near enough to bound what is kept and sent.
     pub fn size(&self) -> usize {
         self.json(AbsentArgs::Null).len()
@@ -141,6 +149,11 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    /// The first event that has no `args`, as its sequence number.
+    pub fn first_without_args(&self) -> Option<i64> {
+        self.events.iter().find(|event| matches!(event.json, Json::WithoutArgs { .. })).map(|event| event.seq_num)
     }
 
     /// The last `count` events, as they are in the log since `created_at`.

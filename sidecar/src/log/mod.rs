@@ -12,6 +12,7 @@ mod push;
 mod store;
 mod store_id;
 mod subscription;
+mod tables;
 mod tail;
 
 use std::sync::Arc;
@@ -24,17 +25,19 @@ use tracing::error;
 pub use authorize::Denied;
 pub use context::Context;
 pub use database::{Database, DatabaseError};
-pub use event::{AbsentArgs, Batch, Event};
+pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use outcome::{PushError, Pushed};
 pub use pull::Page;
 pub use store::{History, Reserved, ResetError, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
+pub use tables::{Ambiguous, Location, Table};
 pub use tail::StreamEnd;
 
 use authorize::Authorizer;
 use listener::Listener;
 use push::CommitQueue;
+use tables::Tables;
 use tail::Tails;
 
 /// The logs of all stores. Cheap to clone.
@@ -43,6 +46,7 @@ pub struct Log {
     database: Database,
     commits: CommitQueue,
     tails: Arc<Tails>,
+    tables: Tables,
     authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
 }
@@ -112,13 +116,29 @@ impl Log {
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
+        let tables = Tables::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
-        Self { database, commits, tails, authorizer, is_listening }
+        Self { database, commits, tails, tables, authorizer, is_listening }
     }
 
     /// The log of a store, for a client with this context.
     pub fn store(&self, store: StoreId, context: Context) -> StoreLog {
         StoreLog::new(self.clone(), store, context)
+    }
+
+    /// The same for a single request, before which nobody has asked whether the client may connect.
+    pub fn store_for_request(&self, store: StoreId, context: Context) -> StoreLog {
+        self.store(store, context).unconnected()
+    }
+
+    /// Which store the name of a table means.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// Whether everybody who can reach this sidecar may read every log.
+    pub fn is_public(&self) -> bool {
+        self.authorizer.is_none()
     }
 
     /// Whether the database is there, set up as serving takes.

@@ -20,6 +20,7 @@ use super::push::Space;
 
 use super::store_id::StoreId;
 use super::subscription::Subscription;
+use super::tables::Location;
 use super::{LAG, Log, PullError, check_cursor};
 
 /// What `livestore.reset_store` raises for a store that there is not.
@@ -53,6 +54,10 @@ impl Reserved {
 impl StoreLog {
     pub(super) fn new(log: Log, store: StoreId, context: Context) -> Self {
         Self { log, store, context: Arc::new(context), is_connected: true, last_push: Arc::default() }
+    }
+
+    pub(super) fn unconnected(self) -> Self {
+        Self { is_connected: false, ..self }
     }
 
     pub fn id(&self) -> &StoreId {
@@ -159,6 +164,25 @@ impl StoreLog {
             drop(queued);
             pushed.await
         })
+    }
+
+    /// Asks whether the client may read, for whoever reads the log elsewhere. Waits while the database is away.
+    ///
+    /// # Errors
+    /// It may not.
+    pub async fn may_pull(&self) -> Result<(), Denied> {
+        self.authorize(Action::Pull).await
+    }
+
+    /// Where the events of the store are; `None` if it does not exist. What is known is believed for a while. Waits while the
+    /// database is away.
+    pub async fn locate(&self) -> Option<Location> {
+        self.log.tables.locate(&self.store).await
+    }
+
+    /// What [`Self::locate`] said is wrong by now.
+    pub async fn forget_location(&self) {
+        self.log.tables.forget(&self.store).await;
     }
 
     /// The events after a cursor, up to where the log stands now: the last event that a client has seen, and the backend

@@ -75,6 +75,12 @@ impl Subscription {
         }
     }
 
+    /// Keeps the tail for a while, also without this subscription: a client that polls will be back, and is not to cost a
+    /// look at the database each time.
+    pub fn linger(&self) {
+        self.tail.linger();
+    }
+
     async fn read_history(&self) -> Result<Vec<Arc<Event>>, StreamEnd> {
         let page = patiently(|| self.tail.pull(self.last)).await;
         if page.backend_id == self.backend_id {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::backoff::Backoff;
@@ -22,6 +23,9 @@ use super::subscription::Subscription;
 /// The most that a tail holds. Whoever is further behind reads from Postgres.
 const TAIL_EVENTS: usize = 512;
 const TAIL_BYTES: usize = 512 << 10;
+
+/// How long a tail is kept for clients that poll: longer than they take to come back.
+const LINGER: Duration = Duration::from_secs(30);
 
 /// The tails of all stores that have subscribers.
 pub struct Tails {
@@ -170,6 +174,8 @@ struct State {
     recent: VecDeque<Arc<Event>>,
     recent_bytes: usize,
     refresh: Refresh,
+    /// A task keeps the tail until then.
+    lingers_until: Option<Instant>,
 }
 
 /// One look at Postgres at a time for each tail.
@@ -221,6 +227,14 @@ impl Tail {
     /// A page of events from Postgres.
     pub async fn pull(&self, after: i64) -> Result<Page, DatabaseError> {
         pull(&self.tails.database, &self.store, after).await
+    }
+
+    /// Stays for a while even if nobody subscribes.
+    pub fn linger(self: &Arc<Self>) {
+        let until = Instant::now() + LINGER;
+        if self.state.lock().lingers_until.replace(until).is_none() {
+            tokio::spawn(linger(Arc::clone(self), until));
+        }
     }
 
     fn refresh(&self) {
@@ -317,6 +331,20 @@ impl State {
         let first = self.recent.partition_point(|event| event.seq_num <= last);
         let follows = self.recent.get(first).is_some_and(|event| event.parent_seq_num == last);
         follows.then(|| self.recent.range(first..).cloned().collect())
+    }
+}
+
+async fn linger(tail: Arc<Tail>, mut until: Instant) {
+    loop {
+        sleep_until(until).await;
+        let mut state = tail.state.lock();
+        match state.lingers_until {
+            Some(later) if later > until => until = later,
+            _ => {
+                state.lingers_until = None;
+                return;
+            }
+        }
     }
 }
 

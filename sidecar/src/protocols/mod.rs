@@ -3,6 +3,7 @@
 
 pub mod cf_0_3;
 mod chunks;
+pub mod electric;
 pub mod rpc;
 mod websocket;
 

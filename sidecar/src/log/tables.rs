@@ -1,0 +1,136 @@
+//! Which store the name of a table means: LiveStore's Electric provider knows a store by a table of its own.
+
+use std::time::Duration;
+
+use moka::future::Cache;
+
+use super::database::{Database, DatabaseError};
+use super::pull::patiently;
+use super::store_id::StoreId;
+
+/// A table, as a client of Electric's shape API may name the log of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// `eventlog_<version>_<suffix>`: what `toTableName` of `@livestore/sync-electric` makes of a store id.
+    Suffix(Box<str>),
+    /// The rows of `livestore.eventlog_1` with this number of a store.
+    Pooled(i64),
+}
+
+/// Several stores have this table name (`a-b` and `a_b`): which one is meant cannot be told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("several stores have this table name: name the one that is meant with the parameter store_id")]
+pub struct Ambiguous;
+
+/// Where Postgres has the events of a store, for a reader that is not the extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// In the schema `livestore`.
+    pub table: Box<str>,
+    /// The `store` of its rows, in the table that it shares with others.
+    pub store: Option<i64>,
+    /// The life of the log.
+    pub backend_id: Box<str>,
+}
+
+/// How long what was looked up is believed. Stores are rarely dropped, and rarely get a namesake.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// How many answers are kept.
+const KEPT: u64 = 10_000;
+
+/// How often a store that does not exist yet is looked for.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Answers of Postgres, kept for a while.
+#[derive(Clone)]
+pub struct Tables {
+    database: Database,
+    stores: Cache<Table, Result<StoreId, Ambiguous>>,
+    locations: Cache<StoreId, Location>,
+}
+
+impl Tables {
+    pub fn new(database: Database) -> Self {
+        let stores = Cache::builder().max_capacity(KEPT).time_to_live(FRESH).build();
+        let locations = Cache::builder().max_capacity(KEPT).time_to_live(FRESH).build();
+        Self { database, stores, locations }
+    }
+
+    /// The store of a table, `None` if there is none yet. Waits while the database is away.
+    ///
+    /// # Errors
+    /// There are several.
+    pub async fn find(&self, table: &Table) -> Result<Option<StoreId>, Ambiguous> {
+        if let Some(known) = self.stores.get(table).await {
+            return known.map(Some);
+        }
+        let found = match &*patiently(|| self.look_up(table)).await {
+            [] => return Ok(None),
+            [store] => Ok(store.clone()),
+            _ => Err(Ambiguous),
+        };
+        self.stores.insert(table.clone(), found.clone()).await;
+        found.map(Some)
+    }
+
+    /// The same, once there is one.
+    ///
+    /// # Errors
+    /// There are several.
+    pub async fn wait_for(&self, table: &Table) -> Result<StoreId, Ambiguous> {
+        loop {
+            if let Some(store) = self.find(table).await? {
+                return Ok(store);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn look_up(&self, table: &Table) -> Result<Vec<StoreId>, DatabaseError> {
+        let client = self.database.client().await?;
+        let rows = match table {
+            Table::Suffix(suffix) => {
+                let by_suffix =
+                    "select store_id from livestore.stores where livestore.table_suffix(store_id) = $1 limit 2";
+                client.query(&client.prepare_cached(by_suffix).await?, &[suffix]).await?
+            }
+            Table::Pooled(number) => {
+                let by_number = "select store_id from livestore.stores where id = $1";
+                client.query(&client.prepare_cached(by_number).await?, &[number]).await?
+            }
+        };
+        let store = |row: &tokio_postgres::Row| Ok(StoreId::parse(row.try_get(0)?).ok());
+        rows.iter().filter_map(|row| store(row).transpose()).collect()
+    }
+
+    /// Where the events of a store are; `None` if there is no such store. Waits while the database is away.
+    pub async fn locate(&self, store: &StoreId) -> Option<Location> {
+        if let Some(known) = self.locations.get(store).await {
+            return Some(known);
+        }
+        let location = patiently(|| self.look_at(store)).await?;
+        self.locations.insert(store.clone(), location.clone()).await;
+        Some(location)
+    }
+
+    /// What was known of a store has turned out to be wrong.
+    pub async fn forget(&self, store: &StoreId) {
+        self.locations.invalidate(store).await;
+    }
+
+    async fn look_at(&self, store: &StoreId) -> Result<Option<Location>, DatabaseError> {
+        let client = self.database.client().await?;
+        let statement = client
+            .prepare_cached(
+                "select c.relname::text, case when c.relname = 'eventlog_1' then s.id end, s.backend_id
+                 from livestore.stores s join pg_class c on c.oid = s.eventlog where s.store_id = $1",
+            )
+            .await?;
+        let Some(row) = client.query_opt(&statement, &[&store.as_str()]).await? else {
+            return Ok(None);
+        };
+        let (table, backend_id): (&str, &str) = (row.try_get(0)?, row.try_get(2)?);
+        Ok(Some(Location { table: table.into(), store: row.try_get(1)?, backend_id: backend_id.into() }))
+    }
+}

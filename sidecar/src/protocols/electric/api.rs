@@ -1,0 +1,242 @@
+//! The endpoint of `@livestore/sync-electric` 0.4 (`api-schema.ts`, `index.ts`): one URL, or one for each of
+//!
+//! - `HEAD`, a ping.
+//! - `POST`, a push: `{"_tag":"@livestore/sync-electric.Push","storeId","batch"}`, answered by `{"success":true}`.
+//! - `GET ?args=<JSON>`, a pull: `{"_tag":"@livestore/sync-electric.Pull","storeId","payload","handle","live"}`, answered by
+//!   messages of a shape with the headers `electric-handle` and `electric-offset`.
+//!
+//! What the statuses of a pull do to the client: 400 means "nothing there, start over", 409 kills it, any other failure ends
+//! syncing until the page is reloaded. A push that fails in any way is tried again, while the pull brings what is missing.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use super::messages::{self, Columns, Relation, up_to_date};
+use super::offset::Position;
+use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, read};
+use super::upstream::{self, Upstream};
+use crate::log::{Batch, PushError, StoreLog};
+use crate::protocols::brief;
+
+/// A pull, from the search params of its URL.
+#[derive(Debug)]
+pub struct Pull {
+    pub store_id: String,
+    pub payload: Option<Box<RawValue>>,
+    pub position: Option<RawPosition>,
+    pub is_live: bool,
+}
+
+/// What came with the page that the client read last: ours, or Electric's.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RawPosition {
+    pub offset: String,
+    pub handle: String,
+}
+
+impl Pull {
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(query: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct SearchParams {
+            args: String,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Args {
+            #[serde(rename = "_tag")]
+            tag: String,
+            store_id: String,
+            payload: Option<Box<RawValue>>,
+            handle: Maybe,
+            live: bool,
+        }
+        /// Effect's `Option`.
+        #[derive(Deserialize)]
+        #[serde(tag = "_tag")]
+        enum Maybe {
+            None,
+            Some { value: RawPosition },
+        }
+        let SearchParams { args } =
+            serde_urlencoded::from_str(query).map_err(|error| format!("malformed search params: {error}"))?;
+        let Args { tag, store_id, payload, handle, live } =
+            serde_json::from_str(&args).map_err(|error| format!("malformed args: {error}"))?;
+        if tag != "@livestore/sync-electric.Pull" {
+            return Err(format!("malformed args: the _tag \"{}\" is not @livestore/sync-electric.Pull", brief(&tag)));
+        }
+        let position = match handle {
+            Maybe::None => None,
+            Maybe::Some { value } => Some(value),
+        };
+        Ok(Self { store_id, payload, position, is_live: live })
+    }
+}
+
+/// A push, from the body of a request.
+#[derive(Debug)]
+pub struct Push {
+    pub store_id: String,
+    pub batch: Batch,
+}
+
+impl Push {
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            #[serde(rename = "_tag")]
+            tag: String,
+            store_id: String,
+            #[serde(borrow)]
+            batch: &'a RawValue,
+        }
+        let Body { tag, store_id, batch } =
+            serde_json::from_slice(body).map_err(|error| format!("malformed push: {error}"))?;
+        if tag != "@livestore/sync-electric.Push" {
+            return Err(format!("malformed push: the _tag \"{}\" is not @livestore/sync-electric.Push", brief(&tag)));
+        }
+        let batch = Batch::parse(batch.get()).map_err(|error| format!("malformed batch: {error}"))?;
+        // The client insists on args when it pulls. With a null in their place it would take its own event for somebody
+        // else's, and push it again, without end.
+        if let Some(seq_num) = batch.first_without_args() {
+            return Err(format!(
+                "event {seq_num} has no args, which sync-electric cannot carry: give the event a schema with a value, \
+                 Schema.Struct({{}}) if need be"
+            ));
+        }
+        Ok(Self { store_id, batch })
+    }
+}
+
+/// Appends a batch; the answer comes after the commit.
+pub async fn push(log: StoreLog, batch: Batch) -> Response {
+    debug!(store = ?log.id(), "push");
+    if batch.is_empty() {
+        return success();
+    }
+    match log.push(batch, None).await {
+        Ok(_) => success(),
+        Err(error) => refuse_push(&error),
+    }
+}
+
+fn success() -> Response {
+    answer(StatusCode::OK, r#"{"success":true}"#.into())
+}
+
+fn refuse_push(refusal: &PushError) -> Response {
+    let (status, details) = match refusal {
+        PushError::ServerAhead { minimum_expected_num, provided_num } => (
+            StatusCode::CONFLICT,
+            json!({"_tag": "ServerAheadError", "minimumExpectedNum": minimum_expected_num, "providedNum": provided_num}),
+        ),
+        PushError::BackendIdMismatch { expected, received } => (
+            StatusCode::CONFLICT,
+            json!({"_tag": "BackendIdMismatchError", "expected": expected, "received": received}),
+        ),
+        PushError::Invalid(_) => (StatusCode::BAD_REQUEST, json!({"_tag": "InvalidPushError"})),
+        PushError::Rejected(_) => (StatusCode::FORBIDDEN, json!({"_tag": "UnknownError"})),
+        PushError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, json!({"_tag": "IsOfflineError"})),
+    };
+    failure(status, &refusal.to_string(), details)
+}
+
+/// Answers with a page, after at most [`LONG_POLL`] if the client is live or has a position.
+pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, shutdown: CancellationToken) -> Response {
+    let Pull { position, is_live, .. } = pull;
+    debug!(store = ?log.id(), ?position, is_live, "pull");
+    let wait = Wait { is_live, has_position: position.is_some() };
+    let page = match upstream {
+        Some(upstream) => {
+            let mut patience = Patience::new(wait, LONG_POLL + upstream::GRACE, shutdown);
+            upstream::pull(upstream, &log, position, is_live, &mut patience).await
+        }
+        None => {
+            let mut patience = Patience::new(wait, LONG_POLL, shutdown);
+            pull_ourselves(&log, position, is_live, &mut patience).await
+        }
+    };
+    match page {
+        Ok(Answer { page: read, position: RawPosition { offset, handle } }) => {
+            let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
+            let end = read.is_up_to_date.then(|| up_to_date(read.position.offset.seq_num));
+            match messages::page(&read.events, &relation, Columns::ALL, end) {
+                Ok(body) => ([("electric-offset", offset), ("electric-handle", handle)], answer(StatusCode::OK, body))
+                    .into_response(),
+                Err(broken) => {
+                    error!(store = ?log.id(), error = &broken as &dyn std::error::Error, "an event cannot be read");
+                    failure(StatusCode::INTERNAL_SERVER_ERROR, "an event cannot be read", Value::Null)
+                }
+            }
+        }
+        Err(refusal) => refuse_pull(&refusal, is_live),
+    }
+}
+
+/// A page, and where the client is behind it in the words of whoever it reads from.
+pub struct Answer {
+    pub page: Page,
+    pub position: RawPosition,
+}
+
+impl From<Page> for Answer {
+    fn from(page: Page) -> Self {
+        let Position { offset, handle } = &page.position;
+        let position = RawPosition { offset: offset.to_string(), handle: (&**handle).into() };
+        Self { page, position }
+    }
+}
+
+pub async fn pull_ourselves(
+    log: &StoreLog,
+    position: Option<RawPosition>,
+    is_live: bool,
+    patience: &mut Patience,
+) -> Result<Answer, ReadError> {
+    let position = position.map(own_position).transpose()?;
+    let follow = if is_live && position.is_some() { Follow::TellFirst } else { Follow::No };
+    read(log, position.as_ref(), follow, patience).await.map(Answer::from)
+}
+
+/// A position of another kind is of another server.
+fn own_position(RawPosition { offset, handle }: RawPosition) -> Result<Position, ReadError> {
+    match offset.parse() {
+        Ok(offset) => Ok(Position { offset, handle: handle.into() }),
+        Err(_) => Err(ReadError::Foreign),
+    }
+}
+
+fn refuse_pull(refusal: &ReadError, is_live: bool) -> Response {
+    let status = match refusal {
+        ReadError::Denied(_) => StatusCode::FORBIDDEN,
+        ReadError::Reset { .. } | ReadError::Foreign => StatusCode::GONE,
+        // The client asks again, instead of giving up for good.
+        ReadError::Away if is_live => StatusCode::BAD_REQUEST,
+        ReadError::Away => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    failure(status, &refusal.to_string(), Value::Null)
+}
+
+/// An answer that says what is wrong; the client shows the text of a pull's.
+pub fn failure(status: StatusCode, message: &str, error: Value) -> Response {
+    answer(status, json!({"success": false, "message": message, "error": error}).to_string())
+}
+
+fn answer(status: StatusCode, body: String) -> Response {
+    // Pages of a client depend on what it may see.
+    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+/// Answers a ping. It does not wait for anything: the client gives up its pings at the first that fails.
+pub fn ping() -> Response {
+    (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response()
+}

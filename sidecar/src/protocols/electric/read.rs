@@ -1,0 +1,191 @@
+//! Reading a log page by page, each request for itself, with patience at its end.
+//!
+//! LiveStore's client stops syncing for good when a pull fails. So whoever has a position is answered: with events, or after
+//! a while with a page that says that there is nothing new, whatever happened to the database meanwhile.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::offset::{Offset, Position};
+use crate::log::{Denied, Event, PullError, StoreLog, StreamEnd};
+
+/// How long a live request waits for events, as in Electric (`ELECTRIC_LONG_POLL_TIMEOUT`).
+pub const LONG_POLL: Duration = Duration::from_secs(20);
+
+/// How long a request that waits for the database, and not for events, goes on after a shutdown has begun.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
+
+/// What a request says of how long it may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// For events, if there are none.
+    pub is_live: bool,
+    /// The client has a position, so that it can be told that nothing is new.
+    pub has_position: bool,
+}
+
+/// Ends when a request has waited long enough.
+pub struct Patience(Pin<Box<dyn Future<Output = ()> + Send>>);
+
+impl Patience {
+    pub fn new(wait: Wait, long_poll: Duration, shutdown: CancellationToken) -> Self {
+        let deadline = tokio::time::Instant::now() + long_poll;
+        Self(Box::pin(async move {
+            let shutdown = async {
+                shutdown.cancelled().await;
+                if !(wait.is_live && wait.has_position) {
+                    sleep(LAST_MOMENT).await;
+                }
+            };
+            tokio::select! {
+                () = shutdown => {}
+                // Without a position, and without a second request to come, there is no answer but the log.
+                () = sleep_until(deadline), if wait.is_live || wait.has_position => {}
+            }
+        }))
+    }
+
+    /// What a future brings, if it does in time.
+    pub async fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            value = future => Some(value),
+            () = &mut self.0 => None,
+        }
+    }
+}
+
+/// A page of a log.
+#[derive(Debug)]
+pub struct Page {
+    pub events: Vec<Arc<Event>>,
+    /// Where the client is behind it.
+    pub position: Position,
+    /// Whether there was no more.
+    pub is_up_to_date: bool,
+}
+
+impl Page {
+    /// For a client that has waited long enough. Whether it is up to date is not known unless it was following.
+    pub fn empty(position: Position, is_live: bool) -> Self {
+        let offset = if is_live { position.offset.told() } else { position.offset };
+        Self { events: Vec::new(), position: Position { offset, ..position }, is_up_to_date: is_live }
+    }
+
+    fn of(events: Vec<Arc<Event>>, before: i64, backend_id: &str, is_up_to_date: bool) -> Self {
+        let offset = match events.last() {
+            Some(last) => Offset::after(last.seq_num),
+            None => Offset::after(before).told(),
+        };
+        Self { events, position: Position { offset, handle: backend_id.into() }, is_up_to_date }
+    }
+}
+
+/// Why there is no page.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(
+        "the position {offset} belongs to another log, which this store had before it was reset, or which another server \
+         has: the client has to drop what it synced and start anew"
+    )]
+    Reset { offset: Offset, handle: Arc<str> },
+    #[error("the position is not one of this server: the client has to drop what it synced and start anew")]
+    Foreign,
+    /// For a client without a position only.
+    #[error("the database is not available, try again later")]
+    Away,
+}
+
+/// How a client follows a log that has nothing new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// Not at all.
+    No,
+    /// Until there is something.
+    Wait,
+    /// First by telling it that there is nothing, see [`Offset`].
+    TellFirst,
+}
+
+impl Follow {
+    pub fn is_live(self) -> bool {
+        self != Self::No
+    }
+}
+
+/// The page after a position, or the first.
+///
+/// # Errors
+/// The client may not read, or its position is not one of this log.
+pub async fn read(
+    log: &StoreLog,
+    position: Option<&Position>,
+    follow: Follow,
+    patience: &mut Patience,
+) -> Result<Page, ReadError> {
+    let Some(position) = position else {
+        let start = Offset::after(0);
+        let page = patience.wait_for(history(log, start, None)).await.ok_or(ReadError::Away)?;
+        return page.map_err(|error| read_error(error, start));
+    };
+    let nothing = || Page::empty(position.clone(), follow.is_live());
+    let page = match follow {
+        Follow::No => patience.wait_for(history(log, position.offset, position.backend_id())).await,
+        Follow::Wait | Follow::TellFirst => patience.wait_for(news(log, position, follow)).await,
+    };
+    match page {
+        Some(Ok(page)) => Ok(page),
+        Some(Err(PullError::Rewound)) => {
+            // Ahead of the log, it hears nothing until the operator has helped.
+            patience.wait_for(std::future::pending::<()>()).await;
+            Ok(nothing())
+        }
+        Some(Err(error)) => Err(read_error(error, position.offset)),
+        None => Ok(nothing()),
+    }
+}
+
+pub fn read_error(error: PullError, offset: Offset) -> ReadError {
+    match error {
+        PullError::Denied(denied) => ReadError::Denied(denied),
+        PullError::BackendIdMismatch { expected, .. } => ReadError::Reset { offset, handle: expected },
+        PullError::Rewound => ReadError::Away,
+    }
+}
+
+async fn history(log: &StoreLog, after: Offset, backend_id: Option<&str>) -> Result<Page, PullError> {
+    let mut pages = log.history(after.seq_num, backend_id.map(Into::into)).await?;
+    let page = pages.next().await?.ok_or(PullError::Rewound)?;
+    let is_up_to_date = page.remaining() == 0;
+    Ok(Page::of(page.events, after.seq_num, &page.backend_id, is_up_to_date))
+}
+
+async fn news(log: &StoreLog, position: &Position, follow: Follow) -> Result<Page, PullError> {
+    let after = position.offset.seq_num;
+    let mut subscription = log.subscribe(after, position.backend_id()).await?;
+    // Also if this is given up: the client will be back.
+    subscription.linger();
+    let is_told_first = follow == Follow::TellFirst && !position.offset.was_told;
+    loop {
+        let delivery = match subscription.next().await {
+            Ok(delivery) => delivery,
+            Err(StreamEnd::Reset { expected, received }) if after > 0 => {
+                return Err(PullError::BackendIdMismatch { expected, received: (*received).into() });
+            }
+            // Nothing of the old log was read: the next request finds the new one.
+            Err(StreamEnd::Reset { expected, .. }) => return Ok(Page::of(Vec::new(), after, &expected, true)),
+            Err(StreamEnd::Rewound) => return Err(PullError::Rewound),
+        };
+        if !delivery.events.is_empty() || is_told_first {
+            let is_up_to_date = delivery.remaining == 0;
+            return Ok(Page::of(delivery.events, after, subscription.backend_id(), is_up_to_date));
+        }
+    }
+}

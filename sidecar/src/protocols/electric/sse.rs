@@ -1,0 +1,119 @@
+//! A shape as Server-Sent Events: a live request that goes on for a while.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use futures_util::stream::poll_fn;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use super::messages::{Columns, Relation, row, up_to_date};
+use super::offset::Position;
+use super::read::{Patience, ReadError, read_error};
+use crate::log::{Delivery, StoreLog, Subscription};
+
+/// After this long the client connects anew, as with Electric: until then caches answer others with the same stream.
+pub const LIFETIME: Duration = Duration::from_secs(60);
+
+/// How often a silent stream says that it is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long a client may take to read a piece.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// Pieces that wait for the client to read them.
+const PIECES: usize = 2;
+
+/// A stream that has begun.
+pub struct Stream {
+    pub body: Body,
+    /// The handle of the shape.
+    pub handle: Box<str>,
+}
+
+/// Streams what follows a position; a task on `tasks` does it.
+///
+/// # Errors
+/// The client may not read, or the position is not one of this log.
+pub async fn open(
+    log: StoreLog,
+    position: &Position,
+    relation: Relation,
+    columns: Columns,
+    patience: &mut Patience,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Result<Stream, ReadError> {
+    let offset = position.offset;
+    let subscribing = log.subscribe(offset.seq_num, position.backend_id());
+    let Some(subscribed) = patience.wait_for(subscribing).await else {
+        // The database is away, or the server ends: nothing was sent, and the client comes again.
+        return Ok(Stream { body: Body::from(": nothing yet\n\n"), handle: position.handle.clone() });
+    };
+    let subscription = subscribed.map_err(|error| read_error(error, offset))?;
+    subscription.linger();
+    let handle = (**subscription.backend_id()).into();
+    let (pieces, mut unsent) = mpsc::channel(PIECES);
+    let feed = Feed { subscription, relation, columns, pieces };
+    tasks.spawn(async move {
+        let gone = feed.pieces.clone();
+        tokio::select! {
+            () = gone.closed() => {}
+            () = shutdown.cancelled() => {}
+            () = sleep(LIFETIME) => {}
+            () = feed.run() => {}
+        }
+    });
+    let body = poll_fn(move |context| unsent.poll_recv(context).map(|piece| piece.map(Ok::<_, Infallible>)));
+    Ok(Stream { body: Body::from_stream(body), handle })
+}
+
+struct Feed {
+    subscription: Subscription,
+    relation: Relation,
+    columns: Columns,
+    pieces: mpsc::Sender<Bytes>,
+}
+
+impl Feed {
+    /// Ends when the log does, or when the client does not read: it resumes after what it was sent whole.
+    async fn run(mut self) {
+        let mut keep_alive = interval_at(Instant::now(), KEEP_ALIVE);
+        loop {
+            let piece = tokio::select! {
+                delivery = self.subscription.next() => match delivery {
+                    Ok(delivery) if delivery.events.is_empty() => continue,
+                    Ok(delivery) => match self.messages(&delivery) {
+                        Ok(messages) => messages,
+                        Err(broken) => {
+                            error!(error = &broken as &dyn std::error::Error, "an event cannot be read");
+                            return;
+                        }
+                    },
+                    // The next request is told.
+                    Err(_) => return,
+                },
+                _ = keep_alive.tick() => ": keep-alive\n\n".into(),
+            };
+            if !matches!(timeout(UNREAD, self.pieces.send(piece.into())).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// The client takes in what it was sent at each up-to-date, and resumes behind it.
+    fn messages(&self, delivery: &Delivery) -> Result<String, serde_json::Error> {
+        let mut messages = String::new();
+        for event in &delivery.events {
+            messages.push_str(&format!("data: {}\n\n", row(event, &self.relation, self.columns)?));
+        }
+        if delivery.remaining == 0 {
+            messages.push_str(&format!("data: {}\n\n", up_to_date(self.subscription.last())));
+        }
+        Ok(messages)
+    }
+}

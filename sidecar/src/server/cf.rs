@@ -1,0 +1,120 @@
+//! The requests of sync-cf, on any path: their search params tell them.
+
+use std::time::Duration;
+
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::{INFO, Server};
+use crate::config::Dialect;
+use crate::log::{Context, StoreId, StoreLog};
+use crate::protocols::{cf_0_3, rpc};
+
+/// How long a WebSocket waits for a database that is away before its client is told to come back.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The search params by which sync-cf's own worker tells its requests (`SearchParamsSchema`).
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SearchParams {
+    store_id: String,
+    transport: Option<String>,
+    payload: Option<String>,
+}
+
+pub async fn any_path(State(server): State<Server>, request: Request) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let (path, is_get) = (request.uri().path(), request.method() == Method::GET);
+    match serde_urlencoded::from_str(query) {
+        Ok(SearchParams { store_id, transport, payload }) => {
+            // Effect 4's HTTP client ends the URL that it was given with a slash.
+            let dialect = match transport.as_deref().map(|transport| transport.trim_end_matches('/')) {
+                Some("ws") => Dialect::CfWs,
+                Some("http") => Dialect::CfHttp,
+                None if path.ends_with("/websocket") => Dialect::Cf03,
+                None => return bad_request("no such endpoint, see / for those there are (missing field `transport`)"),
+                Some(_) => return bad_request("no such endpoint, see / for those there are (unknown `transport`)"),
+            };
+            sync(server, dialect, &store_id, payload.as_deref(), request).await
+        }
+        Err(_) if is_get && path == "/" && query.is_empty() => INFO.into_response(),
+        Err(error) => bad_request(&format!("no such endpoint, see / for those there are ({error})")),
+    }
+}
+
+async fn sync(server: Server, dialect: Dialect, store_id: &str, payload: Option<&str>, request: Request) -> Response {
+    if let Err(refusal) = server.admit(dialect, request.headers()) {
+        return refuse(refusal);
+    }
+    let parsed = StoreId::parse(store_id).and_then(|store| {
+        let payload = payload.map(decode_payload).transpose()?;
+        Ok((store, server.context(payload.as_deref(), request.headers())?))
+    });
+    let (store, context) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return bad_request(&error),
+    };
+    let log = server.log.store(store, context);
+    match dialect {
+        Dialect::CfHttp => http(server, log, request).await,
+        _ => websocket(server, dialect, log, request).await,
+    }
+}
+
+async fn websocket(server: Server, dialect: Dialect, log: StoreLog, request: Request) -> Response {
+    let (mut parts, _) = request.into_parts();
+    let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
+        let headers = [(header::UPGRADE, "websocket")];
+        return (StatusCode::UPGRADE_REQUIRED, headers, "this endpoint speaks WebSocket\n").into_response();
+    };
+    match timeout(CONNECT_TIMEOUT, log.connect()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(denied)) => return bad_request(&denied.to_string()),
+        Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
+    }
+    info!(store = ?log.id(), %dialect, "connected");
+    let Server { settings, connections, shutdown, .. } = server;
+    let upgrade = upgrade.max_message_size(settings.max_frame_bytes).max_frame_size(settings.max_frame_bytes);
+    match dialect {
+        Dialect::Cf03 => {
+            let secret = settings.admin_secret.clone();
+            upgrade.on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, secret, shutdown)))
+        }
+        _ => upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, shutdown))),
+    }
+}
+
+async fn http(server: Server, log: StoreLog, request: Request) -> Response {
+    if request.method() != Method::POST {
+        let headers = [(header::ALLOW, "POST, OPTIONS")];
+        return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
+    }
+    match server.body(request.into_body()).await {
+        Ok(body) => rpc::answer(log, body, &server.connections, server.shutdown).await,
+        Err(refusal) => refuse(refusal),
+    }
+}
+
+/// The sync payload of a URL: JSON, percent-encoded once more than the search params are.
+fn decode_payload(encoded: &str) -> Result<Box<RawValue>, String> {
+    let json = percent_decode_str(encoded).decode_utf8().map_err(|error| format!("malformed payload: {error}"))?;
+    if json.len() > Context::PAYLOAD_BYTES {
+        return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
+    }
+    serde_json::from_str(&json).map_err(|error| format!("malformed payload: {error}"))
+}
+
+fn refuse((status, message): (StatusCode, String)) -> Response {
+    (status, format!("{message}\n")).into_response()
+}
+
+fn bad_request(message: &str) -> Response {
+    refuse((StatusCode::BAD_REQUEST, message.into()))
+}

@@ -1,0 +1,154 @@
+//! The paths of Electric: the endpoint of sync-electric and the shape API.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::Server;
+use crate::config::Dialect;
+use crate::log::{StoreId, StoreLog, Table};
+use crate::protocols::electric::{GRACE, api, shape};
+
+pub fn router() -> Router<Server> {
+    Router::new()
+        // The client may be given a URL of its own for each of its requests.
+        .route("/api/electric", any(api))
+        .route("/api/electric/{request}", any(api))
+        .route("/v1/shape", any(shape))
+        .route("/v1/health", get(health))
+}
+
+async fn api(State(server): State<Server>, request: Request) -> Response {
+    if let Err((status, message)) = server.admit(Dialect::Electric, request.headers()) {
+        return api::failure(status, &message, Value::Null);
+    }
+    match *request.method() {
+        Method::HEAD => api::ping(),
+        Method::GET => pull(server, &request.into_parts().0).await,
+        Method::POST => push(server, request).await,
+        _ => {
+            let headers = [(header::ALLOW, "GET, HEAD, POST, OPTIONS")];
+            (
+                headers,
+                api::failure(StatusCode::METHOD_NOT_ALLOWED, "this endpoint takes GET, HEAD and POST", Value::Null),
+            )
+                .into_response()
+        }
+    }
+}
+
+async fn pull(server: Server, request: &Parts) -> Response {
+    let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
+        let log = server.store(&pull.store_id, pull.payload.as_deref(), &request.headers)?;
+        Ok((pull, log))
+    });
+    match parsed {
+        Ok((pull, log)) => api::pull(log, pull, server.settings.electric.as_ref(), server.shutdown).await,
+        // Not 400, which the client takes for an empty log.
+        Err(error) => api::failure(StatusCode::UNPROCESSABLE_ENTITY, &error, Value::Null),
+    }
+}
+
+async fn push(server: Server, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let body = match server.body(body).await {
+        Ok(body) => body,
+        Err((status, message)) => return api::failure(status, &message, Value::Null),
+    };
+    let parsed = api::Push::parse(&body).and_then(|push| {
+        let log = server.store(&push.store_id, None, &parts.headers)?;
+        Ok((push.batch, log))
+    });
+    match parsed {
+        Ok((batch, log)) => api::push(log, batch).await,
+        Err(error) => api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"})),
+    }
+}
+
+impl Server {
+    fn store(&self, store_id: &str, payload: Option<&RawValue>, headers: &HeaderMap) -> Result<StoreLog, String> {
+        let store = StoreId::parse(store_id)?;
+        Ok(self.log.store_for_request(store, self.context(payload, headers)?))
+    }
+}
+
+async fn shape(State(server): State<Server>, request: Request) -> Response {
+    if let Err((status, message)) = server.admit(Dialect::ElectricShape, request.headers()) {
+        return shape::failure(status, json!({"message": message}));
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let headers = [(header::ALLOW, "GET, HEAD, OPTIONS")];
+        let message = json!({"message": "an event log can be read as a shape, and nothing else"});
+        return (headers, shape::failure(StatusCode::METHOD_NOT_ALLOWED, message)).into_response();
+    }
+    let (request, _) = request.into_parts();
+    let query = request.uri.query().unwrap_or_default();
+    if server.settings.electric_secret.as_ref().is_some_and(|secret| !shape::has_secret(query, secret)) {
+        return shape::wrong_secret();
+    }
+    let audience = shape::Audience {
+        is_public: server.log.is_public(),
+        if_none_match: request.headers.get(header::IF_NONE_MATCH).cloned(),
+    };
+    let asked = match shape::Request::parse(query) {
+        Ok(asked) => asked,
+        Err(errors) => return errors.response(),
+    };
+    let electric = server.settings.electric.as_ref();
+    let mut patience = asked.patience(electric.map(|_| GRACE).unwrap_or_default(), server.shutdown.clone());
+    let store = match patience.wait_for(find(&server, &asked)).await {
+        Some(Ok(store)) => store,
+        Some(Err(refusal)) => return refusal,
+        None => return shape::nothing(&asked, &audience),
+    };
+    let log = match server.context(None, &request.headers) {
+        Ok(context) => server.log.store_for_request(store, context),
+        Err(error) => return shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})),
+    };
+    if let Some(electric) = electric {
+        match shape::forward(electric, &log, &asked, &audience, &mut patience).await {
+            Ok(response) => return response,
+            Err(shape::Instead::Nothing) => return shape::nothing(&asked, &audience),
+            Err(shape::Instead::ReadOurselves) => {}
+        }
+    }
+    shape::answer(log, asked, audience, patience, &server.connections, server.shutdown).await
+}
+
+/// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
+/// others.
+async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Response> {
+    if let Some(store_id) = &asked.store_id {
+        return StoreId::parse(store_id)
+            .map_err(|error| shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})));
+    }
+    let tables = server.log.tables();
+    let found = match asked.is_live() {
+        true => tables.wait_for(&asked.table).await.map(Some),
+        false => tables.find(&asked.table).await,
+    };
+    match (found.map_err(|ambiguous| shape::ambiguous(&ambiguous))?, &asked.table) {
+        (Some(store), _) => Ok(store),
+        (None, Table::Suffix(suffix)) => {
+            StoreId::parse(suffix).map_err(|error| shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})))
+        }
+        (None, Table::Pooled(number)) => {
+            let message = format!("there is no store with the number {number}: see livestore.stores");
+            Err(shape::failure(StatusCode::BAD_REQUEST, json!({"message": message})))
+        }
+    }
+}
+
+/// As Electric says whether it can serve.
+async fn health(State(server): State<Server>) -> Response {
+    let (status, text) = match server.log.ready().await {
+        Ok(()) => (StatusCode::OK, "active"),
+        Err(_) => (StatusCode::ACCEPTED, "waiting"),
+    };
+    shape::failure(status, json!({"status": text}))
+}

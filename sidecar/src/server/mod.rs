@@ -1,0 +1,164 @@
+//! HTTP: which request goes to which protocol, and what a load balancer asks.
+
+mod cf;
+mod electric;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_http::compression::CompressionLayer;
+use tracing::warn;
+
+use crate::config::Dialect;
+use crate::log::{Context, Log};
+use crate::origins::Origins;
+use crate::protocols::electric::Upstream;
+
+/// How long the body of a request may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Server {
+    pub log: Log,
+    pub settings: Arc<Settings>,
+    /// Connections outlive their handlers; a shutdown waits for them here.
+    pub connections: TaskTracker,
+    pub shutdown: CancellationToken,
+}
+
+/// What an operator sets.
+pub struct Settings {
+    pub dialects: HashSet<Dialect>,
+    pub origins: Origins,
+    /// The request headers that hooks and the authorize function get.
+    pub forward_headers: Vec<HeaderName>,
+    pub admin_secret: Option<String>,
+    /// Asked of clients of the shape API.
+    pub electric_secret: Option<String>,
+    /// What clients of Electric's protocols read from, if not from Postgres.
+    pub electric: Option<Upstream>,
+    pub max_frame_bytes: usize,
+}
+
+const INFO: &str = concat!(
+    "livestore-sidecar ",
+    env!("CARGO_PKG_VERSION"),
+    "\n
+A LiveStore sync backend on Postgres. Endpoints:
+
+  ws://<this host>/?storeId=<store>&transport=ws     @livestore/sync-cf 0.4 and later: makeWsSync({ url })
+  http://<this host>/?storeId=<store>&transport=http @livestore/sync-cf 0.4 and later: makeHttpSync({ url })
+  ws://<this host>/websocket?storeId=<store>         @livestore/sync-cf 0.3: makeCfSync({ url })
+  http://<this host>/api/electric                    @livestore/sync-electric: makeSyncBackend({ endpoint })
+  http://<this host>/v1/shape                        makeElectricUrl({ electricHost }), @electric-sql/client
+  /healthz                                           200 while the process lives
+  /readyz                                            200 when it can serve, else 503 with the reason
+"
+);
+
+impl Server {
+    pub fn router(self) -> Router {
+        let sync = Router::new()
+            .merge(electric::router())
+            .fallback(cf::any_path)
+            .layer(CompressionLayer::new())
+            .layer(self.settings.origins.cors())
+            .layer(from_fn(no_content_for_options));
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz))
+            .fallback_service(sync.with_state(self.clone()))
+            .with_state(self)
+    }
+
+    /// Whether a request is served at all.
+    ///
+    /// # Errors
+    /// The answer to one that is not.
+    fn admit(&self, dialect: Dialect, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+        if !self.settings.dialects.contains(&dialect) {
+            let message = format!("{dialect} is switched off on this server: --dialects switches it on");
+            return Err((StatusCode::NOT_FOUND, message));
+        }
+        if !self.settings.origins.allow(headers) {
+            let message = "pages of this origin are not served: the operator can allow it with --cors-origins";
+            return Err((StatusCode::FORBIDDEN, message.into()));
+        }
+        Ok(())
+    }
+
+    /// What hooks and the authorize function may know of a request.
+    ///
+    /// # Errors
+    /// The payload is too large.
+    fn context(&self, payload: Option<&RawValue>, headers: &HeaderMap) -> Result<Context, String> {
+        if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
+            return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
+        }
+        let mut forwarded = forwarded(&self.settings.forward_headers, headers);
+        if !self.settings.origins.trust(headers) {
+            forwarded.remove(header::COOKIE.as_str());
+        }
+        Ok(Context::new(payload, &forwarded))
+    }
+
+    /// Reads a body within the bounds.
+    ///
+    /// # Errors
+    /// Which of them it exceeds.
+    async fn body(&self, body: Body) -> Result<Bytes, (StatusCode, String)> {
+        let most = self.settings.max_frame_bytes;
+        match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, most)).await {
+            Ok(Ok(body)) => Ok(body),
+            Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".into())),
+            Ok(Err(error)) => {
+                Err((StatusCode::PAYLOAD_TOO_LARGE, format!("{error}: a request has at most {most} bytes")))
+            }
+        }
+    }
+}
+
+async fn readyz(State(server): State<Server>) -> Response {
+    match server.log.ready().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "not ready");
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+        }
+    }
+}
+
+/// As sync-cf's worker answers a preflight.
+async fn no_content_for_options(request: Request, next: Next) -> Response {
+    let is_options = request.method() == Method::OPTIONS;
+    let mut response = next.run(request).await;
+    if is_options {
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    }
+    response
+}
+
+/// The headers of these names that the request has, names in lower case. What is not UTF-8 in them is replaced.
+fn forwarded(names: &[HeaderName], headers: &HeaderMap) -> BTreeMap<String, String> {
+    let value = |name: &HeaderName| {
+        let values: Vec<_> =
+            headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        // Cookies are joined in their own way.
+        let separator = if *name == header::COOKIE { "; " } else { ", " };
+        (!values.is_empty()).then(|| (name.as_str().to_string(), values.join(separator)))
+    };
+    names.iter().filter_map(value).collect()
+}
