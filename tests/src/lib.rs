@@ -9,6 +9,7 @@ pub mod events;
 pub mod http_rpc;
 pub mod load;
 pub mod rpc;
+pub mod shape;
 pub mod sidecar;
 
 use std::future::Future;
