@@ -157,7 +157,7 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, shutdo
     let wait = Wait { is_live, has_position: position.is_some() };
     let page = match upstream {
         Some(upstream) => {
-            let mut patience = Patience::new(wait, LONG_POLL + upstream::GRACE, shutdown);
+            let mut patience = Patience::new(wait, LONG_POLL + 2 * upstream::GRACE, shutdown);
             upstream::pull(upstream, &log, position, is_live, &mut patience).await
         }
         None => {
@@ -202,17 +202,9 @@ pub async fn pull_ourselves(
     is_live: bool,
     patience: &mut Patience,
 ) -> Result<Answer, ReadError> {
-    let position = position.map(own_position).transpose()?;
+    let position = position.as_ref().map(upstream::own_position).transpose()?;
     let follow = if is_live && position.is_some() { Follow::TellFirst } else { Follow::No };
     read(log, position.as_ref(), follow, patience).await.map(Answer::from)
-}
-
-/// A position of another kind is of another server.
-fn own_position(RawPosition { offset, handle }: RawPosition) -> Result<Position, ReadError> {
-    match offset.parse() {
-        Ok(offset) => Ok(Position { offset, handle: handle.into() }),
-        Err(_) => Err(ReadError::Foreign),
-    }
 }
 
 fn refuse_pull(refusal: &ReadError, is_live: bool) -> Response {

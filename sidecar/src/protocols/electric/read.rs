@@ -30,12 +30,12 @@ pub struct Wait {
 }
 
 /// Ends when a request has waited long enough.
-pub struct Patience(Pin<Box<dyn Future<Output = ()> + Send>>);
+pub struct Patience(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 impl Patience {
     pub fn new(wait: Wait, long_poll: Duration, shutdown: CancellationToken) -> Self {
         let deadline = tokio::time::Instant::now() + long_poll;
-        Self(Box::pin(async move {
+        Self(Some(Box::pin(async move {
             let shutdown = async {
                 shutdown.cancelled().await;
                 if !(wait.is_live && wait.has_position) {
@@ -47,7 +47,7 @@ impl Patience {
                 // Without a position, and without a second request to come, there is no answer but the log.
                 () = sleep_until(deadline), if wait.is_live || wait.has_position => {}
             }
-        }))
+        })))
     }
 
     /// What a future brings, if it does in time.
@@ -55,7 +55,14 @@ impl Patience {
         tokio::select! {
             biased;
             value = future => Some(value),
-            () = &mut self.0 => None,
+            () = self.end() => None,
+        }
+    }
+
+    async fn end(&mut self) {
+        if let Some(waiting) = &mut self.0 {
+            waiting.await;
+            self.0 = None;
         }
     }
 }

@@ -23,8 +23,11 @@ use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read};
 use crate::log::{Event, EventFields, Location, StoreLog};
 use crate::protocols::brief;
 
-/// How much longer than itself Electric is waited for.
+/// How much longer than itself Electric is waited for; and then Postgres.
 pub const GRACE: Duration = Duration::from_secs(5);
+
+/// How long Electric may take for what it need not wait for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -82,8 +85,8 @@ impl Upstream {
         url
     }
 
-    async fn get(&self, url: Url) -> Result<Response, Failure> {
-        let response = self.client.get(url).timeout(LONG_POLL + GRACE).send().await;
+    async fn get(&self, url: Url, timeout: Duration) -> Result<Response, Failure> {
+        let response = self.client.get(url).timeout(timeout).send().await;
         // Without the URL, which has the secret in it.
         response.map_err(|error| self.unavailable(&error.without_url().to_string()))
     }
@@ -138,7 +141,7 @@ impl Upstream {
             Some(position) => vec![("offset", &*position.offset), ("handle", &*position.handle)],
         };
         let url = self.shape(location, [("columns", COLUMNS)].into_iter().chain(position));
-        let response = self.get(url).await?;
+        let response = self.get(url, if is_live { LONG_POLL + GRACE } else { ANSWER_TIMEOUT }).await?;
         let status = response.status();
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_string());
         let position =
@@ -341,6 +344,14 @@ impl Place {
         let position = behind.position();
         Answer { page: Page { events, position: behind.ours(), is_up_to_date }, position }
     }
+}
+
+/// Where a client is in our own log, which may have read from Electric before.
+///
+/// # Errors
+/// It never read here.
+pub fn own_position(position: &RawPosition) -> Result<Position, ReadError> {
+    Place::parse(position).map(|place| place.ours())
 }
 
 /// A page for LiveStore's client: from Electric if it has it, from Postgres if not.
