@@ -9,6 +9,7 @@ use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::http_rpc::{ping, post, pull, push, send};
 use livestore_tests::rpc::Rpc;
+use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::{Value, json};
 
@@ -208,6 +209,32 @@ async fn hooks_know_the_context_on_every_dialect() {
         assert_eq!(row.get::<_, String>(0), format!(r#"{{"authToken":"{dialect}","n":[1,null]}}"#));
         assert_eq!(row.get::<_, String>(1), format!("127.0.0.1:{}", sidecar.port()));
     }
+}
+
+/// Its client sends the payload with pulls only.
+#[tokio::test(flavor = "multi_thread")]
+async fn sync_electric_is_asked_about_like_the_others() {
+    let (database, sidecar) = setup(MAY_SYNC, &[]).await;
+    let ann = shape::push(&sidecar, "public", chain(0, 2)).header("x-user", "ann");
+    assert_eq!(shape::Answer::to(ann).await.status, 200);
+    let bob = open("electric", &sidecar, "public", json!({"user": "bob"})).await;
+    assert_eq!(numbers(&bob.pull(None).await.unwrap()), up_to(2));
+    let refused = bob.push(chain(2, 1)).await.unwrap_err();
+    assert!(text(&refused).contains("403"), "{refused}");
+    let refused = shape::Answer::to(shape::push(&sidecar, "public", chain(2, 1))).await;
+    assert_eq!((refused.status, &refused.json()["message"]), (403, &json!("not allowed to push to this store")));
+    let eve = open("electric", &sidecar, "public", json!({"user": "eve"})).await;
+    for error in [eve.pull(None).await.unwrap_err(), eve.live(None).await.next().await] {
+        assert!(text(&error).contains("403") && text(&error).contains("eve, public is not yours"), "{error}");
+    }
+    let asked =
+        "select string_agg(action || coalesce(' ' || payload, '') || coalesce(' ' || headers, ''), ', ' order by n)
+                 from (select * from app.asked order by n limit 4) first";
+    let asked: String = database.admin().await.query_one(asked, &[]).await.unwrap().get(0);
+    let (ann, bob) = (r#"{"x-user":"ann"}"#, r#"{"user":"bob"}"#);
+    assert_eq!(asked, format!("connect {ann}, push {ann}, connect {bob}, pull {bob}"));
+    let written: i64 = database.admin().await.query_one("select livestore.head('public')", &[]).await.unwrap().get(0);
+    assert_eq!(written, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,3 +73,23 @@ fn every_page_that_the_readme_links_to_exists() {
         assert!(root().join(page).exists(), "{link}");
     }
 }
+
+#[tokio::test]
+async fn the_sql_of_the_page_on_electric_runs() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "create table public.\"eventlog_6_my_store\" (\"seqNum\" integer, \"parentSeqNum\" integer, name text, args jsonb, \"clientId\" text, \"sessionId\" text);
+             insert into public.\"eventlog_6_my_store\" values (1, 0, 'e', '{}', 'c', 's')",
+        )
+        .await
+        .unwrap();
+    let blocks = sql_of("docs/electric.md");
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        admin.batch_execute(&block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
+    }
+    let head: i64 = admin.query_one("select livestore.head('my-store')", &[]).await.unwrap().get(0);
+    assert_eq!(head, 1);
+}
