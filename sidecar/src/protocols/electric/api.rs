@@ -232,3 +232,17 @@ fn answer(status: StatusCode, body: String) -> Response {
 pub fn ping() -> Response {
     (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(query: String, body: Vec<u8>) {
+            let _ = (Pull::parse(&query), Pull::parse(&format!("args={query}")), Push::parse(&body));
+        }
+    }
+}

@@ -437,3 +437,30 @@ pub enum Instead {
     /// It did not answer in time.
     Nothing,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(
+            query: String,
+            params in prop::collection::vec((prop::sample::select(&FORWARDED[..]), ".{0,20}"), 0..6)
+        ) {
+            let _ = (Request::parse(&query), has_secret(&query, "secret"));
+            let params = serde_urlencoded::to_string(params).unwrap_or_default();
+            let _ = Request::parse(&format!("table=eventlog_6_a&{params}"));
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_never_the_one_before() {
+        let first = next_cursor(None);
+        assert!(first.is_multiple_of(LONG_POLL.as_secs()));
+        assert!(next_cursor(Some(first)) > first && next_cursor(Some(u64::MAX)) == u64::MAX);
+        assert_eq!(next_cursor(Some(0)), next_cursor(None));
+    }
+}

@@ -479,3 +479,58 @@ impl Reader<'_> {
         (!self.is_new).then(|| self.here.ours())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place() -> impl Strategy<Value = Place> {
+        let shape = prop::option::of(("[0-9]{1,8}_(inf|[0-9])", "[0-9]{1,6}-[0-9~]{1,6}"));
+        (shape, 0..1i64 << 53, "[A-Za-z0-9_-]{21}", any::<bool>()).prop_map(|(shape, seq_num, backend_id, was_told)| {
+            let shape = shape.map(|(offset, handle)| RawPosition { offset, handle });
+            Place { shape, seq_num, backend_id: backend_id.into(), was_told }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_client_brings_back_where_it_is(place in place()) {
+            prop_assert_eq!(Place::parse(&place.position()).unwrap(), place);
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(offset: String, handle: String, body: Vec<u8>) {
+            let _ = (Place::parse(&RawPosition { offset, handle }), read_messages(&body));
+        }
+    }
+
+    #[test]
+    fn messages_are_read_as_electric_writes_them() {
+        // From the comment at the head of @livestore/sync-electric's index.ts, with the columns of today.
+        let recorded = r#"[
+            {"value":{"args":"{\"id\": \"127c3df4\", \"text\": \"1\"}","clientId":"S_YOa","sessionId":"s","seqNum":"2","name":"todoCreated","parentSeqNum":"1","store":"7"},
+             "key":"\"public\".\"events\"/\"0\"",
+             "headers":{"last":true,"relation":["public","events"],"operation":"insert","lsn":27294160,"op_position":0,"txids":[753]}},
+            {"value":{"args":null,"clientId":"c","sessionId":"s","seqNum":"1","name":"e","parentSeqNum":"0"},"headers":{"operation":"insert"}},
+            {"headers":{"control":"snapshot-end"}},
+            {"headers":{"control":"up-to-date","global_last_seen_lsn":"27294160"}}]"#;
+        let Messages::Log { events, is_up_to_date } = read_messages(recorded.as_bytes()).unwrap() else { panic!() };
+        assert!(is_up_to_date);
+        assert_eq!(events.iter().map(|event| event.seq_num).collect::<Vec<_>>(), [1, 2], "in the order of the log");
+        assert!(events[0].fields().unwrap().args.is_none());
+        assert_eq!(events[1].fields().unwrap().args.unwrap().get(), r#"{"id": "127c3df4", "text": "1"}"#);
+        for mutation in ["\"update\"", "\"delete\""] {
+            let mutated = recorded.replacen("\"insert\"", mutation, 1);
+            assert!(matches!(read_messages(mutated.as_bytes()), Ok(Messages::Mutations)), "{mutation}");
+        }
+        let refetch = br#"[{"headers":{"control":"must-refetch"}}]"#;
+        assert!(matches!(read_messages(refetch), Ok(Messages::MustRefetch)));
+        for wrong in [&b"{}"[..], b"[1]", b"<html>", br#"[{"value":{"seqNum":1},"headers":{"operation":"insert"}}]"#] {
+            assert!(read_messages(wrong).is_err());
+        }
+    }
+}
