@@ -128,7 +128,7 @@ async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Respon
             .map_err(|error| shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})));
     }
     let tables = server.log.tables();
-    let found = match asked.is_live() {
+    let found = match asked.is_live {
         true => tables.wait_for(&asked.table).await.map(Some),
         false => tables.find(&asked.table).await,
     };

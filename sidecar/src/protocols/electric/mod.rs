@@ -10,8 +10,6 @@ mod messages;
 mod offset;
 mod read;
 pub mod shape;
-mod sse;
-mod table;
 mod upstream;
 
 pub use upstream::{GRACE, Upstream};

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use super::messages::{Columns, Relation, row, up_to_date};
-use super::offset::Position;
-use super::read::{Patience, ReadError, read_error};
 use crate::log::{Delivery, StoreLog, Subscription};
+use crate::protocols::electric::messages::{Columns, Relation, row, up_to_date};
+use crate::protocols::electric::offset::Position;
+use crate::protocols::electric::read::{Patience, ReadError, read_error};
 
 /// After this long the client connects anew, as with Electric: until then caches answer others with the same stream.
 pub const LIFETIME: Duration = Duration::from_secs(60);

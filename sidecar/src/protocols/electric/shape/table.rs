@@ -1,7 +1,7 @@
 //! Which log a client of the shape API means, from the words of SQL that it says it in.
 
-use super::messages::Relation;
 use crate::log::Table;
+use crate::protocols::electric::messages::Relation;
 
 /// The schema of a table that is named without one.
 const DEFAULT_SCHEMA: &str = "public";
@@ -180,7 +180,7 @@ mod tests {
 
         #[test]
         fn a_quoted_name_comes_back(name in "[^\0]{1,20}") {
-            let quoted = super::super::messages::quote(&name);
+            let quoted = crate::protocols::electric::messages::quote(&name);
             prop_assert_eq!(parse_identifier(&quoted), Some((name, "")));
         }
     }

@@ -1,0 +1,212 @@
+//! A real Electric server behind this one (`--electric-url`): what clients read comes from it, what they push goes to Postgres.
+//!
+//! Its shapes come and go: a client of LiveStore that is told so is lost. But the log is here as well, so that whatever
+//! Electric cannot answer is read from Postgres, and the client joins the shape again where it is then.
+
+mod messages;
+mod reader;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::http::{HeaderValue, header};
+use futures_util::StreamExt;
+use reqwest::{Client, Response, StatusCode, Url};
+use tracing::{info, warn};
+
+use super::api::RawPosition;
+use super::messages::quote;
+use super::read::LONG_POLL;
+use crate::log::{Event, Location};
+use crate::protocols::brief;
+use messages::{Messages, read_messages};
+pub use reader::{own_position, pull};
+
+/// How much longer than itself Electric is waited for; and then Postgres.
+pub const GRACE: Duration = Duration::from_secs(5);
+
+/// How long Electric may take for what it need not wait for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The largest page that is read: Electric's chunks have 10 MB, and a row more.
+const PAGE_BYTES: usize = 32 << 20;
+
+/// The columns of a row: those of an event and the other half of the primary key, without which Electric has no shape.
+const COLUMNS: &str = r#"store,"seqNum","parentSeqNum",name,args,"clientId","sessionId""#;
+
+/// Where Electric is.
+pub struct Upstream {
+    client: Client,
+    url: Url,
+    secret: Option<String>,
+    is_failing: AtomicBool,
+}
+
+/// Why Electric has no page.
+enum Failure {
+    /// It does not know the shape, or no longer.
+    Unknown,
+    /// Events were changed or deleted.
+    Mutated,
+    /// It may know later.
+    Unavailable,
+}
+
+impl Upstream {
+    /// `url` is that of the server, without `/v1/shape`; what is behind its `?` is asked of it each time.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn new(url: &str, secret: Option<String>) -> Result<Self, String> {
+        let mut url: Url = url.parse().map_err(|error| format!("{error}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("it must begin with http:// or https://".into());
+        }
+        url.path_segments_mut().map_err(|()| "it has no host")?.pop_if_empty().extend(["v1", "shape"]);
+        let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build();
+        let client = client.map_err(|error| format!("{error}"))?;
+        Ok(Self { client, url, secret, is_failing: AtomicBool::new(false) })
+    }
+
+    /// The URL of the shape of a store, with these search params beside those that say what shape it is.
+    fn shape<'a>(&self, location: &Location, params: impl IntoIterator<Item = (&'a str, &'a str)>) -> Url {
+        let mut url = self.url.clone();
+        let table = format!("livestore.{}", quote(&location.table));
+        url.query_pairs_mut().append_pair("table", &table).extend_pairs(params);
+        if let Some(store) = location.store {
+            url.query_pairs_mut().append_pair("where", &format!("store = {store}"));
+        }
+        if let Some(secret) = &self.secret {
+            url.query_pairs_mut().append_pair("secret", secret);
+        }
+        url
+    }
+
+    async fn get(&self, url: Url, timeout: Duration) -> Result<Response, Failure> {
+        let response = self.client.get(url).timeout(timeout).send().await;
+        // Without the URL, which has the secret in it.
+        response.map_err(|error| self.unavailable(&error.without_url().to_string()))
+    }
+
+    /// For a client of the shape API, whose search params go on to Electric: its answer as it is, body and all, or `None` if
+    /// it has none for now.
+    pub async fn forward(
+        &self,
+        location: &Location,
+        params: &[(&str, &str)],
+        if_none_match: Option<&HeaderValue>,
+    ) -> Option<axum::response::Response> {
+        let has_columns = params.iter().any(|(name, _)| *name == "columns");
+        let columns = (!has_columns).then_some(("columns", COLUMNS));
+        let mut request = self.client.get(self.shape(location, columns.into_iter().chain(params.iter().copied())));
+        if let Some(tags) = if_none_match {
+            request = request.header(header::IF_NONE_MATCH, tags);
+        }
+        // No timeout: a stream of events goes on for a minute.
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => {
+                self.unavailable(&error.without_url().to_string());
+                return None;
+            }
+        };
+        if is_passing(response.status()) {
+            self.unavailable(&format!("it answers {}", response.status()));
+            return None;
+        }
+        self.works();
+        let mut forwarded = axum::response::Response::builder().status(response.status());
+        for (name, value) in response.headers() {
+            // Which pages may read it is said here, and how it travels.
+            let is_ours = name.as_str().starts_with("access-control-")
+                || [header::CONNECTION, header::TRANSFER_ENCODING, header::DATE].contains(name);
+            if !is_ours {
+                forwarded = forwarded.header(name, value);
+            }
+        }
+        forwarded.body(axum::body::Body::from_stream(response.bytes_stream())).ok()
+    }
+
+    /// A page of a shape from this position on, or its beginning.
+    async fn page(&self, location: &Location, position: Option<&RawPosition>, is_live: bool) -> Result<Chunk, Failure> {
+        let position: Vec<_> = match position {
+            None => vec![("offset", "-1")],
+            Some(position) if position.handle.is_empty() => vec![("offset", &*position.offset)],
+            Some(position) if is_live => {
+                vec![("offset", &*position.offset), ("handle", &*position.handle), ("live", "true")]
+            }
+            Some(position) => vec![("offset", &*position.offset), ("handle", &*position.handle)],
+        };
+        let url = self.shape(location, [("columns", COLUMNS)].into_iter().chain(position));
+        let response = self.get(url, if is_live { LONG_POLL + GRACE } else { ANSWER_TIMEOUT }).await?;
+        let status = response.status();
+        let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_string());
+        let position =
+            (|| Some(RawPosition { offset: header("electric-offset")?, handle: header("electric-handle")? }))();
+        let body = self.body(response).await?;
+        if !status.is_success() {
+            let problem = format!("it answers {status}: {}", brief(&String::from_utf8_lossy(&body)));
+            return Err(if is_passing(status) { self.unavailable(&problem) } else { self.unknown(&problem) });
+        }
+        let position =
+            position.ok_or_else(|| self.unavailable("it answers without electric-offset and electric-handle"))?;
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Chunk { events: Vec::new(), position, is_up_to_date: true });
+        }
+        match read_messages(&body) {
+            Ok(Messages::Log { events, is_up_to_date }) => {
+                self.works();
+                Ok(Chunk { events, position, is_up_to_date })
+            }
+            Ok(Messages::Mutations) => Err(Failure::Mutated),
+            Ok(Messages::MustRefetch) => Err(self.unknown("another one has taken its place")),
+            Err(error) => Err(self.unavailable(&format!("its answer cannot be read: {error}"))),
+        }
+    }
+
+    async fn body(&self, response: Response) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| self.unavailable(&error.without_url().to_string()))?;
+            if body.len() + piece.len() > PAGE_BYTES {
+                return Err(self.unavailable(&format!("its answer has more than {PAGE_BYTES} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+
+    fn unavailable(&self, problem: &str) -> Failure {
+        if !self.is_failing.swap(true, Ordering::Relaxed) {
+            warn!(problem, "Electric does not answer as it should: logs are read from Postgres meanwhile");
+        }
+        Failure::Unavailable
+    }
+
+    fn unknown(&self, problem: &str) -> Failure {
+        info!(problem, "a shape of Electric is gone or was never there: its readers join again");
+        Failure::Unknown
+    }
+
+    fn works(&self) {
+        if self.is_failing.swap(false, Ordering::Relaxed) {
+            info!("Electric answers again");
+        }
+    }
+}
+
+/// Whether a status says "later".
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// A page of a shape.
+struct Chunk {
+    events: Vec<Arc<Event>>,
+    position: RawPosition,
+    is_up_to_date: bool,
+}

@@ -1,0 +1,241 @@
+//! A client of LiveStore that reads from Electric, and from Postgres where Electric fails it.
+
+use std::sync::Arc;
+
+use super::{Chunk, Failure, Upstream};
+use crate::log::{Event, Location, StoreLog};
+use crate::protocols::electric::api::{Answer, RawPosition, pull_ourselves};
+use crate::protocols::electric::offset::{Offset, Position};
+use crate::protocols::electric::read::{Follow, Page, Patience, ReadError, read};
+
+/// Where a client is: in Electric's shape, if it has joined it, and in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    shape: Option<RawPosition>,
+    seq_num: i64,
+    backend_id: Box<str>,
+    /// See [`Offset`]: not told yet, it is not to wait.
+    was_told: bool,
+}
+
+impl Place {
+    fn start(location: &Location) -> Self {
+        Self { shape: None, seq_num: 0, backend_id: location.backend_id.clone(), was_told: false }
+    }
+
+    /// The same in the log that a page of ours is of.
+    fn of(&self, page: &Page) -> Self {
+        Self { backend_id: page.position.handle.clone(), ..self.clone() }
+    }
+
+    fn reset(&self, location: &Location) -> ReadError {
+        ReadError::Reset { offset: self.ours().offset, handle: (*location.backend_id).into() }
+    }
+
+    /// Reads a position of ours, or one that [`Self::position`] wrote.
+    fn parse(position: &RawPosition) -> Result<Self, ReadError> {
+        let parts: Vec<&str> = position.handle.rsplitn(4, '~').collect();
+        let [backend_id, was_told, seq_num, handle] = parts[..] else {
+            let offset: Offset = position.offset.parse().map_err(|_| ReadError::Foreign)?;
+            let Offset { seq_num, was_told } = offset;
+            return Ok(Self { shape: None, seq_num, backend_id: (*position.handle).into(), was_told });
+        };
+        let shape = RawPosition { offset: position.offset.clone(), handle: handle.into() };
+        let seq_num = seq_num.parse().map_err(|_| ReadError::Foreign)?;
+        let shape = (!handle.is_empty()).then_some(shape);
+        Ok(Self { shape, seq_num, backend_id: backend_id.into(), was_told: was_told == "1" })
+    }
+
+    /// The handle says what a client is not asked for otherwise: what it has seen.
+    fn position(&self) -> RawPosition {
+        let Self { shape, seq_num, backend_id, was_told } = self;
+        match shape {
+            Some(RawPosition { offset, handle }) => RawPosition {
+                offset: offset.clone(),
+                handle: format!("{handle}~{seq_num}~{}~{backend_id}", u8::from(*was_told)),
+            },
+            None => {
+                let offset = Offset { seq_num: *seq_num, was_told: *was_told };
+                RawPosition { offset: offset.to_string(), handle: (**backend_id).into() }
+            }
+        }
+    }
+
+    /// The same in our own log.
+    fn ours(&self) -> Position {
+        let offset = Offset { seq_num: self.seq_num, was_told: self.was_told };
+        Position { offset, handle: self.backend_id.clone() }
+    }
+
+    /// An answer that brings the client from here to behind the events.
+    fn answer(&self, events: Vec<Arc<Event>>, is_up_to_date: bool, shape: Option<RawPosition>) -> Answer {
+        let seq_num = events.last().map_or(self.seq_num, |last| last.seq_num);
+        let was_told = events.is_empty();
+        let behind = Self { shape, seq_num, backend_id: self.backend_id.clone(), was_told };
+        let position = behind.position();
+        Answer { page: Page { events, position: behind.ours(), is_up_to_date }, position }
+    }
+}
+
+/// Where a client is in our own log, which may have read from Electric before.
+///
+/// # Errors
+/// It never read here.
+pub fn own_position(position: &RawPosition) -> Result<Position, ReadError> {
+    Place::parse(position).map(|place| place.ours())
+}
+
+/// A page for LiveStore's client: from Electric if it has it, from Postgres if not.
+///
+/// # Errors
+/// Those of [`read`].
+pub async fn pull(
+    upstream: &Upstream,
+    log: &StoreLog,
+    position: Option<RawPosition>,
+    is_live: bool,
+    patience: &mut Patience,
+) -> Result<Answer, ReadError> {
+    let place = position.as_ref().map(Place::parse).transpose()?;
+    let nothing = || match &place {
+        Some(place) => Ok(place.answer(Vec::new(), is_live, place.shape.clone())),
+        None => Err(ReadError::Away),
+    };
+    match patience.wait_for(log.may_pull()).await {
+        Some(Ok(())) => {}
+        Some(Err(denied)) => return Err(denied.into()),
+        None => return nothing(),
+    }
+    let Some(location) = patience.wait_for(locate(log, place.as_ref())).await else {
+        return nothing();
+    };
+    let Some(location) = location else {
+        // A store that does not exist yet has no shape.
+        return pull_ourselves(log, position, is_live, patience).await;
+    };
+    let here = place.clone().unwrap_or_else(|| Place::start(&location));
+    if here.seq_num > 0 && here.backend_id != location.backend_id {
+        return Err(here.reset(&location));
+    }
+    let reader = Reader { upstream, log, here, is_live, is_new: place.is_none() };
+    if !reader.is_new && reader.here.shape.is_none() {
+        return reader.join(&location, patience).await;
+    }
+    match patience.wait_for(reader.follow(&location)).await {
+        Some(Ok(answer)) => Ok(answer),
+        Some(Err(Failure::Unavailable)) => reader.read_ourselves(reader.here.shape.clone(), patience).await,
+        Some(Err(Failure::Unknown)) => reader.join(&location, patience).await,
+        Some(Err(Failure::Mutated)) => {
+            log.forget_location().await;
+            match patience.wait_for(log.locate()).await {
+                // The events have moved to a table of the store's own.
+                Some(Some(now)) if now.backend_id == location.backend_id && now != location => {
+                    reader.join(&now, patience).await
+                }
+                _ => Err(reader.here.reset(&location)),
+            }
+        }
+        None => nothing(),
+    }
+}
+
+/// Where the log is. What is known of it may be older than what a client knows, and a new client begins with it.
+async fn locate(log: &StoreLog, place: Option<&Place>) -> Option<Location> {
+    if let Some(place) = place
+        && let Some(location) = log.locate().await
+        && (place.seq_num == 0 || place.backend_id == location.backend_id)
+    {
+        return Some(location);
+    }
+    log.forget_location().await;
+    log.locate().await
+}
+
+/// One request of a client.
+struct Reader<'a> {
+    upstream: &'a Upstream,
+    log: &'a StoreLog,
+    here: Place,
+    is_live: bool,
+    /// It has no position.
+    is_new: bool,
+}
+
+impl Reader<'_> {
+    /// Reads on in the shape, until there is an event or the end.
+    async fn follow(&self, location: &Location) -> Result<Answer, Failure> {
+        let Self { upstream, here, .. } = self;
+        let mut shape = here.shape.clone();
+        loop {
+            let is_waiting = self.is_live && here.was_told && shape.is_some();
+            let Chunk { mut events, position, is_up_to_date } =
+                upstream.page(location, shape.as_ref(), is_waiting).await?;
+            events.retain(|event| event.seq_num > here.seq_num);
+            let mut last = here.seq_num;
+            for event in &events {
+                if event.parent_seq_num != last {
+                    return Err(upstream.unknown("it does not have all events"));
+                }
+                last = event.seq_num;
+            }
+            if is_up_to_date || !events.is_empty() || shape.as_ref() == Some(&position) {
+                return Ok(here.answer(events, is_up_to_date, Some(position)));
+            }
+            shape = Some(position);
+        }
+    }
+
+    /// Enters the shape where it stands, and reads from Postgres what led there: nothing is missed, since Postgres is asked
+    /// later.
+    async fn join(&self, location: &Location, patience: &mut Patience) -> Result<Answer, ReadError> {
+        let now = RawPosition { offset: "now".into(), handle: String::new() };
+        let Some(Ok(Chunk { position, .. })) = patience.wait_for(self.upstream.page(location, Some(&now), false)).await
+        else {
+            return self.read_ourselves(None, patience).await;
+        };
+        let page = read(self.log, self.ours().as_ref(), Follow::No, patience).await?;
+        // Otherwise the rest is read from Postgres next.
+        let shape = page.is_up_to_date.then_some(position);
+        Ok(self.here.of(&page).answer(page.events, page.is_up_to_date, shape))
+    }
+
+    /// Reads from Postgres; the client stays where it is in the shape.
+    async fn read_ourselves(&self, shape: Option<RawPosition>, patience: &mut Patience) -> Result<Answer, ReadError> {
+        let follow = if self.is_live && !self.is_new { Follow::TellFirst } else { Follow::No };
+        let page = read(self.log, self.ours().as_ref(), follow, patience).await?;
+        Ok(self.here.of(&page).answer(page.events, page.is_up_to_date, shape))
+    }
+
+    fn ours(&self) -> Option<Position> {
+        (!self.is_new).then(|| self.here.ours())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn place() -> impl Strategy<Value = Place> {
+        let shape = prop::option::of(("[0-9]{1,8}_(inf|[0-9])", "[0-9]{1,6}-[0-9~]{1,6}"));
+        (shape, 0..1i64 << 53, "[A-Za-z0-9_-]{21}", any::<bool>()).prop_map(|(shape, seq_num, backend_id, was_told)| {
+            let shape = shape.map(|(offset, handle)| RawPosition { offset, handle });
+            Place { shape, seq_num, backend_id: backend_id.into(), was_told }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_client_brings_back_where_it_is(place in place()) {
+            prop_assert_eq!(Place::parse(&place.position()).unwrap(), place);
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(offset: String, handle: String) {
+            let _ = Place::parse(&RawPosition { offset, handle });
+        }
+    }
+}
