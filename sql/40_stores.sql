@@ -131,7 +131,7 @@ begin
 
     table_name := livestore.own_table_name(store_id, store.id);
     execute format(
-        'create table livestore.%I (check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
+        'create table livestore.%I (constraint own_store check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
         table_name, store.id
     );
     execute format('comment on table livestore.%I is %L', table_name, 'The events of the store ' || store_id);
@@ -217,15 +217,21 @@ declare
 begin
     store := livestore.lock_existing_store(store_id);
     execute format('delete from only %s where store = $1', store.eventlog) using store.id;
-    update livestore.stores s set head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
-        where s.id = store.id returning s.backend_id into store.backend_id;
+    -- A new number, too: whoever reads the table by it, as Electric does, must not take the two logs for one.
+    update livestore.stores s set id = default, head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
+        where s.id = store.id returning s.* into store;
+    if store.eventlog <> 'livestore.eventlog_1'::regclass then
+        execute format(
+            'alter table %s drop constraint own_store, add constraint own_store check (store = %s)', store.eventlog, store.id
+        );
+    end if;
     perform livestore.notify_heads(array[store_id], array[null::bigint]);
     return store.backend_id;
 end
 $$;
 
 comment on function livestore.reset_store(text) is
-'Empties the log of a store and returns its new backend id. Clients drop their local log, with what they had not pushed, and start over. Raises LS004 if there is no such store';
+'Empties the log of a store and returns its new backend id; its number in livestore.stores is new, too. Clients drop their local log, with what they had not pushed, and start over. Raises LS004 if there is no such store';
 
 create function livestore.drop_store(store_id text)
 returns void

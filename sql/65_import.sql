@@ -17,6 +17,7 @@ declare
     plan record;
     wrong bigint;
     inserted bigint;
+    hook record;
 begin
     -- Tools that copy tables fold names to lower case, or write them with underscores.
     select array_agg(
@@ -51,6 +52,8 @@ begin
                     hint = 'A backend id can be taken over by an empty store only.';
         end if;
         update livestore.stores s set backend_id = $3 where s.id = store.id returning s.backend_id into store.backend_id;
+        -- Who follows the store has the old one.
+        perform livestore.notify_heads(array[store_id], array[null::bigint]);
     end if;
 
     -- A copy, so that every look is at the same events.
@@ -135,6 +138,14 @@ begin
                 using errcode = 'triggered_data_change_violation',
                     hint = 'A hook lets an event pass as it is (return new) or rejects it (raise exception).';
         end if;
+        -- As livestore.append does it: with the commit the context is over.
+        for hook in
+            select distinct t.tgname from pg_trigger t
+            where t.tgrelid = store.eventlog and not t.tgisinternal and t.tginitdeferred
+        loop
+            execute format('set constraints livestore.%I immediate', hook.tgname);
+            execute format('set constraints livestore.%I deferred', hook.tgname);
+        end loop;
         perform livestore.notify_heads(array[store_id], array[head]);
     end if;
     head := greatest(head, store.head);

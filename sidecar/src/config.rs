@@ -57,7 +57,7 @@ pub struct Config {
 
     /// A real Electric server on the same database, from which clients of Electric's protocols then read, e.g.
     /// http://electric:3000. See docs/electric.md.
-    #[arg(long, env = "LIVESTORE_ELECTRIC_URL", value_name = "URL")]
+    #[arg(long, env = "LIVESTORE_ELECTRIC_URL", hide_env_values = true, value_name = "URL")]
     pub electric_url: Option<String>,
 
     /// Connections to the database for reading; two more push and listen.

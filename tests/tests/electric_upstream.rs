@@ -53,7 +53,9 @@ async fn pulls_come_from_electric_and_pushes_go_to_postgres() {
     assert!(live.page().await.is_empty());
     client.push(chain(250, 3)).await.unwrap();
     assert_eq!(numbers(&live.events(3).await), [251, 252, 253]);
-    assert!(live.page().await.is_empty(), "it is told at once that there is no more");
+    let since = Instant::now();
+    assert!(live.page().await.is_empty());
+    assert!(since.elapsed() < Duration::from_secs(15), "it is told at once that there is no more");
     assert_eq!(client.pull(None).await.unwrap()[7]["args"], json!({"id": 8}));
 
     let requests = electric.requests();
@@ -99,17 +101,27 @@ async fn a_rotated_shape_is_joined_anew_where_the_client_is() {
         expected += 150;
     }
     assert!(setup.electric.requests().iter().any(|(_, status)| *status == 409));
-    // Also who comes back with the position of a shape that is long gone.
+    // Also who comes back with the position of a shape that is long gone, and has much to read.
     let position = setup.client.pull(None).await.map(|events| events.len()).unwrap();
     assert_eq!(position, 570);
     setup.electric.rotate();
-    setup.push(chain(570, 5)).await;
-    assert_eq!(numbers(&setup.client.pull(Some(570)).await.unwrap()), [571, 572, 573, 574, 575]);
+    setup.push(chain(570, 2500)).await;
+    assert_eq!(numbers(&setup.client.pull(Some(570)).await.unwrap()), (571..=3070).collect::<Vec<_>>());
+    assert_eq!(numbers(&live.events(2500).await), (571..=3070).collect::<Vec<_>>());
     let before = setup.pages();
-    setup.push(chain(575, 1)).await;
-    assert_eq!(numbers(&live.events(6).await), (571..=576).collect::<Vec<_>>());
+    setup.push(chain(3070, 1)).await;
+    assert_eq!(numbers(&live.events(1).await), [3071]);
     eventually("it reads from Electric again", || async { setup.pages() > before }).await;
 }
+
+const FAILURES: [Failure; 6] = [
+    Failure::Status(503),
+    Failure::Status(429),
+    Failure::Nonsense,
+    Failure::Gaps,
+    Failure::Status(400),
+    Failure::Status(403),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_electric_that_fails_is_replaced_by_postgres_meanwhile() {
@@ -118,9 +130,7 @@ async fn an_electric_that_fails_is_replaced_by_postgres_meanwhile() {
     let mut live = setup.client.live(None).await;
     assert_eq!(numbers(&live.events(10).await), up_to(10));
     let mut head = 10;
-    for failure in
-        [Failure::Status(503), Failure::Status(429), Failure::Nonsense, Failure::Status(400), Failure::Status(403)]
-    {
+    for failure in FAILURES {
         setup.electric.fail(Some(failure));
         // What it still has open may bring this one.
         for _ in 0..3 {
@@ -152,6 +162,42 @@ async fn an_electric_that_is_silent_holds_a_client_for_half_a_minute_at_most() {
     let since = Instant::now();
     assert_eq!(numbers(&setup.client.pull(None).await.unwrap()), [1, 2]);
     assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+    setup.electric.fail(None);
+    let mut live = setup.client.live(Some(2)).await;
+    assert!(live.page().await.is_empty());
+    setup.electric.fail(Some(Failure::Silent));
+    let since = Instant::now();
+    setup.push(chain(2, 2)).await;
+    assert_eq!(live.events(2).await.len(), 2);
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_electric_that_never_has_the_shape_is_not_asked_without_end() {
+    let setup = Setup::new().await;
+    setup.push(chain(0, 2)).await;
+    setup.electric.fail(Some(Failure::NotLive));
+    let mut live = setup.client.live(None).await;
+    assert_eq!(numbers(&live.events(2).await), [1, 2]);
+    assert!(live.is_quiet_for(Duration::from_secs(3)).await);
+    assert!(setup.electric.requests().len() < 10, "{}", setup.electric.requests().len());
+    setup.push(chain(2, 1)).await;
+    assert_eq!(numbers(&live.events(1).await), [3]);
+}
+
+/// Any log is right for who has read nothing, and the one that it reads from is right from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_another_one_before_its_first_event_is_followed() {
+    let setup = Setup::new().await;
+    setup.run("select livestore.create_store('todo-app')").await;
+    let mut live = setup.client.live(None).await;
+    assert!(live.page().await.is_empty());
+    eventually("it waits at Electric", || async { setup.pages() >= 2 }).await;
+    setup.run("select livestore.renew_backend_ids()").await;
+    for head in 0..3 {
+        setup.push(chain(head, 1)).await;
+        assert_eq!(numbers(&live.events(1).await), [head + 1]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,6 +218,10 @@ async fn an_electric_that_lags_behind_is_waited_for_and_makes_no_gap() {
     setup.electric.replicate_to(i64::MAX);
     setup.push(chain(10, 1)).await;
     assert_eq!(numbers(&live.events(1).await), [11]);
+    // One that stands still does not say so: after a long poll that brought nothing, Postgres is asked.
+    setup.electric.replicate_to(11);
+    setup.push(chain(11, 1)).await;
+    assert_eq!(numbers(&live.events(1).await), [12]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,10 +323,24 @@ async fn shape_requests_are_answered_by_electric_itself() {
     let asked = setup.electric.requests().last().unwrap().0.clone();
     assert_eq!((&*asked["offset"], &*asked["handle"], &*asked["where"]), (&*offset, &*handle, "store = 1"));
 
+    let few = get(&setup.sidecar, &[table, secret, ("offset", "-1"), ("columns", "\"seqNum\",\"clientId\"")]);
+    let few = Answer::to(few).await;
+    assert_eq!(few.json()[0]["value"], json!({"store": "1", "seqNum": "1", "clientId": "client"}));
+    let asked = setup.electric.requests().last().unwrap().0["columns"].clone();
+    assert_eq!(asked, "store,\"seqNum\",\"clientId\"", "with the whole key");
+
     setup.electric.rotate();
     let gone = Answer::to(get(&setup.sidecar, &[table, secret, ("offset", &offset), ("handle", &handle)])).await;
     assert_eq!((gone.status, gone.header("cache-control")), (409, Some("public, max-age=60, must-revalidate")));
     assert!(gone.handle() != handle, "clients that can start over");
+
+    // Nor does anybody wait for an Electric that is away who can begin here.
+    setup.electric.fail(Some(Failure::Status(503)));
+    let begun = Answer::to(get(&setup.sidecar, &[table, secret, ("offset", "-1")])).await;
+    assert_eq!((begun.status, begun.numbers()), (200, up_to(150)));
+    let position = [("offset", begun.offset()), ("handle", begun.handle())];
+    let on = Answer::to(get(&setup.sidecar, &[&[table, secret][..], &position].concat())).await;
+    assert_eq!((on.status, on.controls()), (200, vec!["up-to-date".into()]));
 
     // A failure is not passed on: LiveStore's client behind another server would be lost.
     setup.electric.fail(Some(Failure::Status(503)));
@@ -312,6 +376,29 @@ async fn a_shape_stream_and_a_server_of_the_guide_follow_it() {
         assert_eq!(live.events(new).await.len(), new);
         setup.push(chain(head as i64, 1)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_pull_gets_nothing_of_electric_either() {
+    let database = Database::new().await;
+    let electric = Electric::on(&database).await;
+    let admin = database.admin().await;
+    let no = "create function no(store text, action text) returns boolean language sql as
+              $$ select action <> 'pull' or store = 'open' $$";
+    admin.batch_execute(no).await.unwrap();
+    admin.execute("select livestore.push('todo-app', $1)", &[&chain(0, 1)]).await.unwrap();
+    let arguments = ["--electric-url", &electric.url(), "--electric-secret", SECRET, "--authorize-function", "no"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let shape = [("table", "eventlog_6_todo_app"), ("secret", SECRET), ("offset", "-1")];
+    for answer in [pull(&sidecar, "todo-app", None, true), get(&sidecar, &shape)] {
+        assert_eq!(Answer::to(answer).await.status, 403);
+    }
+    assert_eq!(electric.requests().len(), 0);
+    admin.execute("select livestore.push('open', $1)", &[&chain(0, 1)]).await.unwrap();
+    let allowed = [("table", "eventlog_6_open"), ("secret", SECRET), ("offset", "-1")];
+    let allowed = Answer::to(get(&sidecar, &allowed)).await;
+    assert_eq!((allowed.numbers(), allowed.header("etag")), (vec![1], Some("\"of-electric:1001_0\"")));
+    assert_eq!(allowed.header("cache-control"), Some("private, no-cache"), "it is nobody else's");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,10 @@
 
 mod sql_support;
 
+use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, up_to};
+use livestore_tests::events::{chain, numbers, up_to};
+use livestore_tests::sidecar::Sidecar;
 use serde_json::Value;
 use sql_support::{all, log, one, push, rejection, run};
 use tokio_postgres::{Client, Error};
@@ -138,7 +140,7 @@ async fn a_store_with_other_events_is_left_alone() {
 }
 
 #[tokio::test]
-async fn hooks_run_and_live_sidecars_hear_of_an_import_into_an_own_table() {
+async fn hooks_run_for_an_import_into_an_own_table() {
     let database = Database::new().await;
     let client = database.admin().await;
     electric_table(&client, 10).await;
@@ -151,8 +153,15 @@ async fn hooks_run_and_live_sidecars_hear_of_an_import_into_an_own_table() {
          select livestore.create_store('todo-app', own_table => true)",
     )
     .await;
+    run(
+        &client,
+        "create constraint trigger later after insert on livestore.eventlog_1 initially deferred for each row execute function see()",
+    )
+    .await;
+    run(&client, "select livestore.apply_hooks('livestore.eventlog_1_todo_app')").await;
     import(&client, TODO_APP).await.unwrap();
-    assert_eq!(all::<i64>(&client, "select number from seen where store = 'todo-app' order by 1").await, up_to(10));
+    let twice: Vec<i64> = up_to(10).into_iter().flat_map(|n| [n, n]).collect();
+    assert_eq!(all::<i64>(&client, "select number from seen where store = 'todo-app' order by 1").await, twice);
     assert_eq!(one::<i64>(&client, "select count(*) from only livestore.eventlog_1_todo_app").await, 10);
     let setting: Option<String> = one(&client, "select livestore.current_store_id()").await;
     assert_eq!(setting, None, "the context ends with the import");
@@ -166,4 +175,25 @@ async fn hooks_run_and_live_sidecars_hear_of_an_import_into_an_own_table() {
     .await;
     assert_eq!(rejection(import(&client, TODO_APP).await).sqlstate, "27000");
     assert_eq!(one::<i64>(&client, "select livestore.head('todo-app')").await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_follow_hear_of_an_import_and_of_a_backend_id_that_is_taken_over() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    electric_table(&client, 10).await;
+    let sidecar = Sidecar::on(&database).await;
+    let node = Node::sync_backend();
+    let mut live = node.open("cf-ws", &sidecar.url(), "todo-app").await.live(None).await;
+    assert!(live.page().await.is_empty());
+    import(&client, TODO_APP).await.unwrap();
+    assert_eq!(numbers(&live.events(10).await), up_to(10));
+
+    run(&client, "create table nothing (like eventlog_6_todo_app)").await;
+    let follower = node.open("cf-ws", &sidecar.url(), "taken").await;
+    let mut live = follower.live(None).await;
+    assert!(live.page().await.is_empty());
+    import(&client, "'nothing', 'taken', 'V1StGXR8_Z5jdHi6B-myT'").await.unwrap();
+    let end = live.next().await;
+    assert_eq!(end["error"]["_tag"], "BackendIdMismatchError", "{end}");
 }

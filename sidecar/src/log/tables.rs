@@ -27,8 +27,8 @@ pub struct Ambiguous;
 pub struct Location {
     /// In the schema `livestore`.
     pub table: Box<str>,
-    /// The `store` of its rows, in the table that it shares with others.
-    pub store: Option<i64>,
+    /// The `store` of its rows. A reset gives it another one.
+    pub store: i64,
     /// The life of the log.
     pub backend_id: Box<str>,
 }
@@ -39,7 +39,7 @@ const FRESH: Duration = Duration::from_secs(10);
 /// How many answers are kept.
 const KEPT: u64 = 10_000;
 
-/// How often a store that does not exist yet is looked for.
+/// How often a store that does not exist yet is looked for, however many clients wait for it.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Answers of Postgres, kept for a while.
@@ -47,14 +47,17 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Tables {
     database: Database,
     stores: Cache<Table, Result<StoreId, Ambiguous>>,
+    /// Tables of no store, a moment ago.
+    missing: Cache<Table, ()>,
     locations: Cache<StoreId, Location>,
 }
 
 impl Tables {
     pub fn new(database: Database) -> Self {
         let stores = Cache::builder().max_capacity(KEPT).time_to_live(FRESH).build();
+        let missing = Cache::builder().max_capacity(KEPT).time_to_live(AGAIN).build();
         let locations = Cache::builder().max_capacity(KEPT).time_to_live(FRESH).build();
-        Self { database, stores, locations }
+        Self { database, stores, missing, locations }
     }
 
     /// The store of a table, `None` if there is none yet. Waits while the database is away.
@@ -65,8 +68,14 @@ impl Tables {
         if let Some(known) = self.stores.get(table).await {
             return known.map(Some);
         }
+        if self.missing.contains_key(table) {
+            return Ok(None);
+        }
         let found = match &*patiently(|| self.look_up(table)).await {
-            [] => return Ok(None),
+            [] => {
+                self.missing.insert(table.clone(), ()).await;
+                return Ok(None);
+            }
             [store] => Ok(store.clone()),
             _ => Err(Ambiguous),
         };
@@ -123,7 +132,7 @@ impl Tables {
         let client = self.database.client().await?;
         let statement = client
             .prepare_cached(
-                "select c.relname::text, case when c.relname = 'eventlog_1' then s.id end, s.backend_id
+                "select c.relname::text, s.id, s.backend_id
                  from livestore.stores s join pg_class c on c.oid = s.eventlog where s.store_id = $1",
             )
             .await?;

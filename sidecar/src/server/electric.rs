@@ -111,7 +111,7 @@ async fn shape(State(server): State<Server>, request: Request) -> Response {
         Err(error) => return shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})),
     };
     if let Some(electric) = electric {
-        match shape::forward(electric, &log, &asked, &audience, &mut patience).await {
+        match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.shutdown).await {
             Ok(response) => return response,
             Err(shape::Instead::Nothing) => return shape::nothing(&asked, &audience),
             Err(shape::Instead::ReadOurselves) => {}
@@ -146,9 +146,12 @@ async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Respon
 
 /// As Electric says whether it can serve.
 async fn health(State(server): State<Server>) -> Response {
+    if !server.settings.dialects.contains(&Dialect::ElectricShape) {
+        return shape::failure(StatusCode::NOT_FOUND, json!({"message": "the shape API is switched off"}));
+    }
     let (status, text) = match server.log.ready().await {
         Ok(()) => (StatusCode::OK, "active"),
         Err(_) => (StatusCode::ACCEPTED, "waiting"),
     };
-    shape::failure(status, json!({"status": text}))
+    shape::uncached(status, json!({"status": text}))
 }

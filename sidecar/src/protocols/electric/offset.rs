@@ -3,8 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, de};
-
 /// The largest sequence number of an event.
 const MAX: i64 = (1 << 53) - 1;
 
@@ -52,12 +50,6 @@ impl FromStr for Offset {
 }
 
 const INVALID: &str = "has invalid format";
-
-impl<'de> Deserialize<'de> for Offset {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        std::borrow::Cow::<str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
-    }
-}
 
 /// What a client brings back from the page that it read last.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
@@ -23,6 +24,8 @@ use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error
 use super::upstream::Upstream;
 use crate::log::{Ambiguous, StoreLog};
 pub use request::{Request, Since, has_secret};
+
+/// For who does not have it.
 pub fn wrong_secret() -> Response {
     failure(StatusCode::UNAUTHORIZED, json!({"message": "Unauthorized - Invalid API secret"}))
 }
@@ -101,7 +104,12 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
     if !request.is_live {
         add("electric-schema", &request.columns.schema());
     }
-    add("cache-control", &caching(request, !is_up_to_date && !events.is_empty(), audience));
+    let extent = match (events.is_empty(), is_up_to_date) {
+        (_, true) => Extent::End,
+        (false, false) => Extent::Full,
+        (true, false) => Extent::Unknown,
+    };
+    add("cache-control", &caching(request, extent, audience));
     // An answer without events is none to revalidate: the next one may have some.
     let moment = if events.is_empty() { format!(":{}", moment()) } else { String::new() };
     let etag = format!("\"{}:{from}:{}{moment}\"", position.handle, position.offset);
@@ -124,9 +132,11 @@ fn stream_response(request: &Request, position: &Position, audience: &Audience, 
     let mut headers = electric_headers(request, &Position { handle: stream.handle.clone(), ..position.clone() });
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-    let visibility = if audience.is_public { "public" } else { "private" };
-    let age = sse::LIFETIME.as_secs() - 1;
-    if let Ok(caching) = HeaderValue::from_str(&format!("{visibility}, max-age={age}")) {
+    let caching = match stream.has_begun && audience.is_public {
+        true => format!("public, max-age={}", sse::LIFETIME.as_secs() - 1),
+        false => "no-store".into(),
+    };
+    if let Ok(caching) = HeaderValue::from_str(&caching) {
         headers.insert(header::CACHE_CONTROL, caching);
     }
     (StatusCode::OK, headers, stream.body).into_response()
@@ -147,21 +157,42 @@ fn electric_headers(request: &Request, position: &Position) -> HeaderMap {
     headers
 }
 
+/// What a page is of its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Others follow it.
+    Full,
+    /// It reaches the end.
+    End,
+    /// Nothing could be read.
+    Unknown,
+}
+
 /// How long caches may keep an answer, as Electric has it. A log is only ever added to: a page that is followed by another
 /// never changes.
-fn caching(request: &Request, is_full: bool, audience: &Audience) -> String {
-    const A_WEEK: &str = "max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
+fn caching(request: &Request, extent: Extent, audience: &Audience) -> String {
+    const A_WEEK: &str = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
+    const NO: &str = "no-store";
+    if !audience.is_public && !request.is_live {
+        // Who asks again is asked about again.
+        return PRIVATE.into();
+    }
     let age = match &request.since {
         Since::Start => A_WEEK,
         // Depends on when it is asked, and nothing in the URL tells when that is.
-        Since::Now => return "no-store".into(),
-        Since::At(_) if request.is_live && request.cursor.is_none() => return "no-store".into(),
-        Since::At(_) if request.is_live => "max-age=5, stale-while-revalidate=5",
-        Since::At(_) if is_full => A_WEEK,
-        Since::At(_) => "max-age=60, stale-while-revalidate=300",
+        Since::Now => NO,
+        Since::At(_) if extent == Extent::Unknown || (request.is_live && request.cursor.is_none()) => NO,
+        Since::At(_) if request.is_live && audience.is_public => "public, max-age=5, stale-while-revalidate=5",
+        Since::At(_) if request.is_live => NO,
+        // Before the first event every handle is right: what follows may be another log's by then.
+        Since::At(position) if extent == Extent::Full && position.offset.seq_num > 0 => A_WEEK,
+        Since::At(_) => "public, max-age=60, stale-while-revalidate=300",
     };
-    format!("{}, {age}", if audience.is_public { "public" } else { "private" })
+    age.into()
 }
+
+/// For what depends on who asks.
+const PRIVATE: &str = "private, no-cache";
 
 /// 2024-10-09T00:00:00Z, from which Electric counts.
 const EPOCH: u64 = 1_728_432_000;
@@ -208,8 +239,13 @@ pub fn ambiguous(problem: &Ambiguous) -> Response {
     failure(StatusCode::UNPROCESSABLE_ENTITY, json!({"message": problem.to_string()}))
 }
 
-/// As Electric's errors look. No cache may keep one.
+/// As Electric's errors look.
 pub fn failure(status: StatusCode, body: serde_json::Value) -> Response {
+    uncached(status, body)
+}
+
+/// JSON that no cache may keep.
+pub fn uncached(status: StatusCode, body: serde_json::Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body.to_string())
         .into_response()
 }
@@ -224,6 +260,7 @@ pub async fn forward(
     request: &Request,
     audience: &Audience,
     patience: &mut Patience,
+    shutdown: &CancellationToken,
 ) -> Result<Response, Instead> {
     let forwarding = async {
         if let Err(denied) = log.may_pull().await {
@@ -234,15 +271,31 @@ pub async fn forward(
             return Err(Instead::ReadOurselves);
         }
         let params: Vec<_> = request.params.iter().map(|(name, value)| (&**name, &**value)).collect();
-        loop {
-            if let Some(response) = upstream.forward(&location, &params, audience.if_none_match.as_ref()).await {
-                return Ok(response);
+        let asking = async {
+            loop {
+                let tags = audience.if_none_match.as_ref();
+                if let Some(response) = upstream.forward(&location, &params, tags, shutdown.clone()).await {
+                    return response;
+                }
+                tokio::time::sleep(AGAIN).await;
             }
-            tokio::time::sleep(AGAIN).await;
+        };
+        let mut response = match &request.since {
+            Since::At(_) => asking.await,
+            // Who begins can do so here.
+            _ => timeout(GIVE_UP, asking).await.map_err(|_| Instead::ReadOurselves)?,
+        };
+        if !audience.is_public {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(PRIVATE));
+            response.headers_mut().remove("surrogate-control");
         }
+        Ok(response)
     };
     patience.wait_for(forwarding).await.unwrap_or(Err(Instead::Nothing))
 }
+
+/// How long a client that has no position waits for Electric.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// How long an Electric that does not answer is left alone.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -33,6 +33,8 @@ pub struct Stream {
     pub body: Body,
     /// The handle of the shape.
     pub handle: Box<str>,
+    /// Whether it is one; or there is nothing to stream for now.
+    pub has_begun: bool,
 }
 
 /// Streams what follows a position; a task on `tasks` does it.
@@ -52,7 +54,7 @@ pub async fn open(
     let subscribing = log.subscribe(offset.seq_num, position.backend_id());
     let Some(subscribed) = patience.wait_for(subscribing).await else {
         // The database is away, or the server ends: nothing was sent, and the client comes again.
-        return Ok(Stream { body: Body::from(": nothing yet\n\n"), handle: position.handle.clone() });
+        return Ok(Stream { body: Body::from(": nothing yet\n\n"), handle: position.handle.clone(), has_begun: false });
     };
     let subscription = subscribed.map_err(|error| read_error(error, offset))?;
     subscription.linger();
@@ -69,7 +71,7 @@ pub async fn open(
         }
     });
     let body = poll_fn(move |context| unsent.poll_recv(context).map(|piece| piece.map(Ok::<_, Infallible>)));
-    Ok(Stream { body: Body::from_stream(body), handle })
+    Ok(Stream { body: Body::from_stream(body), handle, has_begun: true })
 }
 
 struct Feed {

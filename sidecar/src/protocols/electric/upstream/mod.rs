@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, header};
 use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, Url};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::api::RawPosition;
@@ -75,10 +76,8 @@ impl Upstream {
     fn shape<'a>(&self, location: &Location, params: impl IntoIterator<Item = (&'a str, &'a str)>) -> Url {
         let mut url = self.url.clone();
         let table = format!("livestore.{}", quote(&location.table));
-        url.query_pairs_mut().append_pair("table", &table).extend_pairs(params);
-        if let Some(store) = location.store {
-            url.query_pairs_mut().append_pair("where", &format!("store = {store}"));
-        }
+        let condition = format!("store = {}", location.store);
+        url.query_pairs_mut().append_pair("table", &table).append_pair("where", &condition).extend_pairs(params);
         if let Some(secret) = &self.secret {
             url.query_pairs_mut().append_pair("secret", secret);
         }
@@ -98,10 +97,12 @@ impl Upstream {
         location: &Location,
         params: &[(&str, &str)],
         if_none_match: Option<&HeaderValue>,
+        shutdown: CancellationToken,
     ) -> Option<axum::response::Response> {
-        let has_columns = params.iter().any(|(name, _)| *name == "columns");
-        let columns = (!has_columns).then_some(("columns", COLUMNS));
-        let mut request = self.client.get(self.shape(location, columns.into_iter().chain(params.iter().copied())));
+        let columns = params.iter().find(|(name, _)| *name == "columns");
+        let columns = columns.map_or_else(|| COLUMNS.to_string(), |(_, chosen)| format!("store,{chosen}"));
+        let others = params.iter().copied().filter(|(name, _)| *name != "columns");
+        let mut request = self.client.get(self.shape(location, [("columns", &*columns)].into_iter().chain(others)));
         if let Some(tags) = if_none_match {
             request = request.header(header::IF_NONE_MATCH, tags);
         }
@@ -127,14 +128,23 @@ impl Upstream {
                 forwarded = forwarded.header(name, value);
             }
         }
-        forwarded.body(axum::body::Body::from_stream(response.bytes_stream())).ok()
+        let is_stream = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
+        // A page ends by itself; one that was cut short would be taken for the whole.
+        let end =
+            async move { if is_stream { shutdown.cancelled_owned().await } else { std::future::pending().await } };
+        forwarded.body(axum::body::Body::from_stream(response.bytes_stream().take_until(end))).ok()
     }
 
     /// A page of a shape from this position on, or its beginning.
     async fn page(&self, location: &Location, position: Option<&RawPosition>, is_live: bool) -> Result<Chunk, Failure> {
+        // Where a shape stands changes, while the URL that asks for it does not: no cache is to answer.
+        let moment = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let moment = moment.as_nanos().to_string();
         let position: Vec<_> = match position {
             None => vec![("offset", "-1")],
-            Some(position) if position.handle.is_empty() => vec![("offset", &*position.offset)],
+            Some(position) if position.handle.is_empty() => {
+                vec![("offset", &*position.offset), ("cache-buster", &*moment)]
+            }
             Some(position) if is_live => {
                 vec![("offset", &*position.offset), ("handle", &*position.handle), ("live", "true")]
             }

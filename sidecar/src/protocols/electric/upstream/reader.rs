@@ -122,14 +122,16 @@ pub async fn pull(
         return reader.join(&location, patience).await;
     }
     match patience.wait_for(reader.follow(&location)).await {
-        Some(Ok(answer)) => Ok(answer),
+        Some(Ok(chunk)) => reader.followed(chunk, patience).await,
         Some(Err(Failure::Unavailable)) => reader.read_ourselves(reader.here.shape.clone(), patience).await,
         Some(Err(Failure::Unknown)) => reader.join(&location, patience).await,
         Some(Err(Failure::Mutated)) => {
             log.forget_location().await;
             match patience.wait_for(log.locate()).await {
-                // The events have moved to a table of the store's own.
-                Some(Some(now)) if now.backend_id == location.backend_id && now != location => {
+                // The events have moved to a table of the store's own; or the client had none of those that are gone.
+                Some(Some(now))
+                    if now != location && (now.backend_id == location.backend_id || reader.here.seq_num == 0) =>
+                {
                     reader.join(&now, patience).await
                 }
                 _ => Err(reader.here.reset(&location)),
@@ -163,30 +165,50 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Reads on in the shape, until there is an event or the end.
-    async fn follow(&self, location: &Location) -> Result<Answer, Failure> {
+    async fn follow(&self, location: &Location) -> Result<Chunk, Failure> {
         let Self { upstream, here, .. } = self;
         let mut shape = here.shape.clone();
         loop {
             let is_waiting = self.is_live && here.was_told && shape.is_some();
-            let Chunk { mut events, position, is_up_to_date } =
-                upstream.page(location, shape.as_ref(), is_waiting).await?;
-            events.retain(|event| event.seq_num > here.seq_num);
+            let mut chunk = upstream.page(location, shape.as_ref(), is_waiting).await?;
+            // Some may have come from Postgres before.
+            chunk.events.retain(|event| event.seq_num > here.seq_num);
             let mut last = here.seq_num;
-            for event in &events {
+            for event in &chunk.events {
                 if event.parent_seq_num != last {
                     return Err(upstream.unknown("it does not have all events"));
                 }
                 last = event.seq_num;
             }
-            if is_up_to_date || !events.is_empty() || shape.as_ref() == Some(&position) {
-                return Ok(here.answer(events, is_up_to_date, Some(position)));
+            if chunk.is_up_to_date || !chunk.events.is_empty() || shape.as_ref() == Some(&chunk.position) {
+                return Ok(chunk);
             }
-            shape = Some(position);
+            shape = Some(chunk.position);
         }
     }
 
-    /// Enters the shape where it stands, and reads from Postgres what led there: nothing is missed, since Postgres is asked
-    /// later.
+    /// The answer to a client that has followed the shape so far.
+    async fn followed(&self, chunk: Chunk, patience: &mut Patience) -> Result<Answer, ReadError> {
+        let Chunk { events, position, is_up_to_date } = chunk;
+        if events.is_empty() && self.is_live && self.here.was_told {
+            // It has waited for nothing. A replication that stands still does not say so.
+            let ours = Position { offset: Offset::after(self.here.seq_num), handle: self.here.backend_id.clone() };
+            let page = read(self.log, Some(&ours), Follow::TellFirst, patience).await?;
+            return Ok(self.here.of(&page).answer(page.events, page.is_up_to_date, Some(position)));
+        }
+        let mut here = self.here.clone();
+        if here.seq_num == 0 && !events.is_empty() {
+            // Any log is right for who has read nothing of it. From now on it is this one.
+            self.log.forget_location().await;
+            if let Some(Some(location)) = patience.wait_for(self.log.locate()).await {
+                here.backend_id = location.backend_id;
+            }
+        }
+        Ok(here.answer(events, is_up_to_date, Some(position)))
+    }
+
+    /// Enters the shape where it stands, and reads from Postgres what led there. Postgres is asked later, so that nothing is
+    /// missed; should it lag behind its own replication, the next event does not fit, and leads here again.
     async fn join(&self, location: &Location, patience: &mut Patience) -> Result<Answer, ReadError> {
         let now = RawPosition { offset: "now".into(), handle: String::new() };
         let Some(Ok(Chunk { position, .. })) = patience.wait_for(self.upstream.page(location, Some(&now), false)).await
@@ -194,12 +216,16 @@ impl Reader<'_> {
             return self.read_ourselves(None, patience).await;
         };
         let page = read(self.log, self.ours().as_ref(), Follow::No, patience).await?;
+        if page.events.is_empty() && self.is_live && self.here.was_told {
+            // An Electric that knows where it stands and nothing else must not be asked without end.
+            return self.read_ourselves(Some(position), patience).await;
+        }
         // Otherwise the rest is read from Postgres next.
         let shape = page.is_up_to_date.then_some(position);
         Ok(self.here.of(&page).answer(page.events, page.is_up_to_date, shape))
     }
 
-    /// Reads from Postgres; the client stays where it is in the shape.
+    /// Reads from Postgres; the client is at this place of the shape.
     async fn read_ourselves(&self, shape: Option<RawPosition>, patience: &mut Patience) -> Result<Answer, ReadError> {
         let follow = if self.is_live && !self.is_new { Follow::TellFirst } else { Follow::No };
         let page = read(self.log, self.ours().as_ref(), follow, patience).await?;
