@@ -108,10 +108,12 @@ pub enum Dialect {
     Electric,
     /// Electric's shape API, for servers that make their URLs with makeElectricUrl
     ElectricShape,
+    /// @livestore/sync-s2
+    S2,
 }
 
 impl Dialect {
-    pub const ALL: [Self; 5] = [Self::CfWs, Self::CfHttp, Self::Cf03, Self::Electric, Self::ElectricShape];
+    pub const ALL: [Self; 6] = [Self::CfWs, Self::CfHttp, Self::Cf03, Self::Electric, Self::ElectricShape, Self::S2];
 }
 
 impl fmt::Display for Dialect {
@@ -122,6 +124,7 @@ impl fmt::Display for Dialect {
             Self::Cf03 => "cf-0.3",
             Self::Electric => "electric",
             Self::ElectricShape => "electric-shape",
+            Self::S2 => "s2",
         })
     }
 }

@@ -19,6 +19,7 @@ import { makeAdapter } from '@livestore/adapter-node'
 import { createStorePromise, makeShutdownDeferred } from '@livestore/livestore'
 import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
 import { makeSyncBackend as makeElectricSync } from '@livestore/sync-electric'
+import { makeSyncBackend as makeS2Sync } from '@livestore/sync-s2'
 import { Deferred, Effect, Exit } from '@livestore/utils/effect'
 
 import { failureOf, failureOfRejection, run } from './driver/effect3.mjs'
@@ -30,6 +31,7 @@ const dialects = {
   'cf-ws': ({ url }) => makeWsSync({ url }),
   'cf-http': ({ url }) => makeHttpSync({ url, livePull: { pollInterval: 200 } }),
   electric: ({ url }) => makeElectricSync({ endpoint: `${url}/api/electric` }),
+  s2: ({ url }) => makeS2Sync({ endpoint: `${url}/api/s2` }),
 }
 
 /** The open store, and the promise that it has ended. */

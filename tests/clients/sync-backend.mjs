@@ -21,6 +21,7 @@ import './driver/websocket.mjs'
 
 import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
 import { makeSyncBackend as makeElectricSync } from '@livestore/sync-electric'
+import { makeSyncBackend as makeS2Sync } from '@livestore/sync-s2'
 import {
   Chunk,
   Effect,
@@ -48,6 +49,7 @@ const dialects = {
   'cf-ws': makeWsSync,
   'cf-http': makeHttpSync,
   electric: ({ url, ...options }) => makeElectricSync({ endpoint: `${url}/api/electric`, ...options }),
+  s2: ({ url, ...options }) => makeS2Sync({ endpoint: `${url}/api/s2`, ...options }),
 }
 
 /** The key under which a client keeps the id of the log it follows; a full client keeps it in its eventlog. */

@@ -28,6 +28,11 @@ impl Device {
         Self::on(Node::livestore_over_http(), name, json!({"url": url, "dialect": "electric"})).await
     }
 
+    /// The same with `makeSyncBackend` of `@livestore/sync-s2`.
+    pub async fn open_s2(name: &str, url: &str) -> Self {
+        Self::on(Node::livestore_over_http(), name, json!({"url": url, "dialect": "s2"})).await
+    }
+
     /// `@livestore/adapter-node` 0.3.1 with `makeCfSync`.
     pub async fn open_0_3(name: &str, port: u16) -> Self {
         Self::on(Node::livestore_0_3(), name, json!({"url": format!("ws://127.0.0.1:{port}")})).await

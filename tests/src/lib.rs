@@ -12,6 +12,7 @@ pub mod load;
 pub mod rpc;
 pub mod shape;
 pub mod sidecar;
+pub mod sse;
 
 use std::future::Future;
 use std::path::PathBuf;

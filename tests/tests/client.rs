@@ -1,5 +1,6 @@
 //! LiveStore 0.4.0's clients from npm, unmodified: `@livestore/sync-cf` over WebSocket (`makeWsSync`) and over HTTP
-//! (`makeHttpSync`), and `@livestore/sync-electric` as far as it can do the same (`electric.rs` has the rest).
+//! (`makeHttpSync`), and `@livestore/sync-electric` and `@livestore/sync-s2` as far as they can do the same
+//! (`electric.rs` and `s2.rs` have the rest).
 
 use std::time::Duration;
 
@@ -19,9 +20,9 @@ macro_rules! with_each_client {
             $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("cf-http").await })*
         }
     };
-    (electric: $($test:ident)*) => {
-        mod electric {
-            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test("electric").await })*
+    ($client:ident: $($test:ident)*) => {
+        mod $client {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $test() { super::$test(stringify!($client)).await })*
         }
     };
 }
@@ -46,6 +47,16 @@ with_each_client! { electric:
     payloads_of_100_kb_travel_whole
     an_interrupted_pull_ends_and_the_client_goes_on
     a_commit_made_in_sql_arrives_live
+}
+
+with_each_client! { s2:
+    connects_pings_and_pulls_an_empty_log
+    pushes_1_and_250_events_and_pulls_with_and_without_cursor
+    a_live_pull_idles_and_then_receives
+    payloads_of_100_kb_travel_whole
+    an_interrupted_pull_ends_and_the_client_goes_on
+    a_commit_made_in_sql_arrives_live
+    args_come_back_as_they_were_sent
 }
 
 async fn connects_pings_and_pulls_an_empty_log(cf: &str) {

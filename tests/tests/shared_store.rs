@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 async fn head_after(client: &Client, error: &Value) -> i64 {
     match error["_tag"].as_str() {
         Some("ServerAheadError") => return error["minimumExpectedNum"].as_i64().unwrap(),
-        // sync-electric's client does not tell what it was told.
+        // The clients of sync-electric and sync-s2 do not tell what they were told.
         Some("UnknownError") => {
             assert!(error.to_string().contains("409"), "{error}");
             let events = client.pull(None).await.unwrap();
@@ -46,7 +46,7 @@ async fn clients_of_every_protocol_see_one_order_while_all_write() {
     let sidecar = Sidecar::on(&database).await;
     let (node, old) = (Node::sync_backend(), Node::sync_backend_0_3());
     let mut clients = Vec::new();
-    for dialect in ["cf-ws", "cf-http", "cf-0.3", "electric"] {
+    for dialect in ["cf-ws", "cf-http", "cf-0.3", "electric", "s2"] {
         let node = if dialect == "cf-0.3" { &old } else { &node };
         clients.push((dialect, node.open(dialect, &sidecar.url(), "shared").await));
     }
@@ -59,7 +59,7 @@ async fn clients_of_every_protocol_see_one_order_while_all_write() {
     for writer in writers {
         writer.await.unwrap();
     }
-    let all = 4 * EACH;
+    let all = 5 * EACH;
     let mut logs = Vec::new();
     for live in &mut lives {
         logs.push(live.events(all as usize).await);
@@ -68,7 +68,7 @@ async fn clients_of_every_protocol_see_one_order_while_all_write() {
         logs.push(client.pull(None).await.unwrap());
     }
     for log in &mut logs {
-        // sync-electric does not have the time of an event.
+        // sync-electric and sync-s2 do not have the time of an event.
         log.iter_mut().for_each(|event| drop(event.as_object_mut().unwrap().remove("createdAt")));
         assert_eq!(numbers(log), up_to(all));
     }
@@ -85,22 +85,25 @@ async fn full_clients_of_every_protocol_share_their_tables() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let (port, url) = (sidecar.port(), sidecar.http_url());
-    let (ws, http, old, electric) = tokio::join!(
+    let (ws, http, old, electric, s2) = tokio::join!(
         Device::open("ws", port),
         Device::open_over_http("http", port),
         Device::open_0_3("old", port),
-        Device::open_electric("electric", &url)
+        Device::open_electric("electric", &url),
+        Device::open_s2("s2", &url)
     );
     let mut ids = Vec::new();
-    let devices = [&old, &http, &ws, &electric];
-    for (id, device) in ["1", "2", "3", "4", "5", "6", "7", "8"].into_iter().zip(devices.into_iter().cycle()) {
+    let devices = [&old, &http, &ws, &electric, &s2];
+    for (id, device) in ["1", "2", "3", "4", "5", "6", "7", "8", "9"].into_iter().zip(devices.into_iter().cycle()) {
         device.create(id).await;
         ids.push(id);
-        tokio::join!(ws.settles(&ids), http.settles(&ids), old.settles(&ids), electric.settles(&ids));
+        for device in devices {
+            device.settles(&ids).await;
+        }
     }
     let writers = "select string_agg(client_id || (args->'id')::text, ' ' order by seq_num) from livestore.events";
     let writers: String = database.admin().await.query_one(writers, &[]).await.unwrap().get(0);
-    assert_eq!(writers, r#"old"1" http"2" ws"3" electric"4" old"5" http"6" ws"7" electric"8""#);
+    assert_eq!(writers, r#"old"1" http"2" ws"3" electric"4" s2"5" old"6" http"7" ws"8" electric"9""#);
 }
 
 /// A client of 0.4 over HTTP stops syncing for good at the first pull that fails: none may.
@@ -114,13 +117,14 @@ async fn full_clients_over_http_survive_restarts_of_postgres_and_of_the_sidecar(
     let mut sidecar = start().ready().await;
     assert_eq!(sidecar.port(), port);
     let url = sidecar.http_url();
-    let (http, electric, ws) = tokio::join!(
+    let (http, electric, s2, ws) = tokio::join!(
         Device::open_over_http("http", port),
         Device::open_electric("electric", &url),
+        Device::open_s2("s2", &url),
         Device::open("ws", port)
     );
     let settle = async |ids: &[&str]| {
-        tokio::join!(http.settles(ids), electric.settles(ids), ws.settles(ids));
+        tokio::join!(http.settles(ids), electric.settles(ids), s2.settles(ids), ws.settles(ids));
     };
     http.create("1").await;
     settle(&["1"]).await;
@@ -146,6 +150,8 @@ async fn full_clients_over_http_survive_restarts_of_postgres_and_of_the_sidecar(
     settle(&["1", "2", "3", "4", "5", "6", "7"]).await;
     electric.create("8").await;
     settle(&["1", "2", "3", "4", "5", "6", "7", "8"]).await;
+    s2.create("9").await;
+    settle(&["1", "2", "3", "4", "5", "6", "7", "8", "9"]).await;
     drop(sidecar);
     cluster.pg_ctl(&["stop", "-m", "immediate"]);
 }

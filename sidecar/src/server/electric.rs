@@ -3,15 +3,14 @@
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Server;
 use crate::config::Dialect;
-use crate::log::{StoreId, StoreLog, Table};
+use crate::log::{StoreId, Table};
 use crate::protocols::electric::{GRACE, api, shape};
 
 pub fn router() -> Router<Server> {
@@ -67,13 +66,6 @@ async fn push(server: Server, request: Request) -> Response {
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
         Err(error) => api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"})),
-    }
-}
-
-impl Server {
-    fn store(&self, store_id: &str, payload: Option<&RawValue>, headers: &HeaderMap) -> Result<StoreLog, String> {
-        let store = StoreId::parse(store_id)?;
-        Ok(self.log.store_for_request(store, self.context(payload, headers)?))
     }
 }
 

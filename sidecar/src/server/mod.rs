@@ -2,6 +2,7 @@
 
 mod cf;
 mod electric;
+mod s2;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tower_http::compression::CompressionLayer;
 use tracing::warn;
 
 use crate::config::Dialect;
-use crate::log::{Context, Log};
+use crate::log::{Context, Log, StoreId, StoreLog};
 use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
 
@@ -64,6 +65,7 @@ A LiveStore sync backend on Postgres. Endpoints:
   ws://<this host>/websocket?storeId=<store>         @livestore/sync-cf 0.3: makeCfSync({ url })
   http://<this host>/api/electric                    @livestore/sync-electric: makeSyncBackend({ endpoint })
   http://<this host>/v1/shape                        makeElectricUrl({ electricHost }), @electric-sql/client
+  http://<this host>/api/s2                          @livestore/sync-s2: makeSyncBackend({ endpoint })
   /healthz                                           200 while the process lives
   /readyz                                            200 when it can serve, else 503 with the reason
 "
@@ -73,6 +75,7 @@ impl Server {
     pub fn router(self) -> Router {
         let sync = Router::new()
             .merge(electric::router())
+            .merge(s2::router())
             .fallback(cf::any_path)
             .layer(CompressionLayer::new())
             .layer(self.settings.origins.cors())
@@ -113,6 +116,15 @@ impl Server {
             forwarded.remove(header::COOKIE.as_str());
         }
         Ok(Context::new(payload, &forwarded))
+    }
+
+    /// The log of a store, for a request that is a connection of its own.
+    ///
+    /// # Errors
+    /// There can be no such store, or the payload is too large.
+    fn store(&self, store_id: &str, payload: Option<&RawValue>, headers: &HeaderMap) -> Result<StoreLog, String> {
+        let store = StoreId::parse(store_id)?;
+        Ok(self.log.store_for_request(store, self.context(payload, headers)?))
     }
 
     /// Reads a body within the bounds.

@@ -3,13 +3,11 @@
 //! A client of this dialect stops syncing for good when a pull fails, so that an answer waits for a database that is
 //! away: white space goes on in the array meanwhile, for whoever closes silent connections in between.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream::poll_fn;
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,10 +17,8 @@ use tracing::debug;
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
 use crate::log::{Denied, History, Page, PullError, StoreLog};
+use crate::protocols::body;
 use crate::protocols::chunks::chunks;
-
-/// Pieces of an answer that wait for the client to read them.
-const PIECES: usize = 2;
 
 /// How long an answer waits for the database before a client that has a cursor is told that there is nothing new: it will
 /// ask again. Less than the 10 s that a ping may take, and that a shutdown takes by default.
@@ -33,8 +29,8 @@ const SHUTDOWN: &str = "the server shuts down, try again";
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Answers a POST; the rest of the answer is written by a task on `tasks`.
-pub async fn answer(log: StoreLog, body: Bytes, tasks: &TaskTracker, shutdown: CancellationToken) -> Response {
-    let Ok(text) = std::str::from_utf8(&body) else {
+pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, shutdown: CancellationToken) -> Response {
+    let Ok(text) = std::str::from_utf8(&request) else {
         return array(StatusCode::BAD_REQUEST, format!("[{}]", defect("the body is not UTF-8")));
     };
     let frames = match read_frames(text) {
@@ -45,17 +41,16 @@ pub async fn answer(log: StoreLog, body: Bytes, tasks: &TaskTracker, shutdown: C
     if let Ok(Err(denied)) = &may_connect {
         return refuse(&frames, denied);
     }
-    let (pieces, mut unsent) = mpsc::channel(PIECES);
+    let (pieces, answered) = body::written();
     let answer = Answer { log, pieces, is_empty: true, is_admitted: may_connect.is_ok(), shutdown };
     tasks.spawn(async move {
         let gone = answer.pieces.clone();
         tokio::select! {
             () = gone.closed() => {}
-            () = answer.write(&body) => {}
+            () = answer.write(&request) => {}
         }
     });
-    let body = poll_fn(move |context| unsent.poll_recv(context).map(|piece| piece.map(Ok::<_, Infallible>)));
-    array(StatusCode::OK, Body::from_stream(body))
+    array(StatusCode::OK, answered)
 }
 
 /// The status says it to whoever looks at it; the client reads the array.

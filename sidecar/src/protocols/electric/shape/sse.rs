@@ -1,10 +1,8 @@
 //! A shape as Server-Sent Events: a live request that goes on for a while.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use futures_util::stream::poll_fn;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::log::{Delivery, StoreLog, Subscription};
+use crate::protocols::body;
 use crate::protocols::electric::messages::{Columns, Relation, row, up_to_date};
 use crate::protocols::electric::offset::Position;
 use crate::protocols::electric::read::{Patience, ReadError, read_error};
@@ -24,9 +23,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// How long a client may take to read a piece.
 const UNREAD: Duration = Duration::from_secs(30);
-
-/// Pieces that wait for the client to read them.
-const PIECES: usize = 2;
 
 /// A stream that has begun.
 pub struct Stream {
@@ -59,7 +55,7 @@ pub async fn open(
     let subscription = subscribed.map_err(|error| read_error(error, offset))?;
     subscription.linger();
     let handle = (**subscription.backend_id()).into();
-    let (pieces, mut unsent) = mpsc::channel(PIECES);
+    let (pieces, body) = body::written();
     let feed = Feed { subscription, relation, columns, pieces };
     tasks.spawn(async move {
         let gone = feed.pieces.clone();
@@ -70,8 +66,7 @@ pub async fn open(
             () = feed.run() => {}
         }
     });
-    let body = poll_fn(move |context| unsent.poll_recv(context).map(|piece| piece.map(Ok::<_, Infallible>)));
-    Ok(Stream { body: Body::from_stream(body), handle, has_begun: true })
+    Ok(Stream { body, handle, has_begun: true })
 }
 
 struct Feed {

@@ -1,0 +1,181 @@
+//! The endpoint of `@livestore/sync-s2` 0.4 (`api-schema.ts`, `sync-provider.ts`): one URL, or one for each of
+//!
+//! - `HEAD`, a ping.
+//! - `POST`, a push: `{"storeId","batch"}`, answered by `{"success":true}`.
+//! - `GET ?args=<JSON>`, a pull: `{"storeId","s2SeqNum","live","payload"}`, answered by Server-Sent Events: `batch`, `ping`,
+//!   `error`, and `[DONE]` at the end of what is not live. `s2SeqNum` is the record that the client has seen last.
+//!
+//! The client does not look at the status of a pull: what is no stream of events is an empty one to it, and a live pull asks
+//! again at once. So errors are events. One ends syncing until the page is reloaded, after two more attempts.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::stream::{Writer, error_event};
+use crate::log::{Batch, PushError, StoreLog};
+use crate::protocols::body;
+
+/// How long the answer to a client that may not pull waits for the database, to have the right status.
+const AWAY: Duration = Duration::from_secs(5);
+
+/// The last number that a record can have: that of the event with the largest `seqNum`, less one.
+const MAX_SEQ_NUM: i64 = (1 << 53) - 2;
+
+/// A pull, from the search params of its URL.
+#[derive(Debug)]
+pub struct Pull {
+    pub store_id: String,
+    pub payload: Option<Box<RawValue>>,
+    /// The event that the client has seen last, 0 before the first.
+    pub after: i64,
+    pub is_live: bool,
+}
+
+impl Pull {
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(query: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct SearchParams {
+            args: String,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Args {
+            store_id: String,
+            s2_seq_num: Cursor,
+            live: bool,
+            payload: Option<Box<RawValue>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Cursor {
+            Record(i64),
+            Start(String),
+        }
+        let SearchParams { args } =
+            serde_urlencoded::from_str(query).map_err(|error| format!("malformed search params: {error}"))?;
+        let Args { store_id, s2_seq_num, live, payload } =
+            serde_json::from_str(&args).map_err(|error| format!("malformed args: {error}"))?;
+        let after = match s2_seq_num {
+            Cursor::Record(seen) if (0..=MAX_SEQ_NUM).contains(&seen) => seen + 1,
+            Cursor::Start(start) if start == "from-start" => 0,
+            _ => return Err("malformed args: s2SeqNum is neither the number of a record nor \"from-start\"".into()),
+        };
+        Ok(Self { store_id, payload, after, is_live: live })
+    }
+}
+
+/// A push, from the body of a request.
+#[derive(Debug)]
+pub struct Push {
+    pub store_id: String,
+    pub batch: Batch,
+}
+
+impl Push {
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a> {
+            store_id: String,
+            #[serde(borrow)]
+            batch: &'a RawValue,
+        }
+        let Body { store_id, batch } =
+            serde_json::from_slice(body).map_err(|error| format!("malformed push: {error}"))?;
+        let batch = Batch::parse(batch.get()).map_err(|error| format!("malformed batch: {error}"))?;
+        Ok(Self { store_id, batch })
+    }
+}
+
+/// Answers a ping, without waiting for anything.
+pub fn ping() -> Response {
+    (StatusCode::OK, [(header::CACHE_CONTROL, "no-store")]).into_response()
+}
+
+/// Appends a batch; the answer comes after the commit.
+pub async fn push(log: StoreLog, batch: Batch) -> Response {
+    debug!(store = ?log.id(), "push");
+    let pushed = if batch.is_empty() { Ok(()) } else { log.push(batch, None).await.map(drop) };
+    match pushed {
+        Ok(()) => answer(StatusCode::OK, json!({"success": true})),
+        Err(error) => {
+            let status = match &error {
+                PushError::ServerAhead { .. } | PushError::BackendIdMismatch { .. } => StatusCode::CONFLICT,
+                PushError::Invalid(_) => StatusCode::BAD_REQUEST,
+                PushError::Rejected(_) => StatusCode::FORBIDDEN,
+                PushError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            failure(status, &error.to_string())
+        }
+    }
+}
+
+/// Answers with a stream; a task on `tasks` writes it.
+pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, shutdown: CancellationToken) -> Response {
+    let Pull { after, is_live, .. } = pull;
+    debug!(store = ?log.id(), after, is_live, "pull");
+    if let Ok(Err(denied)) = timeout(AWAY, log.may_pull()).await {
+        return refuse_pull(StatusCode::FORBIDDEN, &denied.to_string());
+    }
+    let (pieces, body) = body::written();
+    let writer = Writer::new(pieces);
+    if is_live {
+        tasks.spawn(writer.live(log, after, shutdown));
+    } else {
+        tasks.spawn(writer.history(log, after, shutdown));
+    }
+    events(StatusCode::OK, body)
+}
+
+/// An error that the client of a pull reads.
+pub fn refuse_pull(status: StatusCode, message: &str) -> Response {
+    events(status, error_event(message))
+}
+
+fn events(status: StatusCode, body: impl Into<Body>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        // Neither kept, nor compressed and thereby held back.
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (status, headers, body.into()).into_response()
+}
+
+/// An error that the client of a push reads.
+pub fn failure(status: StatusCode, message: &str) -> Response {
+    answer(status, json!({"success": false, "error": message}))
+}
+
+fn answer(status: StatusCode, body: serde_json::Value) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (status, headers, body.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(query: String, body: Vec<u8>) {
+            let _ = (Pull::parse(&query), Pull::parse(&format!("args={query}")), Push::parse(&body));
+        }
+    }
+}

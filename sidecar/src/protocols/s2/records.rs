@@ -1,0 +1,97 @@
+//! Events as the records of a stream.
+
+use std::sync::Arc;
+
+use crate::log::{AbsentArgs, Event};
+
+/// The bounds of a batch, <https://s2.dev/docs/limits>, metered as S2 does it.
+const BATCH_RECORDS: usize = 1000;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// What a record is metered with beside its body.
+const RECORD_OVERHEAD: usize = 8;
+
+/// Where a stream ends: the number of the record to come, and the time of the last one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tail {
+    pub seq_num: i64,
+    pub timestamp: i64,
+}
+
+impl Tail {
+    pub fn json(self) -> String {
+        format!(r#"{{"seq_num":{},"timestamp":{}}}"#, self.seq_num, self.timestamp)
+    }
+}
+
+/// The record of an event.
+pub fn seq_num(event: &Event) -> i64 {
+    event.seq_num - 1
+}
+
+/// When it was appended, in milliseconds since 1970.
+pub fn timestamp(event: &Event) -> i64 {
+    event.created_at.timestamp_millis()
+}
+
+/// What S2 counts for an event.
+pub fn metered(event: &Event) -> usize {
+    RECORD_OVERHEAD + event.json(AbsentArgs::Omit).len()
+}
+
+/// An event as S2 writes a record in JSON; the body is the text of the event.
+pub fn record(event: &Event) -> String {
+    let body = serde_json::Value::from(event.json(AbsentArgs::Omit));
+    format!(r#"{{"seq_num":{},"timestamp":{},"body":{body}}}"#, seq_num(event), timestamp(event))
+}
+
+/// Splits events into batches that stay within the bounds. A record that is larger than a batch has one to itself.
+pub fn batches(events: &[Arc<Event>]) -> Vec<&[Arc<Event>]> {
+    let mut batches = Vec::new();
+    let (mut start, mut bytes) = (0, 0);
+    for (index, event) in events.iter().enumerate() {
+        let size = metered(event);
+        if index > start && (index - start == BATCH_RECORDS || bytes + size > BATCH_BYTES) {
+            batches.push(&events[start..index]);
+            (start, bytes) = (index, 0);
+        }
+        bytes += size;
+    }
+    if start < events.len() {
+        batches.push(&events[start..]);
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use chrono::DateTime;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::log::Batch;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn batches_hold_every_event_once_in_order_within_their_bounds(
+            sizes in prop::collection::vec(prop_oneof![60 => 0..200usize, 1 => 200_000..1_500_000usize], 0..2500)
+        ) {
+            let batch: Vec<Value> = (0..).zip(&sizes).map(|(parent, size)| {
+                json!({"name": "e", "args": "é".repeat(size / 2), "seqNum": parent + 1, "parentSeqNum": parent, "clientId": "c", "sessionId": "s"})
+            }).collect();
+            let events = Batch::parse(&Value::from(batch).to_string()).unwrap().into_last_appended(sizes.len(), DateTime::UNIX_EPOCH);
+            let batches = batches(&events);
+            let numbers = |events: &[Arc<Event>]| events.iter().map(|event| seq_num(event)).collect::<Vec<_>>();
+            prop_assert_eq!(batches.iter().flat_map(|batch| numbers(batch)).collect::<Vec<_>>(), numbers(&events));
+            for batch in batches {
+                let bytes: usize = batch.iter().map(|event| metered(event)).sum();
+                prop_assert!((1..=BATCH_RECORDS).contains(&batch.len()) && (batch.len() == 1 || bytes <= BATCH_BYTES));
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Records as Server-Sent Events.
+//!
+//! LiveStore's client asks again with the cursor of before when a stream breaks off, and does not survive to be sent an event
+//! twice; one that ends in order it resumes where it is. So a live stream ends by itself soon after it has brought something:
+//! what may break off then is a stream that has brought nothing yet.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::records::{Tail, batches, metered, record, seq_num, timestamp};
+use crate::log::{Event, PullError, StoreLog};
+
+/// How often a live stream that has nothing new says so. S2: 5 to 15 s.
+const PING: Duration = Duration::from_secs(10);
+
+/// How long a stream that has brought something goes on without more.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long a client may take to read a piece.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// The client is gone, or does not read.
+struct Gone;
+
+/// Writes the events of a log to a client.
+pub struct Writer {
+    pieces: mpsc::Sender<Bytes>,
+    keep_alive: Interval,
+    /// The stream has brought so much so far.
+    records: u64,
+    bytes: u64,
+    tail: Tail,
+}
+
+impl Writer {
+    pub fn new(pieces: mpsc::Sender<Bytes>) -> Self {
+        let mut keep_alive = interval_at(Instant::now() + PING, PING);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { pieces, keep_alive, records: 0, bytes: 0, tail: Tail::default() }
+    }
+
+    /// Everything after an event, up to the end.
+    pub async fn history(mut self, log: StoreLog, after: i64, shutdown: CancellationToken) {
+        let gone = self.pieces.clone();
+        tokio::select! {
+            () = gone.closed() => {}
+            // It ends before its end, and the client goes on live from where it is.
+            () = shutdown.cancelled() => {}
+            _ = self.write_history(&log, after) => {}
+        }
+    }
+
+    async fn write_history(&mut self, log: &StoreLog, after: i64) -> Result<(), Gone> {
+        let mut history = match self.patiently(log.history(after, None)).await? {
+            Ok(history) => history,
+            Err(error) => return self.fail(&error).await,
+        };
+        loop {
+            let page = match self.patiently(history.next()).await? {
+                Ok(Some(page)) => page,
+                Ok(None) => return self.send("data: [DONE]\n\n".into()).await,
+                Err(error) => return self.fail(&error).await,
+            };
+            self.tail.seq_num = page.head;
+            let has_more = page.remaining() > 0;
+            self.events(&page.events, has_more).await?;
+        }
+    }
+
+    /// What follows an event, as it comes.
+    pub async fn live(mut self, log: StoreLog, after: i64, shutdown: CancellationToken) {
+        let gone = self.pieces.clone();
+        tokio::select! {
+            () = gone.closed() => {}
+            () = shutdown.cancelled() => {}
+            _ = self.write_live(&log, after) => {}
+        }
+    }
+
+    async fn write_live(&mut self, log: &StoreLog, after: i64) -> Result<(), Gone> {
+        let mut subscription = match self.patiently(log.subscribe(after, None)).await? {
+            Ok(subscription) => subscription,
+            Err(error) => return self.fail(&error).await,
+        };
+        subscription.linger();
+        let mut end = pin!(sleep_until(Instant::now()));
+        let mut has_begun = false;
+        loop {
+            let delivery = tokio::select! {
+                delivery = subscription.next() => delivery,
+                () = &mut end, if has_begun => return Ok(()),
+                _ = self.keep_alive.tick() => {
+                    self.ping().await?;
+                    continue;
+                }
+            };
+            // The log is no more: the client's next request is told.
+            let Ok(delivery) = delivery else { return Ok(()) };
+            self.tail.seq_num = subscription.position().max(subscription.last());
+            if delivery.events.is_empty() {
+                self.ping().await?;
+            } else {
+                self.events(&delivery.events, true).await?;
+                end.as_mut().reset(Instant::now() + QUIET);
+                has_begun = true;
+            }
+        }
+    }
+
+    async fn events(&mut self, events: &[Arc<Event>], with_tail: bool) -> Result<(), Gone> {
+        for batch in batches(events) {
+            let Some(last) = batch.last() else { continue };
+            self.records += batch.len() as u64;
+            self.bytes += batch.iter().map(|event| metered(event) as u64).sum::<u64>();
+            self.tail.timestamp = timestamp(last);
+            let records: Vec<_> = batch.iter().map(|event| record(event)).collect();
+            let (records, id) = (records.join(","), format!("{},{},{}", seq_num(last), self.records, self.bytes));
+            // The client counts what remains by the tail; without one, there is nothing more.
+            let tail = if with_tail { format!(",\"tail\":{}", self.tail.json()) } else { String::new() };
+            self.send(format!("event: batch\nid: {id}\ndata: {{\"records\":[{records}]{tail}}}\n\n")).await?;
+        }
+        Ok(())
+    }
+
+    async fn ping(&mut self) -> Result<(), Gone> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.send(format!("event: ping\ndata: {{\"timestamp\":{now},\"tail\":{}}}\n\n", self.tail.json())).await
+    }
+
+    /// The client gives up; it shows the text.
+    async fn fail(&mut self, error: &PullError) -> Result<(), Gone> {
+        self.send(error_event(&error.to_string())).await
+    }
+
+    /// Waits for the database as long as the client is there, and says so in between.
+    async fn patiently<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Gone> {
+        let mut future = pin!(future);
+        loop {
+            tokio::select! {
+                value = &mut future => return Ok(value),
+                _ = self.keep_alive.tick() => self.send(": waiting\n\n".into()).await?,
+            }
+        }
+    }
+
+    async fn send(&mut self, piece: String) -> Result<(), Gone> {
+        self.keep_alive.reset();
+        match timeout(UNREAD, self.pieces.send(piece.into())).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Gone),
+        }
+    }
+}
+
+/// An error in the words of the stream.
+pub fn error_event(message: &str) -> String {
+    let lines: Vec<_> = message.lines().map(|line| format!("data: {line}\n")).collect();
+    format!("event: error\n{}\n", lines.concat())
+}
