@@ -48,6 +48,22 @@ comment on function livestore.table_suffix(text) is
 create index stores_table_suffix_idx on livestore.stores (livestore.table_suffix(store_id));
 comment on index livestore.stores_table_suffix_idx is 'Finds the store that the name of an Electric shape means';
 
+-- makeS2StreamName of @livestore/sync-s2, which works on UTF-16 units, too.
+create function livestore.stream_name(store_id text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select left(regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100)
+$$;
+
+comment on function livestore.stream_name(text) is
+'The name of the S2 stream that LiveStore derives from a store id: 100 characters, those outside [a-zA-Z0-9_-] replaced. Several stores may have the same';
+
+create index stores_stream_name_idx on livestore.stores (livestore.stream_name(store_id) collate "C");
+comment on index livestore.stores_stream_name_idx is 'Finds the store that the name of an S2 stream means, and lists streams in order';
+
 create function livestore.own_table_name(store_id text, id bigint)
 returns text
 language plpgsql

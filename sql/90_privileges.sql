@@ -8,6 +8,7 @@ grant execute on function
     livestore.head(text),
     livestore.hash_string(text),
     livestore.table_suffix(text),
+    livestore.stream_name(text),
     livestore.pull(text, bigint, integer),
     livestore.pull_page(text, bigint, integer, integer),
     livestore.current_store_id(),

@@ -110,10 +110,13 @@ pub enum Dialect {
     ElectricShape,
     /// @livestore/sync-s2
     S2,
+    /// S2's REST API, for servers that make their requests with s2-proxy-helpers
+    S2Rest,
 }
 
 impl Dialect {
-    pub const ALL: [Self; 6] = [Self::CfWs, Self::CfHttp, Self::Cf03, Self::Electric, Self::ElectricShape, Self::S2];
+    pub const ALL: [Self; 7] =
+        [Self::CfWs, Self::CfHttp, Self::Cf03, Self::Electric, Self::ElectricShape, Self::S2, Self::S2Rest];
 }
 
 impl fmt::Display for Dialect {
@@ -125,6 +128,7 @@ impl fmt::Display for Dialect {
             Self::Electric => "electric",
             Self::ElectricShape => "electric-shape",
             Self::S2 => "s2",
+            Self::S2Rest => "s2-rest",
         })
     }
 }

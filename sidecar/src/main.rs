@@ -28,6 +28,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::log::{Database, DatabaseError, Log, LogConfig};
 use crate::protocols::electric::Upstream;
+use crate::server::s2::Created;
 use crate::server::{Server, Settings};
 
 /// How often a database that is away is tried at start.
@@ -125,6 +126,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         settings: Arc::new(settings),
         connections: connections.clone(),
         shutdown: shutdown.clone(),
+        created: Created::default(),
     };
     // Serving begins before the database is known to be there: clients wait better than they reconnect.
     let listener = listener.tap_io(|stream| {

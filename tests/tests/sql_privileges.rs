@@ -24,6 +24,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("backend_id", "livestore.backend_id('s')", READERS),
     ("head", "livestore.head('s')", READERS),
     ("table_suffix", "livestore.table_suffix('s')", READERS),
+    ("stream_name", "livestore.stream_name('s')", READERS),
     ("pull", "livestore.pull('s')", READERS),
     ("pull_page", "livestore.pull_page('s', 0, 100, 1000)", READERS),
     ("commit", "livestore.commit('s', 'e')", WRITERS),

@@ -1,5 +1,6 @@
 //! The log: the only part of the sidecar that knows SQL, and all that a protocol knows of Postgres.
 
+mod aliases;
 mod authorize;
 mod backoff;
 mod context;
@@ -12,7 +13,6 @@ mod push;
 mod store;
 mod store_id;
 mod subscription;
-mod tables;
 mod tail;
 
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::error;
 
+pub use aliases::{Alias, Ambiguous, Location};
 pub use authorize::Denied;
 pub use context::Context;
 pub use database::{Database, DatabaseError};
@@ -31,13 +32,12 @@ pub use pull::Page;
 pub use store::{History, Reserved, ResetError, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
-pub use tables::{Ambiguous, Location, Table};
 pub use tail::StreamEnd;
 
+use aliases::Aliases;
 use authorize::Authorizer;
 use listener::Listener;
 use push::CommitQueue;
-use tables::Tables;
 use tail::Tails;
 
 /// The logs of all stores. Cheap to clone.
@@ -46,7 +46,7 @@ pub struct Log {
     database: Database,
     commits: CommitQueue,
     tails: Arc<Tails>,
-    tables: Tables,
+    aliases: Aliases,
     authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
 }
@@ -116,9 +116,9 @@ impl Log {
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
-        let tables = Tables::new(database.clone());
+        let aliases = Aliases::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
-        Self { database, commits, tails, tables, authorizer, is_listening }
+        Self { database, commits, tails, aliases, authorizer, is_listening }
     }
 
     /// The log of a store, for a client with this context.
@@ -131,9 +131,9 @@ impl Log {
         self.store(store, context).unconnected()
     }
 
-    /// Which store the name of a table means.
-    pub fn tables(&self) -> &Tables {
-        &self.tables
+    /// Which store a name means that somebody else gave it.
+    pub fn aliases(&self) -> &Aliases {
+        &self.aliases
     }
 
     /// Whether everybody who can reach this sidecar may read every log.

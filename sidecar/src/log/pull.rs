@@ -49,6 +49,11 @@ pub async fn pull(database: &Database, store: &StoreId, after: i64) -> Result<Pa
     page(database, store, after, PAGE_EVENTS).await
 }
 
+/// The first event after `after`, and where the log stands.
+pub async fn next(database: &Database, store: &StoreId, after: i64) -> Result<Page, DatabaseError> {
+    page(database, store, after, 1).await
+}
+
 /// The head and the backend id, without events.
 pub async fn status(database: &Database, store: &StoreId) -> Result<Page, DatabaseError> {
     page(database, store, 0, 0).await

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::Either;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
+use super::aliases::Location;
 use super::authorize::{Action, Denied};
 use super::context::Context;
 use super::database::DatabaseError;
@@ -20,7 +22,6 @@ use super::push::Space;
 
 use super::store_id::StoreId;
 use super::subscription::Subscription;
-use super::tables::Location;
 use super::{LAG, Log, PullError, check_cursor};
 
 /// What `livestore.reset_store` raises for a store that there is not.
@@ -177,12 +178,12 @@ impl StoreLog {
     /// Where the events of the store are; `None` if it does not exist. What is known is believed for a while. Waits while the
     /// database is away.
     pub async fn locate(&self) -> Option<Location> {
-        self.log.tables.locate(&self.store).await
+        self.log.aliases.locate(&self.store).await
     }
 
     /// What [`Self::locate`] said is wrong by now.
     pub async fn forget_location(&self) {
-        self.log.tables.forget(&self.store).await;
+        self.log.aliases.forget(&self.store).await;
     }
 
     /// The events after a cursor, up to where the log stands now: the last event that a client has seen, and the backend
@@ -194,6 +195,41 @@ impl StoreLog {
         self.authorize(Action::Pull).await?;
         let (log, store) = (self.log.clone(), self.store.clone());
         Ok(History { log, store, after, backend_id, is_complete: false })
+    }
+
+    /// The last event, and where the log stands. Waits while the database is away; does not ask whether the client may know.
+    pub async fn end(&self) -> Page {
+        let mut page = patiently(|| pull::status(&self.log.database, &self.store)).await;
+        while page.head > 0 {
+            let before_last = page.head - 1;
+            page = self.next_after(before_last).await;
+            // Otherwise something was appended in between.
+            if page.remaining() == 0 {
+                break;
+            }
+        }
+        page
+    }
+
+    /// The first event after this one, and where the log stands. Waits while the database is away; does not ask whether the
+    /// client may know.
+    pub async fn next_after(&self, after: i64) -> Page {
+        patiently(|| pull::next(&self.log.database, &self.store, after)).await
+    }
+
+    /// The last event that was appended before a moment, 0 if none was. Waits while the database is away; does not ask
+    /// whether the client may know.
+    pub async fn last_before(&self, moment: DateTime<Utc>) -> i64 {
+        let (mut before, mut not_before) = (0, self.end().await.head);
+        while before < not_before {
+            let middle = before + (not_before - before) / 2;
+            let page = self.next_after(middle).await;
+            match page.events.first() {
+                Some(event) if event.created_at < moment => before = event.seq_num,
+                _ => not_before = middle,
+            }
+        }
+        before
     }
 
     /// Follows the log from a cursor on. Waits while the database is away.

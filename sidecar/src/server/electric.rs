@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use crate::config::Dialect;
-use crate::log::{StoreId, Table};
+use crate::log::{Alias, StoreId};
 use crate::protocols::electric::{GRACE, api, shape};
 
 pub fn router() -> Router<Server> {
@@ -119,17 +119,17 @@ async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Respon
         return StoreId::parse(store_id)
             .map_err(|error| shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})));
     }
-    let tables = server.log.tables();
+    let aliases = server.log.aliases();
     let found = match asked.is_live {
-        true => tables.wait_for(&asked.table).await.map(Some),
-        false => tables.find(&asked.table).await,
+        true => aliases.wait_for(&asked.table).await.map(Some),
+        false => aliases.find(&asked.table).await,
     };
     match (found.map_err(|ambiguous| shape::ambiguous(&ambiguous))?, &asked.table) {
         (Some(store), _) => Ok(store),
-        (None, Table::Suffix(suffix)) => {
+        (None, Alias::Suffix(suffix) | Alias::Stream(suffix)) => {
             StoreId::parse(suffix).map_err(|error| shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})))
         }
-        (None, Table::Pooled(number)) => {
+        (None, Alias::Pooled(number)) => {
             let message = format!("there is no store with the number {number}: see livestore.stores");
             Err(shape::failure(StatusCode::BAD_REQUEST, json!({"message": message})))
         }

@@ -2,7 +2,7 @@
 
 mod cf;
 mod electric;
-mod s2;
+pub mod s2;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ pub struct Server {
     /// Connections outlive their handlers; a shutdown waits for them here.
     pub connections: TaskTracker,
     pub shutdown: CancellationToken,
+    /// What clients of S2 have created here.
+    pub created: s2::Created,
 }
 
 /// What an operator sets.
@@ -66,6 +68,7 @@ A LiveStore sync backend on Postgres. Endpoints:
   http://<this host>/api/electric                    @livestore/sync-electric: makeSyncBackend({ endpoint })
   http://<this host>/v1/shape                        makeElectricUrl({ electricHost }), @electric-sql/client
   http://<this host>/api/s2                          @livestore/sync-s2: makeSyncBackend({ endpoint })
+  http://<this host>/v1/streams                      s2-proxy-helpers: { lite: true, basinBase, accountBase }
   /healthz                                           200 while the process lives
   /readyz                                            200 when it can serve, else 503 with the reason
 "

@@ -1,21 +1,32 @@
-//! The paths of S2: the endpoint of sync-s2.
+//! The paths of S2: the endpoint of sync-s2, and the REST API.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, get, post};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::Server;
 use crate::config::Dialect;
-use crate::protocols::s2::api;
+use crate::log::{Alias, StoreId, StoreLog};
+use crate::protocols::s2::{api, rest};
 
 pub fn router() -> Router<Server> {
     Router::new()
         // The client may be given a URL of its own for each of its requests.
         .route("/api/s2", any(api))
         .route("/api/s2/{request}", any(api))
+        .route("/v1/basins", post(create_basin))
+        .route("/v1/streams", get(list_streams).post(create_stream))
+        .route("/v1/streams/{stream}/records", get(read).post(append))
+        .route("/v1/streams/{stream}/records/tail", get(tail))
 }
 
 async fn api(State(server): State<Server>, request: Request) -> Response {
@@ -59,4 +70,168 @@ async fn push(server: Server, request: Request) -> Response {
         Ok((batch, log)) => api::push(log, batch).await,
         Err(error) => api::failure(StatusCode::BAD_REQUEST, &error),
     }
+}
+
+/// Names of basins and streams that were created here. They need not be: a basin is a name for this database, and a stream
+/// begins with its first record.
+pub type Created = Arc<Mutex<HashSet<String>>>;
+
+/// How many are remembered.
+const CREATED: usize = 10_000;
+
+/// Whether it is new.
+fn create(created: &Created, name: String) -> bool {
+    let mut created = created.lock();
+    if created.len() == CREATED {
+        created.clear();
+    }
+    created.insert(name)
+}
+
+/// An error for a client of the REST API.
+struct Refusal(StatusCode, &'static str, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        rest::failure(self.0, self.1, &self.2)
+    }
+}
+
+fn invalid(message: impl Into<String>) -> Refusal {
+    Refusal(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message.into())
+}
+
+impl Server {
+    fn admit_rest(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.admit(Dialect::S2Rest, headers).map_err(|(status, message)| Refusal(status, "permission_denied", message))
+    }
+
+    async fn json<'a, T: for<'de> Deserialize<'de>>(&self, request: Request) -> Result<T, Refusal> {
+        let body = self.body(request.into_body()).await;
+        let body = body.map_err(|(status, message)| Refusal(status, "invalid", message))?;
+        serde_json::from_slice(&body).map_err(|error| invalid(format!("malformed request: {error}")))
+    }
+
+    /// The log of a stream, and whether there is such a store already.
+    async fn stream(&self, name: &str, parts: &Parts) -> Result<(StoreLog, bool), Refusal> {
+        #[derive(Deserialize)]
+        struct Params {
+            store_id: Option<String>,
+        }
+        self.admit_rest(&parts.headers)?;
+        let query = parts.uri.query().unwrap_or_default();
+        let Params { store_id } =
+            serde_urlencoded::from_str(query).map_err(|error| invalid(format!("malformed search params: {error}")))?;
+        let is_stream_name =
+            name.len() <= 100 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        let (store_id, exists) = match store_id {
+            Some(store_id) => (store_id, true),
+            // What is no name that the helpers make is that of a store.
+            None if !is_stream_name => (name.into(), true),
+            None => match self.log.aliases().find(&Alias::Stream(name.into())).await {
+                Ok(Some(store)) => (store.as_str().into(), true),
+                Ok(None) => (name.into(), false),
+                Err(ambiguous) => return Err(Refusal(StatusCode::CONFLICT, "ambiguous_stream", ambiguous.to_string())),
+            },
+        };
+        let store = StoreId::parse(&store_id).map_err(invalid)?;
+        let context = self.context(None, &parts.headers).map_err(invalid)?;
+        Ok((self.log.store_for_request(store, context), exists))
+    }
+}
+
+async fn create_basin(State(server): State<Server>, request: Request) -> Result<Response, Refusal> {
+    #[derive(Deserialize)]
+    struct Basin {
+        basin: String,
+    }
+    server.admit_rest(request.headers())?;
+    let Basin { basin } = server.json(request).await?;
+    if basin.is_empty() || basin.len() > 48 {
+        return Err(invalid("the name of a basin has 1 to 48 characters"));
+    }
+    let info = json!({"name": basin, "scope": "aws:us-east-1", "state": "active"});
+    created(create(&server.created, format!("basin {basin}")), "basin", info)
+}
+
+async fn create_stream(State(server): State<Server>, request: Request) -> Result<Response, Refusal> {
+    #[derive(Deserialize)]
+    struct Stream {
+        stream: String,
+    }
+    server.admit_rest(request.headers())?;
+    let Stream { stream } = server.json(request).await?;
+    StoreId::parse(&stream).map_err(invalid)?;
+    let exists = server.log.aliases().find(&Alias::Stream(stream.as_str().into())).await != Ok(None);
+    let info = json!({"name": stream, "created_at": now(), "deleted_at": null});
+    created(create(&server.created, format!("stream {stream}")) && !exists, "stream", info)
+}
+
+fn created(is_new: bool, what: &str, info: Value) -> Result<Response, Refusal> {
+    if is_new {
+        return Ok(rest::answer(StatusCode::CREATED, info));
+    }
+    Err(Refusal(StatusCode::CONFLICT, "resource_already_exists", format!("the {what} exists")))
+}
+
+fn now() -> String {
+    humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
+}
+
+async fn list_streams(State(server): State<Server>, request: Request) -> Result<Response, Refusal> {
+    #[derive(Deserialize)]
+    struct Params {
+        #[serde(default)]
+        prefix: String,
+        #[serde(default)]
+        start_after: String,
+        limit: Option<i64>,
+    }
+    server.admit_rest(request.headers())?;
+    if !server.log.is_public() {
+        let message = "streams are not listed where an authorize function says who may see which";
+        return Err(Refusal(StatusCode::FORBIDDEN, "permission_denied", message.into()));
+    }
+    let query = request.uri().query().unwrap_or_default();
+    let Params { prefix, start_after, limit } =
+        serde_urlencoded::from_str(query).map_err(|error| invalid(format!("malformed search params: {error}")))?;
+    let limit = limit.unwrap_or(1000).clamp(0, 1000);
+    let mut streams = server.log.aliases().streams(&prefix, &start_after, limit + 1).await.map_err(|_| {
+        Refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the database is not available, try again later".into())
+    })?;
+    let has_more = i64::try_from(streams.len()).is_ok_and(|count| count > limit);
+    streams.truncate(usize::try_from(limit).unwrap_or(0));
+    let stream = |(name, at): (String, chrono::DateTime<chrono::Utc>)| json!({"name": name, "created_at": at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true), "deleted_at": null});
+    let streams: Vec<_> = streams.into_iter().map(stream).collect();
+    Ok(rest::answer(StatusCode::OK, json!({"streams": streams, "has_more": has_more})))
+}
+
+async fn append(
+    State(server): State<Server>,
+    Path(stream): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (parts, body) = request.into_parts();
+    let (log, _) = server.stream(&stream, &parts).await?;
+    if parts.headers.get("s2-format").is_some_and(|format| format != "raw") {
+        return Err(invalid("records are text: s2-format must be raw"));
+    }
+    let body = server.body(body).await.map_err(|(status, message)| Refusal(status, "invalid", message))?;
+    let append = rest::Append::parse(&body).map_err(invalid)?;
+    Ok(rest::append(log, append).await)
+}
+
+async fn read(State(server): State<Server>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
+    let (parts, _) = request.into_parts();
+    let (log, exists) = server.stream(&stream, &parts).await?;
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let is_stream = header("accept").is_some_and(|accept| accept.contains("text/event-stream"));
+    let query = parts.uri.query().unwrap_or_default();
+    let read = rest::Read::parse(query, is_stream, header("last-event-id")).map_err(invalid)?;
+    Ok(rest::read(log, read, exists, &server.connections, server.shutdown.clone()).await)
+}
+
+async fn tail(State(server): State<Server>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
+    let (log, _) = server.stream(&stream, &request.into_parts().0).await?;
+    Ok(rest::tail(log).await)
 }

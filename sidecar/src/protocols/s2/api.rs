@@ -21,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::stream::{Writer, error_event};
+use super::limits::Limits;
+use super::stream::{Follow, Writer, error_event};
 use crate::log::{Batch, PushError, StoreLog};
 use crate::protocols::body;
 
@@ -132,9 +133,9 @@ pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, shutdown: Canc
         return refuse_pull(StatusCode::FORBIDDEN, &denied.to_string());
     }
     let (pieces, body) = body::written();
-    let writer = Writer::new(pieces);
+    let writer = Writer::new(pieces, Limits::NONE);
     if is_live {
-        tasks.spawn(writer.live(log, after, shutdown));
+        tasks.spawn(writer.live(log, after, Follow::WithPauses, shutdown));
     } else {
         tasks.spawn(writer.history(log, after, shutdown));
     }
@@ -146,7 +147,8 @@ pub fn refuse_pull(status: StatusCode, message: &str) -> Response {
     events(status, error_event(message))
 }
 
-fn events(status: StatusCode, body: impl Into<Body>) -> Response {
+/// A stream of events.
+pub fn events(status: StatusCode, body: impl Into<Body>) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         // Neither kept, nor compressed and thereby held back.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::limits::Limits;
 use super::records::{Tail, batches, metered, record, seq_num, timestamp};
 use crate::log::{Event, PullError, StoreLog};
 
@@ -25,24 +26,58 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long a client may take to read a piece.
 const UNREAD: Duration = Duration::from_secs(30);
 
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// The client is gone, or does not read.
 struct Gone;
+
+/// Whether the reader's limits are reached.
+#[derive(PartialEq, Eq)]
+enum Wanted {
+    More,
+    NoMore,
+}
+
+/// What a reader wants of what is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// Everything; the stream ends for whoever must not lose one that has brought something.
+    WithPauses,
+    /// Everything, as long as it listens.
+    Forever,
+    /// What comes within this time after the last record.
+    For(Duration),
+    /// Little: the store does not exist, and may be another one by the next request.
+    Briefly,
+}
+
+/// How long a stream of no store goes on.
+const BRIEFLY: Duration = Duration::from_secs(5);
 
 /// Writes the events of a log to a client.
 pub struct Writer {
     pieces: mpsc::Sender<Bytes>,
     keep_alive: Interval,
+    limits: Limits,
     /// The stream has brought so much so far.
     records: u64,
     bytes: u64,
     tail: Tail,
 }
 
+/// The end of a stream that has brought all that was wanted.
+const DONE: &str = "data: [DONE]\n\n";
+
 impl Writer {
-    pub fn new(pieces: mpsc::Sender<Bytes>) -> Self {
+    pub fn new(pieces: mpsc::Sender<Bytes>, limits: Limits) -> Self {
         let mut keep_alive = interval_at(Instant::now() + PING, PING);
         keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { pieces, keep_alive, records: 0, bytes: 0, tail: Tail::default() }
+        Self { pieces, keep_alive, limits, records: 0, bytes: 0, tail: Tail::default() }
+    }
+
+    /// Goes on with a stream that has brought this much before.
+    pub fn resume(self, records: u64, bytes: u64) -> Self {
+        Self { records, bytes, ..self }
     }
 
     /// Everything after an event, up to the end.
@@ -64,37 +99,49 @@ impl Writer {
         loop {
             let page = match self.patiently(history.next()).await? {
                 Ok(Some(page)) => page,
-                Ok(None) => return self.send("data: [DONE]\n\n".into()).await,
+                Ok(None) => return self.send(DONE.into()).await,
                 Err(error) => return self.fail(&error).await,
             };
             self.tail.seq_num = page.head;
             let has_more = page.remaining() > 0;
-            self.events(&page.events, has_more).await?;
+            if self.events(&page.events, has_more).await? == Wanted::NoMore {
+                return self.send(DONE.into()).await;
+            }
         }
     }
 
     /// What follows an event, as it comes.
-    pub async fn live(mut self, log: StoreLog, after: i64, shutdown: CancellationToken) {
+    pub async fn live(mut self, log: StoreLog, after: i64, follow: Follow, shutdown: CancellationToken) {
         let gone = self.pieces.clone();
         tokio::select! {
             () = gone.closed() => {}
             () = shutdown.cancelled() => {}
-            _ = self.write_live(&log, after) => {}
+            _ = self.write_live(&log, after, follow) => {}
         }
     }
 
-    async fn write_live(&mut self, log: &StoreLog, after: i64) -> Result<(), Gone> {
+    async fn write_live(&mut self, log: &StoreLog, after: i64, follow: Follow) -> Result<(), Gone> {
         let mut subscription = match self.patiently(log.subscribe(after, None)).await? {
             Ok(subscription) => subscription,
             Err(error) => return self.fail(&error).await,
         };
         subscription.linger();
-        let mut end = pin!(sleep_until(Instant::now()));
-        let mut has_begun = false;
+        let patience = match follow {
+            Follow::WithPauses => QUIET,
+            Follow::Forever => FOREVER,
+            Follow::For(wait) => wait,
+            Follow::Briefly => BRIEFLY,
+        };
+        let mut end = pin!(sleep_until(Instant::now() + patience));
+        let mut may_end = matches!(follow, Follow::For(_) | Follow::Briefly);
         loop {
             let delivery = tokio::select! {
                 delivery = subscription.next() => delivery,
-                () = &mut end, if has_begun => return Ok(()),
+                () = &mut end, if may_end => {
+                    // The client of a stream that only pauses comes again.
+                    let is_done = matches!(follow, Follow::For(_));
+                    return if is_done { self.send(DONE.into()).await } else { Ok(()) };
+                }
                 _ = self.keep_alive.tick() => {
                     self.ping().await?;
                     continue;
@@ -106,15 +153,18 @@ impl Writer {
             if delivery.events.is_empty() {
                 self.ping().await?;
             } else {
-                self.events(&delivery.events, true).await?;
-                end.as_mut().reset(Instant::now() + QUIET);
-                has_begun = true;
+                if self.events(&delivery.events, true).await? == Wanted::NoMore {
+                    return self.send(DONE.into()).await;
+                }
+                end.as_mut().reset(Instant::now() + patience);
+                may_end |= follow == Follow::WithPauses;
             }
         }
     }
 
-    async fn events(&mut self, events: &[Arc<Event>], with_tail: bool) -> Result<(), Gone> {
-        for batch in batches(events) {
+    async fn events(&mut self, events: &[Arc<Event>], with_tail: bool) -> Result<Wanted, Gone> {
+        let wanted = self.limits.take(events);
+        for batch in batches(wanted) {
             let Some(last) = batch.last() else { continue };
             self.records += batch.len() as u64;
             self.bytes += batch.iter().map(|event| metered(event) as u64).sum::<u64>();
@@ -125,7 +175,8 @@ impl Writer {
             let tail = if with_tail { format!(",\"tail\":{}", self.tail.json()) } else { String::new() };
             self.send(format!("event: batch\nid: {id}\ndata: {{\"records\":[{records}]{tail}}}\n\n")).await?;
         }
-        Ok(())
+        let is_all = wanted.len() == events.len() && !self.limits.is_exhausted();
+        Ok(if is_all { Wanted::More } else { Wanted::NoMore })
     }
 
     async fn ping(&mut self) -> Result<(), Gone> {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::failure;
 use super::table::{parse_columns, parse_table};
-use crate::log::Table;
+use crate::log::Alias;
 use crate::protocols::electric::messages::{Columns, Relation};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, LONG_POLL, Patience, Wait};
@@ -32,7 +32,7 @@ pub enum Since {
 pub struct Request {
     /// Without the parameter `store_id`, the table tells the store.
     pub store_id: Option<String>,
-    pub table: Table,
+    pub table: Alias,
     pub relation: Relation,
     pub since: Since,
     pub columns: Columns,

@@ -1,6 +1,6 @@
 //! Which log a client of the shape API means, from the words of SQL that it says it in.
 
-use crate::log::Table;
+use crate::log::Alias;
 use crate::protocols::electric::messages::Relation;
 
 /// The schema of a table that is named without one.
@@ -16,7 +16,7 @@ const POOL: &str = "eventlog_1";
 pub fn parse_table(
     table: &str,
     condition: Option<(&str, Option<&str>)>,
-) -> Result<(Table, Relation), (&'static str, String)> {
+) -> Result<(Alias, Relation), (&'static str, String)> {
     let invalid = || ("table", "is not a table name: write \"eventlog_6_<storeId>\"".to_string());
     let mut identifiers = Vec::new();
     let mut rest = table;
@@ -38,7 +38,7 @@ pub fn parse_table(
     if name == POOL {
         let store = condition.and_then(|(condition, param)| store_of(condition, param));
         let needed = "must be store = <livestore.stores.id>: this table has the events of many stores";
-        return store.map(|store| (Table::Pooled(store), relation)).ok_or(("where", needed.into()));
+        return store.map(|store| (Alias::Pooled(store), relation)).ok_or(("where", needed.into()));
     }
     let suffix = name.strip_prefix("eventlog_").and_then(|rest| rest.split_once('_')).filter(|(version, suffix)| {
         !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()) && !suffix.is_empty()
@@ -50,7 +50,7 @@ pub fn parse_table(
     if condition.is_some() {
         return Err(("where", "is not supported: a shape is the whole log of a store".into()));
     }
-    Ok((Table::Suffix(suffix.into()), relation))
+    Ok((Alias::Suffix(suffix.into()), relation))
 }
 
 /// `store = 17`, or `store = $1` with that parameter, in any of the ways to write it.
@@ -110,7 +110,7 @@ mod tests {
 
     fn suffix(table: &str) -> Option<(String, String)> {
         match parse_table(table, None) {
-            Ok((Table::Suffix(suffix), relation)) => {
+            Ok((Alias::Suffix(suffix), relation)) => {
                 Some((suffix.into(), format!("{}/{}", relation.schema, relation.table)))
             }
             _ => None,
@@ -150,7 +150,7 @@ mod tests {
             [("store = 17", None), ("store=17", None), ("(\"store\" = '17')", None), ("store = $1", Some("17"))]
         {
             let (table, _) = parse_table("livestore.eventlog_1", Some((condition, param))).unwrap();
-            assert_eq!(table, Table::Pooled(17), "{condition}");
+            assert_eq!(table, Alias::Pooled(17), "{condition}");
         }
         for condition in [
             None,

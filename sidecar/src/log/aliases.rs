@@ -1,25 +1,29 @@
-//! Which store the name of a table means: LiveStore's Electric provider knows a store by a table of its own.
+//! Which store a name means that somebody else gave it: to LiveStore's Electric provider a store is a table, to its S2
+//! provider a stream.
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use moka::future::Cache;
 
 use super::database::{Database, DatabaseError};
 use super::pull::patiently;
 use super::store_id::StoreId;
 
-/// A table, as a client of Electric's shape API may name the log of a store.
+/// A name of the log of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Table {
+pub enum Alias {
     /// `eventlog_<version>_<suffix>`: what `toTableName` of `@livestore/sync-electric` makes of a store id.
     Suffix(Box<str>),
     /// The rows of `livestore.eventlog_1` with this number of a store.
     Pooled(i64),
+    /// What `makeS2StreamName` of `@livestore/sync-s2` makes of a store id.
+    Stream(Box<str>),
 }
 
-/// Several stores have this table name (`a-b` and `a_b`): which one is meant cannot be told.
+/// Several stores have this name (`a-b` and `a_b`, `a-b` and `a b`): which one is meant cannot be told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("several stores have this table name: name the one that is meant with the parameter store_id")]
+#[error("several stores have this name: say which one is meant with the parameter store_id")]
 pub struct Ambiguous;
 
 /// Where Postgres has the events of a store, for a reader that is not the extension.
@@ -44,15 +48,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Answers of Postgres, kept for a while.
 #[derive(Clone)]
-pub struct Tables {
+pub struct Aliases {
     database: Database,
-    stores: Cache<Table, Result<StoreId, Ambiguous>>,
-    /// Tables of no store, a moment ago.
-    missing: Cache<Table, ()>,
+    stores: Cache<Alias, Result<StoreId, Ambiguous>>,
+    /// Names of no store, a moment ago.
+    missing: Cache<Alias, ()>,
     locations: Cache<StoreId, Location>,
 }
 
-impl Tables {
+impl Aliases {
     pub fn new(database: Database) -> Self {
         let stores = Cache::builder().max_capacity(KEPT).time_to_live(FRESH).build();
         let missing = Cache::builder().max_capacity(KEPT).time_to_live(AGAIN).build();
@@ -60,26 +64,26 @@ impl Tables {
         Self { database, stores, missing, locations }
     }
 
-    /// The store of a table, `None` if there is none yet. Waits while the database is away.
+    /// The store of a name, `None` if there is none yet. Waits while the database is away.
     ///
     /// # Errors
     /// There are several.
-    pub async fn find(&self, table: &Table) -> Result<Option<StoreId>, Ambiguous> {
-        if let Some(known) = self.stores.get(table).await {
+    pub async fn find(&self, alias: &Alias) -> Result<Option<StoreId>, Ambiguous> {
+        if let Some(known) = self.stores.get(alias).await {
             return known.map(Some);
         }
-        if self.missing.contains_key(table) {
+        if self.missing.contains_key(alias) {
             return Ok(None);
         }
-        let found = match &*patiently(|| self.look_up(table)).await {
+        let found = match &*patiently(|| self.look_up(alias)).await {
             [] => {
-                self.missing.insert(table.clone(), ()).await;
+                self.missing.insert(alias.clone(), ()).await;
                 return Ok(None);
             }
             [store] => Ok(store.clone()),
             _ => Err(Ambiguous),
         };
-        self.stores.insert(table.clone(), found.clone()).await;
+        self.stores.insert(alias.clone(), found.clone()).await;
         found.map(Some)
     }
 
@@ -87,30 +91,60 @@ impl Tables {
     ///
     /// # Errors
     /// There are several.
-    pub async fn wait_for(&self, table: &Table) -> Result<StoreId, Ambiguous> {
+    pub async fn wait_for(&self, alias: &Alias) -> Result<StoreId, Ambiguous> {
         loop {
-            if let Some(store) = self.find(table).await? {
+            if let Some(store) = self.find(alias).await? {
                 return Ok(store);
             }
             tokio::time::sleep(AGAIN).await;
         }
     }
 
-    async fn look_up(&self, table: &Table) -> Result<Vec<StoreId>, DatabaseError> {
+    async fn look_up(&self, alias: &Alias) -> Result<Vec<StoreId>, DatabaseError> {
         let client = self.database.client().await?;
-        let rows = match table {
-            Table::Suffix(suffix) => {
+        let rows = match alias {
+            Alias::Suffix(suffix) => {
                 let by_suffix =
                     "select store_id from livestore.stores where livestore.table_suffix(store_id) = $1 limit 2";
                 client.query(&client.prepare_cached(by_suffix).await?, &[suffix]).await?
             }
-            Table::Pooled(number) => {
+            Alias::Pooled(number) => {
                 let by_number = "select store_id from livestore.stores where id = $1";
                 client.query(&client.prepare_cached(by_number).await?, &[number]).await?
+            }
+            Alias::Stream(name) => {
+                let by_stream = "select store_id from livestore.stores
+                                 where livestore.stream_name(store_id) collate \"C\" = $1 limit 2";
+                client.query(&client.prepare_cached(by_stream).await?, &[name]).await?
             }
         };
         let store = |row: &tokio_postgres::Row| Ok(StoreId::parse(row.try_get(0)?).ok());
         rows.iter().filter_map(|row| store(row).transpose()).collect()
+    }
+
+    /// Names of streams in order, at most `limit`, with the time of creation of a store.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn streams(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: i64,
+    ) -> Result<Vec<(String, DateTime<Utc>)>, DatabaseError> {
+        let client = self.database.client().await?;
+        let statement = client
+            .prepare_cached(
+                "select livestore.stream_name(store_id) collate \"C\" as name, min(created_at)
+                 from livestore.stores
+                 where livestore.stream_name(store_id) collate \"C\" >= $1
+                     and livestore.stream_name(store_id) collate \"C\" > $2
+                     and starts_with(livestore.stream_name(store_id), $1)
+                 group by 1 order by 1 limit $3",
+            )
+            .await?;
+        let rows = client.query(&statement, &[&prefix, &after, &limit]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
     /// Where the events of a store are; `None` if there is no such store. Waits while the database is away.

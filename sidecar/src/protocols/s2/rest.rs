@@ -1,0 +1,321 @@
+//! The part of S2's REST API that a log can honour, <https://s2.dev/docs/rest>: appending, reading, the tail, and the names of
+//! streams. A record is an event of LiveStore as JSON text.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::DateTime;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::api::events;
+use super::limits::Limits;
+use super::records::{Tail, record, timestamp};
+use super::stream::{Follow, Writer};
+use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog};
+use crate::protocols::body;
+
+/// The most that one answer without a stream has, <https://s2.dev/docs/limits>.
+const MOST: Limits = Limits { records: Some(1000), bytes: Some(1 << 20), until: None };
+
+/// The longest that an answer without a stream waits for records.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Records to append.
+#[derive(Debug)]
+pub struct Append {
+    batch: Batch,
+    match_seq_num: Option<i64>,
+    has_fencing_token: bool,
+}
+
+impl Append {
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Body {
+            records: Vec<Record>,
+            match_seq_num: Option<i64>,
+            fencing_token: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Record {
+            body: Option<String>,
+        }
+        let Body { records, match_seq_num, fencing_token } =
+            serde_json::from_slice(body).map_err(|error| format!("malformed request: {error}"))?;
+        if records.is_empty() {
+            return Err("there are no records".into());
+        }
+        let mut bodies = Vec::with_capacity(records.len());
+        for (index, Record { body }) in records.into_iter().enumerate() {
+            let body = body.unwrap_or_default();
+            let event: Result<Vec<serde::de::IgnoredAny>, _> = serde_json::from_str(&format!("[{body}]"));
+            match event {
+                Ok(values) if values.len() == 1 => bodies.push(body),
+                Ok(_) => return Err(format!("record {index} is not one event of LiveStore as JSON")),
+                Err(error) => return Err(format!("record {index} is not an event of LiveStore as JSON: {error}")),
+            }
+        }
+        let batch = Batch::parse(&format!("[{}]", bodies.join(",")))
+            .map_err(|error| format!("a record is not an event of LiveStore: {error}"))?;
+        let has_fencing_token = fencing_token.is_some_and(|token| !token.is_empty());
+        Ok(Self { batch, match_seq_num, has_fencing_token })
+    }
+}
+
+/// Appends records; the answer comes after the commit.
+pub async fn append(log: StoreLog, append: Append) -> Response {
+    let Append { batch, match_seq_num, has_fencing_token } = append;
+    debug!(store = ?log.id(), match_seq_num, "append");
+    if has_fencing_token {
+        return answer(StatusCode::PRECONDITION_FAILED, json!({"fencing_token_mismatch": ""}));
+    }
+    let parent = batch.parent().unwrap_or(0);
+    // The head that S2 would be asked to expect, and the one that the events say they follow.
+    let is_expected = match_seq_num.is_none_or(|expected| expected == parent);
+    let pushed = if is_expected {
+        log.push(batch, None).await
+    } else {
+        Err(PushError::ServerAhead { minimum_expected_num: log.end().await.head, provided_num: parent })
+    };
+    match pushed {
+        Ok(pushed) => {
+            let own = log.next_after(pushed.head - 1).await;
+            let appended_at = own.events.first().map_or(0, |event| timestamp(event));
+            let tail = if own.head == pushed.head { own } else { log.end().await };
+            let position = |seq_num: i64| json!({"seq_num": seq_num, "timestamp": appended_at});
+            let tail: Value = serde_json::from_str(&tail_of(&tail).json()).unwrap_or_default();
+            answer(StatusCode::OK, json!({"start": position(parent), "end": position(pushed.head), "tail": tail}))
+        }
+        Err(PushError::ServerAhead { minimum_expected_num, .. }) => {
+            answer(StatusCode::PRECONDITION_FAILED, json!({"seq_num_mismatch": minimum_expected_num}))
+        }
+        Err(error @ (PushError::Invalid(_) | PushError::BackendIdMismatch { .. })) => {
+            failure(StatusCode::UNPROCESSABLE_ENTITY, "invalid", &error.to_string())
+        }
+        Err(error @ PushError::Rejected(_)) => failure(StatusCode::FORBIDDEN, "permission_denied", &error.to_string()),
+        Err(error @ PushError::Unavailable) => {
+            failure(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.to_string())
+        }
+    }
+}
+
+/// Where a stream ends.
+pub async fn tail(log: StoreLog) -> Response {
+    if let Err(denied) = log.may_pull().await {
+        return refuse(&denied);
+    }
+    let tail = tail_of(&log.end().await).json();
+    json_answer(StatusCode::OK, format!(r#"{{"tail":{tail}}}"#))
+}
+
+fn tail_of(end: &Page) -> Tail {
+    Tail { seq_num: end.head, timestamp: end.events.last().map_or(0, |event| timestamp(event)) }
+}
+
+/// What to read, from the search params and headers of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    start: Start,
+    limits: Limits,
+    wait: Option<Duration>,
+    /// Whether a start behind the tail is one at the tail.
+    clamp: bool,
+    is_stream: bool,
+    /// What a stream has brought before it broke off: the last record, how many there were, and their bytes.
+    resumed: Option<(i64, u64, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    SeqNum(i64),
+    Timestamp(i64),
+    TailOffset(i64),
+}
+
+impl Read {
+    /// `last_event_id` is of a stream only.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(query: &str, is_stream: bool, last_event_id: Option<&str>) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Params {
+            seq_num: Option<u64>,
+            timestamp: Option<u64>,
+            tail_offset: Option<u64>,
+            count: Option<u64>,
+            bytes: Option<u64>,
+            until: Option<u64>,
+            wait: Option<u64>,
+            clamp: Option<bool>,
+        }
+        let Params { seq_num, timestamp, tail_offset, count, bytes, until, wait, clamp } =
+            serde_urlencoded::from_str(query).map_err(|error| format!("malformed search params: {error}"))?;
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX).min(1 << 53);
+        let start = match (seq_num, timestamp, tail_offset) {
+            (Some(seq_num), None, None) => Start::SeqNum(number(seq_num)),
+            (None, Some(timestamp), None) => Start::Timestamp(number(timestamp)),
+            (None, None, offset) => Start::TailOffset(number(offset.unwrap_or(0))),
+            _ => return Err("only one of seq_num, timestamp and tail_offset says where to start".into()),
+        };
+        let resumed = last_event_id.filter(|_| is_stream).map(parse_id).transpose()?;
+        let limits = Limits { records: count, bytes, until: until.map(number) };
+        let wait = wait.map(Duration::from_secs);
+        Ok(Self { start, limits, wait, clamp: clamp.unwrap_or(false), is_stream, resumed })
+    }
+}
+
+/// The id of a batch, see [`Writer`].
+fn parse_id(id: &str) -> Result<(i64, u64, u64), String> {
+    let parts: Vec<u64> = id.split(',').map_while(|part| part.parse().ok()).collect();
+    match parts[..] {
+        [seq_num, records, bytes] if id.matches(',').count() == 2 => {
+            Ok((i64::try_from(seq_num).unwrap_or(i64::MAX - 1).min(1 << 53), records, bytes))
+        }
+        _ => Err("Last-Event-ID is not <seq_num>,<count>,<bytes>".into()),
+    }
+}
+
+/// Reads records: as a stream that a task on `tasks` writes, or at once. `exists`: whether the name of the stream is that of a
+/// store already.
+pub async fn read(
+    log: StoreLog,
+    read: Read,
+    exists: bool,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Response {
+    debug!(store = ?log.id(), ?read, "read");
+    if let Err(denied) = log.may_pull().await {
+        return refuse(&denied);
+    }
+    let (start, limits, records, bytes) = match read.resumed {
+        Some((seq_num, records, bytes)) => {
+            (Start::SeqNum(seq_num + 1), read.limits.less(records, bytes), records, bytes)
+        }
+        None => (read.start, read.limits, 0, 0),
+    };
+    let end = log.end().await;
+    let mut after = match start {
+        Start::SeqNum(seq_num) => seq_num,
+        Start::TailOffset(offset) => (end.head - offset).max(0),
+        Start::Timestamp(timestamp) => match DateTime::from_timestamp_millis(timestamp) {
+            Some(moment) => log.last_before(moment).await,
+            None => end.head,
+        },
+    };
+    if after > end.head {
+        if !read.clamp {
+            return unwritten(&end);
+        }
+        after = end.head;
+    }
+    if !read.is_stream {
+        return read_at_once(&log, after, limits, read.wait, &end).await;
+    }
+    let (pieces, body) = body::written();
+    let writer = Writer::new(pieces, limits).resume(records, bytes);
+    match read.wait {
+        Some(Duration::ZERO) => tasks.spawn(writer.history(log, after, shutdown)),
+        Some(wait) => tasks.spawn(writer.live(log, after, Follow::For(wait), shutdown)),
+        None if !exists => tasks.spawn(writer.live(log, after, Follow::Briefly, shutdown)),
+        // As LiveStore's helpers ask for their client, which must not lose a stream that has brought something.
+        None if read.clamp && read.resumed.is_none() && limits == Limits::NONE => {
+            tasks.spawn(writer.live(log, after, Follow::WithPauses, shutdown))
+        }
+        None => tasks.spawn(writer.live(log, after, Follow::Forever, shutdown)),
+    };
+    events(StatusCode::OK, body)
+}
+
+async fn read_at_once(log: &StoreLog, after: i64, limits: Limits, wait: Option<Duration>, end: &Page) -> Response {
+    let mut limits = Limits {
+        records: Some(limits.records.unwrap_or(u64::MAX).min(MOST.records.unwrap_or(u64::MAX))),
+        bytes: Some(limits.bytes.unwrap_or(u64::MAX).min(MOST.bytes.unwrap_or(u64::MAX))),
+        until: limits.until,
+    };
+    let found = if after < end.head {
+        let page = async { log.history(after, None).await?.next().await };
+        page.await.map(|page| page.map(|page| page.events).unwrap_or_default())
+    } else {
+        match timeout(wait.unwrap_or(Duration::ZERO).min(LONGEST_WAIT), news(log, after)).await {
+            Ok(news) => news,
+            Err(_) => return unwritten(end),
+        }
+    };
+    match found {
+        Ok(events) => {
+            let records: Vec<_> = limits.take(&events).iter().map(|event| record(event)).collect();
+            json_answer(StatusCode::OK, format!(r#"{{"records":[{}]}}"#, records.join(",")))
+        }
+        Err(PullError::Denied(denied)) => refuse(&denied),
+        Err(_) => unwritten(end),
+    }
+}
+
+async fn news(log: &StoreLog, after: i64) -> Result<Vec<Arc<Event>>, PullError> {
+    let mut subscription = log.subscribe(after, None).await?;
+    loop {
+        match subscription.next().await {
+            Ok(delivery) if delivery.events.is_empty() => {}
+            Ok(delivery) => return Ok(delivery.events),
+            Err(_) => return Err(PullError::Rewound),
+        }
+    }
+}
+
+/// There is nothing to read from there on.
+fn unwritten(end: &Page) -> Response {
+    json_answer(StatusCode::RANGE_NOT_SATISFIABLE, format!(r#"{{"tail":{}}}"#, tail_of(end).json()))
+}
+
+fn refuse(denied: &Denied) -> Response {
+    failure(StatusCode::FORBIDDEN, "permission_denied", &denied.to_string())
+}
+
+/// An error as S2 writes it.
+pub fn failure(status: StatusCode, code: &str, message: &str) -> Response {
+    answer(status, json!({"code": code, "message": message}))
+}
+
+pub fn answer(status: StatusCode, body: Value) -> Response {
+    json_answer(status, body.to_string())
+}
+
+fn json_answer(status: StatusCode, body: String) -> Response {
+    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+    (status, headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(query: String, id: String, body: Vec<u8>, record: String) {
+            let _ = (Read::parse(&query, true, Some(&id)), Append::parse(&body));
+            let _ = Append::parse(json!({"records": [{"body": record}]}).to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_record_is_one_event_and_not_a_way_to_say_more() {
+        let event = r#"{"name":"e","args":1,"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}"#;
+        for body in ["", "1", "[]", "1],[2", &format!("{event},{event}"), &format!("{event}] [")] {
+            assert!(Append::parse(json!({"records": [{"body": body}]}).to_string().as_bytes()).is_err(), "{body}");
+        }
+        assert!(Append::parse(json!({"records": [{"body": event}]}).to_string().as_bytes()).is_ok());
+    }
+}
