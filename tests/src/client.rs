@@ -82,6 +82,11 @@ impl Node {
         Self::start(Path::new("electric-proxy.mjs"))
     }
 
+    /// A server as LiveStore's guide for S2 shows it: `s2-proxy.mjs`.
+    pub fn s2_proxy() -> Self {
+        Self::start(Path::new("s2-proxy.mjs"))
+    }
+
     fn start(script: &Path) -> Self {
         Self::start_on(Path::new("node"), script)
     }
