@@ -80,6 +80,64 @@ async fn clients_of_every_protocol_see_one_order_while_all_write() {
     }
 }
 
+/// Appends events in batches, rebasing onto what its own live pull brings, as LiveStore does; then reads on until it has seen
+/// so many. Returns what it saw.
+async fn write_and_follow(client: Client, name: String, count: i64, total: i64) -> Vec<Value> {
+    const BATCH: i64 = 20;
+    let mut live = client.live(None).await;
+    let (mut seen, mut head, mut written) = (Vec::<Value>::new(), 0, 0);
+    while written < count {
+        let batch: Value = (0..BATCH).map(|n| event(head + n, &name, json!({"n": written + n}))).collect();
+        if client.push(batch).await.is_ok() {
+            (head, written) = (head + BATCH, written + BATCH);
+            continue;
+        }
+        loop {
+            seen.extend(live.page().await);
+            let last = seen.last().map_or(0, |event| event["seqNum"].as_i64().unwrap());
+            if last > head {
+                head = last;
+                break;
+            }
+        }
+    }
+    while (seen.len() as i64) < total {
+        seen.extend(live.page().await);
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_of_10_000_events_on_three_protocols_end_with_the_same_log() {
+    const EACH: i64 = 3_340;
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let writers: Vec<_> = ["cf-ws", "electric", "s2"]
+        .into_iter()
+        .map(|dialect| {
+            let url = sidecar.url();
+            tokio::spawn(async move {
+                let client = Node::sync_backend().open(dialect, &url, "shared").await;
+                write_and_follow(client, dialect.into(), EACH, 3 * EACH).await
+            })
+        })
+        .collect();
+    let mut logs = Vec::new();
+    for writer in writers {
+        let mut log = writer.await.unwrap();
+        log.iter_mut().for_each(|event| drop(event.as_object_mut().unwrap().remove("createdAt")));
+        assert_eq!(numbers(&log), up_to(3 * EACH));
+        logs.push(log);
+    }
+    assert!(logs[0] == logs[1] && logs[1] == logs[2]);
+    let each = "select count(*) filter (where n = own) = count(*) and count(*) = 3 * $1::bigint from (
+                    select (args->>'n')::bigint as n, row_number() over (partition by name order by seq_num) - 1 as own
+                    from livestore.events
+                ) events";
+    let is_whole: bool = database.admin().await.query_one(each, &[&EACH]).await.unwrap().get(0);
+    assert!(is_whole, "every event of every writer is there once, in its order");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn full_clients_of_every_protocol_share_their_tables() {
     let database = Database::new().await;
