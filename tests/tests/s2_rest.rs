@@ -125,7 +125,10 @@ async fn records_are_appended_where_they_say_and_nowhere_else() {
     assert_eq!((position("start"), position("end"), position("tail")), (0, 3, 3));
     assert!(first["end"]["timestamp"].as_i64().unwrap() > 1_700_000_000_000);
     assert_eq!(append(&chain(3, 2), json!({})).await.0, 200, "the events themselves say what they follow");
-    assert_eq!(append(&chain(3, 2), json!({"match_seq_num": 3})).await.0, 200, "a repeat is accepted");
+    let (status, repeated) = append(&chain(1, 2), json!({"match_seq_num": 1})).await;
+    assert_eq!(status, 200, "a repeat is accepted");
+    let positions = ["start", "end", "tail"].map(|name| repeated[name]["seq_num"].as_i64().unwrap());
+    assert_eq!(positions, [1, 3, 5]);
     let behind = json!([event(3, "other", json!({}))]);
     for further in [json!({}), json!({"match_seq_num": 3}), json!({"match_seq_num": 5})] {
         assert_eq!(append(&behind, further.clone()).await, (412, json!({"seq_num_mismatch": 5})), "{further}");
@@ -176,12 +179,14 @@ async fn records_are_read_from_every_start_and_within_every_limit() {
         (&*until, (1496..=1500).collect()),
         ("seq_num=0&count=0", vec![]),
         ("seq_num=0&bytes=10", vec![]),
+        ("seq_num=1509&count=100", vec![1510]),
     ] {
         let (status, body) = get(&sidecar, &format!("{path}?{params}")).await;
         assert_eq!((status, seq_nums(&body["records"])), (200, expected.clone()), "{params}");
         if expected.len() < 1000 {
-            let messages = stream(&sidecar, &format!("{path}?{params}&wait=0"), None).await.rest().await;
-            let expected = if params == "seq_num=0&count=0" { vec![] } else { expected };
+            // With a limit it does not wait for more.
+            let wait = if params.contains("count") || params.contains("until") { "" } else { "&wait=0" };
+            let messages = stream(&sidecar, &format!("{path}?{params}{wait}"), None).await.rest().await;
             assert_eq!(of_stream(&messages), expected, "{params}");
             assert_eq!(messages.last().unwrap().data, "[DONE]", "{params}");
         }
@@ -229,7 +234,8 @@ async fn a_reader_waits_and_resumes() {
         push(&database, "s", chain(3, 1)).await;
     };
     let target = format!("{path}?seq_num=3&wait=60");
-    let (((status, body), ()), since) = (tokio::join!(get(&sidecar, &target), late), Instant::now());
+    let since = Instant::now();
+    let ((status, body), ()) = tokio::join!(get(&sidecar, &target), late);
     assert_eq!((status, seq_nums(&body["records"])), (200, vec![4]));
     assert!(since.elapsed() < Duration::from_secs(30));
 
@@ -243,13 +249,45 @@ async fn a_reader_waits_and_resumes() {
     push(&database, "s", chain(4, 1)).await;
     assert_eq!(of_stream(&[live.next().await.unwrap()]), [5]);
     drop(live);
-    let resumed = stream(&sidecar, &format!("{path}?seq_num=2&count=3&wait=0"), Some(&id)).await.rest().await;
+    push(&database, "s", chain(5, 3)).await;
+    let resumed = stream(&sidecar, &format!("{path}?seq_num=2&count=3"), Some(&id)).await.rest().await;
     assert_eq!(of_stream(&resumed), [5], "of three records it had two");
     assert!(resumed[0].id.as_ref().unwrap().starts_with("4,3,"), "{resumed:?}");
-    let waited = stream(&sidecar, &format!("{path}?seq_num=5&wait=1"), None).await.rest().await;
+    let used_up = stream(&sidecar, &format!("{path}?seq_num=2&count=2&wait=60"), Some(&id)).await.rest().await;
+    assert_eq!(used_up.iter().map(|message| &*message.data).collect::<Vec<_>>(), ["[DONE]"]);
+    let waited = stream(&sidecar, &format!("{path}?seq_num=8&wait=1"), None).await.rest().await;
     assert_eq!(waited.last().unwrap().data, "[DONE]");
+    let mut patient = stream(&sidecar, &format!("{path}?seq_num=7&wait={}", u64::MAX), None).await;
+    assert_eq!(of_stream(&[patient.next().await.unwrap()]), [8]);
+    drop(patient);
+    let waiting = format!("{path}?seq_num=8&wait=60");
+    let (ended, (status, _)) = tokio::join!(
+        async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            sidecar.signal("TERM");
+            Instant::now()
+        },
+        get(&sidecar, &waiting)
+    );
+    assert_eq!(status, 416, "a shutdown ends what waits");
+    assert!(ended.elapsed() < Duration::from_secs(8), "{:?}", ended.elapsed());
+    let sidecar = Sidecar::on(&database).await;
     let wrong = stream(&sidecar, &format!("{path}?seq_num=0"), Some("garbage")).await;
     assert_eq!(wrong.response.status(), 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_larger_than_an_answer_is_one_by_itself() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let blobs: Value = (0..3).map(|parent| event(parent, "e", json!("x".repeat(2 << 20)))).collect();
+    push(&database, "s", blobs).await;
+    for seq_num in 0..3 {
+        let (status, body) = get(&sidecar, &format!("/streams/s/records?seq_num={seq_num}")).await;
+        assert_eq!((status, seq_nums(&body["records"])), (200, vec![seq_num + 1]));
+    }
+    let (status, body) = get(&sidecar, "/streams/s/records?seq_num=0&bytes=1000000").await;
+    assert_eq!((status, seq_nums(&body["records"])), (200, vec![]), "it is more than was asked for");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,11 +350,24 @@ async fn who_may_not_reads_appends_and_lists_nothing() {
         get(&sidecar, "/streams/s/records?seq_num=0").await,
         get(&sidecar, "/streams/s/records/tail").await,
         post(&sidecar, "/streams/s/records", append.clone()).await,
+        post(&sidecar, "/streams/s/records", json!({"records": records(&chain(0, 1)), "match_seq_num": 5})).await,
     ] {
         assert_eq!((status, &error["code"]), (403, &json!("permission_denied")), "{error}");
     }
     let streamed = stream(&sidecar, "/streams/s/records?seq_num=0", None).await;
     assert_eq!(streamed.response.status(), 403);
+    let streamed = streamed.rest().await;
+    assert_eq!((&*streamed[0].event, &*streamed[0].data), ("error", "not allowed to connect to this store"));
+    assert_eq!(post(&sidecar, "/streams", json!({"stream": "s"})).await.0, 201, "nor whether there is one");
+    // The client behind a server of the guide stops.
+    let proxy = Node::s2_proxy();
+    let endpoint = proxy.call("listen", json!({"sidecar": sidecar.http_url()})).await.unwrap()["url"].clone();
+    let options = json!({"options": {"endpoint": endpoint}});
+    let client = Node::sync_backend().open_with("s2", &sidecar.url(), "s", options).await;
+    let end = client.live(None).await.next().await;
+    assert_eq!(end["event"], "fail", "{end}");
+    let asked = proxy.call("requests", json!({})).await.unwrap().as_array().unwrap().len();
+    assert!(asked <= 3, "{asked}");
     let off = Start::new(database.url("sidecar")).arguments(&["--dialects", "s2"]).ready().await;
     assert_eq!(get(&off, "/streams").await.0, 404);
     assert_eq!(post(&off, "/streams/s/records", append).await.0, 404);

@@ -75,6 +75,14 @@ impl Aliases {
         if self.missing.contains_key(alias) {
             return Ok(None);
         }
+        self.find_now(alias).await
+    }
+
+    /// The same for who is about to create a store, if there is none.
+    ///
+    /// # Errors
+    /// There are several.
+    pub async fn find_now(&self, alias: &Alias) -> Result<Option<StoreId>, Ambiguous> {
         let found = match &*patiently(|| self.look_up(alias)).await {
             [] => {
                 self.missing.insert(alias.clone(), ()).await;

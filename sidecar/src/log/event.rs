@@ -151,6 +151,10 @@ impl Batch {
         self.events.is_empty()
     }
 
+    pub fn last(&self) -> Option<i64> {
+        self.events.last().map(|event| event.seq_num)
+    }
+
     /// The first event that has no `args`, as its sequence number.
     pub fn first_without_args(&self) -> Option<i64> {
         self.events.iter().find(|event| matches!(event.json, Json::WithoutArgs { .. })).map(|event| event.seq_num)

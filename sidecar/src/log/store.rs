@@ -175,6 +175,14 @@ impl StoreLog {
         self.authorize(Action::Pull).await
     }
 
+    /// Asks whether the client may append, for whoever answers without doing so. Waits while the database is away.
+    ///
+    /// # Errors
+    /// It may not.
+    pub async fn may_push(&self) -> Result<(), Denied> {
+        self.authorize(Action::Push).await
+    }
+
     /// Where the events of the store are; `None` if it does not exist. What is known is believed for a while. Waits while the
     /// database is away.
     pub async fn locate(&self) -> Option<Location> {
@@ -197,16 +205,16 @@ impl StoreLog {
         Ok(History { log, store, after, backend_id, is_complete: false })
     }
 
-    /// The last event, and where the log stands. Waits while the database is away; does not ask whether the client may know.
+    /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
+    /// is away; does not ask whether the client may know.
     pub async fn end(&self) -> Page {
+        const ROUNDS: usize = 3;
         let mut page = patiently(|| pull::status(&self.log.database, &self.store)).await;
-        while page.head > 0 {
-            let before_last = page.head - 1;
-            page = self.next_after(before_last).await;
-            // Otherwise something was appended in between.
-            if page.remaining() == 0 {
+        for _ in 0..ROUNDS {
+            if page.head == 0 || (!page.events.is_empty() && page.remaining() == 0) {
                 break;
             }
+            page = self.next_after(page.head - 1).await;
         }
         page
     }

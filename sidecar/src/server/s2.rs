@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use crate::config::Dialect;
-use crate::log::{Alias, StoreId, StoreLog};
+use crate::log::{Alias, Ambiguous, StoreId, StoreLog};
 use crate::protocols::s2::{api, rest};
 
 pub fn router() -> Router<Server> {
@@ -106,10 +106,16 @@ impl Server {
         self.admit(Dialect::S2Rest, headers).map_err(|(status, message)| Refusal(status, "permission_denied", message))
     }
 
-    async fn json<'a, T: for<'de> Deserialize<'de>>(&self, request: Request) -> Result<T, Refusal> {
+    async fn json<T: for<'de> Deserialize<'de>>(&self, request: Request) -> Result<T, Refusal> {
         let body = self.body(request.into_body()).await;
         let body = body.map_err(|(status, message)| Refusal(status, "invalid", message))?;
         serde_json::from_slice(&body).map_err(|error| invalid(format!("malformed request: {error}")))
+    }
+
+    /// What is going to be appended must not create a second store of a name.
+    async fn find(&self, name: &str, method: &Method) -> Result<Option<StoreId>, Ambiguous> {
+        let (alias, aliases) = (Alias::Stream(name.into()), self.log.aliases());
+        if *method == Method::POST { aliases.find_now(&alias).await } else { aliases.find(&alias).await }
     }
 
     /// The log of a stream, and whether there is such a store already.
@@ -128,7 +134,7 @@ impl Server {
             Some(store_id) => (store_id, true),
             // What is no name that the helpers make is that of a store.
             None if !is_stream_name => (name.into(), true),
-            None => match self.log.aliases().find(&Alias::Stream(name.into())).await {
+            None => match self.find(name, &parts.method).await {
                 Ok(Some(store)) => (store.as_str().into(), true),
                 Ok(None) => (name.into(), false),
                 Err(ambiguous) => return Err(Refusal(StatusCode::CONFLICT, "ambiguous_stream", ambiguous.to_string())),
@@ -162,7 +168,9 @@ async fn create_stream(State(server): State<Server>, request: Request) -> Result
     server.admit_rest(request.headers())?;
     let Stream { stream } = server.json(request).await?;
     StoreId::parse(&stream).map_err(invalid)?;
-    let exists = server.log.aliases().find(&Alias::Stream(stream.as_str().into())).await != Ok(None);
+    // Which stores there are is not for everybody where somebody says who may see which.
+    let alias = Alias::Stream(stream.as_str().into());
+    let exists = server.log.is_public() && server.log.aliases().find(&alias).await != Ok(None);
     let info = json!({"name": stream, "created_at": now(), "deleted_at": null});
     created(create(&server.created, format!("stream {stream}")) && !exists, "stream", info)
 }
@@ -221,14 +229,23 @@ async fn append(
     Ok(rest::append(log, append).await)
 }
 
-async fn read(State(server): State<Server>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
+async fn read(State(server): State<Server>, Path(stream): Path<String>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let (log, exists) = server.stream(&stream, &parts).await?;
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let is_stream = header("accept").is_some_and(|accept| accept.contains("text/event-stream"));
-    let query = parts.uri.query().unwrap_or_default();
-    let read = rest::Read::parse(query, is_stream, header("last-event-id")).map_err(invalid)?;
-    Ok(rest::read(log, read, exists, &server.connections, server.shutdown.clone()).await)
+    let reading = async {
+        let (log, exists) = server.stream(&stream, &parts).await?;
+        let query = parts.uri.query().unwrap_or_default();
+        let read = rest::Read::parse(query, is_stream, header("last-event-id")).map_err(invalid)?;
+        let answer = rest::read(log, read, exists, &server.connections, server.shutdown.clone()).await;
+        answer.map_err(|denied| Refusal(StatusCode::FORBIDDEN, "permission_denied", denied.to_string()))
+    };
+    match reading.await {
+        Ok(answer) => answer,
+        // A server between here and LiveStore's client passes it on, and the client reads nothing else.
+        Err(Refusal(status, _, message)) if is_stream => api::refuse_pull(status, &message),
+        Err(refusal) => refusal.into_response(),
+    }
 }
 
 async fn tail(State(server): State<Server>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {

@@ -78,22 +78,31 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
     if has_fencing_token {
         return answer(StatusCode::PRECONDITION_FAILED, json!({"fencing_token_mismatch": ""}));
     }
-    let parent = batch.parent().unwrap_or(0);
+    let (parent, last) = (batch.parent().unwrap_or(0), batch.last().unwrap_or(0));
     // The head that S2 would be asked to expect, and the one that the events say they follow.
     let is_expected = match_seq_num.is_none_or(|expected| expected == parent);
     let pushed = if is_expected {
         log.push(batch, None).await
+    } else if let Err(denied) = log.may_push().await {
+        return refuse(&denied);
     } else {
         Err(PushError::ServerAhead { minimum_expected_num: log.end().await.head, provided_num: parent })
     };
     match pushed {
-        Ok(pushed) => {
-            let own = log.next_after(pushed.head - 1).await;
+        Ok(_) => {
+            let own = log.next_after(last - 1).await;
             let appended_at = own.events.first().map_or(0, |event| timestamp(event));
-            let tail = if own.head == pushed.head { own } else { log.end().await };
-            let position = |seq_num: i64| json!({"seq_num": seq_num, "timestamp": appended_at});
-            let tail: Value = serde_json::from_str(&tail_of(&tail).json()).unwrap_or_default();
-            answer(StatusCode::OK, json!({"start": position(parent), "end": position(pushed.head), "tail": tail}))
+            let end = if own.head == last { own } else { log.end().await };
+            let position = |seq_num: i64, timestamp: i64| json!({"seq_num": seq_num, "timestamp": timestamp});
+            let tail = tail_of(&end);
+            answer(
+                StatusCode::OK,
+                json!({
+                    "start": position(parent, appended_at),
+                    "end": position(last, appended_at),
+                    "tail": position(tail.seq_num, tail.timestamp),
+                }),
+            )
         }
         Err(PushError::ServerAhead { minimum_expected_num, .. }) => {
             answer(StatusCode::PRECONDITION_FAILED, json!({"seq_num_mismatch": minimum_expected_num}))
@@ -187,17 +196,18 @@ fn parse_id(id: &str) -> Result<(i64, u64, u64), String> {
 
 /// Reads records: as a stream that a task on `tasks` writes, or at once. `exists`: whether the name of the stream is that of a
 /// store already.
+///
+/// # Errors
+/// Why it may not be read.
 pub async fn read(
     log: StoreLog,
     read: Read,
     exists: bool,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
-) -> Response {
+) -> Result<Response, Denied> {
     debug!(store = ?log.id(), ?read, "read");
-    if let Err(denied) = log.may_pull().await {
-        return refuse(&denied);
-    }
+    log.may_pull().await?;
     let (start, limits, records, bytes) = match read.resumed {
         Some((seq_num, records, bytes)) => {
             (Start::SeqNum(seq_num + 1), read.limits.less(records, bytes), records, bytes)
@@ -215,50 +225,63 @@ pub async fn read(
     };
     if after > end.head {
         if !read.clamp {
-            return unwritten(&end);
+            return Ok(unwritten(&end));
         }
         after = end.head;
     }
     if !read.is_stream {
-        return read_at_once(&log, after, limits, read.wait, &end).await;
+        return read_at_once(&log, after, limits, read.wait, &end, &shutdown).await;
     }
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, limits).resume(records, bytes);
-    match read.wait {
+    // Whoever wants so much and no more does not wait for it, unless it says so.
+    let wait = read.wait.or((read.limits != Limits::NONE).then_some(Duration::ZERO));
+    match wait {
         Some(Duration::ZERO) => tasks.spawn(writer.history(log, after, shutdown)),
         Some(wait) => tasks.spawn(writer.live(log, after, Follow::For(wait), shutdown)),
         None if !exists => tasks.spawn(writer.live(log, after, Follow::Briefly, shutdown)),
         // As LiveStore's helpers ask for their client, which must not lose a stream that has brought something.
-        None if read.clamp && read.resumed.is_none() && limits == Limits::NONE => {
+        None if read.clamp && read.resumed.is_none() => {
             tasks.spawn(writer.live(log, after, Follow::WithPauses, shutdown))
         }
         None => tasks.spawn(writer.live(log, after, Follow::Forever, shutdown)),
     };
-    events(StatusCode::OK, body)
+    Ok(events(StatusCode::OK, body))
 }
 
-async fn read_at_once(log: &StoreLog, after: i64, limits: Limits, wait: Option<Duration>, end: &Page) -> Response {
-    let mut limits = Limits {
-        records: Some(limits.records.unwrap_or(u64::MAX).min(MOST.records.unwrap_or(u64::MAX))),
-        bytes: Some(limits.bytes.unwrap_or(u64::MAX).min(MOST.bytes.unwrap_or(u64::MAX))),
-        until: limits.until,
-    };
+async fn read_at_once(
+    log: &StoreLog,
+    after: i64,
+    limits: Limits,
+    wait: Option<Duration>,
+    end: &Page,
+    shutdown: &CancellationToken,
+) -> Result<Response, Denied> {
     let found = if after < end.head {
         let page = async { log.history(after, None).await?.next().await };
         page.await.map(|page| page.map(|page| page.events).unwrap_or_default())
     } else {
-        match timeout(wait.unwrap_or(Duration::ZERO).min(LONGEST_WAIT), news(log, after)).await {
-            Ok(news) => news,
-            Err(_) => return unwritten(end),
+        let wait = wait.unwrap_or(Duration::ZERO).min(LONGEST_WAIT);
+        tokio::select! {
+            news = timeout(wait, news(log, after)) => match news {
+                Ok(news) => news,
+                Err(_) => return Ok(unwritten(end)),
+            },
+            () = shutdown.cancelled() => return Ok(unwritten(end)),
         }
     };
     match found {
         Ok(events) => {
-            let records: Vec<_> = limits.take(&events).iter().map(|event| record(event)).collect();
-            json_answer(StatusCode::OK, format!(r#"{{"records":[{}]}}"#, records.join(",")))
+            let mut wanted = limits;
+            let events = wanted.take(&events);
+            // What one answer has at most is no reason to have nothing.
+            let mut most = MOST;
+            let answered = most.take(events).len().max(1).min(events.len());
+            let records: Vec<_> = events[..answered].iter().map(|event| record(event)).collect();
+            Ok(json_answer(StatusCode::OK, format!(r#"{{"records":[{}]}}"#, records.join(","))))
         }
-        Err(PullError::Denied(denied)) => refuse(&denied),
-        Err(_) => unwritten(end),
+        Err(PullError::Denied(denied)) => Err(denied),
+        Err(_) => Ok(unwritten(end)),
     }
 }
 

@@ -20,8 +20,8 @@ use crate::log::{Event, PullError, StoreLog};
 /// How often a live stream that has nothing new says so. S2: 5 to 15 s.
 const PING: Duration = Duration::from_secs(10);
 
-/// How long a stream that has brought something goes on without more.
-const QUIET: Duration = Duration::from_secs(1);
+/// How long a stream that has to end goes on after the first that it brought.
+const SOON: Duration = Duration::from_secs(1);
 
 /// How long a client may take to read a piece.
 const UNREAD: Duration = Duration::from_secs(30);
@@ -62,6 +62,7 @@ pub struct Writer {
     /// The stream has brought so much so far.
     records: u64,
     bytes: u64,
+    /// The time of its last record is not known before it has brought one.
     tail: Tail,
 }
 
@@ -127,13 +128,17 @@ impl Writer {
         };
         subscription.linger();
         let patience = match follow {
-            Follow::WithPauses => QUIET,
+            Follow::WithPauses => FOREVER,
             Follow::Forever => FOREVER,
-            Follow::For(wait) => wait,
+            Follow::For(wait) => wait.min(FOREVER),
             Follow::Briefly => BRIEFLY,
         };
+        if self.limits.is_exhausted() {
+            return self.send(DONE.into()).await;
+        }
         let mut end = pin!(sleep_until(Instant::now() + patience));
         let mut may_end = matches!(follow, Follow::For(_) | Follow::Briefly);
+        let mut has_begun = false;
         loop {
             let delivery = tokio::select! {
                 delivery = subscription.next() => delivery,
@@ -156,15 +161,26 @@ impl Writer {
                 if self.events(&delivery.events, true).await? == Wanted::NoMore {
                     return self.send(DONE.into()).await;
                 }
-                end.as_mut().reset(Instant::now() + patience);
-                may_end |= follow == Follow::WithPauses;
+                match follow {
+                    Follow::Forever => {}
+                    Follow::For(_) => end.as_mut().reset(Instant::now() + patience),
+                    // Soon after the first, however many there are.
+                    Follow::WithPauses | Follow::Briefly if !has_begun => {
+                        end.as_mut().reset(Instant::now() + SOON);
+                        may_end = true;
+                    }
+                    Follow::WithPauses | Follow::Briefly => {}
+                }
+                has_begun = true;
             }
         }
     }
 
     async fn events(&mut self, events: &[Arc<Event>], with_tail: bool) -> Result<Wanted, Gone> {
         let wanted = self.limits.take(events);
-        for batch in batches(wanted) {
+        let batches = batches(wanted);
+        let count = batches.len();
+        for (index, batch) in batches.into_iter().enumerate() {
             let Some(last) = batch.last() else { continue };
             self.records += batch.len() as u64;
             self.bytes += batch.iter().map(|event| metered(event) as u64).sum::<u64>();
@@ -172,7 +188,8 @@ impl Writer {
             let records: Vec<_> = batch.iter().map(|event| record(event)).collect();
             let (records, id) = (records.join(","), format!("{},{},{}", seq_num(last), self.records, self.bytes));
             // The client counts what remains by the tail; without one, there is nothing more.
-            let tail = if with_tail { format!(",\"tail\":{}", self.tail.json()) } else { String::new() };
+            let has_tail = with_tail || index + 1 < count;
+            let tail = if has_tail { format!(",\"tail\":{}", self.tail.json()) } else { String::new() };
             self.send(format!("event: batch\nid: {id}\ndata: {{\"records\":[{records}]{tail}}}\n\n")).await?;
         }
         let is_all = wanted.len() == events.len() && !self.limits.is_exhausted();
@@ -211,6 +228,8 @@ impl Writer {
 
 /// An error in the words of the stream.
 pub fn error_event(message: &str) -> String {
-    let lines: Vec<_> = message.lines().map(|line| format!("data: {line}\n")).collect();
+    // Without any data there would be no message to the client; a lone carriage return ends a line, too.
+    let message = if message.trim().is_empty() { "refused" } else { message };
+    let lines: Vec<_> = message.split(['\r', '\n']).map(|line| format!("data: {line}\n")).collect();
     format!("event: error\n{}\n", lines.concat())
 }
