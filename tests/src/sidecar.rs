@@ -148,6 +148,15 @@ impl Sidecar {
         tokio::task::block_in_place(|| self.child.wait()).expect("it ends")
     }
 
+    /// How many sockets it has open.
+    pub fn sockets(&self) -> usize {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
+        let is_socket = |target: std::path::PathBuf| target.to_string_lossy().starts_with("socket:");
+        open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
+            .filter(|target| is_socket(target.clone()))
+            .count()
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");

@@ -266,6 +266,25 @@ async fn a_live_stream_pings_and_says_where_the_tail_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_gone_is_noticed_within_seconds() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    push(&database, "s", chain(0, 1)).await;
+    let before = sidecar.sockets();
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        let mut stream = Messages::of(pull(&sidecar, "s", Some(0), true)).await;
+        assert_eq!(stream.next().await.unwrap().event, "ping");
+        streams.push(stream);
+    }
+    assert!(sidecar.sockets() >= before + 50);
+    drop(streams);
+    let since = Instant::now();
+    eventually("their sockets are closed", || async { sidecar.sockets() <= before + 5 }).await;
+    assert!(since.elapsed() < Duration::from_secs(30), "{:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_that_is_not_one_of_the_log_is_an_error_and_not_an_end() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
