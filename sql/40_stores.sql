@@ -51,11 +51,13 @@ comment on index livestore.stores_table_suffix_idx is 'Finds the store that the 
 -- makeS2StreamName of @livestore/sync-s2, which works on UTF-16 units, too.
 create function livestore.stream_name(store_id text)
 returns text
-language sql
+language plpgsql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select left(regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100)
+begin
+    return left(regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100);
+end
 $$;
 
 comment on function livestore.stream_name(text) is
