@@ -71,12 +71,12 @@ async fn push(server: Server, request: Request) -> Response {
 
 async fn shape(State(server): State<Server>, request: Request) -> Response {
     if let Err((status, message)) = server.admit(Dialect::ElectricShape, request.headers()) {
-        return shape::failure(status, json!({"message": message}));
+        return shape::uncached(status, json!({"message": message}));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let headers = [(header::ALLOW, "GET, HEAD, OPTIONS")];
         let message = json!({"message": "an event log can be read as a shape, and nothing else"});
-        return (headers, shape::failure(StatusCode::METHOD_NOT_ALLOWED, message)).into_response();
+        return (headers, shape::uncached(StatusCode::METHOD_NOT_ALLOWED, message)).into_response();
     }
     let (request, _) = request.into_parts();
     let query = request.uri.query().unwrap_or_default();
@@ -100,7 +100,7 @@ async fn shape(State(server): State<Server>, request: Request) -> Response {
     };
     let log = match server.context(None, &request.headers) {
         Ok(context) => server.log.store_for_request(store, context),
-        Err(error) => return shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})),
+        Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };
     if let Some(electric) = electric {
         match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.shutdown).await {
@@ -117,7 +117,7 @@ async fn shape(State(server): State<Server>, request: Request) -> Response {
 async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Response> {
     if let Some(store_id) = &asked.store_id {
         return StoreId::parse(store_id)
-            .map_err(|error| shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})));
+            .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})));
     }
     let aliases = server.log.aliases();
     let found = match asked.is_live {
@@ -127,11 +127,11 @@ async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Respon
     match (found.map_err(|ambiguous| shape::ambiguous(&ambiguous))?, &asked.table) {
         (Some(store), _) => Ok(store),
         (None, Alias::Suffix(suffix) | Alias::Stream(suffix)) => {
-            StoreId::parse(suffix).map_err(|error| shape::failure(StatusCode::BAD_REQUEST, json!({"message": error})))
+            StoreId::parse(suffix).map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})))
         }
         (None, Alias::Pooled(number)) => {
             let message = format!("there is no store with the number {number}: see livestore.stores");
-            Err(shape::failure(StatusCode::BAD_REQUEST, json!({"message": message})))
+            Err(shape::uncached(StatusCode::BAD_REQUEST, json!({"message": message})))
         }
     }
 }
@@ -139,7 +139,7 @@ async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Respon
 /// As Electric says whether it can serve.
 async fn health(State(server): State<Server>) -> Response {
     if !server.settings.dialects.contains(&Dialect::ElectricShape) {
-        return shape::failure(StatusCode::NOT_FOUND, json!({"message": "the shape API is switched off"}));
+        return shape::uncached(StatusCode::NOT_FOUND, json!({"message": "the shape API is switched off"}));
     }
     let (status, text) = match server.log.ready().await {
         Ok(()) => (StatusCode::OK, "active"),

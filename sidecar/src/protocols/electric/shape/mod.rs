@@ -27,7 +27,7 @@ pub use request::{Request, Since, has_secret};
 
 /// For who does not have it.
 pub fn wrong_secret() -> Response {
-    failure(StatusCode::UNAUTHORIZED, json!({"message": "Unauthorized - Invalid API secret"}))
+    uncached(StatusCode::UNAUTHORIZED, json!({"message": "Unauthorized - Invalid API secret"}))
 }
 
 /// What an answer depends on beside the log.
@@ -123,7 +123,7 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
         Ok(body) => (StatusCode::OK, headers, body).into_response(),
         Err(broken) => {
             error!(error = &broken as &dyn std::error::Error, "an event cannot be read");
-            failure(StatusCode::INTERNAL_SERVER_ERROR, json!({"message": "an event cannot be read"}))
+            uncached(StatusCode::INTERNAL_SERVER_ERROR, json!({"message": "an event cannot be read"}))
         }
     }
 }
@@ -216,18 +216,18 @@ fn moment() -> u128 {
 fn refuse(refusal: &ReadError) -> Response {
     let message = json!({"message": refusal.to_string()});
     match refusal {
-        ReadError::Denied(_) => failure(StatusCode::FORBIDDEN, message),
+        ReadError::Denied(_) => uncached(StatusCode::FORBIDDEN, message),
         ReadError::Reset { handle, .. } => {
-            let mut response = failure(StatusCode::CONFLICT, serde_json::Value::Null);
+            let mut response = uncached(StatusCode::CONFLICT, serde_json::Value::Null);
             if let Ok(handle) = HeaderValue::from_str(handle) {
                 response.headers_mut().insert(HeaderName::from_static("electric-handle"), handle);
             }
             *response.body_mut() = axum::body::Body::from(MUST_REFETCH);
             response
         }
-        ReadError::Foreign => failure(StatusCode::GONE, message),
+        ReadError::Foreign => uncached(StatusCode::GONE, message),
         ReadError::Away => {
-            let mut response = failure(StatusCode::SERVICE_UNAVAILABLE, message);
+            let mut response = uncached(StatusCode::SERVICE_UNAVAILABLE, message);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             response
         }
@@ -236,15 +236,10 @@ fn refuse(refusal: &ReadError) -> Response {
 
 /// Several stores have the name of the table. Not 400, which makes LiveStore's client start over, without end.
 pub fn ambiguous(problem: &Ambiguous) -> Response {
-    failure(StatusCode::UNPROCESSABLE_ENTITY, json!({"message": problem.to_string()}))
+    uncached(StatusCode::UNPROCESSABLE_ENTITY, json!({"message": problem.to_string()}))
 }
 
-/// As Electric's errors look.
-pub fn failure(status: StatusCode, body: serde_json::Value) -> Response {
-    uncached(status, body)
-}
-
-/// JSON that no cache may keep.
+/// JSON that no cache may keep: errors, and what is of the moment.
 pub fn uncached(status: StatusCode, body: serde_json::Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body.to_string())
         .into_response()

@@ -10,8 +10,8 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 use tokio_util::sync::CancellationToken;
 
-use super::failure;
 use super::table::{parse_columns, parse_table};
+use super::uncached;
 use crate::log::Alias;
 use crate::protocols::electric::messages::{Columns, Relation};
 use crate::protocols::electric::offset::{Offset, Position};
@@ -56,7 +56,7 @@ impl Errors {
     /// As Electric says it.
     pub fn response(self) -> Response {
         let errors: BTreeMap<_, _> = self.0.into_iter().map(|(param, problem)| (param, [problem])).collect();
-        failure(StatusCode::BAD_REQUEST, json!({"message": "Invalid request", "errors": errors}))
+        uncached(StatusCode::BAD_REQUEST, json!({"message": "Invalid request", "errors": errors}))
     }
 }
 
