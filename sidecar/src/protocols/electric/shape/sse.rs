@@ -21,6 +21,8 @@ pub const LIFETIME: Duration = Duration::from_secs(60);
 /// How often a silent stream says that it is alive.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+const SIGN_OF_LIFE: &str = ": keep-alive\n\n";
+
 /// How long a client may take to read a piece.
 const UNREAD: Duration = Duration::from_secs(30);
 
@@ -79,7 +81,11 @@ struct Feed {
 impl Feed {
     /// Ends when the log does, or when the client does not read: it resumes after what it was sent whole.
     async fn run(mut self) {
-        let mut keep_alive = interval_at(Instant::now(), KEEP_ALIVE);
+        // The first at once: an answer begins with its first piece.
+        if self.pieces.send(SIGN_OF_LIFE.into()).await.is_err() {
+            return;
+        }
+        let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         loop {
             let piece = tokio::select! {
                 delivery = self.subscription.next() => match delivery {
@@ -94,7 +100,7 @@ impl Feed {
                     // The next request is told.
                     Err(_) => return,
                 },
-                _ = keep_alive.tick() => ": keep-alive\n\n".into(),
+                _ = keep_alive.tick() => SIGN_OF_LIFE.into(),
             };
             if !matches!(timeout(UNREAD, self.pieces.send(piece.into())).await, Ok(Ok(()))) {
                 return;
