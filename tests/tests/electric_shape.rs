@@ -182,11 +182,14 @@ async fn livestore_syncs_through_a_server_as_its_guide_shows_it() {
     other.push(chain(2, 1500)).await.unwrap();
     assert_eq!(numbers(&live.events(1500).await), (3..=1502).collect::<Vec<_>>());
     assert_eq!(numbers(&client.pull(None).await.unwrap()), up_to(1502));
-    assert!(live.is_quiet_for(Duration::from_secs(1)).await);
+    // A page for each push that was seen apart, so how many pulls that took is up to the machine; a quiet log takes none.
+    let before = proxy.call("pulls", json!({})).await.unwrap().as_array().unwrap().len();
+    assert!(live.is_quiet_for(Duration::from_secs(2)).await);
     let pulls = proxy.call("pulls", json!({})).await.unwrap();
     assert!(pulls.as_array().unwrap().iter().all(|pull| pull["status"] == 200), "{pulls}");
     assert_eq!(pulls[0]["params"]["table"], "\"eventlog_6_Todo_App_1__\"");
-    assert!(pulls.as_array().unwrap().len() < 20, "{}", pulls.as_array().unwrap().len());
+    let more = pulls.as_array().unwrap().len() - before;
+    assert!(more <= 2, "{more} pulls of a log in which nothing happens");
 
     // A name of more than 63 characters is a hash.
     let long = "ä😀".repeat(60);
