@@ -235,6 +235,7 @@ declare
 begin
     store := livestore.lock_existing_store(store_id);
     execute format('delete from only %s where store = $1', store.eventlog) using store.id;
+    delete from livestore.relayed_events r where r.store = store.id;
     -- A new number, too: whoever reads the table by it, as Electric does, must not take the two logs for one.
     update livestore.stores s set id = default, head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
         where s.id = store.id returning s.* into store;
@@ -266,6 +267,7 @@ begin
     else
         execute format('drop table %s', store.eventlog);
     end if;
+    delete from livestore.relayed_events r where r.store = store.id;
     delete from livestore.dropped_stores d where d.store_id = $1;
     insert into livestore.dropped_stores (store_id, backend_id)
         values (store_id, livestore.make_backend_id(gen_random_uuid()::text));

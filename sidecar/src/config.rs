@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::http::HeaderName;
 use clap::{Parser, ValueEnum};
 
+use crate::auth::{Authentication, Verifier};
 use crate::origins::Origins;
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
@@ -21,9 +23,30 @@ pub struct Config {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
 
-    /// Who may connect. none: everybody, which takes --insecure-no-auth beyond loopback.
+    /// Who may connect. none: everybody, which takes --insecure-no-auth beyond loopback. jwt: whoever has a good token; so far
+    /// for the peer relay only.
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]
     pub auth: Auth,
+
+    /// The secret that signs tokens (HS256, HS384, HS512).
+    #[arg(long, env = "LIVESTORE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret: Option<String>,
+
+    /// The public key of whoever signs tokens: RSA, EC or Ed25519, as PEM or JWK, or a file that holds it.
+    #[arg(long, env = "LIVESTORE_JWT_PUBLIC_KEY", value_name = "KEY")]
+    pub jwt_public_key: Option<String>,
+
+    /// The audience (aud) that tokens must be for. Without, it is not looked at.
+    #[arg(long, env = "LIVESTORE_JWT_AUDIENCE", value_name = "AUDIENCE")]
+    pub jwt_audience: Option<String>,
+
+    /// The issuer (iss) that tokens must be of. Without, it is not looked at.
+    #[arg(long, env = "LIVESTORE_JWT_ISSUER", value_name = "ISSUER")]
+    pub jwt_issuer: Option<String>,
+
+    /// By how much the clocks of those who make tokens may be wrong.
+    #[arg(long, env = "LIVESTORE_JWT_LEEWAY", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub jwt_leeway: Duration,
 
     /// Serve everybody who can reach the address, also beyond this machine, and without --cors-origins pages of every origin.
     #[arg(long, env = "LIVESTORE_INSECURE_NO_AUTH")]
@@ -55,12 +78,25 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_ELECTRIC_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub electric_secret: Option<String>,
 
+    /// The store to which the peer relay appends what it relays, so that pulls are answered from history: a name with {user}
+    /// for the user, e.g. relay-{user}. Without, nothing is kept.
+    #[arg(long, env = "LIVESTORE_RELAY_STORE", value_name = "STORE")]
+    pub relay_store: Option<String>,
+
+    /// How many messages a second the devices of one user may send through the peer relay. More wait.
+    #[arg(long, env = "LIVESTORE_RELAY_MESSAGES_PER_SECOND", default_value = "1000")]
+    pub relay_messages_per_second: NonZeroU32,
+
+    /// How many bytes.
+    #[arg(long, env = "LIVESTORE_RELAY_BYTES_PER_SECOND", default_value = "8388608")]
+    pub relay_bytes_per_second: NonZeroU32,
+
     /// A real Electric server on the same database, from which clients of Electric's protocols then read, e.g.
     /// http://electric:3000. See docs/electric.md.
     #[arg(long, env = "LIVESTORE_ELECTRIC_URL", hide_env_values = true, value_name = "URL")]
     pub electric_url: Option<String>,
 
-    /// Connections to the database for reading; two more push and listen.
+    /// Connections to the database for reading; three more push, listen and relay.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub database_connections: u16,
 
@@ -92,6 +128,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
     None,
+    Jwt,
 }
 
 /// A protocol that clients of LiveStore speak.
@@ -112,11 +149,21 @@ pub enum Dialect {
     S2,
     /// S2's REST API, for servers that make their requests with s2-proxy-helpers
     S2Rest,
+    /// The peer relay, for devices of one user
+    Relay,
 }
 
 impl Dialect {
-    pub const ALL: [Self; 7] =
-        [Self::CfWs, Self::CfHttp, Self::Cf03, Self::Electric, Self::ElectricShape, Self::S2, Self::S2Rest];
+    pub const ALL: [Self; 8] = [
+        Self::CfWs,
+        Self::CfHttp,
+        Self::Cf03,
+        Self::Electric,
+        Self::ElectricShape,
+        Self::S2,
+        Self::S2Rest,
+        Self::Relay,
+    ];
 }
 
 impl fmt::Display for Dialect {
@@ -129,6 +176,7 @@ impl fmt::Display for Dialect {
             Self::ElectricShape => "electric-shape",
             Self::S2 => "s2",
             Self::S2Rest => "s2-rest",
+            Self::Relay => "relay",
         })
     }
 }
@@ -146,12 +194,61 @@ impl Config {
     /// What to change.
     pub fn check(&self) -> Result<(), String> {
         self.origins()?;
-        for (option, secret) in [("--admin-secret", &self.admin_secret), ("--electric-secret", &self.electric_secret)] {
+        let secrets = [
+            ("--admin-secret", &self.admin_secret),
+            ("--electric-secret", &self.electric_secret),
+            ("--jwt-secret", &self.jwt_secret),
+        ];
+        for (option, secret) in secrets {
             if secret.as_deref() == Some("") {
                 return Err(format!("{option} is empty: give it one that nobody guesses, or leave it out"));
             }
         }
+        if self.auth == Auth::Jwt && self.dialects.iter().any(|dialect| *dialect != Dialect::Relay) {
+            return Err(
+                "--auth jwt covers the peer relay only so far: say --dialects relay with it, or leave it out".into()
+            );
+        }
+        if self.auth == Auth::Jwt && self.relay_store.as_deref().is_some_and(|store| !store.contains("{user}")) {
+            return Err(
+                "--relay-store without {user} would let users read each other's events: say relay-{user}".into()
+            );
+        }
         Ok(())
+    }
+
+    /// How clients prove who they are.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn authentication(&self) -> Result<Authentication, String> {
+        if self.auth == Auth::None {
+            return Ok(Authentication::None);
+        }
+        let mut verifier = Verifier::new(self.jwt_leeway);
+        if self.jwt_secret.is_none() && self.jwt_public_key.is_none() {
+            return Err(
+                "--auth jwt needs --jwt-secret or --jwt-public-key (LIVESTORE_JWT_SECRET, LIVESTORE_JWT_PUBLIC_KEY)"
+                    .into(),
+            );
+        }
+        if let Some(secret) = &self.jwt_secret {
+            verifier = verifier.with_secret(secret);
+        }
+        if let Some(key) = &self.jwt_public_key {
+            let wrong = |error: String| format!("--jwt-public-key: {error}");
+            let is_key = key.trim_start().starts_with(['-', '{']);
+            let file = || std::fs::read_to_string(key).map_err(|error| wrong(format!("cannot read the file: {error}")));
+            let key = if is_key { key.clone() } else { file()? };
+            verifier = verifier.with_public_key(&key).map_err(wrong)?;
+        }
+        if let Some(audience) = &self.jwt_audience {
+            verifier = verifier.with_audience(audience);
+        }
+        if let Some(issuer) = &self.jwt_issuer {
+            verifier = verifier.with_issuer(issuer);
+        }
+        Ok(Authentication::Jwt(Box::new(verifier)))
     }
 
     /// Whether it may serve on this address: that of --listen, or of a socket that it was given.

@@ -1,9 +1,12 @@
 //! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
 
+mod auth;
 mod config;
 mod log;
 mod origins;
+mod postgres;
 mod protocols;
+mod relay;
 mod server;
 mod shutdown;
 mod telemetry;
@@ -25,9 +28,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::config::Config;
-use crate::log::{Database, DatabaseError, Log, LogConfig};
+use crate::config::{Config, Dialect};
+use crate::log::{Log, LogConfig};
+use crate::postgres::{Database, DatabaseError};
 use crate::protocols::electric::Upstream;
+use crate::relay::{Flow, Relay};
 use crate::server::s2::Created;
 use crate::server::{Server, Settings};
 
@@ -90,6 +95,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
+    let authentication = config.authentication().map_err(Failure::Config)?;
     let origins = config.origins().map_err(Failure::Config)?;
     let electric =
         config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
@@ -111,14 +117,18 @@ async fn run(config: Config) -> Result<(), Failure> {
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
     let log_config = LogConfig { push_timeout: config.push_timeout, authorize_function: config.authorize_function };
+    let flow = Flow::new(config.relay_messages_per_second, config.relay_bytes_per_second);
+    let relay = config.dialects.contains(&Dialect::Relay).then(|| Relay::start(database.clone(), flow, &mut tasks));
     let log = Log::start(database, log_config, &mut tasks);
     let settings = Settings {
         dialects: config.dialects.into_iter().collect(),
         origins,
+        authentication,
         forward_headers: config.forward_headers,
         admin_secret: config.admin_secret,
         electric_secret: config.electric_secret,
         electric,
+        relay_store: config.relay_store,
         max_frame_bytes: config.max_frame_bytes,
     };
     let server = Server {
@@ -126,6 +136,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         settings: Arc::new(settings),
         connections: connections.clone(),
         shutdown: shutdown.clone(),
+        relay: relay.clone(),
         created: Created::default(),
     };
     // Serving begins before the database is known to be there: clients wait better than they reconnect.
@@ -153,6 +164,9 @@ async fn run(config: Config) -> Result<(), Failure> {
     let ended = timeout_at(deadline, async {
         connections.wait().await;
         let _ = serving.await;
+        if let Some(relay) = relay {
+            relay.exit().await;
+        }
     });
     if ended.await.is_err() {
         warn!("the deadline passed with connections open");

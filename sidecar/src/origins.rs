@@ -59,6 +59,11 @@ impl Origins {
         !headers.contains_key(header::ORIGIN) || (*self != Self::Any && self.allow(headers))
     }
 
+    /// Whether a cookie may say who somebody is: only to a page that is served. Whoever is no page has other means.
+    pub fn trust_cookies(&self, headers: &HeaderMap) -> bool {
+        headers.contains_key(header::ORIGIN) && self.trust(headers)
+    }
+
     fn allow_origin(&self, origin: &HeaderValue) -> bool {
         match self {
             Self::Any => true,

@@ -57,6 +57,18 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("lock_existing_store", "livestore.lock_existing_store('s')", NOBODY),
     ("register_stores", "livestore.register_stores('{s}')", NOBODY),
     ("renew_backend_ids", "livestore.renew_backend_ids()", NOBODY),
+    ("relay_enter", "livestore.relay_enter('15 s')", WRITERS),
+    ("relay_renew", "livestore.relay_renew('x', '15 s')", WRITERS),
+    ("relay_exit", "livestore.relay_exit('x')", WRITERS),
+    ("relay_join", "livestore.relay_join('x', '{u}', '{c}', false)", WRITERS),
+    ("relay_leave", "livestore.relay_leave('x', '{u}', '{c}', '{1}')", WRITERS),
+    ("relay_send", "livestore.relay_send('{x}', '{body}')", WRITERS),
+    ("relay_fetch", "livestore.relay_fetch(1)", WRITERS),
+    ("relay_append", "livestore.relay_append('s', '[]')", WRITERS),
+    ("relay_page", "livestore.relay_page('s', 0, 100, 1000)", READERS),
+    ("relay_lock", "livestore.relay_lock()", NOBODY),
+    ("relay_notify", "livestore.relay_notify('x', 'body')", NOBODY),
+    ("relay_forget", "livestore.relay_forget('{x}')", NOBODY),
 ];
 
 /// A database with a store in the shared table and one in its own.

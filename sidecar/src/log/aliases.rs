@@ -6,9 +6,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use moka::future::Cache;
 
-use super::database::{Database, DatabaseError};
 use super::pull::patiently;
 use super::store_id::StoreId;
+use crate::postgres::{Database, DatabaseError};
 
 /// A name of the log of a store.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -7,8 +7,8 @@ use tokio_postgres::error::SqlState;
 use tracing::warn;
 
 use super::context::Context;
-use super::database::{Database, DatabaseError, is_passing_code};
 use super::store_id::StoreId;
+use crate::postgres::{Database, DatabaseError, is_passing_code};
 
 /// What a client wants to do with a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

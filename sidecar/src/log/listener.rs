@@ -11,10 +11,9 @@ use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Notification};
 use tracing::{debug, info, warn};
 
-use super::backoff::Backoff;
-use super::database::{Database, DatabaseError};
 use super::store_id::StoreId;
 use super::tail::Tails;
+use crate::postgres::{Backoff, Database, DatabaseError};
 
 /// A connection that is silent for this long is asked whether it is still there, and has as long to answer.
 const HEARTBEAT: Duration = Duration::from_secs(5);

@@ -1,15 +1,14 @@
-//! The log: the only part of the sidecar that knows SQL, and all that a protocol knows of Postgres.
+//! The log: all that a protocol knows of event logs in Postgres.
 
 mod aliases;
 mod authorize;
-mod backoff;
 mod context;
-mod database;
 mod event;
 mod listener;
 mod outcome;
 mod pull;
 mod push;
+mod relayed;
 mod store;
 mod store_id;
 mod subscription;
@@ -25,10 +24,10 @@ use tracing::error;
 pub use aliases::{Alias, Ambiguous, Location};
 pub use authorize::Denied;
 pub use context::Context;
-pub use database::{Database, DatabaseError};
 pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use outcome::{PushError, Pushed};
 pub use pull::Page;
+pub use relayed::ReadError;
 pub use store::{History, Reserved, ResetError, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
@@ -39,6 +38,8 @@ use authorize::Authorizer;
 use listener::Listener;
 use push::CommitQueue;
 use tail::Tails;
+
+use crate::postgres::{Database, DatabaseError};
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]

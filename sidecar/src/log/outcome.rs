@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use super::database::is_passing_code;
+use crate::postgres::is_passing_code;
 
 /// Why a push is not in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

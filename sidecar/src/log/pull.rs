@@ -8,10 +8,9 @@ use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use tracing::warn;
 
-use super::backoff::Backoff;
-use super::database::{Database, DatabaseError};
 use super::event::{Event, EventFields};
 use super::store_id::StoreId;
+use crate::postgres::{Backoff, Database, DatabaseError};
 
 /// The bounds of a page. A page ends with the event that reaches one of them.
 pub const PAGE_EVENTS: i32 = 1000;

@@ -13,13 +13,13 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 use tracing::{error, warn};
 
-use super::backoff::Backoff;
 use super::context::Context;
-use super::database::{Database, DatabaseError, is_disconnection};
 use super::event::Batch;
 use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
 use super::store_id::StoreId;
 use super::tail::Tails;
+use crate::postgres::Backoff;
+use crate::postgres::{Database, DatabaseError, is_disconnection};
 
 /// The most that one transaction takes on. More makes a commit slower without making it cheaper.
 const GROUP_PUSHES: usize = 512;

@@ -14,11 +14,11 @@ use tokio_postgres::error::SqlState;
 use super::aliases::Location;
 use super::authorize::{Action, Denied};
 use super::context::Context;
-use super::database::DatabaseError;
 use super::event::Batch;
 use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
 use super::push::Space;
+use crate::postgres::{Database, DatabaseError};
 
 use super::store_id::StoreId;
 use super::subscription::Subscription;
@@ -59,6 +59,19 @@ impl StoreLog {
 
     pub(super) fn unconnected(self) -> Self {
         Self { is_connected: false, ..self }
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.log.database
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// How long a client that is told of it waits for the database.
+    pub(super) fn patience(&self) -> Duration {
+        self.log.commits.timeout()
     }
 
     pub fn id(&self) -> &StoreId {

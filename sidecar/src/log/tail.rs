@@ -13,12 +13,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use super::backoff::Backoff;
-use super::database::{Database, DatabaseError};
 use super::event::Event;
 use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, patiently, pull, status};
 use super::store_id::StoreId;
 use super::subscription::Subscription;
+use crate::postgres::{Backoff, Database, DatabaseError};
 
 /// The most that a tail holds. Whoever is further behind reads from Postgres.
 const TAIL_EVENTS: usize = 512;

@@ -1,10 +1,11 @@
-//! One module for each protocol that LiveStore clients speak. Each translates between its wire and [`crate::log`]; none
-//! knows of another.
+//! One module for each protocol that LiveStore clients speak. Each translates between its wire and [`crate::log`], or
+//! [`crate::relay`]; none knows of another.
 
 mod body;
 pub mod cf_0_3;
 mod chunks;
 pub mod electric;
+pub mod relay;
 pub mod rpc;
 pub mod s2;
 mod websocket;

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{INFO, Server};
+use super::{INFO, Server, bad_request, refuse, upgrade_required};
 use crate::config::Dialect;
 use crate::log::{Context, StoreId, StoreLog};
 use crate::protocols::{cf_0_3, rpc};
@@ -71,8 +71,7 @@ async fn sync(server: Server, dialect: Dialect, store_id: &str, payload: Option<
 async fn websocket(server: Server, dialect: Dialect, log: StoreLog, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
-        let headers = [(header::UPGRADE, "websocket")];
-        return (StatusCode::UPGRADE_REQUIRED, headers, "this endpoint speaks WebSocket\n").into_response();
+        return upgrade_required();
     };
     match timeout(CONNECT_TIMEOUT, log.connect()).await {
         Ok(Ok(())) => {}
@@ -109,12 +108,4 @@ fn decode_payload(encoded: &str) -> Result<Box<RawValue>, String> {
         return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
     }
     serde_json::from_str(&json).map_err(|error| format!("malformed payload: {error}"))
-}
-
-fn refuse((status, message): (StatusCode, String)) -> Response {
-    (status, format!("{message}\n")).into_response()
-}
-
-fn bad_request(message: &str) -> Response {
-    refuse((StatusCode::BAD_REQUEST, message.into()))
 }

@@ -2,6 +2,7 @@
 
 mod cf;
 mod electric;
+mod relay;
 pub mod s2;
 
 use std::collections::{BTreeMap, HashSet};
@@ -22,10 +23,12 @@ use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 use tracing::warn;
 
+use crate::auth::Authentication;
 use crate::config::Dialect;
 use crate::log::{Context, Log, StoreId, StoreLog};
 use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
+use crate::relay::Relay;
 
 /// How long the body of a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -38,6 +41,8 @@ pub struct Server {
     /// Connections outlive their handlers; a shutdown waits for them here.
     pub connections: TaskTracker,
     pub shutdown: CancellationToken,
+    /// Between devices, if the peer relay is served.
+    pub relay: Option<Relay>,
     /// What clients of S2 have created here.
     pub created: s2::Created,
 }
@@ -46,6 +51,7 @@ pub struct Server {
 pub struct Settings {
     pub dialects: HashSet<Dialect>,
     pub origins: Origins,
+    pub authentication: Authentication,
     /// The request headers that hooks and the authorize function get.
     pub forward_headers: Vec<HeaderName>,
     pub admin_secret: Option<String>,
@@ -53,6 +59,8 @@ pub struct Settings {
     pub electric_secret: Option<String>,
     /// What clients of Electric's protocols read from, if not from Postgres.
     pub electric: Option<Upstream>,
+    /// The store in which the peer relay keeps events, with `{user}` for the user.
+    pub relay_store: Option<String>,
     pub max_frame_bytes: usize,
 }
 
@@ -69,6 +77,7 @@ A LiveStore sync backend on Postgres. Endpoints:
   http://<this host>/v1/shape                        makeElectricUrl({ electricHost }), @electric-sql/client
   http://<this host>/api/s2                          @livestore/sync-s2: makeSyncBackend({ endpoint })
   http://<this host>/v1/streams                      s2-proxy-helpers: { lite: true, basinBase, accountBase }
+  ws://<this host>/api/v1/livestore/sync             the peer relay
   /healthz                                           200 while the process lives
   /readyz                                            200 when it can serve, else 503 with the reason
 "
@@ -79,6 +88,7 @@ impl Server {
         let sync = Router::new()
             .merge(electric::router())
             .merge(s2::router())
+            .merge(relay::router())
             .fallback(cf::any_path)
             .layer(CompressionLayer::new())
             .layer(self.settings.origins.cors())
@@ -154,6 +164,20 @@ async fn readyz(State(server): State<Server>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
         }
     }
+}
+
+fn refuse((status, message): (StatusCode, String)) -> Response {
+    (status, format!("{message}\n")).into_response()
+}
+
+fn bad_request(message: &str) -> Response {
+    refuse((StatusCode::BAD_REQUEST, message.into()))
+}
+
+/// To a request without the headers of a WebSocket.
+fn upgrade_required() -> Response {
+    let headers = [(header::UPGRADE, "websocket")];
+    (StatusCode::UPGRADE_REQUIRED, headers, "this endpoint speaks WebSocket\n").into_response()
 }
 
 /// As sync-cf's worker answers a preflight.

@@ -126,7 +126,7 @@ impl Session {
                 if !self.has_pulled {
                     let _ = self.feed.try_send(Ask::Ping);
                 }
-                self.outgoing.send(PONG.into()).await
+                self.outgoing.send(PONG).await
             }
             "WSMessage.PullReq" => {
                 self.has_pulled = true;

@@ -27,4 +27,9 @@ pub const NO_PULL: Close =
 pub const SLOW: Close = Close { code: TRY_AGAIN_LATER, reason: "the client does not read, reconnect and resume" };
 pub const SILENT: Close = Close { code: close_code::AWAY, reason: "the client is silent" };
 pub const BUG: Close = Close { code: close_code::ERROR, reason: "internal error, reconnect" };
+/// Codes of our own, for clients to tell apart.
+pub const EXPIRED: Close = Close { code: 4401, reason: "the token has expired, reconnect with a new one" };
+pub const REPLACED: Close = Close { code: 4409, reason: "this device has connected again" };
+pub const MISSED: Close =
+    Close { code: SERVICE_RESTART, reason: "messages of other devices may have been lost, reconnect and ask for them" };
 pub const TOO_LARGE: Close = Close { code: close_code::SIZE, reason: "the frame is too large" };

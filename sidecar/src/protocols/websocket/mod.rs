@@ -60,8 +60,8 @@ impl Outgoing {
     ///
     /// # Errors
     /// The connection is ending.
-    pub async fn send(&self, frame: String) -> Result<(), Close> {
-        self.frames.send(Message::text(frame)).await.map_err(|_| SLOW)
+    pub async fn send(&self, frame: impl Into<Utf8Bytes>) -> Result<(), Close> {
+        self.frames.send(Message::Text(frame.into())).await.map_err(|_| SLOW)
     }
 
     /// Asks for the connection to be closed. The first reason counts.

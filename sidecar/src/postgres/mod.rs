@@ -1,11 +1,15 @@
 //! Connections to Postgres, what its errors mean, and whether the extension is there.
 
+mod backoff;
+
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+
+pub use self::backoff::Backoff;
 
 /// The versions of the extension that this sidecar works with, as prefixes of `pg_extension.extversion`.
 const EXTENSION_VERSIONS: [&str; 1] = ["0.1."];

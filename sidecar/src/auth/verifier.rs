@@ -1,0 +1,181 @@
+//! JSON Web Tokens: whether one is good, by keys that pin the algorithms.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
+use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+/// The longest `sub`, in bytes: it is in an index.
+const SUBJECT_BYTES: usize = 256;
+
+/// Says whether a token is good.
+pub struct Verifier {
+    keys: Vec<DecodingKey>,
+    validation: Validation,
+}
+
+/// What a good token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claims {
+    /// `sub`: who it is.
+    pub subject: Arc<str>,
+    /// `exp`, and the leeway: when the token ends.
+    ends: SystemTime,
+}
+
+/// Why a client is not let in. The text is for the client, and holds nothing of the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error(
+        "this server asks for a token: send one in the header authorization, as ?token= or in the cookie auth_token"
+    )]
+    Missing,
+    #[error("the token is not a JSON Web Token")]
+    Malformed,
+    #[error("the token is signed with an algorithm that this server does not take")]
+    Algorithm,
+    #[error("the signature of the token is wrong")]
+    Signature,
+    #[error("the token has expired: get a new one")]
+    Expired,
+    #[error("the token is not valid yet")]
+    Immature,
+    #[error("the token is for another audience")]
+    Audience,
+    #[error("the token is of another issuer")]
+    Issuer,
+    #[error("the token lacks the claim {0}")]
+    Claim(&'static str),
+}
+
+#[derive(Deserialize)]
+struct RawClaims {
+    sub: Option<String>,
+    exp: f64,
+}
+
+impl Verifier {
+    /// One that takes no token yet. `leeway`: by how much the clocks of others may be wrong.
+    pub fn new(leeway: Duration) -> Self {
+        // Without an expectation, the audience of a token is not looked at.
+        let validation =
+            Validation { leeway: leeway.as_secs(), validate_nbf: true, validate_aud: false, ..Validation::default() };
+        Self { keys: Vec::new(), validation }
+    }
+
+    /// Takes tokens of this audience only.
+    pub fn with_audience(mut self, audience: &str) -> Self {
+        self.validation.validate_aud = true;
+        self.validation.set_audience(&[audience]);
+        self.validation.required_spec_claims.insert("aud".into());
+        self
+    }
+
+    /// Takes tokens of this issuer only.
+    pub fn with_issuer(mut self, issuer: &str) -> Self {
+        self.validation.set_issuer(&[issuer]);
+        self.validation.required_spec_claims.insert("iss".into());
+        self
+    }
+
+    /// Takes tokens that this secret signs.
+    pub fn with_secret(mut self, secret: &str) -> Self {
+        self.keys.push(DecodingKey::from_secret(secret.as_bytes()));
+        self
+    }
+
+    /// Takes tokens whose signature this public key verifies: RSA, EC or Ed25519, as PEM or JWK.
+    ///
+    /// # Errors
+    /// It is no such key.
+    pub fn with_public_key(mut self, key: &str) -> Result<Self, String> {
+        self.keys.push(public_key(key.trim())?);
+        Ok(self)
+    }
+
+    /// # Errors
+    /// The token is not good.
+    pub fn verify(&self, token: &str) -> Result<Claims, Refused> {
+        let header = decode_header(token).map_err(|error| match error.kind() {
+            // `none`, for one.
+            ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => Refused::Algorithm,
+            ErrorKind::Json(error) if error.is_data() => Refused::Algorithm,
+            _ => Refused::Malformed,
+        })?;
+        let mut refused = Refused::Algorithm;
+        for key in &self.keys {
+            // What kind a key is says which algorithms it verifies; what the token says only chooses among them.
+            let algorithms = key.family().algorithms().to_vec();
+            if !algorithms.contains(&header.alg) {
+                continue;
+            }
+            let validation = Validation { algorithms, ..self.validation.clone() };
+            match decode::<RawClaims>(token, key, &validation) {
+                Ok(token) => return self.claims(token.claims),
+                Err(error) => refused = reason(&error),
+            }
+            if refused != Refused::Signature {
+                break;
+            }
+        }
+        Err(refused)
+    }
+
+    fn claims(&self, claims: RawClaims) -> Result<Claims, Refused> {
+        let subject = claims.sub.filter(|sub| !sub.is_empty() && sub.len() <= SUBJECT_BYTES && !sub.contains('\0'));
+        let subject = subject.ok_or(Refused::Claim("sub (1 to 256 bytes)"))?.into();
+        let ends = Duration::try_from_secs_f64(claims.exp)
+            .ok()
+            .and_then(|exp| UNIX_EPOCH.checked_add(exp)?.checked_add(Duration::from_secs(self.validation.leeway)));
+        Ok(Claims { subject, ends: ends.ok_or(Refused::Claim("exp (seconds since 1970)"))? })
+    }
+}
+
+impl Claims {
+    /// When the token ends; `None` if nobody alive will see it.
+    pub fn until(&self) -> Option<Instant> {
+        let left = self.ends.duration_since(SystemTime::now()).unwrap_or_default();
+        Instant::now().checked_add(left)
+    }
+}
+
+fn public_key(key: &str) -> Result<DecodingKey, String> {
+    if key.starts_with('{') {
+        let jwk: Jwk = serde_json::from_str(key).map_err(|error| format!("not a JWK: {error}"))?;
+        if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
+            return Err("a secret is not a public key".into());
+        }
+        return DecodingKey::from_jwk(&jwk).map_err(|error| format!("not a key to verify tokens with: {error}"));
+    }
+    // As environment variables often hold it.
+    let pem = key.replace("\\n", "\n");
+    let kinds = [DecodingKey::from_rsa_pem, DecodingKey::from_ec_pem, DecodingKey::from_ed_pem];
+    let known = kinds.iter().find_map(|read| read(pem.as_bytes()).ok());
+    let known = known.filter(|_| !pem.contains("PRIVATE KEY"));
+    known.ok_or_else(|| "not a public key of RSA, EC or Ed25519, as PEM (-----BEGIN PUBLIC KEY-----) or JWK".into())
+}
+
+fn reason(error: &jsonwebtoken::errors::Error) -> Refused {
+    match error.kind() {
+        ErrorKind::InvalidSignature => Refused::Signature,
+        ErrorKind::ExpiredSignature => Refused::Expired,
+        ErrorKind::ImmatureSignature => Refused::Immature,
+        ErrorKind::InvalidAudience => Refused::Audience,
+        ErrorKind::InvalidIssuer => Refused::Issuer,
+        ErrorKind::InvalidAlgorithm => Refused::Algorithm,
+        ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
+            "exp" => Refused::Claim("exp"),
+            "aud" => Refused::Claim("aud"),
+            "iss" => Refused::Claim("iss"),
+            _ => Refused::Malformed,
+        },
+        ErrorKind::Json(error) if error.to_string().starts_with("missing field `exp`") => Refused::Claim("exp"),
+        ErrorKind::Json(_) | ErrorKind::Base64(_) | ErrorKind::Utf8(_) | ErrorKind::InvalidToken => Refused::Malformed,
+        // The key is not for this algorithm, as with another curve.
+        _ => Refused::Signature,
+    }
+}

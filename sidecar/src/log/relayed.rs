@@ -1,0 +1,85 @@
+//! Events of the peer relay in the log of a store (`--relay-store`), in the form that its devices know.
+
+use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
+use tokio::time::timeout;
+
+use super::authorize::Denied;
+use super::outcome::{PushError, rejected};
+use super::pull::patiently;
+use super::store::StoreLog;
+use crate::postgres::DatabaseError;
+
+/// The bounds of a page.
+const PAGE_EVENTS: i32 = 100;
+const PAGE_BYTES: i32 = 1_000_000;
+
+const APPEND: &str = "select livestore.relay_append($1, $2::text::json, $3, $4)";
+const PAGE: &str = "\
+    select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events
+    from livestore.relay_page($1, $2, $3, $4)";
+
+/// Some events, in order.
+pub struct RelayedPage {
+    /// A JSON array.
+    pub events: Box<RawValue>,
+    /// The sequence number of the last; `None`: there are no more.
+    pub last: Option<i64>,
+}
+
+/// Why events are not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("the database is not available, try again later")]
+    Unavailable,
+}
+
+impl StoreLog {
+    /// Appends events, a JSON array, those that the log does not have. Returns after the commit.
+    ///
+    /// # Errors
+    /// As for other pushes.
+    pub async fn append_relayed(&self, events: &RawValue) -> Result<(), PushError> {
+        timeout(self.patience(), async {
+            self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
+            let client = self.database().client().await.map_err(|_| PushError::Unavailable)?;
+            let store = self.id().as_str();
+            let (payload, headers) = (self.context().payload(), self.context().headers());
+            match client.execute(APPEND, &[&store, &events.get(), &payload, &headers]).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(rejected(error.code(), error.as_db_error().map_or("", |error| error.message()))),
+            }
+        })
+        .await
+        .unwrap_or(Err(PushError::Unavailable))
+    }
+
+    /// The sequence number after which to read what was appended from a moment on, and the head of the log.
+    ///
+    /// # Errors
+    /// Not allowed, or the database is away.
+    pub async fn relayed_since(&self, moment: DateTime<Utc>) -> Result<(i64, i64), ReadError> {
+        timeout(self.patience(), async {
+            self.may_pull().await?;
+            Ok((self.last_before(moment).await, self.end().await.head))
+        })
+        .await
+        .unwrap_or(Err(ReadError::Unavailable))
+    }
+
+    /// The events after a sequence number.
+    ///
+    /// # Errors
+    /// The database is away.
+    pub async fn relayed_page(&self, after: i64) -> Result<RelayedPage, ReadError> {
+        let page = async || {
+            let client = self.database().client().await?;
+            let row = client.query_one(PAGE, &[&self.id().as_str(), &after, &PAGE_EVENTS, &PAGE_BYTES]).await?;
+            let events = RawValue::from_string(row.try_get("events")?).map_err(|_| DatabaseError::Busy)?;
+            Ok(RelayedPage { events, last: row.try_get("last")? })
+        };
+        timeout(self.patience(), patiently(page)).await.map_err(|_| ReadError::Unavailable)
+    }
+}

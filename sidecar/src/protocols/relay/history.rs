@@ -1,0 +1,57 @@
+//! With `--relay-store`: the events of a user are in a store, and pulls are answered from it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::value::RawValue;
+
+use super::messages::{Refusal, pull_response};
+use super::session::Failure;
+use crate::log::{PushError, ReadError, StoreLog};
+use crate::protocols::websocket::Outgoing;
+use crate::relay::Device;
+
+/// By how much the clock of a device may be ahead of that of Postgres: what is sent twice does less harm than what is missed.
+const SLACK: TimeDelta = TimeDelta::seconds(60);
+
+pub struct History(StoreLog);
+
+impl History {
+    pub fn new(log: StoreLog) -> Self {
+        Self(log)
+    }
+
+    /// Appends the events of a push, a JSON array, those that are not there already.
+    pub async fn append(&self, events: &RawValue) -> Result<(), Refusal> {
+        self.0.append_relayed(events).await.map_err(|error| match error {
+            PushError::Unavailable => Refusal::Unavailable(error.to_string()),
+            error => Refusal::Rejected(error.to_string()),
+        })
+    }
+
+    /// Answers a pull, in pages: what was appended since, by the clock of Postgres, in milliseconds.
+    pub async fn answer(&self, since: f64, device: &Device, outgoing: &Outgoing) -> Result<(), Failure> {
+        let (mut after, head) = self.0.relayed_since(moment(since)).await.map_err(refused)?;
+        loop {
+            let page = self.0.relayed_page(after).await.map_err(refused)?;
+            let has_more = page.last.is_some_and(|last| last < head);
+            outgoing.send(pull_response(&page.events, has_more, &device.peers())).await?;
+            match page.last {
+                Some(last) if has_more => after = last,
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+fn moment(milliseconds: f64) -> DateTime<Utc> {
+    // Beyond what there is, the conversion saturates, and there is no such time.
+    #[expect(clippy::cast_possible_truncation)]
+    let time = DateTime::from_timestamp_millis(milliseconds as i64).and_then(|time| time.checked_sub_signed(SLACK));
+    time.unwrap_or(if milliseconds > 0.0 { DateTime::<Utc>::MAX_UTC } else { DateTime::<Utc>::MIN_UTC })
+}
+
+fn refused(error: ReadError) -> Refusal {
+    match error {
+        ReadError::Denied(denied) => Refusal::Rejected(denied.to_string()),
+        ReadError::Unavailable => Refusal::Unavailable(error.to_string()),
+    }
+}

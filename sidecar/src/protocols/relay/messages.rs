@@ -1,0 +1,204 @@
+//! The messages, as JSON.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+use serde_json::Number;
+use serde_json::value::RawValue;
+
+use crate::protocols::brief;
+
+/// The clientId of the server itself.
+pub const SERVER: &str = "server";
+
+/// What every message of a device has. Its `timestamp` is between the devices.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Envelope<'a> {
+    #[serde(borrow, rename = "type")]
+    pub kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub client_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    pub session_id: Cow<'a, str>,
+    #[serde(borrow)]
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> Envelope<'a> {
+    /// The payload, as that of one type.
+    ///
+    /// # Errors
+    /// It is missing, or another one's.
+    pub fn payload<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
+        let payload = self.payload.ok_or_else(|| Refusal::Payload("it is missing".into()))?;
+        serde_json::from_str(payload.get()).map_err(|error| Refusal::Payload(error.to_string()))
+    }
+}
+
+/// The payload of `push`.
+#[derive(Deserialize)]
+pub struct Push<'a> {
+    #[serde(borrow)]
+    pub events: Vec<Event<'a>>,
+}
+
+/// An event of a push. What its number and its data are is between the devices.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Event<'a> {
+    #[serde(borrow, rename = "eventName")]
+    _event_name: Cow<'a, str>,
+    #[serde(borrow, rename = "clientId")]
+    _client_id: Cow<'a, str>,
+    #[serde(borrow, rename = "sessionId")]
+    _session_id: Cow<'a, str>,
+    pub timestamp: Number,
+}
+
+/// The payload of `pull`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pull {
+    /// In milliseconds.
+    pub since_timestamp: f64,
+}
+
+/// The payload of `peer_pull`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerPull<'a> {
+    #[serde(borrow)]
+    pub request_id: Cow<'a, str>,
+    #[serde(rename = "sinceTimestamp")]
+    _since_timestamp: f64,
+    #[serde(rename = "retentionDays")]
+    _retention_days: Option<f64>,
+}
+
+/// The payload of `peer_pull_response`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerPullResponse<'a> {
+    #[serde(borrow)]
+    pub request_id: Cow<'a, str>,
+    #[serde(rename = "events")]
+    _events: Vec<IgnoredAny>,
+    #[serde(rename = "hasMore")]
+    _has_more: bool,
+}
+
+/// The events of a push as a JSON array, for whoever keeps them.
+///
+/// # Errors
+/// It is no push.
+pub fn events<'a>(push: &Envelope<'a>) -> Result<&'a RawValue, Refusal> {
+    #[derive(Deserialize)]
+    struct Payload<'a> {
+        #[serde(borrow)]
+        events: &'a RawValue,
+    }
+    push.payload::<Payload<'a>>().map(|payload| payload.events)
+}
+
+/// An empty JSON array.
+pub fn no_events() -> Box<RawValue> {
+    RawValue::from_string("[]".into()).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// The answer to a push: of how many events, and the timestamp of the last.
+pub fn ack(events: &[Event<'_>]) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Payload {
+        received_count: usize,
+        last_timestamp: Number,
+    }
+    let last_timestamp = events.last().map_or_else(|| 0.into(), |event| event.timestamp.clone());
+    from_server("ack", &Payload { received_count: events.len(), last_timestamp }, None::<()>)
+}
+
+/// An answer to a pull. `events`: a JSON array.
+pub fn pull_response(events: &RawValue, has_more: bool, online_peers: &[impl AsRef<str>]) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Payload<'a> {
+        events: &'a RawValue,
+        from_client_id: &'a str,
+        has_more: bool,
+    }
+    let peers: Vec<&str> = online_peers.iter().map(AsRef::as_ref).collect();
+    from_server("pull_response", &Payload { events, from_client_id: SERVER, has_more }, Some(peers))
+}
+
+fn from_server(kind: &str, payload: &impl Serialize, online_peers: Option<impl Serialize>) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Message<'a, P, O> {
+        #[serde(rename = "type")]
+        kind: &'a str,
+        client_id: &'a str,
+        session_id: &'a str,
+        timestamp: u8,
+        payload: &'a P,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        online_peers: Option<O>,
+    }
+    let message = Message { kind, client_id: SERVER, session_id: "", timestamp: 0, payload, online_peers };
+    serde_json::to_string(&message).unwrap_or_default()
+}
+
+/// What is wrong with a message. The connection stays open.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("Failed to parse message")]
+    Unreadable { reason: String },
+    #[error("malformed payload: {0}")]
+    Payload(String),
+    #[error("unknown type {0:?}: there are push, pull, peer_pull and peer_pull_response")]
+    UnknownType(String),
+    #[error("{0}")]
+    NotIdentified(&'static str),
+    #[error("this connection is that of another device: open one for each clientId")]
+    WrongDevice,
+    #[error("{0}")]
+    InUse(String),
+    #[error("{0}")]
+    Rejected(String),
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } | Self::Payload(_) => "invalid_message",
+            Self::UnknownType(_) => "unknown_type",
+            Self::NotIdentified(_) => "not_identified",
+            Self::WrongDevice => "wrong_device",
+            Self::InUse(_) => "request_id_in_use",
+            Self::Rejected(_) => "rejected",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+
+    pub fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Error<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            code: &'static str,
+            message: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            reason: Option<&'a str>,
+        }
+        let message = self.to_string();
+        let reason = match self {
+            Self::Unreadable { reason } => Some(&**reason),
+            _ => None,
+        };
+        let error = Error { kind: "error", code: self.code(), message: &brief(&message), reason };
+        serde_json::to_string(&error).unwrap_or_default()
+    }
+}

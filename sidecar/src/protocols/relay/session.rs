@@ -1,0 +1,269 @@
+//! One WebSocket connection.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::extract::ws::{Utf8Bytes, WebSocket};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::history::History;
+use super::messages::{self, Envelope, Event, PeerPull, PeerPullResponse, Pull, Push, Refusal, SERVER};
+use crate::log::StoreLog;
+use crate::protocols::brief;
+use crate::protocols::websocket::close::{self, Close, SLOW};
+use crate::protocols::websocket::{Incoming, Outgoing, Socket};
+use crate::relay::{AskError, Device, Ended, Ending, Inbox, Relay, Unreachable, UserId};
+
+/// The longest clientId, sessionId and requestId, in bytes.
+const ID_BYTES: usize = 256;
+
+/// Who connects.
+pub struct Guest {
+    pub user: UserId,
+    /// When the token ends.
+    pub until: Option<Instant>,
+    /// Where the events of the user are kept, if they are.
+    pub history: Option<StoreLog>,
+}
+
+/// Serves a connection until it ends.
+pub async fn serve(relay: Relay, guest: Guest, socket: WebSocket, shutdown: CancellationToken) {
+    let mut socket = Socket::new(socket, shutdown);
+    let host =
+        Host { relay, user: guest.user, history: guest.history.map(History::new), outgoing: socket.outgoing().clone() };
+    let mut session =
+        Session { host: Arc::new(host), device: None, ending: None, work: None, deliveries: JoinSet::new() };
+    let close = session.run(&mut socket, guest.until).await;
+    info!(code = close.code, reason = close.reason, "disconnected");
+    drop(session);
+    socket.end(close).await;
+}
+
+struct Session {
+    host: Arc<Host>,
+    /// Once it has said who it is.
+    device: Option<Arc<Device>>,
+    ending: Option<Ending>,
+    /// The message that is being handled; nothing is read meanwhile.
+    work: Option<BoxFuture<'static, Result<Option<Arrival>, Close>>>,
+    deliveries: JoinSet<()>,
+}
+
+/// A device that has just said who it is.
+type Arrival = (Arc<Device>, Inbox);
+
+impl Session {
+    async fn run(&mut self, socket: &mut Socket, until: Option<Instant>) -> Close {
+        loop {
+            let is_free = self.work.is_none();
+            let incoming = tokio::select! {
+                biased;
+                () = expiry(until) => return close::EXPIRED,
+                ended = ending(self.ending.as_ref()) => return match ended {
+                    Ended::Replaced => close::REPLACED,
+                    Ended::Slow => SLOW,
+                    Ended::Missed => close::MISSED,
+                },
+                result = working(&mut self.work) => {
+                    self.work = None;
+                    match result {
+                        Ok(Some(arrival)) => self.arrive(arrival),
+                        Ok(None) => {}
+                        Err(close) => return close,
+                    }
+                    continue;
+                }
+                incoming = socket.receive(is_free) => incoming,
+            };
+            match incoming {
+                Ok(Incoming::Text(text)) => {
+                    let (host, device) = (Arc::clone(&self.host), self.device.clone());
+                    self.work = Some(Box::pin(async move { host.receive(device, text).await }));
+                }
+                Ok(Incoming::Binary) => {
+                    let refusal = Refusal::Unreadable { reason: "messages are JSON in text frames".into() };
+                    let host = Arc::clone(&self.host);
+                    self.work = Some(Box::pin(async move { host.send(refusal.to_json()).await.map(|()| None) }));
+                }
+                Ok(Incoming::Tick) => {}
+                Err(close) => return close,
+            }
+        }
+    }
+
+    fn arrive(&mut self, (device, mut inbox): Arrival) {
+        self.ending = Some(inbox.ending());
+        self.device = Some(device);
+        let outgoing = self.host.outgoing.clone();
+        self.deliveries.spawn(async move {
+            while let Some(text) = inbox.next().await {
+                // It came out of a text frame, or out of Postgres.
+                let Ok(text) = Utf8Bytes::try_from(text) else { return };
+                if outgoing.send(text).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+async fn expiry(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ending(device: Option<&Ending>) -> Ended {
+    match device {
+        Some(ending) => ending.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn working<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What handles the messages of a connection, one after the other.
+struct Host {
+    relay: Relay,
+    user: UserId,
+    history: Option<History>,
+    outgoing: Outgoing,
+}
+
+/// Why a message is not answered as it should be.
+pub enum Failure {
+    Refused(Refusal),
+    Closing(Close),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Unreachable> for Failure {
+    fn from(unreachable: Unreachable) -> Self {
+        Self::Refused(Refusal::Unavailable(unreachable.to_string()))
+    }
+}
+
+impl From<Close> for Failure {
+    fn from(close: Close) -> Self {
+        Self::Closing(close)
+    }
+}
+
+/// A message that is well-formed.
+enum Message<'a> {
+    Push(Vec<Event<'a>>),
+    Pull { since: f64 },
+    PeerPull(Cow<'a, str>),
+    PeerPullResponse(Cow<'a, str>),
+}
+
+impl<'a> Message<'a> {
+    fn read(envelope: &Envelope<'a>) -> Result<Self, Refusal> {
+        Ok(match &*envelope.kind {
+            "push" => Self::Push(envelope.payload::<Push<'a>>()?.events),
+            "pull" => Self::Pull { since: envelope.payload::<Pull>()?.since_timestamp },
+            "peer_pull" => Self::PeerPull(request_id(envelope.payload::<PeerPull<'a>>()?.request_id)?),
+            "peer_pull_response" => {
+                Self::PeerPullResponse(request_id(envelope.payload::<PeerPullResponse<'a>>()?.request_id)?)
+            }
+            unknown => return Err(Refusal::UnknownType(unknown.chars().take(ID_BYTES).collect())),
+        })
+    }
+}
+
+fn request_id(id: Cow<'_, str>) -> Result<Cow<'_, str>, Refusal> {
+    match id.len() {
+        1..=ID_BYTES => Ok(id),
+        _ => Err(Refusal::Payload(format!("a requestId has 1 to {ID_BYTES} bytes"))),
+    }
+}
+
+/// Whether the first message of a connection says who it is.
+fn identify(envelope: &Envelope<'_>) -> Result<(), Refusal> {
+    let is_id = |id: &str| (1..=ID_BYTES).contains(&id.len()) && !id.contains('\0');
+    if !is_id(&envelope.client_id) || !is_id(&envelope.session_id) {
+        return Err(Refusal::NotIdentified(
+            "say who this is: clientId and sessionId have 1 to 256 bytes, none of them 0",
+        ));
+    }
+    if envelope.client_id == SERVER {
+        return Err(Refusal::NotIdentified("the clientId server is that of the server: choose another one"));
+    }
+    Ok(())
+}
+
+impl Host {
+    async fn send(&self, message: String) -> Result<(), Close> {
+        self.outgoing.send(message).await
+    }
+
+    async fn receive(&self, device: Option<Arc<Device>>, text: Utf8Bytes) -> Result<Option<Arrival>, Close> {
+        self.relay.admit(&self.user, text.len()).await;
+        let mut arrival = None;
+        match self.handle(device, &text, &mut arrival).await {
+            Ok(()) => {}
+            Err(Failure::Refused(refusal)) => self.send(refusal.to_json()).await?,
+            Err(Failure::Closing(close)) => return Err(close),
+        }
+        Ok(arrival)
+    }
+
+    async fn handle(
+        &self,
+        device: Option<Arc<Device>>,
+        text: &Utf8Bytes,
+        arrival: &mut Option<Arrival>,
+    ) -> Result<(), Failure> {
+        let envelope: Envelope<'_> = serde_json::from_str(text)
+            .map_err(|error| Refusal::Unreadable { reason: brief(&error.to_string()).into() })?;
+        let message = Message::read(&envelope)?;
+        let device = match device {
+            Some(device) if device.client_id() == envelope.client_id => device,
+            Some(_) => return Err(Refusal::WrongDevice.into()),
+            None => {
+                identify(&envelope)?;
+                let (device, inbox) = self.relay.join(self.user.clone(), (*envelope.client_id).into()).await;
+                let device = Arc::new(device);
+                *arrival = Some((Arc::clone(&device), inbox));
+                device
+            }
+        };
+        // As it came, but for the white space around it.
+        let text = Bytes::from(text.clone()).slice_ref(text.trim().as_bytes());
+        match message {
+            Message::Push(events) => {
+                if let Some(history) = &self.history {
+                    history.append(messages::events(&envelope)?).await?;
+                }
+                device.push(text).await?;
+                self.send(messages::ack(&events)).await?;
+            }
+            Message::Pull { since } => match &self.history {
+                Some(history) => history.answer(since, &device, &self.outgoing).await?,
+                None => self.send(messages::pull_response(&messages::no_events(), false, &device.peers())).await?,
+            },
+            Message::PeerPull(request_id) => device.ask(&request_id, text).await.map_err(|error| match error {
+                AskError::InUse => Failure::Refused(Refusal::InUse(error.to_string())),
+                AskError::Unreachable(unreachable) => unreachable.into(),
+            })?,
+            Message::PeerPullResponse(request_id) => device.answer(&request_id, text).await?,
+        }
+        Ok(())
+    }
+}

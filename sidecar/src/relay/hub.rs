@@ -1,0 +1,353 @@
+//! Who is online: the devices that are connected here, and of their users those that are connected elsewhere.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::mailbox::{Ended, Inbox, Mailbox, mailbox};
+use super::parcel::{Devices, Kind, Message, Parcel};
+use super::{ClientId, SidecarId, UserId};
+
+/// Questions of a device that are remembered; the oldest is forgotten first.
+const REQUESTS: usize = 64;
+
+#[derive(Default)]
+pub struct Hub(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    users: HashMap<UserId, User>,
+    last_id: u64,
+}
+
+/// There is one as long as a device of the user is connected here.
+#[derive(Default)]
+struct User {
+    here: HashMap<ClientId, Here>,
+    elsewhere: HashMap<ClientId, Elsewhere>,
+    requests: HashMap<String, Requested>,
+}
+
+struct Here {
+    /// Unique in this process.
+    id: u64,
+    /// Its number, as other sidecars know it, once they do.
+    connection: Option<i64>,
+    mailbox: Mailbox,
+    asked: VecDeque<String>,
+}
+
+struct Elsewhere {
+    sidecar: SidecarId,
+    connection: i64,
+    asked: VecDeque<String>,
+}
+
+/// Who asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requested {
+    pub client_id: ClientId,
+    pub place: Place,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Here(u64),
+    Elsewhere { sidecar: SidecarId, connection: i64 },
+}
+
+/// What a sidecar learns when it makes devices known.
+pub struct Known {
+    pub user: UserId,
+    pub client_id: ClientId,
+    pub connection: i64,
+    pub sidecar: SidecarId,
+}
+
+impl Hub {
+    /// Brings a device online here; returns what names this connection of it.
+    pub fn join(&self, user: &UserId, client_id: &ClientId) -> (u64, Inbox) {
+        let mut state = self.0.lock();
+        state.last_id += 1;
+        let id = state.last_id;
+        let user = state.users.entry(user.clone()).or_default();
+        let (mailbox, inbox) = mailbox();
+        user.forget_requests_of(client_id);
+        let here = Here { id, connection: None, mailbox, asked: VecDeque::new() };
+        if let Some(before) = user.here.insert(client_id.clone(), here) {
+            before.mailbox.end(Ended::Replaced);
+        }
+        (id, inbox)
+    }
+
+    /// Takes a device offline. Returns the number by which other sidecars know it.
+    pub fn leave(&self, user_id: &UserId, client_id: &ClientId, id: u64) -> Option<i64> {
+        let mut state = self.0.lock();
+        let user = state.users.get_mut(user_id)?;
+        if user.here.get(client_id)?.id != id {
+            return None;
+        }
+        let connection = user.remove_here(client_id);
+        state.drop_user_if_gone(user_id);
+        connection
+    }
+
+    /// The other devices of a user, sorted.
+    pub fn peers(&self, user: &UserId, client_id: &ClientId) -> Vec<ClientId> {
+        let state = self.0.lock();
+        let Some(user) = state.users.get(user) else {
+            return Vec::new();
+        };
+        let all: HashSet<_> =
+            user.here.keys().chain(user.elsewhere.keys()).filter(|other| *other != client_id).collect();
+        let mut peers: Vec<_> = all.into_iter().cloned().collect();
+        peers.sort();
+        peers
+    }
+
+    /// Gives a text to all other devices of a user that are here, and returns the sidecars of the others.
+    pub fn spread(&self, user_id: &UserId, client_id: &ClientId, text: &Bytes) -> Vec<SidecarId> {
+        let mut state = self.0.lock();
+        state.deliver_to_others(user_id, client_id, text);
+        let elsewhere = state.users.get(user_id).map(|user| {
+            let others = user.elsewhere.iter().filter(|(other, _)| *other != client_id);
+            others.map(|(_, device)| device.sidecar.clone()).collect::<HashSet<_>>()
+        });
+        elsewhere.into_iter().flatten().collect()
+    }
+
+    /// Gives a text to one connection of a device that is here, if it still is.
+    pub fn deliver(&self, user: &UserId, client_id: &ClientId, id: u64, text: &Bytes) {
+        self.0.lock().deliver(user, client_id, |here| here.id == id, text);
+    }
+
+    /// Remembers who asked. Returns the number of its connection (0: no other sidecar knows it), or `None` if the id is in use.
+    pub fn note_request(&self, user: &UserId, client_id: &ClientId, id: u64, request_id: &str) -> Option<i64> {
+        let mut state = self.0.lock();
+        let Some(user) = state.users.get_mut(user) else {
+            return Some(0);
+        };
+        let connection = match user.here.get(client_id) {
+            Some(here) if here.id == id => here.connection.unwrap_or_default(),
+            _ => return Some(0),
+        };
+        let asker = Requested { client_id: client_id.clone(), place: Place::Here(id) };
+        user.note_request(request_id, asker).then_some(connection)
+    }
+
+    /// Who asked, if it was somebody else.
+    pub fn requested(&self, user: &UserId, client_id: &ClientId, request_id: &str) -> Option<Requested> {
+        let state = self.0.lock();
+        let requested = state.users.get(user)?.requests.get(request_id)?;
+        (requested.client_id != *client_id).then(|| requested.clone())
+    }
+
+    /// All devices that are connected here.
+    pub fn devices(&self) -> Vec<(UserId, ClientId)> {
+        let state = self.0.lock();
+        let of_user = |(id, user): (&UserId, &User)| {
+            user.here.keys().map(|client_id| (id.clone(), client_id.clone())).collect::<Vec<_>>()
+        };
+        state.users.iter().flat_map(of_user).collect()
+    }
+
+    /// What Postgres knows of these users, as of now: all their devices. Returns those that it takes to be at `own`, but which
+    /// are gone. After a gap, devices of users who have some elsewhere, too, may have missed messages.
+    pub fn learn(&self, own: &SidecarId, known: Vec<Known>, after_gap: bool) -> Devices {
+        let mut state = self.0.lock();
+        let users: HashSet<_> = known.iter().map(|device| device.user.clone()).collect();
+        for id in &users {
+            if let Some(user) = state.users.get_mut(id) {
+                let is_there = |client_id: &ClientId| {
+                    known
+                        .iter()
+                        .any(|device| device.user == *id && device.client_id == *client_id && device.sidecar != *own)
+                };
+                user.forget_elsewhere(|client_id| !is_there(client_id));
+            }
+        }
+        let mut gone = Vec::new();
+        for Known { user, client_id, connection, sidecar } in known {
+            if sidecar != *own {
+                state.learn_of(&user, client_id, connection, &sidecar);
+                continue;
+            }
+            match state.users.get_mut(&user).and_then(|user| user.here.get_mut(&client_id)) {
+                Some(here) => here.connection = Some(connection),
+                None => gone.push((user, client_id, connection)),
+            }
+        }
+        if after_gap {
+            for id in users {
+                if state.users.get(&id).is_some_and(|user| !user.elsewhere.is_empty()) {
+                    state.end_all(&id);
+                }
+            }
+        }
+        gone
+    }
+
+    /// Hears what another sidecar says.
+    pub fn hear(&self, parcel: Parcel<'_>) {
+        let Parcel { join, after_gap, leave, gone, messages, at } = parcel;
+        let mut state = self.0.lock();
+        for (user, client_id, connection) in leave {
+            if let Some(user) = state.users.get_mut(&user)
+                && user.elsewhere.get(&client_id).is_some_and(|device| device.connection == connection)
+            {
+                user.forget_elsewhere(|other| *other == client_id);
+            }
+        }
+        if !gone.is_empty() {
+            for user in state.users.values_mut() {
+                user.forget_at(&gone);
+            }
+        }
+        let Some(at) = at else {
+            return;
+        };
+        for (user, client_id, connection) in join {
+            state.learn_of(&user, client_id, connection, &at);
+            if after_gap {
+                state.end_all(&user);
+            }
+        }
+        for message in messages {
+            state.receive(message, &at);
+        }
+    }
+}
+
+impl State {
+    fn drop_user_if_gone(&mut self, user: &UserId) {
+        if self.users.get(user).is_some_and(|user| user.here.is_empty()) {
+            self.users.remove(user);
+        }
+    }
+
+    fn deliver_to_others(&mut self, user_id: &UserId, from: &ClientId, text: &Bytes) {
+        let Some(user) = self.users.get_mut(user_id) else {
+            return;
+        };
+        let others = user.here.iter().filter(|(client_id, _)| *client_id != from);
+        for (_, here) in others {
+            here.mailbox.put(text);
+        }
+    }
+
+    fn deliver(&self, user: &UserId, client_id: &ClientId, is_it: impl Fn(&Here) -> bool, text: &Bytes) {
+        let here = self.users.get(user).and_then(|user| user.here.get(client_id));
+        if let Some(here) = here.filter(|here| is_it(here)) {
+            here.mailbox.put(text);
+        }
+    }
+
+    fn end_all(&mut self, user: &UserId) {
+        for here in self.users.get(user).into_iter().flat_map(|user| user.here.values()) {
+            here.mailbox.end(Ended::Missed);
+        }
+    }
+
+    /// A device came online elsewhere.
+    fn learn_of(&mut self, user_id: &UserId, client_id: ClientId, connection: i64, at: &SidecarId) {
+        let Some(user) = self.users.get_mut(user_id) else {
+            return;
+        };
+        // One whose number is not known yet is newer than whatever was told before the answer with its number.
+        if user.here.get(&client_id).and_then(|here| here.connection).is_some_and(|own| own < connection)
+            && let Some(here) = user.here.get(&client_id)
+        {
+            here.mailbox.end(Ended::Replaced);
+            user.remove_here(&client_id);
+        }
+        if user.elsewhere.get(&client_id).is_none_or(|known| known.connection < connection) {
+            user.forget_elsewhere(|other| *other == client_id);
+            let device = Elsewhere { sidecar: at.clone(), connection, asked: VecDeque::new() };
+            user.elsewhere.insert(client_id, device);
+        }
+        self.drop_user_if_gone(user_id);
+    }
+
+    fn receive(&mut self, message: Message<'_>, at: &SidecarId) {
+        let Message { user: user_id, from, kind, text } = message;
+        let text = Bytes::copy_from_slice(text.get().as_bytes());
+        match kind {
+            Kind::Push => self.deliver_to_others(&user_id, &from, &text),
+            Kind::Ask { request_id, connection } => {
+                let place = Place::Elsewhere { sidecar: at.clone(), connection };
+                let asker = Requested { client_id: from.clone(), place };
+                let Some(user) = self.users.get_mut(&user_id) else {
+                    return;
+                };
+                if user.note_request(&request_id, asker) {
+                    self.deliver_to_others(&user_id, &from, &text);
+                }
+            }
+            Kind::Answer { client_id, connection } => {
+                self.deliver(&user_id, &client_id, |here| here.connection == Some(connection), &text);
+            }
+        }
+    }
+}
+
+impl User {
+    fn remove_here(&mut self, client_id: &ClientId) -> Option<i64> {
+        self.forget_requests_of(client_id);
+        self.here.remove(client_id)?.connection
+    }
+
+    fn forget_elsewhere(&mut self, is_it: impl Fn(&ClientId) -> bool) {
+        let Self { elsewhere, requests, .. } = self;
+        elsewhere.retain(|client_id, device| {
+            let goes = is_it(client_id);
+            if goes {
+                device.asked.iter().for_each(|request| drop(requests.remove(request)));
+            }
+            !goes
+        });
+    }
+
+    fn forget_at(&mut self, sidecars: &[SidecarId]) {
+        let there: HashSet<_> = self
+            .elsewhere
+            .iter()
+            .filter(|(_, device)| sidecars.contains(&device.sidecar))
+            .map(|(client_id, _)| client_id.clone())
+            .collect();
+        self.forget_elsewhere(|client_id| there.contains(client_id));
+    }
+
+    fn forget_requests_of(&mut self, client_id: &ClientId) {
+        if let Some(here) = self.here.get_mut(client_id) {
+            for request in std::mem::take(&mut here.asked) {
+                self.requests.remove(&request);
+            }
+        }
+    }
+
+    /// False: another device uses this id. Requests of devices that are not online are not remembered.
+    fn note_request(&mut self, request_id: &str, asker: Requested) -> bool {
+        if let Some(known) = self.requests.get(request_id) {
+            return *known == asker;
+        }
+        let asked = match &asker.place {
+            Place::Here(_) => self.here.get_mut(&asker.client_id).map(|here| &mut here.asked),
+            Place::Elsewhere { connection, .. } => {
+                let device = self.elsewhere.get_mut(&asker.client_id);
+                device.filter(|device| device.connection == *connection).map(|device| &mut device.asked)
+            }
+        };
+        let Some(asked) = asked else {
+            return true;
+        };
+        asked.push_back(request_id.into());
+        if asked.len() > REQUESTS
+            && let Some(oldest) = asked.pop_front()
+        {
+            self.requests.remove(&oldest);
+        }
+        self.requests.insert(request_id.into(), asker);
+        true
+    }
+}

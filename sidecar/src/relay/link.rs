@@ -1,0 +1,364 @@
+//! The way to other sidecars: one connection to Postgres, which tells them who is online here, brings them messages, and
+//! hears what they say.
+//!
+//! While it is broken, messages are lost in both directions. Whoever may have missed one is told to connect again, once the
+//! link is back: devices that connect ask for what they missed.
+
+use std::collections::{HashMap, HashSet};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio_postgres::{AsyncMessage, Client, Notification, Row};
+use tracing::{debug, info, warn};
+
+use super::hub::{Hub, Known};
+use super::parcel::{Devices, Parcel};
+use super::{ClientId, SidecarId, UserId};
+use crate::postgres::{Backoff, Database, DatabaseError};
+
+/// How often a sidecar says that it is alive: for 15 s of silence it counts as such.
+const RENEWAL: Duration = Duration::from_secs(5);
+
+/// How long Postgres may take to answer before the link counts as broken.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What goes into one statement.
+const GROUP_COMMANDS: usize = 512;
+const GROUP_BYTES: usize = 1 << 20;
+
+/// What may wait to be sent, in KiB; a message costs one at least.
+const ROOM: usize = 64 << 10;
+
+/// How devices use the link. Cheap to clone.
+#[derive(Clone)]
+pub struct Way {
+    commands: mpsc::UnboundedSender<Command>,
+    room: Arc<Semaphore>,
+}
+
+enum Command {
+    Join { user: UserId, client_id: ClientId, done: oneshot::Sender<()> },
+    Leave { user: UserId, client_id: ClientId, connection: i64 },
+    Send { to: Vec<SidecarId>, message: String, done: oneshot::Sender<bool>, _room: OwnedSemaphorePermit },
+    Exit { done: oneshot::Sender<()> },
+}
+
+impl Way {
+    /// Makes a device known, and learns of the others of the user; if the link is broken, that is for later.
+    pub async fn join(&self, user: &UserId, client_id: &ClientId) {
+        let (done, waiting) = oneshot::channel();
+        let _ = self.commands.send(Command::Join { user: user.clone(), client_id: client_id.clone(), done });
+        let _ = waiting.await;
+    }
+
+    pub fn leave(&self, user: &UserId, client_id: &ClientId, connection: i64) {
+        let _ = self.commands.send(Command::Leave { user: user.clone(), client_id: client_id.clone(), connection });
+    }
+
+    /// Sends a message, behind those before it; waits for room. False: it was not sent, or is not known to be.
+    pub async fn send(&self, to: Vec<SidecarId>, message: String) -> bool {
+        let room = u32::try_from((message.len() / 1024 + 1).min(ROOM)).unwrap_or(u32::MAX);
+        let Ok(_room) = Arc::clone(&self.room).acquire_many_owned(room).await else {
+            return false;
+        };
+        let (done, sent) = oneshot::channel();
+        let _ = self.commands.send(Command::Send { to, message, done, _room });
+        sent.await.unwrap_or(false)
+    }
+
+    /// Tells the others that this sidecar ends, as far as the link is there.
+    pub async fn exit(&self) {
+        let (done, exited) = oneshot::channel();
+        let _ = self.commands.send(Command::Exit { done });
+        let _ = exited.await;
+    }
+}
+
+/// The other end.
+pub struct Link {
+    database: Database,
+    hub: Arc<Hub>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// A command that does not fit into the group before it.
+    next: Option<Command>,
+}
+
+/// One life of the connection.
+struct Line {
+    client: Client,
+    notifications: mpsc::UnboundedReceiver<Notification>,
+    /// The name of this life: whoever sends to another one sends to nobody.
+    id: SidecarId,
+    renewal: Interval,
+}
+
+impl Link {
+    pub fn new(database: Database, hub: Arc<Hub>) -> (Way, Self) {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let way = Way { commands: sender, room: Arc::new(Semaphore::new(ROOM)) };
+        (way, Self { database, hub, commands, next: None })
+    }
+
+    /// Runs for ever, connecting again when the connection is lost.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        loop {
+            let result = match self.connect().await {
+                Ok(line) => {
+                    backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+                    info!(sidecar = &*line.id, "relaying to other sidecars");
+                    self.serve(line).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Some(command) = self.next.take() {
+                refuse(command);
+            }
+            if let Err(error) = result
+                && backoff.attempts() == 0
+            {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "devices on other sidecars cannot be reached, reconnecting"
+                );
+            }
+            let pause = backoff.sleep();
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(command) = self.commands.recv() => refuse(command),
+                }
+            }
+        }
+    }
+
+    /// Connects, while nothing can be sent.
+    async fn connect(&mut self) -> Result<Line, DatabaseError> {
+        let connecting = Line::open(&self.database);
+        tokio::pin!(connecting);
+        loop {
+            tokio::select! {
+                biased;
+                line = &mut connecting => return line,
+                Some(command) = self.commands.recv() => refuse(command),
+            }
+        }
+    }
+
+    /// Serves one life of the connection, until it breaks.
+    async fn serve(&mut self, mut line: Line) -> Result<(), DatabaseError> {
+        // Whoever joins from now on is in the queue; whoever joined before was not known to others.
+        for devices in self.hub.devices().chunks(GROUP_COMMANDS) {
+            line.join(&self.hub, devices, true).await?;
+        }
+        loop {
+            if let Some(command) = self.next.take() {
+                self.carry_out(&mut line, command).await?;
+                continue;
+            }
+            tokio::select! {
+                biased;
+                _ = line.renewal.tick() => line.renew().await?,
+                notification = line.notifications.recv() => match notification {
+                    Some(notification) => line.hear(&self.hub, &notification).await?,
+                    None => return Ok(()),
+                },
+                Some(command) = self.commands.recv() => self.carry_out(&mut line, command).await?,
+            }
+        }
+    }
+
+    /// Carries out a command, together with those of its kind that follow.
+    async fn carry_out(&mut self, line: &mut Line, command: Command) -> Result<(), DatabaseError> {
+        match command {
+            Command::Join { user, client_id, done } => {
+                let mut known = HashSet::from([(user.clone(), client_id.clone())]);
+                let (mut devices, mut waiting) = (vec![(user, client_id)], vec![done]);
+                while let Some(Command::Join { user, client_id, done }) = self.another(devices.len(), |command| {
+                    matches!(command, Command::Join { user, client_id, .. } if known.insert((user.clone(), client_id.clone())))
+                }) {
+                    devices.push((user, client_id));
+                    waiting.push(done);
+                }
+                let result = line.join(&self.hub, &devices, false).await;
+                for done in waiting {
+                    let _ = done.send(());
+                }
+                result
+            }
+            Command::Leave { user, client_id, connection } => {
+                let mut devices = vec![(user, client_id, connection)];
+                while let Some(Command::Leave { user, client_id, connection }) =
+                    self.another(devices.len(), |command| matches!(command, Command::Leave { .. }))
+                {
+                    devices.push((user, client_id, connection));
+                }
+                line.leave(&devices).await
+            }
+            Command::Send { to, message, done, _room } => {
+                let mut bytes = message.len();
+                let (mut messages, mut waiting) = (vec![(to, message)], vec![(done, _room)]);
+                while bytes < GROUP_BYTES
+                    && let Some(Command::Send { to, message, done, _room }) =
+                        self.another(messages.len(), |command| matches!(command, Command::Send { .. }))
+                {
+                    bytes += message.len();
+                    messages.push((to, message));
+                    waiting.push((done, _room));
+                }
+                let result = line.send(&messages).await;
+                for (done, _) in waiting {
+                    let _ = done.send(result.is_ok());
+                }
+                result
+            }
+            Command::Exit { done } => {
+                let result = line.exit().await;
+                let _ = done.send(());
+                result
+            }
+        }
+    }
+
+    /// The next command, if there is one that fits.
+    fn another(&mut self, len: usize, mut fits: impl FnMut(&Command) -> bool) -> Option<Command> {
+        if len >= GROUP_COMMANDS || self.next.is_some() {
+            return None;
+        }
+        let command = self.commands.try_recv().ok()?;
+        if fits(&command) {
+            return Some(command);
+        }
+        self.next = Some(command);
+        None
+    }
+}
+
+/// Answers a command while the link is broken.
+fn refuse(command: Command) {
+    match command {
+        Command::Join { done, .. } | Command::Exit { done } => drop(done.send(())),
+        Command::Send { done, .. } => drop(done.send(false)),
+        // Nobody knows of it any more.
+        Command::Leave { .. } => {}
+    }
+}
+
+impl Line {
+    async fn open(database: &Database) -> Result<Self, DatabaseError> {
+        let (client, mut connection) = database.connect().await?;
+        let (sender, notifications) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notification) = message
+                    && sender.send(notification).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        // Nothing here has to survive a crash of Postgres: no commit waits for the disk.
+        in_time(client.batch_execute("set synchronous_commit to off")).await?;
+        let id: String = in_time(client.query_one(ENTER, &[])).await?.try_get(0)?;
+        // Letters and digits. Nobody sends to it before a device of it is known.
+        in_time(client.batch_execute(&format!("listen livestore_relay_{id}"))).await?;
+        let mut renewal = interval(RENEWAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { client, notifications, id: id.into(), renewal })
+    }
+
+    async fn join(&mut self, hub: &Hub, devices: &[(UserId, ClientId)], after_gap: bool) -> Result<(), DatabaseError> {
+        let (users, clients): (Vec<&str>, Vec<&str>) =
+            devices.iter().map(|(user, client)| (&**user, &**client)).unzip();
+        let rows = in_time(self.client.query(JOIN, &[&&*self.id, &users, &clients, &after_gap])).await?;
+        let known = rows.iter().map(known).collect::<Result<_, _>>()?;
+        let gone = hub.learn(&self.id, known, after_gap);
+        if gone.is_empty() { Ok(()) } else { self.leave(&gone).await }
+    }
+
+    async fn leave(&mut self, devices: &Devices) -> Result<(), DatabaseError> {
+        let users: Vec<&str> = devices.iter().map(|(user, ..)| &**user).collect();
+        let clients: Vec<&str> = devices.iter().map(|(_, client, _)| &**client).collect();
+        let connections: Vec<i64> = devices.iter().map(|(.., connection)| *connection).collect();
+        in_time(self.client.execute(LEAVE, &[&&*self.id, &users, &clients, &connections])).await?;
+        Ok(())
+    }
+
+    /// One text for each sidecar, of all messages for it.
+    async fn send(&mut self, messages: &[(Vec<SidecarId>, String)]) -> Result<(), DatabaseError> {
+        let mut texts = HashMap::<&str, String>::new();
+        for (to, message) in messages {
+            for sidecar in to {
+                let text = texts.entry(&**sidecar).or_insert_with(|| format!(r#"{{"at":"{}","messages":["#, self.id));
+                text.push_str(message);
+                text.push(',');
+            }
+        }
+        let finish = |(sidecar, mut text): (_, String)| {
+            text.pop();
+            text.push_str("]}");
+            (sidecar, text)
+        };
+        let (sidecars, texts): (Vec<&str>, Vec<String>) = texts.into_iter().map(finish).unzip();
+        in_time(self.client.execute(SEND, &[&sidecars, &texts])).await?;
+        Ok(())
+    }
+
+    async fn renew(&mut self) -> Result<(), DatabaseError> {
+        let is_known: bool = in_time(self.client.query_one(RENEW, &[&&*self.id])).await?.try_get(0)?;
+        // Others have taken this sidecar for dead, and its devices for gone.
+        if is_known { Ok(()) } else { Err(DatabaseError::Busy) }
+    }
+
+    async fn exit(&mut self) -> Result<(), DatabaseError> {
+        in_time(self.client.execute("select livestore.relay_exit($1)", &[&&*self.id])).await?;
+        Ok(())
+    }
+
+    async fn hear(&mut self, hub: &Hub, notification: &Notification) -> Result<(), DatabaseError> {
+        let fetched;
+        let text = match notification.payload().split_once(':') {
+            Some((number, "")) => {
+                let Ok(number) = number.parse::<i64>() else {
+                    return Ok(());
+                };
+                let row = in_time(self.client.query_one("select livestore.relay_fetch($1)", &[&number])).await?;
+                fetched = row.try_get::<_, Option<String>>(0)?;
+                // Cleaned up, since this sidecar was taken for dead: the next renewal will tell.
+                fetched.as_deref().unwrap_or("{}")
+            }
+            Some((_, text)) => text,
+            None => "{}",
+        };
+        match serde_json::from_str::<Parcel<'_>>(text) {
+            Ok(parcel) => hub.hear(parcel),
+            // The text stays out of the log: it may hold what devices say to each other.
+            Err(error) => debug!(line = error.line(), column = error.column(), "a text that is not another sidecar's"),
+        }
+        Ok(())
+    }
+}
+
+fn known(row: &Row) -> Result<Known, tokio_postgres::Error> {
+    let text = |column| row.try_get::<_, &str>(column).map(Arc::from);
+    Ok(Known {
+        user: text("user_id")?,
+        client_id: text("client_id")?,
+        connection: row.try_get("connection")?,
+        sidecar: text("sidecar")?,
+    })
+}
+
+const ENTER: &str = "select livestore.relay_enter(interval '15 seconds')";
+const RENEW: &str = "select livestore.relay_renew($1, interval '15 seconds')";
+const JOIN: &str = "select user_id, client_id, connection, sidecar from livestore.relay_join($1, $2, $3, $4)";
+const LEAVE: &str = "select livestore.relay_leave($1, $2, $3, $4)";
+const SEND: &str = "select livestore.relay_send($1, $2)";
+
+async fn in_time<T>(statement: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, DatabaseError> {
+    Ok(timeout(PATIENCE, statement).await.map_err(|_| DatabaseError::Busy)??)
+}

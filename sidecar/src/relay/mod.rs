@@ -1,0 +1,158 @@
+//! The peer relay's exchange: brings messages of a device to the other devices of the same user, wherever they are connected.
+//! What they mean is the protocol's. Nothing is stored: those who are not online miss what is sent.
+//!
+//! - [`hub`] knows the devices that are connected here, and of their users those that are connected elsewhere.
+//! - [`link`] is the way to other sidecars: one connection to Postgres.
+//! - [`parcel`] is what goes over it.
+
+mod flow;
+mod hub;
+mod link;
+mod mailbox;
+mod parcel;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+pub use self::flow::Flow;
+pub use self::mailbox::{Ended, Ending, Inbox};
+
+use self::hub::{Hub, Place, Requested};
+use self::link::{Link, Way};
+use self::parcel::{Kind, Message};
+use crate::postgres::Database;
+
+/// Whose device it is.
+pub type UserId = Arc<str>;
+/// The lasting name of a device, of one user.
+pub type ClientId = Arc<str>;
+/// Names one life of a sidecar's link.
+pub type SidecarId = Arc<str>;
+
+/// The exchange, of this sidecar and all others at the same database. Cheap to clone.
+#[derive(Clone)]
+pub struct Relay {
+    hub: Arc<Hub>,
+    way: Way,
+    flow: Arc<Flow>,
+}
+
+/// The others could not be reached: those elsewhere have not got the message, those here have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("devices on other servers cannot be reached at the moment: send it again")]
+pub struct Unreachable;
+
+/// Why a device cannot ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("another device uses this requestId: choose one that is unique")]
+    InUse,
+    #[error(transparent)]
+    Unreachable(#[from] Unreachable),
+}
+
+impl Relay {
+    /// Starts the link to other sidecars on `tasks`; it never ends by itself, and does not need the database to be there.
+    pub fn start(database: Database, flow: Flow, tasks: &mut JoinSet<()>) -> Self {
+        let hub = Arc::<Hub>::default();
+        let (way, link) = Link::new(database, Arc::clone(&hub));
+        let flow = Arc::new(flow);
+        tasks.spawn(link.run());
+        tasks.spawn(Arc::clone(&flow).forget_regularly());
+        Self { hub, way, flow }
+    }
+
+    /// Waits while this user's devices send more than they may.
+    pub async fn admit(&self, user: &UserId, bytes: usize) {
+        self.flow.admit(user, bytes).await;
+    }
+
+    /// Brings a device online, in the place of an earlier connection of it. Messages for it come out of the inbox.
+    pub async fn join(&self, user: UserId, client_id: ClientId) -> (Device, Inbox) {
+        let (id, inbox) = self.hub.join(&user, &client_id);
+        let device = Device { relay: self.clone(), user, client_id, id };
+        self.way.join(&device.user, &device.client_id).await;
+        (device, inbox)
+    }
+
+    /// Tells the other sidecars that this one ends, after its devices have left.
+    pub async fn exit(&self) {
+        self.way.exit().await;
+    }
+}
+
+/// A device that is online, until this is dropped.
+pub struct Device {
+    relay: Relay,
+    user: UserId,
+    client_id: ClientId,
+    id: u64,
+}
+
+impl Device {
+    pub fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
+    /// The other devices of the user that are online, sorted.
+    pub fn peers(&self) -> Vec<ClientId> {
+        self.relay.hub.peers(&self.user, &self.client_id)
+    }
+
+    /// Sends a JSON text to all other devices of the user. Messages of one device come in the order of these calls.
+    ///
+    /// # Errors
+    /// Some could not be reached.
+    pub async fn push(&self, text: Bytes) -> Result<(), Unreachable> {
+        let elsewhere = self.relay.hub.spread(&self.user, &self.client_id, &text);
+        self.send(elsewhere, Kind::Push, &text).await
+    }
+
+    /// The same with a question: [`Self::answer`] brings the answers back.
+    ///
+    /// # Errors
+    /// Another device uses this id, or some devices could not be reached.
+    pub async fn ask(&self, request_id: &str, text: Bytes) -> Result<(), AskError> {
+        let Some(connection) = self.relay.hub.note_request(&self.user, &self.client_id, self.id, request_id) else {
+            return Err(AskError::InUse);
+        };
+        let elsewhere = self.relay.hub.spread(&self.user, &self.client_id, &text);
+        let kind = Kind::Ask { request_id: request_id.into(), connection };
+        Ok(self.send(elsewhere, kind, &text).await?)
+    }
+
+    /// Sends an answer to the device that asked. Nobody gets it if that one has left, or nobody asked.
+    ///
+    /// # Errors
+    /// It could not be reached.
+    pub async fn answer(&self, request_id: &str, text: Bytes) -> Result<(), Unreachable> {
+        match self.relay.hub.requested(&self.user, &self.client_id, request_id) {
+            None => Ok(()),
+            Some(Requested { client_id, place: Place::Here(id) }) => {
+                self.relay.hub.deliver(&self.user, &client_id, id, &text);
+                Ok(())
+            }
+            Some(Requested { client_id, place: Place::Elsewhere { sidecar, connection } }) => {
+                self.send(vec![sidecar], Kind::Answer { client_id, connection }, &text).await
+            }
+        }
+    }
+
+    async fn send(&self, to: Vec<SidecarId>, kind: Kind, text: &Bytes) -> Result<(), Unreachable> {
+        if to.is_empty() {
+            return Ok(());
+        }
+        let message = Message::encode(&self.user, &self.client_id, kind, text).ok_or(Unreachable)?;
+        if self.relay.way.send(to, message).await { Ok(()) } else { Err(Unreachable) }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(connection) = self.relay.hub.leave(&self.user, &self.client_id, self.id) {
+            self.relay.way.leave(&self.user, &self.client_id, connection);
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What sidecars send each other, as JSON: the texts of `livestore.relay_notify`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{ClientId, SidecarId};
+
+/// Devices by user, name and number of the connection.
+pub type Devices = Vec<(Arc<str>, ClientId, i64)>;
+
+/// One text: some of these.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Parcel<'a> {
+    /// Devices that are online at `at`.
+    pub join: Devices,
+    /// They may have missed messages, and others theirs.
+    pub after_gap: bool,
+    /// Devices that are not online any more.
+    pub leave: Devices,
+    /// Nor is anybody at these sidecars.
+    pub gone: Vec<SidecarId>,
+    /// From devices at `at` to devices here.
+    #[serde(borrow)]
+    pub messages: Vec<Message<'a>>,
+    pub at: Option<SidecarId>,
+}
+
+/// What a device sends.
+#[derive(Serialize, Deserialize)]
+pub struct Message<'a> {
+    pub user: Arc<str>,
+    /// The device that sends it.
+    pub from: ClientId,
+    pub kind: Kind,
+    #[serde(borrow)]
+    pub text: &'a RawValue,
+}
+
+/// Whom it is for.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// The other devices of the user.
+    Push,
+    /// The same; whoever answers, answers to this connection.
+    #[serde(rename_all = "camelCase")]
+    Ask { request_id: String, connection: i64 },
+    /// This connection of a device that asked.
+    #[serde(rename_all = "camelCase")]
+    Answer { client_id: ClientId, connection: i64 },
+}
+
+impl Message<'_> {
+    /// `None`: the text is no JSON.
+    pub fn encode(user: &Arc<str>, from: &ClientId, kind: Kind, text: &Bytes) -> Option<String> {
+        let text = serde_json::from_slice(text).ok()?;
+        serde_json::to_string(&Message { user: Arc::clone(user), from: Arc::clone(from), kind, text }).ok()
+    }
+}

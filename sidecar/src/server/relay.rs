@@ -1,0 +1,63 @@
+//! The peer relay: its one endpoint, and who may use it.
+
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tracing::info;
+
+use super::{Server, bad_request, refuse, upgrade_required};
+use crate::auth::Identity;
+use crate::config::Dialect;
+use crate::log::StoreLog;
+use crate::protocols::relay::{self, Guest};
+
+/// As LiveStore's other endpoints are found below `/api`.
+const PATH: &str = "/api/v1/livestore/sync";
+
+pub fn router() -> Router<Server> {
+    Router::new().route(PATH, get(connect))
+}
+
+async fn connect(State(server): State<Server>, request: Request) -> Response {
+    let (mut parts, _) = request.into_parts();
+    if let Err(refusal) = server.admit(Dialect::Relay, &parts.headers) {
+        return refuse(refusal);
+    }
+    let Some(relay) = server.relay.clone() else {
+        return refuse((StatusCode::NOT_FOUND, "the peer relay is switched off on this server".into()));
+    };
+    let identity = server.settings.authentication.identify(
+        &parts.headers,
+        parts.uri.query(),
+        server.settings.origins.trust_cookies(&parts.headers),
+    );
+    let Identity { subject, until } = match identity {
+        Ok(identity) => identity,
+        Err(refused) => {
+            let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
+            return (StatusCode::UNAUTHORIZED, headers, format!("{refused}\n")).into_response();
+        }
+    };
+    let history =
+        match server.settings.relay_store.as_deref().map(|name| history(&server, name, &subject, &parts.headers)) {
+            None => None,
+            Some(Ok(history)) => Some(history),
+            Some(Err(error)) => return bad_request(&error),
+        };
+    let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
+        return upgrade_required();
+    };
+    info!(dialect = %Dialect::Relay, "connected");
+    let Server { settings, connections, shutdown, .. } = server;
+    let upgrade = upgrade.max_message_size(settings.max_frame_bytes).max_frame_size(settings.max_frame_bytes);
+    let guest = Guest { user: subject, until, history };
+    upgrade.on_upgrade(move |socket| connections.track_future(relay::serve(relay, guest, socket, shutdown)))
+}
+
+/// The log of the user's store.
+fn history(server: &Server, name: &str, user: &str, headers: &axum::http::HeaderMap) -> Result<StoreLog, String> {
+    server.store(&name.replace("{user}", user), None, headers)
+}

@@ -1,0 +1,264 @@
+-- What sidecars tell each other of the devices at the peer relay. Nothing here outlives a crash, nor has to: a device that
+-- connects again is there again, and messages are for those who are online.
+create unlogged table livestore.relay_sidecars (
+    sidecar text primary key,
+    expires_at timestamptz not null
+);
+
+comment on table livestore.relay_sidecars is 'The sidecars between which the peer relay works. Unlogged: gone after a crash of Postgres';
+comment on column livestore.relay_sidecars.sidecar is 'Names one connection of a sidecar; it listens to the channel livestore_relay_<sidecar>';
+comment on column livestore.relay_sidecars.expires_at is 'When it counts as dead, unless it renews its lease before';
+
+create unlogged table livestore.relay_devices (
+    user_id text not null check (octet_length(user_id) <= 256),
+    client_id text not null check (octet_length(client_id) <= 256),
+    connection bigint not null generated always as identity,
+    sidecar text not null references livestore.relay_sidecars on delete cascade,
+    primary key (user_id, client_id)
+);
+create index on livestore.relay_devices (sidecar);
+
+comment on table livestore.relay_devices is 'The devices that are connected to the peer relay. Unlogged: gone after a crash of Postgres';
+comment on column livestore.relay_devices.user_id is 'Whose device it is: the sub of the token, or the empty text without authentication';
+comment on column livestore.relay_devices.client_id is 'The lasting name of the device';
+comment on column livestore.relay_devices.connection is 'Number of the connection of this device: the greatest is the one that counts';
+comment on column livestore.relay_devices.sidecar is 'Where it is connected';
+
+create unlogged table livestore.relay_parcels (
+    id bigint generated always as identity primary key,
+    sidecar text not null references livestore.relay_sidecars on delete cascade,
+    body text not null
+);
+create index on livestore.relay_parcels (sidecar);
+
+comment on table livestore.relay_parcels is 'Messages that are too long for a notification, until they are fetched. Unlogged, and emptied for good when nothing is on its way';
+comment on column livestore.relay_parcels.id is 'What the notification names';
+comment on column livestore.relay_parcels.sidecar is 'The sidecar that it is for';
+comment on column livestore.relay_parcels.body is 'JSON, as sidecars understand it';
+
+-- Changes of who is where come one after the other: two devices that join at the same time at two places would miss each
+-- other, and connection numbers would not be in the order of the commits.
+create function livestore.relay_lock()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    select pg_advisory_xact_lock(hashtextextended('livestore relay presence', 0))
+$$;
+
+comment on function livestore.relay_lock() is 'Internal: held by a transaction that changes who is connected to the peer relay, and where';
+
+create function livestore.relay_notify(sidecar text, body text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    parcel bigint;
+begin
+    if octet_length(body) < 7900 then
+        -- In one transaction, Postgres sends what is the same once only.
+        perform pg_notify('livestore_relay_' || sidecar, nextval('livestore.relay_parcels_id_seq') || ':' || body);
+    else
+        insert into livestore.relay_parcels (sidecar, body)
+        select s.sidecar, $2 from livestore.relay_sidecars s where s.sidecar = $1
+        returning id into parcel;
+        if found then
+            perform pg_notify('livestore_relay_' || sidecar, parcel || ':');
+        end if;
+    end if;
+end
+$$;
+
+comment on function livestore.relay_notify(text, text) is
+'Internal: sends a sidecar a text of any length on its channel: <number>:<text>, or <id>: of a parcel to fetch';
+
+create function livestore.relay_forget(dead text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from livestore.relay_sidecars s where s.sidecar = any (dead);
+    if found then
+        perform livestore.relay_notify(s.sidecar, json_build_object('gone', dead)::text)
+        from livestore.relay_sidecars s;
+    end if;
+end
+$$;
+
+comment on function livestore.relay_forget(text[]) is 'Internal: removes sidecars with their devices and parcels, and tells the others';
+
+create function livestore.relay_enter(lease interval)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    sidecar constant text := replace(gen_random_uuid()::text, '-', '');
+begin
+    perform livestore.relay_lock();
+    insert into livestore.relay_sidecars values (sidecar, clock_timestamp() + lease);
+    return sidecar;
+end
+$$;
+
+comment on function livestore.relay_enter(interval) is
+'Makes a sidecar known to the peer relay for as long as it renews its lease, and returns a name for it that nobody had before. What the sidecar uses';
+
+create function livestore.relay_renew(sidecar text, lease interval)
+returns boolean
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+as $$
+declare
+    is_known boolean;
+begin
+    perform livestore.relay_lock();
+    update livestore.relay_sidecars s set expires_at = clock_timestamp() + lease where s.sidecar = $1;
+    is_known := found;
+    perform livestore.relay_forget(array_agg(s.sidecar))
+    from livestore.relay_sidecars s
+    where s.expires_at < clock_timestamp()
+    having count(*) > 0;
+    -- Deleted rows stay in the file until something overwrites them; this takes them out of it.
+    if pg_relation_size('livestore.relay_parcels') > 0 and not exists (select from livestore.relay_parcels) then
+        begin
+            lock table livestore.relay_parcels in access exclusive mode nowait;
+            if not exists (select from livestore.relay_parcels) then
+                truncate livestore.relay_parcels;
+            end if;
+        exception when lock_not_available then
+            null;
+        end;
+    end if;
+    return is_known;
+end
+$$;
+
+comment on function livestore.relay_renew(text, interval) is
+'Renews the lease of a sidecar and cleans up after those whose lease is over. False: it is one of them, and has to enter again. What the sidecar uses';
+
+create function livestore.relay_exit(sidecar text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform livestore.relay_lock();
+    perform livestore.relay_forget(array[sidecar]);
+end
+$$;
+
+comment on function livestore.relay_exit(text) is 'Removes a sidecar and its devices from the peer relay. What the sidecar uses';
+
+create type livestore.relay_device as (user_id text, client_id text, connection bigint, sidecar text);
+
+comment on type livestore.relay_device is 'A device at the peer relay, as in livestore.relay_devices';
+comment on column livestore.relay_device.user_id is 'Whose device it is';
+comment on column livestore.relay_device.client_id is 'The lasting name of the device';
+comment on column livestore.relay_device.connection is 'Number of its connection';
+comment on column livestore.relay_device.sidecar is 'Where it is connected';
+
+create function livestore.relay_join(sidecar text, users text[], clients text[], after_gap boolean)
+returns setof livestore.relay_device
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    replaced record;
+begin
+    perform livestore.relay_lock();
+    -- A new row and a new number: the greatest tells the newest connection of a device.
+    with old as (
+        delete from livestore.relay_devices d
+        using unnest(users, clients) j(user_id, client_id)
+        where d.user_id = j.user_id and d.client_id = j.client_id
+        returning d.user_id, d.sidecar
+    )
+    select coalesce(array_agg(o.user_id), '{}') as users, coalesce(array_agg(o.sidecar), '{}') as sidecars into replaced from old o;
+    insert into livestore.relay_devices (user_id, client_id, sidecar)
+        select j.user_id, j.client_id, $1 from unnest(users, clients) with ordinality j(user_id, client_id, n) order by j.n;
+    perform livestore.relay_notify(
+        c.sidecar,
+        json_build_object(
+            'join', json_agg(json_build_array(d.user_id, d.client_id, d.connection)), 'at', relay_join.sidecar, 'afterGap', after_gap
+        )::text
+    )
+    from (
+        select d.user_id, d.sidecar from livestore.relay_devices d where d.user_id = any (users)
+        union
+        select r.user_id, r.sidecar from unnest(replaced.users, replaced.sidecars) r(user_id, sidecar)
+    ) c
+    join unnest(users, clients) j(user_id, client_id) on j.user_id = c.user_id
+    join livestore.relay_devices d on d.user_id = j.user_id and d.client_id = j.client_id
+    where c.sidecar <> relay_join.sidecar
+    group by c.sidecar;
+    return query
+    select d.user_id, d.client_id, d.connection, d.sidecar from livestore.relay_devices d where d.user_id = any (users);
+end
+$$;
+
+comment on function livestore.relay_join(text, text[], text[], boolean) is
+'Makes devices of a sidecar known to the others that have devices of the same users, and returns all devices of these users. after_gap: the sidecar was cut off, they may have missed messages. What the sidecar uses';
+
+create function livestore.relay_leave(sidecar text, users text[], clients text[], connections bigint[])
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform livestore.relay_lock();
+    -- Only if nothing has replaced it since.
+    delete from livestore.relay_devices d
+    using unnest(users, clients, connections) l(user_id, client_id, connection)
+    where d.user_id = l.user_id and d.client_id = l.client_id and d.connection = l.connection;
+    perform livestore.relay_notify(
+        c.sidecar, json_build_object('leave', json_agg(json_build_array(l.user_id, l.client_id, l.connection)))::text
+    )
+    from (select distinct d.user_id, d.sidecar from livestore.relay_devices d where d.user_id = any (users)) c
+    join unnest(users, clients, connections) l(user_id, client_id, connection) on l.user_id = c.user_id
+    where c.sidecar <> relay_leave.sidecar
+    group by c.sidecar;
+end
+$$;
+
+comment on function livestore.relay_leave(text, text[], text[], bigint[]) is
+'Removes devices that have disconnected, by the numbers of their connections. What the sidecar uses';
+
+create function livestore.relay_send(sidecars text[], bodies text[])
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    parcel record;
+begin
+    for parcel in
+        select s.sidecar, s.body from unnest(sidecars, bodies) with ordinality s(sidecar, body, n) order by s.n
+    loop
+        perform livestore.relay_notify(parcel.sidecar, parcel.body);
+    end loop;
+end
+$$;
+
+comment on function livestore.relay_send(text[], text[]) is
+'Sends texts to sidecars, in this order; one to a sidecar that is gone is dropped. What the sidecar uses';
+
+create function livestore.relay_fetch(parcel bigint)
+returns text
+language sql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    delete from livestore.relay_parcels p where p.id = parcel returning p.body
+$$;
+
+comment on function livestore.relay_fetch(bigint) is 'Takes a parcel out of livestore.relay_parcels. What the sidecar uses';
