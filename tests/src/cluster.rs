@@ -166,6 +166,16 @@ impl Database {
         cluster.database().await
     }
 
+    /// A database on a cluster of its own, for tests that stop or restart Postgres. They end with [`Self::stop`].
+    pub async fn alone() -> Self {
+        tokio::task::spawn_blocking(Cluster::start).await.expect("a cluster").leak().database().await
+    }
+
+    /// Stops the cluster: of one that is leaked nobody else does it before the process ends.
+    pub fn stop(&self) {
+        self.cluster.pg_ctl(&["stop", "-m", "immediate"]);
+    }
+
     pub fn cluster(&self) -> &'static Cluster {
         self.cluster
     }

@@ -9,10 +9,12 @@ pub mod electric;
 pub mod events;
 pub mod http_rpc;
 pub mod load;
+pub mod relay;
 pub mod rpc;
 pub mod shape;
 pub mod sidecar;
 pub mod sse;
+pub mod tokens;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, connect_async_with_config};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 /// A connection.
 pub struct Rpc {
@@ -47,7 +47,7 @@ impl Rpc {
         for (name, value) in headers {
             request.headers_mut().append(*name, value.parse().expect("a header"));
         }
-        match connect_async(request).await {
+        match connect_async_with_config(request, None, true).await {
             Ok((socket, _)) => Ok(Self { socket }),
             Err(Error::Http(response)) => {
                 let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
@@ -97,16 +97,29 @@ impl Rpc {
 
     /// The next frame or the end, however long it takes. Cancel safe.
     pub async fn receive_patiently(&mut self) -> Received {
+        match self.text_patiently().await {
+            Ok(text) => Received::Frame(serde_json::from_str(&text).expect("a JSON frame")),
+            Err(end) => end,
+        }
+    }
+
+    /// The next frame as it came; fails if nothing arrives in time.
+    ///
+    /// # Errors
+    /// The end of the connection.
+    pub async fn text(&mut self) -> Result<String, Received> {
+        tokio::time::timeout(PATIENCE, self.text_patiently()).await.expect("nothing arrives")
+    }
+
+    async fn text_patiently(&mut self) -> Result<String, Received> {
         loop {
             match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => {
-                    return Received::Frame(serde_json::from_str(&text).expect("a JSON frame"));
-                }
+                Some(Ok(Message::Text(text))) => return Ok(text.as_str().into()),
                 Some(Ok(Message::Close(frame))) => {
-                    return Received::Close(frame.map_or(1005, |frame| frame.code.into()));
+                    return Err(Received::Close(frame.map_or(1005, |frame| frame.code.into())));
                 }
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Received::Broken,
+                Some(Err(_)) | None => return Err(Received::Broken),
             }
         }
     }

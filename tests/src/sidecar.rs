@@ -26,13 +26,20 @@ pub struct Start {
     database_url: String,
     port: u16,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     listener: Option<TcpListener>,
 }
 
 impl Start {
     /// For a database URL, on a random port.
     pub fn new(database_url: impl Into<String>) -> Self {
-        Self { database_url: database_url.into(), port: 0, arguments: Vec::new(), listener: None }
+        Self {
+            database_url: database_url.into(),
+            port: 0,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            listener: None,
+        }
     }
 
     /// On this port: that of a predecessor.
@@ -50,6 +57,12 @@ impl Start {
     /// With these arguments besides.
     pub fn arguments(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(|&argument| argument.into()));
+        self
+    }
+
+    /// With an environment variable besides.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -71,6 +84,7 @@ impl Start {
             .args(["--listen", &format!("127.0.0.1:{}", self.port), "--log-format", "json"])
             .args(&self.arguments)
             .env("DATABASE_URL", &self.database_url)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(stdin)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());

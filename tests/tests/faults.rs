@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use livestore_tests::breaker::Breaker;
-use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use livestore_tests::eventually;
 use livestore_tests::load::Load;
@@ -14,15 +14,6 @@ use serde_json::json;
 
 async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-}
-
-async fn cluster_of_its_own() -> Database {
-    tokio::task::spawn_blocking(Cluster::start).await.unwrap().leak().database().await
-}
-
-/// The end of a test with a leaked cluster: nobody else stops it before the process ends.
-fn stop(database: &Database) {
-    database.cluster().pg_ctl(&["stop", "-m", "immediate"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +50,7 @@ async fn a_sidecar_is_killed_under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_is_restarted_without_mercy_under_load() {
-    let database = cluster_of_its_own().await;
+    let database = Database::alone().await;
     let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
     let load = Load::start("restarted", &sidecars.each_ref().map(Sidecar::url), 2, 2);
     for _ in 0..3 {
@@ -72,7 +63,7 @@ async fn postgres_is_restarted_without_mercy_under_load() {
     for sidecar in sidecars {
         assert_eq!(sidecar.get("/readyz").await.0, 200);
     }
-    stop(&database);
+    database.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use livestore_tests::breaker::Breaker;
-use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{PATIENCE, eventually};
@@ -114,7 +114,7 @@ async fn a_network_that_stalls_for_30_s_is_survived() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn restarts_of_the_sidecar_and_of_postgres_are_survived() {
-    let database = tokio::task::spawn_blocking(Cluster::start).await.unwrap().leak().database().await;
+    let database = Database::alone().await;
     let mut sidecar = Sidecar::on(&database).await;
     let port = sidecar.port();
     let (a, b) = tokio::join!(Device::open("a", port), Device::open("b", port));
@@ -141,7 +141,7 @@ async fn restarts_of_the_sidecar_and_of_postgres_are_survived() {
     a.settles(&["1", "2", "3", "4", "5", "6"]).await;
     assert_eq!(log(&database).await, ["1", "2", "3", "4", "5", "6"]);
     drop(sidecar);
-    database.cluster().pg_ctl(&["stop", "-m", "immediate"]);
+    database.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

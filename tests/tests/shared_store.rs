@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use livestore_tests::client::{Client, Node};
-use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
 use livestore_tests::events::{event, numbers, up_to};
 use livestore_tests::sidecar::{Sidecar, Start};
@@ -167,7 +167,7 @@ async fn full_clients_of_every_protocol_share_their_tables() {
 /// A client of 0.4 over HTTP stops syncing for good at the first pull that fails: none may.
 #[tokio::test(flavor = "multi_thread")]
 async fn full_clients_over_http_survive_restarts_of_postgres_and_of_the_sidecar() {
-    let database = tokio::task::spawn_blocking(Cluster::start).await.unwrap().leak().database().await;
+    let database = Database::alone().await;
     // Held by somebody else, as systemd does it: no connection is refused while the sidecar is away.
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -211,5 +211,5 @@ async fn full_clients_over_http_survive_restarts_of_postgres_and_of_the_sidecar(
     s2.create("9").await;
     settle(&["1", "2", "3", "4", "5", "6", "7", "8", "9"]).await;
     drop(sidecar);
-    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+    database.stop();
 }

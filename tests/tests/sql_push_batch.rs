@@ -2,6 +2,8 @@
 
 mod sql_support;
 
+use std::time::SystemTime;
+
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::{Value, json};
@@ -86,7 +88,7 @@ async fn created_at_is_that_of_the_stored_events() {
     let database = Database::new().await;
     let client = database.connect("sidecar").await;
     let outcomes = push_batch(&client, &[Push::to("s", chain(0, 2)), Push::to("s", chain(1, 3))]).await;
-    let stored: Vec<_> = sql_support::all(&client, "select created_at from livestore.pull('s')").await;
+    let stored: Vec<SystemTime> = sql_support::all(&client, "select created_at from livestore.pull('s')").await;
     assert_eq!(
         [outcomes[0].created_at, outcomes[0].created_at, outcomes[1].created_at, outcomes[1].created_at]
             .map(Option::unwrap)

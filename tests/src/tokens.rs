@@ -1,0 +1,99 @@
+//! JSON Web Tokens, good and bad.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The secret of [`token`]s.
+pub const SECRET: &str = "a secret of the tests, which nobody else knows";
+
+/// The arguments of a sidecar that asks for tokens with this secret.
+pub const WITH_SECRET: [&str; 6] = ["--auth", "jwt", "--jwt-secret", SECRET, "--dialects", "relay"];
+
+/// A token of this user, good for an hour.
+pub fn token(user: &str) -> String {
+    Signer::secret(SECRET).token(user)
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    now.as_secs().try_into().expect("not yet")
+}
+
+/// Somebody who signs tokens.
+pub struct Signer {
+    algorithm: Algorithm,
+    key: EncodingKey,
+    public_key: Option<PathBuf>,
+    _folder: Option<TempDir>,
+}
+
+impl Signer {
+    /// With a secret, HS256.
+    pub fn secret(secret: &str) -> Self {
+        let key = EncodingKey::from_secret(secret.as_bytes());
+        Self { algorithm: Algorithm::HS256, key, public_key: None, _folder: None }
+    }
+
+    /// With a new private key.
+    pub fn rs256() -> Self {
+        Self::generate(Algorithm::RS256, &["RSA", "-pkeyopt", "rsa_keygen_bits:2048"], EncodingKey::from_rsa_pem)
+    }
+
+    /// With a new private key.
+    pub fn es256() -> Self {
+        Self::generate(Algorithm::ES256, &["EC", "-pkeyopt", "ec_paramgen_curve:P-256"], EncodingKey::from_ec_pem)
+    }
+
+    /// With a new private key.
+    pub fn eddsa() -> Self {
+        Self::generate(Algorithm::EdDSA, &["ED25519"], EncodingKey::from_ed_pem)
+    }
+
+    fn generate(
+        algorithm: Algorithm,
+        kind: &[&str],
+        parse: impl FnOnce(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>,
+    ) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (private, public) = (folder.path().join("private.pem"), folder.path().join("public.pem"));
+        openssl(Command::new("openssl").arg("genpkey").arg("-out").arg(&private).arg("-algorithm").args(kind));
+        openssl(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&private).arg("-out").arg(&public));
+        let key = parse(&std::fs::read(private).expect("the key")).expect("a key");
+        Self { algorithm, key, public_key: Some(public), _folder: Some(folder) }
+    }
+
+    /// The file with the public key.
+    pub fn public_key(&self) -> &Path {
+        self.public_key.as_deref().expect("a key pair")
+    }
+
+    /// The public key itself.
+    pub fn public_pem(&self) -> String {
+        std::fs::read_to_string(self.public_key()).expect("the key")
+    }
+
+    /// A token of this user, good for an hour.
+    pub fn token(&self, user: &str) -> String {
+        self.token_until(user, now() + 3600)
+    }
+
+    pub fn token_until(&self, user: &str, seconds: i64) -> String {
+        self.sign(&json!({"sub": user, "exp": seconds}))
+    }
+
+    /// A token with these claims.
+    pub fn sign(&self, claims: &Value) -> String {
+        jsonwebtoken::encode(&Header::new(self.algorithm), claims, &self.key).expect("a token")
+    }
+}
+
+fn openssl(command: &mut Command) {
+    let output = command.output().expect("openssl");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
