@@ -19,53 +19,72 @@ comment on column livestore.relayed_events."timestamp" is 'timestamp, as the dev
 
 select pg_catalog.pg_extension_config_dump('livestore.relayed_events', '');
 
-create function livestore.relay_append(store_id text, events json, payload text default null, headers text default null)
+create function livestore.relay_key(client_id text, session_id text, event_number text)
+returns bigint
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select hashtextextended(json_build_array(client_id, session_id, event_number)::text, 0)
+$$;
+
+comment on function livestore.relay_key(text, text, text) is 'Internal: by what an event of the peer relay is found that is pushed again';
+
+-- Arrays and not JSON: Postgres cannot take a JSON text apart that has \u0000 in it, which is legal in a client's string.
+create function livestore.relay_append(
+    store_id text, names text[], args text[], client_ids text[], session_ids text[], event_numbers text[], timestamps text[],
+    payload text default null, headers text default null
+)
 returns bigint
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
 set livestore.payload = ''
 set livestore.headers = ''
 as $$
 declare
     store livestore.stores;
+    known record;
     batch json;
     result livestore.push_result;
 begin
     store := livestore.lock_store(store_id);
+    -- Those that have the same number, which a device may be pushing again, since it missed the answer.
+    select coalesce(array_agg(r.store), '{}') as stores, coalesce(array_agg(r."seqNum"), '{}') as seq_nums into known
+    from unnest(client_ids, session_ids, event_numbers) p(client_id, session_id, event_number)
+    join livestore.relayed_events r
+        on r.store = store.id and r.key = livestore.relay_key(p.client_id, p.session_id, p.event_number);
     with pushed as (
-        select e.event, e.n,
-            hashtextextended(json_build_array(e.event -> 'clientId', e.event -> 'sessionId', e.event -> 'eventNumber')::text, 0) as key
-        from json_array_elements(events) with ordinality e(event, n)
-    ), known as (
-        -- Those that a device pushes again, since it missed the answer.
-        select p.n
-        from pushed p
-        join livestore.relayed_events r on r.store = store.id and r.key = p.key
-        join livestore.stored_events(
-            array(select r.store from livestore.relayed_events r join pushed p on r.store = store.id and r.key = p.key order by r."seqNum"),
-            array(select r."seqNum" from livestore.relayed_events r join pushed p on r.store = store.id and r.key = p.key order by r."seqNum")
-        ) s on s."seqNum" = r."seqNum"
-        where s.name = p.event ->> 'eventName' and s.args::text is not distinct from (p.event -> 'data')::text
-            and s."clientId" = p.event ->> 'clientId' and s."sessionId" = p.event ->> 'sessionId'
-            and r.event_number::text is not distinct from (p.event -> 'eventNumber')::text
-            and r."timestamp"::text is not distinct from (p.event -> 'timestamp')::text
+        select * from unnest(names, args, client_ids, session_ids, event_numbers, timestamps)
+            with ordinality p(name, args, client_id, session_id, event_number, made_at, n)
     ), fresh as (
-        select p.event, p.key, row_number() over (order by p.n) as n from pushed p where p.n not in (select k.n from known k)
+        select p.*, row_number() over (order by p.n) as place
+        from pushed p
+        where not exists (
+            select
+            from livestore.stored_events(known.stores, known.seq_nums) e
+            join livestore.relayed_events r on r.store = e.store and r."seqNum" = e."seqNum"
+            where (e.name, e."clientId", e."sessionId") = (p.name, p.client_id, p.session_id)
+                and (e.args::text, r.event_number::text, r."timestamp"::text)
+                    is not distinct from (p.args, p.event_number, p.made_at)
+        )
     ), noted as (
         insert into livestore.relayed_events
-        select store.id, store.head + f.n, f.key, f.event -> 'eventNumber', f.event -> 'timestamp' from fresh f
+        select store.id, store.head + f.place, livestore.relay_key(f.client_id, f.session_id, f.event_number),
+            f.event_number::json, f.made_at::json
+        from fresh f
     )
     select json_agg(
-        case when f.event -> 'data' is null
+        case when f.args is null
             then json_build_object(
-                'name', f.event -> 'eventName', 'seqNum', store.head + f.n, 'parentSeqNum', store.head + f.n - 1,
-                'clientId', f.event -> 'clientId', 'sessionId', f.event -> 'sessionId')
+                'name', f.name, 'seqNum', store.head + f.place, 'parentSeqNum', store.head + f.place - 1,
+                'clientId', f.client_id, 'sessionId', f.session_id)
             else json_build_object(
-                'name', f.event -> 'eventName', 'args', f.event -> 'data', 'seqNum', store.head + f.n, 'parentSeqNum', store.head + f.n - 1,
-                'clientId', f.event -> 'clientId', 'sessionId', f.event -> 'sessionId')
+                'name', f.name, 'args', f.args::json, 'seqNum', store.head + f.place, 'parentSeqNum', store.head + f.place - 1,
+                'clientId', f.client_id, 'sessionId', f.session_id)
         end
-        order by f.n
+        order by f.place
     ) into batch from fresh f;
     if batch is null then
         return store.head;
@@ -81,8 +100,8 @@ begin
 end
 $$;
 
-comment on function livestore.relay_append(text, json, text, text) is
-'Appends events of the peer relay, a JSON array of {"eventName","eventNumber","clientId","sessionId","data","timestamp"}, to the log of a store, those that it does not have, and returns the new head. payload, headers: what hooks may know of the request. Raises LS003 (invalid batch), or what a hook raises';
+comment on function livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text) is
+'Appends events of the peer relay to the log of a store, those that it does not have, and returns the new head. Arrays with one element for each event: eventName, data (JSON text, or null for none), clientId, sessionId, eventNumber and timestamp (JSON texts, or null). payload, headers: what hooks may know of the request. Raises LS003 (invalid batch), or what a hook raises. What the sidecar uses';
 
 create function livestore.relay_page(store_id text, after bigint, max_events integer, max_bytes integer)
 returns table (seq_num bigint, event json)

@@ -30,7 +30,7 @@ grant execute on function
     livestore.relay_leave(text, text[], text[], bigint[]),
     livestore.relay_send(text[], text[]),
     livestore.relay_fetch(bigint),
-    livestore.relay_append(text, json, text, text)
+    livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text)
 to livestore_writer;
 
 -- What empties logs is for whoever administers stores, and for a sidecar with an admin secret.

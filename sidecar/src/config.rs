@@ -33,7 +33,7 @@ pub struct Config {
     pub jwt_secret: Option<String>,
 
     /// The public key of whoever signs tokens: RSA, EC or Ed25519, as PEM or JWK, or a file that holds it.
-    #[arg(long, env = "LIVESTORE_JWT_PUBLIC_KEY", value_name = "KEY")]
+    #[arg(long, env = "LIVESTORE_JWT_PUBLIC_KEY", value_name = "KEY", allow_hyphen_values = true)]
     pub jwt_public_key: Option<String>,
 
     /// The audience (aud) that tokens must be for. Without, it is not looked at.

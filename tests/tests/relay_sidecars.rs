@@ -81,18 +81,6 @@ async fn what_is_sent_elsewhere_is_what_came_byte_for_byte() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn white_space_around_a_message_is_part_of_it() {
-    let (_sidecars, [near, far]) = start().await;
-    let [mut a, mut b] = Peer::join_all(&near, ["a", "b"]).await;
-    let mut c = Peer::join(&far, "c").await;
-    a.sees(&["b", "c"]).await;
-    let text = format!("\r\n {}\t\n", a.message("push", json!({"events": []})));
-    a.send_text(&text).await;
-    assert_eq!(a.next().await, ack(0, 0));
-    assert_eq!([b.next_text().await, c.next_text().await], [text.clone(), text]);
-}
-
 /// From 1 byte to 100 KB, many of them about as long as a notification may be.
 fn size(n: i64) -> usize {
     let n = usize::try_from(n).unwrap();

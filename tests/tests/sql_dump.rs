@@ -35,6 +35,7 @@ async fn filled() -> Database {
     )
     .await;
     push(&client, "dropped and created", chain(0, 2)).await.unwrap();
+    run(&client, "select livestore.relay_append('relayed', '{e}', '{null}', '{c}', '{s}', '{41}', '{1.50}')").await;
     database
 }
 
@@ -65,6 +66,10 @@ async fn a_restored_dump_has_the_same_stores_events_and_backend_ids() {
     assert_eq!(stored(&restored).await, stored(&original).await);
     assert_eq!(backend_ids(&restored).await, backend_ids(&original).await);
     assert_eq!(broken_chains(&restored).await, [""; 0]);
+    for client in [&original, &restored] {
+        let relayed: String = one(client, "select event::text from livestore.relay_page('relayed', 0, 9, 999)").await;
+        assert!(relayed.contains("41") && relayed.contains("1.50"), "{relayed}");
+    }
 }
 
 #[tokio::test]

@@ -59,12 +59,13 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("renew_backend_ids", "livestore.renew_backend_ids()", NOBODY),
     ("relay_enter", "livestore.relay_enter('15 s')", WRITERS),
     ("relay_renew", "livestore.relay_renew('x', '15 s')", WRITERS),
-    ("relay_exit", "livestore.relay_exit('x')", WRITERS),
     ("relay_join", "livestore.relay_join('x', '{u}', '{c}', false)", WRITERS),
     ("relay_leave", "livestore.relay_leave('x', '{u}', '{c}', '{1}')", WRITERS),
     ("relay_send", "livestore.relay_send('{x}', '{body}')", WRITERS),
+    ("relay_exit", "livestore.relay_exit('x')", WRITERS),
     ("relay_fetch", "livestore.relay_fetch(1)", WRITERS),
-    ("relay_append", "livestore.relay_append('s', '[]')", WRITERS),
+    ("relay_append", "livestore.relay_append('s', '{e}', '{null}', '{c}', '{s}', '{1}', '{1}')", WRITERS),
+    ("relay_key", "livestore.relay_key('c', 's', '1')", NOBODY),
     ("relay_page", "livestore.relay_page('s', 0, 100, 1000)", READERS),
     ("relay_lock", "livestore.relay_lock()", NOBODY),
     ("relay_notify", "livestore.relay_notify('x', 'body')", NOBODY),
@@ -76,6 +77,7 @@ async fn filled() -> Database {
     let database = Database::new().await;
     let admin = database.admin().await;
     run(&admin, "select livestore.create_store('own', own_table => true)").await;
+    run(&admin, "insert into livestore.relay_sidecars values ('x', now() + interval '1 day')").await;
     for store in ["s", "own"] {
         push(&admin, store, chain(0, 3)).await.unwrap();
     }
@@ -172,7 +174,7 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
     .await;
     let mut expected = Vec::new();
     for role in ["admin", "reader", "sidecar"] {
-        for table in ["eventlog_1", "eventlog_1_own", "events", "stores"] {
+        for table in ["eventlog_1", "eventlog_1_own", "events", "relayed_events", "stores"] {
             expected.push(format!("{role}: select livestore.{table}"));
         }
     }

@@ -27,7 +27,7 @@ pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use outcome::{PushError, Pushed};
 pub use pull::Page;
-pub use relayed::ReadError;
+pub use relayed::{ReadError, RelayedEvent};
 pub use store::{History, Reserved, ResetError, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use tokio::time::timeout;
+use tokio_postgres::types::ToSql;
 
 use super::authorize::Denied;
 use super::outcome::{PushError, rejected};
@@ -14,10 +15,20 @@ use crate::postgres::DatabaseError;
 const PAGE_EVENTS: i32 = 100;
 const PAGE_BYTES: i32 = 1_000_000;
 
-const APPEND: &str = "select livestore.relay_append($1, $2::text::json, $3, $4)";
+const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 const PAGE: &str = "\
     select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events
     from livestore.relay_page($1, $2, $3, $4)";
+
+/// An event as devices know it. What is JSON is as the device sent it.
+pub struct RelayedEvent<'a> {
+    pub name: &'a str,
+    pub data: Option<&'a RawValue>,
+    pub client_id: &'a str,
+    pub session_id: &'a str,
+    pub number: Option<&'a RawValue>,
+    pub timestamp: &'a RawValue,
+}
 
 /// Some events, in order.
 pub struct RelayedPage {
@@ -37,17 +48,33 @@ pub enum ReadError {
 }
 
 impl StoreLog {
-    /// Appends events, a JSON array, those that the log does not have. Returns after the commit.
+    /// Appends events, those that the log does not have. Returns after the commit.
     ///
     /// # Errors
     /// As for other pushes.
-    pub async fn append_relayed(&self, events: &RawValue) -> Result<(), PushError> {
+    pub async fn append_relayed(&self, events: &[RelayedEvent<'_>]) -> Result<(), PushError> {
         timeout(self.patience(), async {
             self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
             let client = self.database().client().await.map_err(|_| PushError::Unavailable)?;
-            let store = self.id().as_str();
+            let names: Vec<_> = events.iter().map(|event| event.name).collect();
+            let data: Vec<_> = events.iter().map(|event| event.data.map(RawValue::get)).collect();
+            let client_ids: Vec<_> = events.iter().map(|event| event.client_id).collect();
+            let session_ids: Vec<_> = events.iter().map(|event| event.session_id).collect();
+            let numbers: Vec<_> = events.iter().map(|event| event.number.map(RawValue::get)).collect();
+            let timestamps: Vec<_> = events.iter().map(|event| event.timestamp.get()).collect();
             let (payload, headers) = (self.context().payload(), self.context().headers());
-            match client.execute(APPEND, &[&store, &events.get(), &payload, &headers]).await {
+            let arguments: [&(dyn ToSql + Sync); 9] = [
+                &self.id().as_str(),
+                &names,
+                &data,
+                &client_ids,
+                &session_ids,
+                &numbers,
+                &timestamps,
+                &payload,
+                &headers,
+            ];
+            match client.execute(APPEND, &arguments).await {
                 Ok(_) => Ok(()),
                 Err(error) => Err(rejected(error.code(), error.as_db_error().map_or("", |error| error.message()))),
             }

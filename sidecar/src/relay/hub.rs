@@ -27,6 +27,8 @@ struct User {
     here: HashMap<ClientId, Here>,
     elsewhere: HashMap<ClientId, Elsewhere>,
     requests: HashMap<String, Requested>,
+    /// The last number that was given when Postgres told who is connected. Whatever is told later of lower ones was known then.
+    known_to: i64,
 }
 
 struct Here {
@@ -159,6 +161,7 @@ impl Hub {
         let users: HashSet<_> = known.iter().map(|device| device.user.clone()).collect();
         for id in &users {
             if let Some(user) = state.users.get_mut(id) {
+                user.known_to = 0;
                 let is_there = |client_id: &ClientId| {
                     known
                         .iter()
@@ -173,7 +176,12 @@ impl Hub {
                 state.learn_of(&user, client_id, connection, &sidecar);
                 continue;
             }
-            match state.users.get_mut(&user).and_then(|user| user.here.get_mut(&client_id)) {
+            let user_here = state.users.get_mut(&user);
+            let here = user_here.and_then(|user| {
+                user.known_to = user.known_to.max(connection);
+                user.here.get_mut(&client_id)
+            });
+            match here {
                 Some(here) => here.connection = Some(connection),
                 None => gone.push((user, client_id, connection)),
             }
@@ -208,6 +216,9 @@ impl Hub {
             return;
         };
         for (user, client_id, connection) in join {
+            if state.users.get(&user).is_some_and(|user| connection < user.known_to) {
+                continue;
+            }
             state.learn_of(&user, client_id, connection, &at);
             if after_gap {
                 state.end_all(&user);

@@ -1,11 +1,10 @@
 //! With `--relay-store`: the events of a user are in a store, and pulls are answered from it.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::value::RawValue;
 
-use super::messages::{Refusal, pull_response};
+use super::messages::{Event, Object, Refusal, pull_response};
 use super::session::Failure;
-use crate::log::{PushError, ReadError, StoreLog};
+use crate::log::{PushError, ReadError, RelayedEvent, StoreLog};
 use crate::protocols::websocket::Outgoing;
 use crate::relay::Device;
 
@@ -19,9 +18,10 @@ impl History {
         Self(log)
     }
 
-    /// Appends the events of a push, a JSON array, those that are not there already.
-    pub async fn append(&self, events: &RawValue) -> Result<(), Refusal> {
-        self.0.append_relayed(events).await.map_err(|error| match error {
+    /// Appends the events of a push, those that are not there already.
+    pub async fn append(&self, events: &[Object<Event<'_>>]) -> Result<(), Refusal> {
+        let events: Vec<_> = events.iter().map(|Object(event)| relayed(event)).collect();
+        self.0.append_relayed(&events).await.map_err(|error| match error {
             PushError::Unavailable => Refusal::Unavailable(error.to_string()),
             error => Refusal::Rejected(error.to_string()),
         })
@@ -39,6 +39,17 @@ impl History {
                 _ => return Ok(()),
             }
         }
+    }
+}
+
+fn relayed<'a>(event: &'a Event<'_>) -> RelayedEvent<'a> {
+    RelayedEvent {
+        name: &event.event_name,
+        data: event.data,
+        client_id: &event.client_id,
+        session_id: &event.session_id,
+        number: event.event_number,
+        timestamp: event.timestamp,
     }
 }
 

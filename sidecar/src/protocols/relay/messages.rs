@@ -1,10 +1,12 @@
 //! The messages, as JSON.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
-use serde_json::Number;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::protocols::brief;
@@ -33,7 +35,8 @@ impl<'a> Envelope<'a> {
     /// It is missing, or another one's.
     pub fn payload<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
         let payload = self.payload.ok_or_else(|| Refusal::Payload("it is missing".into()))?;
-        serde_json::from_str(payload.get()).map_err(|error| Refusal::Payload(error.to_string()))
+        let payload = serde_json::from_str(payload.get());
+        payload.map(|Object(payload)| payload).map_err(|error| Refusal::Payload(error.to_string()))
     }
 }
 
@@ -41,20 +44,56 @@ impl<'a> Envelope<'a> {
 #[derive(Deserialize)]
 pub struct Push<'a> {
     #[serde(borrow)]
-    pub events: Vec<Event<'a>>,
+    pub events: Vec<Object<Event<'a>>>,
 }
 
 /// An event of a push. What its number and its data are is between the devices.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event<'a> {
-    #[serde(borrow, rename = "eventName")]
-    _event_name: Cow<'a, str>,
-    #[serde(borrow, rename = "clientId")]
-    _client_id: Cow<'a, str>,
-    #[serde(borrow, rename = "sessionId")]
-    _session_id: Cow<'a, str>,
-    pub timestamp: Number,
+    #[serde(borrow)]
+    pub event_name: Cow<'a, str>,
+    #[serde(borrow)]
+    pub event_number: Option<&'a RawValue>,
+    #[serde(borrow)]
+    pub client_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub session_id: Cow<'a, str>,
+    /// `None` if there was no such field, which is not the same as `null`.
+    #[serde(borrow, default, deserialize_with = "present")]
+    pub data: Option<&'a RawValue>,
+    #[serde(borrow, deserialize_with = "number")]
+    pub timestamp: &'a RawValue,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// A number in the words of its sender.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de RawValue, D::Error> {
+    let value = <&RawValue>::deserialize(deserializer)?;
+    let is_number = value.get().starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    if is_number { Ok(value) } else { Err(D::Error::custom("a timestamp is a number")) }
+}
+
+/// A struct that is a JSON object: serde's derive would take an array for the fields in their order, too.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
+    }
 }
 
 /// The payload of `pull`.
@@ -89,33 +128,27 @@ pub struct PeerPullResponse<'a> {
     _has_more: bool,
 }
 
-/// The events of a push as a JSON array, for whoever keeps them.
-///
-/// # Errors
-/// It is no push.
-pub fn events<'a>(push: &Envelope<'a>) -> Result<&'a RawValue, Refusal> {
-    #[derive(Deserialize)]
-    struct Payload<'a> {
-        #[serde(borrow)]
-        events: &'a RawValue,
-    }
-    push.payload::<Payload<'a>>().map(|payload| payload.events)
-}
-
 /// An empty JSON array.
 pub fn no_events() -> Box<RawValue> {
     RawValue::from_string("[]".into()).unwrap_or_else(|_| RawValue::NULL.to_owned())
 }
 
 /// The answer to a push: of how many events, and the timestamp of the last.
-pub fn ack(events: &[Event<'_>]) -> String {
+pub fn ack(events: &[Object<Event<'_>>]) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Payload {
+    struct Payload<'a> {
         received_count: usize,
-        last_timestamp: Number,
+        last_timestamp: Timestamp<'a>,
     }
-    let last_timestamp = events.last().map_or_else(|| 0.into(), |event| event.timestamp.clone());
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Timestamp<'a> {
+        OfLast(&'a RawValue),
+        NoEvents(u8),
+    }
+    let last_timestamp =
+        events.last().map_or(Timestamp::NoEvents(0), |Object(event)| Timestamp::OfLast(event.timestamp));
     from_server("ack", &Payload { received_count: events.len(), last_timestamp }, None::<()>)
 }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::history::History;
-use super::messages::{self, Envelope, Event, PeerPull, PeerPullResponse, Pull, Push, Refusal, SERVER};
+use super::messages::{self, Envelope, Event, Object, PeerPull, PeerPullResponse, Pull, Push, Refusal, SERVER};
 use crate::log::StoreLog;
 use crate::protocols::brief;
 use crate::protocols::websocket::close::{self, Close, SLOW};
@@ -167,7 +167,7 @@ impl From<Close> for Failure {
 
 /// A message that is well-formed.
 enum Message<'a> {
-    Push(Vec<Event<'a>>),
+    Push(Vec<Object<Event<'a>>>),
     Pull { since: f64 },
     PeerPull(Cow<'a, str>),
     PeerPullResponse(Cow<'a, str>),
@@ -230,7 +230,7 @@ impl Host {
         text: &Utf8Bytes,
         arrival: &mut Option<Arrival>,
     ) -> Result<(), Failure> {
-        let envelope: Envelope<'_> = serde_json::from_str(text)
+        let Object(envelope): Object<Envelope<'_>> = serde_json::from_str(text)
             .map_err(|error| Refusal::Unreadable { reason: brief(&error.to_string()).into() })?;
         let message = Message::read(&envelope)?;
         let device = match device {
@@ -249,7 +249,7 @@ impl Host {
         match message {
             Message::Push(events) => {
                 if let Some(history) = &self.history {
-                    history.append(messages::events(&envelope)?).await?;
+                    history.append(&events).await?;
                 }
                 device.push(text).await?;
                 self.send(messages::ack(&events)).await?;
