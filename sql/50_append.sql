@@ -91,7 +91,7 @@ comment on function livestore.stored_events(bigint[], bigint[]) is
 -- The settings end with the function: a hook may append to another store, and goes on in its own context then.
 create function livestore.append(
     store_ids text[], batches text[], backend_ids text[], source text default null,
-    payloads text[] default null, headers text[] default null
+    payloads text[] default null, headers text[] default null, claims text[] default null
 )
 returns setof livestore.push_result
 language plpgsql
@@ -198,7 +198,9 @@ begin
                         case when payloads is not null then payloads[part.push]
                             when pg_trigger_depth() > 0 then current_setting('livestore.payload', true) end,
                         case when headers is not null then headers[part.push]
-                            when pg_trigger_depth() > 0 then current_setting('livestore.headers', true) end
+                            when pg_trigger_depth() > 0 then current_setting('livestore.headers', true) end,
+                        case when claims is not null then claims[part.push]
+                            when pg_trigger_depth() > 0 then current_setting('livestore.claims', true) end
                     );
                 end if;
                 execute format(
@@ -258,5 +260,5 @@ begin
 end
 $$;
 
-comment on function livestore.append(text[], text[], text[], text, text[], text[]) is
+comment on function livestore.append(text[], text[], text[], text, text[], text[], text[]) is
 'Internal: carries out pushes to stores whose rows are locked. What a hook raises goes through. payloads, headers: null for a push from SQL; one that a hook makes has those of the hook';

@@ -64,7 +64,7 @@ comment on function livestore.push(text, json, text) is
 
 create function livestore.push_some(
     store_ids text[], batches text[], backend_ids text[], positions integer[], source text,
-    payloads text[], headers text[]
+    payloads text[], headers text[], claims text[]
 )
 returns setof livestore.push_result
 language plpgsql
@@ -79,14 +79,15 @@ begin
         array_agg(batches[p.push] order by p.n) as batches,
         array_agg(backend_ids[p.push] order by p.n) as backend_ids,
         array_agg(payloads[p.push] order by p.n) as payloads,
-        array_agg(headers[p.push] order by p.n) as headers
+        array_agg(headers[p.push] order by p.n) as headers,
+        array_agg(claims[p.push] order by p.n) as claims
     into chosen
     from unnest(positions) with ordinality p(push, n);
     begin
         perform livestore.lock_stores(chosen.store_ids, chosen.batches, chosen.backend_ids);
         for result in
             select * from livestore.append(
-                chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.payloads, chosen.headers
+                chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.payloads, chosen.headers, chosen.claims
             )
         loop
             result.push := positions[result.push];
@@ -112,18 +113,18 @@ begin
         end if;
     end;
     -- One of them failed and took the others with it. Halves find it, in the order of the pushes.
-    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source, payloads, headers);
-    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source, payloads, headers);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source, payloads, headers, claims);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source, payloads, headers, claims);
 end
 $$;
 
-comment on function livestore.push_some(text[], text[], text[], integer[], text, text[], text[]) is
+comment on function livestore.push_some(text[], text[], text[], integer[], text, text[], text[], text[]) is
 'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
 
 -- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others.
 create function livestore.push_batch(
     store_ids text[], batches text[], backend_ids text[], source text default null,
-    payloads text[] default null, headers text[] default null
+    payloads text[] default null, headers text[] default null, claims text[] default null
 )
 returns setof livestore.push_result
 language plpgsql
@@ -132,6 +133,7 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '200ms'
 set livestore.payload = ''
 set livestore.headers = ''
+set livestore.claims = ''
 as $$
 declare
     stores record;
@@ -140,8 +142,9 @@ begin
         raise exception 'store_ids, batches and backend_ids must have one element for each push'
             using errcode = 'array_subscript_error';
     end if;
-    if cardinality(payloads) <> cardinality(store_ids) or cardinality(headers) <> cardinality(store_ids) then
-        raise exception 'payloads and headers must have one element for each push, or be null'
+    if cardinality(payloads) <> cardinality(store_ids) or cardinality(headers) <> cardinality(store_ids)
+        or cardinality(claims) <> cardinality(store_ids) then
+        raise exception 'payloads, headers and claims must have one element for each push, or be null'
             using errcode = 'array_subscript_error';
     end if;
     if octet_length(source) > 200 then
@@ -150,7 +153,7 @@ begin
     -- The usual case. Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
     begin
         perform livestore.lock_stores(store_ids, batches, backend_ids);
-        return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers);
+        return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers, claims);
         return;
     exception when others then
         null;
@@ -174,16 +177,16 @@ begin
         '55P03', 'another transaction holds the store', null::text, 'Try again.'
     from unnest(stores.held) held(push);
     if stores.free is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.free, source, payloads, headers);
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.free, source, payloads, headers, claims);
     end if;
     if stores.new is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.new, source, payloads, headers);
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.new, source, payloads, headers, claims);
     end if;
 end
 $$;
 
-comment on function livestore.push_batch(text[], text[], text[], text, text[], text[]) is
-'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. payloads, headers: what hooks may know of each request, each as JSON text or null';
+comment on function livestore.push_batch(text[], text[], text[], text, text[], text[], text[]) is
+'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. payloads, headers, claims: what hooks may know of each request, each as JSON text or null';
 
 create function livestore.commit(
     store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'

@@ -8,6 +8,7 @@ set search_path = pg_catalog, pg_temp
 set livestore.store_id = ''
 set livestore.payload = ''
 set livestore.headers = ''
+set livestore.claims = ''
 as $$
 declare
     store livestore.stores;
@@ -116,7 +117,7 @@ begin
 
     imported := 0;
     if head > store.head then
-        perform livestore.enter_context(store_id, null, null);
+        perform livestore.enter_context(store_id, null, null, null);
         update livestore.stores s set head = import_table.head where s.id = store.id;
         execute format(
             'insert into %s

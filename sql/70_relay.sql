@@ -9,10 +9,15 @@ comment on table livestore.relay_sidecars is 'The sidecars between which the pee
 comment on column livestore.relay_sidecars.sidecar is 'Names one connection of a sidecar; it listens to the channel livestore_relay_<sidecar>';
 comment on column livestore.relay_sidecars.expires_at is 'When it counts as dead, unless it renews its lease before';
 
+-- Not one of an unlogged table, which a crash would set back.
+create sequence livestore.relay_connections;
+
+comment on sequence livestore.relay_connections is 'Numbers of connections to the peer relay';
+
 create unlogged table livestore.relay_devices (
     user_id text not null check (octet_length(user_id) <= 256),
     client_id text not null check (octet_length(client_id) <= 256),
-    connection bigint not null generated always as identity,
+    connection bigint not null default nextval('livestore.relay_connections'),
     sidecar text not null references livestore.relay_sidecars on delete cascade,
     primary key (user_id, client_id)
 );
@@ -60,8 +65,9 @@ begin
         -- In one transaction, Postgres sends what is the same once only.
         perform pg_notify('livestore_relay_' || sidecar, nextval('livestore.relay_parcels_id_seq') || ':' || body);
     else
+        -- One that is being removed gets nothing, and is not waited for.
         insert into livestore.relay_parcels (sidecar, body)
-        select s.sidecar, $2 from livestore.relay_sidecars s where s.sidecar = $1
+        select s.sidecar, $2 from livestore.relay_sidecars s where s.sidecar = $1 for key share skip locked
         returning id into parcel;
         if found then
             perform pg_notify('livestore_relay_' || sidecar, parcel || ':');
@@ -89,30 +95,35 @@ $$;
 
 comment on function livestore.relay_forget(text[]) is 'Internal: removes sidecars with their devices and parcels, and tells the others';
 
-create function livestore.relay_enter(lease interval)
+create function livestore.relay_enter(lease interval, previous text default null, missed text[] default null)
 returns text
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '4s'
 as $$
 declare
     sidecar constant text := replace(gen_random_uuid()::text, '-', '');
 begin
     perform livestore.relay_lock();
+    perform livestore.relay_forget(array[previous]);
+    if cardinality(missed) > 0 then
+        perform livestore.relay_notify(s.sidecar, json_build_object('missed', missed)::text) from livestore.relay_sidecars s;
+    end if;
     insert into livestore.relay_sidecars values (sidecar, clock_timestamp() + lease);
     return sidecar;
 end
 $$;
 
-comment on function livestore.relay_enter(interval) is
-'Makes a sidecar known to the peer relay for as long as it renews its lease, and returns a name for it that nobody had before. What the sidecar uses';
+comment on function livestore.relay_enter(interval, text, text[]) is
+'Makes a sidecar known to the peer relay for as long as it renews its lease, and returns a name for it that nobody had before. previous: its name before, when its connection was lost. missed: users of whom it had messages that others could not get. What the sidecar uses';
 
 create function livestore.relay_renew(sidecar text, lease interval)
 returns boolean
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set lock_timeout = '5s'
+set lock_timeout = '4s'
 as $$
 declare
     is_known boolean;
@@ -147,6 +158,7 @@ returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '4s'
 as $$
 begin
     perform livestore.relay_lock();
@@ -164,11 +176,12 @@ comment on column livestore.relay_device.client_id is 'The lasting name of the d
 comment on column livestore.relay_device.connection is 'Number of its connection';
 comment on column livestore.relay_device.sidecar is 'Where it is connected';
 
-create function livestore.relay_join(sidecar text, users text[], clients text[], after_gap boolean)
+create function livestore.relay_join(sidecar text, users text[], clients text[])
 returns setof livestore.relay_device
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '4s'
 as $$
 declare
     replaced record;
@@ -187,7 +200,7 @@ begin
     perform livestore.relay_notify(
         c.sidecar,
         json_build_object(
-            'join', json_agg(json_build_array(d.user_id, d.client_id, d.connection)), 'at', relay_join.sidecar, 'afterGap', after_gap
+            'join', json_agg(json_build_array(d.user_id, d.client_id, d.connection)), 'at', relay_join.sidecar
         )::text
     )
     from (
@@ -204,14 +217,15 @@ begin
 end
 $$;
 
-comment on function livestore.relay_join(text, text[], text[], boolean) is
-'Makes devices of a sidecar known to the others that have devices of the same users, and returns all devices of these users. after_gap: the sidecar was cut off, they may have missed messages. What the sidecar uses';
+comment on function livestore.relay_join(text, text[], text[]) is
+'Makes devices of a sidecar known to the others that have devices of the same users, and returns all devices of these users. What the sidecar uses';
 
 create function livestore.relay_leave(sidecar text, users text[], clients text[], connections bigint[])
 returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '4s'
 as $$
 begin
     perform livestore.relay_lock();
@@ -232,25 +246,32 @@ $$;
 comment on function livestore.relay_leave(text, text[], text[], bigint[]) is
 'Removes devices that have disconnected, by the numbers of their connections. What the sidecar uses';
 
-create function livestore.relay_send(sidecars text[], bodies text[])
-returns void
+create function livestore.relay_send(sidecar text, receivers text[], bodies text[])
+returns boolean
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '4s'
 as $$
 declare
     parcel record;
 begin
+    -- What is left over of a connection that was lost must not come behind what was sent since.
+    perform from livestore.relay_sidecars s where s.sidecar = $1;
+    if not found then
+        return false;
+    end if;
     for parcel in
-        select s.sidecar, s.body from unnest(sidecars, bodies) with ordinality s(sidecar, body, n) order by s.n
+        select s.receiver, s.body from unnest(receivers, bodies) with ordinality s(receiver, body, n) order by s.n
     loop
-        perform livestore.relay_notify(parcel.sidecar, parcel.body);
+        perform livestore.relay_notify(parcel.receiver, parcel.body);
     end loop;
+    return true;
 end
 $$;
 
-comment on function livestore.relay_send(text[], text[]) is
-'Sends texts to sidecars, in this order; one to a sidecar that is gone is dropped. What the sidecar uses';
+comment on function livestore.relay_send(text, text[], text[]) is
+'Sends texts of a sidecar to others, in this order; one to a sidecar that is gone is dropped. False: the sender is taken for dead, nothing was sent. What the sidecar uses';
 
 create function livestore.relay_fetch(parcel bigint)
 returns text

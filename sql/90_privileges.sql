@@ -14,6 +14,7 @@ grant execute on function
     livestore.current_store_id(),
     livestore.current_payload(),
     livestore.current_headers(),
+    livestore.current_claims(),
     livestore.relay_page(text, bigint, integer, integer)
 to livestore_reader;
 
@@ -21,16 +22,16 @@ to livestore_reader;
 grant execute on function
     livestore.create_store(text, boolean),
     livestore.push(text, json, text),
-    livestore.push_batch(text[], text[], text[], text, text[], text[]),
+    livestore.push_batch(text[], text[], text[], text, text[], text[], text[]),
     livestore.commit(text, text, json, text, text),
-    livestore.relay_enter(interval),
+    livestore.relay_enter(interval, text, text[]),
     livestore.relay_renew(text, interval),
     livestore.relay_exit(text),
-    livestore.relay_join(text, text[], text[], boolean),
+    livestore.relay_join(text, text[], text[]),
     livestore.relay_leave(text, text[], text[], bigint[]),
-    livestore.relay_send(text[], text[]),
+    livestore.relay_send(text, text[], text[]),
     livestore.relay_fetch(bigint),
-    livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text)
+    livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text)
 to livestore_writer;
 
 -- What empties logs is for whoever administers stores, and for a sidecar with an admin secret.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use clap::{Parser, ValueEnum};
 
-use crate::auth::{Authentication, Verifier};
+use crate::auth::{Authentication, Jwt, Template, Verifier};
 use crate::origins::Origins;
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
@@ -43,6 +43,15 @@ pub struct Config {
     /// The issuer (iss) that tokens must be of. Without, it is not looked at.
     #[arg(long, env = "LIVESTORE_JWT_ISSUER", value_name = "ISSUER")]
     pub jwt_issuer: Option<String>,
+
+    /// The claim that says what a token allows: an object of stores, or beginnings of their names with * behind, and read, write
+    /// or admin, e.g. {"todos": "write", "public-*": "read"}.
+    #[arg(long, env = "LIVESTORE_ACCESS_CLAIM", default_value = "livestore", value_name = "CLAIM")]
+    pub access_claim: String,
+
+    /// What every token allows, beside its claim, with {sub} for its subject, e.g. user-{sub}-*=write. *=write: everything.
+    #[arg(long, env = "LIVESTORE_ALLOW", value_name = "STORE=ACCESS", value_delimiter = ',')]
+    pub allow: Vec<Template>,
 
     /// By how much the clocks of those who make tokens may be wrong.
     #[arg(long, env = "LIVESTORE_JWT_LEEWAY", default_value = "0s", value_parser = humantime::parse_duration)]
@@ -124,6 +133,9 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 }
+
+/// By how much clocks may be said to be wrong.
+const LONGEST_LEEWAY: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
@@ -225,6 +237,9 @@ impl Config {
         if self.auth == Auth::None {
             return Ok(Authentication::None);
         }
+        if self.jwt_leeway > LONGEST_LEEWAY {
+            return Err("--jwt-leeway is more than a day: tokens would hardly end".into());
+        }
         let mut verifier = Verifier::new(self.jwt_leeway);
         if self.jwt_secret.is_none() && self.jwt_public_key.is_none() {
             return Err(
@@ -248,7 +263,11 @@ impl Config {
         if let Some(issuer) = &self.jwt_issuer {
             verifier = verifier.with_issuer(issuer);
         }
-        Ok(Authentication::Jwt(Box::new(verifier)))
+        Ok(Authentication::Jwt(Box::new(Jwt {
+            verifier,
+            access_claim: self.access_claim.clone(),
+            allow: self.allow.clone(),
+        })))
     }
 
     /// Whether it may serve on this address: that of --listen, or of a socket that it was given.

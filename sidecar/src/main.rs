@@ -95,7 +95,7 @@ fn main() -> ExitCode {
 
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
-    let authentication = config.authentication().map_err(Failure::Config)?;
+    let authentication = Arc::new(config.authentication().map_err(Failure::Config)?);
     let origins = config.origins().map_err(Failure::Config)?;
     let electric =
         config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
@@ -116,7 +116,11 @@ async fn run(config: Config) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
-    let log_config = LogConfig { push_timeout: config.push_timeout, authorize_function: config.authorize_function };
+    let log_config = LogConfig {
+        push_timeout: config.push_timeout,
+        authentication: Arc::clone(&authentication),
+        authorize_function: config.authorize_function,
+    };
     let flow = Flow::new(config.relay_messages_per_second, config.relay_bytes_per_second);
     let relay = config.dialects.contains(&Dialect::Relay).then(|| Relay::start(database.clone(), flow, &mut tasks));
     let log = Log::start(database, log_config, &mut tasks);
@@ -162,11 +166,14 @@ async fn run(config: Config) -> Result<(), Failure> {
     connections.close();
     let deadline = Instant::now() + config.shutdown_deadline;
     let ended = timeout_at(deadline, async {
-        connections.wait().await;
+        let exited = async {
+            if let Some(relay) = relay {
+                relay.exit().await;
+            }
+        };
+        // Devices of other sidecars hear of it at once, however long those of this one take to leave.
+        tokio::join!(exited, connections.wait());
         let _ = serving.await;
-        if let Some(relay) = relay {
-            relay.exit().await;
-        }
     });
     if ended.await.is_err() {
         warn!("the deadline passed with connections open");

@@ -12,8 +12,10 @@ use crate::config::LogFormat;
 /// # Errors
 /// The directives cannot be read.
 pub fn init(directives: &str, format: LogFormat) -> Result<(), ParseError> {
-    // tokio-postgres logs the parameters of statements when it is asked for more: those are the users' events.
-    let filter = EnvFilter::builder().parse(format!("{directives},tokio_postgres=info"))?;
+    // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
+    let filter = EnvFilter::builder().parse(format!(
+        "{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"
+    ))?;
     let is_terminal = std::io::stderr().is_terminal();
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr);

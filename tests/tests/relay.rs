@@ -167,8 +167,8 @@ async fn a_request_id_belongs_to_the_device_that_used_it_first() {
     let sidecar = start(&[]).await;
     let [mut a, mut b, mut c] = Peer::join_all(&url(&sidecar), ["a", "b", "c"]).await;
     a.ask("r").await;
-    b.ask("r").await;
     assert_eq!(b.next_of("peer_pull").await["clientId"], "a");
+    b.ask("r").await;
     assert_eq!(b.error().await, "request_id_in_use");
     assert_eq!(c.next_of("peer_pull").await["clientId"], "a");
     let answer = c.respond("r", json!([]), false).await;

@@ -1,50 +1,94 @@
-//! Who a client is: the token that it brings, and what the token says.
+//! Who a client is and what it may do: the token that it brings, and what the token says.
+//!
+//! - [`credentials`] finds the tokens of a request.
+//! - [`verifier`] says whether one is good.
+//! - [`access`] says which stores it gives.
 
-mod token;
+mod access;
+mod credentials;
 mod verifier;
 
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
+use serde_json::Value;
 use tokio::time::Instant;
 
+pub use self::access::{Access, Template};
+pub use self::credentials::Credentials;
 pub use self::verifier::{Refused, Verifier};
+
+use self::access::{Rule, most};
+use self::verifier::Claims;
 
 /// How clients prove who they are.
 pub enum Authentication {
-    /// Not at all: they are all one and the same.
+    /// Not at all: they are all one and the same, and may do everything.
     None,
-    Jwt(Box<Verifier>),
+    Jwt(Box<Jwt>),
+}
+
+/// By JSON Web Tokens.
+pub struct Jwt {
+    pub verifier: Verifier,
+    /// The claim that says what a token allows.
+    pub access_claim: String,
+    /// What every token allows.
+    pub allow: Vec<Template>,
 }
 
 /// Who sends a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Identity {
     /// The `sub` of the token; empty without authentication.
     pub subject: Arc<str>,
     /// When the token ends.
     pub until: Option<Instant>,
+    /// All that the token says, as JSON.
+    pub claims: Option<Box<str>>,
+    /// `None`: everything.
+    rules: Option<Vec<Rule>>,
 }
 
 impl Authentication {
-    /// Who sends a request, by the first token in: the header `authorization`, the query parameter `token`, the cookie
-    /// `auth_token`. `may_use_cookies`: the request comes from a page that may act in the name of whoever looks at it.
+    /// Who sends a request with these credentials.
     ///
     /// # Errors
     /// There is no token, or not a good one.
-    pub fn identify(
-        &self,
-        headers: &HeaderMap,
-        query: Option<&str>,
-        may_use_cookies: bool,
-    ) -> Result<Identity, Refused> {
+    pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, Refused> {
         match self {
-            Self::None => Ok(Identity { subject: "".into(), until: None }),
-            Self::Jwt(verifier) => {
-                let token = token::find(headers, query, may_use_cookies).ok_or(Refused::Missing)?;
-                let claims = verifier.verify(&token)?;
-                Ok(Identity { until: claims.until(), subject: claims.subject })
-            }
+            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None }),
+            Self::Jwt(jwt) => jwt.identify(credentials.token().ok_or(Refused::Missing)?).await,
         }
+    }
+
+    pub fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+}
+
+impl Jwt {
+    async fn identify(&self, token: &str) -> Result<Identity, Refused> {
+        let claims = self.verifier.verify(token)?;
+        let of_token = match claims.all.get(&self.access_claim) {
+            None | Some(Value::Null) => Vec::new(),
+            Some(claim) => Rule::of_claim(claim).map_err(|_| Refused::Access)?,
+        };
+        let of_all = self.allow.iter().map(|template| template.of(&claims.subject));
+        let rules = of_token.into_iter().chain(of_all).collect();
+        let until = claims.until();
+        let Claims { subject, all, .. } = claims;
+        Ok(Identity { subject, until, claims: Some(Value::Object(all).to_string().into()), rules: Some(rules) })
+    }
+}
+
+impl Identity {
+    /// Whether this much may be done with a store.
+    pub fn may(&self, store: &str, access: Access) -> bool {
+        self.rules.as_ref().is_none_or(|rules| most(rules, store) >= Some(access))
+    }
+
+    /// Whether the token has ended.
+    pub fn has_ended(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now())
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
 use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
-use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 /// The longest `sub`, in bytes: it is in an index.
@@ -23,6 +23,7 @@ pub struct Verifier {
 pub struct Claims {
     /// `sub`: who it is.
     pub subject: Arc<str>,
+    pub all: Map<String, Value>,
     /// `exp`, and the leeway: when the token ends.
     ends: SystemTime,
 }
@@ -31,7 +32,7 @@ pub struct Claims {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error(
-        "this server asks for a token: send one in the header authorization, as ?token= or in the cookie auth_token"
+        "this server asks for a token: send one in the header authorization, as authToken of the sync payload, as ?token= or in the cookie auth_token"
     )]
     Missing,
     #[error("the token is not a JSON Web Token")]
@@ -50,20 +51,20 @@ pub enum Refused {
     Issuer,
     #[error("the token lacks the claim {0}")]
     Claim(&'static str),
-}
-
-#[derive(Deserialize)]
-struct RawClaims {
-    sub: Option<String>,
-    exp: f64,
+    #[error("the claim of the token that says what it allows is malformed: it maps stores to read, write or admin")]
+    Access,
 }
 
 impl Verifier {
     /// One that takes no token yet. `leeway`: by how much the clocks of others may be wrong.
     pub fn new(leeway: Duration) -> Self {
         // Without an expectation, the audience of a token is not looked at.
-        let validation =
-            Validation { leeway: leeway.as_secs(), validate_nbf: true, validate_aud: false, ..Validation::default() };
+        let validation = Validation {
+            leeway: leeway.as_secs() + u64::from(leeway.subsec_nanos() > 0),
+            validate_nbf: true,
+            validate_aud: false,
+            ..Validation::default()
+        };
         Self { keys: Vec::new(), validation }
     }
 
@@ -114,7 +115,7 @@ impl Verifier {
                 continue;
             }
             let validation = Validation { algorithms, ..self.validation.clone() };
-            match decode::<RawClaims>(token, key, &validation) {
+            match decode::<Map<String, Value>>(token, key, &validation) {
                 Ok(token) => return self.claims(token.claims),
                 Err(error) => refused = reason(&error),
             }
@@ -125,13 +126,16 @@ impl Verifier {
         Err(refused)
     }
 
-    fn claims(&self, claims: RawClaims) -> Result<Claims, Refused> {
-        let subject = claims.sub.filter(|sub| !sub.is_empty() && sub.len() <= SUBJECT_BYTES && !sub.contains('\0'));
+    fn claims(&self, all: Map<String, Value>) -> Result<Claims, Refused> {
+        let subject = all.get("sub").and_then(Value::as_str);
+        let subject = subject.filter(|sub| !sub.is_empty() && sub.len() <= SUBJECT_BYTES && !sub.contains('\0'));
         let subject = subject.ok_or(Refused::Claim("sub (1 to 256 bytes)"))?.into();
-        let ends = Duration::try_from_secs_f64(claims.exp)
-            .ok()
+        let ends = all
+            .get("exp")
+            .and_then(Value::as_f64)
+            .and_then(|exp| Duration::try_from_secs_f64(exp).ok())
             .and_then(|exp| UNIX_EPOCH.checked_add(exp)?.checked_add(Duration::from_secs(self.validation.leeway)));
-        Ok(Claims { subject, ends: ends.ok_or(Refused::Claim("exp (seconds since 1970)"))? })
+        Ok(Claims { subject, all, ends: ends.ok_or(Refused::Claim("exp (seconds since 1970)"))? })
     }
 }
 
@@ -173,7 +177,6 @@ fn reason(error: &jsonwebtoken::errors::Error) -> Refused {
             "iss" => Refused::Claim("iss"),
             _ => Refused::Malformed,
         },
-        ErrorKind::Json(error) if error.to_string().starts_with("missing field `exp`") => Refused::Claim("exp"),
         ErrorKind::Json(_) | ErrorKind::Base64(_) | ErrorKind::Utf8(_) | ErrorKind::InvalidToken => Refused::Malformed,
         // The key is not for this algorithm, as with another curve.
         _ => Refused::Signature,

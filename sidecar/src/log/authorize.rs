@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::context::Context;
 use super::store_id::StoreId;
+use crate::auth::Access;
 use crate::postgres::{Database, DatabaseError, is_passing_code};
 
 /// What a client wants to do with a store.
@@ -28,8 +29,16 @@ impl Action {
         }
     }
 
+    /// What a token has to allow for it.
+    pub fn access(self) -> Access {
+        match self {
+            Self::Connect | Self::Pull => Access::Read,
+            Self::Push => Access::Write,
+        }
+    }
+
     /// To a client that the function gave no words for.
-    fn refusal(self) -> &'static str {
+    pub fn refusal(self) -> &'static str {
         match self {
             Self::Connect => "not allowed to connect to this store",
             Self::Pull => "not allowed to pull from this store",
@@ -102,8 +111,8 @@ impl Authorizer {
         let client = self.database.client().await?;
         let answer = async {
             let statement = client.prepare_cached(&call).await?;
-            let arguments: [Option<&str>; 4] =
-                [Some(store.as_str()), Some(action.name()), context.payload(), context.headers()];
+            let arguments: [Option<&str>; 5] =
+                [Some(store.as_str()), Some(action.name()), context.payload(), context.headers(), context.claims()];
             let arguments = arguments.iter().take(statement.params().len()).map(|argument| argument as _);
             let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = arguments.collect();
             client.query_one(&statement, &arguments).await?.try_get::<_, Option<bool>>(0)
@@ -144,9 +153,9 @@ impl Authorizer {
             return Err(self.problem("the role of the database URL may not execute it"));
         }
         let arguments: Vec<String> = found.try_get("arguments")?;
-        if !found.try_get::<_, bool>("returns_boolean")? || !(2..=4).contains(&arguments.len()) {
+        if !found.try_get::<_, bool>("returns_boolean")? || !(2..=5).contains(&arguments.len()) {
             return Err(self.problem(
-                "it is not of the form (store_id text, action text, payload json, headers json) returns boolean",
+                "it is not of the form (store_id text, action text, payload json, headers json, claims json) returns boolean",
             ));
         }
         // Names and types as the catalog quotes them.

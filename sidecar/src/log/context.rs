@@ -4,29 +4,38 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
+use tokio::sync::OnceCell;
 
-/// The sync payload of a client and the headers of its request that the operator forwards.
-#[derive(Debug, Default, PartialEq, Eq)]
+use crate::auth::{Authentication, Credentials, Identity, Refused};
+
+/// The sync payload of a client, the headers of its request that the operator forwards, and who it is.
+#[derive(Debug, Default)]
 pub struct Context {
     payload: Option<Box<str>>,
     headers: Option<Box<str>>,
+    credentials: Credentials,
+    identity: OnceCell<Result<Identity, Refused>>,
 }
 
 impl Context {
     /// The largest payload, in bytes: each push carries it into the database.
     pub const PAYLOAD_BYTES: usize = 64 << 10;
 
-    /// `headers`: names in lower case.
-    pub fn new(payload: Option<&RawValue>, headers: &BTreeMap<String, String>) -> Self {
+    /// `headers`: names in lower case. `credentials`: those beside the payload.
+    pub fn new(payload: Option<&RawValue>, headers: &BTreeMap<String, String>, credentials: Credentials) -> Self {
         let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string().into());
-        Self { payload: present(payload).map(Box::from), headers }
+        let payload = present(payload);
+        let credentials = credentials.with_payload(payload);
+        Self { payload: payload.map(Box::from), headers, credentials, identity: OnceCell::new() }
     }
 
     /// The same with the payload of a single request, if that one has its own.
     pub fn with_payload(self: &Arc<Self>, payload: Option<&RawValue>) -> Arc<Self> {
         match present(payload) {
             Some(payload) if self.payload() != Some(payload) => {
-                Arc::new(Self { payload: Some(payload.into()), headers: self.headers.clone() })
+                let (headers, credentials) = (self.headers.clone(), self.credentials.clone());
+                let credentials = credentials.with_payload(Some(payload));
+                Arc::new(Self { payload: Some(payload.into()), headers, credentials, identity: OnceCell::new() })
             }
             _ => Arc::clone(self),
         }
@@ -42,9 +51,23 @@ impl Context {
         self.headers.as_deref()
     }
 
+    /// Who sends the request.
+    ///
+    /// # Errors
+    /// There is no token, or not a good one.
+    pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, Refused> {
+        let identity = self.identity.get_or_init(|| authentication.identify(&self.credentials)).await;
+        identity.as_ref().map_err(|refused| *refused)
+    }
+
+    /// What the token says, as a JSON object, once it was looked at.
+    pub fn claims(&self) -> Option<&str> {
+        self.identity.get()?.as_ref().ok()?.claims.as_deref()
+    }
+
     /// In bytes.
     pub fn size(&self) -> usize {
-        [self.payload(), self.headers()].into_iter().flatten().map(str::len).sum()
+        [self.payload(), self.headers(), self.claims()].into_iter().flatten().map(str::len).sum()
     }
 }
 

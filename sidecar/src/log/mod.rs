@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::error;
 
@@ -39,6 +40,7 @@ use listener::Listener;
 use push::CommitQueue;
 use tail::Tails;
 
+use crate::auth::Authentication;
 use crate::postgres::{Database, DatabaseError};
 
 /// The logs of all stores. Cheap to clone.
@@ -48,6 +50,8 @@ pub struct Log {
     commits: CommitQueue,
     tails: Arc<Tails>,
     aliases: Aliases,
+    relay_turns: Arc<Semaphore>,
+    authentication: Arc<Authentication>,
     authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
 }
@@ -56,9 +60,14 @@ pub struct Log {
 pub struct LogConfig {
     /// How long a push waits for the database.
     pub push_timeout: Duration,
+    /// How clients prove who they are.
+    pub authentication: Arc<Authentication>,
     /// The SQL function to ask whether a client may do what it asks for.
     pub authorize_function: Option<String>,
 }
+
+/// Connections that pushes of the peer relay may use at once.
+const RELAY_TURNS: usize = 2;
 
 /// How long a tail is given to catch up with Postgres before it is looked at again.
 const LAG: Duration = Duration::from_millis(20);
@@ -109,7 +118,7 @@ impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
     /// yet.
     pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
-        let LogConfig { push_timeout, authorize_function } = config;
+        let LogConfig { push_timeout, authentication, authorize_function } = config;
         let tails = Tails::new(database.clone());
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout);
@@ -119,7 +128,8 @@ impl Log {
         tasks.spawn(listener.run());
         let aliases = Aliases::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
-        Self { database, commits, tails, aliases, authorizer, is_listening }
+        let relay_turns = Arc::new(Semaphore::new(RELAY_TURNS));
+        Self { database, commits, tails, aliases, relay_turns, authentication, authorizer, is_listening }
     }
 
     /// The log of a store, for a client with this context.
@@ -139,7 +149,7 @@ impl Log {
 
     /// Whether everybody who can reach this sidecar may read every log.
     pub fn is_public(&self) -> bool {
-        self.authorizer.is_none()
+        self.authorizer.is_none() && self.authentication.is_none()
     }
 
     /// Whether the database is there, set up as serving takes.

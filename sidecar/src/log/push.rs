@@ -157,7 +157,7 @@ impl From<tokio_postgres::Error> for CommitError {
 
 const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
-    from livestore.push_batch($1, $2, $3, $4, $5, $6)";
+    from livestore.push_batch($1, $2, $3, $4, $5, $6, $7)";
 
 impl Committer {
     /// Commits until every [`CommitQueue`] is dropped and the queue is empty.
@@ -256,7 +256,9 @@ impl Committer {
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
         let payloads: Vec<Option<&str>> = group.iter().map(|push| push.context.payload()).collect();
         let headers: Vec<Option<&str>> = group.iter().map(|push| push.context.headers()).collect();
-        let arguments: [&(dyn ToSql + Sync); 6] = [&stores, &batches, &backend_ids, &&**source, &payloads, &headers];
+        let claims: Vec<Option<&str>> = group.iter().map(|push| push.context.claims()).collect();
+        let arguments: [&(dyn ToSql + Sync); 7] =
+            [&stores, &batches, &backend_ids, &&**source, &payloads, &headers, &claims];
         let rows = tokio::time::timeout(STATEMENT_TIMEOUT, client.query(&*push_batch, &arguments)).await;
         let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)

@@ -15,7 +15,7 @@ use crate::postgres::DatabaseError;
 const PAGE_EVENTS: i32 = 100;
 const PAGE_BYTES: i32 = 1_000_000;
 
-const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 const PAGE: &str = "\
     select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events
     from livestore.relay_page($1, $2, $3, $4)";
@@ -55,6 +55,8 @@ impl StoreLog {
     pub async fn append_relayed(&self, events: &[RelayedEvent<'_>]) -> Result<(), PushError> {
         timeout(self.patience(), async {
             self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
+            // Pushes of one store wait for each other: they shall not take all connections from those who read.
+            let _turn = self.relay_turn().await.ok_or(PushError::Unavailable)?;
             let client = self.database().client().await.map_err(|_| PushError::Unavailable)?;
             let names: Vec<_> = events.iter().map(|event| event.name).collect();
             let data: Vec<_> = events.iter().map(|event| event.data.map(RawValue::get)).collect();
@@ -62,8 +64,9 @@ impl StoreLog {
             let session_ids: Vec<_> = events.iter().map(|event| event.session_id).collect();
             let numbers: Vec<_> = events.iter().map(|event| event.number.map(RawValue::get)).collect();
             let timestamps: Vec<_> = events.iter().map(|event| event.timestamp.get()).collect();
-            let (payload, headers) = (self.context().payload(), self.context().headers());
-            let arguments: [&(dyn ToSql + Sync); 9] = [
+            let (payload, headers, claims) =
+                (self.context().payload(), self.context().headers(), self.context().claims());
+            let arguments: [&(dyn ToSql + Sync); 10] = [
                 &self.id().as_str(),
                 &names,
                 &data,
@@ -73,6 +76,7 @@ impl StoreLog {
                 &timestamps,
                 &payload,
                 &headers,
+                &claims,
             ];
             match client.execute(APPEND, &arguments).await {
                 Ok(_) => Ok(()),

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use futures_util::future::Either;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::sync::{SemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::aliases::Location;
@@ -18,6 +18,7 @@ use super::event::Batch;
 use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
 use super::push::Space;
+use crate::auth::{Access, Refused};
 use crate::postgres::{Database, DatabaseError};
 
 use super::store_id::StoreId;
@@ -35,6 +36,8 @@ pub struct StoreLog {
     context: Arc<Context>,
     /// With another payload than that which was asked about, a request is a connection of its own.
     is_connected: bool,
+    /// By the word of the operator, its token need not name it.
+    is_own: bool,
     /// Ends when the push before is queued.
     last_push: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
 }
@@ -54,7 +57,7 @@ impl Reserved {
 
 impl StoreLog {
     pub(super) fn new(log: Log, store: StoreId, context: Context) -> Self {
-        Self { log, store, context: Arc::new(context), is_connected: true, last_push: Arc::default() }
+        Self { log, store, context: Arc::new(context), is_connected: true, is_own: false, last_push: Arc::default() }
     }
 
     pub(super) fn unconnected(self) -> Self {
@@ -65,6 +68,11 @@ impl StoreLog {
         &self.log.database
     }
 
+    /// One of the connections that pushes of the peer relay may use at once.
+    pub(super) async fn relay_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.log.relay_turns.acquire().await.ok()
+    }
+
     pub(super) fn context(&self) -> &Context {
         &self.context
     }
@@ -72,6 +80,11 @@ impl StoreLog {
     /// How long a client that is told of it waits for the database.
     pub(super) fn patience(&self) -> Duration {
         self.log.commits.timeout()
+    }
+
+    /// The same, if the operator has given the store to this client, whatever its token says.
+    pub fn given(self) -> Self {
+        Self { is_own: true, ..self }
     }
 
     pub fn id(&self) -> &StoreId {
@@ -90,6 +103,20 @@ impl StoreLog {
         self.ask(Action::Connect).await
     }
 
+    async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
+        let identity = self.context.identity(&self.log.authentication).await;
+        let identity = identity.map_err(|refused| Denied(refused.to_string()))?;
+        if identity.has_ended() {
+            return Err(Denied(Refused::Expired.to_string()));
+        }
+        if self.is_own || identity.may(self.store.as_str(), access) { Ok(()) } else { Err(Denied(refusal.into())) }
+    }
+
+    /// When the token ends that let this client in.
+    async fn until(&self) -> Option<Instant> {
+        self.context.identity(&self.log.authentication).await.ok()?.until
+    }
+
     async fn authorize(&self, action: Action) -> Result<(), Denied> {
         if !self.is_connected {
             self.ask(Action::Connect).await?;
@@ -97,7 +124,9 @@ impl StoreLog {
         self.ask(action).await
     }
 
+    /// The token decides first, then the operator's function.
     async fn ask(&self, action: Action) -> Result<(), Denied> {
+        self.check_token(action.access(), action.refusal()).await?;
         match &self.log.authorizer {
             Some(authorizer) => patiently(|| authorizer.ask(&self.store, action, &self.context)).await,
             None => Ok(()),
@@ -154,7 +183,7 @@ impl StoreLog {
             let Self { log, store, context, .. } = this;
             log.commits.push(store, batch, backend_id, context, space, patience)
         };
-        if self.log.authorizer.is_none() {
+        if self.log.is_public() {
             return Either::Left(queue(push));
         }
         let this = self.clone();
@@ -215,7 +244,8 @@ impl StoreLog {
     pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<History, PullError> {
         self.authorize(Action::Pull).await?;
         let (log, store) = (self.log.clone(), self.store.clone());
-        Ok(History { log, store, after, backend_id, is_complete: false })
+        let until = self.until().await;
+        Ok(History { log, store, after, backend_id, until, is_complete: false })
     }
 
     /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
@@ -264,7 +294,7 @@ impl StoreLog {
             let subscription = tails.subscribe(&self.store, Some(after)).await;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
-                return Ok(subscription);
+                return Ok(subscription.until(self.until().await));
             }
             // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
             // its log, so Postgres is asked.
@@ -284,8 +314,10 @@ impl StoreLog {
     /// Empties the log. One that does not exist is empty already. Whoever offers this asks for a secret first.
     ///
     /// # Errors
-    /// It was not emptied, or is not known to be.
+    /// It was not emptied, or is not known to be; or the token does not allow it.
     pub async fn reset(&self) -> Result<(), ResetError> {
+        let refusal = "the token does not allow to administer this store";
+        self.check_token(Access::Admin, refusal).await.map_err(ResetError::Denied)?;
         let client = self.log.database.client().await.map_err(ResetError::Database)?;
         match client.execute("select livestore.reset_store($1)", &[&self.store.as_str()]).await {
             Ok(_) => Ok(()),
@@ -303,13 +335,15 @@ impl StoreLog {
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
         self.authorize(Action::Pull).await?;
-        Ok(self.log.tails.subscribe(&self.store, None).await)
+        Ok(self.log.tails.subscribe(&self.store, None).await.until(self.until().await))
     }
 }
 
 /// Why a store was not reset.
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
+    #[error(transparent)]
+    Denied(Denied),
     #[error("the database role of this server may not reset stores: grant livestore_admin to it")]
     NotAllowed,
     #[error("the store was not reset: try again, and see the log of the server")]
@@ -322,6 +356,7 @@ pub struct History {
     store: StoreId,
     after: i64,
     backend_id: Option<String>,
+    until: Option<Instant>,
     is_complete: bool,
 }
 
@@ -333,6 +368,9 @@ impl History {
     pub async fn next(&mut self) -> Result<Option<Page>, PullError> {
         if self.is_complete {
             return Ok(None);
+        }
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            return Err(PullError::Denied(Denied(Refused::Expired.to_string())));
         }
         let page = patiently(|| pull::pull(&self.log.database, &self.store, self.after)).await;
         check_cursor(&self.store, &page, self.after, self.backend_id.as_deref())?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::event::Event;
 use super::pull::patiently;
@@ -15,6 +16,8 @@ pub struct Subscription {
     last: i64,
     backend_id: Arc<str>,
     is_first: bool,
+    /// When the token of the reader ends.
+    until: Option<Instant>,
 }
 
 /// Events to deliver next.
@@ -27,7 +30,12 @@ pub struct Delivery {
 
 impl Subscription {
     pub(super) fn new(tail: Arc<Tail>, changed: watch::Receiver<Standing>, last: i64, backend_id: Arc<str>) -> Self {
-        Self { tail, changed, last, backend_id, is_first: true }
+        Self { tail, changed, last, backend_id, is_first: true, until: None }
+    }
+
+    /// Ends with the token of the reader.
+    pub(super) fn until(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
     }
 
     pub fn backend_id(&self) -> &Arc<str> {
@@ -51,6 +59,9 @@ impl Subscription {
     /// The log that this stream follows is no more.
     pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
         loop {
+            if self.until.is_some_and(|until| until <= Instant::now()) {
+                return Err(StreamEnd::Expired);
+            }
             if let Standing::Ended(end) = &*self.changed.borrow_and_update() {
                 return Err(end.clone());
             }
@@ -69,8 +80,9 @@ impl Subscription {
             if std::mem::take(&mut self.is_first) {
                 return Ok(Delivery { events: Vec::new(), remaining: 0 });
             }
-            if self.changed.changed().await.is_err() {
-                return Err(StreamEnd::Rewound);
+            tokio::select! {
+                changed = self.changed.changed() => changed.map_err(|_| StreamEnd::Rewound)?,
+                () = passed(self.until) => {}
             }
         }
     }
@@ -88,5 +100,12 @@ impl Subscription {
         } else {
             Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
         }
+    }
+}
+
+async fn passed(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }

@@ -144,6 +144,8 @@ pub enum StreamEnd {
     Reset { expected: Arc<str>, received: Arc<str> },
     /// The log has lost events that it had, and has kept its backend id.
     Rewound,
+    /// The token of the reader has expired.
+    Expired,
 }
 
 /// What subscribers wait for changes of.

@@ -29,6 +29,8 @@ pub enum DatabaseError {
     Refused(#[source] tokio_postgres::Error),
     #[error("no connection to the database became free in time")]
     Busy,
+    #[error("the connection to the database is lost")]
+    Lost,
     #[error("the extension livestore_sync is not installed in this database: run \"create extension livestore_sync\"")]
     ExtensionMissing,
     #[error(
@@ -47,7 +49,7 @@ pub enum DatabaseError {
 impl DatabaseError {
     /// Whether waiting can help: the database is away or restarting, nothing is wrong with how it is set up.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Busy)
+        matches!(self, Self::Unreachable(_) | Self::Busy | Self::Lost)
     }
 }
 

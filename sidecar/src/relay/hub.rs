@@ -19,6 +19,9 @@ pub struct Hub(Mutex<State>);
 struct State {
     users: HashMap<UserId, User>,
     last_id: u64,
+    /// Users whose devices have sent something since the link was last known to be there, and before that since the time
+    /// before.
+    senders: [HashSet<UserId>; 2],
 }
 
 /// There is one as long as a device of the user is connected here.
@@ -67,6 +70,12 @@ pub struct Known {
     pub sidecar: SidecarId,
 }
 
+impl Known {
+    fn into_device(self) -> (UserId, ClientId, i64) {
+        (self.user, self.client_id, self.connection)
+    }
+}
+
 impl Hub {
     /// Brings a device online here; returns what names this connection of it.
     pub fn join(&self, user: &UserId, client_id: &ClientId) -> (u64, Inbox) {
@@ -111,6 +120,7 @@ impl Hub {
     /// Gives a text to all other devices of a user that are here, and returns the sidecars of the others.
     pub fn spread(&self, user_id: &UserId, client_id: &ClientId, text: &Bytes) -> Vec<SidecarId> {
         let mut state = self.0.lock();
+        state.senders[0].insert(user_id.clone());
         state.deliver_to_others(user_id, client_id, text);
         let elsewhere = state.users.get(user_id).map(|user| {
             let others = user.elsewhere.iter().filter(|(other, _)| *other != client_id);
@@ -145,61 +155,63 @@ impl Hub {
         (requested.client_id != *client_id).then(|| requested.clone())
     }
 
-    /// All devices that are connected here.
-    pub fn devices(&self) -> Vec<(UserId, ClientId)> {
-        let state = self.0.lock();
-        let of_user = |(id, user): (&UserId, &User)| {
-            user.here.keys().map(|client_id| (id.clone(), client_id.clone())).collect::<Vec<_>>()
-        };
-        state.users.iter().flat_map(of_user).collect()
-    }
-
-    /// What Postgres knows of these users, as of now: all their devices. Returns those that it takes to be at `own`, but which
-    /// are gone. After a gap, devices of users who have some elsewhere, too, may have missed messages.
-    pub fn learn(&self, own: &SidecarId, known: Vec<Known>, after_gap: bool) -> Devices {
-        let mut state = self.0.lock();
-        let users: HashSet<_> = known.iter().map(|device| device.user.clone()).collect();
-        for id in &users {
-            if let Some(user) = state.users.get_mut(id) {
-                user.known_to = 0;
-                let is_there = |client_id: &ClientId| {
-                    known
-                        .iter()
-                        .any(|device| device.user == *id && device.client_id == *client_id && device.sidecar != *own)
-                };
-                user.forget_elsewhere(|client_id| !is_there(client_id));
-            }
+    /// What Postgres knows of some users, as of now: all their devices. Returns those that it takes to be at `own`, but which
+    /// are gone.
+    pub fn learn(&self, own: &SidecarId, known: Vec<Known>) -> Devices {
+        let mut by_user = HashMap::<UserId, Vec<Known>>::new();
+        for device in known {
+            by_user.entry(device.user.clone()).or_default().push(device);
         }
         let mut gone = Vec::new();
-        for Known { user, client_id, connection, sidecar } in known {
-            if sidecar != *own {
-                state.learn_of(&user, client_id, connection, &sidecar);
-                continue;
-            }
-            let user_here = state.users.get_mut(&user);
-            let here = user_here.and_then(|user| {
-                user.known_to = user.known_to.max(connection);
-                user.here.get_mut(&client_id)
-            });
-            match here {
-                Some(here) => here.connection = Some(connection),
-                None => gone.push((user, client_id, connection)),
-            }
-        }
-        if after_gap {
-            for id in users {
-                if state.users.get(&id).is_some_and(|user| !user.elsewhere.is_empty()) {
-                    state.end_all(&id);
-                }
+        let mut state = self.0.lock();
+        for (user_id, known) in by_user {
+            match state.users.get_mut(&user_id) {
+                Some(user) => user.learn(own, known, &mut gone),
+                None => gone.extend(known.into_iter().filter(|device| device.sidecar == *own).map(Known::into_device)),
             }
         }
         gone
     }
 
+    /// Asks whether the link is there: what is sent from now on is sent after that.
+    pub fn question(&self) {
+        let [since, before] = &mut self.0.lock().senders;
+        before.extend(since.drain());
+    }
+
+    /// The link was there, when that was asked.
+    pub fn answered(&self) {
+        self.0.lock().senders[1].clear();
+    }
+
+    /// Users whose devices have sent something that devices elsewhere may have missed.
+    pub fn missed(&self) -> Vec<UserId> {
+        self.0.lock().senders.iter().flatten().cloned().collect()
+    }
+
+    /// The link was broken, and is another one now: nobody is known elsewhere, nobody there knows who is here, and everybody
+    /// here may have missed messages.
+    pub fn start_over(&self) {
+        let mut state = self.0.lock();
+        for user in state.users.values_mut() {
+            user.elsewhere.clear();
+            user.requests.retain(|_, asker| matches!(asker.place, Place::Here(_)));
+            user.known_to = 0;
+            for here in user.here.values_mut() {
+                here.connection = None;
+                here.mailbox.end(Ended::Missed);
+            }
+        }
+        state.senders.iter_mut().for_each(HashSet::clear);
+    }
+
     /// Hears what another sidecar says.
     pub fn hear(&self, parcel: Parcel<'_>) {
-        let Parcel { join, after_gap, leave, gone, messages, at } = parcel;
+        let Parcel { join, leave, gone, missed, messages, at } = parcel;
         let mut state = self.0.lock();
+        for user in missed {
+            state.end_all(&user);
+        }
         for (user, client_id, connection) in leave {
             if let Some(user) = state.users.get_mut(&user)
                 && user.elsewhere.get(&client_id).is_some_and(|device| device.connection == connection)
@@ -220,9 +232,6 @@ impl Hub {
                 continue;
             }
             state.learn_of(&user, client_id, connection, &at);
-            if after_gap {
-                state.end_all(&user);
-            }
         }
         for message in messages {
             state.receive(message, &at);
@@ -303,6 +312,32 @@ impl State {
 }
 
 impl User {
+    /// All devices of the user.
+    fn learn(&mut self, own: &SidecarId, known: Vec<Known>, gone: &mut Devices) {
+        let elsewhere: HashMap<_, _> = known
+            .iter()
+            .filter(|device| device.sidecar != *own)
+            .map(|device| (device.client_id.clone(), device.connection))
+            .collect();
+        let is_known = |client_id: &ClientId, device: &Elsewhere| elsewhere.get(client_id) == Some(&device.connection);
+        let stale: HashSet<_> =
+            self.elsewhere.iter().filter(|(id, device)| !is_known(id, device)).map(|(id, _)| id.clone()).collect();
+        self.forget_elsewhere(|client_id| stale.contains(client_id));
+        for device in known {
+            if device.sidecar != *own {
+                let Known { client_id, connection, sidecar, .. } = device;
+                let found = Elsewhere { sidecar, connection, asked: VecDeque::new() };
+                self.elsewhere.entry(client_id).or_insert(found);
+                continue;
+            }
+            self.known_to = self.known_to.max(device.connection);
+            match self.here.get_mut(&device.client_id) {
+                Some(here) => here.connection = Some(device.connection),
+                None => gone.push(device.into_device()),
+            }
+        }
+    }
+
     fn remove_here(&mut self, client_id: &ClientId) -> Option<i64> {
         self.forget_requests_of(client_id);
         self.here.remove(client_id)?.connection

@@ -1,8 +1,8 @@
 //! The way to other sidecars: one connection to Postgres, which tells them who is online here, brings them messages, and
 //! hears what they say.
 //!
-//! While it is broken, messages are lost in both directions. Whoever may have missed one is told to connect again, once the
-//! link is back: devices that connect ask for what they missed.
+//! While it is broken, messages are lost in both directions. Once it is back, whoever may have missed one is told to connect
+//! again, here and elsewhere: devices that connect ask for what they missed.
 
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
@@ -10,20 +10,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
-use tokio_postgres::{AsyncMessage, Client, Notification, Row};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, Notification, Row, Statement};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::hub::{Hub, Known};
 use super::parcel::{Devices, Parcel};
 use super::{ClientId, SidecarId, UserId};
-use crate::postgres::{Backoff, Database, DatabaseError};
+use crate::postgres::{Backoff, Database, DatabaseError, is_disconnection};
 
 /// How often a sidecar says that it is alive: for 15 s of silence it counts as such.
 const RENEWAL: Duration = Duration::from_secs(5);
 
-/// How long Postgres may take to answer before the link counts as broken.
+/// How long Postgres may take to answer before the link counts as broken, and for each MiB on top.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_PER_MEBIBYTE: Duration = Duration::from_secs(1);
 
 /// What goes into one statement.
 const GROUP_COMMANDS: usize = 512;
@@ -89,10 +93,34 @@ pub struct Link {
 /// One life of the connection.
 struct Line {
     client: Client,
+    statements: Statements,
     notifications: mpsc::UnboundedReceiver<Notification>,
     /// The name of this life: whoever sends to another one sends to nobody.
     id: SidecarId,
     renewal: Interval,
+    /// With the line, its connection ends: what was not sent yet must not be carried out behind what comes next.
+    _connection: AbortOnDropHandle<()>,
+}
+
+struct Statements {
+    join: Statement,
+    leave: Statement,
+    send: Statement,
+    fetch: Statement,
+    renew: Statement,
+}
+
+/// How a life of the connection ends.
+enum End {
+    Lost(DatabaseError),
+    /// The sidecar ends.
+    Exit,
+}
+
+impl From<DatabaseError> for End {
+    fn from(error: DatabaseError) -> Self {
+        Self::Lost(error)
+    }
 }
 
 impl Link {
@@ -104,76 +132,101 @@ impl Link {
 
     /// Runs for ever, connecting again when the connection is lost.
     pub async fn run(mut self) {
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let first_backoff = || Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let (mut backoff, mut previous) = (first_backoff(), None);
         loop {
-            let result = match self.connect().await {
+            match self.open(previous.as_ref()).await {
                 Ok(line) => {
-                    backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
                     info!(sidecar = &*line.id, "relaying to other sidecars");
-                    self.serve(line).await
+                    let is_first = previous.replace(line.id.clone()).is_none();
+                    let since = Instant::now();
+                    match self.serve(line, is_first).await {
+                        End::Exit => return self.refuse_all().await,
+                        End::Lost(error) => {
+                            warn!(
+                                error = &error as &dyn std::error::Error,
+                                "the way to other sidecars is lost, reconnecting"
+                            );
+                        }
+                    }
+                    if since.elapsed() > RENEWAL {
+                        backoff = first_backoff();
+                    }
                 }
-                Err(error) => Err(error),
-            };
+                Err(error) if backoff.attempts() == 0 => {
+                    warn!(error = &error as &dyn std::error::Error, "other sidecars cannot be reached, trying again");
+                }
+                Err(_) => {}
+            }
             if let Some(command) = self.next.take() {
                 refuse(command);
             }
-            if let Err(error) = result
-                && backoff.attempts() == 0
-            {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "devices on other sidecars cannot be reached, reconnecting"
-                );
-            }
+            // Before there was a first connection, nothing is known, and everybody waits for it.
+            let has_been_up = previous.is_some();
             let pause = backoff.sleep();
             tokio::pin!(pause);
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    Some(command) = self.commands.recv() => refuse(command),
+                    Some(command) = self.commands.recv(), if has_been_up => refuse(command),
                 }
             }
         }
     }
 
+    async fn refuse_all(mut self) {
+        while let Some(command) = self.commands.recv().await {
+            refuse(command);
+        }
+    }
+
     /// Connects, while nothing can be sent.
-    async fn connect(&mut self) -> Result<Line, DatabaseError> {
-        let connecting = Line::open(&self.database);
-        tokio::pin!(connecting);
+    async fn open(&mut self, previous: Option<&SidecarId>) -> Result<Line, DatabaseError> {
+        let hub = Arc::clone(&self.hub);
+        let opening = Line::open(&self.database, &hub, previous);
+        tokio::pin!(opening);
         loop {
             tokio::select! {
                 biased;
-                line = &mut connecting => return line,
-                Some(command) = self.commands.recv() => refuse(command),
+                line = &mut opening => return line,
+                Some(command) = self.commands.recv(), if previous.is_some() => refuse(command),
             }
         }
     }
 
     /// Serves one life of the connection, until it breaks.
-    async fn serve(&mut self, mut line: Line) -> Result<(), DatabaseError> {
-        // Whoever joins from now on is in the queue; whoever joined before was not known to others.
-        for devices in self.hub.devices().chunks(GROUP_COMMANDS) {
-            line.join(&self.hub, devices, true).await?;
+    async fn serve(&mut self, mut line: Line, is_first: bool) -> End {
+        if !is_first {
+            self.hub.start_over();
         }
         loop {
-            if let Some(command) = self.next.take() {
-                self.carry_out(&mut line, command).await?;
-                continue;
-            }
-            tokio::select! {
+            let waiting = self.next.take();
+            let result = tokio::select! {
                 biased;
-                _ = line.renewal.tick() => line.renew().await?,
-                notification = line.notifications.recv() => match notification {
-                    Some(notification) => line.hear(&self.hub, &notification).await?,
-                    None => return Ok(()),
+                _ = line.renewal.tick() => {
+                    self.next = waiting;
+                    line.renew(&self.hub).await.map_err(End::Lost)
+                }
+                notification = line.notifications.recv() => {
+                    self.next = waiting;
+                    match notification {
+                        Some(notification) => line.hear(&self.hub, &notification).await.map_err(End::Lost),
+                        None => Err(End::Lost(DatabaseError::Lost)),
+                    }
+                }
+                command = next_command(waiting.is_some(), &mut self.commands) => match waiting.or(command) {
+                    Some(command) => self.carry_out(&mut line, command).await,
+                    None => Err(End::Exit),
                 },
-                Some(command) = self.commands.recv() => self.carry_out(&mut line, command).await?,
+            };
+            if let Err(end) = result {
+                return end;
             }
         }
     }
 
     /// Carries out a command, together with those of its kind that follow.
-    async fn carry_out(&mut self, line: &mut Line, command: Command) -> Result<(), DatabaseError> {
+    async fn carry_out(&mut self, line: &mut Line, command: Command) -> Result<(), End> {
         match command {
             Command::Join { user, client_id, done } => {
                 let mut known = HashSet::from([(user.clone(), client_id.clone())]);
@@ -184,11 +237,11 @@ impl Link {
                     devices.push((user, client_id));
                     waiting.push(done);
                 }
-                let result = line.join(&self.hub, &devices, false).await;
+                let result = line.join(&self.hub, &devices).await;
                 for done in waiting {
                     let _ = done.send(());
                 }
-                result
+                Ok(result?)
             }
             Command::Leave { user, client_id, connection } => {
                 let mut devices = vec![(user, client_id, connection)];
@@ -197,7 +250,7 @@ impl Link {
                 {
                     devices.push((user, client_id, connection));
                 }
-                line.leave(&devices).await
+                Ok(line.leave(&devices).await?)
             }
             Command::Send { to, message, done, _room } => {
                 let mut bytes = message.len();
@@ -210,16 +263,17 @@ impl Link {
                     messages.push((to, message));
                     waiting.push((done, _room));
                 }
-                let result = line.send(&messages).await;
+                let sent = line.send(&messages).await;
                 for (done, _) in waiting {
-                    let _ = done.send(result.is_ok());
+                    let _ = done.send(matches!(sent, Ok(true)));
                 }
-                result
+                sent.map(drop)?;
+                Ok(())
             }
             Command::Exit { done } => {
-                let result = line.exit().await;
+                let _ = line.exit().await;
                 let _ = done.send(());
-                result
+                Err(End::Exit)
             }
         }
     }
@@ -238,6 +292,11 @@ impl Link {
     }
 }
 
+/// None if there is a command that waits.
+async fn next_command(is_waiting: bool, commands: &mut mpsc::UnboundedReceiver<Command>) -> Option<Command> {
+    if is_waiting { None } else { commands.recv().await }
+}
+
 /// Answers a command while the link is broken.
 fn refuse(command: Command) {
     match command {
@@ -249,10 +308,10 @@ fn refuse(command: Command) {
 }
 
 impl Line {
-    async fn open(database: &Database) -> Result<Self, DatabaseError> {
+    async fn open(database: &Database, hub: &Hub, previous: Option<&SidecarId>) -> Result<Self, DatabaseError> {
         let (client, mut connection) = database.connect().await?;
         let (sender, notifications) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
                 if let AsyncMessage::Notification(notification) = message
                     && sender.send(notification).is_err()
@@ -261,22 +320,32 @@ impl Line {
                 }
             }
         });
+        let connection = AbortOnDropHandle::new(connection);
         // Nothing here has to survive a crash of Postgres: no commit waits for the disk.
         in_time(client.batch_execute("set synchronous_commit to off")).await?;
-        let id: String = in_time(client.query_one(ENTER, &[])).await?.try_get(0)?;
+        let statements = Statements {
+            join: in_time(client.prepare(JOIN)).await?,
+            leave: in_time(client.prepare(LEAVE)).await?,
+            send: in_time(client.prepare(SEND)).await?,
+            fetch: in_time(client.prepare(FETCH)).await?,
+            renew: in_time(client.prepare(RENEW)).await?,
+        };
+        let missed = hub.missed();
+        let missed: Vec<&str> = missed.iter().map(|user| &**user).collect();
+        let id: String = in_time(client.query_one(ENTER, &[&previous.map(|id| &**id), &missed])).await?.try_get(0)?;
         // Letters and digits. Nobody sends to it before a device of it is known.
         in_time(client.batch_execute(&format!("listen livestore_relay_{id}"))).await?;
         let mut renewal = interval(RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { client, notifications, id: id.into(), renewal })
+        Ok(Self { client, statements, notifications, id: id.into(), renewal, _connection: connection })
     }
 
-    async fn join(&mut self, hub: &Hub, devices: &[(UserId, ClientId)], after_gap: bool) -> Result<(), DatabaseError> {
+    async fn join(&mut self, hub: &Hub, devices: &[(UserId, ClientId)]) -> Result<(), DatabaseError> {
         let (users, clients): (Vec<&str>, Vec<&str>) =
             devices.iter().map(|(user, client)| (&**user, &**client)).unzip();
-        let rows = in_time(self.client.query(JOIN, &[&&*self.id, &users, &clients, &after_gap])).await?;
+        let rows = in_time(self.client.query(&self.statements.join, &[&&*self.id, &users, &clients])).await?;
         let known = rows.iter().map(known).collect::<Result<_, _>>()?;
-        let gone = hub.learn(&self.id, known, after_gap);
+        let gone = hub.learn(&self.id, known);
         if gone.is_empty() { Ok(()) } else { self.leave(&gone).await }
     }
 
@@ -284,12 +353,13 @@ impl Line {
         let users: Vec<&str> = devices.iter().map(|(user, ..)| &**user).collect();
         let clients: Vec<&str> = devices.iter().map(|(_, client, _)| &**client).collect();
         let connections: Vec<i64> = devices.iter().map(|(.., connection)| *connection).collect();
-        in_time(self.client.execute(LEAVE, &[&&*self.id, &users, &clients, &connections])).await?;
+        let arguments: [&(dyn ToSql + Sync); 4] = [&&*self.id, &users, &clients, &connections];
+        in_time(self.client.execute(&self.statements.leave, &arguments)).await?;
         Ok(())
     }
 
-    /// One text for each sidecar, of all messages for it.
-    async fn send(&mut self, messages: &[(Vec<SidecarId>, String)]) -> Result<(), DatabaseError> {
+    /// Sends each sidecar the messages for it. False: Postgres did not take them, and that is all.
+    async fn send(&mut self, messages: &[(Vec<SidecarId>, String)]) -> Result<bool, DatabaseError> {
         let mut texts = HashMap::<&str, String>::new();
         for (to, message) in messages {
             for sidecar in to {
@@ -303,15 +373,49 @@ impl Line {
             text.push_str("]}");
             (sidecar, text)
         };
-        let (sidecars, texts): (Vec<&str>, Vec<String>) = texts.into_iter().map(finish).unzip();
-        in_time(self.client.execute(SEND, &[&sidecars, &texts])).await?;
-        Ok(())
+        let mut part = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        // Not all copies of what is long in one statement.
+        for (sidecar, text) in texts.into_iter().map(finish) {
+            if bytes + text.len() > GROUP_BYTES && bytes > 0 {
+                if !self.send_some(&part.0, &part.1, bytes).await? {
+                    return Ok(false);
+                }
+                part = Default::default();
+                bytes = 0;
+            }
+            bytes += text.len();
+            part.0.push(sidecar);
+            part.1.push(text);
+        }
+        self.send_some(&part.0, &part.1, bytes).await
     }
 
-    async fn renew(&mut self) -> Result<(), DatabaseError> {
-        let is_known: bool = in_time(self.client.query_one(RENEW, &[&&*self.id])).await?.try_get(0)?;
-        // Others have taken this sidecar for dead, and its devices for gone.
-        if is_known { Ok(()) } else { Err(DatabaseError::Busy) }
+    async fn send_some(&mut self, sidecars: &[&str], texts: &[String], bytes: usize) -> Result<bool, DatabaseError> {
+        let mebibytes = u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let patience = PATIENCE + PATIENCE_PER_MEBIBYTE * mebibytes;
+        let arguments: [&(dyn ToSql + Sync); 3] = [&&*self.id, &sidecars, &texts];
+        let sending = self.client.query_one(&self.statements.send, &arguments);
+        match timeout(patience, sending).await.map_err(|_| DatabaseError::Busy)? {
+            Ok(sent) if sent.try_get(0)? => Ok(true),
+            // Others have taken this sidecar for dead.
+            Ok(_) => Err(DatabaseError::Lost),
+            Err(error) if is_disconnection(&error) => Err(error.into()),
+            Err(error) => {
+                warn!(sqlstate = error.code().map(SqlState::code), "messages to other sidecars were not sent");
+                Ok(false)
+            }
+        }
+    }
+
+    async fn renew(&mut self, hub: &Hub) -> Result<(), DatabaseError> {
+        hub.question();
+        let is_known: bool = in_time(self.client.query_one(&self.statements.renew, &[&&*self.id])).await?.try_get(0)?;
+        if !is_known {
+            return Err(DatabaseError::Lost);
+        }
+        hub.answered();
+        Ok(())
     }
 
     async fn exit(&mut self) -> Result<(), DatabaseError> {
@@ -326,13 +430,13 @@ impl Line {
                 let Ok(number) = number.parse::<i64>() else {
                     return Ok(());
                 };
-                let row = in_time(self.client.query_one("select livestore.relay_fetch($1)", &[&number])).await?;
+                let row = in_time(self.client.query_one(&self.statements.fetch, &[&number])).await?;
                 fetched = row.try_get::<_, Option<String>>(0)?;
-                // Cleaned up, since this sidecar was taken for dead: the next renewal will tell.
-                fetched.as_deref().unwrap_or("{}")
+                // Removed, since this sidecar was taken for dead: what it held is lost.
+                fetched.as_deref().ok_or(DatabaseError::Lost)?
             }
             Some((_, text)) => text,
-            None => "{}",
+            None => return Ok(()),
         };
         match serde_json::from_str::<Parcel<'_>>(text) {
             Ok(parcel) => hub.hear(parcel),
@@ -353,11 +457,12 @@ fn known(row: &Row) -> Result<Known, tokio_postgres::Error> {
     })
 }
 
-const ENTER: &str = "select livestore.relay_enter(interval '15 seconds')";
+const ENTER: &str = "select livestore.relay_enter(interval '15 seconds', $1, $2)";
 const RENEW: &str = "select livestore.relay_renew($1, interval '15 seconds')";
-const JOIN: &str = "select user_id, client_id, connection, sidecar from livestore.relay_join($1, $2, $3, $4)";
+const JOIN: &str = "select user_id, client_id, connection, sidecar from livestore.relay_join($1, $2, $3)";
 const LEAVE: &str = "select livestore.relay_leave($1, $2, $3, $4)";
-const SEND: &str = "select livestore.relay_send($1, $2)";
+const SEND: &str = "select livestore.relay_send($1, $2, $3)";
+const FETCH: &str = "select livestore.relay_fetch($1)";
 
 async fn in_time<T>(statement: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, DatabaseError> {
     Ok(timeout(PATIENCE, statement).await.map_err(|_| DatabaseError::Busy)??)

@@ -17,12 +17,12 @@ pub type Devices = Vec<(Arc<str>, ClientId, i64)>;
 pub struct Parcel<'a> {
     /// Devices that are online at `at`.
     pub join: Devices,
-    /// They may have missed messages, and others theirs.
-    pub after_gap: bool,
     /// Devices that are not online any more.
     pub leave: Devices,
     /// Nor is anybody at these sidecars.
     pub gone: Vec<SidecarId>,
+    /// Users whose devices may have missed messages.
+    pub missed: Vec<Arc<str>>,
     /// From devices at `at` to devices here.
     #[serde(borrow)]
     pub messages: Vec<Message<'a>>,

@@ -55,7 +55,7 @@ async fn sync(server: Server, dialect: Dialect, store_id: &str, payload: Option<
     }
     let parsed = StoreId::parse(store_id).and_then(|store| {
         let payload = payload.map(decode_payload).transpose()?;
-        Ok((store, server.context(payload.as_deref(), request.headers())?))
+        Ok((store, server.context(payload.as_deref(), request.headers(), request.uri().query())?))
     });
     let (store, context) = match parsed {
         Ok(parsed) => parsed,

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 use tracing::warn;
 
-use crate::auth::Authentication;
+use crate::auth::{Authentication, Credentials};
 use crate::config::Dialect;
 use crate::log::{Context, Log, StoreId, StoreLog};
 use crate::origins::Origins;
@@ -51,7 +51,7 @@ pub struct Server {
 pub struct Settings {
     pub dialects: HashSet<Dialect>,
     pub origins: Origins,
-    pub authentication: Authentication,
+    pub authentication: Arc<Authentication>,
     /// The request headers that hooks and the authorize function get.
     pub forward_headers: Vec<HeaderName>,
     pub admin_secret: Option<String>,
@@ -120,7 +120,7 @@ impl Server {
     ///
     /// # Errors
     /// The payload is too large.
-    fn context(&self, payload: Option<&RawValue>, headers: &HeaderMap) -> Result<Context, String> {
+    fn context(&self, payload: Option<&RawValue>, headers: &HeaderMap, query: Option<&str>) -> Result<Context, String> {
         if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
             return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
         }
@@ -128,16 +128,27 @@ impl Server {
         if !self.settings.origins.trust(headers) {
             forwarded.remove(header::COOKIE.as_str());
         }
-        Ok(Context::new(payload, &forwarded))
+        Ok(Context::new(payload, &forwarded, self.credentials(headers, query)))
+    }
+
+    /// The tokens that a request brings beside its sync payload.
+    fn credentials(&self, headers: &HeaderMap, query: Option<&str>) -> Credentials {
+        Credentials::new(headers, query, self.settings.origins.trust_cookies(headers))
     }
 
     /// The log of a store, for a request that is a connection of its own.
     ///
     /// # Errors
     /// There can be no such store, or the payload is too large.
-    fn store(&self, store_id: &str, payload: Option<&RawValue>, headers: &HeaderMap) -> Result<StoreLog, String> {
+    fn store(
+        &self,
+        store_id: &str,
+        payload: Option<&RawValue>,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<StoreLog, String> {
         let store = StoreId::parse(store_id)?;
-        Ok(self.log.store_for_request(store, self.context(payload, headers)?))
+        Ok(self.log.store_for_request(store, self.context(payload, headers, query)?))
     }
 
     /// Reads a body within the bounds.

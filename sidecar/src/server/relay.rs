@@ -3,6 +3,7 @@
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -29,24 +30,19 @@ async fn connect(State(server): State<Server>, request: Request) -> Response {
     let Some(relay) = server.relay.clone() else {
         return refuse((StatusCode::NOT_FOUND, "the peer relay is switched off on this server".into()));
     };
-    let identity = server.settings.authentication.identify(
-        &parts.headers,
-        parts.uri.query(),
-        server.settings.origins.trust_cookies(&parts.headers),
-    );
-    let Identity { subject, until } = match identity {
-        Ok(identity) => identity,
+    let credentials = server.credentials(&parts.headers, parts.uri.query());
+    let (subject, until) = match server.settings.authentication.identify(&credentials).await {
+        Ok(Identity { subject, until, .. }) => (subject, until),
         Err(refused) => {
             let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
             return (StatusCode::UNAUTHORIZED, headers, format!("{refused}\n")).into_response();
         }
     };
-    let history =
-        match server.settings.relay_store.as_deref().map(|name| history(&server, name, &subject, &parts.headers)) {
-            None => None,
-            Some(Ok(history)) => Some(history),
-            Some(Err(error)) => return bad_request(&error),
-        };
+    let history = match server.settings.relay_store.as_deref().map(|name| history(&server, name, &subject, &parts)) {
+        None => None,
+        Some(Ok(history)) => Some(history),
+        Some(Err(error)) => return bad_request(&error),
+    };
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
@@ -58,6 +54,6 @@ async fn connect(State(server): State<Server>, request: Request) -> Response {
 }
 
 /// The log of the user's store.
-fn history(server: &Server, name: &str, user: &str, headers: &axum::http::HeaderMap) -> Result<StoreLog, String> {
-    server.store(&name.replace("{user}", user), None, headers)
+fn history(server: &Server, name: &str, user: &str, parts: &Parts) -> Result<StoreLog, String> {
+    Ok(server.store(&name.replace("{user}", user), None, &parts.headers, parts.uri.query())?.given())
 }

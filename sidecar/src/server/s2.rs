@@ -47,7 +47,7 @@ async fn api(State(server): State<Server>, request: Request) -> Response {
 
 async fn pull(server: Server, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
-        let log = server.store(&pull.store_id, pull.payload.as_deref(), &request.headers)?;
+        let log = server.store(&pull.store_id, pull.payload.as_deref(), &request.headers, request.uri.query())?;
         Ok((pull, log))
     });
     match parsed {
@@ -63,7 +63,7 @@ async fn push(server: Server, request: Request) -> Response {
         Err((status, message)) => return api::failure(status, &message),
     };
     let parsed = api::Push::parse(&body).and_then(|push| {
-        let log = server.store(&push.store_id, None, &parts.headers)?;
+        let log = server.store(&push.store_id, None, &parts.headers, parts.uri.query())?;
         Ok((push.batch, log))
     });
     match parsed {
@@ -141,7 +141,7 @@ impl Server {
             },
         };
         let store = StoreId::parse(&store_id).map_err(invalid)?;
-        let context = self.context(None, &parts.headers).map_err(invalid)?;
+        let context = self.context(None, &parts.headers, parts.uri.query()).map_err(invalid)?;
         Ok((self.log.store_for_request(store, context), exists))
     }
 }

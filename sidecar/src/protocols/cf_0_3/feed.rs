@@ -10,7 +10,7 @@ use super::messages::{Reason, error, pull_res, push_ack};
 use crate::log::{Delivery, StoreLog, StreamEnd, Subscription};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
-use crate::protocols::websocket::close::Close;
+use crate::protocols::websocket::close::{Close, EXPIRED};
 
 /// How long a connection may be silent before it counts as one that only listens. A client pings as soon as it is connected.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ impl Feed {
                 },
                 delivery = next(&mut self.live) => match delivery {
                     Ok(delivery) => self.send(Reason::Push, &delivery).await?,
-                    Err(_) => self.end(RESET).await?,
+                    Err(end) => self.over(end).await?,
                 },
                 () = passed(silence) => {
                     if let Some((events, _)) = self.listening.take() {
@@ -137,8 +137,9 @@ impl Feed {
             Err(refusal) => return self.end(&refusal.to_string()).await,
         }
         loop {
-            let Ok(delivery) = next(&mut self.live).await else {
-                return self.end(RESET).await;
+            let delivery = match next(&mut self.live).await {
+                Ok(delivery) => delivery,
+                Err(end) => return self.over(end).await,
             };
             self.send(Reason::Pull, &delivery).await?;
             if delivery.remaining == 0 {
@@ -158,6 +159,14 @@ impl Feed {
         }
         self.seen = delivery.events.last().map(|event| event.seq_num).or(self.seen);
         Ok(())
+    }
+
+    /// The log is another one, or the client may not follow it any more.
+    async fn over(&mut self, end: StreamEnd) -> Result<(), Close> {
+        match end {
+            StreamEnd::Reset { .. } | StreamEnd::Rewound => self.end(RESET).await,
+            StreamEnd::Expired => Err(EXPIRED),
+        }
     }
 
     /// Tells the client that its pull is over.

@@ -203,7 +203,7 @@ impl Session {
                     Err(failure) => {
                         let source = match &failure {
                             ResetError::Database(source) => Some(source as &dyn std::error::Error),
-                            ResetError::NotAllowed => None,
+                            ResetError::Denied(_) | ResetError::NotAllowed => None,
                         };
                         error!(store = ?log.id(), error = source, "{failure}");
                         messages::error(&request_id, &failure.to_string())

@@ -189,6 +189,8 @@ async fn news(log: &StoreLog, position: &Position, follow: Follow) -> Result<Pag
             // Nothing of the old log was read: the next request finds the new one.
             Err(StreamEnd::Reset { expected, .. }) => return Ok(Page::of(Vec::new(), after, &expected, true)),
             Err(StreamEnd::Rewound) => return Err(PullError::Rewound),
+            // The next request is refused.
+            Err(StreamEnd::Expired) => return Ok(Page::of(Vec::new(), after, subscription.backend_id(), true)),
         };
         if !delivery.events.is_empty() || is_told_first {
             let is_up_to_date = delivery.remaining == 0;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::ws::{Utf8Bytes, WebSocket};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,9 @@ use crate::relay::{AskError, Device, Ended, Ending, Inbox, Relay, Unreachable, U
 /// The longest clientId, sessionId and requestId, in bytes.
 const ID_BYTES: usize = 256;
 
+/// Frames that wait behind the one that is being written: others wait in the inbox, which is bounded in bytes.
+const OUTGOING_FRAMES: usize = 1;
+
 /// Who connects.
 pub struct Guest {
     pub user: UserId,
@@ -33,11 +37,13 @@ pub struct Guest {
 
 /// Serves a connection until it ends.
 pub async fn serve(relay: Relay, guest: Guest, socket: WebSocket, shutdown: CancellationToken) {
-    let mut socket = Socket::new(socket, shutdown);
-    let host =
-        Host { relay, user: guest.user, history: guest.history.map(History::new), outgoing: socket.outgoing().clone() };
-    let mut session =
-        Session { host: Arc::new(host), device: None, ending: None, work: None, deliveries: JoinSet::new() };
+    let mut socket = Socket::with_queue(socket, shutdown, OUTGOING_FRAMES);
+    let outgoing = socket.outgoing().clone();
+    let (sender, arrivals) = mpsc::channel(1);
+    let history = guest.history.map(History::new);
+    let host = Host { relay, user: guest.user, history, outgoing, arrivals: sender };
+    let deliveries = JoinSet::new();
+    let mut session = Session { host: Arc::new(host), device: None, ending: None, work: None, arrivals, deliveries };
     let close = session.run(&mut socket, guest.until).await;
     info!(code = close.code, reason = close.reason, "disconnected");
     drop(session);
@@ -50,7 +56,8 @@ struct Session {
     device: Option<Arc<Device>>,
     ending: Option<Ending>,
     /// The message that is being handled; nothing is read meanwhile.
-    work: Option<BoxFuture<'static, Result<Option<Arrival>, Close>>>,
+    work: Option<BoxFuture<'static, Result<(), Close>>>,
+    arrivals: mpsc::Receiver<Arrival>,
     deliveries: JoinSet<()>,
 }
 
@@ -69,14 +76,16 @@ impl Session {
                     Ended::Slow => SLOW,
                     Ended::Missed => close::MISSED,
                 },
+                Some(arrival) = self.arrivals.recv() => {
+                    self.arrive(arrival);
+                    continue;
+                }
                 result = working(&mut self.work) => {
                     self.work = None;
                     match result {
-                        Ok(Some(arrival)) => self.arrive(arrival),
-                        Ok(None) => {}
+                        Ok(()) => continue,
                         Err(close) => return close,
                     }
-                    continue;
                 }
                 incoming = socket.receive(is_free) => incoming,
             };
@@ -88,7 +97,7 @@ impl Session {
                 Ok(Incoming::Binary) => {
                     let refusal = Refusal::Unreadable { reason: "messages are JSON in text frames".into() };
                     let host = Arc::clone(&self.host);
-                    self.work = Some(Box::pin(async move { host.send(refusal.to_json()).await.map(|()| None) }));
+                    self.work = Some(Box::pin(async move { host.send(refusal.to_json()).await }));
                 }
                 Ok(Incoming::Tick) => {}
                 Err(close) => return close,
@@ -139,6 +148,7 @@ struct Host {
     user: UserId,
     history: Option<History>,
     outgoing: Outgoing,
+    arrivals: mpsc::Sender<Arrival>,
 }
 
 /// Why a message is not answered as it should be.
@@ -213,23 +223,16 @@ impl Host {
         self.outgoing.send(message).await
     }
 
-    async fn receive(&self, device: Option<Arc<Device>>, text: Utf8Bytes) -> Result<Option<Arrival>, Close> {
+    async fn receive(&self, device: Option<Arc<Device>>, text: Utf8Bytes) -> Result<(), Close> {
         self.relay.admit(&self.user, text.len()).await;
-        let mut arrival = None;
-        match self.handle(device, &text, &mut arrival).await {
-            Ok(()) => {}
-            Err(Failure::Refused(refusal)) => self.send(refusal.to_json()).await?,
-            Err(Failure::Closing(close)) => return Err(close),
+        match self.handle(device, &text).await {
+            Ok(()) => Ok(()),
+            Err(Failure::Refused(refusal)) => self.send(refusal.to_json()).await,
+            Err(Failure::Closing(close)) => Err(close),
         }
-        Ok(arrival)
     }
 
-    async fn handle(
-        &self,
-        device: Option<Arc<Device>>,
-        text: &Utf8Bytes,
-        arrival: &mut Option<Arrival>,
-    ) -> Result<(), Failure> {
+    async fn handle(&self, device: Option<Arc<Device>>, text: &Utf8Bytes) -> Result<(), Failure> {
         let Object(envelope): Object<Envelope<'_>> = serde_json::from_str(text)
             .map_err(|error| Refusal::Unreadable { reason: brief(&error.to_string()).into() })?;
         let message = Message::read(&envelope)?;
@@ -240,7 +243,8 @@ impl Host {
                 identify(&envelope)?;
                 let (device, inbox) = self.relay.join(self.user.clone(), (*envelope.client_id).into()).await;
                 let device = Arc::new(device);
-                *arrival = Some((Arc::clone(&device), inbox));
+                // Before it is answered, which may take long: messages of others are waiting already.
+                let _ = self.arrivals.send((Arc::clone(&device), inbox)).await;
                 device
             }
         };

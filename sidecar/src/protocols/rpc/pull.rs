@@ -11,7 +11,7 @@ use super::wire::RequestId;
 use crate::log::{Event, PullError, StoreLog, StreamEnd};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
-use crate::protocols::websocket::close::{Close, REWOUND, SLOW};
+use crate::protocols::websocket::close::{Close, EXPIRED, REWOUND, SLOW};
 
 /// How long a client may leave chunks unacknowledged: as long as it may take to apply them.
 const ACK_TIMEOUT: Duration = Duration::from_secs(300);
@@ -60,6 +60,7 @@ impl Puller {
                     return self.refuse(&PullError::BackendIdMismatch { expected, received: (*received).into() }).await;
                 }
                 Err(StreamEnd::Rewound) => return Err(REWOUND),
+                Err(StreamEnd::Expired) => return Err(EXPIRED),
             }
         }
     }

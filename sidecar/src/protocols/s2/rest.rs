@@ -18,7 +18,7 @@ use super::api::events;
 use super::limits::Limits;
 use super::records::{Tail, record, timestamp};
 use super::stream::{Follow, Writer};
-use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog};
+use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog, StreamEnd};
 use crate::protocols::body;
 
 /// The most that one answer without a stream has, <https://s2.dev/docs/limits>.
@@ -291,7 +291,9 @@ async fn news(log: &StoreLog, after: i64) -> Result<Vec<Arc<Event>>, PullError> 
         match subscription.next().await {
             Ok(delivery) if delivery.events.is_empty() => {}
             Ok(delivery) => return Ok(delivery.events),
-            Err(_) => return Err(PullError::Rewound),
+            // As if nothing came; the next request is refused.
+            Err(StreamEnd::Expired) => return Ok(Vec::new()),
+            Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => return Err(PullError::Rewound),
         }
     }
 }

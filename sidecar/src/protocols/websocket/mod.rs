@@ -73,8 +73,13 @@ impl Outgoing {
 impl Socket {
     /// `shutdown` is cancelled when the sidecar shuts down.
     pub fn new(socket: WebSocket, shutdown: CancellationToken) -> Self {
+        Self::with_queue(socket, shutdown, OUTGOING_FRAMES)
+    }
+
+    /// The same with another bound of the frames that wait for the client.
+    pub fn with_queue(socket: WebSocket, shutdown: CancellationToken, frames: usize) -> Self {
         let (sink, stream) = socket.split();
-        let (frames, unsent) = mpsc::channel(OUTGOING_FRAMES);
+        let (frames, unsent) = mpsc::channel(frames);
         let (close, closing) = mpsc::channel(1);
         let outgoing = Outgoing { frames, close };
         let writer = tokio::spawn(write(sink, unsent, outgoing.close.clone()));

@@ -1,0 +1,167 @@
+//! What a token allows: rules that give stores, by name or by the beginning of it, to whoever they apply to.
+
+use std::str::FromStr;
+
+use serde_json::Value;
+
+/// What may be done with a store. Each includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    Read,
+    Write,
+    Admin,
+}
+
+/// A store, or all stores whose names begin alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Pattern {
+    Name(String),
+    /// Written with a `*` at the end.
+    Prefix(String),
+}
+
+/// Gives stores to the holder of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    stores: Pattern,
+    access: Access,
+}
+
+/// A rule of the operator for all tokens, e.g. `user-{sub}-*=write`: `{sub}` stands for the subject of the token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(Rule);
+
+/// What `{sub}` is written as.
+const SUBJECT: &str = "{sub}";
+
+impl FromStr for Access {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "read" => Ok(Self::Read),
+            "write" => Ok(Self::Write),
+            "admin" => Ok(Self::Admin),
+            _ => Err(format!("{text:?} is not read, write or admin")),
+        }
+    }
+}
+
+impl FromStr for Template {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (stores, access) =
+            text.rsplit_once('=').ok_or("a rule is written <store>=<access>, e.g. user-{sub}-*=write")?;
+        if stores.is_empty() {
+            return Err("a rule begins with the name of a store, or * for all".into());
+        }
+        Ok(Self(Rule { stores: Pattern::read(stores), access: access.parse()? }))
+    }
+}
+
+impl Pattern {
+    fn read(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.into()),
+            None => Self::Name(text.into()),
+        }
+    }
+
+    fn matches(&self, store: &str) -> bool {
+        match self {
+            Self::Name(name) => store == name,
+            Self::Prefix(prefix) => store.starts_with(&**prefix),
+        }
+    }
+
+    /// What stands for the subject is a name in whatever it holds, a `*` too.
+    fn of(&self, subject: &str) -> Self {
+        match self {
+            Self::Name(name) => Self::Name(name.replace(SUBJECT, subject)),
+            Self::Prefix(prefix) => Self::Prefix(prefix.replace(SUBJECT, subject)),
+        }
+    }
+}
+
+impl Rule {
+    /// The rules of a claim: an object of stores and what is allowed in each, e.g. `{"todos": "write", "public-*": "read"}`.
+    ///
+    /// # Errors
+    /// The claim is of another form.
+    pub fn of_claim(claim: &Value) -> Result<Vec<Self>, String> {
+        let rules = claim.as_object().ok_or("it is not an object of stores and what is allowed in them")?;
+        let rule = |(stores, access): (&String, &Value)| {
+            let access = access.as_str().unwrap_or_default().parse()?;
+            Ok(Self { stores: Pattern::read(stores), access })
+        };
+        rules.iter().map(rule).collect()
+    }
+}
+
+impl Template {
+    /// The rule for this subject.
+    pub fn of(&self, subject: &str) -> Rule {
+        Rule { stores: self.0.stores.of(subject), access: self.0.access }
+    }
+}
+
+/// The most that the rules allow in a store.
+pub fn most<'a>(rules: impl IntoIterator<Item = &'a Rule>, store: &str) -> Option<Access> {
+    rules.into_iter().filter(|rule| rule.stores.matches(store)).map(|rule| rule.access).max()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_most_of_all_rules_that_match_counts() {
+        let rules = Rule::of_claim(&json!({"a": "write", "a*": "read", "ab*": "admin", "": "write"})).unwrap();
+        for (store, access) in [
+            ("a", Some(Access::Write)),
+            ("aa", Some(Access::Read)),
+            ("ab", Some(Access::Admin)),
+            ("abc", Some(Access::Admin)),
+            ("b", None),
+            ("A", None),
+        ] {
+            assert_eq!(most(&rules, store), access, "{store}");
+        }
+        assert!(Access::Admin > Access::Write && Access::Write > Access::Read);
+    }
+
+    #[test]
+    fn claims_and_rules_of_another_form_are_refused() {
+        for claim in
+            [json!(null), json!("a"), json!(["a"]), json!({"a": "own"}), json!({"a": true}), json!({"a": null})]
+        {
+            assert!(Rule::of_claim(&claim).is_err(), "{claim}");
+        }
+        assert_eq!(Rule::of_claim(&json!({})).unwrap(), []);
+        for rule in ["", "a", "=write", "a=", "a=own", "a=Write"] {
+            assert!(rule.parse::<Template>().is_err(), "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_store_may_have_any_name() {
+        let rule = "a=b=write".parse::<Template>().unwrap().of("x");
+        assert_eq!(most([&rule], "a=b"), Some(Access::Write));
+    }
+
+    proptest! {
+        #[test]
+        fn a_subject_is_a_name_and_never_a_pattern(subject in "[*{}sub=-]{0,9}", store in "[*{}sub=-]{0,12}") {
+            let exact = "u-{sub}=read".parse::<Template>().unwrap().of(&subject);
+            prop_assert_eq!(most([&exact], &store).is_some(), store == format!("u-{subject}"));
+            let prefix = "u-{sub}-*=read".parse::<Template>().unwrap().of(&subject);
+            prop_assert_eq!(most([&prefix], &store).is_some(), store.starts_with(&format!("u-{subject}-")));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The tokens that a request brings.
+
+use std::fmt;
+
+use axum::http::{HeaderMap, header};
+use serde::Deserialize;
+
+/// The cookie, the query parameter and the field of the sync payload that hold a token.
+const COOKIE: &str = "auth_token";
+const PARAMETER: &str = "token";
+
+/// The tokens of a request, by where they are. One of them counts: that of the header `authorization`, or else of the sync
+/// payload (`authToken`), or of the query parameter `token`, or of the cookie `auth_token`.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    authorization: Option<Box<str>>,
+    payload: Option<Box<str>>,
+    query: Option<Box<str>>,
+    cookie: Option<Box<str>>,
+}
+
+impl Credentials {
+    /// Those of the headers and the query. `may_use_cookies`: the request comes from a page that may act in the name of
+    /// whoever looks at it.
+    pub fn new(headers: &HeaderMap, query: Option<&str>, may_use_cookies: bool) -> Self {
+        Self {
+            authorization: of_authorization(headers),
+            payload: None,
+            query: query.and_then(of_query),
+            cookie: may_use_cookies.then(|| of_cookies(headers)).flatten(),
+        }
+    }
+
+    /// The same with that of a sync payload, as JSON, in place of any before.
+    pub fn with_payload(self, payload: Option<&str>) -> Self {
+        Self { payload: payload.and_then(of_payload), ..self }
+    }
+
+    /// The one that counts.
+    pub fn token(&self) -> Option<&str> {
+        let places = [&self.authorization, &self.payload, &self.query, &self.cookie];
+        places.into_iter().find_map(Option::as_deref)
+    }
+}
+
+/// Tokens stay out of every log.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+fn of_authorization(headers: &HeaderMap) -> Option<Box<str>> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into())
+}
+
+/// As LiveStore's documentation puts it there: `syncPayload: { authToken }`.
+fn of_payload(payload: &str) -> Option<Box<str>> {
+    #[derive(Deserialize)]
+    struct Payload {
+        #[serde(rename = "authToken")]
+        auth_token: Option<Box<str>>,
+    }
+    if !payload.starts_with('{') {
+        return None;
+    }
+    serde_json::from_str::<Payload>(payload).ok()?.auth_token
+}
+
+fn of_query(query: &str) -> Option<Box<str>> {
+    let parameters: Vec<(String, String)> = serde_urlencoded::from_str(query).ok()?;
+    parameters.into_iter().find(|(name, _)| name == PARAMETER).map(|(_, token)| token.into())
+}
+
+fn of_cookies(headers: &HeaderMap) -> Option<Box<str>> {
+    let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+    cookies
+        .flat_map(|cookies| cookies.split(';'))
+        .filter_map(|cookie| cookie.split_once('='))
+        .find(|(name, _)| name.trim() == COOKIE)
+        .map(|(_, token)| token.trim().trim_matches('"').into())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_first_place_counts() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Credentials::new(&headers, None, true).token(), None);
+        headers.append(header::COOKIE, HeaderValue::from_static("a=b; my_auth_token=x"));
+        headers.append(header::COOKIE, HeaderValue::from_static("c; auth_token=\"of.the.cookie\"; d=e"));
+        assert_eq!(Credentials::new(&headers, Some("a=b"), false).token(), None);
+        let of_cookie = Credentials::new(&headers, Some("a=b"), true);
+        assert_eq!(of_cookie.token(), Some("of.the.cookie"));
+        let of_query = Credentials::new(&headers, Some("a=b&token=of%2Ethe.query"), true);
+        assert_eq!(of_query.token(), Some("of.the.query"));
+        let of_payload = of_query.clone().with_payload(Some(r#"{"authToken":"of.the.\u0070ayload","b":[]}"#));
+        assert_eq!(of_payload.token(), Some("of.the.payload"));
+        for other in [r#"{"authToken":null}"#, r#"{"authToken":1}"#, r#"["token"]"#, r#""token""#, "null", "{}"] {
+            assert_eq!(of_payload.clone().with_payload(Some(other)).token(), Some("of.the.query"), "{other}");
+        }
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Basic abc"));
+        assert_eq!(Credentials::new(&headers, Some("token=q"), true).token(), Some("q"));
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("bearer  of.the.header"));
+        let of_header = Credentials::new(&headers, Some("token=q"), true);
+        assert_eq!(of_header.with_payload(Some(r#"{"authToken":"p"}"#)).token(), Some("of.the.header"));
+    }
+
+    #[test]
+    fn tokens_are_not_shown() {
+        let credentials = Credentials::new(&HeaderMap::new(), Some("token=secret"), false);
+        assert!(!format!("{credentials:?}").contains("secret"));
+    }
+}
