@@ -23,8 +23,7 @@ pub struct Config {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
 
-    /// Who may connect. none: everybody, which takes --insecure-no-auth beyond loopback. jwt: whoever has a good token; so far
-    /// for the peer relay only.
+    /// Who may connect. none: everybody, which takes --insecure-no-auth beyond loopback. jwt: whoever has a good token.
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]
     pub auth: Auth,
 
@@ -35,6 +34,11 @@ pub struct Config {
     /// The public key of whoever signs tokens: RSA, EC or Ed25519, as PEM or JWK, or a file that holds it.
     #[arg(long, env = "LIVESTORE_JWT_PUBLIC_KEY", value_name = "KEY", allow_hyphen_values = true)]
     pub jwt_public_key: Option<String>,
+
+    /// Where the public keys of an identity provider are (JWKS), e.g. https://id.example.com/.well-known/jwks.json. They are
+    /// asked for at most every 30 s, and kept while the provider is away.
+    #[arg(long, env = "LIVESTORE_JWKS_URL", value_name = "URL")]
+    pub jwks_url: Option<String>,
 
     /// The audience (aud) that tokens must be for. Without, it is not looked at.
     #[arg(long, env = "LIVESTORE_JWT_AUDIENCE", value_name = "AUDIENCE")]
@@ -216,11 +220,6 @@ impl Config {
                 return Err(format!("{option} is empty: give it one that nobody guesses, or leave it out"));
             }
         }
-        if self.auth == Auth::Jwt && self.dialects.iter().any(|dialect| *dialect != Dialect::Relay) {
-            return Err(
-                "--auth jwt covers the peer relay only so far: say --dialects relay with it, or leave it out".into()
-            );
-        }
         if self.auth == Auth::Jwt && self.relay_store.as_deref().is_some_and(|store| !store.contains("{user}")) {
             return Err(
                 "--relay-store without {user} would let users read each other's events: say relay-{user}".into()
@@ -241,9 +240,9 @@ impl Config {
             return Err("--jwt-leeway is more than a day: tokens would hardly end".into());
         }
         let mut verifier = Verifier::new(self.jwt_leeway);
-        if self.jwt_secret.is_none() && self.jwt_public_key.is_none() {
+        if self.jwt_secret.is_none() && self.jwt_public_key.is_none() && self.jwks_url.is_none() {
             return Err(
-                "--auth jwt needs --jwt-secret or --jwt-public-key (LIVESTORE_JWT_SECRET, LIVESTORE_JWT_PUBLIC_KEY)"
+                "--auth jwt needs --jwt-secret, --jwt-public-key or --jwks-url (LIVESTORE_JWT_SECRET, LIVESTORE_JWT_PUBLIC_KEY, LIVESTORE_JWKS_URL)"
                     .into(),
             );
         }
@@ -256,6 +255,9 @@ impl Config {
             let file = || std::fs::read_to_string(key).map_err(|error| wrong(format!("cannot read the file: {error}")));
             let key = if is_key { key.clone() } else { file()? };
             verifier = verifier.with_public_key(&key).map_err(wrong)?;
+        }
+        if let Some(url) = &self.jwks_url {
+            verifier = verifier.with_jwks(url).map_err(|error| format!("--jwks-url: {error}"))?;
         }
         if let Some(audience) = &self.jwt_audience {
             verifier = verifier.with_audience(audience);

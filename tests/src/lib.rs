@@ -5,6 +5,7 @@ pub mod breaker;
 pub mod client;
 pub mod cluster;
 pub mod device;
+pub mod dialects;
 pub mod electric;
 pub mod events;
 pub mod http_rpc;

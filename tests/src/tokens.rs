@@ -12,7 +12,7 @@ use tempfile::TempDir;
 pub const SECRET: &str = "a secret of the tests, which nobody else knows";
 
 /// The arguments of a sidecar that asks for tokens with this secret.
-pub const WITH_SECRET: [&str; 6] = ["--auth", "jwt", "--jwt-secret", SECRET, "--dialects", "relay"];
+pub const WITH_SECRET: [&str; 4] = ["--auth", "jwt", "--jwt-secret", SECRET];
 
 /// A token of this user, good for an hour.
 pub fn token(user: &str) -> String {

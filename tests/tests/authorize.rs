@@ -290,7 +290,9 @@ async fn pushes_that_do_not_wait_for_each_other_keep_their_order() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_function_may_take_less_and_other_types() {
-    for arguments in ["text, text", "varchar, app.action, jsonb", "text, text, text, jsonb"] {
+    for arguments in
+        ["text, text", "varchar, app.action, jsonb", "text, text, text, jsonb", "text, text, json, text, jsonb"]
+    {
         let (_, sidecar) = setup(
             &format!(
                 "create schema app;
@@ -375,7 +377,7 @@ async fn a_function_that_cannot_be_asked_ends_the_sidecar_with_4() {
         .batch_execute(
             "create schema app; create schema closed; grant usage on schema app to sidecar;
              create function app.wrong(text, text) returns text language sql as 'select ''yes''';
-             create function app.long(text, text, json, json, json) returns boolean language sql as 'select true';
+             create function app.long(text, text, json, json, json, json) returns boolean language sql as 'select true';
              create function app.many(text, text) returns boolean language sql as 'select true';
              create function app.many(text, text, json) returns boolean language sql as 'select true';
              create function app.secret(text, text) returns boolean language sql as 'select true';

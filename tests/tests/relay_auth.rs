@@ -17,7 +17,7 @@ async fn start(database: &Database, arguments: &[&str]) -> Sidecar {
 
 /// With these public keys, or this environment variable, in the place of a secret.
 fn with_key(database: &Database) -> Start {
-    Start::new(database.url("sidecar")).arguments(&["--auth", "jwt", "--dialects", "relay"])
+    Start::new(database.url("sidecar")).arguments(&["--auth", "jwt"])
 }
 
 /// The status of a connection with this token that is refused; `None` if it is not.

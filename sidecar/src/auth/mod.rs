@@ -2,10 +2,12 @@
 //!
 //! - [`credentials`] finds the tokens of a request.
 //! - [`verifier`] says whether one is good.
+//! - [`jwks`] fetches the keys of an identity provider.
 //! - [`access`] says which stores it gives.
 
 mod access;
 mod credentials;
+mod jwks;
 mod verifier;
 
 use std::sync::Arc;
@@ -68,7 +70,7 @@ impl Authentication {
 
 impl Jwt {
     async fn identify(&self, token: &str) -> Result<Identity, Refused> {
-        let claims = self.verifier.verify(token)?;
+        let claims = self.verifier.verify(token).await?;
         let of_token = match claims.all.get(&self.access_claim) {
             None | Some(Value::Null) => Vec::new(),
             Some(claim) => Rule::of_claim(claim).map_err(|_| Refused::Access)?,

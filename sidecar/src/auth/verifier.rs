@@ -4,18 +4,67 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::{AlgorithmParameters, Jwk};
-use jsonwebtoken::{DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, PublicKeyUse};
+use jsonwebtoken::{DecodingKey, Header, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+
+use super::jwks::Jwks;
 
 /// The longest `sub`, in bytes: it is in an index.
 const SUBJECT_BYTES: usize = 256;
 
 /// Says whether a token is good.
 pub struct Verifier {
-    keys: Vec<DecodingKey>,
+    keys: Vec<Key>,
+    provider: Option<Jwks>,
     validation: Validation,
+}
+
+/// What verifies signatures.
+pub struct Key {
+    key: DecodingKey,
+    /// `kid`
+    name: Option<String>,
+    /// The algorithm that it is for, if it says so.
+    algorithm: Option<String>,
+}
+
+impl From<DecodingKey> for Key {
+    fn from(key: DecodingKey) -> Self {
+        Self { key, name: None, algorithm: None }
+    }
+}
+
+impl Key {
+    /// # Errors
+    /// It is no public key for signatures.
+    pub fn of_jwk(jwk: &Jwk) -> Result<Self, String> {
+        if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
+            return Err("a secret is not a public key".into());
+        }
+        if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
+            return Err("it is not for signatures".into());
+        }
+        let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("not a key to verify tokens with: {error}"))?;
+        let algorithm = jwk.common.key_algorithm.map(|algorithm| algorithm.to_string());
+        Ok(Self { key, name: jwk.common.key_id.clone(), algorithm })
+    }
+
+    pub fn has_name(&self, name: &str) -> bool {
+        self.name.as_deref() == Some(name)
+    }
+
+    /// Whether it may have signed a token with this header: what kind a key is says which algorithms it verifies; what the
+    /// token says only chooses among them.
+    fn fits(&self, header: &Header) -> bool {
+        let is_meant = match (&self.name, &header.kid) {
+            (Some(name), Some(kid)) => name == kid,
+            _ => true,
+        };
+        let is_kind = self.key.family().algorithms().contains(&header.alg);
+        is_meant && is_kind && self.algorithm.as_ref().is_none_or(|algorithm| *algorithm == format!("{:?}", header.alg))
+    }
 }
 
 /// What a good token says.
@@ -39,6 +88,8 @@ pub enum Refused {
     Malformed,
     #[error("the token is signed with an algorithm that this server does not take")]
     Algorithm,
+    #[error("the keys that tokens are signed with cannot be fetched at the moment: try again")]
+    NoKeys,
     #[error("the signature of the token is wrong")]
     Signature,
     #[error("the token has expired: get a new one")]
@@ -65,7 +116,7 @@ impl Verifier {
             validate_aud: false,
             ..Validation::default()
         };
-        Self { keys: Vec::new(), validation }
+        Self { keys: Vec::new(), provider: None, validation }
     }
 
     /// Takes tokens of this audience only.
@@ -85,7 +136,7 @@ impl Verifier {
 
     /// Takes tokens that this secret signs.
     pub fn with_secret(mut self, secret: &str) -> Self {
-        self.keys.push(DecodingKey::from_secret(secret.as_bytes()));
+        self.keys.push(DecodingKey::from_secret(secret.as_bytes()).into());
         self
     }
 
@@ -98,24 +149,33 @@ impl Verifier {
         Ok(self)
     }
 
+    /// Takes tokens whose signature a key at this URL verifies.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn with_jwks(self, url: &str) -> Result<Self, String> {
+        Ok(Self { provider: Some(Jwks::new(url)?), ..self })
+    }
+
     /// # Errors
     /// The token is not good.
-    pub fn verify(&self, token: &str) -> Result<Claims, Refused> {
+    pub async fn verify(&self, token: &str) -> Result<Claims, Refused> {
         let header = decode_header(token).map_err(|error| match error.kind() {
             // `none`, for one.
             ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => Refused::Algorithm,
             ErrorKind::Json(error) if error.is_data() => Refused::Algorithm,
             _ => Refused::Malformed,
         })?;
-        let mut refused = Refused::Algorithm;
-        for key in &self.keys {
-            // What kind a key is says which algorithms it verifies; what the token says only chooses among them.
-            let algorithms = key.family().algorithms().to_vec();
-            if !algorithms.contains(&header.alg) {
-                continue;
-            }
+        let provided = match &self.provider {
+            Some(provider) => provider.keys(header.kid.as_deref()).await,
+            None => Arc::default(),
+        };
+        let mut refused =
+            if self.keys.is_empty() && provided.is_empty() { Refused::NoKeys } else { Refused::Algorithm };
+        for key in self.keys.iter().chain(&*provided).filter(|key| key.fits(&header)) {
+            let algorithms = key.key.family().algorithms().to_vec();
             let validation = Validation { algorithms, ..self.validation.clone() };
-            match decode::<Map<String, Value>>(token, key, &validation) {
+            match decode::<Map<String, Value>>(token, &key.key, &validation) {
                 Ok(token) => return self.claims(token.claims),
                 Err(error) => refused = reason(&error),
             }
@@ -147,20 +207,19 @@ impl Claims {
     }
 }
 
-fn public_key(key: &str) -> Result<DecodingKey, String> {
+fn public_key(key: &str) -> Result<Key, String> {
     if key.starts_with('{') {
         let jwk: Jwk = serde_json::from_str(key).map_err(|error| format!("not a JWK: {error}"))?;
-        if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
-            return Err("a secret is not a public key".into());
-        }
-        return DecodingKey::from_jwk(&jwk).map_err(|error| format!("not a key to verify tokens with: {error}"));
+        return Key::of_jwk(&jwk);
     }
     // As environment variables often hold it.
     let pem = key.replace("\\n", "\n");
     let kinds = [DecodingKey::from_rsa_pem, DecodingKey::from_ec_pem, DecodingKey::from_ed_pem];
     let known = kinds.iter().find_map(|read| read(pem.as_bytes()).ok());
     let known = known.filter(|_| !pem.contains("PRIVATE KEY"));
-    known.ok_or_else(|| "not a public key of RSA, EC or Ed25519, as PEM (-----BEGIN PUBLIC KEY-----) or JWK".into())
+    known
+        .map(Into::into)
+        .ok_or_else(|| "not a public key of RSA, EC or Ed25519, as PEM (-----BEGIN PUBLIC KEY-----) or JWK".into())
 }
 
 fn reason(error: &jsonwebtoken::errors::Error) -> Refused {

@@ -1,0 +1,139 @@
+//! The public keys of an identity provider, at a URL (JSON Web Key Set).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use reqwest::{Client, Url, redirect};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::verifier::Key;
+
+/// How often the keys are asked for at most, also when a token names one that is not there.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// How old they may get: a key that is withdrawn is believed for that long.
+const AGE: Duration = Duration::from_secs(300);
+
+/// How long an answer may take, and be.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const BYTES: usize = 64 << 10;
+
+/// Keys, and where they come from.
+pub struct Jwks {
+    url: Url,
+    client: Client,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    keys: Arc<[Key]>,
+    /// When they were last asked for, and last told.
+    asked: Option<Instant>,
+    told: Option<Instant>,
+}
+
+/// Why there are no keys. For the log.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the request failed")]
+    Request(#[from] reqwest::Error),
+    #[error("the answer has more than {BYTES} bytes")]
+    TooLong,
+    #[error("the answer is not a JSON Web Key Set")]
+    Malformed(#[from] serde_json::Error),
+    #[error("there is no key in it that tokens are signed with")]
+    Empty,
+}
+
+impl Jwks {
+    /// Asks for nothing yet.
+    ///
+    /// # Errors
+    /// What is wrong with the URL.
+    pub fn new(url: &str) -> Result<Self, String> {
+        let url: Url = url.parse().map_err(|error| format!("not a URL: {error}"))?;
+        let is_local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+        match url.scheme() {
+            "https" => {}
+            "http" if is_local => {}
+            _ => return Err("keys have to come over https: whoever is in between could make tokens".into()),
+        }
+        let client = Client::builder().timeout(TIMEOUT).redirect(redirect::Policy::none()).build();
+        Ok(Self { url, client: client.map_err(|error| error.to_string())?, known: Mutex::default() })
+    }
+
+    /// The keys: those that are known, if they are young and have one of this name (`kid`), or else those that the provider has
+    /// now. While it is away, those that are known.
+    pub async fn keys(&self, name: Option<&str>) -> Arc<[Key]> {
+        let mut known = self.known.lock().await;
+        let is_young = known.told.is_some_and(|told| told.elapsed() < AGE);
+        let has_it = name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)));
+        if (is_young && has_it) || known.asked.is_some_and(|asked| asked.elapsed() < PAUSE) {
+            return Arc::clone(&known.keys);
+        }
+        known.asked = Some(Instant::now());
+        match self.fetch().await {
+            Ok(keys) => {
+                known.keys = keys.into();
+                known.told = Some(Instant::now());
+            }
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "the keys of --jwks-url cannot be fetched"),
+        }
+        Arc::clone(&known.keys)
+    }
+
+    async fn fetch(&self) -> Result<Vec<Key>, Failure> {
+        let mut response = self.client.get(self.url.clone()).send().await?.error_for_status()?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > BYTES {
+                return Err(Failure::TooLong);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let keys: Vec<_> = read(&body)?;
+        if keys.is_empty() { Err(Failure::Empty) } else { Ok(keys) }
+    }
+}
+
+/// The keys of a set that are public, and for signatures. Those that nobody here knows are left out.
+fn read(body: &[u8]) -> Result<Vec<Key>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Set {
+        keys: Vec<serde_json::Value>,
+    }
+    let Set { keys } = serde_json::from_slice(body)?;
+    let set = JwkSet { keys: keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok()).collect() };
+    Ok(set.keys.iter().filter_map(|jwk| Key::of_jwk(jwk).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn keys_come_safely() {
+        for url in ["https://id.example/keys", "http://localhost:3000/keys", "http://127.0.0.1/"] {
+            assert!(Jwks::new(url).is_ok(), "{url}");
+        }
+        for url in ["http://id.example/keys", "http://localhost.example/", "file:///etc/keys", "keys", ""] {
+            assert!(Jwks::new(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn only_public_keys_for_signatures_count() {
+        let rsa = r#"{"kty":"RSA","kid":"a","use":"sig","n":"AQAB","e":"AQAB"}"#;
+        let encryption = r#"{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"}"#;
+        let secret = r#"{"kty":"oct","k":"c2VjcmV0"}"#;
+        let set = format!(r#"{{"keys":[{rsa},{encryption},{secret},{{"kty":"new"}},7]}}"#);
+        assert_eq!(read(set.as_bytes()).unwrap().len(), 1);
+        assert!(read(b"{}").is_err() && read(b"[]").is_err() && read(b"").is_err());
+    }
+}
