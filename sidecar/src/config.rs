@@ -6,22 +6,25 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::http::HeaderName;
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::auth::{Authentication, Jwt, Template, Verifier};
+use crate::auth::{Access, Authentication, Jwt, Template, Verifier};
 use crate::origins::Origins;
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Config {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Address and port to serve on; not needed if systemd hands over a socket.
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
     pub listen: SocketAddr,
 
     /// The database: postgres://user:password@host:port/database. Its role needs livestore_writer and nothing else.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub database_url: String,
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, required = true)]
+    pub database_url: Option<String>,
 
     /// Who may connect. none: everybody, which takes --insecure-no-auth beyond loopback. jwt: whoever has a good token.
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]
@@ -136,6 +139,41 @@ pub struct Config {
     /// How log lines look.
     #[arg(long, env = "LIVESTORE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Makes a token, to try --auth jwt with, and prints it
+    Token(NewToken),
+}
+
+/// What a token shall say.
+#[derive(Debug, Args)]
+pub struct NewToken {
+    /// The secret of the sidecar that will take it.
+    #[arg(long, env = "LIVESTORE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub jwt_secret: String,
+
+    /// A store that it opens, or the beginning of its name with * behind; several if given several times.
+    #[arg(long, required = true)]
+    pub store: Vec<String>,
+
+    /// What it allows there: read, write or admin.
+    #[arg(long, default_value = "write")]
+    pub access: Access,
+
+    /// How long it lasts.
+    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    pub expires: Duration,
+
+    /// Who it is for (sub).
+    #[arg(long, default_value = "developer")]
+    pub subject: String,
+
+    /// The claim that says what it allows: as the sidecar has it.
+    #[arg(long, env = "LIVESTORE_ACCESS_CLAIM", default_value = "livestore", value_name = "CLAIM")]
+    pub access_claim: String,
 }
 
 /// By how much clocks may be said to be wrong.

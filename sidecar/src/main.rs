@@ -12,6 +12,7 @@ mod shutdown;
 mod telemetry;
 
 use std::future::IntoFuture;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Dialect};
+use crate::config::{Command, Config, Dialect, NewToken};
 use crate::log::{Log, LogConfig};
 use crate::postgres::{Database, DatabaseError};
 use crate::protocols::electric::Upstream;
@@ -73,6 +74,9 @@ impl Failure {
 
 fn main() -> ExitCode {
     let config = Config::parse();
+    if let Some(Command::Token(token)) = &config.command {
+        return mint(token);
+    }
     if let Err(error) = telemetry::init(&config.log, config.log_format) {
         eprintln!("livestore-sidecar: --log: {error}");
         return ExitCode::from(2);
@@ -93,6 +97,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Prints a token.
+fn mint(token: &NewToken) -> ExitCode {
+    let NewToken { jwt_secret, store, access, expires, subject, access_claim } = token;
+    let minted = auth::mint(jwt_secret, subject, *expires, access_claim, store, *access);
+    match minted.and_then(|token| writeln!(std::io::stdout(), "{token}").map_err(|error| error.to_string())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("livestore-sidecar: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
     let authentication = Arc::new(config.authentication().map_err(Failure::Config)?);
@@ -100,8 +117,12 @@ async fn run(config: Config) -> Result<(), Failure> {
     let electric =
         config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
     let electric = electric.map_err(|error| Failure::Config(format!("--electric-url: {error}")))?;
-    let database_url: tokio_postgres::Config =
-        config.database_url.parse().map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
+    let database_url: tokio_postgres::Config = config
+        .database_url
+        .clone()
+        .unwrap_or_default()
+        .parse()
+        .map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
     if database_url.get_ssl_mode() == SslMode::Require {
         let advice =
             "--database-url: sslmode=require is not supported yet; reach Postgres over a network that you trust";

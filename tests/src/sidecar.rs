@@ -66,6 +66,11 @@ impl Start {
         self
     }
 
+    /// The program without any argument.
+    pub fn program() -> Command {
+        Command::new(binary())
+    }
+
     /// The command, for tests of how it ends.
     pub fn command(&self) -> Command {
         let mut command = match &self.listener {

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinHandle;
 
 /// The secret of [`token`]s.
 pub const SECRET: &str = "a secret of the tests, which nobody else knows";
@@ -73,6 +76,11 @@ impl Signer {
         self.public_key.as_deref().expect("a key pair")
     }
 
+    /// The private key.
+    pub fn private_pem(&self) -> String {
+        std::fs::read_to_string(self.public_key().with_file_name("private.pem")).expect("the key")
+    }
+
     /// The public key itself.
     pub fn public_pem(&self) -> String {
         std::fs::read_to_string(self.public_key()).expect("the key")
@@ -96,4 +104,71 @@ impl Signer {
 fn openssl(command: &mut Command) {
     let output = command.output().expect("openssl");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An identity provider: serves its public keys at a URL.
+pub struct Provider {
+    pub url: String,
+    state: Arc<Mutex<Served>>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Served {
+    answer: String,
+    requests: usize,
+}
+
+impl Provider {
+    pub async fn start() -> Self {
+        let state = Arc::<Mutex<Served>>::default();
+        let served = Arc::clone(&state);
+        let keys = axum::routing::get(move || {
+            let mut served = served.lock().expect("no panic");
+            served.requests += 1;
+            std::future::ready(served.answer.clone())
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
+        let router = axum::Router::new().route("/keys", keys);
+        let server = tokio::spawn(async { axum::serve(listener, router).await.expect("it serves") });
+        Self { url, state, server }
+    }
+
+    /// Says this from now on.
+    pub fn says(&self, answer: impl ToString) {
+        self.state.lock().expect("no panic").answer = answer.to_string();
+    }
+
+    /// How often it was asked.
+    pub fn requests(&self) -> usize {
+        self.state.lock().expect("no panic").requests
+    }
+
+    /// It goes away.
+    pub fn stop(&self) {
+        self.server.abort();
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Signer {
+    /// The public key as a JWK of this name.
+    pub fn jwk(&self, name: &str) -> Value {
+        let jwk = Jwk::from_encoding_key(&self.key, self.algorithm).expect("a key");
+        let mut jwk = serde_json::to_value(jwk).expect("JSON");
+        jwk["kid"] = json!(name);
+        jwk
+    }
+
+    /// A token with these claims that names its key.
+    pub fn sign_as(&self, name: &str, claims: &Value) -> String {
+        let header = Header { kid: Some(name.into()), ..Header::new(self.algorithm) };
+        jsonwebtoken::encode(&header, claims, &self.key).expect("a token")
+    }
 }

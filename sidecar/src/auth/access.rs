@@ -34,6 +34,17 @@ pub struct Template(Rule);
 /// What `{sub}` is written as.
 const SUBJECT: &str = "{sub}";
 
+impl Access {
+    /// As a claim has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 impl FromStr for Access {
     type Err = String;
 

@@ -11,8 +11,10 @@ mod jwks;
 mod verifier;
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 pub use self::access::{Access, Template};
@@ -81,6 +83,25 @@ impl Jwt {
         let Claims { subject, all, .. } = claims;
         Ok(Identity { subject, until, claims: Some(Value::Object(all).to_string().into()), rules: Some(rules) })
     }
+}
+
+/// A token that a secret signs, for trying.
+///
+/// # Errors
+/// It cannot be made.
+pub fn mint(
+    secret: &str,
+    subject: &str,
+    lasts: Duration,
+    access_claim: &str,
+    stores: &[String],
+    access: Access,
+) -> Result<String, String> {
+    let ends = (SystemTime::now() + lasts).duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?.as_secs();
+    let allowed: Map<String, Value> = stores.iter().map(|store| (store.clone(), access.name().into())).collect();
+    let claims = json!({"sub": subject, "exp": ends, access_claim: allowed});
+    let key = EncodingKey::from_secret(secret.as_bytes());
+    jsonwebtoken::encode(&Header::default(), &claims, &key).map_err(|error| error.to_string())
 }
 
 impl Identity {
