@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::HeaderName;
@@ -22,7 +23,8 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
     pub listen: SocketAddr,
 
-    /// The database: postgres://user:password@host:port/database. Its role needs livestore_writer and nothing else.
+    /// The database: postgres://user:password@host:port/database. Its role needs livestore_writer and nothing else. With
+    /// ?sslmode=verify-full over TLS.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, required = true)]
     pub database_url: Option<String>,
 
@@ -111,6 +113,10 @@ pub struct Config {
     /// http://electric:3000. See docs/electric.md.
     #[arg(long, env = "LIVESTORE_ELECTRIC_URL", hide_env_values = true, value_name = "URL")]
     pub electric_url: Option<String>,
+
+    /// Who signs the certificate of the database: a PEM file. Without, whom this system trusts.
+    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
+    pub database_root_certificate: Option<PathBuf>,
 
     /// Connections to the database for reading; three more push, listen and relay.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]

@@ -24,14 +24,13 @@ use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_postgres::config::SslMode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::config::{Command, Config, Dialect, NewToken};
 use crate::log::{Log, LogConfig};
-use crate::postgres::{Database, DatabaseError};
+use crate::postgres::{Database, DatabaseError, tls};
 use crate::protocols::electric::Upstream;
 use crate::relay::{Flow, Relay};
 use crate::server::s2::Created;
@@ -117,18 +116,11 @@ async fn run(config: Config) -> Result<(), Failure> {
     let electric =
         config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
     let electric = electric.map_err(|error| Failure::Config(format!("--electric-url: {error}")))?;
-    let database_url: tokio_postgres::Config = config
-        .database_url
-        .clone()
-        .unwrap_or_default()
-        .parse()
-        .map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
-    if database_url.get_ssl_mode() == SslMode::Require {
-        let advice =
-            "--database-url: sslmode=require is not supported yet; reach Postgres over a network that you trust";
-        return Err(Failure::Config(advice.into()));
-    }
-    let database = Database::new(database_url, config.database_connections.into())
+    let database_url = config.database_url.as_deref().unwrap_or_default();
+    let database_url = tls::parse(database_url).map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
+    let tls = tls::connector(config.database_root_certificate.as_deref())
+        .map_err(|error| Failure::Config(format!("--database-root-certificate: {error}")))?;
+    let database = Database::new(database_url, tls, config.database_connections.into())
         .map_err(|error| Failure::Config(format!("--database-connections: {error}")))?;
     let listener = listen(config.listen).await?;
     let listen = listener.local_addr()?;

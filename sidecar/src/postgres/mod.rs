@@ -1,13 +1,15 @@
 //! Connections to Postgres, what its errors mean, and whether the extension is there.
 
 mod backoff;
+pub mod tls;
 
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::tls::NoTlsStream;
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::backoff::Backoff;
 
@@ -27,6 +29,10 @@ pub enum DatabaseError {
     Unreachable(#[source] tokio_postgres::Error),
     #[error("the database refuses the connection")]
     Refused(#[source] tokio_postgres::Error),
+    #[error(
+        "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by whom this system trusts), and be for the host of --database-url"
+    )]
+    Tls(#[source] tokio_postgres::Error),
     #[error("no connection to the database became free in time")]
     Busy,
     #[error("the connection to the database is lost")]
@@ -55,7 +61,14 @@ impl DatabaseError {
 
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
-        if is_passing(&error) { Self::Unreachable(error) } else { Self::Refused(error) }
+        // tokio-postgres has no other name for it.
+        if error.code().is_none() && error.to_string().starts_with("error performing TLS handshake") {
+            Self::Tls(error)
+        } else if is_passing(&error) {
+            Self::Unreachable(error)
+        } else {
+            Self::Refused(error)
+        }
     }
 }
 
@@ -80,10 +93,13 @@ pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
     })
 }
 
+type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+
 /// Where the database is, and a pool of connections to it for reading.
 #[derive(Clone)]
 pub struct Database {
     config: Config,
+    tls: MakeRustlsConnect,
     pool: Pool,
 }
 
@@ -92,24 +108,28 @@ impl Database {
     ///
     /// # Errors
     /// The pool's configuration is refused.
-    pub fn new(mut config: Config, connections: usize) -> Result<Self, deadpool_postgres::BuildError> {
+    pub fn new(
+        mut config: Config,
+        tls: MakeRustlsConnect,
+        connections: usize,
+    ) -> Result<Self, deadpool_postgres::BuildError> {
         config
             .application_name("livestore-sidecar")
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(SILENCE)
             .tcp_user_timeout(SILENCE);
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config.clone(), NoTls, recycling))
+        let pool = Pool::builder(Manager::from_config(config.clone(), tls.clone(), recycling))
             .max_size(connections)
             .runtime(Runtime::Tokio1)
             .create_timeout(Some(CONNECT_TIMEOUT))
             .build()?;
-        Ok(Self { config, pool })
+        Ok(Self { config, tls, pool })
     }
 
     /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.
-    pub async fn connect(&self) -> Result<(Client, Connection<Socket, NoTlsStream>), DatabaseError> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(NoTls)).await;
+    pub async fn connect(&self) -> Result<(Client, Connection<Socket, TlsStream>), DatabaseError> {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone())).await;
         Ok(connecting.map_err(|_| DatabaseError::Busy)??)
     }
 

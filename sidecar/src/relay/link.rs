@@ -332,7 +332,9 @@ impl Line {
         };
         let missed = hub.missed();
         let missed: Vec<&str> = missed.iter().map(|user| &**user).collect();
-        let id: String = in_time(client.query_one(ENTER, &[&previous.map(|id| &**id), &missed])).await?.try_get(0)?;
+        let previous = previous.map(|id| &**id);
+        let arguments: [&(dyn ToSql + Sync); 2] = [&previous, &missed];
+        let id: String = in_time(client.query_one(ENTER, &arguments)).await?.try_get(0)?;
         // Letters and digits. Nobody sends to it before a device of it is known.
         in_time(client.batch_execute(&format!("listen livestore_relay_{id}"))).await?;
         let mut renewal = interval(RENEWAL);

@@ -1,0 +1,137 @@
+//! TLS with Postgres: used where it is asked for, and only with a server that proves who it is.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::dialects::Caller;
+use livestore_tests::events::chain;
+use livestore_tests::sidecar::Start;
+use tempfile::TempDir;
+
+/// Somebody who signs certificates.
+struct Authority {
+    folder: TempDir,
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self { folder: tempfile::tempdir().unwrap() };
+        run(authority
+            .openssl()
+            .args(["req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=authority"])
+            .args(["-keyout", "authority.key", "-out", "authority.crt"]));
+        authority
+    }
+
+    fn openssl(&self) -> Command {
+        let mut command = Command::new("openssl");
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.folder.path().join("authority.crt")
+    }
+
+    /// Makes a key and a certificate for a host: `server.key` and `server.crt`.
+    fn sign(&self, host: &str) {
+        std::fs::write(self.folder.path().join("names"), format!("subjectAltName={host}")).unwrap();
+        run(self.openssl().args(["req", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=server"]).args([
+            "-keyout",
+            "server.key",
+            "-out",
+            "server.csr",
+        ]));
+        run(self
+            .openssl()
+            .args([
+                "x509",
+                "-req",
+                "-days",
+                "2",
+                "-in",
+                "server.csr",
+                "-CA",
+                "authority.crt",
+                "-CAkey",
+                "authority.key",
+            ])
+            .args(["-CAcreateserial", "-extfile", "names", "-out", "server.crt"]));
+    }
+}
+
+/// Gives a cluster a certificate for a host.
+async fn serve_tls(cluster: &Cluster, authority: &Authority, host: &str) {
+    authority.sign(host);
+    for file in ["server.crt", "server.key"] {
+        install(&authority.folder.path().join(file), &cluster.folder().join("data").join(file));
+    }
+    let admin = cluster.connect("postgres", "postgres").await;
+    admin.batch_execute("alter system set ssl = on").await.unwrap();
+    cluster.pg_ctl(&["restart"]);
+}
+
+/// As a file that Postgres takes for a key: its own, and nobody else's.
+fn install(from: &Path, to: &Path) {
+    std::fs::copy(from, to).unwrap();
+    run(Command::new("chown").arg("--reference").arg(to.parent().unwrap()).arg(to));
+    run(Command::new("chmod").arg("600").arg(to));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_goes_over_tls_where_it_is_asked_for() {
+    let database = Database::alone().await;
+    let authority = Authority::new();
+    serve_tls(database.cluster(), &authority, "IP:127.0.0.1").await;
+    let certificate = authority.certificate().display().to_string();
+    let with = |mode: &str| {
+        Start::new(format!("{}?sslmode={mode}", database.url("sidecar")))
+            .arguments(&["--database-root-certificate", &certificate])
+    };
+    for mode in ["verify-full", "verify-ca", "require"] {
+        let sidecar = with(mode).ready().await;
+        let answer = Caller::new(&sidecar, mode).write("electric", chain(0, 1)).await;
+        assert_eq!(answer.status, 200, "{mode}: {answer:?}");
+        let plain = "select count(*), count(*) filter (where ssl) from pg_stat_ssl join pg_stat_activity using (pid)
+             where application_name = 'livestore-sidecar'";
+        let row = database.admin().await.query_one(plain, &[]).await.unwrap();
+        let (all, with_tls): (i64, i64) = (row.get(0), row.get(1));
+        assert!(all >= 4 && all == with_tls, "{mode}: {with_tls} of {all}");
+        sidecar.terminate().await;
+    }
+    database.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_cannot_prove_who_it_is_gets_nothing() {
+    let database = Database::alone().await;
+    let (authority, another) = (Authority::new(), Authority::new());
+    let refused = |certificate: Option<PathBuf>, mode: &str| {
+        let certificate = certificate.map(|file| file.display().to_string());
+        let arguments: Vec<&str> =
+            certificate.iter().flat_map(|file| ["--database-root-certificate", &**file]).collect();
+        let url = format!("{}?sslmode={mode}", database.url("sidecar"));
+        let output = Start::new(url).arguments(&arguments).command().output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let assert_refused = |(code, log): (Option<i32>, String), what: &str| {
+        assert_eq!(code, Some(4), "{what}: {log}");
+        assert!(log.contains("TLS with the database fails"), "{what}: {log}");
+    };
+    assert_refused(refused(Some(authority.certificate()), "require"), "a server without TLS");
+    serve_tls(database.cluster(), &authority, "IP:127.0.0.1").await;
+    assert_refused(refused(Some(another.certificate()), "require"), "another authority");
+    assert_refused(refused(None, "verify-full"), "an authority that this system does not know");
+    serve_tls(database.cluster(), &authority, "DNS:another.example").await;
+    assert_refused(refused(Some(authority.certificate()), "verify-full"), "the certificate of another host");
+    let (code, log) = refused(Some("/nowhere.pem".into()), "verify-full");
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("--database-root-certificate"), "{log}");
+    database.stop();
+}
