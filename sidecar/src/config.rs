@@ -134,6 +134,18 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_SHUTDOWN_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration)]
     pub shutdown_deadline: Duration,
 
+    /// How many connections there may be.
+    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS", default_value_t = 10_000)]
+    pub max_connections: usize,
+
+    /// How many from one address; those from this machine, a proxy's for one, do not count.
+    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1000)]
+    pub max_connections_per_address: usize,
+
+    /// How long a client may take to send the head of a request, and to begin the next one on a connection that is kept.
+    #[arg(long, env = "LIVESTORE_HEAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub head_timeout: Duration,
+
     /// The largest frame that a client may send, in bytes.
     #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20)]
     pub max_frame_bytes: usize,

@@ -11,16 +11,13 @@ mod server;
 mod shutdown;
 mod telemetry;
 
-use std::future::IntoFuture;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use clap::Parser;
-use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -33,14 +30,12 @@ use crate::log::{Log, LogConfig};
 use crate::postgres::{Database, DatabaseError, tls};
 use crate::protocols::electric::Upstream;
 use crate::relay::{Flow, Relay};
+use crate::server::accept::{self, Bounds};
 use crate::server::s2::Created;
 use crate::server::{Server, Settings};
 
 /// How often a database that is away is tried at start.
 const START_RETRY: Duration = Duration::from_millis(250);
-
-/// How long a client may leave what it is sent unread before it is disconnected.
-const UNREAD: Duration = Duration::from_secs(30);
 
 /// Why the process ends other than by a signal. Each has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
@@ -122,10 +117,19 @@ async fn run(config: Config) -> Result<(), Failure> {
         .map_err(|error| Failure::Config(format!("--database-root-certificate: {error}")))?;
     let database = Database::new(database_url, tls, config.database_connections.into())
         .map_err(|error| Failure::Config(format!("--database-connections: {error}")))?;
+    // A connection is a file; how many are served is said by --max-connections.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
+    }
     let listener = listen(config.listen).await?;
     let listen = listener.local_addr()?;
     config.check_address(listen).map_err(Failure::Config)?;
 
+    let bounds = Bounds {
+        connections: config.max_connections,
+        connections_per_address: config.max_connections_per_address,
+        head_timeout: config.head_timeout,
+    };
     let shutdown = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
@@ -157,16 +161,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         created: Created::default(),
     };
     // Serving begins before the database is known to be there: clients wait better than they reconnect.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = SockRef::from(&*stream).set_tcp_user_timeout(Some(UNREAD)) {
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "a connection without a limit for a client that does not read"
-            );
-        }
-    });
-    let serving = axum::serve(listener, server.router()).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let serving = tokio::spawn(serving.into_future());
+    let serving = tokio::spawn(accept::serve(listener, server.router(), bounds, shutdown.clone()));
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
 
     let result = tokio::select! {

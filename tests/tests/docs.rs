@@ -93,3 +93,30 @@ async fn the_sql_of_the_page_on_electric_runs() {
     let head: i64 = admin.query_one("select livestore.head('my-store')", &[]).await.unwrap().get(0);
     assert_eq!(head, 1);
 }
+
+#[tokio::test]
+async fn application_roles_see_their_stores_only() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for block in sql_of("docs/security.md") {
+        admin.batch_execute(&block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
+    }
+    let events = "select livestore.commit('user-ann-1', 'hers'), livestore.commit('user-bob-1', 'his');
+        insert into app.members values (session_user, 'user-bob-1')";
+    admin.batch_execute(events).await.unwrap();
+    for (role, view, store) in
+        [("app_of_ann", "ann.events", "user-ann-1"), ("app_users", "app.my_events", "user-bob-1")]
+    {
+        admin.batch_execute(&format!("set role {role}")).await.unwrap();
+        let seen = admin.query(&format!("select store_id from {view}"), &[]).await.unwrap();
+        let seen: Vec<String> = seen.iter().map(|row| row.get(0)).collect();
+        assert_eq!(seen, [store], "{role}");
+        for forbidden in ["livestore.events", "livestore.stores", "livestore.eventlog_1"] {
+            let refused = admin.query(&format!("select * from {forbidden}"), &[]).await.unwrap_err();
+            assert_eq!(refused.code().unwrap().code(), "42501", "{role}, {forbidden}");
+        }
+        let written = admin.execute(&format!("delete from {view}"), &[]).await.unwrap_err();
+        assert!(written.as_db_error().is_some(), "{role}");
+        admin.batch_execute("reset role").await.unwrap();
+    }
+}

@@ -1,5 +1,6 @@
 //! HTTP: which request goes to which protocol, and what a load balancer asks.
 
+pub mod accept;
 mod cf;
 mod electric;
 mod relay;

@@ -1,0 +1,264 @@
+//! Accepting connections, within bounds: how many there may be, and how long one may take to say what it wants.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+/// How long a client may leave what it is sent unread before it is disconnected.
+const UNREAD: Duration = Duration::from_secs(30);
+
+/// After an error that is the process's own, such as too many open files.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// How often it is logged that connections are refused.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// How many clients are being told so at once.
+const REFUSALS: usize = 100;
+
+/// To a client that is one too many.
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 46\r\nretry-after: 10\r\nconnection: close\r\n\r\ntoo many connections: close some, or try later";
+
+/// What an operator sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    pub connections: usize,
+    /// From one address that is not this machine's.
+    pub connections_per_address: usize,
+    /// How long the head of a request may take, also the next one's on a connection that is kept.
+    pub head_timeout: Duration,
+}
+
+/// Serves until it is told to shut down, and then until every request is answered.
+pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
+    let (open, tasks) = (Arc::new(Open::new(bounds)), TaskTracker::new());
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_the_clients(&error) => continue,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "a connection cannot be accepted");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        prepare(&stream);
+        match open.admit(address) {
+            Some(place) => {
+                let (router, shutdown) = (router.clone(), shutdown.clone());
+                tasks.spawn(serve_one(Counted { stream, _place: place }, router, bounds, shutdown));
+            }
+            // Beyond some, they are closed without a word.
+            None if tasks.len() < bounds.connections + REFUSALS => drop(tasks.spawn(refuse(stream))),
+            None => {}
+        }
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.head_timeout)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        debug!(error = &error as &dyn std::error::Error, "a connection broke");
+    }
+}
+
+async fn refuse(mut stream: TcpStream) {
+    let _ = timeout(PAUSE, async {
+        // An answer that comes before its request is none to many clients.
+        let _ = stream.read(&mut [0; 1024]).await?;
+        stream.write_all(REFUSAL).await?;
+        stream.shutdown().await?;
+        // To close with a request unread would reset the connection, and the client might not see the answer.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    })
+    .await;
+}
+
+fn prepare(stream: &TcpStream) {
+    let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD)));
+    if let Err(error) = prepared {
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "a connection without a limit for a client that does not read"
+        );
+    }
+}
+
+/// It was gone before it was accepted.
+fn is_the_clients(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// The connections that are open.
+struct Open {
+    bounds: Bounds,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+    warned: Option<Instant>,
+}
+
+/// The place of one among them, until this is dropped.
+struct Place {
+    open: Arc<Open>,
+    address: Option<IpAddr>,
+}
+
+impl Open {
+    fn new(bounds: Bounds) -> Self {
+        Self { bounds, state: Mutex::default() }
+    }
+
+    fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Place> {
+        // A proxy on this machine speaks for many.
+        let address = Some(address.ip().to_canonical()).filter(|ip| !ip.is_loopback());
+        let mut state = self.state.lock();
+        let of_address = address.and_then(|ip| state.by_address.get(&ip)).copied().unwrap_or_default();
+        if state.all >= self.bounds.connections || of_address >= self.bounds.connections_per_address {
+            if state.warned.is_none_or(|warned| warned.elapsed() > WARN_EVERY) {
+                state.warned = Some(Instant::now());
+                warn!(
+                    open = state.all,
+                    of_address, "connections are refused: see --max-connections and --max-connections-per-address"
+                );
+            }
+            return None;
+        }
+        state.all += 1;
+        if let Some(ip) = address {
+            *state.by_address.entry(ip).or_default() += 1;
+        }
+        drop(state);
+        Some(Place { open: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.open.state.lock();
+        state.all -= 1;
+        if let Some(ip) = self.address
+            && let Some(count) = state.by_address.get_mut(&ip)
+        {
+            *count -= 1;
+            if *count == 0 {
+                state.by_address.remove(&ip);
+            }
+        }
+    }
+}
+
+/// A connection that has its place for as long as it is open, as a WebSocket, too.
+struct Counted {
+    stream: TcpStream,
+    _place: Place,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let bounds = Bounds { connections: 4, connections_per_address: 2, head_timeout: Duration::ZERO };
+        let open = Arc::new(Open::new(bounds));
+        let from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
+        let (first, second) = (from("10.0.0.1").unwrap(), from("::ffff:10.0.0.1").unwrap());
+        assert!(from("10.0.0.1").is_none(), "the same address, as IPv4 and as IPv6");
+        let third = from("10.0.0.2").unwrap();
+        let local = from("127.0.0.1").unwrap();
+        assert!(from("127.0.0.1").is_none() && from("10.0.0.3").is_none(), "four in all");
+        drop((first, local));
+        let again: Vec<_> = [from("10.0.0.1"), from("::1")].into_iter().flatten().collect();
+        assert_eq!(again.len(), 2);
+        drop((second, third, again));
+        assert!(open.state.lock().all == 0 && open.state.lock().by_address.is_empty());
+    }
+
+    #[test]
+    fn the_refusal_has_the_length_that_it_says() {
+        let text = String::from_utf8_lossy(REFUSAL);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{}", body.len());
+    }
+}

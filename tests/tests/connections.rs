@@ -1,0 +1,103 @@
+//! Connections that ask for too much: too many of them, or too slow to say what they want.
+
+use std::time::{Duration, Instant};
+
+use livestore_tests::cluster::Database;
+use livestore_tests::dialects::Caller;
+use livestore_tests::events::chain;
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::{PATIENCE, eventually};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+async fn start(arguments: &[&str]) -> (Database, Sidecar) {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(arguments).ready().await;
+    (database, sidecar)
+}
+
+async fn connect(sidecar: &Sidecar) -> TcpStream {
+    TcpStream::connect(("127.0.0.1", sidecar.port())).await.unwrap()
+}
+
+/// All that the server says until it closes.
+async fn read_to_end(mut stream: TcpStream) -> String {
+    let mut text = Vec::new();
+    // A reset is an end, too.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut text)).await.expect("it closes");
+    String::from_utf8_lossy(&text).into()
+}
+
+async fn is_served(sidecar: &Sidecar, head: i64) {
+    let answer = Caller::new(sidecar, "s").write("electric", chain(head, 1)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_drips_the_head_of_a_request_is_disconnected() {
+    let (_database, sidecar) = start(&["--head-timeout", "2s"]).await;
+    let since = Instant::now();
+    let mut drip = connect(&sidecar).await;
+    drip.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\n").await.unwrap();
+    let mut silent = connect(&sidecar).await;
+    silent.write_all(b"").await.unwrap();
+    let mut kept = connect(&sidecar).await;
+    kept.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+    while timeout(PATIENCE, async { drip.write_all(b"x: y\r\n").await.is_ok() }).await.unwrap() {
+        assert!(since.elapsed() < PATIENCE, "never");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(since.elapsed() >= Duration::from_secs(2));
+    assert!(read_to_end(silent).await.is_empty());
+    assert!(read_to_end(kept).await.ends_with("ok\n"));
+    is_served(&sidecar, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_is_no_head_that_takes_long() {
+    let (_database, sidecar) = start(&["--head-timeout", "1s"]).await;
+    let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+    rpc.pull("live".into(), "s", true).await;
+    rpc.frame().await;
+    assert!(rpc.is_quiet_for(Duration::from_secs(3)).await);
+    is_served(&sidecar, 0).await;
+    assert!(rpc.frame().await.to_string().contains("seqNum"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_told_so_and_places_come_back() {
+    let (_database, sidecar) = start(&["--max-connections", "3"]).await;
+    let url = sidecar.url();
+    let (first, _second, _third) = (Rpc::open(&url, "s").await, Rpc::open(&url, "s").await, Rpc::open(&url, "s").await);
+    eventually("no place is left", || async { sidecar.get("/healthz").await.0 == 503 }).await;
+    let (status, text) = sidecar.get("/healthz").await;
+    assert_eq!((status, &*text), (503, "too many connections: close some, or try later"));
+    eventually("it is logged", || async { sidecar.log().contains("connections are refused") }).await;
+    drop(first);
+    eventually("a place is free", || async { sidecar.get("/healthz").await.0 == 200 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_thousand_half_open_connections_keep_nobody_else_out() {
+    rlimit::increase_nofile_limit(20_000).unwrap();
+    let (_database, sidecar) = start(&["--head-timeout", "15s"]).await;
+    is_served(&sidecar, 0).await;
+    let (memory, sockets) = (sidecar.memory(), sidecar.sockets());
+    let mut half_open = Vec::new();
+    for number in 0..5000 {
+        let mut stream = connect(&sidecar).await;
+        if number % 2 == 0 {
+            stream.write_all(b"POST /api/electric HTTP/1.1\r\nhost: h\r\ncontent-le").await.unwrap();
+        }
+        half_open.push(stream);
+    }
+    eventually("they are all open", || async { sidecar.sockets() >= sockets + 4000 }).await;
+    for head in 1..20 {
+        is_served(&sidecar, head).await;
+    }
+    let grown = sidecar.memory().saturating_sub(memory);
+    assert!(grown < 200 << 20, "{} MiB for 5,000 connections", grown >> 20);
+    eventually("they are disconnected", || async { sidecar.sockets() < sockets + 100 }).await;
+}
