@@ -95,7 +95,7 @@ $$;
 
 comment on function livestore.relay_forget(text[]) is 'Internal: removes sidecars with their devices and parcels, and tells the others';
 
-create function livestore.relay_enter(lease interval, previous text default null, missed text[] default null)
+create function livestore.relay_enter(lease interval, previous text default null)
 returns text
 language plpgsql
 security definer
@@ -107,16 +107,27 @@ declare
 begin
     perform livestore.relay_lock();
     perform livestore.relay_forget(array[previous]);
-    if cardinality(missed) > 0 then
-        perform livestore.relay_notify(s.sidecar, json_build_object('missed', missed)::text) from livestore.relay_sidecars s;
-    end if;
     insert into livestore.relay_sidecars values (sidecar, clock_timestamp() + lease);
     return sidecar;
 end
 $$;
 
-comment on function livestore.relay_enter(interval, text, text[]) is
-'Makes a sidecar known to the peer relay for as long as it renews its lease, and returns a name for it that nobody had before. previous: its name before, when its connection was lost. missed: users of whom it had messages that others could not get. What the sidecar uses';
+comment on function livestore.relay_enter(interval, text) is
+'Makes a sidecar known to the peer relay for as long as it renews its lease, and returns a name for it that nobody had before. previous: its name before, when its connection was lost. What the sidecar uses';
+
+create function livestore.relay_miss(sidecar text, users text[])
+returns void
+language sql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select livestore.relay_notify(s.sidecar, json_build_object('missed', users)::text)
+    from livestore.relay_sidecars s
+    where s.sidecar <> $1
+$$;
+
+comment on function livestore.relay_miss(text, text[]) is
+'Tells all other sidecars of users who have sent messages that could not reach them. What the sidecar uses';
 
 create function livestore.relay_renew(sidecar text, lease interval)
 returns boolean

@@ -290,7 +290,16 @@ impl Config {
     /// What to change.
     pub fn authentication(&self) -> Result<Authentication, String> {
         if self.auth == Auth::None {
-            return Ok(Authentication::None);
+            let is_given = [
+                ("--jwt-secret", self.jwt_secret.is_some()),
+                ("--jwt-public-key", self.jwt_public_key.is_some()),
+                ("--jwks-url", self.jwks_url.is_some()),
+                ("--allow", !self.allow.is_empty()),
+            ];
+            return match is_given.into_iter().find(|(_, is_given)| *is_given) {
+                Some((option, _)) => Err(format!("{option} without --auth jwt would protect nothing: say that, too")),
+                None => Ok(Authentication::None),
+            };
         }
         if self.jwt_leeway > LONGEST_LEEWAY {
             return Err("--jwt-leeway is more than a day: tokens would hardly end".into());

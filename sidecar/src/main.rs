@@ -37,6 +37,9 @@ use crate::server::{Server, Settings};
 /// How often a database that is away is tried at start.
 const START_RETRY: Duration = Duration::from_millis(250);
 
+/// How long telling other sidecars may take.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why the process ends other than by a signal. Each has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -176,7 +179,8 @@ async fn run(config: Config) -> Result<(), Failure> {
     let ended = timeout_at(deadline, async {
         let exited = async {
             if let Some(relay) = relay {
-                relay.exit().await;
+                // Not for ever: without a link there is nobody to tell.
+                let _ = timeout(EXIT_TIMEOUT, relay.exit()).await;
             }
         };
         // Devices of other sidecars hear of it at once, however long those of this one take to leave.

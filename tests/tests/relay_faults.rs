@@ -147,7 +147,7 @@ async fn a_restart_of_postgres_without_mercy_is_survived() {
         let found = || tokio::spawn(exchange(urls[0].clone(), urls[1].clone()));
         eventually("they find each other again", || async { found().await.is_ok() }).await;
         for sidecar in [&near, &far] {
-            assert_eq!(sidecar.get("/readyz").await.0, 200);
+            eventually("it is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
         }
     }
     database.stop();

@@ -59,6 +59,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("register_stores", "livestore.register_stores('{s}')", NOBODY),
     ("renew_backend_ids", "livestore.renew_backend_ids()", NOBODY),
     ("relay_enter", "livestore.relay_enter('15 s')", WRITERS),
+    ("relay_miss", "livestore.relay_miss('x', '{u}')", WRITERS),
     ("relay_renew", "livestore.relay_renew('x', '15 s')", WRITERS),
     ("relay_join", "livestore.relay_join('x', '{u}', '{c}')", WRITERS),
     ("relay_leave", "livestore.relay_leave('x', '{u}', '{c}', '{1}')", WRITERS),

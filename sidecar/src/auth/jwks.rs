@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::jwk::{Jwk, JwkSet};
+use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
-use tokio::sync::Mutex;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -21,11 +22,16 @@ const AGE: Duration = Duration::from_secs(300);
 const TIMEOUT: Duration = Duration::from_secs(5);
 const BYTES: usize = 64 << 10;
 
-/// Keys, and where they come from.
-pub struct Jwks {
+/// Keys, and where they come from. Cheap to clone.
+#[derive(Clone)]
+pub struct Jwks(Arc<Provider>);
+
+struct Provider {
     url: Url,
     client: Client,
     known: Mutex<Known>,
+    /// Counts the answers, and the requests that got none.
+    settled: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -34,6 +40,7 @@ struct Known {
     /// When they were last asked for, and last told.
     asked: Option<Instant>,
     told: Option<Instant>,
+    is_asking: bool,
 }
 
 /// Why there are no keys. For the log.
@@ -63,29 +70,52 @@ impl Jwks {
             _ => return Err("keys have to come over https: whoever is in between could make tokens".into()),
         }
         let client = Client::builder().timeout(TIMEOUT).redirect(redirect::Policy::none()).build();
-        Ok(Self { url, client: client.map_err(|error| error.to_string())?, known: Mutex::default() })
+        let client = client.map_err(|error| error.to_string())?;
+        let (known, settled) = (Mutex::default(), watch::Sender::new(0));
+        Ok(Self(Arc::new(Provider { url, client, known, settled })))
     }
 
-    /// The keys: those that are known, if they are young and have one of this name (`kid`), or else those that the provider has
-    /// now. While it is away, those that are known.
+    /// The keys: those that are known, if one has this name (`kid`), and otherwise those that the provider has now. While it is
+    /// away, those that are known.
     pub async fn keys(&self, name: Option<&str>) -> Arc<[Key]> {
-        let mut known = self.known.lock().await;
-        let is_young = known.told.is_some_and(|told| told.elapsed() < AGE);
-        let has_it = name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)));
-        if (is_young && has_it) || known.asked.is_some_and(|asked| asked.elapsed() < PAUSE) {
-            return Arc::clone(&known.keys);
+        let mut settled = self.0.settled.subscribe();
+        {
+            let mut known = self.0.known.lock();
+            let is_young = known.told.is_some_and(|told| told.elapsed() < AGE);
+            let has_it =
+                !known.keys.is_empty() && name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)));
+            let may_ask = known.asked.is_none_or(|asked| asked.elapsed() >= PAUSE);
+            if !(is_young && has_it) && may_ask && !known.is_asking {
+                known.asked = Some(Instant::now());
+                known.is_asking = true;
+                // On its own: whoever made it necessary may be gone before the answer.
+                tokio::spawn(self.clone().ask());
+            }
+            if has_it || !known.is_asking {
+                return Arc::clone(&known.keys);
+            }
         }
-        known.asked = Some(Instant::now());
-        match self.fetch().await {
+        let _ = settled.changed().await;
+        Arc::clone(&self.0.known.lock().keys)
+    }
+
+    async fn ask(self) {
+        let fetched = self.0.fetch().await;
+        let mut known = self.0.known.lock();
+        known.is_asking = false;
+        match fetched {
             Ok(keys) => {
                 known.keys = keys.into();
                 known.told = Some(Instant::now());
             }
             Err(error) => warn!(error = &error as &dyn std::error::Error, "the keys of --jwks-url cannot be fetched"),
         }
-        Arc::clone(&known.keys)
+        drop(known);
+        self.0.settled.send_modify(|count| *count += 1);
     }
+}
 
+impl Provider {
     async fn fetch(&self) -> Result<Vec<Key>, Failure> {
         let mut response = self.client.get(self.url.clone()).send().await?.error_for_status()?;
         let mut body = Vec::new();

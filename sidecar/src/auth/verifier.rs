@@ -166,13 +166,23 @@ impl Verifier {
             ErrorKind::Json(error) if error.is_data() => Refused::Algorithm,
             _ => Refused::Malformed,
         })?;
-        let provided = match &self.provider {
-            Some(provider) => provider.keys(header.kid.as_deref()).await,
-            None => Arc::default(),
+        let refused = match self.verify_by(&self.keys, token, &header) {
+            Err(refused @ (Refused::Algorithm | Refused::Signature)) => refused,
+            decided => return decided,
         };
-        let mut refused =
-            if self.keys.is_empty() && provided.is_empty() { Refused::NoKeys } else { Refused::Algorithm };
-        for key in self.keys.iter().chain(&*provided).filter(|key| key.fits(&header)) {
+        let Some(provider) = &self.provider else {
+            return Err(refused);
+        };
+        let provided = provider.keys(header.kid.as_deref()).await;
+        if provided.is_empty() {
+            return Err(Refused::NoKeys);
+        }
+        self.verify_by(&provided, token, &header)
+    }
+
+    fn verify_by(&self, keys: &[Key], token: &str, header: &Header) -> Result<Claims, Refused> {
+        let mut refused = Refused::Algorithm;
+        for key in keys.iter().filter(|key| key.fits(header)) {
             let algorithms = key.key.family().algorithms().to_vec();
             let validation = Validation { algorithms, ..self.validation.clone() };
             match decode::<Map<String, Value>>(token, &key.key, &validation) {

@@ -14,7 +14,7 @@ pub struct Context {
     payload: Option<Box<str>>,
     headers: Option<Box<str>>,
     credentials: Credentials,
-    identity: OnceCell<Result<Identity, Refused>>,
+    identity: OnceCell<Identity>,
 }
 
 impl Context {
@@ -56,13 +56,12 @@ impl Context {
     /// # Errors
     /// There is no token, or not a good one.
     pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, Refused> {
-        let identity = self.identity.get_or_init(|| authentication.identify(&self.credentials)).await;
-        identity.as_ref().map_err(|refused| *refused)
+        self.identity.get_or_try_init(|| authentication.identify(&self.credentials)).await
     }
 
     /// What the token says, as a JSON object, once it was looked at.
     pub fn claims(&self) -> Option<&str> {
-        self.identity.get()?.as_ref().ok()?.claims.as_deref()
+        self.identity.get()?.claims.as_deref()
     }
 
     /// In bytes.

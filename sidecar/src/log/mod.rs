@@ -114,6 +114,16 @@ pub enum NotReady {
     NotListening,
 }
 
+impl NotReady {
+    /// For whoever asks.
+    pub fn to_strangers(&self) -> String {
+        match self {
+            Self::Database(error) => error.to_strangers(),
+            Self::NotListening => self.to_string(),
+        }
+    }
+}
+
 impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
     /// yet.

@@ -97,8 +97,7 @@ fn push_error(sqlstate: &str, message: &str, detail: &str) -> PushError {
 
 /// Postgres' own words may quote an event, so they stay out of the log; its own log has them.
 pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
-    let context = error.as_db_error().and_then(|error| error.where_());
-    warn!(sqlstate = error.code().map(SqlState::code), ?context, "{message}");
+    warn!(sqlstate = error.code().map(SqlState::code), "{message}");
 }
 
 /// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every

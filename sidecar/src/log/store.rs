@@ -8,7 +8,7 @@ use futures_util::future::Either;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::{SemaphorePermit, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::aliases::Location;
@@ -27,6 +27,9 @@ use super::{LAG, Log, PullError, check_cursor};
 
 /// What `livestore.reset_store` raises for a store that there is not.
 const NO_SUCH_STORE: &str = "LS004";
+
+/// How often keys that are away are looked for.
+const KEYS_RETRY: Duration = Duration::from_secs(1);
 
 /// Cheap to clone. Pushes and pulls are asked of the operator's authorize function first, if there is one.
 #[derive(Clone)]
@@ -104,8 +107,14 @@ impl StoreLog {
     }
 
     async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
-        let identity = self.context.identity(&self.log.authentication).await;
-        let identity = identity.map_err(|refused| Denied(refused.to_string()))?;
+        let identity = loop {
+            match self.context.identity(&self.log.authentication).await {
+                Ok(identity) => break identity,
+                // It passes, and a client that was told no would stop for good.
+                Err(Refused::NoKeys) => sleep(KEYS_RETRY).await,
+                Err(refused) => return Err(Denied(refused.to_string())),
+            }
+        };
         if identity.has_ended() {
             return Err(Denied(Refused::Expired.to_string()));
         }

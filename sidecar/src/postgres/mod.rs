@@ -3,6 +3,7 @@
 mod backoff;
 pub mod tls;
 
+use std::error::Error;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
@@ -53,6 +54,14 @@ pub enum DatabaseError {
 }
 
 impl DatabaseError {
+    /// For whoever asks: without what Postgres says of the operator's function.
+    pub fn to_strangers(&self) -> String {
+        match self {
+            Self::AuthorizeFunction { .. } => "the authorize function cannot be called: see the log".into(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether waiting can help: the database is away or restarting, nothing is wrong with how it is set up.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Busy | Self::Lost)
@@ -61,8 +70,7 @@ impl DatabaseError {
 
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
-        // tokio-postgres has no other name for it.
-        if error.code().is_none() && error.to_string().starts_with("error performing TLS handshake") {
+        if is_tls_refusal(&error) {
             Self::Tls(error)
         } else if is_passing(&error) {
             Self::Unreachable(error)
@@ -70,6 +78,17 @@ impl From<tokio_postgres::Error> for DatabaseError {
             Self::Refused(error)
         }
     }
+}
+
+/// Whether it is the certificate, or that the server has none: what breaks off in the middle passes.
+fn is_tls_refusal(error: &tokio_postgres::Error) -> bool {
+    let Some(source) = error.source() else {
+        return false;
+    };
+    let inner = source.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let is_rustls = inner.is_some_and(|inner| inner.is::<rustls::Error>());
+    // tokio-postgres has no other name for it.
+    is_rustls || source.to_string() == "server does not support TLS"
 }
 
 /// Whether an error of Postgres, or of the way to it, passes by itself: the same statement may succeed later.

@@ -117,16 +117,21 @@ impl Hub {
         peers
     }
 
-    /// Gives a text to all other devices of a user that are here, and returns the sidecars of the others.
-    pub fn spread(&self, user_id: &UserId, client_id: &ClientId, text: &Bytes) -> Vec<SidecarId> {
+    /// Gives a text to all other devices of a user that are here, and returns the sidecars of the others; `None` if the device
+    /// that sends it is not online any more.
+    pub fn spread(&self, user_id: &UserId, client_id: &ClientId, id: u64, text: &Bytes) -> Option<Vec<SidecarId>> {
         let mut state = self.0.lock();
+        let sender = state.users.get(user_id)?.here.get(client_id)?;
+        if sender.id != id || sender.mailbox.has_ended() {
+            return None;
+        }
         state.senders[0].insert(user_id.clone());
         state.deliver_to_others(user_id, client_id, text);
         let elsewhere = state.users.get(user_id).map(|user| {
             let others = user.elsewhere.iter().filter(|(other, _)| *other != client_id);
             others.map(|(_, device)| device.sidecar.clone()).collect::<HashSet<_>>()
         });
-        elsewhere.into_iter().flatten().collect()
+        Some(elsewhere.into_iter().flatten().collect())
     }
 
     /// Gives a text to one connection of a device that is here, if it still is.
@@ -184,14 +189,9 @@ impl Hub {
         self.0.lock().senders[1].clear();
     }
 
-    /// Users whose devices have sent something that devices elsewhere may have missed.
-    pub fn missed(&self) -> Vec<UserId> {
-        self.0.lock().senders.iter().flatten().cloned().collect()
-    }
-
     /// The link was broken, and is another one now: nobody is known elsewhere, nobody there knows who is here, and everybody
-    /// here may have missed messages.
-    pub fn start_over(&self) {
+    /// here may have missed messages. Returns the users whose devices have sent something that others may have missed.
+    pub fn start_over(&self) -> Vec<UserId> {
         let mut state = self.0.lock();
         for user in state.users.values_mut() {
             user.elsewhere.clear();
@@ -202,7 +202,12 @@ impl Hub {
                 here.mailbox.end(Ended::Missed);
             }
         }
-        state.senders.iter_mut().for_each(HashSet::clear);
+        state.senders.iter_mut().flat_map(HashSet::drain).collect()
+    }
+
+    /// Tells a later [`Self::start_over`] of these users again.
+    pub fn remember(&self, missed: Vec<UserId>) {
+        self.0.lock().senders[0].extend(missed);
     }
 
     /// Hears what another sidecar says.

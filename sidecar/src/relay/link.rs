@@ -182,8 +182,7 @@ impl Link {
 
     /// Connects, while nothing can be sent.
     async fn open(&mut self, previous: Option<&SidecarId>) -> Result<Line, DatabaseError> {
-        let hub = Arc::clone(&self.hub);
-        let opening = Line::open(&self.database, &hub, previous);
+        let opening = Line::open(&self.database, previous);
         tokio::pin!(opening);
         loop {
             tokio::select! {
@@ -197,7 +196,11 @@ impl Link {
     /// Serves one life of the connection, until it breaks.
     async fn serve(&mut self, mut line: Line, is_first: bool) -> End {
         if !is_first {
-            self.hub.start_over();
+            let missed = self.hub.start_over();
+            if let Err(error) = line.tell(&missed).await {
+                self.hub.remember(missed);
+                return End::Lost(error);
+            }
         }
         loop {
             let waiting = self.next.take();
@@ -308,7 +311,7 @@ fn refuse(command: Command) {
 }
 
 impl Line {
-    async fn open(database: &Database, hub: &Hub, previous: Option<&SidecarId>) -> Result<Self, DatabaseError> {
+    async fn open(database: &Database, previous: Option<&SidecarId>) -> Result<Self, DatabaseError> {
         let (client, mut connection) = database.connect().await?;
         let (sender, notifications) = mpsc::unbounded_channel();
         let connection = tokio::spawn(async move {
@@ -330,11 +333,8 @@ impl Line {
             fetch: in_time(client.prepare(FETCH)).await?,
             renew: in_time(client.prepare(RENEW)).await?,
         };
-        let missed = hub.missed();
-        let missed: Vec<&str> = missed.iter().map(|user| &**user).collect();
         let previous = previous.map(|id| &**id);
-        let arguments: [&(dyn ToSql + Sync); 2] = [&previous, &missed];
-        let id: String = in_time(client.query_one(ENTER, &arguments)).await?.try_get(0)?;
+        let id: String = in_time(client.query_one(ENTER, &[&previous])).await?.try_get(0)?;
         // Letters and digits. Nobody sends to it before a device of it is known.
         in_time(client.batch_execute(&format!("listen livestore_relay_{id}"))).await?;
         let mut renewal = interval(RENEWAL);
@@ -410,6 +410,16 @@ impl Line {
         }
     }
 
+    /// Tells the others whose messages their devices may have missed.
+    async fn tell(&mut self, missed: &[UserId]) -> Result<(), DatabaseError> {
+        if missed.is_empty() {
+            return Ok(());
+        }
+        let missed: Vec<&str> = missed.iter().map(|user| &**user).collect();
+        in_time(self.client.execute("select livestore.relay_miss($1, $2)", &[&&*self.id, &missed])).await?;
+        Ok(())
+    }
+
     async fn renew(&mut self, hub: &Hub) -> Result<(), DatabaseError> {
         hub.question();
         let is_known: bool = in_time(self.client.query_one(&self.statements.renew, &[&&*self.id])).await?.try_get(0)?;
@@ -459,7 +469,7 @@ fn known(row: &Row) -> Result<Known, tokio_postgres::Error> {
     })
 }
 
-const ENTER: &str = "select livestore.relay_enter(interval '15 seconds', $1, $2)";
+const ENTER: &str = "select livestore.relay_enter(interval '15 seconds', $1)";
 const RENEW: &str = "select livestore.relay_renew($1, interval '15 seconds')";
 const JOIN: &str = "select user_id, client_id, connection, sidecar from livestore.relay_join($1, $2, $3)";
 const LEAVE: &str = "select livestore.relay_leave($1, $2, $3, $4)";

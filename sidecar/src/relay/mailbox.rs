@@ -52,7 +52,7 @@ pub fn mailbox() -> (Mailbox, Inbox) {
 impl Mailbox {
     /// If there is no room left, this is the end of the device. One that has ended gets no more.
     pub fn put(&self, text: &Bytes) {
-        if self.end.is_over.is_cancelled() {
+        if self.has_ended() {
             return;
         }
         let room = u32::try_from((text.len() / 1024 + 1).min(ROOM)).unwrap_or(u32::MAX);
@@ -61,6 +61,10 @@ impl Mailbox {
             Ok(permit) => drop(self.letters.send((text.clone(), permit))),
             Err(_) => self.end(Ended::Slow),
         }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.end.is_over.is_cancelled()
     }
 
     /// The first reason counts.

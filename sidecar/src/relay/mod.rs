@@ -106,7 +106,7 @@ impl Device {
     /// # Errors
     /// Some could not be reached.
     pub async fn push(&self, text: Bytes) -> Result<(), Unreachable> {
-        let elsewhere = self.relay.hub.spread(&self.user, &self.client_id, &text);
+        let elsewhere = self.relay.hub.spread(&self.user, &self.client_id, self.id, &text).ok_or(Unreachable)?;
         self.send(elsewhere, Kind::Push, &text).await
     }
 
@@ -118,7 +118,7 @@ impl Device {
         let Some(connection) = self.relay.hub.note_request(&self.user, &self.client_id, self.id, request_id) else {
             return Err(AskError::InUse);
         };
-        let elsewhere = self.relay.hub.spread(&self.user, &self.client_id, &text);
+        let elsewhere = self.relay.hub.spread(&self.user, &self.client_id, self.id, &text).ok_or(Unreachable)?;
         let kind = Kind::Ask { request_id: request_id.into(), connection };
         Ok(self.send(elsewhere, kind, &text).await?)
     }

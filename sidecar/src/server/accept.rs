@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,6 +50,7 @@ pub struct Bounds {
 /// Serves until it is told to shut down, and then until every request is answered.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
     let (open, tasks) = (Arc::new(Open::new(bounds)), TaskTracker::new());
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -71,8 +73,14 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
                 tasks.spawn(serve_one(Counted { stream, _place: place }, router, bounds, shutdown));
             }
             // Beyond some, they are closed without a word.
-            None if tasks.len() < bounds.connections + REFUSALS => drop(tasks.spawn(refuse(stream))),
-            None => {}
+            None => {
+                if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
+                    tasks.spawn(async {
+                        refuse(stream).await;
+                        drop(permit);
+                    });
+                }
+            }
         }
     }
     drop(listener);
@@ -153,7 +161,7 @@ impl Open {
 
     fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Place> {
         // A proxy on this machine speaks for many.
-        let address = Some(address.ip().to_canonical()).filter(|ip| !ip.is_loopback());
+        let address = Some(address.ip().to_canonical()).filter(|ip| !ip.is_loopback()).map(network);
         let mut state = self.state.lock();
         let of_address = address.and_then(|ip| state.by_address.get(&ip)).copied().unwrap_or_default();
         if state.all >= self.bounds.connections || of_address >= self.bounds.connections_per_address {
@@ -172,6 +180,14 @@ impl Open {
         }
         drop(state);
         Some(Place { open: Arc::clone(self), address })
+    }
+}
+
+/// A host has one address of IPv4, and a whole network of IPv6.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -245,6 +261,7 @@ mod tests {
         let from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
         let (first, second) = (from("10.0.0.1").unwrap(), from("::ffff:10.0.0.1").unwrap());
         assert!(from("10.0.0.1").is_none(), "the same address, as IPv4 and as IPv6");
+        assert_eq!(network("2001:db8::1:2:3:4".parse().unwrap()), "2001:db8::".parse::<IpAddr>().unwrap());
         let third = from("10.0.0.2").unwrap();
         let local = from("127.0.0.1").unwrap();
         assert!(from("127.0.0.1").is_none() && from("10.0.0.3").is_none(), "four in all");

@@ -55,6 +55,9 @@ async fn pull(server: Server, request: &Parts) -> Response {
 
 async fn push(server: Server, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    if let Err(refused) = server.identify(&parts).await {
+        return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null);
+    }
     let body = match server.body(body).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message, Value::Null),
@@ -91,6 +94,10 @@ async fn shape(State(server): State<Server>, request: Request) -> Response {
         Ok(asked) => asked,
         Err(errors) => return errors.response(),
     };
+    // Which stores there are is not for everybody.
+    if let Err(refused) = server.identify(&request).await {
+        return shape::uncached(StatusCode::FORBIDDEN, json!({"message": refused}));
+    }
     let electric = server.settings.electric.as_ref();
     let mut patience = asked.patience(electric.map(|_| GRACE).unwrap_or_default(), server.shutdown.clone());
     let store = match patience.wait_for(find(&server, &asked)).await {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -24,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 use tracing::warn;
 
-use crate::auth::{Authentication, Credentials};
+use crate::auth::{Authentication, Credentials, Refused};
 use crate::config::Dialect;
 use crate::log::{Context, Log, StoreId, StoreLog};
 use crate::origins::Origins;
@@ -137,6 +138,19 @@ impl Server {
         Credentials::new(headers, query, self.settings.origins.trust_cookies(headers))
     }
 
+    /// Whether a request without a sync payload, or whose payload is not read yet, comes from somebody with a good token: before
+    /// anything is read or looked up for it.
+    ///
+    /// # Errors
+    /// What to tell the client.
+    async fn identify(&self, parts: &Parts) -> Result<(), String> {
+        let credentials = self.credentials(&parts.headers, parts.uri.query());
+        match self.settings.authentication.identify(&credentials).await {
+            Ok(_) | Err(Refused::NoKeys) => Ok(()),
+            Err(refused) => Err(refused.to_string()),
+        }
+    }
+
     /// The log of a store, for a request that is a connection of its own.
     ///
     /// # Errors
@@ -173,7 +187,7 @@ async fn readyz(State(server): State<Server>) -> Response {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
             warn!(error = &error as &dyn std::error::Error, "not ready");
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.to_strangers())).into_response()
         }
     }
 }

@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use parking_lot::Mutex;
@@ -58,6 +59,9 @@ async fn pull(server: Server, request: &Parts) -> Response {
 
 async fn push(server: Server, request: Request) -> Response {
     let (parts, body) = request.into_parts();
+    if let Err(refused) = server.identify(&parts).await {
+        return api::failure(StatusCode::FORBIDDEN, &refused);
+    }
     let body = match server.body(body).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message),
@@ -102,12 +106,14 @@ fn invalid(message: impl Into<String>) -> Refusal {
 }
 
 impl Server {
-    fn admit_rest(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.admit(Dialect::S2Rest, headers).map_err(|(status, message)| Refusal(status, "permission_denied", message))
+    async fn admit_rest(&self, parts: &Parts) -> Result<(), Refusal> {
+        let refuse = |(status, message)| Refusal(status, "permission_denied", message);
+        self.admit(Dialect::S2Rest, &parts.headers).map_err(refuse)?;
+        self.identify(parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
     }
 
-    async fn json<T: for<'de> Deserialize<'de>>(&self, request: Request) -> Result<T, Refusal> {
-        let body = self.body(request.into_body()).await;
+    async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body) -> Result<T, Refusal> {
+        let body = self.body(body).await;
         let body = body.map_err(|(status, message)| Refusal(status, "invalid", message))?;
         serde_json::from_slice(&body).map_err(|error| invalid(format!("malformed request: {error}")))
     }
@@ -124,7 +130,7 @@ impl Server {
         struct Params {
             store_id: Option<String>,
         }
-        self.admit_rest(&parts.headers)?;
+        self.admit_rest(parts).await?;
         let query = parts.uri.query().unwrap_or_default();
         let Params { store_id } =
             serde_urlencoded::from_str(query).map_err(|error| invalid(format!("malformed search params: {error}")))?;
@@ -151,8 +157,9 @@ async fn create_basin(State(server): State<Server>, request: Request) -> Result<
     struct Basin {
         basin: String,
     }
-    server.admit_rest(request.headers())?;
-    let Basin { basin } = server.json(request).await?;
+    let (parts, body) = request.into_parts();
+    server.admit_rest(&parts).await?;
+    let Basin { basin } = server.json(body).await?;
     if basin.is_empty() || basin.len() > 48 {
         return Err(invalid("the name of a basin has 1 to 48 characters"));
     }
@@ -165,8 +172,9 @@ async fn create_stream(State(server): State<Server>, request: Request) -> Result
     struct Stream {
         stream: String,
     }
-    server.admit_rest(request.headers())?;
-    let Stream { stream } = server.json(request).await?;
+    let (parts, body) = request.into_parts();
+    server.admit_rest(&parts).await?;
+    let Stream { stream } = server.json(body).await?;
     StoreId::parse(&stream).map_err(invalid)?;
     // Which stores there are is not for everybody where somebody says who may see which.
     let alias = Alias::Stream(stream.as_str().into());
@@ -195,12 +203,13 @@ async fn list_streams(State(server): State<Server>, request: Request) -> Result<
         start_after: String,
         limit: Option<i64>,
     }
-    server.admit_rest(request.headers())?;
+    let (parts, _) = request.into_parts();
+    server.admit_rest(&parts).await?;
     if !server.log.is_public() {
         let message = "streams are not listed where an authorize function says who may see which";
         return Err(Refusal(StatusCode::FORBIDDEN, "permission_denied", message.into()));
     }
-    let query = request.uri().query().unwrap_or_default();
+    let query = parts.uri.query().unwrap_or_default();
     let Params { prefix, start_after, limit } =
         serde_urlencoded::from_str(query).map_err(|error| invalid(format!("malformed search params: {error}")))?;
     let limit = limit.unwrap_or(1000).clamp(0, 1000);
