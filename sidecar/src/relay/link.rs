@@ -134,6 +134,14 @@ impl Link {
     pub async fn run(mut self) {
         let first_backoff = || Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let (mut backoff, mut previous) = (first_backoff(), None);
+        // As long as no device has connected, there is nobody to tell and nothing to hear.
+        match self.commands.recv().await {
+            Some(Command::Exit { done }) => {
+                let _ = done.send(());
+                return self.refuse_all().await;
+            }
+            first => self.next = first,
+        }
         loop {
             match self.open(previous.as_ref()).await {
                 Ok(line) => {
@@ -158,11 +166,11 @@ impl Link {
                 }
                 Err(_) => {}
             }
-            if let Some(command) = self.next.take() {
-                refuse(command);
-            }
             // Before there was a first connection, nothing is known, and everybody waits for it.
             let has_been_up = previous.is_some();
+            if has_been_up && let Some(command) = self.next.take() {
+                refuse(command);
+            }
             let pause = backoff.sleep();
             tokio::pin!(pause);
             loop {
