@@ -201,7 +201,7 @@ async fn a_token_that_ends_takes_its_streams_with_it() {
         shape::get(&sidecar, &[("table", "eventlog_6_s"), ("offset", "-1"), ("token", &token(json!({"s": "read"})))]);
     let first = shape::Answer::to(first).await;
     let position = (first.offset(), first.handle());
-    let ends = now() + 4;
+    let ends = now() + 10;
     let token = token_with(json!({"exp": ends}));
     let caller = Caller::with_token(&sidecar, "s", &token);
     let websocket = async |dialect: &str| {
@@ -221,7 +221,7 @@ async fn a_token_that_ends_takes_its_streams_with_it() {
         waiting("s2"),
         waiting("s2-rest"),
         async {
-            tokio::time::sleep(Duration::from_secs(5)).await;
+            tokio::time::sleep(Duration::from_secs(11)).await;
             let batch = json!([event(1, "afterTheEnd", json!({}))]);
             database.admin().await.execute("select livestore.push('s', $1)", &[&batch]).await.unwrap();
         }

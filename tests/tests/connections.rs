@@ -82,7 +82,7 @@ async fn one_connection_too_many_is_told_so_and_places_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_half_open_connections_keep_nobody_else_out() {
     rlimit::increase_nofile_limit(20_000).unwrap();
-    let (_database, sidecar) = start(&["--head-timeout", "15s"]).await;
+    let (_database, sidecar) = start(&["--head-timeout", "40s"]).await;
     is_served(&sidecar, 0).await;
     let (memory, sockets) = (sidecar.memory(), sidecar.sockets());
     let mut half_open = Vec::new();
