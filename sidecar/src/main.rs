@@ -10,6 +10,7 @@ mod relay;
 mod server;
 mod shutdown;
 mod telemetry;
+mod time;
 
 use std::io::Write;
 use std::net::SocketAddr;

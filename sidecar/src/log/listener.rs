@@ -1,14 +1,12 @@
 //! The connection that LISTENs: hears of commits that others make, and looks after what it may have missed.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Notification};
+use tokio_postgres::Notification;
 use tracing::{debug, info, warn};
 
 use super::store_id::StoreId;
@@ -49,17 +47,7 @@ impl Listener {
 
     /// One life of the connection.
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
-        let (client, mut connection) = self.database.connect().await?;
-        let (notifications, mut arrived) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notification(notification) = message
-                    && notifications.send(notification).is_err()
-                {
-                    return;
-                }
-            }
-        });
+        let (client, mut notifications) = self.database.connect_to_listen().await?;
         let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore")).await;
         listen.map_err(|_| DatabaseError::Busy)??;
         // Only now can nothing be missed any more.
@@ -68,7 +56,7 @@ impl Listener {
         *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         info!("listening for commits");
         loop {
-            match tokio::time::timeout(HEARTBEAT, arrived.recv()).await {
+            match tokio::time::timeout(HEARTBEAT, notifications.next()).await {
                 Ok(Some(notification)) => self.hear(&notification),
                 Ok(None) => return Ok(()),
                 Err(_) => {

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::event::Event;
 use super::pull::patiently;
 use super::tail::{Standing, StreamEnd, Tail};
+use crate::time::passed;
 
 /// One reader of a live log.
 pub struct Subscription {
@@ -100,12 +101,5 @@ impl Subscription {
         } else {
             Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
         }
-    }
-}
-
-async fn passed(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

@@ -4,13 +4,16 @@ mod backoff;
 pub mod tls;
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Notification, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backoff::Backoff;
 
@@ -114,6 +117,19 @@ pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
 
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
+/// What arrives on a connection. With this, the connection ends, and what was not sent on it yet is not carried out any more.
+pub struct Notifications {
+    arrived: mpsc::UnboundedReceiver<Notification>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Notifications {
+    /// The next one; `None` if the connection is lost. Cancel safe.
+    pub async fn next(&mut self) -> Option<Notification> {
+        self.arrived.recv().await
+    }
+}
+
 /// Where the database is, and a pool of connections to it for reading.
 #[derive(Clone)]
 pub struct Database {
@@ -150,6 +166,22 @@ impl Database {
     pub async fn connect(&self) -> Result<(Client, Connection<Socket, TlsStream>), DatabaseError> {
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone())).await;
         Ok(connecting.map_err(|_| DatabaseError::Busy)??)
+    }
+
+    /// The same for whoever listens: what arrives, and the connection is driven.
+    pub async fn connect_to_listen(&self) -> Result<(Client, Notifications), DatabaseError> {
+        let (client, mut connection) = self.connect().await?;
+        let (sender, arrived) = mpsc::unbounded_channel();
+        let connection = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notification) = message
+                    && sender.send(notification).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Ok((client, Notifications { arrived, _connection: AbortOnDropHandle::new(connection) }))
     }
 
     /// A connection of the pool; waits for one to be free.

@@ -5,7 +5,6 @@
 //! again, here and elsewhere: devices that connect ask for what they missed.
 
 use std::collections::{HashMap, HashSet};
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,14 +12,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, Notification, Row, Statement};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_postgres::{Client, Notification, Row, Statement};
 use tracing::{debug, info, warn};
 
 use super::hub::{Hub, Known};
 use super::parcel::{Devices, Parcel};
 use super::{ClientId, SidecarId, UserId};
-use crate::postgres::{Backoff, Database, DatabaseError, is_disconnection};
+use crate::postgres::{Backoff, Database, DatabaseError, Notifications, is_disconnection};
 
 /// How often a sidecar says that it is alive: for 15 s of silence it counts as such.
 const RENEWAL: Duration = Duration::from_secs(5);
@@ -94,12 +92,11 @@ pub struct Link {
 struct Line {
     client: Client,
     statements: Statements,
-    notifications: mpsc::UnboundedReceiver<Notification>,
+    /// With them, the connection ends: what was not sent yet must not be carried out behind what comes next.
+    notifications: Notifications,
     /// The name of this life: whoever sends to another one sends to nobody.
     id: SidecarId,
     renewal: Interval,
-    /// With the line, its connection ends: what was not sent yet must not be carried out behind what comes next.
-    _connection: AbortOnDropHandle<()>,
 }
 
 struct Statements {
@@ -218,7 +215,7 @@ impl Link {
                     self.next = waiting;
                     line.renew(&self.hub).await.map_err(End::Lost)
                 }
-                notification = line.notifications.recv() => {
+                notification = line.notifications.next() => {
                     self.next = waiting;
                     match notification {
                         Some(notification) => line.hear(&self.hub, &notification).await.map_err(End::Lost),
@@ -320,18 +317,7 @@ fn refuse(command: Command) {
 
 impl Line {
     async fn open(database: &Database, previous: Option<&SidecarId>) -> Result<Self, DatabaseError> {
-        let (client, mut connection) = database.connect().await?;
-        let (sender, notifications) = mpsc::unbounded_channel();
-        let connection = tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notification(notification) = message
-                    && sender.send(notification).is_err()
-                {
-                    return;
-                }
-            }
-        });
-        let connection = AbortOnDropHandle::new(connection);
+        let (client, notifications) = database.connect_to_listen().await?;
         // Nothing here has to survive a crash of Postgres: no commit waits for the disk.
         in_time(client.batch_execute("set synchronous_commit to off")).await?;
         let statements = Statements {
@@ -347,7 +333,7 @@ impl Line {
         in_time(client.batch_execute(&format!("listen livestore_relay_{id}"))).await?;
         let mut renewal = interval(RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { client, statements, notifications, id: id.into(), renewal, _connection: connection })
+        Ok(Self { client, statements, notifications, id: id.into(), renewal })
     }
 
     async fn join(&mut self, hub: &Hub, devices: &[(UserId, ClientId)]) -> Result<(), DatabaseError> {

@@ -77,7 +77,7 @@ impl Relay {
         (device, inbox)
     }
 
-    /// Tells the other sidecars that this one ends, after its devices have left.
+    /// Tells the other sidecars that this one ends, and with it all of its devices.
     pub async fn exit(&self) {
         self.way.exit().await;
     }

@@ -4,13 +4,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::messages::{Reason, error, pull_res, push_ack};
 use crate::log::{Delivery, StoreLog, StreamEnd, Subscription};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED};
+use crate::time::passed;
 
 /// How long a connection may be silent before it counts as one that only listens. A client pings as soon as it is connected.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -190,13 +191,6 @@ impl Feed {
 async fn next(live: &mut Option<Subscription>) -> Result<Delivery, StreamEnd> {
     match live {
         Some(events) => events.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn passed(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -19,6 +19,7 @@ use crate::protocols::brief;
 use crate::protocols::websocket::close::{self, Close, SLOW};
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 use crate::relay::{AskError, Device, Ended, Ending, Inbox, Relay, Unreachable, UserId};
+use crate::time::passed;
 
 /// The longest clientId, sessionId and requestId, in bytes.
 const ID_BYTES: usize = 256;
@@ -70,7 +71,7 @@ impl Session {
             let is_free = self.work.is_none();
             let incoming = tokio::select! {
                 biased;
-                () = expiry(until) => return close::EXPIRED,
+                () = passed(until) => return close::EXPIRED,
                 ended = ending(self.ending.as_ref()) => return match ended {
                     Ended::Replaced => close::REPLACED,
                     Ended::Slow => SLOW,
@@ -118,13 +119,6 @@ impl Session {
                 }
             }
         });
-    }
-}
-
-async fn expiry(until: Option<Instant>) {
-    match until {
-        Some(until) => sleep_until(until).await,
-        None => std::future::pending().await,
     }
 }
 
