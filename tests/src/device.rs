@@ -8,6 +8,7 @@ use crate::eventually;
 
 pub struct Device {
     pub node: Node,
+    name: String,
     _folder: TempDir,
 }
 
@@ -44,7 +45,7 @@ impl Device {
         params["clientId"] = json!(name);
         params["directory"] = json!(folder.path());
         node.call("open", params).await.expect("a store");
-        Self { node, _folder: folder }
+        Self { node, name: name.into(), _folder: folder }
     }
 
     pub async fn create(&self, id: &str) {
@@ -64,7 +65,8 @@ impl Device {
 
     /// Waits until the table holds exactly these and the server has everything.
     pub async fn settles(&self, ids: &[&str]) {
-        eventually(&format!("the table holds {ids:?}"), || async { self.todos().await == ids }).await;
-        eventually("nothing is pending", || async { self.status().await["pending"] == 0 }).await;
+        let name = &self.name;
+        eventually(&format!("the table of {name} holds {ids:?}"), || async { self.todos().await == ids }).await;
+        eventually(&format!("{name} has nothing pending"), || async { self.status().await["pending"] == 0 }).await;
     }
 }

@@ -66,6 +66,26 @@ async fn a_websocket_is_no_head_that_takes_long() {
     assert!(rpc.frame().await.to_string().contains("seqNum"));
 }
 
+/// Clients over HTTP send their next request on a connection that they have; some stop for good when they find it closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_meets_a_shutdown_on_a_kept_connection_is_answered() {
+    let (_database, sidecar) = start(&[]).await;
+    let request = b"GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n";
+    let (mut kept, mut fresh) = (connect(&sidecar).await, connect(&sidecar).await);
+    kept.write_all(request).await.unwrap();
+    assert!(kept.read(&mut [0; 1024]).await.unwrap() > 0);
+    sidecar.signal("TERM");
+    eventually("it shuts down", || async { sidecar.log().contains("shutting down") }).await;
+    for connection in [&mut kept, &mut fresh] {
+        connection.write_all(request).await.unwrap();
+    }
+    for answer in [read_to_end(kept).await, read_to_end(fresh).await] {
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer:?}");
+        assert!(answer.contains("connection: close"), "{answer:?}");
+    }
+    assert!(sidecar.terminate().await.success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_told_so_and_places_come_back() {
     let (_database, sidecar) = start(&["--max-connections", "3"]).await;

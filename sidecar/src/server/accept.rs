@@ -9,6 +9,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::map_response;
+use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -17,13 +21,17 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 /// How long a client may leave what it is sent unread before it is disconnected.
 const UNREAD: Duration = Duration::from_secs(30);
+
+/// For how long a connection that was just used stays open in a shutdown. Clients send their next request on it as soon as
+/// they have an answer, some cannot send it again, and some of them stop syncing for good when a request fails.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// After an error that is the process's own, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -51,6 +59,9 @@ pub struct Bounds {
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
     let (open, tasks) = (Arc::new(Open::new(bounds)), TaskTracker::new());
     let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let ending = shutdown.clone();
+    let router =
+        router.layer(map_response(move |response| std::future::ready(last_if(ending.is_cancelled(), response))));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -70,7 +81,8 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
         match open.admit(address) {
             Some(place) => {
                 let (router, shutdown) = (router.clone(), shutdown.clone());
-                tasks.spawn(serve_one(Counted { stream, _place: place }, router, bounds, shutdown));
+                let stream = Counted { stream, used: Arc::default(), _place: place };
+                tasks.spawn(serve_one(stream, router, bounds, shutdown));
             }
             // Beyond some, they are closed without a word.
             None => {
@@ -88,7 +100,16 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
     tasks.wait().await;
 }
 
+/// Says with an answer that no other request is served on its connection.
+fn last_if(is_last: bool, mut response: Response) -> Response {
+    if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
 async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: CancellationToken) {
+    let used = Arc::clone(&stream.used);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head_timeout)
@@ -97,13 +118,25 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = shutdown.cancelled() => {
+        () = unused_in(&shutdown, &used) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
     if let Err(error) = result {
         debug!(error = &error as &dyn std::error::Error, "a connection broke");
+    }
+}
+
+/// Ends in a shutdown, when the connection has not been used for a while.
+async fn unused_in(shutdown: &CancellationToken, used: &Used) {
+    shutdown.cancelled().await;
+    loop {
+        let until = used.last() + LINGER;
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
     }
 }
 
@@ -206,9 +239,32 @@ impl Drop for Place {
     }
 }
 
+/// When something last went over a connection.
+struct Used(Mutex<Instant>);
+
+impl Default for Used {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Used {
+    fn last(&self) -> Instant {
+        *self.0.lock()
+    }
+
+    fn now<T>(&self, polled: Poll<T>) -> Poll<T> {
+        if polled.is_ready() {
+            *self.0.lock() = Instant::now();
+        }
+        polled
+    }
+}
+
 /// A connection that has its place for as long as it is open, as a WebSocket, too.
 struct Counted {
     stream: TcpStream,
+    used: Arc<Used>,
     _place: Place,
 }
 
@@ -218,13 +274,15 @@ impl AsyncRead for Counted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.used.now(read)
     }
 }
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.used.now(written)
     }
 
     fn poll_write_vectored(
@@ -232,7 +290,8 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.used.now(written)
     }
 
     fn is_write_vectored(&self) -> bool {
