@@ -1,6 +1,9 @@
 # livestore_sync: `make help` lists the targets.
 
 PG_CONFIG ?= pg_config
+# Cargo's profile: release, or dev, which the tests build anyway.
+LIVESTORE_PROFILE ?= release
+TARGET := target/$(patsubst dev,debug,$(LIVESTORE_PROFILE))
 # Postgres' folders are root's.
 SUDO := $(shell [ -n "$(DESTDIR)" ] || [ -w "$$($(PG_CONFIG) --pkglibdir 2> /dev/null)" ] || command -v sudo)
 VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/livestore_sync.control)
@@ -25,13 +28,13 @@ test: ## install what the tests need and run all of them
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
-	$(SUDO) install -m 755 target/release/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
+	$(SUDO) install -m 755 $(TARGET)/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
 	$(SUDO) install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 	cat $(SQL) > target/livestore_sync--$(VERSION).sql
 	$(SUDO) install -m 644 target/livestore_sync--$(VERSION).sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
 extension: ## build the extension
-	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --release --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)
+	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)
 
 sidecar: ## build target/release/livestore-sidecar
-	cargo build --release --locked -p livestore-sidecar
+	cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore-sidecar

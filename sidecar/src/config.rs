@@ -10,7 +10,10 @@ use axum::http::HeaderName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::auth::{Access, Authentication, Jwt, Template, Verifier};
+use crate::flow::Rate;
+use crate::log::PushBounds;
 use crate::origins::Origins;
+use crate::places::Places;
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
 #[derive(Debug, Parser)]
@@ -101,6 +104,35 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_RELAY_STORE", value_name = "STORE")]
     pub relay_store: Option<String>,
 
+    /// How many events one push may hold.
+    #[arg(long, env = "LIVESTORE_MAX_BATCH_EVENTS", default_value_t = 10_000)]
+    pub max_batch_events: usize,
+
+    /// The largest event that may be pushed, in bytes.
+    #[arg(long, env = "LIVESTORE_MAX_EVENT_BYTES", default_value_t = 4 << 20)]
+    pub max_event_bytes: usize,
+
+    /// How many pushes a second are taken from one subject of tokens. More are refused, to be tried again; those of clients that
+    /// would not try again wait.
+    #[arg(long, env = "LIVESTORE_PUSHES_PER_SECOND", default_value = "1000")]
+    pub pushes_per_second: NonZeroU32,
+
+    /// How many bytes.
+    #[arg(long, env = "LIVESTORE_PUSH_BYTES_PER_SECOND", default_value = "16777216")]
+    pub push_bytes_per_second: NonZeroU32,
+
+    /// How many pushes a second one store takes, of all clients on this sidecar.
+    #[arg(long, env = "LIVESTORE_STORE_PUSHES_PER_SECOND", default_value = "10000")]
+    pub store_pushes_per_second: NonZeroU32,
+
+    /// How many bytes.
+    #[arg(long, env = "LIVESTORE_STORE_BYTES_PER_SECOND", default_value = "67108864")]
+    pub store_bytes_per_second: NonZeroU32,
+
+    /// How many stores that do not exist one subject of tokens may begin in an hour.
+    #[arg(long, env = "LIVESTORE_NEW_STORES_PER_HOUR", default_value = "1000")]
+    pub new_stores_per_hour: NonZeroU32,
+
     /// How many messages a second the devices of one user may send through the peer relay. More wait.
     #[arg(long, env = "LIVESTORE_RELAY_MESSAGES_PER_SECOND", default_value = "1000")]
     pub relay_messages_per_second: NonZeroU32,
@@ -141,6 +173,14 @@ pub struct Config {
     /// How many from one address; those from this machine, a proxy's for one, do not count.
     #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1000)]
     pub max_connections_per_address: usize,
+
+    /// How many of one subject of tokens: WebSockets, and requests that are being answered.
+    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_SUBJECT", default_value_t = 1000)]
+    pub max_connections_per_subject: usize,
+
+    /// The largest head of a request, in bytes: its URL and its headers.
+    #[arg(long, env = "LIVESTORE_MAX_HEAD_BYTES", default_value_t = 64 << 10, value_parser = clap::value_parser!(u32).range(8192..))]
+    pub max_head_bytes: u32,
 
     /// How long a client may take to send the head of a request, and to begin the next one on a connection that is kept.
     #[arg(long, env = "LIVESTORE_HEAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
@@ -334,6 +374,7 @@ impl Config {
             verifier,
             access_claim: self.access_claim.clone(),
             allow: self.allow.clone(),
+            places: Places::new(self.max_connections_per_subject),
         })))
     }
 
@@ -349,6 +390,17 @@ impl Config {
             ));
         }
         Ok(())
+    }
+
+    /// How much may be pushed.
+    pub fn push_bounds(&self) -> PushBounds {
+        PushBounds {
+            batch_events: self.max_batch_events,
+            event_bytes: self.max_event_bytes,
+            per_subject: Rate { things: self.pushes_per_second, bytes: self.push_bytes_per_second },
+            per_store: Rate { things: self.store_pushes_per_second, bytes: self.store_bytes_per_second },
+            new_stores_per_hour: self.new_stores_per_hour,
+        }
     }
 
     /// # Errors

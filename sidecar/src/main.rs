@@ -2,8 +2,11 @@
 
 mod auth;
 mod config;
+mod flow;
 mod log;
+mod metrics;
 mod origins;
+mod places;
 mod postgres;
 mod protocols;
 mod relay;
@@ -27,10 +30,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::config::{Command, Config, Dialect, NewToken};
+use crate::flow::Rate;
 use crate::log::{Log, LogConfig};
 use crate::postgres::{Database, DatabaseError, tls};
 use crate::protocols::electric::Upstream;
-use crate::relay::{Flow, Relay};
+use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
 use crate::server::s2::Created;
 use crate::server::{Server, Settings};
@@ -115,6 +119,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let electric =
         config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
     let electric = electric.map_err(|error| Failure::Config(format!("--electric-url: {error}")))?;
+    let metrics = metrics::install().map_err(|error| Failure::Config(error.to_string()))?;
     let database_url = config.database_url.as_deref().unwrap_or_default();
     let database_url = tls::parse(database_url).map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
     let tls = tls::connector(config.database_root_certificate.as_deref())
@@ -133,17 +138,19 @@ async fn run(config: Config) -> Result<(), Failure> {
         connections: config.max_connections,
         connections_per_address: config.max_connections_per_address,
         head_timeout: config.head_timeout,
+        head_bytes: config.max_head_bytes as usize,
     };
     let shutdown = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
     let log_config = LogConfig {
         push_timeout: config.push_timeout,
+        bounds: config.push_bounds(),
         authentication: Arc::clone(&authentication),
         authorize_function: config.authorize_function,
     };
-    let flow = Flow::new(config.relay_messages_per_second, config.relay_bytes_per_second);
-    let relay = config.dialects.contains(&Dialect::Relay).then(|| Relay::start(database.clone(), flow, &mut tasks));
+    let rate = Rate { things: config.relay_messages_per_second, bytes: config.relay_bytes_per_second };
+    let relay = config.dialects.contains(&Dialect::Relay).then(|| Relay::start(database.clone(), rate, &mut tasks));
     let log = Log::start(database, log_config, &mut tasks);
     let settings = Settings {
         dialects: config.dialects.into_iter().collect(),
@@ -162,6 +169,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         connections: connections.clone(),
         shutdown: shutdown.clone(),
         relay: relay.clone(),
+        metrics,
         created: Created::default(),
     };
     // Serving begins before the database is known to be there: clients wait better than they reconnect.

@@ -149,6 +149,18 @@ impl Sidecar {
         http_get(self.port, path).await
     }
 
+    /// The value of a metric, by its name and labels as Prometheus reads them; 0 if there is none.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let (_, metrics) = self.get("/metrics").await;
+        let values = metrics.lines().filter_map(|line| line.rsplit_once(' '));
+        values.filter(|(name, _)| *name == series).find_map(|(_, value)| value.parse().ok()).unwrap_or_default()
+    }
+
+    /// How often a limit was exceeded.
+    pub async fn hits(&self, limit: &str) -> f64 {
+        self.metric(&format!("livestore_limit_hits_total{{limit=\"{limit}\"}}")).await
+    }
+
     /// Sends a signal by name, e.g. `KILL`.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").arg(format!("-{name}")).arg(self.child.id().to_string()).status();

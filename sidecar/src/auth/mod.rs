@@ -23,6 +23,8 @@ pub use self::verifier::{Refused, Verifier};
 
 use self::access::{Rule, most};
 use self::verifier::Claims;
+use crate::metrics::Limit;
+use crate::places::{Place, Places};
 
 /// How clients prove who they are.
 pub enum Authentication {
@@ -38,6 +40,8 @@ pub struct Jwt {
     pub access_claim: String,
     /// What every token allows.
     pub allow: Vec<Template>,
+    /// Connections of each subject.
+    pub places: Arc<Places<Arc<str>>>,
 }
 
 /// Who sends a request.
@@ -51,6 +55,8 @@ pub struct Identity {
     pub claims: Option<Box<str>>,
     /// `None`: everything.
     rules: Option<Vec<Rule>>,
+    /// Among the connections of this subject.
+    _place: Option<Place<Arc<str>>>,
 }
 
 impl Authentication {
@@ -60,7 +66,7 @@ impl Authentication {
     /// There is no token, or not a good one.
     pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, Refused> {
         match self {
-            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None }),
+            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, _place: None }),
             Self::Jwt(jwt) => jwt.identify(credentials.token().ok_or(Refused::Missing)?).await,
         }
     }
@@ -73,6 +79,10 @@ impl Authentication {
 impl Jwt {
     async fn identify(&self, token: &str) -> Result<Identity, Refused> {
         let claims = self.verifier.verify(token).await?;
+        let place = self.places.take(Arc::clone(&claims.subject)).ok_or_else(|| {
+            Limit::ConnectionsPerSubject.hit();
+            Refused::TooMany(self.places.each())
+        })?;
         let of_token = match claims.all.get(&self.access_claim) {
             None | Some(Value::Null) => Vec::new(),
             Some(claim) => Rule::of_claim(claim).map_err(|_| Refused::Access)?,
@@ -81,7 +91,13 @@ impl Jwt {
         let rules = of_token.into_iter().chain(of_all).collect();
         let until = claims.until();
         let Claims { subject, all, .. } = claims;
-        Ok(Identity { subject, until, claims: Some(Value::Object(all).to_string().into()), rules: Some(rules) })
+        Ok(Identity {
+            subject,
+            until,
+            claims: Some(Value::Object(all).to_string().into()),
+            rules: Some(rules),
+            _place: Some(place),
+        })
     }
 }
 

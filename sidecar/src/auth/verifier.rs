@@ -104,6 +104,8 @@ pub enum Refused {
     Claim(&'static str),
     #[error("the claim of the token that says what it allows is malformed: it maps stores to read, write or admin")]
     Access,
+    #[error("this subject has too many connections, {0}: close some, or try later")]
+    TooMany(usize),
 }
 
 impl Verifier {

@@ -59,6 +59,11 @@ impl Context {
         self.identity.get_or_try_init(|| authentication.identify(&self.credentials)).await
     }
 
+    /// Whom the token is for, once it was looked at.
+    pub fn subject(&self) -> Option<&Arc<str>> {
+        self.identity.get().filter(|identity| identity.claims.is_some()).map(|identity| &identity.subject)
+    }
+
     /// What the token says, as a JSON object, once it was looked at.
     pub fn claims(&self) -> Option<&str> {
         self.identity.get()?.claims.as_deref()

@@ -28,6 +28,20 @@ enum Json {
     WithoutArgs { omitted: Box<str>, null: Box<str> },
 }
 
+impl Json {
+    fn get(&self, absent_args: AbsentArgs) -> &str {
+        match (self, absent_args) {
+            (Self::WithArgs(json), _) => json,
+            (Self::WithoutArgs { omitted, .. }, AbsentArgs::Omit) => omitted,
+            (Self::WithoutArgs { null, .. }, AbsentArgs::Null) => null,
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.get(AbsentArgs::Null).len()
+    }
+}
+
 /// What the log says of an event, apart from when it was appended.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -78,11 +92,7 @@ impl EventFields<'_> {
 impl Event {
     /// The event as a JSON object.
     pub fn json(&self, absent_args: AbsentArgs) -> &str {
-        match (&self.json, absent_args) {
-            (Json::WithArgs(json), _) => json,
-            (Json::WithoutArgs { omitted, .. }, AbsentArgs::Omit) => omitted,
-            (Json::WithoutArgs { null, .. }, AbsentArgs::Null) => null,
-        }
+        self.json.get(absent_args)
     }
 
     /// What the event says; `args` are absent if the client sent none.
@@ -95,7 +105,7 @@ impl Event {
 
     /// How much memory the event takes, near enough to bound what is kept and sent.
     pub fn size(&self) -> usize {
-        self.json(AbsentArgs::Null).len()
+        self.json.size()
     }
 
     /// `createdAt` as JavaScript's `toISOString` writes it.
@@ -149,6 +159,15 @@ impl Batch {
 
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// The first event of more bytes than that: its sequence number, and its size.
+    pub fn larger_than(&self, bytes: usize) -> Option<(i64, usize)> {
+        self.events.iter().map(|event| (event.seq_num, event.json.size())).find(|(_, size)| *size > bytes)
     }
 
     pub fn last(&self) -> Option<i64> {

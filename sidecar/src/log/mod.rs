@@ -4,6 +4,7 @@ mod aliases;
 mod authorize;
 mod context;
 mod event;
+mod limits;
 mod listener;
 mod outcome;
 mod pull;
@@ -26,6 +27,7 @@ pub use aliases::{Alias, Ambiguous, Location};
 pub use authorize::Denied;
 pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
+pub use limits::PushBounds;
 pub use outcome::{PushError, Pushed};
 pub use pull::Page;
 pub use relayed::{ReadError, RelayedEvent};
@@ -36,6 +38,7 @@ pub use tail::StreamEnd;
 
 use aliases::Aliases;
 use authorize::Authorizer;
+use limits::Limits;
 use listener::Listener;
 use push::CommitQueue;
 use tail::Tails;
@@ -50,6 +53,7 @@ pub struct Log {
     commits: CommitQueue,
     tails: Arc<Tails>,
     aliases: Aliases,
+    limits: Arc<Limits>,
     relay_turns: Arc<Semaphore>,
     authentication: Arc<Authentication>,
     authorizer: Option<Arc<Authorizer>>,
@@ -60,6 +64,8 @@ pub struct Log {
 pub struct LogConfig {
     /// How long a push waits for the database.
     pub push_timeout: Duration,
+    /// How much may be pushed.
+    pub bounds: PushBounds,
     /// How clients prove who they are.
     pub authentication: Arc<Authentication>,
     /// The SQL function to ask whether a client may do what it asks for.
@@ -128,7 +134,8 @@ impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
     /// yet.
     pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
-        let LogConfig { push_timeout, authentication, authorize_function } = config;
+        let LogConfig { push_timeout, bounds, authentication, authorize_function } = config;
+        let limits = Limits::start(bounds, tasks);
         let tails = Tails::new(database.clone());
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout);
@@ -139,7 +146,7 @@ impl Log {
         let aliases = Aliases::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
         let relay_turns = Arc::new(Semaphore::new(RELAY_TURNS));
-        Self { database, commits, tails, aliases, relay_turns, authentication, authorizer, is_listening }
+        Self { database, commits, tails, aliases, limits, relay_turns, authentication, authorizer, is_listening }
     }
 
     /// The log of a store, for a client with this context.

@@ -20,6 +20,9 @@ pub enum PushError {
     /// A hook of the operator says no, or the authorize function; the message is theirs.
     #[error("{0}")]
     Rejected(String),
+    /// More than may be pushed in a while: nothing of it is in the log.
+    #[error("{0}")]
+    Throttled(String),
     /// The database was away for too long, or too much is waiting: whether the push is in the log is not known. It may
     /// be repeated, since a repeated push is accepted.
     #[error("the database is not available, try again later")]

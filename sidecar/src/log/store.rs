@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::Either;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::SqlState;
@@ -55,6 +56,10 @@ impl Reserved {
     /// The event that the batch builds on.
     pub fn parent(&self) -> Option<i64> {
         self.batch.parent()
+    }
+
+    fn size(&self) -> usize {
+        self.batch.json().len()
     }
 }
 
@@ -149,13 +154,22 @@ impl StoreLog {
         batch: Batch,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        match self.log.commits.reserve(&batch, &self.context) {
-            Some(space) => {
-                let patience = Some(self.log.commits.timeout());
-                Either::Left(self.push_within(Reserved { batch, space }, backend_id, patience))
-            }
-            None => Either::Right(std::future::ready(Err(PushError::Unavailable))),
+        let reserved = self.log.limits.check_size(&batch).and_then(|()| {
+            let space = self.log.commits.reserve(&batch, &self.context).ok_or(PushError::Unavailable)?;
+            Ok(Reserved { batch, space })
+        });
+        match reserved {
+            Ok(push) => Either::Left(self.push_within(push, backend_id, Some(self.log.commits.timeout()))),
+            Err(error) => Either::Right(std::future::ready(Err(error))),
         }
+    }
+
+    /// Whether a batch, and each event of it, is as small as it has to be.
+    ///
+    /// # Errors
+    /// What is too large.
+    pub fn check_size(&self, batch: &Batch) -> Result<(), PushError> {
+        self.log.limits.check_size(batch)
     }
 
     /// Takes the room that a push needs in the queue; gives the batch back if too much is waiting.
@@ -172,7 +186,8 @@ impl StoreLog {
         async move { Some(Reserved { space: room.await?, batch }) }
     }
 
-    /// Like [`Self::push`], for a client that would not try again: waits for the database as long as the future is there.
+    /// Like [`Self::push`], for a client that would not try again: waits for the database, and until it may push more, as long as
+    /// the future is there.
     pub fn push_patiently(
         &self,
         push: Reserved,
@@ -192,30 +207,47 @@ impl StoreLog {
             let Self { log, store, context, .. } = this;
             log.commits.push(store, batch, backend_id, context, space, patience)
         };
-        if self.log.is_public() {
+        let mut last_push = self.last_push.lock();
+        let previous = last_push.take().and_then(still_waiting);
+        if previous.is_none() && self.log.is_public() && self.log.limits.may(&self.store, push.size()) {
             return Either::Left(queue(push));
         }
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
-        let previous = self.last_push.lock().replace(next);
+        *last_push = Some(next);
         Either::Right(async move {
-            let permission = this.authorize(Action::Push);
+            let permission = this.may_push_this(&push.batch, patience.is_some());
             let permission = match patience {
-                Some(patience) => timeout(patience, permission).await,
-                None => Ok(permission.await),
+                Some(patience) => timeout(patience, permission).await.unwrap_or(Err(PushError::Unavailable)),
+                None => permission.await,
             };
             if let Some(previous) = previous {
                 let _ = previous.await;
             }
-            match permission {
-                Ok(Ok(())) => {}
-                Ok(Err(Denied(message))) => return Err(PushError::Rejected(message)),
-                Err(_) => return Err(PushError::Unavailable),
-            }
+            permission?;
             let pushed = queue(push);
             drop(queued);
             pushed.await
         })
+    }
+
+    /// Whether the client may append this, and now. With `is_hurried`, it is told if it is too fast; without, this waits.
+    async fn may_push_this(&self, batch: &Batch, is_hurried: bool) -> Result<(), PushError> {
+        self.authorize(Action::Push).await.map_err(|Denied(message)| PushError::Rejected(message))?;
+        let (limits, bytes) = (&self.log.limits, batch.json().len());
+        let subject = self.context.subject();
+        if let Some(subject) = subject
+            && batch.parent() == Some(0)
+            && self.locate().await.is_none()
+        {
+            limits.check_new_store(subject)?;
+        }
+        if is_hurried {
+            limits.check_rate(subject, &self.store, bytes)
+        } else {
+            limits.admit(subject, &self.store, bytes).await;
+            Ok(())
+        }
     }
 
     /// Asks whether the client may read, for whoever reads the log elsewhere. Waits while the database is away.
@@ -346,6 +378,11 @@ impl StoreLog {
         self.authorize(Action::Pull).await?;
         Ok(self.log.tails.subscribe(&self.store, None).await.until(self.until().await))
     }
+}
+
+/// What ends when a push is queued, unless it is queued already.
+fn still_waiting(mut queued: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
+    (queued.try_recv() == Err(TryRecvError::Empty)).then_some(queued)
 }
 
 /// Why a store was not reset.

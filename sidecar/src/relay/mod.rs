@@ -5,7 +5,6 @@
 //! - [`link`] is the way to other sidecars: one connection to Postgres.
 //! - [`parcel`] is what goes over it.
 
-mod flow;
 mod hub;
 mod link;
 mod mailbox;
@@ -16,12 +15,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-pub use self::flow::Flow;
 pub use self::mailbox::{Ended, Ending, Inbox};
 
 use self::hub::{Hub, Place, Requested};
 use self::link::{Link, Way};
 use self::parcel::{Kind, Message};
+use crate::flow::{Flow, Rate};
+use crate::metrics::Limit;
 use crate::postgres::Database;
 
 /// Whose device it is.
@@ -36,7 +36,7 @@ pub type SidecarId = Arc<str>;
 pub struct Relay {
     hub: Arc<Hub>,
     way: Way,
-    flow: Arc<Flow>,
+    flow: Arc<Flow<UserId>>,
 }
 
 /// The others could not be reached: those elsewhere have not got the message, those here have.
@@ -55,10 +55,10 @@ pub enum AskError {
 
 impl Relay {
     /// Starts the link to other sidecars on `tasks`; it never ends by itself, and does not need the database to be there.
-    pub fn start(database: Database, flow: Flow, tasks: &mut JoinSet<()>) -> Self {
+    pub fn start(database: Database, rate: Rate, tasks: &mut JoinSet<()>) -> Self {
         let hub = Arc::<Hub>::default();
         let (way, link) = Link::new(database, Arc::clone(&hub));
-        let flow = Arc::new(flow);
+        let flow = Flow::new(rate);
         tasks.spawn(link.run());
         tasks.spawn(Arc::clone(&flow).forget_regularly());
         Self { hub, way, flow }
@@ -66,7 +66,10 @@ impl Relay {
 
     /// Waits while this user's devices send more than they may.
     pub async fn admit(&self, user: &UserId, bytes: usize) {
-        self.flow.admit(user, bytes).await;
+        if !self.flow.may(user, bytes) {
+            Limit::Relay.hit();
+            self.flow.admit(user, bytes).await;
+        }
     }
 
     /// Brings a device online, in the place of an earlier connection of it. Messages for it come out of the inbox.

@@ -1,6 +1,5 @@
 //! Accepting connections, within bounds: how many there may be, and how long one may take to say what it wants.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
@@ -20,11 +19,14 @@ use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
+
+use crate::metrics::Limit;
+use crate::places::{Place, Places};
 
 /// How long a client may leave what it is sent unread before it is disconnected.
 const UNREAD: Duration = Duration::from_secs(30);
@@ -53,11 +55,12 @@ pub struct Bounds {
     pub connections_per_address: usize,
     /// How long the head of a request may take, also the next one's on a connection that is kept.
     pub head_timeout: Duration,
+    pub head_bytes: usize,
 }
 
 /// Serves until it is told to shut down, and then until every request is answered.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
-    let (open, tasks) = (Arc::new(Open::new(bounds)), TaskTracker::new());
+    let (mut open, tasks) = (Open::new(bounds), TaskTracker::new());
     let refusals = Arc::new(Semaphore::new(REFUSALS));
     let ending = shutdown.clone();
     let router =
@@ -113,6 +116,7 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(bounds.head_timeout)
+        .max_buf_size(bounds.head_bytes)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
         .with_upgrades();
     let mut connection = pin!(connection);
@@ -124,6 +128,9 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
         }
     };
     if let Err(error) = result {
+        if error.is_timeout() {
+            Limit::HeadTimeout.hit();
+        }
         debug!(error = &error as &dyn std::error::Error, "a connection broke");
     }
 }
@@ -171,48 +178,47 @@ fn is_the_clients(error: &io::Error) -> bool {
 /// The connections that are open.
 struct Open {
     bounds: Bounds,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
+    all: Arc<Semaphore>,
+    by_address: Arc<Places<IpAddr>>,
     warned: Option<Instant>,
 }
 
 /// The place of one among them, until this is dropped.
-struct Place {
-    open: Arc<Open>,
-    address: Option<IpAddr>,
+struct Admitted {
+    _of_all: OwnedSemaphorePermit,
+    _of_address: Option<Place<IpAddr>>,
 }
 
 impl Open {
     fn new(bounds: Bounds) -> Self {
-        Self { bounds, state: Mutex::default() }
+        let all = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
+        Self { bounds, all, by_address: Places::new(bounds.connections_per_address), warned: None }
     }
 
-    fn admit(self: &Arc<Self>, address: SocketAddr) -> Option<Place> {
+    fn admit(&mut self, address: SocketAddr) -> Option<Admitted> {
         // A proxy on this machine speaks for many.
         let address = Some(address.ip().to_canonical()).filter(|ip| !ip.is_loopback()).map(network);
-        let mut state = self.state.lock();
-        let of_address = address.and_then(|ip| state.by_address.get(&ip)).copied().unwrap_or_default();
-        if state.all >= self.bounds.connections || of_address >= self.bounds.connections_per_address {
-            if state.warned.is_none_or(|warned| warned.elapsed() > WARN_EVERY) {
-                state.warned = Some(Instant::now());
-                warn!(
-                    open = state.all,
-                    of_address, "connections are refused: see --max-connections and --max-connections-per-address"
-                );
-            }
-            return None;
+        let Ok(of_all) = Arc::clone(&self.all).try_acquire_owned() else {
+            return self.refuse(Limit::Connections);
+        };
+        let of_address = match address {
+            None => None,
+            Some(address) => match self.by_address.take(address) {
+                None => return self.refuse(Limit::ConnectionsPerAddress),
+                place => place,
+            },
+        };
+        Some(Admitted { _of_all: of_all, _of_address: of_address })
+    }
+
+    fn refuse(&mut self, limit: Limit) -> Option<Admitted> {
+        limit.hit();
+        if self.warned.is_none_or(|warned| warned.elapsed() > WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            let open = self.bounds.connections - self.all.available_permits();
+            warn!(open, "connections are refused: see --max-connections and --max-connections-per-address");
         }
-        state.all += 1;
-        if let Some(ip) = address {
-            *state.by_address.entry(ip).or_default() += 1;
-        }
-        drop(state);
-        Some(Place { open: Arc::clone(self), address })
+        None
     }
 }
 
@@ -221,21 +227,6 @@ fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.open.state.lock();
-        state.all -= 1;
-        if let Some(ip) = self.address
-            && let Some(count) = state.by_address.get_mut(&ip)
-        {
-            *count -= 1;
-            if *count == 0 {
-                state.by_address.remove(&ip);
-            }
-        }
     }
 }
 
@@ -265,7 +256,7 @@ impl Used {
 struct Counted {
     stream: TcpStream,
     used: Arc<Used>,
-    _place: Place,
+    _place: Admitted,
 }
 
 impl AsyncRead for Counted {
@@ -315,9 +306,9 @@ mod tests {
 
     #[test]
     fn places_are_counted_and_given_back() {
-        let bounds = Bounds { connections: 4, connections_per_address: 2, head_timeout: Duration::ZERO };
-        let open = Arc::new(Open::new(bounds));
-        let from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
+        let bounds = Bounds { connections: 4, connections_per_address: 2, head_timeout: Duration::ZERO, head_bytes: 0 };
+        let mut open = Open::new(bounds);
+        let mut from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
         let (first, second) = (from("10.0.0.1").unwrap(), from("::ffff:10.0.0.1").unwrap());
         assert!(from("10.0.0.1").is_none(), "the same address, as IPv4 and as IPv6");
         assert_eq!(network("2001:db8::1:2:3:4".parse().unwrap()), "2001:db8::".parse::<IpAddr>().unwrap());
@@ -328,7 +319,7 @@ mod tests {
         let again: Vec<_> = [from("10.0.0.1"), from("::1")].into_iter().flatten().collect();
         assert_eq!(again.len(), 2);
         drop((second, third, again));
-        assert!(open.state.lock().all == 0 && open.state.lock().by_address.is_empty());
+        assert_eq!(open.all.available_permits(), 4);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,7 @@ use tracing::warn;
 use crate::auth::{Authentication, Credentials, Refused};
 use crate::config::Dialect;
 use crate::log::{Context, Log, StoreId, StoreLog};
+use crate::metrics::Limit;
 use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
 use crate::relay::Relay;
@@ -45,6 +47,7 @@ pub struct Server {
     pub shutdown: CancellationToken,
     /// Between devices, if the peer relay is served.
     pub relay: Option<Relay>,
+    pub metrics: PrometheusHandle,
     /// What clients of S2 have created here.
     pub created: s2::Created,
 }
@@ -82,6 +85,7 @@ A LiveStore sync backend on Postgres. Endpoints:
   ws://<this host>/api/v1/livestore/sync             the peer relay
   /healthz                                           200 while the process lives
   /readyz                                            200 when it can serve, else 503 with the reason
+  /metrics                                           for Prometheus
 "
 );
 
@@ -94,10 +98,12 @@ impl Server {
             .fallback(cf::any_path)
             .layer(CompressionLayer::new())
             .layer(self.settings.origins.cors())
-            .layer(from_fn(no_content_for_options));
+            .layer(from_fn(no_content_for_options))
+            .layer(from_fn(not_encoded));
         Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
             .fallback_service(sync.with_state(self.clone()))
             .with_state(self)
     }
@@ -176,9 +182,26 @@ impl Server {
             Ok(Ok(body)) => Ok(body),
             Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".into())),
             Ok(Err(error)) => {
+                Limit::FrameBytes.hit();
                 Err((StatusCode::PAYLOAD_TOO_LARGE, format!("{error}: a request has at most {most} bytes")))
             }
         }
+    }
+}
+
+/// For Prometheus.
+async fn metrics(State(server): State<Server>) -> Response {
+    server.metrics.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], server.metrics.render()).into_response()
+}
+
+/// A few bytes that are compressed may stand for very many.
+async fn not_encoded(request: Request, next: Next) -> Response {
+    match request.headers().get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => {
+            refuse((StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body of a request must not be compressed".into()))
+        }
+        _ => next.run(request).await,
     }
 }
 

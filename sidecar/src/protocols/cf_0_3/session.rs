@@ -141,6 +141,9 @@ impl Session {
                 Some(Err(error)) => self.refuse(request_id, &format!("malformed batch: {error}")).await,
                 Some(Ok(batch)) if batch.is_empty() => self.outgoing.send(messages::push_ack(request_id)).await,
                 Some(Ok(batch)) => {
+                    if let Err(error) = self.log.check_size(&batch) {
+                        return self.refuse(request_id, &error.to_string()).await;
+                    }
                     match self.log.reserve(batch) {
                         Ok(push) => self.push(request_id.into(), push),
                         Err(batch) => self.unqueued = Some((request_id.into(), Box::pin(self.log.room(batch)))),

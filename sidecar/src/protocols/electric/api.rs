@@ -145,6 +145,7 @@ fn refuse_push(refusal: &PushError) -> Response {
         ),
         PushError::Invalid(_) => (StatusCode::BAD_REQUEST, json!({"_tag": "InvalidPushError"})),
         PushError::Rejected(_) => (StatusCode::FORBIDDEN, json!({"_tag": "UnknownError"})),
+        PushError::Throttled(_) => (StatusCode::TOO_MANY_REQUESTS, json!({"_tag": "UnknownError"})),
         PushError::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, json!({"_tag": "IsOfflineError"})),
     };
     failure(status, &refusal.to_string(), details)

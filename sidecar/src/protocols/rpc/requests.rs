@@ -201,7 +201,9 @@ pub fn push_failure(error: &PushError) -> Option<Value> {
             Some(server_ahead(*minimum_expected_num, *provided_num))
         }
         PushError::BackendIdMismatch { expected, received } => Some(backend_id_mismatch(expected, received)),
-        PushError::Invalid(_) | PushError::Rejected(_) => Some(unknown_error(&error.to_string())),
+        PushError::Invalid(_) | PushError::Rejected(_) | PushError::Throttled(_) => {
+            Some(unknown_error(&error.to_string()))
+        }
         PushError::Unavailable => None,
     }
 }

@@ -118,6 +118,7 @@ pub async fn push(log: StoreLog, batch: Batch) -> Response {
                 PushError::ServerAhead { .. } | PushError::BackendIdMismatch { .. } => StatusCode::CONFLICT,
                 PushError::Invalid(_) => StatusCode::BAD_REQUEST,
                 PushError::Rejected(_) => StatusCode::FORBIDDEN,
+                PushError::Throttled(_) => StatusCode::TOO_MANY_REQUESTS,
                 PushError::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             };
             failure(status, &error.to_string())

@@ -111,6 +111,9 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
             failure(StatusCode::UNPROCESSABLE_ENTITY, "invalid", &error.to_string())
         }
         Err(error @ PushError::Rejected(_)) => failure(StatusCode::FORBIDDEN, "permission_denied", &error.to_string()),
+        Err(error @ PushError::Throttled(_)) => {
+            failure(StatusCode::TOO_MANY_REQUESTS, "rate_limited", &error.to_string())
+        }
         Err(error @ PushError::Unavailable) => {
             failure(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &error.to_string())
         }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE};
+use crate::metrics::Limit;
 
 /// Frames that wait for a client to read them: with the frames' size this bounds what a slow client costs.
 const OUTGOING_FRAMES: usize = 8;
@@ -124,7 +125,7 @@ impl Socket {
                 Some(Ok(Message::Close(_))) | None => return Err(CLOSED_BY_CLIENT),
                 Some(Err(error)) => {
                     debug!(error = &error as &dyn std::error::Error, "the connection broke");
-                    return Err(if is_too_large(&error) { TOO_LARGE } else { CLOSED_BY_CLIENT });
+                    return Err(if is_too_large(&error) { too_large() } else { CLOSED_BY_CLIENT });
                 }
             }
         }
@@ -161,6 +162,11 @@ async fn write(
         }
     }
     let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
+}
+
+fn too_large() -> Close {
+    Limit::FrameBytes.hit();
+    TOO_LARGE
 }
 
 fn is_too_large(error: &axum::Error) -> bool {

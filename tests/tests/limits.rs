@@ -1,0 +1,269 @@
+//! Limits of what may be sent, on every dialect: what is beyond them is refused with the reason, changes nothing, and is counted.
+
+use std::time::{Duration, Instant};
+
+use livestore_tests::cluster::Database;
+use livestore_tests::dialects::{Answer, Caller, DIALECTS, WRITERS};
+use livestore_tests::events::{chain, event};
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
+use livestore_tests::{client::Node, eventually};
+use serde_json::{Value, json};
+
+async fn start(arguments: &[&str]) -> (Database, Sidecar) {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(arguments).ready().await;
+    (database, sidecar)
+}
+
+async fn start_with_tokens(arguments: &[&str]) -> (Database, Sidecar) {
+    start(&[&WITH_SECRET, arguments].concat()).await
+}
+
+/// A token of this subject that allows everything.
+fn token(subject: &str) -> String {
+    Signer::secret(SECRET).sign(&json!({"sub": subject, "exp": now() + 3600, "livestore": {"*": "write"}}))
+}
+
+async fn head(database: &Database, store: &str) -> i64 {
+    database.admin().await.query_one("select livestore.head($1)", &[&store]).await.unwrap().get(0)
+}
+
+/// What clients of this dialect take for an acknowledgement.
+fn is_accepted(dialect: &str, answer: &Answer) -> bool {
+    match dialect {
+        "cf-ws" | "cf-http" => answer.text.contains("Success"),
+        "cf-0.3" => answer.text.contains("PushAck"),
+        _ => answer.status == 200,
+    }
+}
+
+/// A status, where the dialect has one, that says why.
+fn status(dialect: &str, of_http: u16) -> u16 {
+    match dialect {
+        "cf-ws" | "cf-0.3" => 101,
+        "cf-http" => 200,
+        _ => of_http,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_too_many_events_or_with_too_large_a_one_is_refused() {
+    let (database, sidecar) = start(&["--max-batch-events", "3", "--max-event-bytes", "300"]).await;
+    let large = json!([event(0, "small", json!({})), event(1, "large", json!("x".repeat(300)))]);
+    for (n, dialect) in WRITERS.into_iter().enumerate() {
+        let caller = Caller::new(&sidecar, dialect);
+        let many = caller.write(dialect, chain(0, 4)).await;
+        assert!(many.text.contains("at most 3 events"), "{dialect}: {many:?}");
+        // S2 has a status of its own for what is not as it should be.
+        let expected = if dialect == "s2-rest" { 422 } else { status(dialect, 400) };
+        assert_eq!(many.status, expected, "{dialect}");
+        let large = caller.write(dialect, large.clone()).await;
+        assert!(large.text.contains("at most 300 bytes, e2 has"), "{dialect}: {large:?}");
+        assert_eq!(head(&database, dialect).await, 0);
+        let fits = caller.write(dialect, chain(0, 3)).await;
+        assert!(is_accepted(dialect, &fits), "{dialect}: {fits:?}");
+        let hits = (sidecar.hits("batch_events").await, sidecar.hits("event_bytes").await);
+        assert_eq!(hits, ((n + 1) as f64, (n + 1) as f64), "{dialect}");
+    }
+}
+
+/// Pushes one event after the other; says how many were taken, and what the others were told.
+async fn push_fast(caller: &Caller<'_>, dialect: &str, count: i64) -> (i64, Vec<Answer>) {
+    let (mut head, mut refused) = (0, Vec::new());
+    for _ in 0..count {
+        let answer = caller.write(dialect, chain(head, 1)).await;
+        if is_accepted(dialect, &answer) {
+            head += 1;
+        } else {
+            refused.push(answer);
+        }
+    }
+    (head, refused)
+}
+
+/// 0.3 does not try again what was refused: its pushes wait.
+async fn is_slowed_down(database: &Database, caller: &Caller<'_>, dialect: &str, why: &str) {
+    let since = Instant::now();
+    let (taken, refused) = push_fast(caller, dialect, 6).await;
+    assert_eq!(head(database, caller.store).await, taken, "{dialect}");
+    if dialect == "cf-0.3" {
+        assert_eq!(taken, 6, "{refused:?}");
+        // One at once, and one more each second.
+        assert!(since.elapsed() > Duration::from_secs(4), "{:?}", since.elapsed());
+        return;
+    }
+    assert!(taken >= 1 && !refused.is_empty(), "{dialect}: {taken} {refused:?}");
+    for answer in refused {
+        assert!(answer.text.contains(why), "{dialect}: {answer:?}");
+        assert_eq!(answer.status, status(dialect, 429), "{dialect}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_that_pushes_too_fast_is_slowed_down_and_others_are_not() {
+    let (database, sidecar) = start_with_tokens(&["--pushes-per-second", "1"]).await;
+    for dialect in WRITERS {
+        let caller = Caller::with_token(&sidecar, dialect, &token(dialect));
+        is_slowed_down(&database, &caller, dialect, "you push too fast: at most 1 pushes").await;
+        let other = Caller::with_token(&sidecar, dialect, &token(&format!("other of {dialect}")));
+        let head = head(&database, dialect).await;
+        assert!(is_accepted(dialect, &other.write(dialect, chain(head, 1)).await), "{dialect}");
+    }
+    assert!(sidecar.hits("pushes_per_subject").await >= 5.0);
+    assert_eq!(sidecar.hits("pushes_per_store").await, 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_pushed_to_too_fast_takes_no_more_for_a_while() {
+    let (database, sidecar) = start(&["--store-pushes-per-second", "1"]).await;
+    for dialect in WRITERS {
+        let caller = Caller::new(&sidecar, dialect);
+        is_slowed_down(&database, &caller, dialect, "this store is pushed to too fast").await;
+        let elsewhere = format!("elsewhere-{dialect}");
+        assert!(is_accepted(dialect, &Caller::new(&sidecar, &elsewhere).write(dialect, chain(0, 1)).await));
+    }
+    assert!(sidecar.hits("pushes_per_store").await >= 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_count_as_pushes_do() {
+    let (_database, sidecar) = start(&["--store-bytes-per-second", "1000"]).await;
+    let batch = |head| json!([event(head, "e", json!("x".repeat(700)))]);
+    for dialect in ["cf-http", "electric", "s2"] {
+        let caller = Caller::new(&sidecar, dialect);
+        assert!(is_accepted(dialect, &caller.write(dialect, batch(0)).await));
+        let answer = caller.write(dialect, batch(1)).await;
+        assert!(answer.text.contains("1000 bytes a second"), "{dialect}: {answer:?}");
+        // A push that is larger than the limit is taken, too, when nothing was pushed for long enough.
+        let large = json!([event(0, "e", json!("x".repeat(5000)))]);
+        let store = format!("large-{dialect}");
+        assert!(is_accepted(dialect, &Caller::new(&sidecar, &store).write(dialect, large).await));
+    }
+}
+
+/// Who is told to come back does, with the same batch: everything arrives, once and in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_livestore_client_that_is_slowed_down_brings_everything() {
+    const COUNT: i64 = 25;
+    let (database, sidecar) = start(&["--store-pushes-per-second", "2"]).await;
+    let node = Node::livestore();
+    let folder = tempfile::tempdir().unwrap();
+    let params = json!({"url": sidecar.url(), "storeId": "todos", "clientId": "a", "directory": folder.path()});
+    node.call("open", params).await.unwrap();
+    for n in 0..COUNT {
+        let args = json!({"id": n.to_string(), "text": "todo"});
+        node.call("commit", json!({"event": "todoCreated", "args": args})).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    eventually("everything has arrived", || async { head(&database, "todos").await == COUNT }).await;
+    let ids = "select string_agg(args->>'id', ' ' order by seq_num) from livestore.events";
+    let ids: String = database.admin().await.query_one(ids, &[]).await.unwrap().get(0);
+    assert_eq!(ids, (0..COUNT).map(|n| n.to_string()).collect::<Vec<_>>().join(" "));
+    assert!(sidecar.hits("pushes_per_store").await > 0.0, "it was slowed down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_may_begin_so_many_stores_an_hour() {
+    for dialect in WRITERS {
+        let (database, sidecar) = start_with_tokens(&["--new-stores-per-hour", "2"]).await;
+        let (ann, bob) = (token("ann"), token("bob"));
+        for store in ["one", "two"] {
+            let caller = Caller::with_token(&sidecar, store, &ann);
+            assert!(is_accepted(dialect, &caller.write(dialect, chain(0, 1)).await), "{dialect}");
+        }
+        let third = Caller::with_token(&sidecar, "three", &ann).write(dialect, chain(0, 1)).await;
+        assert!(third.text.contains("too many stores: at most 2 an hour"), "{dialect}: {third:?}");
+        assert_eq!(head(&database, "three").await, 0);
+        // What there is goes on.
+        let more = Caller::with_token(&sidecar, "one", &ann).write(dialect, chain(1, 1)).await;
+        assert!(is_accepted(dialect, &more), "{dialect}: {more:?}");
+        let again = Caller::with_token(&sidecar, "two", &ann).write(dialect, chain(0, 1)).await;
+        assert!(is_accepted(dialect, &again), "{dialect}: {again:?}");
+        let other = Caller::with_token(&sidecar, "three", &bob).write(dialect, chain(0, 1)).await;
+        assert!(is_accepted(dialect, &other), "{dialect}: {other:?}");
+        assert_eq!(sidecar.hits("new_stores_per_subject").await, 1.0, "{dialect}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_has_so_many_connections() {
+    let (_database, sidecar) = start_with_tokens(&["--max-connections-per-subject", "2"]).await;
+    let (ann, bob) = (token("ann"), token("bob"));
+    let connect = async |token: &str| {
+        let url = format!("{}/?storeId=s&transport=ws", sidecar.url());
+        Rpc::connect_with(&url, &[("authorization", &format!("Bearer {token}"))]).await
+    };
+    let (first, _second) = (connect(&ann).await.unwrap(), connect(&ann).await.unwrap());
+    let (status, text) = connect(&ann).await.err().expect("it is one too many");
+    assert!(status == 400 && text.contains("too many connections, 2"), "{status} {text}");
+    for dialect in DIALECTS {
+        let answer = Caller::with_token(&sidecar, "s", &ann).read(dialect).await;
+        assert!(answer.text.contains("too many connections, 2"), "{dialect}: {answer:?}");
+    }
+    let _other = connect(&bob).await.unwrap();
+    drop(first);
+    eventually("a place is free", || async { connect(&ann).await.is_ok() }).await;
+    assert!(sidecar.hits("connections_per_subject").await >= 8.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_too_large_is_refused() {
+    let (_database, sidecar) = start(&["--max-head-bytes", "8192"]).await;
+    let client = reqwest::Client::new();
+    let long = "x".repeat(9000);
+    let of_url = client.get(format!("{}/healthz?{long}", sidecar.http_url())).send().await.unwrap();
+    let of_header = client.get(format!("{}/healthz", sidecar.http_url())).header("x", long).send().await.unwrap();
+    assert_eq!((of_url.status().as_u16(), of_header.status().as_u16()), (431, 431));
+    let fits =
+        client.get(format!("{}/healthz", sidecar.http_url())).header("x", "x".repeat(7000)).send().await.unwrap();
+    assert_eq!(fits.status(), 200);
+}
+
+/// 10 MB of spaces, or a thousand times that, are a few KB when compressed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_compressed_is_refused_unread() {
+    let (database, sidecar) = start(&[]).await;
+    for (path, encoding) in [
+        ("/api/electric", "gzip"),
+        ("/api/s2", "deflate"),
+        ("/?storeId=s&transport=http", "br"),
+        ("/v1/streams/s/records", "zstd"),
+    ] {
+        let request = reqwest::Client::new().post(format!("{}{path}", sidecar.http_url()));
+        let batch: Value = chain(0, 1);
+        let response = request.header("content-encoding", encoding).body(batch.to_string()).send().await.unwrap();
+        assert_eq!(response.status(), 415, "{path}");
+        assert!(response.text().await.unwrap().contains("must not be compressed"));
+    }
+    assert_eq!(head(&database, "s").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_is_too_large_is_refused() {
+    let (database, sidecar) = start(&["--max-frame-bytes", "2000"]).await;
+    let batch = json!([event(0, "e", json!("x".repeat(3000)))]);
+    for (n, dialect) in WRITERS.into_iter().enumerate() {
+        let answer = Caller::new(&sidecar, "s").write(dialect, batch.clone()).await;
+        let expected = if dialect.starts_with("cf-") && dialect != "cf-http" { 1009 } else { 413 };
+        assert_eq!(answer.status, expected, "{dialect}: {answer:?}");
+        assert_eq!(sidecar.hits("frame_bytes").await, (n + 1) as f64, "{dialect}");
+    }
+    assert_eq!(head(&database, "s").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_name_every_limit_and_nobody() {
+    let (_database, sidecar) = start_with_tokens(&[]).await;
+    let answer = Caller::with_token(&sidecar, "the-store", &token("the-subject")).write("electric", chain(0, 1)).await;
+    assert_eq!(answer.status, 200);
+    let (status, metrics) = sidecar.get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(
+        metrics.contains("# HELP livestore_limit_hits_total")
+            && metrics.contains("# TYPE livestore_limit_hits_total counter")
+    );
+    assert!(metrics.matches("livestore_limit_hits_total{").count() == 11, "{metrics}");
+    assert!(!metrics.contains("the-store") && !metrics.contains("the-subject"), "{metrics}");
+}
