@@ -12,7 +12,7 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_postgres::Client;
@@ -107,6 +107,10 @@ impl Electric {
 }
 
 async fn shape(State(shared): State<Arc<Shared>>, Query(params): Query<Params>) -> Response {
+    if params.get("live_sse").is_some_and(|sse| sse == "true") {
+        shared.requests.lock().unwrap().push((params, 200));
+        return ([("content-type", "text/event-stream")], Body::from_stream(names(shared))).into_response();
+    }
     let answer = answer(&shared, &params).await;
     shared.requests.lock().unwrap().push((params, answer.status().as_u16()));
     answer
@@ -227,6 +231,16 @@ async fn answer(shared: &Shared, params: &Params) -> Response {
         response = response.header("electric-cursor", "12345");
     }
     response.body(in_two_pieces(&Value::from(messages))).expect("a response")
+}
+
+/// A stream of events, for as long as it is read: every so often the names of all events that there are.
+fn names(shared: Arc<Shared>) -> impl Stream<Item = std::io::Result<String>> {
+    stream::repeat(shared).then(|shared| async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let names = "select coalesce(string_agg(name, ' '), '') from livestore.events";
+        let names: String = shared.postgres.query_one(names, &[]).await.expect("names").get(0);
+        Ok(format!("data: {names}\n\n"))
+    })
 }
 
 /// The body in two pieces with a pause in between: whoever forwards it must not wait for the whole.

@@ -6,10 +6,10 @@ use livestore_tests::client::{Client, Node};
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::{Caller, DIALECTS, WRITERS};
 use livestore_tests::events::{chain, event, numbers};
-use livestore_tests::rpc::Received;
+use livestore_tests::rpc::{Received, Rpc};
 use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::tokens::{SECRET, Signer, now};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
 
 /// What only those who may read are shown: the name of an event.
@@ -127,6 +127,29 @@ async fn a_token_gives_what_it_says_and_no_more() {
         let token = Signer::secret(SECRET).token(user);
         let answer = Caller::with_token(&sidecar, store, &token).write("electric", chain(0, 1)).await;
         assert_eq!(head(&database, store).await, i64::from(may_write), "{store}, {user}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn administering_takes_a_token_for_it_and_the_secret() {
+    let (database, _) = setup(&[]).await;
+    let arguments = [&WITH_SECRET[..], &["--admin-secret", "hunter2"]].concat();
+    let sidecar = Start::new(database.url("admin")).arguments(&arguments).ready().await;
+    for (access, secret, refusal) in [
+        ("write", "hunter2", Some("does not allow to administer")),
+        ("admin", "hunter3", Some("Invalid admin secret")),
+        ("admin", "hunter2", None),
+    ] {
+        for request in ["WSMessage.AdminInfoReq", "WSMessage.AdminResetRoomReq"] {
+            let url = format!("{}/websocket?storeId=s&token={}", sidecar.url(), token(json!({"s": access})));
+            let mut rpc = Rpc::connect_with(&url, &[]).await.unwrap();
+            rpc.send(json!({"_tag": request, "requestId": "1", "adminSecret": secret})).await;
+            let answer = rpc.frame().await;
+            let is_error = answer["_tag"] == "WSMessage.Error";
+            assert_eq!(is_error, refusal.is_some(), "{access}, {secret}: {answer}");
+            assert!(refusal.is_none_or(|refusal| answer.to_string().contains(refusal)), "{answer}");
+        }
+        assert_eq!(head(&database, "s").await, i64::from(refusal.is_some()), "{access}, {secret}");
     }
 }
 

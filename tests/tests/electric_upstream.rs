@@ -9,7 +9,9 @@ use livestore_tests::electric::{Electric, Failure, SECRET};
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::shape::{Answer, get, pull};
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{Signer, WITH_SECRET, now};
 use livestore_tests::{PATIENCE, eventually};
+use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 
 struct Setup {
@@ -399,6 +401,44 @@ async fn who_may_not_pull_gets_nothing_of_electric_either() {
     let allowed = Answer::to(get(&sidecar, &allowed)).await;
     assert_eq!((allowed.numbers(), allowed.header("etag")), (vec![1], Some("\"of-electric:1001_0\"")));
     assert_eq!(allowed.header("cache-control"), Some("private, no-cache"), "it is nobody else's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ends_takes_what_waits_for_electric_with_it() {
+    let database = Database::new().await;
+    let electric = Electric::on(&database).await;
+    let arguments = ["--electric-url", &electric.url(), "--electric-secret", SECRET];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).arguments(&WITH_SECRET).ready().await;
+    let admin = database.admin().await;
+    admin.execute("select livestore.push('s', $1)", &[&chain(0, 1)]).await.unwrap();
+    let claims = json!({"sub": "ann", "exp": now() + 8, "livestore": {"s": "read"}});
+    let token = Signer::secret(livestore_tests::tokens::SECRET).sign(&claims);
+    let ask = |request: RequestBuilder| Answer::to(request.bearer_auth(&token));
+    let shape = |how, position: (&str, &str)| {
+        let (offset, handle) = position;
+        let params = [("table", "eventlog_6_s"), ("secret", SECRET), ("offset", offset), ("handle", handle)];
+        get(&sidecar, &[&params[..], &[("live", "true"), (how, "true")]].concat())
+    };
+    let first = ask(get(&sidecar, &[("table", "eventlog_6_s"), ("secret", SECRET), ("offset", "-1")])).await;
+    let position = (first.offset(), first.handle());
+    let ours = ask(pull(&sidecar, "s", None, false)).await;
+    let ours = ask(pull(&sidecar, "s", Some((ours.offset(), ours.handle())), true)).await;
+    let (long_poll, stream, pulled, _) = tokio::join!(
+        ask(shape("live", position)),
+        ask(shape("live_sse", position)),
+        ask(pull(&sidecar, "s", Some((ours.offset(), ours.handle())), true)),
+        async {
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            admin.execute("select livestore.push('s', $1)", &[&json!([event(1, "afterTheEnd", json!({}))])]).await
+        }
+    );
+    assert!(stream.text.contains("data: todoCreated"), "it is Electric's: {stream:?}");
+    for answer in [&long_poll, &stream, &pulled] {
+        assert!(!answer.text.contains("afterTheEnd"), "{answer:?}");
+    }
+    for answer in [&long_poll, &pulled] {
+        assert!(answer.status == 403 && answer.text.contains("expired"), "{answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,11 @@
 //! The log: all that a protocol knows of event logs in Postgres.
 
+mod admin;
 mod aliases;
 mod authorize;
 mod context;
 mod event;
+mod history;
 mod limits;
 mod listener;
 mod outcome;
@@ -23,15 +25,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::error;
 
+pub use admin::ResetError;
 pub use aliases::{Alias, Ambiguous, Location};
 pub use authorize::Denied;
 pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
+pub use history::History;
 pub use limits::PushBounds;
 pub use outcome::{PushError, Pushed};
 pub use pull::Page;
 pub use relayed::{ReadError, RelayedEvent};
-pub use store::{History, Reserved, ResetError, StoreLog};
+pub use store::{Reserved, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
 pub use tail::StreamEnd;

@@ -10,24 +10,22 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::error::SqlState;
 
 use super::aliases::Location;
 use super::authorize::{Action, Denied};
 use super::context::Context;
 use super::event::Batch;
+use super::history::History;
 use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
 use super::push::Space;
 use crate::auth::{Access, Refused};
-use crate::postgres::{Database, DatabaseError};
+use crate::postgres::Database;
+use crate::time::passed;
 
 use super::store_id::StoreId;
 use super::subscription::Subscription;
 use super::{LAG, Log, PullError, check_cursor};
-
-/// What `livestore.reset_store` raises for a store that there is not.
-const NO_SUCH_STORE: &str = "LS004";
 
 /// How often keys that are away are looked for.
 const KEYS_RETRY: Duration = Duration::from_secs(1);
@@ -111,7 +109,7 @@ impl StoreLog {
         self.ask(Action::Connect).await
     }
 
-    async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
+    pub(super) async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
         let identity = loop {
             match self.context.identity(&self.log.authentication).await {
                 Ok(identity) => break identity,
@@ -124,6 +122,15 @@ impl StoreLog {
             return Err(Denied(Refused::Expired.to_string()));
         }
         if self.is_own || identity.may(self.store.as_str(), access) { Ok(()) } else { Err(Denied(refusal.into())) }
+    }
+
+    /// Ends when the token does that let this client in, with what to tell it.
+    pub async fn ended(&self) -> impl Future<Output = Denied> + Send + use<> {
+        let until = self.until().await;
+        async move {
+            passed(until).await;
+            Denied(Refused::Expired.to_string())
+        }
     }
 
     /// When the token ends that let this client in.
@@ -284,9 +291,7 @@ impl StoreLog {
     /// Not allowed.
     pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<History, PullError> {
         self.authorize(Action::Pull).await?;
-        let (log, store) = (self.log.clone(), self.store.clone());
-        let until = self.until().await;
-        Ok(History { log, store, after, backend_id, until, is_complete: false })
+        Ok(History::new(self.log.clone(), self.store.clone(), after, backend_id, self.until().await))
     }
 
     /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
@@ -352,24 +357,6 @@ impl StoreLog {
         patiently(|| pull::status(&self.log.database, &self.store)).await.backend_id
     }
 
-    /// Empties the log. One that does not exist is empty already. Whoever offers this asks for a secret first.
-    ///
-    /// # Errors
-    /// It was not emptied, or is not known to be; or the token does not allow it.
-    pub async fn reset(&self) -> Result<(), ResetError> {
-        let refusal = "the token does not allow to administer this store";
-        self.check_token(Access::Admin, refusal).await.map_err(ResetError::Denied)?;
-        let client = self.log.database.client().await.map_err(ResetError::Database)?;
-        match client.execute("select livestore.reset_store($1)", &[&self.store.as_str()]).await {
-            Ok(_) => Ok(()),
-            Err(error) => match error.code() {
-                Some(code) if code.code() == NO_SUCH_STORE => Ok(()),
-                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(ResetError::NotAllowed),
-                _ => Err(ResetError::Database(error.into())),
-            },
-        }
-    }
-
     /// Follows the log from where it stands now. Waits while the database is away.
     ///
     /// # Errors
@@ -383,47 +370,4 @@ impl StoreLog {
 /// What ends when a push is queued, unless it is queued already.
 fn still_waiting(mut queued: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
     (queued.try_recv() == Err(TryRecvError::Empty)).then_some(queued)
-}
-
-/// Why a store was not reset.
-#[derive(Debug, thiserror::Error)]
-pub enum ResetError {
-    #[error(transparent)]
-    Denied(Denied),
-    #[error("the database role of this server may not reset stores: grant livestore_admin to it")]
-    NotAllowed,
-    #[error("the store was not reset: try again, and see the log of the server")]
-    Database(#[source] DatabaseError),
-}
-
-/// The pages of a log up to its end.
-pub struct History {
-    log: Log,
-    store: StoreId,
-    after: i64,
-    backend_id: Option<String>,
-    until: Option<Instant>,
-    is_complete: bool,
-}
-
-impl History {
-    /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.
-    ///
-    /// # Errors
-    /// The cursor is not one of this log.
-    pub async fn next(&mut self) -> Result<Option<Page>, PullError> {
-        if self.is_complete {
-            return Ok(None);
-        }
-        if self.until.is_some_and(|until| until <= Instant::now()) {
-            return Err(PullError::Denied(Denied(Refused::Expired.to_string())));
-        }
-        let page = patiently(|| pull::pull(&self.log.database, &self.store, self.after)).await;
-        check_cursor(&self.store, &page, self.after, self.backend_id.as_deref())?;
-        // A reset between two pages must not mix two logs.
-        self.backend_id.get_or_insert_with(|| (*page.backend_id).into());
-        self.after = page.events.last().map_or(page.head, |event| event.seq_num);
-        self.is_complete = page.remaining() == 0;
-        Ok(Some(page))
-    }
 }

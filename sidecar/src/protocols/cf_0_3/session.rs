@@ -213,7 +213,10 @@ impl Session {
                     }
                 }
             } else {
-                messages::admin_info_res(&request_id, &log.backend_id().await)
+                match log.may_administer().await {
+                    Ok(()) => messages::admin_info_res(&request_id, &log.backend_id().await),
+                    Err(denied) => messages::error(&request_id, &denied.to_string()),
+                }
             };
             let _ = outgoing.send(answer).await;
         });

@@ -269,14 +269,24 @@ pub async fn forward(
         let asking = async {
             loop {
                 let tags = audience.if_none_match.as_ref();
-                if let Some(response) = upstream.forward(&location, &params, tags, shutdown.clone()).await {
+                let (token_ends, shutdown) = (log.ended().await, shutdown.clone());
+                let end = async move {
+                    tokio::select! {
+                        _ = token_ends => {}
+                        () = shutdown.cancelled_owned() => {}
+                    }
+                };
+                if let Some(response) = upstream.forward(&location, &params, tags, end).await {
                     return response;
                 }
                 tokio::time::sleep(AGAIN).await;
             }
         };
         let mut response = match &request.since {
-            Since::At(_) => asking.await,
+            Since::At(_) => tokio::select! {
+                response = asking => response,
+                denied = log.ended().await => return Ok(refuse(&denied.into())),
+            },
             // Who begins can do so here.
             _ => timeout(GIVE_UP, asking).await.map_err(|_| Instead::ReadOurselves)?,
         };

@@ -13,7 +13,6 @@ use std::time::Duration;
 use axum::http::{HeaderValue, header};
 use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, Url};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::api::RawPosition;
@@ -91,13 +90,13 @@ impl Upstream {
     }
 
     /// For a client of the shape API, whose search params go on to Electric: its answer as it is, body and all, or `None` if
-    /// it has none for now.
+    /// it has none for now. A stream ends with `end`.
     pub async fn forward(
         &self,
         location: &Location,
         params: &[(&str, &str)],
         if_none_match: Option<&HeaderValue>,
-        shutdown: CancellationToken,
+        end: impl Future<Output = ()> + Send + 'static,
     ) -> Option<axum::response::Response> {
         let columns = params.iter().find(|(name, _)| *name == "columns");
         let columns = columns.map_or_else(|| COLUMNS.to_string(), |(_, chosen)| format!("store,{chosen}"));
@@ -130,8 +129,7 @@ impl Upstream {
         }
         let is_stream = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
         // A page ends by itself; one that was cut short would be taken for the whole.
-        let end =
-            async move { if is_stream { shutdown.cancelled_owned().await } else { std::future::pending().await } };
+        let end = async move { if is_stream { end.await } else { std::future::pending().await } };
         forwarded.body(axum::body::Body::from_stream(response.bytes_stream().take_until(end))).ok()
     }
 

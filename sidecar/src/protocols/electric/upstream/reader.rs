@@ -121,7 +121,13 @@ pub async fn pull(
     if !reader.is_new && reader.here.shape.is_none() {
         return reader.join(&location, patience).await;
     }
-    match patience.wait_for(reader.follow(&location)).await {
+    let following = async {
+        tokio::select! {
+            chunk = reader.follow(&location) => Ok(chunk),
+            denied = log.ended().await => Err(denied),
+        }
+    };
+    match patience.wait_for(following).await.transpose()? {
         Some(Ok(chunk)) => reader.followed(chunk, patience).await,
         Some(Err(Failure::Unavailable)) => reader.read_ourselves(reader.here.shape.clone(), patience).await,
         Some(Err(Failure::Unknown)) => reader.join(&location, patience).await,
