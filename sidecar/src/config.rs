@@ -276,11 +276,9 @@ impl Dialect {
         Self::S2Rest,
         Self::Relay,
     ];
-}
 
-impl fmt::Display for Dialect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    pub fn name(self) -> &'static str {
+        match self {
             Self::CfWs => "cf-ws",
             Self::CfHttp => "cf-http",
             Self::Cf03 => "cf-0.3",
@@ -289,7 +287,13 @@ impl fmt::Display for Dialect {
             Self::S2 => "s2",
             Self::S2Rest => "s2-rest",
             Self::Relay => "relay",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Dialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -1,12 +1,36 @@
-//! What Prometheus reads: names and texts of the metrics, in one place. They are an interface: dashboards and alerts name them.
-//! No label has more values than this program has words for: never a store, a user or an address.
+//! What Prometheus reads: names and texts of the metrics, in one place. They are an interface: dashboards and alerts name them, and
+//! docs/operations.md lists them. No label has more values than this program has words for: never a store, a user or an address.
 
-use metrics::{counter, describe_counter};
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use std::time::Duration;
 
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+const PUSHES: &str = "livestore_pushes_total";
+const COMMIT_PUSHES: &str = "livestore_commit_pushes";
+const COMMIT_SECONDS: &str = "livestore_commit_seconds";
+const COMMIT_FAILURES: &str = "livestore_commit_failures_total";
+const COMMITTED_EVENTS: &str = "livestore_committed_events_total";
+const COMMIT_QUEUE: &str = "livestore_commit_queue_bytes";
+const DELIVERED_EVENTS: &str = "livestore_delivered_events_total";
+const DELIVERY_LAG: &str = "livestore_delivery_lag_seconds";
+const TAIL_READS: &str = "livestore_tail_reads_total";
+const LIVE_STREAMS: &str = "livestore_live_streams";
+const CONNECTIONS: &str = "livestore_connections";
+const REQUESTS: &str = "livestore_http_requests_total";
+const POOL: &str = "livestore_database_pool_connections";
+const POOL_WAITING: &str = "livestore_database_pool_waiting";
+const LISTENING: &str = "livestore_listening";
+const LISTENER_LOSSES: &str = "livestore_listener_losses_total";
+const RELAY_DEVICES: &str = "livestore_relay_devices";
+const RELAY_MESSAGES: &str = "livestore_relay_messages_total";
 const LIMIT_HITS: &str = "livestore_limit_hits_total";
+const BUILD: &str = "livestore_build_info";
 
-/// A limit that an operator sets, by the name of its option.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const GROUPS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 32.0, 128.0, 256.0, 512.0];
+
+/// A limit that an operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     Connections,
@@ -59,16 +83,155 @@ impl Limit {
     }
 }
 
+/// A push was answered.
+pub fn pushed(dialect: &'static str, outcome: &'static str) {
+    counter!(PUSHES, "dialect" => dialect, "outcome" => outcome).increment(1);
+}
+
+/// A transaction was committed, after so much time in Postgres.
+pub fn committed(pushes: usize, took: Duration) {
+    histogram!(COMMIT_PUSHES).record(u32::try_from(pushes).unwrap_or(u32::MAX));
+    histogram!(COMMIT_SECONDS).record(took);
+}
+
+/// So many events of it are new.
+pub fn committed_events(count: usize) {
+    counter!(COMMITTED_EVENTS).increment(count as u64);
+}
+
+/// A transaction was not, or is not known to be. `reason`: `unavailable` or `rolled_back`.
+pub fn not_committed(reason: &'static str) {
+    counter!(COMMIT_FAILURES, "reason" => reason).increment(1);
+}
+
+/// A live stream was given events. `from`: `tail` or `database`.
+pub fn delivered(from: &'static str, events: usize) {
+    counter!(TAIL_READS, "from" => from).increment(1);
+    counter!(DELIVERED_EVENTS).increment(events as u64);
+}
+
+/// So long after it was appended, an event reached a stream that was waiting for it.
+pub fn delivery_lag(lag: Duration) {
+    histogram!(DELIVERY_LAG).record(lag);
+}
+
+/// Something of which there are some at a time, until it is dropped.
+#[derive(Debug)]
+pub struct Present(metrics::Gauge);
+
+impl Present {
+    fn new(gauge: metrics::Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+
+    /// A live stream of this dialect.
+    pub fn stream(dialect: &'static str) -> Self {
+        Self::new(gauge!(LIVE_STREAMS, "dialect" => dialect))
+    }
+
+    pub fn connection() -> Self {
+        Self::new(gauge!(CONNECTIONS))
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+/// A request was answered.
+pub fn answered(status: u16) {
+    counter!(REQUESTS, "status" => status.to_string()).increment(1);
+}
+
+/// The connection that listens for commits was lost.
+pub fn listener_lost() {
+    counter!(LISTENER_LOSSES).increment(1);
+}
+
+/// A device of the peer relay sent something.
+pub fn relayed() {
+    counter!(RELAY_MESSAGES).increment(1);
+}
+
+/// How things stand.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    pub is_listening: bool,
+    pub queued_bytes: usize,
+    pub pool_idle: usize,
+    pub pool_busy: usize,
+    pub pool_waiting: usize,
+    pub relay_devices: usize,
+}
+
+/// What Prometheus is to read now.
+pub fn render(handle: &PrometheusHandle, standing: Standing) -> String {
+    let Standing { is_listening, queued_bytes, pool_idle, pool_busy, pool_waiting, relay_devices } = standing;
+    gauge!(LISTENING).set(f64::from(u8::from(is_listening)));
+    gauge!(COMMIT_QUEUE).set(queued_bytes as f64);
+    gauge!(POOL, "state" => "idle").set(pool_idle as f64);
+    gauge!(POOL, "state" => "busy").set(pool_busy as f64);
+    gauge!(POOL_WAITING).set(pool_waiting as f64);
+    gauge!(RELAY_DEVICES).set(relay_devices as f64);
+    handle.run_upkeep();
+    handle.render()
+}
+
 /// Call once, before anything is counted.
 ///
 /// # Errors
 /// Something else records already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new().install_recorder()?;
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(COMMIT_PUSHES.into()), &GROUPS)?
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .install_recorder()?;
+    describe_counter!(PUSHES, "Pushes that were answered, by dialect and outcome");
+    describe_histogram!(COMMIT_PUSHES, "Pushes in one transaction");
+    describe_histogram!(COMMIT_SECONDS, "How long a transaction took, from here to Postgres and back");
+    describe_counter!(
+        COMMIT_FAILURES,
+        "Transactions that were rolled back, or that the database was not there for; they are tried again"
+    );
+    describe_counter!(COMMITTED_EVENTS, "Events that this sidecar appended");
+    describe_gauge!(COMMIT_QUEUE, "Pushes that wait for the database, in bytes; 64 MiB may");
+    describe_counter!(DELIVERED_EVENTS, "Events that live streams were given, each stream counted");
+    describe_histogram!(
+        DELIVERY_LAG,
+        "From an event's createdAt, by the clock of Postgres, until a stream that waited for it was given it, by the clock of this machine"
+    );
+    describe_counter!(
+        TAIL_READS,
+        "How often live streams were given events, from memory (tail) or from Postgres (database)"
+    );
+    describe_gauge!(LIVE_STREAMS, "Live streams and long polls, by dialect");
+    describe_gauge!(CONNECTIONS, "Connections of clients");
+    describe_counter!(REQUESTS, "HTTP requests that were answered, by status; a WebSocket is one");
+    describe_gauge!(POOL, "Connections to Postgres for reading, by state");
+    describe_gauge!(POOL_WAITING, "What waits for a connection to Postgres");
+    describe_gauge!(LISTENING, "1 while commits of others are heard of");
+    describe_counter!(LISTENER_LOSSES, "How often the connection that listens for commits was lost");
+    describe_gauge!(RELAY_DEVICES, "Devices of the peer relay that are connected here");
+    describe_counter!(RELAY_MESSAGES, "Messages that devices of the peer relay sent here");
     describe_counter!(LIMIT_HITS, "How often a limit that an operator sets was exceeded, by limit");
-    // An alert on a rate misses the first one of a series that was not there before.
+    describe_gauge!(BUILD, "1, with the version of the sidecar");
+    gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    // The rate of a series that was not there before misses its first count.
     for limit in Limit::ALL {
         counter!(LIMIT_HITS, "limit" => limit.name()).absolute(0);
     }
+    for reason in ["unavailable", "rolled_back"] {
+        counter!(COMMIT_FAILURES, "reason" => reason).absolute(0);
+    }
+    for from in ["tail", "database"] {
+        counter!(TAIL_READS, "from" => from).absolute(0);
+    }
+    for name in [COMMITTED_EVENTS, DELIVERED_EVENTS, LISTENER_LOSSES, RELAY_MESSAGES] {
+        counter!(name).absolute(0);
+    }
+    gauge!(CONNECTIONS).set(0.0);
     Ok(handle)
 }

@@ -21,7 +21,7 @@ pub fn init(directives: &str, format: LogFormat) -> Result<(), ParseError> {
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_span_list(false).init(),
     }
     Ok(())
 }

@@ -202,8 +202,18 @@ async fn a_subject_has_so_many_connections() {
         let answer = Caller::with_token(&sidecar, "s", &ann).read(dialect).await;
         assert!(answer.text.contains("too many connections, 2"), "{dialect}: {answer:?}");
     }
+    let relay = livestore_tests::relay::url(&sidecar);
+    let refused = Rpc::connect_with(&relay, &[("authorization", &format!("Bearer {ann}"))]).await.err();
+    assert_eq!(refused.expect("it is one too many").0, 401);
     let _other = connect(&bob).await.unwrap();
     drop(first);
+    let device = async || Rpc::connect_with(&relay, &[("authorization", &format!("Bearer {ann}"))]).await.ok();
+    let mut online = None;
+    while online.is_none() {
+        online = device().await;
+    }
+    assert!(device().await.is_none(), "a device has a place, too");
+    drop(online);
     eventually("a place is free", || async { connect(&ann).await.is_ok() }).await;
     assert!(sidecar.hits("connections_per_subject").await >= 8.0);
 }

@@ -13,6 +13,7 @@ use crate::auth::{Authentication, Credentials, Identity, Refused};
 pub struct Context {
     payload: Option<Box<str>>,
     headers: Option<Box<str>>,
+    dialect: &'static str,
     credentials: Credentials,
     identity: OnceCell<Identity>,
 }
@@ -21,12 +22,18 @@ impl Context {
     /// The largest payload, in bytes: each push carries it into the database.
     pub const PAYLOAD_BYTES: usize = 64 << 10;
 
-    /// `headers`: names in lower case. `credentials`: those beside the payload.
-    pub fn new(payload: Option<&RawValue>, headers: &BTreeMap<String, String>, credentials: Credentials) -> Self {
+    /// `dialect`: the name of the protocol that the request is in. `headers`: names in lower case. `credentials`: those beside the
+    /// payload.
+    pub fn new(
+        dialect: &'static str,
+        payload: Option<&RawValue>,
+        headers: &BTreeMap<String, String>,
+        credentials: Credentials,
+    ) -> Self {
         let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string().into());
         let payload = present(payload);
         let credentials = credentials.with_payload(payload);
-        Self { payload: payload.map(Box::from), headers, credentials, identity: OnceCell::new() }
+        Self { payload: payload.map(Box::from), headers, dialect, credentials, identity: OnceCell::new() }
     }
 
     /// The same with the payload of a single request, if that one has its own.
@@ -35,10 +42,21 @@ impl Context {
             Some(payload) if self.payload() != Some(payload) => {
                 let (headers, credentials) = (self.headers.clone(), self.credentials.clone());
                 let credentials = credentials.with_payload(Some(payload));
-                Arc::new(Self { payload: Some(payload.into()), headers, credentials, identity: OnceCell::new() })
+                Arc::new(Self {
+                    payload: Some(payload.into()),
+                    headers,
+                    dialect: self.dialect,
+                    credentials,
+                    identity: OnceCell::new(),
+                })
             }
             _ => Arc::clone(self),
         }
+    }
+
+    /// The protocol that the request is in.
+    pub fn dialect(&self) -> &'static str {
+        self.dialect
     }
 
     /// The sync payload, as JSON.

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::store_id::StoreId;
 use super::tail::Tails;
+use crate::metrics;
 use crate::postgres::{Backoff, Database, DatabaseError};
 
 /// A connection that is silent for this long is asked whether it is still there, and has as long to answer.
@@ -37,7 +38,11 @@ impl Listener {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             let error = self.listen(&mut backoff).await.err();
-            if self.is_listening.swap(false, Ordering::Relaxed) || backoff.attempts() == 0 {
+            let was_listening = self.is_listening.swap(false, Ordering::Relaxed);
+            if was_listening {
+                metrics::listener_lost();
+            }
+            if was_listening || backoff.attempts() == 0 {
                 let error = error.as_ref().map(|error| error as &dyn std::error::Error);
                 warn!(error, "the listening connection is lost, reconnecting");
             }

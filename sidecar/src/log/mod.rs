@@ -48,6 +48,7 @@ use push::CommitQueue;
 use tail::Tails;
 
 use crate::auth::Authentication;
+use crate::metrics::Standing;
 use crate::postgres::{Database, DatabaseError};
 
 /// The logs of all stores. Cheap to clone.
@@ -182,6 +183,19 @@ impl Log {
         match &self.authorizer {
             Some(authorizer) => authorizer.check().await,
             None => Ok(()),
+        }
+    }
+
+    /// How things stand, for metrics.
+    pub fn standing(&self) -> Standing {
+        let (pool_idle, pool_busy, pool_waiting) = self.database.pool();
+        Standing {
+            is_listening: self.is_listening.load(Ordering::Relaxed),
+            queued_bytes: self.commits.waiting(),
+            pool_idle,
+            pool_busy,
+            pool_waiting,
+            relay_devices: 0,
         }
     }
 

@@ -29,6 +29,20 @@ pub enum PushError {
     Unavailable,
 }
 
+impl PushError {
+    /// As metrics name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ServerAhead { .. } => "server_ahead",
+            Self::BackendIdMismatch { .. } => "backend_id_mismatch",
+            Self::Invalid(_) => "invalid",
+            Self::Rejected(_) => "rejected",
+            Self::Throttled(_) => "throttled",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// What a push that succeeded left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {

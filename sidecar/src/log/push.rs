@@ -18,6 +18,7 @@ use super::event::Batch;
 use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
 use super::store_id::StoreId;
 use super::tail::Tails;
+use crate::metrics;
 use crate::postgres::Backoff;
 use crate::postgres::{Database, DatabaseError, is_disconnection};
 
@@ -77,6 +78,11 @@ impl CommitQueue {
     /// How long a push waits for the database.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// How much waits, in bytes.
+    pub fn waiting(&self) -> usize {
+        (QUEUE_KIBIBYTES - self.space.available_permits()) << 10
     }
 
     /// Takes the room that a push needs; `None` if too much is waiting.
@@ -209,9 +215,14 @@ impl Committer {
             if group.is_empty() {
                 continue;
             }
+            let start = Instant::now();
             match self.commit(&group).await {
-                Ok(outcomes) => self.settle(group, outcomes),
+                Ok(outcomes) => {
+                    metrics::committed(group.len(), start.elapsed());
+                    self.settle(group, outcomes);
+                }
                 Err(CommitError::Unavailable(error)) => {
+                    metrics::not_committed("unavailable");
                     let pushes = group.len();
                     warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
                     self.disown_connection();
@@ -226,12 +237,14 @@ impl Committer {
                 // Not one of the errors that livestore.push_batch returns with its push: a deferred trigger that raises
                 // at commit, for one. Halves find whose it is; the first half goes first.
                 Err(CommitError::RolledBack(error)) if group.len() > 1 => {
+                    metrics::not_committed("rolled_back");
                     log_rollback(&error, "a commit was rolled back, its pushes are tried in halves");
                     let second = group.split_off(group.len() / 2);
                     groups.push(second);
                     groups.push(group);
                 }
                 Err(CommitError::RolledBack(error)) => {
+                    metrics::not_committed("rolled_back");
                     log_rollback(&error, "a commit was rolled back");
                     let rejected = rejected(error.code(), error.as_db_error().map_or("", |error| error.message()));
                     for push in group {
@@ -280,6 +293,7 @@ impl Committer {
             };
             match result {
                 Ok(Appended { head, count, backend_id, created_at }) => {
+                    metrics::committed_events(count);
                     match created_at {
                         Some(at) => {
                             self.tails.publish(&push.store, &backend_id, push.batch.into_last_appended(count, at));

@@ -9,6 +9,7 @@ use super::authorize::Denied;
 use super::outcome::{PushError, rejected};
 use super::pull::patiently;
 use super::store::StoreLog;
+use crate::metrics;
 use crate::postgres::DatabaseError;
 
 /// The bounds of a page.
@@ -53,7 +54,7 @@ impl StoreLog {
     /// # Errors
     /// As for other pushes.
     pub async fn append_relayed(&self, events: &[RelayedEvent<'_>]) -> Result<(), PushError> {
-        timeout(self.patience(), async {
+        let appended = timeout(self.patience(), async {
             self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
             // Pushes of one store wait for each other: they shall not take all connections from those who read.
             let _turn = self.relay_turn().await.ok_or(PushError::Unavailable)?;
@@ -84,7 +85,9 @@ impl StoreLog {
             }
         })
         .await
-        .unwrap_or(Err(PushError::Unavailable))
+        .unwrap_or(Err(PushError::Unavailable));
+        metrics::pushed(self.context().dialect(), appended.as_ref().map_or_else(PushError::name, |()| "accepted"));
+        appended
     }
 
     /// The sequence number after which to read what was appended from a moment on, and the head of the log.

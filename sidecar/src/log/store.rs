@@ -20,6 +20,7 @@ use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
 use super::push::Space;
 use crate::auth::{Access, Refused};
+use crate::metrics;
 use crate::postgres::Database;
 use crate::time::passed;
 
@@ -165,10 +166,13 @@ impl StoreLog {
             let space = self.log.commits.reserve(&batch, &self.context).ok_or(PushError::Unavailable)?;
             Ok(Reserved { batch, space })
         });
-        match reserved {
-            Ok(push) => Either::Left(self.push_within(push, backend_id, Some(self.log.commits.timeout()))),
-            Err(error) => Either::Right(std::future::ready(Err(error))),
-        }
+        counted(
+            self.context.dialect(),
+            match reserved {
+                Ok(push) => Either::Left(self.push_within(push, backend_id, Some(self.log.commits.timeout()))),
+                Err(error) => Either::Right(std::future::ready(Err(error))),
+            },
+        )
     }
 
     /// Whether a batch, and each event of it, is as small as it has to be.
@@ -200,7 +204,7 @@ impl StoreLog {
         push: Reserved,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        self.push_within(push, backend_id, None)
+        counted(self.context.dialect(), self.push_within(push, backend_id, None))
     }
 
     fn push_within(
@@ -340,7 +344,7 @@ impl StoreLog {
             let subscription = tails.subscribe(&self.store, Some(after)).await;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
-                return Ok(subscription.until(self.until().await));
+                return Ok(subscription.of(self.context.dialect(), self.until().await));
             }
             // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
             // its log, so Postgres is asked.
@@ -363,8 +367,15 @@ impl StoreLog {
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
         self.authorize(Action::Pull).await?;
-        Ok(self.log.tails.subscribe(&self.store, None).await.until(self.until().await))
+        Ok(self.log.tails.subscribe(&self.store, None).await.of(self.context.dialect(), self.until().await))
     }
+}
+
+/// Counts what became of a push.
+async fn counted<T>(dialect: &'static str, pushed: impl Future<Output = Result<T, PushError>>) -> Result<T, PushError> {
+    let pushed = pushed.await;
+    metrics::pushed(dialect, pushed.as_ref().map_or_else(PushError::name, |_| "accepted"));
+    pushed
 }
 
 /// What ends when a push is queued, unless it is queued already.

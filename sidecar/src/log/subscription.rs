@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::event::Event;
 use super::pull::patiently;
 use super::tail::{Standing, StreamEnd, Tail};
+use crate::metrics::{self, Present};
 use crate::time::passed;
 
 /// One reader of a live log.
@@ -19,6 +20,7 @@ pub struct Subscription {
     is_first: bool,
     /// When the token of the reader ends.
     until: Option<Instant>,
+    _present: Option<Present>,
 }
 
 /// Events to deliver next.
@@ -31,12 +33,12 @@ pub struct Delivery {
 
 impl Subscription {
     pub(super) fn new(tail: Arc<Tail>, changed: watch::Receiver<Standing>, last: i64, backend_id: Arc<str>) -> Self {
-        Self { tail, changed, last, backend_id, is_first: true, until: None }
+        Self { tail, changed, last, backend_id, is_first: true, until: None, _present: None }
     }
 
-    /// Ends with the token of the reader.
-    pub(super) fn until(self, until: Option<Instant>) -> Self {
-        Self { until, ..self }
+    /// Ends with the token of the reader, who speaks this dialect.
+    pub(super) fn of(self, dialect: &'static str, until: Option<Instant>) -> Self {
+        Self { until, _present: Some(Present::stream(dialect)), ..self }
     }
 
     pub fn backend_id(&self) -> &Arc<str> {
@@ -59,6 +61,7 @@ impl Subscription {
     /// # Errors
     /// The log that this stream follows is no more.
     pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
+        let mut has_waited = false;
         loop {
             if self.until.is_some_and(|until| until <= Instant::now()) {
                 return Err(StreamEnd::Expired);
@@ -68,11 +71,16 @@ impl Subscription {
             }
             let (position, recent) = self.tail.after(self.last);
             if position > self.last {
-                let events = match recent {
-                    Some(events) => events,
-                    None => self.read_history().await?,
+                let (from, events) = match recent {
+                    Some(events) => ("tail", events),
+                    None => ("database", self.read_history().await?),
                 };
                 if let Some(last) = events.last() {
+                    metrics::delivered(from, events.len());
+                    if has_waited {
+                        let lag = chrono::Utc::now() - last.created_at;
+                        metrics::delivery_lag(lag.to_std().unwrap_or_default());
+                    }
                     self.last = last.seq_num;
                     self.is_first = false;
                     return Ok(Delivery { events, remaining: (position - self.last).max(0) });
@@ -82,9 +90,12 @@ impl Subscription {
                 return Ok(Delivery { events: Vec::new(), remaining: 0 });
             }
             tokio::select! {
-                changed = self.changed.changed() => changed.map_err(|_| StreamEnd::Rewound)?,
-                () = passed(self.until) => {}
+                           changed = self.changed.changed() => {
+            changed.map_err(|_| StreamEnd::Rewound)?;
+            has_waited = true;
             }
+                           () = passed(self.until) => {}
+                       }
         }
     }
 

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Status};
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
@@ -190,6 +190,12 @@ impl Database {
             deadpool_postgres::PoolError::Backend(error) => error.into(),
             _ => DatabaseError::Busy,
         })
+    }
+
+    /// How many connections of the pool are idle, how many busy, and how many requests wait for one.
+    pub fn pool(&self) -> (usize, usize, usize) {
+        let Status { size, available, waiting, .. } = self.pool.status();
+        (available, size.saturating_sub(available), waiting)
     }
 
     /// Whether everything is there that serving takes: the database, the extension in a version that this sidecar

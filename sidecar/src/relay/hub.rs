@@ -104,6 +104,11 @@ impl Hub {
         connection
     }
 
+    /// How many devices are connected here.
+    pub fn devices(&self) -> usize {
+        self.0.lock().users.values().map(|user| user.here.len()).sum()
+    }
+
     /// The other devices of a user, sorted.
     pub fn peers(&self, user: &UserId, client_id: &ClientId) -> Vec<ClientId> {
         let state = self.0.lock();

@@ -21,7 +21,7 @@ use self::hub::{Hub, Place, Requested};
 use self::link::{Link, Way};
 use self::parcel::{Kind, Message};
 use crate::flow::{Flow, Rate};
-use crate::metrics::Limit;
+use crate::metrics::{self, Limit};
 use crate::postgres::Database;
 
 /// Whose device it is.
@@ -66,6 +66,7 @@ impl Relay {
 
     /// Waits while this user's devices send more than they may.
     pub async fn admit(&self, user: &UserId, bytes: usize) {
+        metrics::relayed();
         if !self.flow.may(user, bytes) {
             Limit::Relay.hit();
             self.flow.admit(user, bytes).await;
@@ -78,6 +79,11 @@ impl Relay {
         let device = Device { relay: self.clone(), user, client_id, id };
         self.way.join(&device.user, &device.client_id).await;
         (device, inbox)
+    }
+
+    /// How many devices are connected here.
+    pub fn devices(&self) -> usize {
+        self.hub.devices()
     }
 
     /// Tells the other sidecars that this one ends, and with it all of its devices.

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::metrics::Limit;
+use crate::metrics::{Limit, Present};
 use crate::places::{Place, Places};
 
 /// How long a client may leave what it is sent unread before it is disconnected.
@@ -187,6 +187,7 @@ struct Open {
 struct Admitted {
     _of_all: OwnedSemaphorePermit,
     _of_address: Option<Place<IpAddr>>,
+    _present: Present,
 }
 
 impl Open {
@@ -208,7 +209,7 @@ impl Open {
                 place => place,
             },
         };
-        Some(Admitted { _of_all: of_all, _of_address: of_address })
+        Some(Admitted { _of_all: of_all, _of_address: of_address, _present: Present::connection() })
     }
 
     fn refuse(&mut self, limit: Limit) -> Option<Admitted> {

@@ -55,7 +55,8 @@ async fn sync(server: Server, dialect: Dialect, store_id: &str, payload: Option<
     }
     let parsed = StoreId::parse(store_id).and_then(|store| {
         let payload = payload.map(decode_payload).transpose()?;
-        Ok((store, server.context(payload.as_deref(), request.headers(), request.uri().query())?))
+        let context = server.context(dialect, &store, payload.as_deref(), request.headers(), request.uri().query())?;
+        Ok((store, context))
     });
     let (store, context) = match parsed {
         Ok(parsed) => parsed,

@@ -43,7 +43,13 @@ async fn api(State(server): State<Server>, request: Request) -> Response {
 
 async fn pull(server: Server, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
-        let log = server.store(&pull.store_id, pull.payload.as_deref(), &request.headers, request.uri.query())?;
+        let log = server.store(
+            Dialect::Electric,
+            &pull.store_id,
+            pull.payload.as_deref(),
+            &request.headers,
+            request.uri.query(),
+        )?;
         Ok((pull, log))
     });
     match parsed {
@@ -63,7 +69,7 @@ async fn push(server: Server, request: Request) -> Response {
         Err((status, message)) => return api::failure(status, &message, Value::Null),
     };
     let parsed = api::Push::parse(&body).and_then(|push| {
-        let log = server.store(&push.store_id, None, &parts.headers, parts.uri.query())?;
+        let log = server.store(Dialect::Electric, &push.store_id, None, &parts.headers, parts.uri.query())?;
         Ok((push.batch, log))
     });
     match parsed {
@@ -105,7 +111,7 @@ async fn shape(State(server): State<Server>, request: Request) -> Response {
         Some(Err(refusal)) => return refusal,
         None => return shape::nothing(&asked, &audience),
     };
-    let log = match server.context(None, &request.headers, request.uri.query()) {
+    let log = match server.context(Dialect::ElectricShape, &store, None, &request.headers, request.uri.query()) {
         Ok(context) => server.log.store_for_request(store, context),
         Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };

@@ -3,6 +3,7 @@
 pub mod accept;
 mod cf;
 mod electric;
+mod observe;
 mod relay;
 pub mod s2;
 
@@ -29,7 +30,7 @@ use tracing::warn;
 use crate::auth::{Authentication, Credentials, Refused};
 use crate::config::Dialect;
 use crate::log::{Context, Log, StoreId, StoreLog};
-use crate::metrics::Limit;
+use crate::metrics::{Limit, Standing, render};
 use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
 use crate::relay::Relay;
@@ -105,6 +106,7 @@ impl Server {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .fallback_service(sync.with_state(self.clone()))
+            .layer(from_fn(observe::observe))
             .with_state(self)
     }
 
@@ -128,7 +130,15 @@ impl Server {
     ///
     /// # Errors
     /// The payload is too large.
-    fn context(&self, payload: Option<&RawValue>, headers: &HeaderMap, query: Option<&str>) -> Result<Context, String> {
+    fn context(
+        &self,
+        dialect: Dialect,
+        store: &StoreId,
+        payload: Option<&RawValue>,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<Context, String> {
+        observe::is_for(dialect, store);
         if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
             return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
         }
@@ -136,7 +146,7 @@ impl Server {
         if !self.settings.origins.trust(headers) {
             forwarded.remove(header::COOKIE.as_str());
         }
-        Ok(Context::new(payload, &forwarded, self.credentials(headers, query)))
+        Ok(Context::new(dialect.name(), payload, &forwarded, self.credentials(headers, query)))
     }
 
     /// The tokens that a request brings beside its sync payload.
@@ -163,13 +173,15 @@ impl Server {
     /// There can be no such store, or the payload is too large.
     fn store(
         &self,
+        dialect: Dialect,
         store_id: &str,
         payload: Option<&RawValue>,
         headers: &HeaderMap,
         query: Option<&str>,
     ) -> Result<StoreLog, String> {
         let store = StoreId::parse(store_id)?;
-        Ok(self.log.store_for_request(store, self.context(payload, headers, query)?))
+        let context = self.context(dialect, &store, payload, headers, query)?;
+        Ok(self.log.store_for_request(store, context))
     }
 
     /// Reads a body within the bounds.
@@ -191,8 +203,9 @@ impl Server {
 
 /// For Prometheus.
 async fn metrics(State(server): State<Server>) -> Response {
-    server.metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], server.metrics.render()).into_response()
+    let relay_devices = server.relay.as_ref().map_or(0, Relay::devices);
+    let standing = Standing { relay_devices, ..server.log.standing() };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&server.metrics, standing)).into_response()
 }
 
 /// A few bytes that are compressed may stand for very many.

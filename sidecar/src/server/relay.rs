@@ -10,7 +10,6 @@ use axum::routing::get;
 use tracing::info;
 
 use super::{Server, bad_request, refuse, upgrade_required};
-use crate::auth::Identity;
 use crate::config::Dialect;
 use crate::log::StoreLog;
 use crate::protocols::relay::{self, Guest};
@@ -31,29 +30,30 @@ async fn connect(State(server): State<Server>, request: Request) -> Response {
         return refuse((StatusCode::NOT_FOUND, "the peer relay is switched off on this server".into()));
     };
     let credentials = server.credentials(&parts.headers, parts.uri.query());
-    let (subject, until) = match server.settings.authentication.identify(&credentials).await {
-        Ok(Identity { subject, until, .. }) => (subject, until),
+    let identity = match server.settings.authentication.identify(&credentials).await {
+        Ok(identity) => identity,
         Err(refused) => {
             let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
             return (StatusCode::UNAUTHORIZED, headers, format!("{refused}\n")).into_response();
         }
     };
-    let history = match server.settings.relay_store.as_deref().map(|name| history(&server, name, &subject, &parts)) {
-        None => None,
-        Some(Ok(history)) => Some(history),
-        Some(Err(error)) => return bad_request(&error),
-    };
+    let history =
+        match server.settings.relay_store.as_deref().map(|name| history(&server, name, &identity.subject, &parts)) {
+            None => None,
+            Some(Ok(history)) => Some(history),
+            Some(Err(error)) => return bad_request(&error),
+        };
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
     info!(dialect = %Dialect::Relay, "connected");
     let Server { settings, connections, shutdown, .. } = server;
     let upgrade = upgrade.max_message_size(settings.max_frame_bytes).max_frame_size(settings.max_frame_bytes);
-    let guest = Guest { user: subject, until, history };
+    let guest = Guest { identity, history };
     upgrade.on_upgrade(move |socket| connections.track_future(relay::serve(relay, guest, socket, shutdown)))
 }
 
 /// The log of the user's store.
 fn history(server: &Server, name: &str, user: &str, parts: &Parts) -> Result<StoreLog, String> {
-    Ok(server.store(&name.replace("{user}", user), None, &parts.headers, parts.uri.query())?.given())
+    Ok(server.store(Dialect::Relay, &name.replace("{user}", user), None, &parts.headers, parts.uri.query())?.given())
 }

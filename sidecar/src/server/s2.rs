@@ -48,7 +48,13 @@ async fn api(State(server): State<Server>, request: Request) -> Response {
 
 async fn pull(server: Server, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
-        let log = server.store(&pull.store_id, pull.payload.as_deref(), &request.headers, request.uri.query())?;
+        let log = server.store(
+            Dialect::S2,
+            &pull.store_id,
+            pull.payload.as_deref(),
+            &request.headers,
+            request.uri.query(),
+        )?;
         Ok((pull, log))
     });
     match parsed {
@@ -67,7 +73,7 @@ async fn push(server: Server, request: Request) -> Response {
         Err((status, message)) => return api::failure(status, &message),
     };
     let parsed = api::Push::parse(&body).and_then(|push| {
-        let log = server.store(&push.store_id, None, &parts.headers, parts.uri.query())?;
+        let log = server.store(Dialect::S2, &push.store_id, None, &parts.headers, parts.uri.query())?;
         Ok((push.batch, log))
     });
     match parsed {
@@ -147,7 +153,8 @@ impl Server {
             },
         };
         let store = StoreId::parse(&store_id).map_err(invalid)?;
-        let context = self.context(None, &parts.headers, parts.uri.query()).map_err(invalid)?;
+        let context =
+            self.context(Dialect::S2Rest, &store, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
         Ok((self.log.store_for_request(store, context), exists))
     }
 }

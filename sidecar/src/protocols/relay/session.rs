@@ -14,6 +14,7 @@ use tracing::info;
 
 use super::history::History;
 use super::messages::{self, Envelope, Event, Object, PeerPull, PeerPullResponse, Pull, Push, Refusal, SERVER};
+use crate::auth::Identity;
 use crate::log::StoreLog;
 use crate::protocols::brief;
 use crate::protocols::websocket::close::{self, Close, SLOW};
@@ -29,9 +30,8 @@ const OUTGOING_FRAMES: usize = 1;
 
 /// Who connects.
 pub struct Guest {
-    pub user: UserId,
-    /// When the token ends.
-    pub until: Option<Instant>,
+    /// Kept while it is connected: it has a place among the connections of its subject.
+    pub identity: Identity,
     /// Where the events of the user are kept, if they are.
     pub history: Option<StoreLog>,
 }
@@ -41,11 +41,12 @@ pub async fn serve(relay: Relay, guest: Guest, socket: WebSocket, shutdown: Canc
     let mut socket = Socket::with_queue(socket, shutdown, OUTGOING_FRAMES);
     let outgoing = socket.outgoing().clone();
     let (sender, arrivals) = mpsc::channel(1);
-    let history = guest.history.map(History::new);
-    let host = Host { relay, user: guest.user, history, outgoing, arrivals: sender };
+    let Guest { identity, history } = guest;
+    let history = history.map(History::new);
+    let host = Host { relay, user: Arc::clone(&identity.subject), history, outgoing, arrivals: sender };
     let deliveries = JoinSet::new();
     let mut session = Session { host: Arc::new(host), device: None, ending: None, work: None, arrivals, deliveries };
-    let close = session.run(&mut socket, guest.until).await;
+    let close = session.run(&mut socket, identity.until).await;
     info!(code = close.code, reason = close.reason, "disconnected");
     drop(session);
     socket.end(close).await;
