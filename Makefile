@@ -11,7 +11,7 @@ PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 SQL := $(sort $(wildcard sql/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test install extension sidecar
+.PHONY: help run demo test install extension sidecar docs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -35,6 +35,10 @@ install: extension ## build the extension and install it into the Postgres of $P
 
 extension: ## build the extension
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)
+
+docs: ## write docs/configuration.md from the sidecar's --help
+	cargo build --locked -p livestore-sidecar
+	docs/generate target/debug/livestore-sidecar > docs/configuration.md
 
 sidecar: ## build target/release/livestore-sidecar
 	cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore-sidecar

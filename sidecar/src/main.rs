@@ -1,6 +1,7 @@
 //! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
 
 mod auth;
+mod check;
 mod config;
 mod flow;
 mod log;
@@ -29,10 +30,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::config::{Command, Config, Dialect, NewToken};
+use crate::config::{Command, Config, Dialect, NewToken, Program};
 use crate::flow::Rate;
 use crate::log::{Log, LogConfig};
-use crate::postgres::{Database, DatabaseError, tls};
+use crate::postgres::DatabaseError;
 use crate::protocols::electric::Upstream;
 use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
@@ -75,9 +76,11 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
-    let config = Config::parse();
-    if let Some(Command::Token(token)) = &config.command {
-        return mint(token);
+    let Program { command, config } = Program::parse();
+    match command {
+        None => {}
+        Some(Command::Token(token)) => return mint(&token),
+        Some(Command::Check(config)) => return check::run(&config),
     }
     if let Err(error) = telemetry::init(&config.log, config.log_format) {
         eprintln!("livestore-sidecar: --log: {error}");
@@ -120,12 +123,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
     let electric = electric.map_err(|error| Failure::Config(format!("--electric-url: {error}")))?;
     let metrics = metrics::install().map_err(|error| Failure::Config(error.to_string()))?;
-    let database_url = config.database_url.as_deref().unwrap_or_default();
-    let database_url = tls::parse(database_url).map_err(|error| Failure::Config(format!("--database-url: {error}")))?;
-    let tls = tls::connector(config.database_root_certificate.as_deref())
-        .map_err(|error| Failure::Config(format!("--database-root-certificate: {error}")))?;
-    let database = Database::new(database_url, tls, config.database_connections.into())
-        .map_err(|error| Failure::Config(format!("--database-connections: {error}")))?;
+    let database = config.database().map_err(Failure::Config)?;
     // A connection is a file; how many are served is said by --max-connections.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");

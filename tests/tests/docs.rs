@@ -1,5 +1,7 @@
 //! The examples of the documentation work as they stand.
 
+use std::process::Command;
+
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::event;
@@ -12,6 +14,15 @@ fn sql_of(page: &str) -> Vec<String> {
     let text = std::fs::read_to_string(root().join(page)).unwrap();
     let blocks = text.split("```sql\n").skip(1);
     blocks.map(|block| block.split("```").next().unwrap().to_string()).collect()
+}
+
+#[test]
+fn the_configuration_page_is_what_help_says() {
+    let mut generate = Command::new(root().join("docs/generate"));
+    let output = generate.arg(Start::program().get_program()).output().unwrap();
+    let page = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    assert!(page.contains("--database-url"), "{page}");
+    assert!(String::from_utf8(output.stdout).unwrap() == page, "make docs writes it anew");
 }
 
 #[tokio::test(flavor = "multi_thread")]

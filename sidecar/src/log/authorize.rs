@@ -74,6 +74,14 @@ fn is_set_up_wrong(code: &SqlState) -> bool {
     matches!(code.code().get(..2), Some("42" | "3F")) || *code == SqlState::FEATURE_NOT_SUPPORTED
 }
 
+/// Whether a function is there, and can be asked.
+///
+/// # Errors
+/// What is wrong with it.
+pub async fn check_authorize_function(database: Database, function: String) -> Result<(), DatabaseError> {
+    Authorizer::new(database, function).check().await
+}
+
 impl Authorizer {
     pub fn new(database: Database, function: String) -> Self {
         Self { database, function, call: Mutex::default() }

@@ -27,7 +27,7 @@ use tracing::error;
 
 pub use admin::ResetError;
 pub use aliases::{Alias, Ambiguous, Location};
-pub use authorize::Denied;
+pub use authorize::{Denied, check_authorize_function};
 pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use history::History;

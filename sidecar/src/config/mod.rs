@@ -1,5 +1,7 @@
 //! What can be set, as flags and as environment variables.
 
+mod meaning;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -9,19 +11,22 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::auth::{Access, Authentication, Jwt, Template, Verifier};
-use crate::flow::Rate;
-use crate::log::PushBounds;
-use crate::origins::Origins;
-use crate::places::Places;
+use crate::auth::{Access, Template};
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Config {
+pub struct Program {
     #[command(subcommand)]
     pub command: Option<Command>,
 
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// The settings of a sidecar.
+#[derive(Debug, Args)]
+pub struct Config {
     /// Address and port to serve on; not needed if systemd hands over a socket.
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
     pub listen: SocketAddr,
@@ -202,6 +207,9 @@ pub struct Config {
 /// What else the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it
+    Check(Box<Config>),
+
     /// Makes a token, to try --auth jwt with, and prints it
     Token(NewToken),
 }
@@ -233,9 +241,6 @@ pub struct NewToken {
     #[arg(long, env = "LIVESTORE_ACCESS_CLAIM", default_value = "livestore", value_name = "CLAIM")]
     pub access_claim: String,
 }
-
-/// By how much clocks may be said to be wrong.
-const LONGEST_LEEWAY: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Auth {
@@ -301,119 +306,4 @@ impl fmt::Display for Dialect {
 pub enum LogFormat {
     Text,
     Json,
-}
-
-impl Config {
-    /// What must not be, although each setting alone is right.
-    ///
-    /// # Errors
-    /// What to change.
-    pub fn check(&self) -> Result<(), String> {
-        self.origins()?;
-        let secrets = [
-            ("--admin-secret", &self.admin_secret),
-            ("--electric-secret", &self.electric_secret),
-            ("--jwt-secret", &self.jwt_secret),
-        ];
-        for (option, secret) in secrets {
-            if secret.as_deref() == Some("") {
-                return Err(format!("{option} is empty: give it one that nobody guesses, or leave it out"));
-            }
-        }
-        if self.auth == Auth::Jwt && self.relay_store.as_deref().is_some_and(|store| !store.contains("{user}")) {
-            return Err(
-                "--relay-store without {user} would let users read each other's events: say relay-{user}".into()
-            );
-        }
-        Ok(())
-    }
-
-    /// How clients prove who they are.
-    ///
-    /// # Errors
-    /// What to change.
-    pub fn authentication(&self) -> Result<Authentication, String> {
-        if self.auth == Auth::None {
-            let is_given = [
-                ("--jwt-secret", self.jwt_secret.is_some()),
-                ("--jwt-public-key", self.jwt_public_key.is_some()),
-                ("--jwks-url", self.jwks_url.is_some()),
-                ("--allow", !self.allow.is_empty()),
-            ];
-            return match is_given.into_iter().find(|(_, is_given)| *is_given) {
-                Some((option, _)) => Err(format!("{option} without --auth jwt would protect nothing: say that, too")),
-                None => Ok(Authentication::None),
-            };
-        }
-        if self.jwt_leeway > LONGEST_LEEWAY {
-            return Err("--jwt-leeway is more than a day: tokens would hardly end".into());
-        }
-        let mut verifier = Verifier::new(self.jwt_leeway);
-        if self.jwt_secret.is_none() && self.jwt_public_key.is_none() && self.jwks_url.is_none() {
-            return Err(
-                "--auth jwt needs --jwt-secret, --jwt-public-key or --jwks-url (LIVESTORE_JWT_SECRET, LIVESTORE_JWT_PUBLIC_KEY, LIVESTORE_JWKS_URL)"
-                    .into(),
-            );
-        }
-        if let Some(secret) = &self.jwt_secret {
-            verifier = verifier.with_secret(secret);
-        }
-        if let Some(key) = &self.jwt_public_key {
-            let wrong = |error: String| format!("--jwt-public-key: {error}");
-            let is_key = key.trim_start().starts_with(['-', '{']);
-            let file = || std::fs::read_to_string(key).map_err(|error| wrong(format!("cannot read the file: {error}")));
-            let key = if is_key { key.clone() } else { file()? };
-            verifier = verifier.with_public_key(&key).map_err(wrong)?;
-        }
-        if let Some(url) = &self.jwks_url {
-            verifier = verifier.with_jwks(url).map_err(|error| format!("--jwks-url: {error}"))?;
-        }
-        if let Some(audience) = &self.jwt_audience {
-            verifier = verifier.with_audience(audience);
-        }
-        if let Some(issuer) = &self.jwt_issuer {
-            verifier = verifier.with_issuer(issuer);
-        }
-        Ok(Authentication::Jwt(Box::new(Jwt {
-            verifier,
-            access_claim: self.access_claim.clone(),
-            allow: self.allow.clone(),
-            places: Places::new(self.max_connections_per_subject),
-        })))
-    }
-
-    /// Whether it may serve on this address: that of --listen, or of a socket that it was given.
-    ///
-    /// # Errors
-    /// What to change.
-    pub fn check_address(&self, address: SocketAddr) -> Result<(), String> {
-        if self.auth == Auth::None && !address.ip().is_loopback() && !self.insecure_no_auth {
-            return Err(format!(
-                "without authentication, {address} would let everybody who reaches it read and write every store: \
-                 listen on 127.0.0.1, or say --insecure-no-auth if that is what you want"
-            ));
-        }
-        Ok(())
-    }
-
-    /// How much may be pushed.
-    pub fn push_bounds(&self) -> PushBounds {
-        PushBounds {
-            batch_events: self.max_batch_events,
-            event_bytes: self.max_event_bytes,
-            per_subject: Rate { things: self.pushes_per_second, bytes: self.push_bytes_per_second },
-            per_store: Rate { things: self.store_pushes_per_second, bytes: self.store_bytes_per_second },
-            new_stores_per_hour: self.new_stores_per_hour,
-        }
-    }
-
-    /// # Errors
-    /// Which of --cors-origins is no origin.
-    pub fn origins(&self) -> Result<Origins, String> {
-        match self.cors_origins.as_slice() {
-            [] if self.insecure_no_auth => Ok(Origins::Any),
-            [] => Ok(Origins::Local),
-            origins => Origins::parse(origins).map_err(|error| format!("--cors-origins: {error}")),
-        }
-    }
 }

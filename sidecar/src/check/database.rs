@@ -1,0 +1,223 @@
+//! What is looked at in the database.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+use tokio_postgres::{Client, Row};
+
+use super::Report;
+use crate::config::Config;
+use crate::log::check_authorize_function;
+use crate::postgres::{Database, DatabaseError};
+
+/// Committer, listener and the peer relay have one each, beside the pool.
+const OWN_CONNECTIONS: i64 = 3;
+
+/// How long a notification may take to come back.
+const NOTIFICATION: Duration = Duration::from_secs(3);
+
+/// By how much clocks may differ before it shows in `createdAt` and in metrics, in seconds.
+const SKEW: f64 = 2.0;
+
+/// The versions that the extension is tested with, and those that it compiles for.
+const TESTED: [i32; 3] = [15, 16, 18];
+const COMPILES: std::ops::RangeInclusive<i32> = 14..=18;
+
+/// Adds what there is to say of the database.
+pub async fn look(config: &Config, database: Database, report: &mut Report) {
+    match database.check().await {
+        Ok(()) => report.good("the database is reached, has the extension, and its role may push"),
+        Err(error) => {
+            let source = std::error::Error::source(&error).map(|source| format!(": {}", text(source)));
+            report.wrong(format!("{error}{}", source.unwrap_or_default()));
+            if !matches!(error, DatabaseError::PrivilegeMissing | DatabaseError::ExtensionMissing) {
+                return;
+            }
+        }
+    }
+    let looked = async {
+        let client = database.client().await?;
+        server(&client, report).await?;
+        extension(&client, report).await?;
+        role(&client, config, report).await?;
+        settings(&client, config, report).await?;
+        Ok::<_, DatabaseError>(())
+    };
+    if let Err(error) = looked.await {
+        report.wrong(format!("the database does not answer what it is asked: {error}"));
+        return;
+    }
+    if let Some(function) = &config.authorize_function {
+        match check_authorize_function(database.clone(), function.clone()).await {
+            Ok(()) => report.good(format!("--authorize-function {function} can be called")),
+            Err(error) => report.wrong(error.to_string()),
+        }
+    }
+    notifications(&database, report).await;
+}
+
+/// The innermost reason is what says something: a refused connection, a wrong password.
+fn text(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), text)
+}
+
+async fn server(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let start = Instant::now();
+    let row = client
+        .query_one(
+            "select current_setting('server_version_num')::integer / 10000 as major, current_setting('server_version') as version,
+                 pg_is_in_recovery() as is_standby, current_setting('server_encoding') as encoding,
+                 extract(epoch from clock_timestamp())::float8 as clock",
+            &[],
+        )
+        .await?;
+    let round_trip = start.elapsed();
+    let (major, version): (i32, &str) = (row.get("major"), row.get("version"));
+    match major {
+        _ if TESTED.contains(&major) => report.good(format!("PostgreSQL {version}, {round_trip:.1?} away")),
+        _ if COMPILES.contains(&major) => {
+            report.advise(format!("PostgreSQL {version}: the extension is not tested with it"))
+        }
+        _ => report.wrong(format!("PostgreSQL {version}: the extension is for {COMPILES:?}")),
+    }
+    if row.get("is_standby") {
+        report.wrong("this server is a standby and takes no pushes: --database-url has to lead to the primary");
+    }
+    if row.get::<_, &str>("encoding") != "UTF8" {
+        report.wrong("the encoding of the database is not UTF8: events could not be stored; create a database with encoding 'UTF8'");
+    }
+    let ours = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let skew = ours - round_trip.as_secs_f64() / 2.0 - row.get::<_, f64>("clock");
+    if skew.abs() > SKEW {
+        report.advise(format!("the clock of the database differs by {skew:.1} s: tokens and metrics go by this machine's, createdAt by the database's"));
+    }
+    Ok(())
+}
+
+async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let newer = client
+        .query_opt(
+            "select installed_version, default_version from pg_available_extensions
+             where name = 'livestore_sync' and installed_version <> default_version",
+            &[],
+        )
+        .await?;
+    if let Some(row) = newer {
+        let (installed, available): (&str, &str) = (row.get(0), row.get(1));
+        report.advise(format!(
+            "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
+        ));
+    }
+    Ok(())
+}
+
+async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "select current_user::text as name, r.rolsuper as is_superuser,
+                 coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false) as is_admin
+             from pg_roles r where r.rolname = current_user",
+            &[],
+        )
+        .await?;
+    let name: &str = row.get("name");
+    let (is_superuser, is_admin): (bool, bool) = (row.get("is_superuser"), row.get("is_admin"));
+    if is_superuser {
+        report.advise(format!(
+            "the role {name} is a superuser: the sidecar needs livestore_writer only; create role sidecar login in role livestore_writer"
+        ));
+    }
+    match (&config.admin_secret, is_admin) {
+        (Some(_), false) => report.wrong(format!("--admin-secret: the role {name} may not reset stores; grant livestore_admin to {name}")),
+        (None, true) if !is_superuser => report.advise(format!("the role {name} may reset stores, and nobody can ask for it without --admin-secret: revoke livestore_admin from {name}")),
+        _ => {}
+    }
+    Ok(())
+}
+
+async fn settings(client: &Client, config: &Config, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "select current_setting('fsync')::boolean as fsync, current_setting('synchronous_commit') as synchronous_commit,
+                 current_setting('full_page_writes')::boolean as full_page_writes,
+                 current_setting('default_transaction_read_only')::boolean as read_only,
+                 current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint as places,
+                 (select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name <> 'livestore-sidecar') as others,
+                 (select count(*) from pg_stat_activity where application_name = 'livestore-sidecar' and pid <> pg_backend_pid()) as sidecars,
+                 (select setting::bigint from pg_settings where name = 'statement_timeout') as statement_timeout,
+                 (select setting::bigint from pg_settings where name = 'idle_session_timeout') as idle_session_timeout,
+                 pg_notification_queue_usage() as notifications",
+            &[],
+        )
+        .await?;
+    durability(&row, report);
+    if row.get("read_only") {
+        report.wrong(
+            "default_transaction_read_only is on: nothing can be pushed; switch it off for this role or database",
+        );
+    }
+    let (places, others, sidecars): (i64, i64, i64) = (row.get("places"), row.get("others"), row.get("sidecars"));
+    let needed = i64::from(config.database_connections) + OWN_CONNECTIONS;
+    match places - others {
+        free if free < needed => report.wrong(format!(
+            "max_connections leaves {free} to sidecars, one needs {needed}: raise max_connections, or lower --database-connections"
+        )),
+        free => report.good(format!(
+            "max_connections leaves {free} to sidecars; each takes up to {needed}, {sidecars} are in use"
+        )),
+    }
+    let statement_timeout: i64 = row.get("statement_timeout");
+    if (1..1000).contains(&statement_timeout) {
+        report.advise(format!("statement_timeout is {statement_timeout} ms: large pulls and commits may not end in time; raise it for the sidecar's role"));
+    }
+    let idle: i64 = row.get("idle_session_timeout");
+    if (1..60_000).contains(&idle) {
+        report.advise(format!("idle_session_timeout is {idle} ms: it ends connections that the sidecar keeps; set it to 0 for the sidecar's role"));
+    }
+    let notifications: f64 = row.get("notifications");
+    if notifications > 0.1 {
+        let percent = notifications * 100.0;
+        report.wrong(format!("the queue of notifications is {percent:.0} % full: a session that LISTENs is in a transaction that stays open; see pg_stat_activity. When it is full, no push commits"));
+    }
+    Ok(())
+}
+
+/// What an acknowledgement is worth.
+fn durability(row: &Row, report: &mut Report) {
+    let (fsync, full_page_writes): (bool, bool) = (row.get("fsync"), row.get("full_page_writes"));
+    let synchronous_commit: &str = row.get("synchronous_commit");
+    let mut is_durable = true;
+    if !fsync {
+        report.wrong(
+            "fsync is off: a crash of the machine may lose or destroy everything that was acknowledged; switch it on",
+        );
+        is_durable = false;
+    }
+    if synchronous_commit == "off" {
+        report.wrong("synchronous_commit is off: a crash loses events that were acknowledged, and clients that saw them get stuck; switch it on, for the sidecar's role at least");
+        is_durable = false;
+    }
+    if !full_page_writes {
+        report.advise(
+            "full_page_writes is off: unless the file system never tears a page, a crash may destroy the database",
+        );
+    }
+    if is_durable {
+        report.good(format!("an acknowledgement survives a crash (fsync on, synchronous_commit {synchronous_commit})"));
+    }
+}
+
+/// Whether what one session says reaches another, which a pooler in between may prevent.
+async fn notifications(database: &Database, report: &mut Report) {
+    let heard = async {
+        let (listener, mut notifications) = database.connect_to_listen().await?;
+        listener.batch_execute("listen livestore_check").await?;
+        database.client().await?.batch_execute("notify livestore_check").await?;
+        Ok::<_, DatabaseError>(timeout(NOTIFICATION, notifications.next()).await.is_ok_and(|heard| heard.is_some()))
+    };
+    match heard.await {
+        Ok(true) => report.good("notifications arrive"),
+        Ok(false) => report.wrong("notifications do not arrive: is there a pooler in transaction mode in between? --database-url has to lead to Postgres itself, or to a pooler in session mode"),
+        Err(error) => report.wrong(format!("notifications cannot be tried: {error}")),
+    }
+}

@@ -1,0 +1,119 @@
+//! `livestore-sidecar check`: looks at what serving takes, and says what is wrong and how to mend it.
+
+mod database;
+
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::config::{Auth, Config};
+
+/// What was found.
+enum Finding {
+    Good(String),
+    /// It works, but not as well or as safely as it could.
+    Advice(String),
+    /// Serving, or what is promised, fails.
+    Wrong(String),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Good(text) => write!(f, "ok      {text}"),
+            Self::Advice(text) => write!(f, "advice  {text}"),
+            Self::Wrong(text) => write!(f, "WRONG   {text}"),
+        }
+    }
+}
+
+/// Findings, printed as they come.
+struct Report {
+    wrong: usize,
+    advice: usize,
+}
+
+impl Report {
+    fn add(&mut self, finding: &Finding) {
+        match finding {
+            Finding::Good(_) => {}
+            Finding::Advice(_) => self.advice += 1,
+            Finding::Wrong(_) => self.wrong += 1,
+        }
+        // Who does not read it to the end has the exit code.
+        let _ = writeln!(std::io::stdout(), "{finding}");
+    }
+
+    fn good(&mut self, text: impl Into<String>) {
+        self.add(&Finding::Good(text.into()));
+    }
+
+    fn advise(&mut self, text: impl Into<String>) {
+        self.add(&Finding::Advice(text.into()));
+    }
+
+    fn wrong(&mut self, text: impl Into<String>) {
+        self.add(&Finding::Wrong(text.into()));
+    }
+}
+
+/// Prints a line for each thing that was looked at. Exit code 0 if nothing is wrong, else 1.
+pub fn run(config: &Config) -> ExitCode {
+    let mut report = Report { wrong: 0, advice: 0 };
+    settings(config, &mut report);
+    match (config.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
+        (Ok(database), Ok(runtime)) => runtime.block_on(database::look(config, database, &mut report)),
+        (Err(problem), _) => report.wrong(problem),
+        (_, Err(error)) => report.wrong(error.to_string()),
+    }
+    let Report { wrong, advice } = report;
+    let _ = writeln!(std::io::stdout(), "\n{wrong} wrong, {advice} to think about");
+    if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// What can be seen without the database.
+fn settings(config: &Config, report: &mut Report) {
+    let problems = [
+        config.check().err(),
+        config.authentication().err(),
+        config.origins().err(),
+        config.check_address(config.listen).err(),
+    ];
+    let problems: Vec<_> = problems.into_iter().flatten().collect();
+    for problem in &problems {
+        report.wrong(problem);
+    }
+    if problems.is_empty() {
+        report.good("the settings go together");
+    }
+    if config.auth == Auth::Jwt {
+        for (option, is_given) in
+            [("--jwt-audience", config.jwt_audience.is_some()), ("--jwt-issuer", config.jwt_issuer.is_some())]
+        {
+            if !is_given && config.jwks_url.is_some() {
+                report
+                    .advise(format!("{option}: without, tokens that the provider made for others are good here, too"));
+            }
+        }
+    } else if !config.listen.ip().is_loopback() {
+        report.advise(
+            "--auth none: everybody who reaches this address reads and writes every store; --auth jwt asks for tokens",
+        );
+    }
+    if config.cors_origins.iter().any(|origin| origin == "*") {
+        report.advise("--cors-origins *: pages of every origin are served; list those of your app");
+    }
+    if config.jwt_secret.as_ref().is_some_and(|secret| secret.len() < 32) {
+        report.advise(
+            "--jwt-secret has less than 32 bytes: who guesses it makes tokens; openssl rand -base64 32 makes one",
+        );
+    }
+    let files = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
+    let needed = config.max_connections as u64 + u64::from(config.database_connections) + 32;
+    if files < needed {
+        report.advise(format!(
+            "--max-connections is {}, but this system gives a process {files} files: raise the limit (LimitNOFILE= in systemd, ulimit -Hn) to {needed}",
+            config.max_connections
+        ));
+    }
+}

@@ -1,0 +1,90 @@
+//! `livestore-sidecar check`: says what is wrong, and how to mend it.
+
+use livestore_tests::cluster::Database;
+use livestore_tests::sidecar::Start;
+use livestore_tests::{eventually, free_port};
+
+/// What it says of these settings, and its exit code.
+async fn check(database_url: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = Start::program();
+    command.arg("check").args(arguments).env("DATABASE_URL", database_url);
+    let output = tokio::task::block_in_place(|| command.output()).unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+/// Lines that say this.
+async fn finds(database_url: &str, arguments: &[&str], kind: &str, what: &str) {
+    let (code, report) = check(database_url, arguments).await;
+    assert!(report.lines().any(|line| line.starts_with(kind) && line.contains(what)), "{kind} {what}:\n{report}");
+    assert_eq!(code, Some(i32::from(report.contains("WRONG"))), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_as_it_should_be_has_nothing_wrong() {
+    let database = Database::new().await;
+    let (code, report) = check(&database.url("sidecar"), &[]).await;
+    assert!(report.ends_with("\n0 wrong, 0 to think about\n"), "{report}");
+    assert_eq!(code, Some(0));
+    for good in ["settings go together", "may push", "PostgreSQL", "survives a crash", "notifications arrive"] {
+        assert!(report.lines().any(|line| line.starts_with("ok ") && line.contains(good)), "{good}: {report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
+    let database = Database::alone().await;
+    let (url, admin) = (database.url("sidecar"), database.admin().await);
+    for (setting, kind) in [("fsync", "WRONG"), ("full_page_writes", "advice")] {
+        admin.batch_execute(&format!("alter system set {setting} = off")).await.unwrap();
+        admin.batch_execute("select pg_reload_conf()").await.unwrap();
+        let is_off = || async { check(&url, &[]).await.1.contains(&format!("{setting} is off")) };
+        eventually("it is off", is_off).await;
+        finds(&url, &[], kind, &format!("{setting} is off")).await;
+    }
+    finds(&database.url("stranger"), &[], "WRONG", "grant livestore_writer").await;
+    finds(&url.replace(database.name(), "postgres"), &[], "WRONG", "create extension livestore_sync").await;
+    finds(&url.replace(database.name(), "missing"), &[], "WRONG", "\"missing\" does not exist").await;
+    finds(&format!("postgres://a@127.0.0.1:{}/b", free_port()), &[], "WRONG", "Connection refused").await;
+    finds(&url, &["--admin-secret", "secret"], "WRONG", "grant livestore_admin to").await;
+    finds(&database.url("admin"), &[], "advice", "revoke livestore_admin from").await;
+    finds(&url, &["--authorize-function", "app.none"], "WRONG", "there is no such function").await;
+    finds(&url, &["--database-connections", "60000"], "WRONG", "raise max_connections").await;
+    for (sql, undo, kind, what) in [
+        ("set synchronous_commit = off", "reset synchronous_commit", "WRONG", "synchronous_commit is off"),
+        (
+            "set default_transaction_read_only = on",
+            "reset default_transaction_read_only",
+            "WRONG",
+            "nothing can be pushed",
+        ),
+        ("set statement_timeout = 500", "reset statement_timeout", "advice", "statement_timeout is 500 ms"),
+        ("set idle_session_timeout = 5000", "reset idle_session_timeout", "advice", "idle_session_timeout is 5000 ms"),
+        ("superuser", "nosuperuser", "advice", "is a superuser"),
+    ] {
+        admin.batch_execute(&format!("alter role sidecar {sql}")).await.unwrap();
+        finds(&url, &[], kind, what).await;
+        admin.batch_execute(&format!("alter role sidecar {undo}")).await.unwrap();
+    }
+    let version = "update pg_extension set extversion = '0.1.0-old' where extname = 'livestore_sync'";
+    admin.execute(version, &[]).await.unwrap();
+    finds(&url, &[], "advice", "run \"alter extension livestore_sync update\"").await;
+    database.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
+    let database = Database::new().await;
+    let arguments = ["--listen", "0.0.0.0:8787", "--cors-origins", "nonsense", "--admin-secret", ""];
+    let (code, report) = check(&database.url("sidecar"), &arguments).await;
+    assert_eq!(code, Some(1));
+    for problem in ["--insecure-no-auth", "--cors-origins", "--admin-secret is empty"] {
+        assert!(report.lines().any(|line| line.starts_with("WRONG") && line.contains(problem)), "{problem}: {report}");
+    }
+    let url = database.url("sidecar");
+    finds(&url, &["--listen", "0.0.0.0:8787", "--insecure-no-auth"], "advice", "everybody who reaches").await;
+    finds(&url, &["--cors-origins", "*"], "advice", "pages of every origin").await;
+    finds(&url, &["--auth", "jwt", "--jwt-secret", "short"], "advice", "less than 32 bytes").await;
+    finds(&url, &["--auth", "jwt", "--jwks-url", "https://id.example/jwks"], "advice", "--jwt-audience").await;
+    finds(&url, &["--max-connections", "9999999999"], "advice", "raise the limit").await;
+    finds("nonsense", &[], "WRONG", "--database-url").await;
+}
