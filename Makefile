@@ -23,7 +23,7 @@ demo: ## the same, and a todo app to open in two browser windows
 	@tests/install-clients web
 	@exec node tests/web/demo.mjs
 
-test: ## install what the tests need and run all of them
+test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18
 	@tests/run
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
