@@ -8,10 +8,11 @@ TARGET := target/$(patsubst dev,debug,$(LIVESTORE_PROFILE))
 SUDO := $(shell [ -n "$(DESTDIR)" ] || [ -w "$$($(PG_CONFIG) --pkglibdir 2> /dev/null)" ] || command -v sudo)
 VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/livestore_sync.control)
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+export FUZZ_SECONDS ?= 60
 SQL := $(sort $(wildcard sql/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test install extension sidecar docs
+.PHONY: help run demo test fuzz install extension sidecar docs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,6 +26,9 @@ demo: ## the same, and a todo app to open in two browser windows
 
 test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18
 	@tests/run
+
+fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
+	@tests/fuzz
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
