@@ -236,6 +236,8 @@ pub fn ping() -> Response {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
 
     use super::*;
@@ -245,5 +247,37 @@ mod tests {
         fn nothing_makes_it_panic(query: String, body: Vec<u8>) {
             let _ = (Pull::parse(&query), Pull::parse(&format!("args={query}")), Push::parse(&body));
         }
+    }
+
+    #[test]
+    fn fuzz_pull() {
+        fuzzing::text_target!("pull", |query| {
+            let Ok(Pull { store_id, payload, position, is_live }) = Pull::parse(query) else { return };
+            let handle = match &position {
+                Some(RawPosition { offset, handle }) => {
+                    json!({"_tag": "Some", "value": {"offset": offset, "handle": handle}})
+                }
+                None => json!({"_tag": "None"}),
+            };
+            let text = payload.as_ref().map_or("null", |payload| payload.get());
+            let args = format!(
+                r#"{{"_tag":"@livestore/sync-electric.Pull","storeId":{},"payload":{text},"handle":{handle},"live":{is_live}}}"#,
+                json!(store_id)
+            );
+            let again = Pull::parse(&serde_urlencoded::to_string([("args", args)]).unwrap()).unwrap();
+            assert_eq!((again.store_id, again.position, again.is_live), (store_id, position, is_live));
+            assert_eq!(again.payload.map(|payload| payload.to_string()), payload.map(|payload| payload.to_string()));
+        });
+    }
+
+    #[test]
+    fn fuzz_push() {
+        fuzzing::target!("push", |body| {
+            let Ok(Push { batch, .. }) = Push::parse(body) else { return };
+            assert!(std::str::from_utf8(body).unwrap().contains(batch.json()));
+            for event in batch.into_last_appended(usize::MAX, chrono::DateTime::UNIX_EPOCH) {
+                assert!(event.fields().unwrap().args.is_some());
+            }
+        });
     }
 }

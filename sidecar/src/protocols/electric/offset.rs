@@ -91,4 +91,14 @@ mod tests {
             assert!(wrong.parse::<Offset>().is_err(), "{wrong}");
         }
     }
+
+    #[test]
+    fn fuzz_offset() {
+        fuzzing::text_target!("offset", |text| {
+            if let Ok(offset) = text.parse::<Offset>() {
+                assert!((0..=MAX).contains(&offset.seq_num));
+                assert_eq!(offset.to_string().parse(), Ok(offset));
+            }
+        });
+    }
 }

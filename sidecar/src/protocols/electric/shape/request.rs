@@ -196,9 +196,13 @@ pub fn has_secret(query: &str, secret: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocols::electric::messages::quote;
 
     proptest! {
         #[test]
@@ -210,5 +214,32 @@ mod tests {
             let params = serde_urlencoded::to_string(params).unwrap_or_default();
             let _ = Request::parse(&format!("table=eventlog_6_a&{params}"));
         }
+    }
+
+    #[test]
+    fn fuzz_request() {
+        fuzzing::text_target!("request", |query| {
+            let decoded = percent_decode_str(&query.replace('+', " ")).decode_utf8_lossy().into_owned();
+            assert!(!has_secret(query, "t0p secret") || decoded.contains("t0p secret"));
+            let request = match Request::parse(query) {
+                Ok(request) => request,
+                Err(errors) => {
+                    assert!(!errors.0.is_empty());
+                    return;
+                }
+            };
+            let Request { table, relation, since, columns, is_live, is_sse, params, .. } = request;
+            let name = format!("{}.{}", quote(&relation.schema), quote(&relation.table));
+            let condition = match &table {
+                Alias::Pooled(store) => Some(format!("store = {store}")),
+                _ => None,
+            };
+            let again = parse_table(&name, condition.as_deref().map(|condition| (condition, None)));
+            assert_eq!(again, Ok((table, relation)));
+            assert!(is_live || !is_sse);
+            assert!(!is_live || matches!(since, Since::At(_)));
+            assert!(params.iter().all(|(name, _)| FORWARDED.contains(&&**name)));
+            assert!(columns.schema().contains("\"pk_index\":0"));
+        });
     }
 }

@@ -107,6 +107,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocols::electric::messages::{Columns, quote};
 
     fn suffix(table: &str) -> Option<(String, String)> {
         match parse_table(table, None) {
@@ -180,8 +181,21 @@ mod tests {
 
         #[test]
         fn a_quoted_name_comes_back(name in "[^\0]{1,20}") {
-            let quoted = crate::protocols::electric::messages::quote(&name);
+            let quoted = quote(&name);
             prop_assert_eq!(parse_identifier(&quoted), Some((name, "")));
         }
+    }
+
+    #[test]
+    fn fuzz_columns() {
+        fuzzing::text_target!("columns", |text| {
+            assert_eq!(parse_identifier(&quote(text)), (!text.is_empty()).then(|| (text.into(), "")));
+            let Ok(names) = parse_columns(text) else { return };
+            let quoted: Vec<_> = names.iter().map(|name| quote(name)).collect();
+            assert_eq!(parse_columns(&quoted.join(" , ")), Ok(names.clone()));
+            if let Ok(columns) = Columns::choose(&names) {
+                assert!(names.iter().all(|name| columns.schema().contains(&format!("\"{name}\""))));
+            }
+        });
     }
 }

@@ -87,6 +87,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::AbsentArgs;
+    use crate::protocols::electric::messages::{Columns, Relation, page, up_to_date};
 
     proptest! {
         #[test]
@@ -119,5 +121,25 @@ mod tests {
         for wrong in [&b"{}"[..], b"[1]", b"<html>", br#"[{"value":{"seqNum":1},"headers":{"operation":"insert"}}]"#] {
             assert!(read_messages(wrong).is_err());
         }
+    }
+
+    /// What is read here is written there, for clients.
+    #[test]
+    fn fuzz_messages() {
+        fuzzing::target!("messages", |body| {
+            let Ok(Messages::Log { events, is_up_to_date }) = read_messages(body) else { return };
+            assert!(events.is_sorted_by_key(|event| event.seq_num));
+            let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
+            let page = page(&events, &relation, Columns::ALL, is_up_to_date.then(|| up_to_date(1))).unwrap();
+            let Messages::Log { events: again, is_up_to_date: again_up_to_date } =
+                read_messages(page.as_bytes()).unwrap()
+            else {
+                panic!("{page}")
+            };
+            let json = |events: &[Arc<Event>]| {
+                events.iter().map(|event| event.json(AbsentArgs::Null).to_string()).collect::<Vec<_>>()
+            };
+            assert_eq!((json(&again), again_up_to_date), (json(&events), is_up_to_date));
+        });
     }
 }

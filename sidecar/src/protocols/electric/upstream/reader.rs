@@ -34,16 +34,16 @@ impl Place {
 
     /// Reads a position of ours, or one that [`Self::position`] wrote.
     fn parse(position: &RawPosition) -> Result<Self, ReadError> {
+        let read = |offset: &str| offset.parse().map_err(|_| ReadError::Foreign);
         let parts: Vec<&str> = position.handle.rsplitn(4, '~').collect();
         let [backend_id, was_told, seq_num, handle] = parts[..] else {
-            let offset: Offset = position.offset.parse().map_err(|_| ReadError::Foreign)?;
-            let Offset { seq_num, was_told } = offset;
+            let Offset { seq_num, was_told } = read(&position.offset)?;
             return Ok(Self { shape: None, seq_num, backend_id: (*position.handle).into(), was_told });
         };
         let shape = RawPosition { offset: position.offset.clone(), handle: handle.into() };
-        let seq_num = seq_num.parse().map_err(|_| ReadError::Foreign)?;
         let shape = (!handle.is_empty()).then_some(shape);
-        Ok(Self { shape, seq_num, backend_id: backend_id.into(), was_told: was_told == "1" })
+        let Offset { seq_num, was_told } = read(&format!("{seq_num}_{was_told}"))?;
+        Ok(Self { shape, seq_num, backend_id: backend_id.into(), was_told })
     }
 
     /// The handle says what a client is not asked for otherwise: what it has seen.
@@ -269,5 +269,15 @@ mod tests {
         fn nothing_makes_it_panic(offset: String, handle: String) {
             let _ = Place::parse(&RawPosition { offset, handle });
         }
+    }
+
+    #[test]
+    fn fuzz_place() {
+        fuzzing::text_target!("place", |text| {
+            let (offset, handle) = text.split_once('\n').unwrap_or((text, ""));
+            let Ok(place) = Place::parse(&RawPosition { offset: offset.into(), handle: handle.into() }) else { return };
+            assert!((0..1 << 53).contains(&place.seq_num), "{place:?}");
+            assert_eq!(Place::parse(&place.position()).unwrap(), place);
+        });
     }
 }
