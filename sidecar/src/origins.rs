@@ -139,4 +139,26 @@ mod tests {
             assert!(Origins::parse(&[wrong.into()]).is_err(), "{wrong}");
         }
     }
+
+    /// Pages are told apart by one reading of an origin, and connected to by another.
+    #[test]
+    fn fuzz_origin() {
+        fuzzing::text_target!("origin", |text| {
+            let Ok(origin) = HeaderValue::from_str(text) else { return };
+            let headers = HeaderMap::from_iter([(header::ORIGIN, origin)]);
+            if let Ok(Origins::Listed(listed)) = Origins::parse(&[text.into()]) {
+                assert!(Origins::Listed(listed.clone()).allow(&headers) && listed.len() == 1);
+                let other = HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static("https://other.example"))]);
+                assert!(text == "https://other.example" || !Origins::Listed(listed).allow(&other));
+            }
+            if let Ok(url) = text.parse::<reqwest::Url>()
+                && let Some(host) = url.host_str()
+                && Origins::Local.allow(&headers)
+            {
+                let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+                let is_local = host == "localhost" || host.ends_with(".localhost");
+                assert!(is_local || address.is_ok_and(|address| address.is_loopback()), "{host}");
+            }
+        });
+    }
 }

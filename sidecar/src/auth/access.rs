@@ -175,4 +175,44 @@ mod tests {
             prop_assert_eq!(most([&prefix], &store).is_some(), store.starts_with(&format!("u-{subject}-")));
         }
     }
+
+    #[test]
+    fn fuzz_claim() {
+        fuzzing::text_target!("claim", |text| {
+            let Ok(claim) = serde_json::from_str::<Value>(text) else { return };
+            let known = |access: &Value| [json!("read"), json!("write"), json!("admin")].contains(access);
+            let Ok(rules) = Rule::of_claim(&claim) else {
+                assert!(claim.as_object().is_none_or(|rules| !rules.values().all(known)));
+                return;
+            };
+            let claim = claim.as_object().unwrap();
+            for store in claim.keys().flat_map(|store| [store.clone(), format!("{store}x"), store.replace('*', "")]) {
+                let is_for = |pattern: &str| match pattern.as_bytes() {
+                    [prefix @ .., b'*'] => store.as_bytes().starts_with(prefix),
+                    _ => store == pattern,
+                };
+                let allowed: Vec<_> =
+                    claim.iter().filter(|(pattern, _)| is_for(pattern)).map(|(_, access)| access).collect();
+                let expected = [Access::Admin, Access::Write, Access::Read]
+                    .into_iter()
+                    .find(|access| allowed.contains(&&json!(access.name())));
+                assert_eq!(most(&rules, &store), expected, "{store}");
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_template() {
+        fuzzing::text_target!("template", |text| {
+            let (rule, subject) = text.split_once('\n').unwrap_or((text, "sub"));
+            let Ok(template) = rule.parse::<Template>() else { return };
+            let (stores, access) = rule.rsplit_once('=').unwrap();
+            assert!(!stores.is_empty() && template.0.access.name() == access);
+            let rule = template.of(subject);
+            let allows = |store: &str| most([&rule], store).is_some();
+            let name = stores.strip_suffix('*').unwrap_or(stores).split(SUBJECT).collect::<Vec<_>>().join(subject);
+            assert!(allows(&name));
+            assert_eq!(allows(&format!("{name}x")), stores.ends_with('*'));
+        });
+    }
 }

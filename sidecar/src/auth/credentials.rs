@@ -84,7 +84,7 @@ fn of_cookies(headers: &HeaderMap) -> Option<Box<str>> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderName, HeaderValue};
 
     use super::*;
 
@@ -115,5 +115,30 @@ mod tests {
     fn tokens_are_not_shown() {
         let credentials = Credentials::new(&HeaderMap::new(), Some("token=secret"), false);
         assert!(!format!("{credentials:?}").contains("secret"));
+    }
+
+    #[test]
+    fn fuzz_credentials() {
+        fuzzing::text_target!("credentials", |text| {
+            let mut lines = text.splitn(4, '\n');
+            let [authorization, cookie, query, payload] = std::array::from_fn(|_| lines.next().unwrap_or_default());
+            let headers = |lines: &[(HeaderName, &str)]| {
+                let value =
+                    |(name, value): &(HeaderName, &str)| Some((name.clone(), HeaderValue::from_str(value).ok()?));
+                lines.iter().filter_map(value).collect::<HeaderMap>()
+            };
+            let (authorization, cookie) = ((header::AUTHORIZATION, authorization), (header::COOKIE, cookie));
+            let of_header = Credentials::new(&headers(std::slice::from_ref(&authorization)), None, false);
+            let of_payload = Credentials::default().with_payload(Some(payload));
+            let of_query = Credentials::new(&HeaderMap::new(), Some(query), false);
+            let cookies = headers(std::slice::from_ref(&cookie));
+            assert_eq!(Credentials::new(&cookies, None, false).token(), None);
+            let of_cookie = Credentials::new(&cookies, None, true);
+            let first = [&of_header, &of_payload, &of_query, &of_cookie].into_iter().find_map(|one| one.token());
+            let all =
+                Credentials::new(&headers(&[authorization, cookie]), Some(query), true).with_payload(Some(payload));
+            assert_eq!(all.token(), first);
+            assert_eq!(format!("{all:?}"), "Credentials");
+        });
     }
 }

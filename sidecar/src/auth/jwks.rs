@@ -166,4 +166,22 @@ mod tests {
         assert_eq!(read(set.as_bytes()).unwrap().len(), 1);
         assert!(read(b"{}").is_err() && read(b"[]").is_err() && read(b"").is_err());
     }
+
+    #[test]
+    fn fuzz_jwks() {
+        fuzzing::target!("jwks", |body| {
+            let Ok(keys) = read(body) else { return };
+            let Ok(set) = serde_json::from_slice::<serde_json::Value>(body) else { return };
+            let is_public = |key: &&serde_json::Value| key["kty"] != "oct" && key["use"] != "enc";
+            let public = set
+                .get("keys")
+                .or(set.get(0))
+                .and_then(|keys| keys.as_array())
+                .into_iter()
+                .flatten()
+                .filter(is_public)
+                .count();
+            assert!(keys.len() <= public);
+        });
+    }
 }

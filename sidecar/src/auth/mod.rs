@@ -131,3 +131,37 @@ impl Identity {
         self.until.is_some_and(|until| until <= Instant::now())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// A good token allows what its claims say, whatever else they say.
+    #[test]
+    fn fuzz_claims() {
+        fuzzing::text_target!("claims", |text| {
+            let Ok(claims) = serde_json::from_str::<Map<String, Value>>(text) else { return };
+            let key = EncodingKey::from_secret(b"a secret");
+            let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
+            let verifier = Verifier::new(Duration::ZERO).with_secret("a secret");
+            let jwt = Jwt { verifier, access_claim: "livestore".into(), allow: Vec::new() };
+            let credentials = Credentials::default().with_payload(Some(&json!({"authToken": token}).to_string()));
+            let identified = Authentication::Jwt(Box::new(jwt)).identify(&credentials).now_or_never().unwrap();
+            let Ok(identity) = identified else { return };
+            assert!(claims["sub"] == *identity.subject && claims["exp"].as_f64() > Some(1.7e9));
+            assert_eq!(
+                serde_json::from_str::<Map<String, Value>>(identity.claims.as_deref().unwrap()).unwrap(),
+                claims
+            );
+            let access = claims.get("livestore").and_then(Value::as_object);
+            for store in ["", "todos", "public-1", "*"] {
+                assert!(!identity.may(store, Access::Read) || access.is_some_and(|access| !access.is_empty()));
+                assert!(!identity.may(store, Access::Admin) || identity.may(store, Access::Write));
+            }
+        });
+    }
+}

@@ -253,3 +253,40 @@ fn reason(error: &jsonwebtoken::errors::Error) -> Refused {
         _ => Refused::Signature,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::FutureExt;
+    use jsonwebtoken::Algorithm;
+
+    use super::*;
+
+    const PUBLIC_KEY: &str = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA1mBZmEOlBDDXCfUKo1VnAYffIwo6lmSzmJuUTp0nrs0=\n-----END PUBLIC KEY-----";
+
+    /// A token is good to one key at most, and never to a public one, whose private one is thrown away: not even if it is signed
+    /// with the text of the public one as a secret.
+    #[test]
+    fn fuzz_token() {
+        fuzzing::text_target!("token", |token| {
+            let verifier = || Verifier::new(Duration::ZERO);
+            let verify = |verifier: Verifier| verifier.verify(token).now_or_never().unwrap();
+            if let Ok(claims) = verify(verifier().with_secret("a secret")) {
+                assert!((1..=SUBJECT_BYTES).contains(&claims.subject.len()) && !claims.subject.contains('\0'));
+                let _ = claims.until();
+                assert!(verify(verifier().with_secret("another")).is_err());
+            }
+            assert!(verify(verifier().with_public_key(PUBLIC_KEY).unwrap()).is_err());
+        });
+    }
+
+    #[test]
+    fn fuzz_public_key() {
+        fuzzing::text_target!("public_key", |text| {
+            if let Ok(Key { key, .. }) = public_key(text) {
+                assert!(!key.family().algorithms().contains(&Algorithm::HS256) && !text.contains("PRIVATE KEY"));
+            }
+        });
+    }
+}

@@ -203,6 +203,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::validation::{self, read_batch};
 
     fn only(json: &str) -> Arc<Event> {
         Batch::parse(json).unwrap().into_last_appended(1, DateTime::UNIX_EPOCH).remove(0)
@@ -233,5 +234,45 @@ mod tests {
         let json = r#"[{"name":"a","seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"},{"name":"b","seqNum":2,"parentSeqNum":1,"clientId":"c","sessionId":"s"}]"#;
         let appended = Batch::parse(json).unwrap().into_last_appended(1, DateTime::UNIX_EPOCH);
         assert_eq!(appended.iter().map(|event| event.seq_num).collect::<Vec<_>>(), [2]);
+    }
+
+    /// What live clients are sent comes from one reading of a batch, and what is stored from another.
+    #[test]
+    fn fuzz_batch() {
+        fuzzing::text_target!("batch", |text| {
+            let batch = Batch::parse(text);
+            let stored = read_batch(text).map(|events| {
+                let event = |event: &validation::Event<'_>| {
+                    let args = event.args.map(|args| args.text().to_string());
+                    let [name, client, session] =
+                        [&event.name, &event.client_id, &event.session_id].map(ToString::to_string);
+                    (event.seq_num, event.parent_seq_num, name, args, client, session)
+                };
+                events.iter().map(event).collect::<Vec<_>>()
+            });
+            let Ok(batch) = batch else {
+                assert!(stored.is_err(), "{stored:?}");
+                return;
+            };
+            assert_eq!(batch.json(), text);
+            let (last, without_args) = (batch.last(), batch.first_without_args());
+            let events = batch.into_last_appended(usize::MAX, DateTime::UNIX_EPOCH);
+            assert_eq!(events.last().map(|event| event.seq_num), last);
+            let mut published = Vec::new();
+            for event in &events {
+                for absent in [AbsentArgs::Omit, AbsentArgs::Null] {
+                    assert_eq!(only(&format!("[{}]", event.json(absent))).json(absent), event.json(absent));
+                }
+                let EventFields { name, args, seq_num, parent_seq_num, client_id, session_id } =
+                    event.fields().unwrap();
+                assert!(args.is_some() || without_args.is_some());
+                let args = args.map(|args| args.get().to_string());
+                let [name, client, session] = [name, client_id, session_id].map(|text| text.to_string());
+                published.push((seq_num, parent_seq_num, name, args, client, session));
+            }
+            if let Ok(stored) = stored {
+                assert_eq!(published, stored);
+            }
+        });
     }
 }

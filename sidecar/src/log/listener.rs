@@ -89,3 +89,22 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fuzz_heads() {
+        fuzzing::text_target!("heads", |text| {
+            let Ok(Heads { source, heads }) = serde_json::from_str(text) else { return };
+            let written = json!({"source": source, "heads": heads}).to_string();
+            let again: Heads = serde_json::from_str(&written).unwrap();
+            assert!(again.source == source && again.heads == heads, "{written}");
+        });
+    }
+}

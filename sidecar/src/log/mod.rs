@@ -16,6 +16,11 @@ mod store;
 mod store_id;
 mod subscription;
 mod tail;
+/// What the database makes of a batch.
+#[cfg(test)]
+#[path = "../../../extension/src/validation.rs"]
+#[allow(dead_code)]
+mod validation;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -129,3 +129,20 @@ pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
         _ => PushError::Unavailable,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Postgres says in its own words, to anybody, depends on nothing that it quotes.
+    #[test]
+    fn fuzz_push_error() {
+        fuzzing::text_target!("push_error", |text| {
+            let mut lines = text.splitn(3, '\n');
+            let [sqlstate, message, detail] = std::array::from_fn(|_| lines.next().unwrap_or_default());
+            let error = format!("{:?}", push_error(sqlstate, message, detail));
+            let is_for_clients = ["LS003", "P0001"].contains(&sqlstate);
+            assert!(is_for_clients || error == format!("{:?}", push_error(sqlstate, "another", detail)), "{error}");
+        });
+    }
+}

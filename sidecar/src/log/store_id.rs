@@ -35,3 +35,20 @@ impl fmt::Debug for StoreId {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_store_id() {
+        fuzzing::text_target!("store_id", |text| {
+            let is_id = (1..=MAX_CHARACTERS).contains(&text.chars().count()) && !text.contains('\0');
+            let parsed = StoreId::parse(text);
+            assert_eq!(parsed.is_ok(), is_id);
+            if let Ok(id) = parsed {
+                assert!(id.as_str() == text && !format!("{id:?}").contains(['\n', '\r', '\x1b']));
+            }
+        });
+    }
+}

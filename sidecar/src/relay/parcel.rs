@@ -61,3 +61,27 @@ impl Message<'_> {
         serde_json::to_string(&Message { user: Arc::clone(user), from: Arc::clone(from), kind, text }).ok()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::relay::hub::Hub;
+
+    #[test]
+    fn fuzz_parcel() {
+        fuzzing::text_target!("parcel", |text| {
+            let hub = Hub::default();
+            let _here = hub.join(&"user".into(), &"here".into());
+            let Ok(parcel) = serde_json::from_str::<Parcel<'_>>(text) else { return };
+            for message in &parcel.messages {
+                let json = serde_json::to_string(message).unwrap();
+                let Message { user, from, kind, text } = serde_json::from_str(&json).unwrap();
+                let text = Bytes::from(text.get().to_string());
+                assert_eq!(Message::encode(&user, &from, kind, &text), Some(json));
+            }
+            hub.hear(parcel);
+        });
+    }
+}

@@ -110,3 +110,23 @@ fn decode_payload(encoded: &str) -> Result<Box<RawValue>, String> {
     }
     serde_json::from_str(&json).map_err(|error| format!("malformed payload: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+    use super::*;
+
+    #[test]
+    fn fuzz_search_params() {
+        fuzzing::text_target!("search_params", |query| {
+            let Ok(SearchParams { payload: Some(payload), .. }) = serde_urlencoded::from_str(query) else { return };
+            let Ok(payload) = decode_payload(&payload) else { return };
+            assert!(payload.get().len() <= Context::PAYLOAD_BYTES);
+            let encoded = utf8_percent_encode(payload.get(), NON_ALPHANUMERIC).to_string();
+            assert_eq!(decode_payload(&encoded).unwrap().get(), payload.get());
+        });
+    }
+}

@@ -79,3 +79,37 @@ fn tagged(tag: &str, request_id: &str, mut message: Value) -> String {
     message["requestId"] = brief(request_id).into();
     message.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::log::Batch;
+
+    #[test]
+    fn fuzz_message() {
+        #[derive(Deserialize)]
+        struct PullRes<'a> {
+            #[serde(borrow)]
+            batch: Vec<&'a RawValue>,
+        }
+        fuzzing::text_target!("message", |text| {
+            let Ok(message) = serde_json::from_str::<ClientMessage<'_>>(text) else { return };
+            let id = &*message.request_id;
+            for answer in [push_ack(id), error(id, &message.kind), admin_reset_room_res(id), admin_info_res(id, "")] {
+                let answer: Value = serde_json::from_str(&answer).unwrap();
+                assert_eq!(answer["requestId"], *brief(id));
+                assert!(answer["message"].as_str().is_none_or(|message| message.len() < 4096));
+            }
+            let batch = message.batch.and_then(|batch| Batch::parse(batch.get()).ok());
+            let events =
+                batch.map(|batch| batch.into_last_appended(usize::MAX, DateTime::UNIX_EPOCH)).unwrap_or_default();
+            let answer = pull_res(Reason::Push, id, &events, 0);
+            let PullRes { batch } = serde_json::from_str(&answer).unwrap();
+            assert_eq!(batch.len(), events.len());
+        });
+    }
+}

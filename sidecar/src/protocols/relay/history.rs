@@ -66,3 +66,19 @@ fn refused(error: ReadError) -> Refusal {
         ReadError::Unavailable => Refusal::Unavailable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who asks for later gets no more.
+    #[test]
+    fn fuzz_moment() {
+        fuzzing::text_target!("moment", |text| {
+            let mut numbers = text.lines().filter_map(|line| serde_json::from_str::<f64>(line).ok());
+            let (Some(one), Some(other)) = (numbers.next(), numbers.next()) else { return };
+            assert!(one > other || moment(one) <= moment(other), "{one} {other}");
+            assert!(one < other || moment(one) >= moment(other), "{one} {other}");
+        });
+    }
+}

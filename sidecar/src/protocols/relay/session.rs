@@ -266,3 +266,37 @@ impl Host {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::Value;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Message<'_>, Refusal> {
+        let Object(envelope): Object<Envelope<'_>> = serde_json::from_str(text)
+            .map_err(|error| Refusal::Unreadable { reason: brief(&error.to_string()).into() })?;
+        identify(&envelope)?;
+        Message::read(&envelope)
+    }
+
+    #[test]
+    fn fuzz_message() {
+        fuzzing::text_target!("message", |text| match read(text) {
+            Err(refusal) => {
+                let answer = refusal.to_json();
+                let json: Value = serde_json::from_str(&answer).unwrap();
+                assert!(json["type"] == "error" && answer.len() < 4096, "{answer}");
+            }
+            Ok(Message::Push(events)) => {
+                let ack = messages::ack(&events);
+                let json: Value = serde_json::from_str(&ack).unwrap();
+                assert_eq!(json["payload"]["receivedCount"], events.len());
+            }
+            Ok(Message::Pull { since }) => assert!(since.is_finite()),
+            Ok(Message::PeerPull(id) | Message::PeerPullResponse(id)) => assert!((1..=ID_BYTES).contains(&id.len())),
+        });
+    }
+}

@@ -207,3 +207,38 @@ pub fn push_failure(error: &PushError) -> Option<Value> {
         PushError::Unavailable => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::protocols::rpc::wire::read_frames;
+
+    #[test]
+    fn fuzz_request() {
+        fuzzing::text_target!("request", |text| {
+            let store = StoreId::parse("golden").unwrap();
+            for frame in read_frames(text).unwrap_or_default() {
+                let (Some(tag), Some(payload)) = (frame.tag, frame.payload) else { continue };
+                let [by_websocket, by_http] = [Transport::WebSocket, Transport::Http]
+                    .map(|transport| Request::parse(transport, &store, &tag, payload.get()));
+                assert!(!matches!((&by_websocket, &by_http), (Ok(_), Ok(_))), "{tag}");
+                assert!(!matches!(&by_http, Ok(Request { operation: Operation::Pull { live: true, .. }, .. })));
+                for request in [by_websocket, by_http].into_iter().flatten() {
+                    assert!(payload.get().contains("golden") || payload.get().contains('\\'), "of another store");
+                    assert!(request.payload.is_none_or(|payload| payload.get().len() <= Context::PAYLOAD_BYTES));
+                    let backend_id = match request.operation {
+                        Operation::Push { batch, backend_id } => {
+                            assert!(payload.get().contains(batch.json()));
+                            backend_id
+                        }
+                        Operation::Pull { cursor, .. } => cursor.map(|cursor| cursor.backend_id),
+                        Operation::Ping => None,
+                    };
+                    assert!(backend_id.is_none_or(|id| id.len() <= 128 && !id.contains('\0')));
+                }
+            }
+        });
+    }
+}

@@ -161,6 +161,7 @@ mod tests {
 
     use chrono::DateTime;
     use proptest::prelude::*;
+    use serde::de::IgnoredAny;
 
     use super::*;
     use crate::log::Batch;
@@ -194,5 +195,43 @@ mod tests {
             assert_eq!(RequestId::parse(&RawValue::from_string(json.into()).unwrap()), None, "{json}");
         }
         assert_eq!((id("\"7\"").form(), id("7").form()), (Form::Effect3, Form::Effect4));
+    }
+
+    #[test]
+    fn fuzz_frames() {
+        /// The text of an error is cut, whatever it repeats.
+        const ANSWER_BYTES: usize = 4096;
+
+        #[derive(Deserialize)]
+        struct Exit<'a> {
+            #[serde(rename = "requestId", borrow)]
+            request_id: &'a RawValue,
+        }
+        fuzzing::text_target!("frames", |text| {
+            let frames = match read_frames(text) {
+                Ok(frames) => frames,
+                Err(error) => {
+                    let answer = defect(&error);
+                    assert!(serde_json::from_str::<Value>(&answer).is_ok() && answer.len() < ANSWER_BYTES, "{answer}");
+                    return;
+                }
+            };
+            assert!(frames.len() <= FRAMES && serde_json::from_str::<IgnoredAny>(text).is_ok());
+            for ClientFrame { kind, id, request_id, .. } in frames {
+                for id in [id, request_id].into_iter().flatten() {
+                    let Some(parsed) = RequestId::parse(id) else { continue };
+                    for answer in [
+                        parsed.success("null"),
+                        parsed.interrupted(),
+                        parsed.die(&kind),
+                        parsed.chunk(&events(), 1, &kind),
+                    ] {
+                        let exit: Exit<'_> = serde_json::from_str(&answer).unwrap();
+                        assert_eq!(exit.request_id.get(), id.get());
+                    }
+                    assert!(parsed.die(&kind).len() < ANSWER_BYTES);
+                }
+            }
+        });
     }
 }

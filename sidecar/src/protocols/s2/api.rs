@@ -171,6 +171,8 @@ fn answer(status: StatusCode, body: serde_json::Value) -> Response {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
 
     use super::*;
@@ -180,5 +182,29 @@ mod tests {
         fn nothing_makes_it_panic(query: String, body: Vec<u8>) {
             let _ = (Pull::parse(&query), Pull::parse(&format!("args={query}")), Push::parse(&body));
         }
+    }
+
+    #[test]
+    fn fuzz_pull() {
+        fuzzing::text_target!("pull", |query| {
+            let Ok(Pull { store_id, payload, after, is_live }) = Pull::parse(query) else { return };
+            assert!((0..1 << 53).contains(&after));
+            let seen = if after == 0 { json!("from-start") } else { json!(after - 1) };
+            let text = payload.as_ref().map_or("null", |payload| payload.get());
+            let args =
+                format!(r#"{{"storeId":{},"s2SeqNum":{seen},"live":{is_live},"payload":{text}}}"#, json!(store_id));
+            let again = Pull::parse(&serde_urlencoded::to_string([("args", args)]).unwrap()).unwrap();
+            assert_eq!((again.store_id, again.after, again.is_live), (store_id, after, is_live));
+            assert_eq!(again.payload.map(|payload| payload.to_string()), payload.map(|payload| payload.to_string()));
+        });
+    }
+
+    #[test]
+    fn fuzz_push() {
+        fuzzing::target!("push", |body| {
+            if let Ok(Push { batch, .. }) = Push::parse(body) {
+                assert!(std::str::from_utf8(body).unwrap().contains(batch.json()));
+            }
+        });
     }
 }

@@ -326,6 +326,8 @@ fn json_answer(status: StatusCode, body: String) -> Response {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
 
     use super::*;
@@ -345,5 +347,31 @@ mod tests {
             assert!(Append::parse(json!({"records": [{"body": body}]}).to_string().as_bytes()).is_err(), "{body}");
         }
         assert!(Append::parse(json!({"records": [{"body": event}]}).to_string().as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn fuzz_append() {
+        fuzzing::target!("append", |body| {
+            let Ok(Append { batch, .. }) = Append::parse(body) else { return };
+            let events = batch.into_last_appended(usize::MAX, DateTime::UNIX_EPOCH).len();
+            // It does not read everything, numbers of other fields for one.
+            if let Ok(Value::Object(request)) = serde_json::from_slice(body) {
+                assert_eq!(Some(events), request["records"].as_array().map(Vec::len));
+            }
+        });
+    }
+
+    #[test]
+    fn fuzz_read() {
+        fuzzing::text_target!("read", |text| {
+            let (query, id) = text.split_once('\n').map_or((text, None), |(query, id)| (query, Some(id)));
+            let Ok(read) = Read::parse(query, true, id) else { return };
+            let (Start::SeqNum(start) | Start::Timestamp(start) | Start::TailOffset(start)) = read.start;
+            assert!((0..=1 << 53).contains(&start));
+            let Some((seq_num, records, bytes)) = read.resumed else { return };
+            assert!((0..=1 << 53).contains(&seq_num));
+            assert_eq!(parse_id(&format!("{seq_num},{records},{bytes}")), Ok((seq_num, records, bytes)));
+            assert_eq!(Read::parse(query, false, id).unwrap().resumed, None);
+        });
     }
 }

@@ -233,3 +233,22 @@ pub fn error_event(message: &str) -> String {
     let lines: Vec<_> = message.split(['\r', '\n']).map(|line| format!("data: {line}\n")).collect();
     format!("event: error\n{}\n", lines.concat())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// No text of an error ends its event, or begins another.
+    #[test]
+    fn fuzz_error_event() {
+        fuzzing::text_target!("error_event", |message| {
+            let event = error_event(message);
+            let mut lines = event.strip_suffix("\n\n").unwrap().split(['\n', '\r']);
+            assert_eq!(lines.next(), Some("event: error"));
+            let data: Vec<_> = lines.map(|line| line.strip_prefix("data: ").unwrap()).collect();
+            assert!(data.concat() == message.replace(['\n', '\r'], "") || data == ["refused"]);
+        });
+    }
+}
