@@ -148,7 +148,7 @@ mod tests {
             let key = EncodingKey::from_secret(b"a secret");
             let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
             let verifier = Verifier::new(Duration::ZERO).with_secret("a secret");
-            let jwt = Jwt { verifier, access_claim: "livestore".into(), allow: Vec::new() };
+            let jwt = Jwt { verifier, access_claim: "livestore".into(), allow: Vec::new(), places: Places::new(1) };
             let credentials = Credentials::default().with_payload(Some(&json!({"authToken": token}).to_string()));
             let identified = Authentication::Jwt(Box::new(jwt)).identify(&credentials).now_or_never().unwrap();
             let Ok(identity) = identified else { return };
