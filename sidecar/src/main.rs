@@ -82,17 +82,27 @@ fn main() -> ExitCode {
         Some(Command::Token(token)) => return mint(&token),
         Some(Command::Check(config)) => return check::run(&config),
     }
-    if let Err(error) = telemetry::init(&config.log, config.log_format) {
-        eprintln!("livestore-sidecar: --log: {error}");
-        return ExitCode::from(2);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("livestore-sidecar: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let otlp_endpoint = config.otlp_endpoint.as_deref();
+    let traces = match telemetry::init(&config.log, config.log_format, otlp_endpoint, runtime.handle()) {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("livestore-sidecar: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = runtime.block_on(run(config));
+    if let Some(traces) = traces {
+        traces.end();
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let result = runtime.map_err(Failure::System).and_then(|runtime| {
-        let result = runtime.block_on(run(config));
-        // What is still there is past the deadline.
-        runtime.shutdown_background();
-        result
-    });
+    // What is still there is past the deadline.
+    runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

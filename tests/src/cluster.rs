@@ -133,6 +133,39 @@ impl Cluster {
             .args(arguments));
     }
 
+    /// Keeps all that is written from now on, and takes a physical backup of what is there, for [`Self::restore_to`].
+    pub async fn archive(&self) {
+        let folder = self.folder.display();
+        let admin = self.connect("postgres", "postgres").await;
+        let command = format!("alter system set archive_command = 'cp %p {folder}/wal/%f'");
+        admin.batch_execute(&command).await.expect("a setting");
+        admin.batch_execute("alter system set archive_mode = on").await.expect("a setting");
+        run(as_postgres(Path::new("mkdir")).arg(self.folder.join("wal")));
+        tokio::task::block_in_place(|| {
+            self.pg_ctl(&["restart", "-m", "fast"]);
+            run(postgres_command("pg_basebackup")
+                .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &self.port.to_string(), "--checkpoint=fast"])
+                .arg("-D")
+                .arg(self.folder.join("backup")));
+        });
+    }
+
+    /// Puts the backup in the place of the data, and lets Postgres repeat what was written after it up to a restore point.
+    pub fn restore_to(&self, point: &str) {
+        let (data, folder) = (self.folder.join("data"), self.folder.display());
+        self.pg_ctl(&["stop", "-m", "immediate"]);
+        run(as_postgres(Path::new("mv")).arg(&data).arg(self.folder.join("lost")));
+        run(as_postgres(Path::new("mv")).arg(self.folder.join("backup")).arg(&data));
+        let settings = format!(
+            "restore_command = 'cp {folder}/wal/%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
+        );
+        let mut config =
+            std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).expect("the configuration");
+        config.write_all(settings.as_bytes()).expect("the configuration can be written");
+        run(as_postgres(Path::new("touch")).arg(data.join("recovery.signal")));
+        self.pg_ctl(&["start"]);
+    }
+
     /// The folder with the cluster's data and log.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -222,12 +255,16 @@ fn is_root() -> bool {
 }
 
 fn postgres_command(name: &str) -> Command {
+    as_postgres(&bin(name))
+}
+
+fn as_postgres(program: &Path) -> Command {
     let mut command = if is_root() {
         let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--"]).arg(bin(name));
+        command.args(["-u", "postgres", "--"]).arg(program);
         command
     } else {
-        Command::new(bin(name))
+        Command::new(program)
     };
     // The postgres user may not read the folder that the tests run in.
     command.current_dir("/");

@@ -4,6 +4,7 @@
 pub mod breaker;
 pub mod client;
 pub mod cluster;
+pub mod collector;
 pub mod device;
 pub mod dialects;
 pub mod electric;

@@ -199,6 +199,11 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_LOG", default_value = "info")]
     pub log: String,
 
+    /// An OpenTelemetry collector to send traces to, by OTLP over HTTP, e.g. http://localhost:4318. OpenTelemetry's other
+    /// variables count, too: OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
     /// How log lines look.
     #[arg(long, env = "LIVESTORE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,

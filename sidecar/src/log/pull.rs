@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
-use tracing::warn;
+use tracing::{Instrument, debug_span, warn};
 
 use super::event::{Event, EventFields};
 use super::store_id::StoreId;
@@ -61,7 +61,14 @@ pub async fn status(database: &Database, store: &StoreId) -> Result<Page, Databa
 async fn page(database: &Database, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {
     let client = database.client().await?;
     let statement = client.prepare_cached(PULL).await?;
-    let rows = client.query(&statement, &[&store.as_str(), &after, &events, &PAGE_BYTES]).await?;
+    let span = debug_span!(
+        "sql",
+        otel.name = "livestore.pull_page",
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        after
+    );
+    let rows = client.query(&statement, &[&store.as_str(), &after, &events, &PAGE_BYTES]).instrument(span).await?;
     let first = rows.first().ok_or(DatabaseError::Busy)?;
     let (head, backend_id) = (first.try_get("head")?, first.try_get::<_, &str>("backend_id")?.into());
     let events = rows.iter().filter_map(|row| event(row).transpose()).collect::<Result<_, _>>()?;

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
-use tracing::{error, warn};
+use tracing::{Span, debug_span, error, warn};
 
 use super::context::Context;
 use super::event::Batch;
@@ -49,6 +49,8 @@ struct Push {
     context: Arc<Context>,
     deadline: Instant,
     reply: oneshot::Sender<Result<Pushed, PushError>>,
+    /// The request, for whoever traces it.
+    span: Span,
     /// Given back when it is done.
     _space: Space,
 }
@@ -111,7 +113,16 @@ impl CommitQueue {
         let (reply, answer) = oneshot::channel();
         let deadline = Instant::now() + patience.unwrap_or(FOR_EVER);
         // If the committer is gone, so is `reply`, and the answer is an error.
-        let _ = self.pushes.send(Push { store, batch, backend_id, context, deadline, reply, _space: space });
+        let _ = self.pushes.send(Push {
+            store,
+            batch,
+            backend_id,
+            context,
+            deadline,
+            reply,
+            span: Span::current(),
+            _space: space,
+        });
         async move {
             // Whatever the committer is waiting for, a client is told in time to come back.
             let answer = tokio::time::timeout_at(deadline + GRACE, answer).await;
@@ -272,7 +283,10 @@ impl Committer {
         let claims: Vec<Option<&str>> = group.iter().map(|push| push.context.claims()).collect();
         let arguments: [&(dyn ToSql + Sync); 7] =
             [&stores, &batches, &backend_ids, &&**source, &payloads, &headers, &claims];
+        // One statement for all: it is in the trace of each.
+        let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
         let rows = tokio::time::timeout(STATEMENT_TIMEOUT, client.query(&*push_batch, &arguments)).await;
+        drop(statements);
         let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
     }
@@ -320,6 +334,18 @@ impl Committer {
         }
         let _ = push.reply.send(Err(error));
     }
+}
+
+/// The statement as a part of a request, until it is dropped.
+fn statement(request: &Span, pushes: usize) -> Span {
+    debug_span!(
+        parent: request,
+        "sql",
+        otel.name = "livestore.push_batch",
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        pushes
+    )
 }
 
 async fn connect(database: &Database) -> Result<Connection, DatabaseError> {

@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use axum::extract::Request;
-use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::field::{Empty, display};
@@ -12,6 +11,7 @@ use tracing::{Instrument, Span, info, info_span};
 use crate::config::Dialect;
 use crate::log::StoreId;
 use crate::metrics;
+use crate::telemetry::traces::Parent;
 
 /// What is asked every few seconds, and says nothing of clients.
 const UNLOGGED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -22,8 +22,21 @@ pub async fn observe(request: Request, next: Next) -> Response {
     if UNLOGGED.contains(&path) {
         return next.run(request).await;
     }
-    let trace_id = trace_id(request.headers());
-    let span = info_span!("request", method = %request.method(), path, trace_id, dialect = Empty, store = Empty);
+    let method = request.method();
+    let parent = request.headers().get("traceparent").and_then(|header| Parent::parse(header.to_str().ok()?));
+    let span = info_span!(
+        "request",
+        otel.name = format_args!("{method} {path}"),
+        otel.kind = "server",
+        %method,
+        path,
+        trace_id = parent.map(|parent| parent.trace_id),
+        dialect = Empty,
+        store = Empty
+    );
+    if let Some(parent) = parent {
+        parent.adopt(&span);
+    }
     let start = Instant::now();
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
@@ -37,32 +50,4 @@ pub fn is_for(dialect: Dialect, store: &StoreId) {
     let span = Span::current();
     span.record("dialect", display(dialect));
     span.record("store", store.as_str());
-}
-
-/// The trace that the client's request belongs to, as W3C's Trace Context has it.
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let mut parts = headers.get("traceparent")?.to_str().ok()?.split('-');
-    let (_version, trace_id) = (parts.next()?, parts.next()?);
-    let is_id = trace_id.len() == 32 && trace_id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    is_id.then_some(trace_id)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn a_trace_id_is_32_hexadecimal_digits() {
-        let of = |value: &str| {
-            let headers = HeaderMap::from_iter([("traceparent".parse().unwrap(), value.parse().unwrap())]);
-            trace_id(&headers).map(String::from)
-        };
-        let id = "0b962dc3b22602d47c7abf3a2605b715";
-        assert_eq!(of(&format!("00-{id}-ab01972282fc3020-01")).as_deref(), Some(id));
-        for other in ["", "00", "00-", &format!("00-{id}0-ab01972282fc3020-01"), "00-token-ab01972282fc3020-01"] {
-            assert_eq!(of(other), None, "{other}");
-        }
-    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::debug;
+use tracing::{Instrument, debug};
 
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
@@ -100,7 +100,10 @@ impl Answer {
 
     async fn frame(&mut self, frame: &ClientFrame<'_>) -> Result<(), Gone> {
         match &*frame.kind {
-            "Request" => self.request(frame).await,
+            "Request" => {
+                let span = frame.span(self.log.id());
+                self.request(frame).instrument(span).await
+            }
             "Ping" => self.send(PONG.into()).await,
             "Ack" | "Interrupt" | "Eof" => Ok(()),
             unknown => self.send(defect(&format!("Unknown request tag: {unknown}"))).await,

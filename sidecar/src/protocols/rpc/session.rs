@@ -7,7 +7,7 @@ use axum::extract::ws::WebSocket;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{Instrument, Span, debug, info};
 
 use super::pull::Puller;
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, push_failure};
@@ -130,12 +130,17 @@ impl Session {
             Err(BadRequest::Malformed(message)) => return self.answer(id.clone(), id.die(&message)).await,
         };
         match operation {
-            Operation::Pull { live, cursor } => self.pull(id, self.log.for_request(payload), live, cursor).await?,
+            Operation::Pull { live, cursor } => {
+                // A live one would end, and be told of, with the connection.
+                let span = if live { Span::none() } else { frame.span(self.log.id()) };
+                self.pull(id, self.log.for_request(payload), live, cursor, span).await?;
+            }
             Operation::Push { batch, .. } if batch.is_empty() => self.answer(id.clone(), id.success("{}")).await?,
             Operation::Push { batch, backend_id } => {
                 // Queued here and not in the task, so that pushes keep the order in which they came.
-                let pushed = self.log.for_request(payload).push(batch, backend_id);
-                self.push(id, pushed);
+                let span = frame.span(self.log.id());
+                let pushed = span.in_scope(|| self.log.for_request(payload).push(batch, backend_id));
+                self.push(id, pushed.instrument(span));
             }
             // Over WebSocket a Ping is a frame.
             Operation::Ping => {}
@@ -158,7 +163,14 @@ impl Session {
         });
     }
 
-    async fn pull(&mut self, id: RequestId, log: StoreLog, live: bool, cursor: Option<Cursor>) -> Result<(), Close> {
+    async fn pull(
+        &mut self,
+        id: RequestId,
+        log: StoreLog,
+        live: bool,
+        cursor: Option<Cursor>,
+        span: Span,
+    ) -> Result<(), Close> {
         self.has_pulled = true;
         if let Some(running) = self.pulls.get(&id) {
             match id.form() {
@@ -173,7 +185,7 @@ impl Session {
         let puller = Puller { log, id: id.clone(), outgoing: self.outgoing.clone(), acks: Arc::clone(&acks) };
         let interrupt = CancellationToken::new();
         let interrupted = interrupt.clone();
-        let task = self.pull_tasks.spawn(async move {
+        let pulling = async move {
             // The task that sends the chunks sends the Exit, too: none can come after it.
             let result = tokio::select! {
                 biased;
@@ -184,7 +196,8 @@ impl Session {
                 puller.outgoing.close(reason);
             }
             puller.id
-        });
+        };
+        let task = self.pull_tasks.spawn(pulling.instrument(span));
         self.pulls.insert(id, Pull { task, acks, interrupt });
         Ok(())
     }

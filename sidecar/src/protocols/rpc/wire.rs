@@ -7,10 +7,12 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tracing::{Span, debug_span};
 
-use crate::log::{AbsentArgs, Event};
+use crate::log::{AbsentArgs, Event, StoreId};
 use crate::protocols::brief;
 use crate::protocols::chunks::EVENT_OVERHEAD;
+use crate::telemetry::traces::Parent;
 
 /// The most frames in one message.
 const FRAMES: usize = 1000;
@@ -35,6 +37,24 @@ pub struct ClientFrame<'a> {
     pub payload: Option<&'a RawValue>,
     #[serde(rename = "traceId", borrow)]
     pub trace_id: Option<Cow<'a, str>>,
+    #[serde(rename = "spanId", borrow)]
+    pub span_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub sampled: Option<&'a RawValue>,
+}
+
+impl ClientFrame<'_> {
+    /// The part of the client's trace in which a request is carried out.
+    pub fn span(&self, store: &StoreId) -> Span {
+        let tag = self.tag.as_deref().unwrap_or_default();
+        let id = brief(self.id.map_or("", RawValue::get));
+        let span = debug_span!("rpc", otel.name = %brief(tag), otel.kind = "server", store = store.as_str(), %id);
+        if let (Some(trace_id), Some(span_id)) = (&self.trace_id, &self.span_id) {
+            Parent { trace_id, span_id, is_sampled: self.sampled.is_none_or(|sampled| sampled.get() != "false") }
+                .adopt(&span);
+        }
+        span
+    }
 }
 
 /// Reads a WebSocket message: a frame, or an array of frames.

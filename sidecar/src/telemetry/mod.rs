@@ -1,0 +1,49 @@
+//! Log lines, on standard error, and traces, to a collector.
+
+pub mod traces;
+
+use std::io::IsTerminal;
+
+use tokio::runtime::Handle;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::traces::Traces;
+use crate::config::LogFormat;
+
+/// Why nothing can be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("--log: {0}")]
+    Directives(#[from] ParseError),
+    #[error("--otlp-endpoint: {0}")]
+    Endpoint(String),
+}
+
+/// Call once. Traces go to the collector at `otlp_endpoint`, if there is one, on `runtime`.
+///
+/// # Errors
+/// What is wrong with the settings.
+pub fn init(
+    directives: &str,
+    format: LogFormat,
+    otlp_endpoint: Option<&str>,
+    runtime: &Handle,
+) -> Result<Option<Traces>, TelemetryError> {
+    // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
+    let filter = EnvFilter::builder().parse(format!(
+        "{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"
+    ))?;
+    let traces = otlp_endpoint.map(|endpoint| Traces::to(endpoint, runtime)).transpose();
+    let traces = traces.map_err(TelemetryError::Endpoint)?;
+    let is_terminal = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt::layer().with_ansi(is_terminal).with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces.as_ref().map(Traces::layer)).init();
+    Ok(traces)
+}
