@@ -3,12 +3,15 @@
 use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 /// How often those that have been quiet are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
+
+/// What is admitted faster did not wait.
+const NOTICEABLE: Duration = Duration::from_millis(1);
 
 /// What each may send in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,23 +33,25 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Flow<K> {
         Arc::new(Self { things: RateLimiter::keyed(things), bytes: RateLimiter::keyed(bytes), rate })
     }
 
-    /// Whether something of this size may be taken now; then it is.
+    /// Whether something of this size may be taken now; then it is. What is larger than half a second's bytes counts as that: it
+    /// would wait for a quiet second for ever while others send a little.
     pub fn may(&self, who: &K, bytes: usize) -> bool {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.rate.bytes.get());
-        let has_room =
-            NonZeroU32::new(bytes).is_none_or(|bytes| matches!(self.bytes.check_key_n(who, bytes), Ok(Ok(()))));
-        has_room && self.things.check_key(who).is_ok()
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.rate.bytes.get().div_ceil(2));
+        self.things.check_key(who).is_ok()
+            && NonZeroU32::new(bytes).is_none_or(|bytes| matches!(self.bytes.check_key_n(who, bytes), Ok(Ok(()))))
     }
 
-    /// Waits until something of this size may be taken.
-    pub async fn admit(&self, who: &K, bytes: usize) {
+    /// Waits until something of this size may be taken; returns whether it had to.
+    pub async fn admit(&self, who: &K, bytes: usize) -> bool {
+        let start = Instant::now();
         self.things.until_key_ready(who).await;
         let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
-        while let Some(part) = NonZeroU32::new(left.min(self.rate.bytes.get())) {
-            // Never more than the limit, so there is room in time.
+        // In parts, between which there is room for others, and never more than the limit.
+        while let Some(part) = NonZeroU32::new(left.min(self.rate.bytes.get().div_ceil(8))) {
             let _ = self.bytes.until_key_n_ready(who, part).await;
             left -= part.get();
         }
+        start.elapsed() >= NOTICEABLE
     }
 
     /// Runs for ever.
@@ -75,12 +80,21 @@ mod tests {
         assert!(things.may(&"a", 0) && things.may(&"a", 1) && !things.may(&"a", 1));
         assert!(things.may(&"b", 1));
         let bytes = flow(1000, 100);
-        assert!(bytes.may(&"a", 60) && !bytes.may(&"a", 60) && bytes.may(&"b", 60));
+        assert!(bytes.may(&"a", 40) && bytes.may(&"a", 40) && !bytes.may(&"a", 40) && bytes.may(&"b", 40));
     }
 
     #[test]
-    fn what_is_larger_than_a_second_is_taken_when_nothing_was_before() {
+    fn what_is_larger_than_the_limit_counts_as_half_of_it() {
         let bytes = flow(1000, 100);
-        assert!(bytes.may(&"a", usize::MAX) && !bytes.may(&"a", 1));
+        assert!(bytes.may(&"a", 20) && bytes.may(&"a", usize::MAX) && !bytes.may(&"a", 40));
+    }
+
+    #[tokio::test]
+    async fn who_waits_pays_for_all_of_it() {
+        let bytes = flow(1000, 1000);
+        assert!(!bytes.admit(&"a", 800).await, "at once");
+        let start = Instant::now();
+        assert!(bytes.admit(&"a", 700).await);
+        assert!(start.elapsed() > Duration::from_millis(400), "{:?}", start.elapsed());
     }
 }

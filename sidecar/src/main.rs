@@ -34,7 +34,6 @@ use crate::config::{Command, Config, Dialect, NewToken, Program};
 use crate::flow::Rate;
 use crate::log::{Log, LogConfig};
 use crate::postgres::DatabaseError;
-use crate::protocols::electric::Upstream;
 use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
 use crate::server::s2::Created;
@@ -129,9 +128,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
     let authentication = Arc::new(config.authentication().map_err(Failure::Config)?);
     let origins = config.origins().map_err(Failure::Config)?;
-    let electric =
-        config.electric_url.as_deref().map(|url| Upstream::new(url, config.electric_secret.clone())).transpose();
-    let electric = electric.map_err(|error| Failure::Config(format!("--electric-url: {error}")))?;
+    let electric = config.electric().map_err(Failure::Config)?;
     let metrics = metrics::install().map_err(|error| Failure::Config(error.to_string()))?;
     let database = config.database().map_err(Failure::Config)?;
     // A connection is a file; how many are served is said by --max-connections.
@@ -151,6 +148,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
+    tasks.spawn(metrics::maintain(metrics.clone()));
     let log_config = LogConfig {
         push_timeout: config.push_timeout,
         bounds: config.push_bounds(),

@@ -27,6 +27,9 @@ const RELAY_MESSAGES: &str = "livestore_relay_messages_total";
 const LIMIT_HITS: &str = "livestore_limit_hits_total";
 const BUILD: &str = "livestore_build_info";
 
+/// How often what was recorded is summed up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const GROUPS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 32.0, 128.0, 256.0, 512.0];
 
@@ -37,6 +40,7 @@ pub enum Limit {
     ConnectionsPerAddress,
     ConnectionsPerSubject,
     HeadTimeout,
+    HeadBytes,
     FrameBytes,
     BatchEvents,
     EventBytes,
@@ -47,11 +51,12 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::ConnectionsPerSubject,
         Self::HeadTimeout,
+        Self::HeadBytes,
         Self::FrameBytes,
         Self::BatchEvents,
         Self::EventBytes,
@@ -67,6 +72,7 @@ impl Limit {
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::ConnectionsPerSubject => "connections_per_subject",
             Self::HeadTimeout => "head_timeout",
+            Self::HeadBytes => "head_bytes",
             Self::FrameBytes => "frame_bytes",
             Self::BatchEvents => "batch_events",
             Self::EventBytes => "event_bytes",
@@ -176,8 +182,15 @@ pub fn render(handle: &PrometheusHandle, standing: Standing) -> String {
     gauge!(POOL, "state" => "busy").set(pool_busy as f64);
     gauge!(POOL_WAITING).set(pool_waiting as f64);
     gauge!(RELAY_DEVICES).set(relay_devices as f64);
-    handle.run_upkeep();
     handle.render()
+}
+
+/// Runs for ever: what is recorded is kept whole until then, read or not.
+pub async fn maintain(handle: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        handle.run_upkeep();
+    }
 }
 
 /// Call once, before anything is counted.
@@ -196,7 +209,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         COMMIT_FAILURES,
         "Transactions that were rolled back, or that the database was not there for; they are tried again"
     );
-    describe_counter!(COMMITTED_EVENTS, "Events that this sidecar appended");
+    describe_counter!(COMMITTED_EVENTS, "Events that this sidecar appended, but for those of the peer relay");
     describe_gauge!(COMMIT_QUEUE, "Pushes that wait for the database, in bytes; 64 MiB may");
     describe_counter!(DELIVERED_EVENTS, "Events that live streams were given, each stream counted");
     describe_histogram!(

@@ -22,7 +22,8 @@ async fn finds(database_url: &str, arguments: &[&str], kind: &str, what: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_as_it_should_be_has_nothing_wrong() {
     let database = Database::new().await;
-    let (code, report) = check(&database.url("sidecar"), &[]).await;
+    // As many as any machine has files for.
+    let (code, report) = check(&database.url("sidecar"), &["--max-connections", "100"]).await;
     assert!(report.ends_with("\n0 wrong, 0 to think about\n"), "{report}");
     assert_eq!(code, Some(0));
     for good in ["settings go together", "may push", "PostgreSQL", "survives a crash", "notifications arrive"] {
@@ -49,6 +50,15 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     finds(&database.url("admin"), &[], "advice", "revoke livestore_admin from").await;
     finds(&url, &["--authorize-function", "app.none"], "WRONG", "there is no such function").await;
     finds(&url, &["--database-connections", "60000"], "WRONG", "raise max_connections").await;
+    let free = async || {
+        let (_, report) = check(&url, &[]).await;
+        let (_, rest) = report.split_once("max_connections leaves ").unwrap();
+        rest.split(' ').next().unwrap().parse::<i64>().unwrap()
+    };
+    let before = free().await;
+    let others = [database.connect("stranger").await, database.connect("reader").await];
+    assert_eq!(free().await, before - 2, "those of other roles count");
+    drop(others);
     for (sql, undo, kind, what) in [
         ("set synchronous_commit = off", "reset synchronous_commit", "WRONG", "synchronous_commit is off"),
         (
@@ -84,7 +94,11 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--listen", "0.0.0.0:8787", "--insecure-no-auth"], "advice", "everybody who reaches").await;
     finds(&url, &["--cors-origins", "*"], "advice", "pages of every origin").await;
     finds(&url, &["--auth", "jwt", "--jwt-secret", "short"], "advice", "less than 32 bytes").await;
-    finds(&url, &["--auth", "jwt", "--jwks-url", "https://id.example/jwks"], "advice", "--jwt-audience").await;
+    let nowhere = format!("http://127.0.0.1:{}/jwks", free_port());
+    finds(&url, &["--auth", "jwt", "--jwks-url", &nowhere], "advice", "--jwt-audience").await;
+    finds(&url, &["--auth", "jwt", "--jwks-url", &nowhere], "WRONG", "--jwks-url: the request failed").await;
+    finds(&url, &["--electric-url", "nonsense"], "WRONG", "--electric-url").await;
+    finds(&url, &["--log", "loud=very=much"], "WRONG", "--log").await;
     finds(&url, &["--max-connections", "9999999999"], "advice", "raise the limit").await;
     finds("nonsense", &[], "WRONG", "--database-url").await;
 }

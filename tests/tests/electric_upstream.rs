@@ -411,7 +411,7 @@ async fn a_token_that_ends_takes_what_waits_for_electric_with_it() {
     let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).arguments(&WITH_SECRET).ready().await;
     let admin = database.admin().await;
     admin.execute("select livestore.push('s', $1)", &[&chain(0, 1)]).await.unwrap();
-    let claims = json!({"sub": "ann", "exp": now() + 8, "livestore": {"s": "read"}});
+    let claims = json!({"sub": "ann", "exp": now() + 12, "livestore": {"s": "read"}});
     let token = Signer::secret(livestore_tests::tokens::SECRET).sign(&claims);
     let ask = |request: RequestBuilder| Answer::to(request.bearer_auth(&token));
     let shape = |how, position: (&str, &str)| {
@@ -428,7 +428,7 @@ async fn a_token_that_ends_takes_what_waits_for_electric_with_it() {
         ask(shape("live_sse", position)),
         ask(pull(&sidecar, "s", Some((ours.offset(), ours.handle())), true)),
         async {
-            tokio::time::sleep(Duration::from_secs(9)).await;
+            tokio::time::sleep(Duration::from_secs(13)).await;
             admin.execute("select livestore.push('s', $1)", &[&json!([event(1, "afterTheEnd", json!({}))])]).await
         }
     );

@@ -56,6 +56,18 @@ enum Failure {
     Empty,
 }
 
+/// Whether there are keys at a URL now.
+///
+/// # Errors
+/// Why not.
+pub async fn check_jwks(url: &str) -> Result<(), String> {
+    let fetched = Jwks::new(url)?.0.fetch().await;
+    fetched.map(drop).map_err(|error| match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    })
+}
+
 impl Jwks {
     /// Asks for nothing yet.
     ///

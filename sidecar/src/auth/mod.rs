@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 pub use self::access::{Access, Template};
 pub use self::credentials::Credentials;
+pub use self::jwks::check_jwks;
 pub use self::verifier::{Refused, Verifier};
 
 use self::access::{Rule, most};

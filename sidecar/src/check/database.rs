@@ -141,8 +141,9 @@ async fn settings(client: &Client, config: &Config, report: &mut Report) -> Resu
             "select current_setting('fsync')::boolean as fsync, current_setting('synchronous_commit') as synchronous_commit,
                  current_setting('full_page_writes')::boolean as full_page_writes,
                  current_setting('default_transaction_read_only')::boolean as read_only,
-                 current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint as places,
-                 (select count(*) from pg_stat_activity where backend_type = 'client backend' and application_name <> 'livestore-sidecar') as others,
+                 current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
+                     - coalesce(current_setting('reserved_connections', true)::bigint, 0) as places,
+                 (select count(*) from pg_stat_activity where datid is not null and application_name <> 'livestore-sidecar') as others,
                  (select count(*) from pg_stat_activity where application_name = 'livestore-sidecar' and pid <> pg_backend_pid()) as sidecars,
                  (select setting::bigint from pg_settings where name = 'statement_timeout') as statement_timeout,
                  (select setting::bigint from pg_settings where name = 'idle_session_timeout') as idle_session_timeout,

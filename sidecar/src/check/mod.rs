@@ -6,7 +6,9 @@ use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::auth::check_jwks;
 use crate::config::{Auth, Config};
+use crate::telemetry;
 
 /// What was found.
 enum Finding {
@@ -62,7 +64,10 @@ pub fn run(config: &Config) -> ExitCode {
     let mut report = Report { wrong: 0, advice: 0 };
     settings(config, &mut report);
     match (config.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
-        (Ok(database), Ok(runtime)) => runtime.block_on(database::look(config, database, &mut report)),
+        (Ok(database), Ok(runtime)) => runtime.block_on(async {
+            keys(config, &mut report).await;
+            database::look(config, database, &mut report).await;
+        }),
         (Err(problem), _) => report.wrong(problem),
         (_, Err(error)) => report.wrong(error.to_string()),
     }
@@ -71,13 +76,25 @@ pub fn run(config: &Config) -> ExitCode {
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What can be seen without the database.
+/// Whether the identity provider answers. While it does not, clients wait.
+async fn keys(config: &Config, report: &mut Report) {
+    if let Some(url) = &config.jwks_url {
+        match check_jwks(url).await {
+            Ok(()) => report.good("--jwks-url has keys"),
+            Err(problem) => report.wrong(format!("--jwks-url: {problem}")),
+        }
+    }
+}
+
+/// What can be seen without anybody else.
 fn settings(config: &Config, report: &mut Report) {
     let problems = [
         config.check().err(),
         config.authentication().err(),
         config.origins().err(),
         config.check_address(config.listen).err(),
+        config.electric().err(),
+        telemetry::filter(&config.log).err().map(|error| format!("--log: {error}")),
     ];
     let problems: Vec<_> = problems.into_iter().flatten().collect();
     for problem in &problems {

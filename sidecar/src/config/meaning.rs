@@ -10,6 +10,7 @@ use crate::log::PushBounds;
 use crate::origins::Origins;
 use crate::places::Places;
 use crate::postgres::{Database, tls};
+use crate::protocols::electric::Upstream;
 
 /// By how much clocks may be said to be wrong.
 const LONGEST_LEEWAY: Duration = Duration::from_secs(24 * 3600);
@@ -125,6 +126,15 @@ impl Config {
             [] => Ok(Origins::Local),
             origins => Origins::parse(origins).map_err(|error| format!("--cors-origins: {error}")),
         }
+    }
+
+    /// The Electric server behind this sidecar, if there is one.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn electric(&self) -> Result<Option<Upstream>, String> {
+        let electric = self.electric_url.as_deref().map(|url| Upstream::new(url, self.electric_secret.clone()));
+        electric.transpose().map_err(|error| format!("--electric-url: {error}"))
     }
 
     /// Where the database is; makes no connection yet.

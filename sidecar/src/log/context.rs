@@ -15,7 +15,7 @@ pub struct Context {
     headers: Option<Box<str>>,
     dialect: &'static str,
     credentials: Credentials,
-    identity: OnceCell<Identity>,
+    identity: OnceCell<Arc<Identity>>,
 }
 
 impl Context {
@@ -34,6 +34,11 @@ impl Context {
         let payload = present(payload);
         let credentials = credentials.with_payload(payload);
         Self { payload: payload.map(Box::from), headers, dialect, credentials, identity: OnceCell::new() }
+    }
+
+    /// The same for somebody who is known already.
+    pub fn of(self, identity: Arc<Identity>) -> Self {
+        Self { identity: OnceCell::new_with(Some(identity)), ..self }
     }
 
     /// The same with the payload of a single request, if that one has its own.
@@ -74,7 +79,8 @@ impl Context {
     /// # Errors
     /// There is no token, or not a good one.
     pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, Refused> {
-        self.identity.get_or_try_init(|| authentication.identify(&self.credentials)).await
+        let identify = async || authentication.identify(&self.credentials).await.map(Arc::new);
+        self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
     }
 
     /// Whom the token is for, once it was looked at.

@@ -161,13 +161,9 @@ impl Batch {
         self.events.is_empty()
     }
 
-    pub fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    /// The first event of more bytes than that: its sequence number, and its size.
-    pub fn larger_than(&self, bytes: usize) -> Option<(i64, usize)> {
-        self.events.iter().map(|event| (event.seq_num, event.json.size())).find(|(_, size)| *size > bytes)
+    /// How large its events are, in bytes.
+    pub fn sizes(&self) -> impl ExactSizeIterator<Item = usize> {
+        self.events.iter().map(|event| event.json.size())
     }
 
     pub fn last(&self) -> Option<i64> {

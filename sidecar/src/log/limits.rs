@@ -2,15 +2,21 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use moka::future::Cache;
 use tokio::task::JoinSet;
 
-use super::event::Batch;
 use super::outcome::PushError;
 use super::store_id::StoreId;
 use crate::flow::{Flow, Rate};
 use crate::metrics::Limit;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// How many beginnings are remembered.
+const BEGUN: u64 = 100_000;
 
 /// Whom a token is for.
 type Subject = Arc<str>;
@@ -32,74 +38,126 @@ pub struct Limits {
     subjects: Arc<Flow<Subject>>,
     stores: Arc<Flow<StoreId>>,
     new_stores: DefaultKeyedRateLimiter<Subject>,
+    /// Whose beginning has counted: who tries again does not begin another.
+    begun: Cache<(Subject, StoreId), ()>,
 }
 
 impl Limits {
     /// What is to be forgotten is forgotten on `tasks`.
     pub fn start(bounds: PushBounds, tasks: &mut JoinSet<()>) -> Arc<Self> {
-        let (subjects, stores) = (Flow::new(bounds.per_subject), Flow::new(bounds.per_store));
-        tasks.spawn(Arc::clone(&subjects).forget_regularly());
-        tasks.spawn(Arc::clone(&stores).forget_regularly());
-        let new_stores = RateLimiter::keyed(Quota::per_hour(bounds.new_stores_per_hour));
-        Arc::new(Self { bounds, subjects, stores, new_stores })
+        let limits = Arc::new(Self {
+            bounds,
+            subjects: Flow::new(bounds.per_subject),
+            stores: Flow::new(bounds.per_store),
+            new_stores: RateLimiter::keyed(Quota::per_hour(bounds.new_stores_per_hour)),
+            begun: Cache::builder().max_capacity(BEGUN).time_to_live(HOUR).build(),
+        });
+        tasks.spawn(Arc::clone(&limits.subjects).forget_regularly());
+        tasks.spawn(Arc::clone(&limits.stores).forget_regularly());
+        tasks.spawn(Arc::clone(&limits).forget_regularly());
+        limits
     }
 
+    async fn forget_regularly(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(HOUR).await;
+            self.new_stores.retain_recent();
+        }
+    }
+
+    /// Looks at the sizes of the events of a push, in bytes.
+    ///
     /// # Errors
-    /// The batch is too large, or an event of it is.
-    pub fn check_size(&self, batch: &Batch) -> Result<(), PushError> {
+    /// There are too many, or one is too large.
+    pub fn check_sizes(&self, sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), PushError> {
         let PushBounds { batch_events, event_bytes, .. } = self.bounds;
-        if batch.len() > batch_events {
+        let count = sizes.len();
+        if count > batch_events {
             Limit::BatchEvents.hit();
-            let message = format!("a batch has at most {batch_events} events, this one has {}", batch.len());
+            let message = format!("a batch has at most {batch_events} events, this one has {count}");
             return Err(PushError::Invalid(message));
         }
-        if let Some((seq_num, size)) = batch.larger_than(event_bytes) {
+        if let Some((index, size)) = sizes.enumerate().find(|(_, size)| *size > event_bytes) {
             Limit::EventBytes.hit();
-            let message = format!("an event has at most {event_bytes} bytes, e{seq_num} has {size}");
+            let number = index + 1;
+            let message = format!("an event has at most {event_bytes} bytes, event {number} of this batch has {size}");
             return Err(PushError::Invalid(message));
         }
         Ok(())
     }
 
-    /// Whether this much more may be pushed to a store now; then it counts.
+    /// Whether a store takes this much more now; then it counts.
     pub fn may(&self, store: &StoreId, bytes: usize) -> bool {
         self.stores.may(store, bytes)
     }
 
-    /// The same for somebody who pushes to it.
+    /// The same for who is told if it does not.
     ///
     /// # Errors
-    /// Which limit is reached.
-    pub fn check_rate(&self, subject: Option<&Subject>, store: &StoreId, bytes: usize) -> Result<(), PushError> {
-        if let Some(subject) = subject
-            && !self.subjects.may(subject, bytes)
-        {
-            Limit::PushesPerSubject.hit();
-            return Err(too_fast("you push", self.bounds.per_subject));
+    /// What it takes.
+    pub fn check_store(&self, store: &StoreId, bytes: usize) -> Result<(), PushError> {
+        if self.may(store, bytes) {
+            return Ok(());
         }
-        if !self.stores.may(store, bytes) {
-            Limit::PushesPerStore.hit();
-            return Err(too_fast("this store is pushed to", self.bounds.per_store));
-        }
-        Ok(())
+        Limit::PushesPerStore.hit();
+        Err(too_fast("this store is pushed to", self.bounds.per_store))
     }
 
-    /// The same for a client that would not try again: waits until it may.
-    pub async fn admit(&self, subject: Option<&Subject>, store: &StoreId, bytes: usize) {
-        if let Some(subject) = subject {
-            self.subjects.admit(subject, bytes).await;
+    /// Waits until a store takes this much more.
+    pub async fn wait_for_store(&self, store: &StoreId, bytes: usize) {
+        if self.stores.admit(store, bytes).await {
+            Limit::PushesPerStore.hit();
         }
-        self.stores.admit(store, bytes).await;
     }
 
     /// # Errors
-    /// This subject has begun too many stores in the last hour.
-    pub fn check_new_store(&self, subject: &Subject) -> Result<(), PushError> {
-        self.new_stores.check_key(subject).map_err(|_| {
-            Limit::NewStoresPerSubject.hit();
-            let most = self.bounds.new_stores_per_hour;
-            PushError::Throttled(format!("you begin too many stores: at most {most} an hour; try again later"))
-        })
+    /// This subject pushes too much.
+    pub fn check_subject(&self, subject: &Subject, bytes: usize) -> Result<(), PushError> {
+        if self.subjects.may(subject, bytes) {
+            return Ok(());
+        }
+        Limit::PushesPerSubject.hit();
+        Err(too_fast("you push", self.bounds.per_subject))
+    }
+
+    /// Waits until this subject may push this much more.
+    pub async fn wait_for_subject(&self, subject: &Subject, bytes: usize) {
+        if self.subjects.admit(subject, bytes).await {
+            Limit::PushesPerSubject.hit();
+        }
+    }
+
+    /// # Errors
+    /// This subject has begun too many stores in the last hour to begin this one.
+    pub async fn check_new_store(&self, subject: &Subject, store: &StoreId) -> Result<(), PushError> {
+        if self.has_begun(subject, store).await || self.may_begin(subject, store).await {
+            return Ok(());
+        }
+        Limit::NewStoresPerSubject.hit();
+        let most = self.bounds.new_stores_per_hour;
+        Err(PushError::Throttled(format!("you begin too many stores: at most {most} an hour; try again later")))
+    }
+
+    /// Waits until this subject may begin this store.
+    pub async fn wait_for_new_store(&self, subject: &Subject, store: &StoreId) {
+        if self.has_begun(subject, store).await || self.may_begin(subject, store).await {
+            return;
+        }
+        Limit::NewStoresPerSubject.hit();
+        self.new_stores.until_key_ready(subject).await;
+        self.begun.insert((Arc::clone(subject), store.clone()), ()).await;
+    }
+
+    async fn has_begun(&self, subject: &Subject, store: &StoreId) -> bool {
+        self.begun.get(&(Arc::clone(subject), store.clone())).await.is_some()
+    }
+
+    async fn may_begin(&self, subject: &Subject, store: &StoreId) -> bool {
+        let may = self.new_stores.check_key(subject).is_ok();
+        if may {
+            self.begun.insert((Arc::clone(subject), store.clone()), ()).await;
+        }
+        may
     }
 }
 

@@ -1,6 +1,7 @@
 //! The log: all that a protocol knows of event logs in Postgres.
 
 mod admin;
+mod admission;
 mod aliases;
 mod authorize;
 mod context;

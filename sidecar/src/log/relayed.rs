@@ -31,6 +31,13 @@ pub struct RelayedEvent<'a> {
     pub timestamp: &'a RawValue,
 }
 
+impl RelayedEvent<'_> {
+    /// In bytes, near enough.
+    fn size(&self) -> usize {
+        self.name.len() + self.data.map_or(0, |data| data.get().len()) + self.client_id.len() + self.session_id.len()
+    }
+}
+
 /// Some events, in order.
 pub struct RelayedPage {
     /// A JSON array.
@@ -55,7 +62,10 @@ impl StoreLog {
     /// As for other pushes.
     pub async fn append_relayed(&self, events: &[RelayedEvent<'_>]) -> Result<(), PushError> {
         let appended = timeout(self.patience(), async {
+            let sizes = events.iter().map(RelayedEvent::size);
+            self.limits().check_sizes(sizes.clone())?;
             self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
+            self.limits().wait_for_store(self.id(), sizes.sum()).await;
             // Pushes of one store wait for each other: they shall not take all connections from those who read.
             let _turn = self.relay_turn().await.ok_or(PushError::Unavailable)?;
             let client = self.database().client().await.map_err(|_| PushError::Unavailable)?;

@@ -16,6 +16,7 @@ use super::authorize::{Action, Denied};
 use super::context::Context;
 use super::event::Batch;
 use super::history::History;
+use super::limits::Limits;
 use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
 use super::push::Space;
@@ -28,13 +29,13 @@ use super::store_id::StoreId;
 use super::subscription::Subscription;
 use super::{LAG, Log, PullError, check_cursor};
 
-/// How often keys that are away are looked for.
-const KEYS_RETRY: Duration = Duration::from_secs(1);
+/// How often keys that are away, or a place among the connections of a subject, are looked for.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Cheap to clone. Pushes and pulls are asked of the operator's authorize function first, if there is one.
 #[derive(Clone)]
 pub struct StoreLog {
-    log: Log,
+    pub(super) log: Log,
     store: StoreId,
     context: Arc<Context>,
     /// With another payload than that which was asked about, a request is a connection of its own.
@@ -47,8 +48,8 @@ pub struct StoreLog {
 
 /// A batch that has its room in the queue.
 pub struct Reserved {
-    batch: Batch,
-    space: Space,
+    pub(super) batch: Batch,
+    pub(super) space: Space,
 }
 
 impl Reserved {
@@ -80,6 +81,10 @@ impl StoreLog {
         self.log.relay_turns.acquire().await.ok()
     }
 
+    pub(super) fn limits(&self) -> &Limits {
+        &self.log.limits
+    }
+
     pub(super) fn context(&self) -> &Context {
         &self.context
     }
@@ -105,7 +110,19 @@ impl StoreLog {
         Self { context, is_connected, ..self.clone() }
     }
 
-    /// Asks whether the client may connect. Waits while the database is away.
+    /// Whether this client has a place among the connections of its subject.
+    ///
+    /// # Errors
+    /// What to tell it.
+    pub async fn has_place(&self) -> Result<(), String> {
+        match self.context.identity(&self.log.authentication).await {
+            Err(refused @ Refused::TooMany(_)) => Err(refused.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks whether the client may connect. Waits while the database is away, and for a place among the connections of its
+    /// subject.
     pub async fn connect(&self) -> Result<(), Denied> {
         self.ask(Action::Connect).await
     }
@@ -115,7 +132,7 @@ impl StoreLog {
             match self.context.identity(&self.log.authentication).await {
                 Ok(identity) => break identity,
                 // It passes, and a client that was told no would stop for good.
-                Err(Refused::NoKeys) => sleep(KEYS_RETRY).await,
+                Err(Refused::NoKeys | Refused::TooMany(_)) => sleep(RETRY).await,
                 Err(refused) => return Err(Denied(refused.to_string())),
             }
         };
@@ -125,11 +142,13 @@ impl StoreLog {
         if self.is_own || identity.may(self.store.as_str(), access) { Ok(()) } else { Err(Denied(refusal.into())) }
     }
 
-    /// Ends when the token does that let this client in, with what to tell it.
+    /// Ends when the token does that let this client in, with what to tell it. The client keeps its place among the connections of
+    /// its subject as long as the future is there.
     pub async fn ended(&self) -> impl Future<Output = Denied> + Send + use<> {
-        let until = self.until().await;
+        let (until, context) = (self.until().await, Arc::clone(&self.context));
         async move {
             passed(until).await;
+            drop(context);
             Denied(Refused::Expired.to_string())
         }
     }
@@ -162,103 +181,61 @@ impl StoreLog {
         batch: Batch,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        let reserved = self.log.limits.check_size(&batch).and_then(|()| {
+        let reserved = self.log.limits.check_sizes(batch.sizes()).and_then(|()| {
             let space = self.log.commits.reserve(&batch, &self.context).ok_or(PushError::Unavailable)?;
             Ok(Reserved { batch, space })
         });
-        counted(
-            self.context.dialect(),
-            match reserved {
-                Ok(push) => Either::Left(self.push_within(push, backend_id, Some(self.log.commits.timeout()))),
-                Err(error) => Either::Right(std::future::ready(Err(error))),
-            },
-        )
-    }
-
-    /// Whether a batch, and each event of it, is as small as it has to be.
-    ///
-    /// # Errors
-    /// What is too large.
-    pub fn check_size(&self, batch: &Batch) -> Result<(), PushError> {
-        self.log.limits.check_size(batch)
-    }
-
-    /// Takes the room that a push needs in the queue; gives the batch back if too much is waiting.
-    pub fn reserve(&self, batch: Batch) -> Result<Reserved, Batch> {
-        match self.log.commits.reserve(&batch, &self.context) {
-            Some(space) => Ok(Reserved { batch, space }),
-            None => Err(batch),
-        }
-    }
-
-    /// The same, as soon as there is room. `None` if there never will be.
-    pub fn room(&self, batch: Batch) -> impl Future<Output = Option<Reserved>> + Send + use<> {
-        let room = self.log.commits.room(&batch, &self.context);
-        async move { Some(Reserved { space: room.await?, batch }) }
-    }
-
-    /// Like [`Self::push`], for a client that would not try again: waits for the database, and until it may push more, as long as
-    /// the future is there.
-    pub fn push_patiently(
-        &self,
-        push: Reserved,
-        backend_id: Option<String>,
-    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        counted(self.context.dialect(), self.push_within(push, backend_id, None))
-    }
-
-    fn push_within(
-        &self,
-        push: Reserved,
-        backend_id: Option<String>,
-        patience: Option<Duration>,
-    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        let this = self.clone();
-        let queue = move |Reserved { batch, space }| {
-            let Self { log, store, context, .. } = this;
-            log.commits.push(store, batch, backend_id, context, space, patience)
+        let pushed = match reserved {
+            Ok(push) => Either::Left(self.push_in_time(push, backend_id)),
+            Err(error) => Either::Right(std::future::ready(Err(error))),
         };
+        counted(self.context.dialect(), pushed)
+    }
+
+    fn push_in_time(
+        &self,
+        push: Reserved,
+        backend_id: Option<String>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let patience = self.log.commits.timeout();
         let mut last_push = self.last_push.lock();
         let previous = last_push.take().and_then(still_waiting);
         if previous.is_none() && self.log.is_public() && self.log.limits.may(&self.store, push.size()) {
-            return Either::Left(queue(push));
+            return Either::Left(self.queue(push, backend_id, Some(patience)));
         }
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
         *last_push = Some(next);
         Either::Right(async move {
-            let permission = this.may_push_this(&push.batch, patience.is_some());
-            let permission = match patience {
-                Some(patience) => timeout(patience, permission).await.unwrap_or(Err(PushError::Unavailable)),
-                None => permission.await,
-            };
+            let permission = timeout(patience, this.may_push_now(&push.batch)).await;
             if let Some(previous) = previous {
                 let _ = previous.await;
             }
-            permission?;
-            let pushed = queue(push);
+            permission.unwrap_or(Err(PushError::Unavailable))?;
+            let pushed = this.queue(push, backend_id, Some(patience));
             drop(queued);
             pushed.await
         })
     }
 
-    /// Whether the client may append this, and now. With `is_hurried`, it is told if it is too fast; without, this waits.
-    async fn may_push_this(&self, batch: &Batch, is_hurried: bool) -> Result<(), PushError> {
-        self.authorize(Action::Push).await.map_err(|Denied(message)| PushError::Rejected(message))?;
-        let (limits, bytes) = (&self.log.limits, batch.json().len());
-        let subject = self.context.subject();
-        if let Some(subject) = subject
-            && batch.parent() == Some(0)
-            && self.locate().await.is_none()
-        {
-            limits.check_new_store(subject)?;
-        }
-        if is_hurried {
-            limits.check_rate(subject, &self.store, bytes)
-        } else {
-            limits.admit(subject, &self.store, bytes).await;
-            Ok(())
-        }
+    fn queue(
+        &self,
+        push: Reserved,
+        backend_id: Option<String>,
+        patience: Option<Duration>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let Reserved { batch, space } = push;
+        let (store, context) = (self.store.clone(), Arc::clone(&self.context));
+        self.log.commits.push(store, batch, backend_id, context, space, patience)
+    }
+
+    /// Like [`Self::push`], for what was admitted: waits for the database as long as the future is there.
+    pub fn push_patiently(
+        &self,
+        push: Reserved,
+        backend_id: Option<String>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        counted(self.context.dialect(), self.queue(push, backend_id, None))
     }
 
     /// Asks whether the client may read, for whoever reads the log elsewhere. Waits while the database is away.
@@ -344,7 +321,7 @@ impl StoreLog {
             let subscription = tails.subscribe(&self.store, Some(after)).await;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
-                return Ok(subscription.of(self.context.dialect(), self.until().await));
+                return Ok(subscription.of(Arc::clone(&self.context), self.until().await));
             }
             // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
             // its log, so Postgres is asked.
@@ -367,7 +344,7 @@ impl StoreLog {
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
         self.authorize(Action::Pull).await?;
-        Ok(self.log.tails.subscribe(&self.store, None).await.of(self.context.dialect(), self.until().await))
+        Ok(self.log.tails.subscribe(&self.store, None).await.of(Arc::clone(&self.context), self.until().await))
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::context::Context;
 use super::event::Event;
 use super::pull::patiently;
 use super::tail::{Standing, StreamEnd, Tail};
@@ -20,7 +21,7 @@ pub struct Subscription {
     is_first: bool,
     /// When the token of the reader ends.
     until: Option<Instant>,
-    _present: Option<Present>,
+    _reader: Option<(Arc<Context>, Present)>,
 }
 
 /// Events to deliver next.
@@ -33,12 +34,13 @@ pub struct Delivery {
 
 impl Subscription {
     pub(super) fn new(tail: Arc<Tail>, changed: watch::Receiver<Standing>, last: i64, backend_id: Arc<str>) -> Self {
-        Self { tail, changed, last, backend_id, is_first: true, until: None, _present: None }
+        Self { tail, changed, last, backend_id, is_first: true, until: None, _reader: None }
     }
 
-    /// Ends with the token of the reader, who speaks this dialect.
-    pub(super) fn of(self, dialect: &'static str, until: Option<Instant>) -> Self {
-        Self { until, _present: Some(Present::stream(dialect)), ..self }
+    /// Ends with the token of the reader, who keeps a place among the connections of its subject.
+    pub(super) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
+        let present = Present::stream(reader.dialect());
+        Self { until, _reader: Some((reader, present)), ..self }
     }
 
     pub fn backend_id(&self) -> &Arc<str> {
@@ -90,12 +92,10 @@ impl Subscription {
                 return Ok(Delivery { events: Vec::new(), remaining: 0 });
             }
             tokio::select! {
-                           changed = self.changed.changed() => {
-            changed.map_err(|_| StreamEnd::Rewound)?;
-            has_waited = true;
+                changed = self.changed.changed() => changed.map_err(|_| StreamEnd::Rewound)?,
+                () = passed(self.until) => {}
             }
-                           () = passed(self.until) => {}
-                       }
+            has_waited = true;
         }
     }
 

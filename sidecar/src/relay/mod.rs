@@ -67,9 +67,8 @@ impl Relay {
     /// Waits while this user's devices send more than they may.
     pub async fn admit(&self, user: &UserId, bytes: usize) {
         metrics::relayed();
-        if !self.flow.may(user, bytes) {
+        if self.flow.admit(user, bytes).await {
             Limit::Relay.hit();
-            self.flow.admit(user, bytes).await;
         }
     }
 

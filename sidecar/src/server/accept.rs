@@ -47,6 +47,10 @@ const REFUSALS: usize = 100;
 /// To a client that is one too many.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 46\r\nretry-after: 10\r\nconnection: close\r\n\r\ntoo many connections: close some, or try later";
 
+/// To who asks for `/healthz` then.
+const ALIVE: &[u8] =
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n";
+
 /// What an operator sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -128,7 +132,10 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
         }
     };
     if let Err(error) = result {
-        if error.is_timeout() {
+        if error.is_parse_too_large() {
+            Limit::HeadBytes.hit();
+        } else if error.is_timeout() && used.was_read() {
+            // A connection that is quiet between two requests may be closed at any time.
             Limit::HeadTimeout.hit();
         }
         debug!(error = &error as &dyn std::error::Error, "a connection broke");
@@ -150,8 +157,11 @@ async fn unused_in(shutdown: &CancellationToken, used: &Used) {
 async fn refuse(mut stream: TcpStream) {
     let _ = timeout(PAUSE, async {
         // An answer that comes before its request is none to many clients.
-        let _ = stream.read(&mut [0; 1024]).await?;
-        stream.write_all(REFUSAL).await?;
+        let mut head = [0; 1024];
+        let length = stream.read(&mut head).await?;
+        // It lives: to restart it would disconnect all that are served.
+        let is_probe = head[..length].starts_with(b"GET /healthz ");
+        stream.write_all(if is_probe { ALIVE } else { REFUSAL }).await?;
         stream.shutdown().await?;
         // To close with a request unread would reset the connection, and the client might not see the answer.
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
@@ -231,23 +241,35 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// When something last went over a connection.
-struct Used(Mutex<Instant>);
+/// When something last went over a connection, and whether it came from the client.
+struct Used(Mutex<(Instant, bool)>);
 
 impl Default for Used {
     fn default() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self(Mutex::new((Instant::now(), false)))
     }
 }
 
 impl Used {
     fn last(&self) -> Instant {
-        *self.0.lock()
+        self.0.lock().0
     }
 
-    fn now<T>(&self, polled: Poll<T>) -> Poll<T> {
+    fn was_read(&self) -> bool {
+        self.0.lock().1
+    }
+
+    fn read<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.now(true, polled)
+    }
+
+    fn written<T>(&self, polled: Poll<T>) -> Poll<T> {
+        self.now(false, polled)
+    }
+
+    fn now<T>(&self, is_read: bool, polled: Poll<T>) -> Poll<T> {
         if polled.is_ready() {
-            *self.0.lock() = Instant::now();
+            *self.0.lock() = (Instant::now(), is_read);
         }
         polled
     }
@@ -267,14 +289,14 @@ impl AsyncRead for Counted {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.used.now(read)
+        self.used.read(read)
     }
 }
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.used.now(written)
+        self.used.written(written)
     }
 
     fn poll_write_vectored(
@@ -283,7 +305,7 @@ impl AsyncWrite for Counted {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.used.now(written)
+        self.used.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {

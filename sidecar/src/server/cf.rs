@@ -74,6 +74,9 @@ async fn websocket(server: Server, dialect: Dialect, log: StoreLog, request: Req
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
+    if let Err(refused) = log.has_place().await {
+        return refuse((StatusCode::SERVICE_UNAVAILABLE, refused));
+    }
     match timeout(CONNECT_TIMEOUT, log.connect()).await {
         Ok(Ok(())) => {}
         Ok(Err(denied)) => return bad_request(&denied.to_string()),

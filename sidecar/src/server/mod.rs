@@ -8,6 +8,7 @@ mod relay;
 pub mod s2;
 
 use std::collections::{BTreeMap, HashSet};
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use http_body_util::LengthLimitError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
@@ -162,7 +164,8 @@ impl Server {
     async fn identify(&self, parts: &Parts) -> Result<(), String> {
         let credentials = self.credentials(&parts.headers, parts.uri.query());
         match self.settings.authentication.identify(&credentials).await {
-            Ok(_) | Err(Refused::NoKeys) => Ok(()),
+            // What passes is waited for later.
+            Ok(_) | Err(Refused::NoKeys | Refused::TooMany(_)) => Ok(()),
             Err(refused) => Err(refused.to_string()),
         }
     }
@@ -193,6 +196,9 @@ impl Server {
         match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, most)).await {
             Ok(Ok(body)) => Ok(body),
             Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".into())),
+            Ok(Err(error)) if !error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+                Err((StatusCode::BAD_REQUEST, "the request broke off".into()))
+            }
             Ok(Err(error)) => {
                 Limit::FrameBytes.hit();
                 Err((StatusCode::PAYLOAD_TOO_LARGE, format!("{error}: a request has at most {most} bytes")))

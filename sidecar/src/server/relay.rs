@@ -1,5 +1,7 @@
 //! The peer relay: its one endpoint, and who may use it.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
@@ -10,8 +12,9 @@ use axum::routing::get;
 use tracing::info;
 
 use super::{Server, bad_request, refuse, upgrade_required};
+use crate::auth::{Identity, Refused};
 use crate::config::Dialect;
-use crate::log::StoreLog;
+use crate::log::{StoreId, StoreLog};
 use crate::protocols::relay::{self, Guest};
 
 /// As LiveStore's other endpoints are found below `/api`.
@@ -31,18 +34,18 @@ async fn connect(State(server): State<Server>, request: Request) -> Response {
     };
     let credentials = server.credentials(&parts.headers, parts.uri.query());
     let identity = match server.settings.authentication.identify(&credentials).await {
-        Ok(identity) => identity,
+        Ok(identity) => Arc::new(identity),
+        Err(refused @ Refused::TooMany(_)) => return refuse((StatusCode::SERVICE_UNAVAILABLE, refused.to_string())),
         Err(refused) => {
             let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
             return (StatusCode::UNAUTHORIZED, headers, format!("{refused}\n")).into_response();
         }
     };
-    let history =
-        match server.settings.relay_store.as_deref().map(|name| history(&server, name, &identity.subject, &parts)) {
-            None => None,
-            Some(Ok(history)) => Some(history),
-            Some(Err(error)) => return bad_request(&error),
-        };
+    let history = match server.settings.relay_store.as_deref().map(|name| history(&server, name, &identity, &parts)) {
+        None => None,
+        Some(Ok(history)) => Some(history),
+        Some(Err(error)) => return bad_request(&error),
+    };
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
@@ -54,6 +57,8 @@ async fn connect(State(server): State<Server>, request: Request) -> Response {
 }
 
 /// The log of the user's store.
-fn history(server: &Server, name: &str, user: &str, parts: &Parts) -> Result<StoreLog, String> {
-    Ok(server.store(Dialect::Relay, &name.replace("{user}", user), None, &parts.headers, parts.uri.query())?.given())
+fn history(server: &Server, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, String> {
+    let store = StoreId::parse(&name.replace("{user}", &identity.subject))?;
+    let context = server.context(Dialect::Relay, &store, None, &parts.headers, parts.uri.query())?;
+    Ok(server.log.store_for_request(store, context.of(Arc::clone(identity))).given())
 }

@@ -22,6 +22,16 @@ pub enum TelemetryError {
     Endpoint(String),
 }
 
+/// What is logged.
+///
+/// # Errors
+/// The directives cannot be read.
+pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+    // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
+    EnvFilter::builder()
+        .parse(format!("{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"))
+}
+
 /// Call once. Traces go to the collector at `otlp_endpoint`, if there is one, on `runtime`.
 ///
 /// # Errors
@@ -32,10 +42,7 @@ pub fn init(
     otlp_endpoint: Option<&str>,
     runtime: &Handle,
 ) -> Result<Option<Traces>, TelemetryError> {
-    // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
-    let filter = EnvFilter::builder().parse(format!(
-        "{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"
-    ))?;
+    let filter = filter(directives)?;
     let traces = otlp_endpoint.map(|endpoint| Traces::to(endpoint, runtime)).transpose();
     let traces = traces.map_err(TelemetryError::Endpoint)?;
     let is_terminal = std::io::stderr().is_terminal();

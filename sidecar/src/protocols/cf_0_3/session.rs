@@ -56,6 +56,12 @@ pub async fn serve(log: StoreLog, socket: WebSocket, admin_secret: Option<String
     };
     let close = session.run(&mut socket).await;
     info!(store = ?session.log.id(), code = close.code, reason = close.reason, "disconnected");
+    if close == SHUTDOWN
+        && let Some((request_id, admission)) = session.unqueued.take()
+        && let Ok(Some(Ok(push))) = timeout(FAREWELL / 2, admission).await
+    {
+        session.push(request_id, push);
+    }
     let Session { mut requests, feed, .. } = session;
     if close == SHUTDOWN {
         // What is committed is acknowledged, after its events: a client waits for ever for an answer that is lost.
@@ -78,8 +84,8 @@ struct Session {
     backend_id: Arc<OnceLock<Arc<str>>>,
     admin_secret: Option<String>,
     requests: JoinSet<()>,
-    /// A push that waits for room in the queue, and its id; nothing is read meanwhile.
-    unqueued: Option<(String, BoxFuture<'static, Option<Reserved>>)>,
+    /// A push that waits until it may be queued, and its id; nothing is read meanwhile.
+    unqueued: Option<(String, Admission)>,
     has_pulled: bool,
 }
 
@@ -90,9 +96,15 @@ impl Session {
             let incoming = tokio::select! {
                 biased;
                 Some(_) = self.requests.join_next() => continue,
-                push = room(&mut self.unqueued) => {
-                    if let (Some((request_id, _)), Some(push)) = (self.unqueued.take(), push) {
-                        self.push(request_id, push);
+                admitted = admitted(&mut self.unqueued) => {
+                    match (self.unqueued.take(), admitted) {
+                        (Some((request_id, _)), Some(Ok(push))) => self.push(request_id, push),
+                        (Some((request_id, _)), Some(Err(error))) => {
+                            if let Err(close) = self.refuse(&request_id, &error.to_string()).await {
+                                return close;
+                            }
+                        }
+                        _ => {}
                     }
                     continue;
                 }
@@ -141,13 +153,8 @@ impl Session {
                 Some(Err(error)) => self.refuse(request_id, &format!("malformed batch: {error}")).await,
                 Some(Ok(batch)) if batch.is_empty() => self.outgoing.send(messages::push_ack(request_id)).await,
                 Some(Ok(batch)) => {
-                    if let Err(error) = self.log.check_size(&batch) {
-                        return self.refuse(request_id, &error.to_string()).await;
-                    }
-                    match self.log.reserve(batch) {
-                        Ok(push) => self.push(request_id.into(), push),
-                        Err(batch) => self.unqueued = Some((request_id.into(), Box::pin(self.log.room(batch)))),
-                    }
+                    let log = self.log.clone();
+                    self.unqueued = Some((request_id.into(), Box::pin(async move { log.admit(batch).await })));
                     Ok(())
                 }
             },
@@ -228,9 +235,12 @@ impl Session {
     }
 }
 
-async fn room(unqueued: &mut Option<(String, BoxFuture<'static, Option<Reserved>>)>) -> Option<Reserved> {
+/// What becomes of a push before it is queued.
+type Admission = BoxFuture<'static, Option<Result<Reserved, PushError>>>;
+
+async fn admitted(unqueued: &mut Option<(String, Admission)>) -> Option<Result<Reserved, PushError>> {
     match unqueued {
-        Some((_, room)) => room.await,
+        Some((_, admission)) => admission.await,
         None => std::future::pending().await,
     }
 }

@@ -31,7 +31,7 @@ const OUTGOING_FRAMES: usize = 1;
 /// Who connects.
 pub struct Guest {
     /// Kept while it is connected: it has a place among the connections of its subject.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// Where the events of the user are kept, if they are.
     pub history: Option<StoreLog>,
 }

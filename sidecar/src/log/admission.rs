@@ -1,0 +1,66 @@
+//! Whether a push may go into the queue, and when.
+
+use super::authorize::{Action, Denied};
+use super::event::Batch;
+use super::outcome::PushError;
+use super::store::{Reserved, StoreLog};
+use crate::auth::Access;
+use crate::metrics;
+
+impl StoreLog {
+    /// Whether the client may append this, and now. Its own limit comes before what it makes others do.
+    pub(super) async fn may_push_now(&self, batch: &Batch) -> Result<(), PushError> {
+        let (limits, bytes) = (self.limits(), batch.json().len());
+        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(rejected)?;
+        if let Some(subject) = self.context().subject() {
+            limits.check_subject(subject, bytes)?;
+        }
+        self.may_push().await.map_err(rejected)?;
+        limits.check_store(self.id(), bytes)?;
+        match self.context().subject() {
+            Some(subject) if self.begins(batch).await => limits.check_new_store(subject, self.id()).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// For a client that would not try again: waits until it may push this, and until there is room in the queue. `None` if there
+    /// never will be, since the sidecar ends.
+    ///
+    /// # Errors
+    /// It may not.
+    pub async fn admit(&self, batch: Batch) -> Option<Result<Reserved, PushError>> {
+        if let Err(error) = self.wait_until_it_may_push(&batch).await {
+            metrics::pushed(self.context().dialect(), error.name());
+            return Some(Err(error));
+        }
+        // Not before: what waits shall not keep others out.
+        let space = self.log.commits.room(&batch, self.context()).await?;
+        Some(Ok(Reserved { batch, space }))
+    }
+
+    async fn wait_until_it_may_push(&self, batch: &Batch) -> Result<(), PushError> {
+        let (limits, bytes) = (self.limits(), batch.json().len());
+        limits.check_sizes(batch.sizes())?;
+        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(rejected)?;
+        if let Some(subject) = self.context().subject() {
+            limits.wait_for_subject(subject, bytes).await;
+        }
+        self.may_push().await.map_err(rejected)?;
+        limits.wait_for_store(self.id(), bytes).await;
+        if let Some(subject) = self.context().subject()
+            && self.begins(batch).await
+        {
+            limits.wait_for_new_store(subject, self.id()).await;
+        }
+        Ok(())
+    }
+
+    /// Whether there is no such store yet.
+    async fn begins(&self, batch: &Batch) -> bool {
+        batch.parent() == Some(0) && self.locate().await.is_none()
+    }
+}
+
+fn rejected(Denied(message): Denied) -> PushError {
+    PushError::Rejected(message)
+}
