@@ -9,6 +9,7 @@ use crate::eventually;
 pub struct Device {
     pub node: Node,
     name: String,
+    params: Value,
     _folder: TempDir,
 }
 
@@ -44,8 +45,14 @@ impl Device {
         params["storeId"] = json!("todos");
         params["clientId"] = json!(name);
         params["directory"] = json!(folder.path());
-        node.call("open", params).await.expect("a store");
-        Self { node, name: name.into(), _folder: folder }
+        node.call("open", params.clone()).await.expect("a store");
+        Self { node, name: name.into(), params, _folder: folder }
+    }
+
+    /// Loads the app again, one of 0.4 over WebSocket, with what is on its disk.
+    pub async fn reload(&mut self) {
+        self.node = Node::livestore();
+        self.node.call("open", self.params.clone()).await.expect("a store");
     }
 
     pub async fn create(&self, id: &str) {

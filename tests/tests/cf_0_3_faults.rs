@@ -150,7 +150,7 @@ async fn pushes_that_wait_for_the_database_cost_bounded_memory_and_do_not_hold_u
     let database = Database::new().await;
     let breaker = Breaker::to(database.cluster().port()).await;
     let url = database.url_at("sidecar", breaker.port());
-    let sidecar = Start::new(url).arguments(&["--push-timeout", "1s"]).ready().await;
+    let sidecar = Start::new(url).arguments(&["--push-timeout", "1s", "--max-event-bytes", "16777216"]).ready().await;
     breaker.cut();
     let before = sidecar.memory();
     let mut rpc = connect(&sidecar).await;

@@ -2,15 +2,15 @@
 
 use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
-use livestore_tests::eventually;
 use livestore_tests::sidecar::Sidecar;
+use livestore_tests::{PATIENCE, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_are_ahead_of_a_restored_log_are_held_and_start_over_when_the_operator_says_so() {
     let database = Database::alone().await;
     let cluster = database.cluster();
     let sidecar = Sidecar::on(&database).await;
-    let ahead = Device::open("ahead", sidecar.port()).await;
+    let mut ahead = Device::open("ahead", sidecar.port()).await;
     ahead.create("1").await;
     ahead.settles(&["1"]).await;
     cluster.archive().await;
@@ -33,13 +33,19 @@ async fn clients_that_are_ahead_of_a_restored_log_are_held_and_start_over_when_t
     tokio::task::block_in_place(|| cluster.restore_to("three"));
 
     eventually("it is seen", || async { sidecar.log().contains("renew_backend_ids") }).await;
-    let other = Device::open("other", sidecar.port()).await;
+    let mut other = Device::open("other", sidecar.port()).await;
     other.settles(&["1", "2", "3"]).await;
     assert_eq!(ahead.todos().await, ["1", "2", "3", "4", "5"], "nothing follows what the log does not have");
 
     let admin = database.admin().await;
+    let mut shutdowns = ahead.node.unsolicited();
     admin.execute("select livestore.renew_backend_ids()", &[]).await.unwrap();
+    // LiveStore then drops what it has, and ends; the app is loaded again.
+    let shutdown = tokio::time::timeout(PATIENCE, shutdowns.recv()).await.unwrap().unwrap();
+    assert_eq!(shutdown["cause"]["reason"], "backend-id-mismatch", "{shutdown}");
+    ahead.reload().await;
     ahead.settles(&["1", "2", "3"]).await;
+    other.reload().await;
     ahead.create("6").await;
     for device in [&ahead, &other] {
         device.settles(&["1", "2", "3", "6"]).await;

@@ -67,7 +67,7 @@ async fn requests_over_http_go_on_in_their_traces_and_unsampled_ones_are_not_sen
     let unsampled = format!("f{}", &TRACE[1..]);
     push(&unsampled, "00", 0).await;
     push(TRACE, "01", 1).await;
-    goes_down_to(&collector, TRACE, "POST /api/electric", "livestore.push_batch").await;
+    goes_down_to(&collector, TRACE, "request", "livestore.push_batch").await;
     assert!(collector.spans(&unsampled).is_empty());
     assert!(!collector.text().contains("hunter2") && !collector.text().contains("todoCreated"));
 }

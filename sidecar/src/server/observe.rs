@@ -26,8 +26,6 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let parent = request.headers().get("traceparent").and_then(|header| Parent::parse(header.to_str().ok()?));
     let span = info_span!(
         "request",
-        otel.name = format_args!("{method} {path}"),
-        otel.kind = "server",
         %method,
         path,
         trace_id = parent.map(|parent| parent.trace_id),
