@@ -4,6 +4,7 @@ mod auth;
 mod check;
 mod config;
 mod flow;
+mod health;
 mod log;
 mod metrics;
 mod origins;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         None => {}
         Some(Command::Token(token)) => return mint(&token),
         Some(Command::Check(config)) => return check::run(&config),
+        Some(Command::Health(health)) => return health::ask(health.listen),
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -28,13 +28,16 @@ pub enum Origins {
 }
 
 impl Origins {
-    /// Reads origins as browsers write them, e.g. `https://app.example.com`, or `*`.
+    /// Reads origins as browsers write them, e.g. `https://app.example.com`, or `*`, or `local`.
     ///
     /// # Errors
     /// Which of them is none.
     pub fn parse(origins: &[String]) -> Result<Self, String> {
         if origins.iter().any(|origin| origin == "*") {
             return Ok(Self::Any);
+        }
+        if origins == ["local"] {
+            return Ok(Self::Local);
         }
         let parse = |origin: &String| {
             let is_origin = origin
@@ -135,6 +138,7 @@ mod tests {
             assert!(!allows(&listed, origin), "{origin}");
         }
         assert_eq!(Origins::parse(&["https://a.example".into(), "*".into()]), Ok(Origins::Any));
+        assert_eq!(Origins::parse(&["local".into()]), Ok(Origins::Local));
         for wrong in ["a.example", "https://a.example/", "https://a.example/path", "https://", "null", ""] {
             assert!(Origins::parse(&[wrong.into()]).is_err(), "{wrong}");
         }

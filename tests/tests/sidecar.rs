@@ -124,6 +124,20 @@ async fn readyz_says_what_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_asks_whether_it_lives() {
+    let health = |listen: &str| {
+        let mut command = Start::program();
+        // All of a container's settings are there when its health check runs.
+        command.args(["health"]).env("LIVESTORE_LISTEN", listen).env("DATABASE_URL", "postgres://localhost");
+        command.stderr(Stdio::null()).status().unwrap().code()
+    };
+    let sidecar = Start::new(format!("postgres://sidecar@127.0.0.1:{}/nowhere", free_port())).serve();
+    assert_eq!(health(&format!("127.0.0.1:{}", sidecar.port())), Some(0));
+    assert_eq!(health(&format!("0.0.0.0:{}", sidecar.port())), Some(0));
+    assert_eq!(health(&format!("127.0.0.1:{}", free_port())), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logs_are_json_when_asked_for_and_hold_no_password() {
     let database = Database::new().await;
     let url = database.url("sidecar").replace("sidecar@", "sidecar:hunter2@");

@@ -87,7 +87,8 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_FORWARD_HEADERS", value_name = "NAMES", value_delimiter = ',')]
     pub forward_headers: Vec<HeaderName>,
 
-    /// Origins of the web pages that are served, e.g. https://app.example.com, or * for all. Without: those of this machine.
+    /// Origins of the web pages that are served, e.g. https://app.example.com, or * for all, or local for those of this machine.
+    /// Without: local.
     #[arg(long, env = "LIVESTORE_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 
@@ -217,6 +218,16 @@ pub enum Command {
 
     /// Makes a token, to try --auth jwt with, and prints it
     Token(NewToken),
+    /// Asks the sidecar on this machine whether it lives, for a container's health check
+    Health(Health),
+}
+
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Where it serves.
+    #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
+    pub listen: SocketAddr,
 }
 
 /// What a token shall say.

@@ -1,0 +1,32 @@
+//! `livestore-sidecar health`: a container's health check, so that an image needs no other program for it.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether the sidecar that listens on this address, or on all of this machine's (0.0.0.0), says that it lives.
+pub fn ask(address: SocketAddr) -> ExitCode {
+    match status_line(address) {
+        Ok(line) if line.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
+        Ok(line) => fail(address, &line),
+        Err(error) => fail(address, &error.to_string()),
+    }
+}
+
+fn status_line(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.take(4096).read_to_string(&mut answer)?;
+    Ok(answer.lines().next().unwrap_or("no answer").into())
+}
+
+fn fail(address: SocketAddr, why: &str) -> ExitCode {
+    eprintln!("livestore-sidecar: {address} is not healthy: {why}");
+    ExitCode::FAILURE
+}
