@@ -12,7 +12,7 @@ export FUZZ_SECONDS ?= 60
 SQL := $(sort $(wildcard sql/*.sql))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz install extension sidecar docs
+.PHONY: help run demo test test-container fuzz install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,6 +30,9 @@ test: ## install what the tests need and run all of them; PG=18: those that coul
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
 	@tests/fuzz
 
+test-container: ## build both images from nothing, as users do, and run compose.yaml (about 20 minutes)
+	@tests/container --full
+
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
 	$(SUDO) install -m 755 $(TARGET)/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
@@ -46,3 +49,6 @@ docs: ## write docs/configuration.md from the sidecar's --help
 
 sidecar: ## build target/release/livestore-sidecar
 	cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore-sidecar
+
+packages: extension sidecar ## build Debian packages of both, in target/packages
+	@packaging/build
