@@ -15,7 +15,7 @@ SQL := $(sort $(wildcard sql/*.sql))
 .PHONY: help run demo test test-container fuzz install extension sidecar docs packages
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: ## build everything and serve: a private Postgres in $LIVESTORE_DATA (or DATABASE_URL) and the sidecar
 	@sidecar/run-local
