@@ -187,6 +187,25 @@ async fn a_subject_may_begin_so_many_stores_an_hour() {
     }
 }
 
+/// A client that is told no tries again, for ever: that begins nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_tried_again_begins_one_store() {
+    let (database, sidecar) = start_with_tokens(&["--new-stores-per-hour", "2"]).await;
+    let hook = "create function no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+                create trigger no before insert on livestore.eventlog_1 for each row when (new.name = 'bad') execute function no()";
+    database.admin().await.batch_execute(hook).await.unwrap();
+    let ann = token("ann");
+    for _ in 0..4 {
+        let bad = json!([event(0, "bad", json!({}))]);
+        let answer = Caller::with_token(&sidecar, "one", &ann).write("electric", bad).await;
+        assert_eq!(answer.status, 403, "{answer:?}");
+    }
+    for (store, status) in [("two", 200), ("three", 429), ("one", 200)] {
+        let answer = Caller::with_token(&sidecar, store, &ann).write("electric", chain(0, 1)).await;
+        assert_eq!(answer.status, status, "{store}: {answer:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subject_has_so_many_connections() {
     let (database, sidecar) = start_with_tokens(&["--max-connections-per-subject", "2"]).await;
