@@ -8,6 +8,7 @@ use livestore_tests::events::event;
 use livestore_tests::root;
 use livestore_tests::sidecar::Start;
 use serde_json::json;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 /// The SQL of a page, in order.
 fn sql_of(page: &str) -> Vec<String> {
@@ -82,6 +83,58 @@ fn every_page_that_the_readme_links_to_exists() {
     for link in links.into_iter().filter(|link| !link.starts_with("http")) {
         let page = link.split('#').next().unwrap();
         assert!(root().join(page).exists(), "{link}");
+    }
+}
+
+/// What a statement returns, as the page writes it: rows are separated by commas, columns by spaces.
+async fn result_of(client: &tokio_postgres::Client, statement: &str) -> String {
+    let messages = client.simple_query(statement).await.unwrap_or_else(|error| panic!("{error:?}\n{statement}"));
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = |row: &SimpleQueryRow| (0..row.len()).map(|n| row.get(n).unwrap_or("null")).collect::<Vec<_>>().join(" ");
+    rows.map(row).collect::<Vec<_>>().join(", ")
+}
+
+#[tokio::test]
+async fn the_examples_of_the_sql_reference_return_what_it_says() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let (mut statements, mut compared) = (0, 0);
+    for block in sql_of("docs/sql.md") {
+        // A statement ends with its line; the body of a function does not.
+        let (mut statement, mut result, mut is_quoted) = (String::new(), String::new(), false);
+        for line in block.lines() {
+            if let Some(expected) = line.strip_prefix("-- => ") {
+                assert_eq!(result, expected, "{block}");
+                compared += 1;
+                continue;
+            }
+            is_quoted ^= line.matches("$$").count() % 2 == 1;
+            statement = format!("{statement}{line}\n");
+            if line.ends_with(';') && !is_quoted {
+                result = result_of(&admin, &std::mem::take(&mut statement)).await;
+                statements += 1;
+            }
+        }
+        assert_eq!(statement, "", "it is whole: {block}");
+    }
+    assert!(statements > 25 && compared > 20, "{statements} {compared}");
+}
+
+#[tokio::test]
+async fn the_sql_reference_has_every_function_that_is_for_people() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let functions = "select distinct p.proname::text from pg_proc p
+         where p.pronamespace = 'livestore'::regnamespace
+             and obj_description(p.oid, 'pg_proc') !~ '^Internal|What the sidecar uses|peer relay' order by 1";
+    let functions: Vec<String> = admin.query(functions, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(functions.len() > 12, "{functions:?}");
+    let page = std::fs::read_to_string(root().join("docs/sql.md")).unwrap();
+    for function in functions {
+        assert!(page.contains(&format!("livestore.{function}(")), "{function}");
     }
 }
 
