@@ -1,13 +1,16 @@
 //! `livestore-sidecar check`: says what is wrong, and how to mend it.
 
 use livestore_tests::cluster::Database;
-use livestore_tests::sidecar::Start;
+use livestore_tests::electric::Electric;
+use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{eventually, free_port};
 
 /// What it says of these settings, and its exit code.
 async fn check(database_url: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Start::program();
     command.arg("check").args(arguments).env("DATABASE_URL", database_url);
+    // Several run at a time.
+    command.env("LIVESTORE_LISTEN", "127.0.0.1:0");
     let output = tokio::task::block_in_place(|| command.output()).unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
@@ -84,14 +87,14 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let database = Database::new().await;
-    let arguments = ["--listen", "0.0.0.0:8787", "--cors-origins", "nonsense", "--admin-secret", ""];
+    let arguments = ["--listen", "0.0.0.0:0", "--cors-origins", "nonsense", "--admin-secret", ""];
     let (code, report) = check(&database.url("sidecar"), &arguments).await;
     assert_eq!(code, Some(1));
     for problem in ["--insecure-no-auth", "--cors-origins", "--admin-secret is empty"] {
         assert!(report.lines().any(|line| line.starts_with("WRONG") && line.contains(problem)), "{problem}: {report}");
     }
     let url = database.url("sidecar");
-    finds(&url, &["--listen", "0.0.0.0:8787", "--insecure-no-auth"], "advice", "everybody who reaches").await;
+    finds(&url, &["--listen", "0.0.0.0:0", "--insecure-no-auth"], "advice", "everybody who reaches").await;
     finds(&url, &["--cors-origins", "*"], "advice", "pages of every origin").await;
     finds(&url, &["--auth", "jwt", "--jwt-secret", "short"], "advice", "less than 32 bytes").await;
     let nowhere = format!("http://127.0.0.1:{}/jwks", free_port());
@@ -101,4 +104,11 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--log", "loud=very=much"], "WRONG", "--log").await;
     finds(&url, &["--max-connections", "9999999999"], "advice", "raise the limit").await;
     finds("nonsense", &[], "WRONG", "--database-url").await;
+
+    let electric = Electric::on(&database).await;
+    finds(&url, &["--electric-url", &electric.url()], "advice", "/v1/health answers 404").await;
+    finds(&url, &["--electric-url", &format!("http://127.0.0.1:{}", free_port())], "WRONG", "nobody answers").await;
+    let sidecar = Sidecar::on(&database).await;
+    finds(&url, &["--listen", &format!("127.0.0.1:{}", sidecar.port())], "advice", "is taken").await;
+    finds(&url, &["--listen", "192.0.2.1:80", "--insecure-no-auth"], "WRONG", "--listen 192.0.2.1:80").await;
 }

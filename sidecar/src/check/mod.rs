@@ -3,12 +3,19 @@
 mod database;
 
 use std::fmt;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::net::TcpListener;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::http::StatusCode;
 
 use crate::auth::check_jwks;
 use crate::config::{Auth, Config};
 use crate::telemetry;
+
+/// How long others may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found.
 enum Finding {
@@ -63,9 +70,11 @@ impl Report {
 pub fn run(config: &Config) -> ExitCode {
     let mut report = Report { wrong: 0, advice: 0 };
     settings(config, &mut report);
+    address(config, &mut report);
     match (config.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
         (Ok(database), Ok(runtime)) => runtime.block_on(async {
             keys(config, &mut report).await;
+            electric(config, &mut report).await;
             database::look(config, database, &mut report).await;
         }),
         (Err(problem), _) => report.wrong(problem),
@@ -83,6 +92,37 @@ async fn keys(config: &Config, report: &mut Report) {
             Ok(()) => report.good("--jwks-url has keys"),
             Err(problem) => report.wrong(format!("--jwks-url: {problem}")),
         }
+    }
+}
+
+/// Whether the Electric server behind this sidecar answers. While it does not, Postgres is read.
+async fn electric(config: &Config, report: &mut Report) {
+    let Some(url) = config.electric_url.as_deref().filter(|_| config.electric().is_ok()) else {
+        return;
+    };
+    let health = format!("{}/v1/health", url.trim_end_matches('/'));
+    match reqwest::Client::new().get(health).timeout(PATIENCE).send().await {
+        Ok(answer) if answer.status() == StatusCode::OK => {
+            report.good("the Electric server of --electric-url is active")
+        }
+        Ok(answer) => {
+            report.advise(format!("--electric-url: its /v1/health answers {}; is it starting?", answer.status()))
+        }
+        Err(_) => report.wrong("--electric-url: nobody answers there"),
+    }
+}
+
+/// Whether there is room for a sidecar.
+fn address(config: &Config, report: &mut Report) {
+    match TcpListener::bind(config.listen) {
+        Ok(_) => report.good(format!("{} is free", config.listen)),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            report.advise(format!(
+                "{} is taken: by a sidecar that runs? Otherwise choose another --listen",
+                config.listen
+            ));
+        }
+        Err(error) => report.wrong(format!("--listen {}: {error}", config.listen)),
     }
 }
 
