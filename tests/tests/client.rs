@@ -7,6 +7,7 @@ use std::time::Duration;
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, numbers, up_to};
+use livestore_tests::eventually;
 use livestore_tests::sidecar::Sidecar;
 use serde_json::{Value, json};
 
@@ -65,7 +66,9 @@ async fn connects_pings_and_pulls_an_empty_log(cf: &str) {
     let client = Node::sync_backend().open(cf, &sidecar.url(), "empty").await;
     client.connect().await;
     client.call("ping", json!({})).await.unwrap();
-    assert_eq!(client.call("isConnected", json!({})).await.unwrap(), true);
+    // The client says so to itself, on a fiber of its own.
+    let is_connected = || async { client.call("isConnected", json!({})).await.unwrap() == true };
+    eventually("it is connected", is_connected).await;
     let pages = client.pages(None).await.unwrap();
     assert_eq!(pages.len(), 1);
     assert_eq!(pages[0]["batch"], json!([]));
