@@ -13,10 +13,10 @@ impl StoreLog {
         let (limits, bytes) = (self.limits(), batch.json().len());
         self.check_token(Access::Write, Action::Push.refusal()).await.map_err(rejected)?;
         if let Some(subject) = self.context().subject() {
-            limits.check_subject(subject, bytes)?;
+            limits.subjects.check(subject, bytes)?;
         }
         self.may_push().await.map_err(rejected)?;
-        limits.check_store(self.id(), bytes)?;
+        limits.stores.check(self.id(), bytes)?;
         match self.context().subject() {
             Some(subject) if self.begins(batch).await => limits.check_new_store(subject, self.id()).await,
             _ => Ok(()),
@@ -43,10 +43,10 @@ impl StoreLog {
         limits.check_sizes(batch.sizes())?;
         self.check_token(Access::Write, Action::Push.refusal()).await.map_err(rejected)?;
         if let Some(subject) = self.context().subject() {
-            limits.wait_for_subject(subject, bytes).await;
+            limits.subjects.wait(subject, bytes).await;
         }
         self.may_push().await.map_err(rejected)?;
-        limits.wait_for_store(self.id(), bytes).await;
+        limits.stores.wait(self.id(), bytes).await;
         if let Some(subject) = self.context().subject()
             && self.begins(batch).await
         {

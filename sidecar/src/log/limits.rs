@@ -1,5 +1,6 @@
 //! How much may be pushed: by one batch, by one subject, to one store.
 
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,8 +36,8 @@ pub struct PushBounds {
 /// would be one.
 pub struct Limits {
     bounds: PushBounds,
-    subjects: Arc<Flow<Subject>>,
-    stores: Arc<Flow<StoreId>>,
+    pub subjects: Gate<Subject>,
+    pub stores: Gate<StoreId>,
     new_stores: DefaultKeyedRateLimiter<Subject>,
     /// Whose beginning has counted: who tries again does not begin another.
     begun: Cache<(Subject, StoreId), ()>,
@@ -47,13 +48,11 @@ impl Limits {
     pub fn start(bounds: PushBounds, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let limits = Arc::new(Self {
             bounds,
-            subjects: Flow::new(bounds.per_subject),
-            stores: Flow::new(bounds.per_store),
+            subjects: Gate::start(bounds.per_subject, Limit::PushesPerSubject, "you push too fast", tasks),
+            stores: Gate::start(bounds.per_store, Limit::PushesPerStore, "this store is pushed to too fast", tasks),
             new_stores: RateLimiter::keyed(Quota::per_hour(bounds.new_stores_per_hour)),
             begun: Cache::builder().max_capacity(BEGUN).time_to_live(HOUR).build(),
         });
-        tasks.spawn(Arc::clone(&limits.subjects).forget_regularly());
-        tasks.spawn(Arc::clone(&limits.stores).forget_regularly());
         tasks.spawn(Arc::clone(&limits).forget_regularly());
         limits
     }
@@ -84,47 +83,6 @@ impl Limits {
             return Err(PushError::Invalid(message));
         }
         Ok(())
-    }
-
-    /// Whether a store takes this much more now; then it counts.
-    pub fn may(&self, store: &StoreId, bytes: usize) -> bool {
-        self.stores.may(store, bytes)
-    }
-
-    /// The same for who is told if it does not.
-    ///
-    /// # Errors
-    /// What it takes.
-    pub fn check_store(&self, store: &StoreId, bytes: usize) -> Result<(), PushError> {
-        if self.may(store, bytes) {
-            return Ok(());
-        }
-        Limit::PushesPerStore.hit();
-        Err(too_fast("this store is pushed to", self.bounds.per_store))
-    }
-
-    /// Waits until a store takes this much more.
-    pub async fn wait_for_store(&self, store: &StoreId, bytes: usize) {
-        if self.stores.admit(store, bytes).await {
-            Limit::PushesPerStore.hit();
-        }
-    }
-
-    /// # Errors
-    /// This subject pushes too much.
-    pub fn check_subject(&self, subject: &Subject, bytes: usize) -> Result<(), PushError> {
-        if self.subjects.may(subject, bytes) {
-            return Ok(());
-        }
-        Limit::PushesPerSubject.hit();
-        Err(too_fast("you push", self.bounds.per_subject))
-    }
-
-    /// Waits until this subject may push this much more.
-    pub async fn wait_for_subject(&self, subject: &Subject, bytes: usize) {
-        if self.subjects.admit(subject, bytes).await {
-            Limit::PushesPerSubject.hit();
-        }
     }
 
     /// # Errors
@@ -161,7 +119,44 @@ impl Limits {
     }
 }
 
-fn too_fast(who: &str, rate: Rate) -> PushError {
-    let Rate { things, bytes } = rate;
-    PushError::Throttled(format!("{who} too fast: at most {things} pushes and {bytes} bytes a second; try again later"))
+/// One rate, and what is said of whoever exceeds it.
+pub struct Gate<K: Hash + Eq + Clone> {
+    flow: Arc<Flow<K>>,
+    rate: Rate,
+    limit: Limit,
+    complaint: &'static str,
+}
+
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
+    fn start(rate: Rate, limit: Limit, complaint: &'static str, tasks: &mut JoinSet<()>) -> Self {
+        let flow = Flow::new(rate);
+        tasks.spawn(Arc::clone(&flow).forget_regularly());
+        Self { flow, rate, limit, complaint }
+    }
+
+    /// Whether this much more may be pushed now; then it counts.
+    pub fn may(&self, who: &K, bytes: usize) -> bool {
+        self.flow.may(who, bytes)
+    }
+
+    /// The same for a client that is told if it may not.
+    ///
+    /// # Errors
+    /// What it may.
+    pub fn check(&self, who: &K, bytes: usize) -> Result<(), PushError> {
+        if self.may(who, bytes) {
+            return Ok(());
+        }
+        self.limit.hit();
+        let (Rate { things, bytes }, complaint) = (self.rate, self.complaint);
+        let message = format!("{complaint}: at most {things} pushes and {bytes} bytes a second; try again later");
+        Err(PushError::Throttled(message))
+    }
+
+    /// Waits until this much more may be pushed.
+    pub async fn wait(&self, who: &K, bytes: usize) {
+        if self.flow.admit(who, bytes).await {
+            self.limit.hit();
+        }
+    }
 }

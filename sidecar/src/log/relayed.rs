@@ -65,7 +65,7 @@ impl StoreLog {
             let sizes = events.iter().map(RelayedEvent::size);
             self.limits().check_sizes(sizes.clone())?;
             self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
-            self.limits().wait_for_store(self.id(), sizes.sum()).await;
+            self.limits().stores.wait(self.id(), sizes.sum()).await;
             // Pushes of one store wait for each other: they shall not take all connections from those who read.
             let _turn = self.relay_turn().await.ok_or(PushError::Unavailable)?;
             let client = self.database().client().await.map_err(|_| PushError::Unavailable)?;

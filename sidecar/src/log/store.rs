@@ -200,7 +200,7 @@ impl StoreLog {
         let patience = self.log.commits.timeout();
         let mut last_push = self.last_push.lock();
         let previous = last_push.take().and_then(still_waiting);
-        if previous.is_none() && self.log.is_public() && self.log.limits.may(&self.store, push.size()) {
+        if previous.is_none() && self.log.is_public() && self.log.limits.stores.may(&self.store, push.size()) {
             return Either::Left(self.queue(push, backend_id, Some(patience)));
         }
         let this = self.clone();
