@@ -6,10 +6,8 @@ LIVESTORE_PROFILE ?= release
 TARGET := target/$(patsubst dev,debug,$(LIVESTORE_PROFILE))
 # Postgres' folders are root's.
 SUDO := $(shell [ -n "$(DESTDIR)" ] || [ -w "$$($(PG_CONFIG) --pkglibdir 2> /dev/null)" ] || command -v sudo)
-VERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" extension/livestore_sync.control)
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 export FUZZ_SECONDS ?= 60
-SQL := $(sort $(wildcard sql/*.sql))
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-container fuzz install extension sidecar docs packages
@@ -37,8 +35,8 @@ install: extension ## build the extension and install it into the Postgres of $P
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
 	$(SUDO) install -m 755 $(TARGET)/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
 	$(SUDO) install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
-	cat $(SQL) > target/livestore_sync--$(VERSION).sql
-	$(SUDO) install -m 644 target/livestore_sync--$(VERSION).sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+	sql/build target/sql
+	$(SUDO) install -m 644 target/sql/*.sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
 extension: ## build the extension
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)

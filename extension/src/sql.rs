@@ -1,4 +1,4 @@
-//! `livestore.plan_pushes`, declared in `sql/50_append.sql`: arrays in, [`plan`], arrays out.
+//! `livestore.plan_pushes`, declared in `sql/functions/40_append.sql`: arrays in, [`plan`], arrays out.
 
 use pgrx::Array;
 use pgrx::prelude::*;

@@ -3,39 +3,16 @@
 mod sql_support;
 
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, event, up_to};
+use livestore_tests::events::{chain, up_to};
 use serde_json::{Value, json};
-use sql_support::{all, all_with, broken_chains, log, one, one_with, push, run, stored};
+use sql_support::{all, all_with, broken_chains, fill, log, one, one_with, push, run, stored};
 use tokio_postgres::Client;
 
 const STORES: [&str; 7] = ["pooled", "own", "reset", "reset own", "dropped", "dropped and created", "never created"];
 
-/// A database with stores in every state.
 async fn filled() -> Database {
     let database = Database::new().await;
-    let client = database.admin().await;
-    push(&client, "pooled", chain(0, 20)).await.unwrap();
-    let spelled =
-        event(20, "e", json!("ARGS")).to_string().replace(r#""ARGS""#, "{ \"b\" : 1.0,\t\"a\":\"\\u0000\\ud800\" }");
-    push(&client, "pooled", format!("[{spelled}]")).await.unwrap();
-    run(
-        &client,
-        "select livestore.commit('pooled', 'without args');
-         select livestore.create_store('own', own_table => true);
-         select livestore.create_store('reset own', own_table => true)",
-    )
-    .await;
-    for store in ["own", "reset", "reset own", "dropped", "dropped and created"] {
-        push(&client, store, chain(0, 5)).await.unwrap();
-    }
-    run(
-        &client,
-        "select livestore.reset_store('reset'), livestore.reset_store('reset own');
-         select livestore.drop_store('dropped'), livestore.drop_store('dropped and created')",
-    )
-    .await;
-    push(&client, "dropped and created", chain(0, 2)).await.unwrap();
-    run(&client, "select livestore.relay_append('relayed', '{e}', '{null}', '{c}', '{s}', '{41}', '{1.50}')").await;
+    fill(&database.admin().await).await;
     database
 }
 

@@ -17,8 +17,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backoff::Backoff;
 
-/// The versions of the extension that this sidecar works with, as prefixes of `pg_extension.extversion`.
-const EXTENSION_VERSIONS: [&str; 1] = ["0.1."];
+/// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
+/// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
+const OLDEST_EXTENSION: (u32, u32) = (0, 1);
 
 /// How long a connection may take to be made, and a readiness check to be answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,8 +45,9 @@ pub enum DatabaseError {
     #[error("the extension livestore_sync is not installed in this database: run \"create extension livestore_sync\"")]
     ExtensionMissing,
     #[error(
-        "the extension livestore_sync has version {found}, and this sidecar works with {works}x: run \"alter extension livestore_sync update\", or install the sidecar of that version",
-        works = EXTENSION_VERSIONS.join("x, ")
+        "the extension livestore_sync has version {found}, and this sidecar works with {major}.{minor}.0 and later {major}.x: run \"alter extension livestore_sync update\", or install the sidecar of that version",
+        major = OLDEST_EXTENSION.0,
+        minor = OLDEST_EXTENSION.1
     )]
     ExtensionVersion { found: String },
     #[error("the role of the database URL may not push: run \"grant livestore_writer to <role>\"")]
@@ -113,6 +115,15 @@ pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
         let ends = matches!(code.code().get(..2), Some("08" | "57")) && *code != SqlState::QUERY_CANCELED;
         ends || *code == SqlState::READ_ONLY_SQL_TRANSACTION
     })
+}
+
+/// Whether this sidecar works with a version of the extension, `pg_extension.extversion`.
+fn works_with(extension: &str) -> bool {
+    let mut numbers = extension.split('.').map(str::parse::<u32>);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        return false;
+    };
+    major == OLDEST_EXTENSION.0 && minor >= OLDEST_EXTENSION.1
 }
 
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
@@ -212,7 +223,7 @@ impl Database {
         let version =
             client.query_opt("select extversion from pg_extension where extname = 'livestore_sync'", &[]).await?;
         let version: String = version.ok_or(DatabaseError::ExtensionMissing)?.try_get(0)?;
-        if !EXTENSION_VERSIONS.iter().any(|prefix| version.starts_with(prefix)) {
+        if !works_with(&version) {
             return Err(DatabaseError::ExtensionVersion { found: version });
         }
         // A catalog look-up by name would itself need the privilege on the schema.

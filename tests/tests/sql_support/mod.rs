@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use futures_util::StreamExt;
 use livestore_tests::cluster::Database;
-use serde_json::Value;
+use livestore_tests::events::{chain, event};
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_postgres::types::{FromSql, ToSql};
 use tokio_postgres::{AsyncMessage, Client, Error, NoTls};
@@ -184,6 +185,32 @@ pub async fn try_push_batch(client: &Client, pushes: &[Push]) -> Result<Vec<Outc
 /// The sequence numbers of the log of a store.
 pub async fn log(client: &Client, store: &str) -> Vec<i64> {
     all_with(client, "select seq_num from livestore.events where store_id = $1 order by seq_num", &[&store]).await
+}
+
+/// Makes stores in every state.
+pub async fn fill(client: &Client) {
+    push(client, "pooled", chain(0, 20)).await.unwrap();
+    let spelled =
+        event(20, "e", json!("ARGS")).to_string().replace(r#""ARGS""#, "{ \"b\" : 1.0,\t\"a\":\"\\u0000\\ud800\" }");
+    push(client, "pooled", format!("[{spelled}]")).await.unwrap();
+    run(
+        client,
+        "select livestore.commit('pooled', 'without args');
+         select livestore.create_store('own', own_table => true);
+         select livestore.create_store('reset own', own_table => true)",
+    )
+    .await;
+    for store in ["own", "reset", "reset own", "dropped", "dropped and created"] {
+        push(client, store, chain(0, 5)).await.unwrap();
+    }
+    run(
+        client,
+        "select livestore.reset_store('reset'), livestore.reset_store('reset own');
+         select livestore.drop_store('dropped'), livestore.drop_store('dropped and created')",
+    )
+    .await;
+    push(client, "dropped and created", chain(0, 2)).await.unwrap();
+    run(client, "select livestore.relay_append('relayed', '{e}', '{null}', '{c}', '{s}', '{41}', '{1.50}')").await;
 }
 
 /// Everything that is stored, to compare before and after.

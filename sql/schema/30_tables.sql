@@ -45,6 +45,12 @@ comment on column livestore.stores.backend_id is 'Names the life of the log: 21 
 comment on column livestore.stores.eventlog is 'The table that holds the events: the shared one, or one of its own';
 comment on column livestore.stores.created_at is 'When the store was registered';
 
+create index stores_table_suffix_idx on livestore.stores (livestore.table_suffix(store_id));
+comment on index livestore.stores_table_suffix_idx is 'Finds the store that the name of an Electric shape means';
+
+create index stores_stream_name_idx on livestore.stores (livestore.stream_name(store_id) collate "C");
+comment on index livestore.stores_stream_name_idx is 'Finds the store that the name of an S2 stream means, and lists streams in order';
+
 create view livestore.events as
 select
     stores.store_id,
@@ -96,3 +102,26 @@ select pg_catalog.pg_extension_config_dump('livestore.stores_id_seq', '');
 select pg_catalog.pg_extension_config_dump('livestore.eventlog_1', '');
 select pg_catalog.pg_extension_config_dump('livestore.dropped_stores', '');
 select pg_catalog.pg_extension_config_dump('livestore.instance', '');
+
+create type livestore.push_result as (
+    push integer,
+    head bigint,
+    appended integer,
+    backend_id text,
+    created_at timestamptz,
+    sqlstate text,
+    message text,
+    detail text,
+    hint text
+);
+
+comment on type livestore.push_result is 'The outcome of one push of livestore.push_batch';
+comment on column livestore.push_result.push is 'Position of the push in the arguments, from 1';
+comment on column livestore.push_result.head is 'The head of the log after this push; null if it failed';
+comment on column livestore.push_result.appended is 'How many events at the end of the batch are new; 0 if the log had them all';
+comment on column livestore.push_result.backend_id is 'The backend id of the log; null if the push failed';
+comment on column livestore.push_result.created_at is 'The createdAt of the events that were appended';
+comment on column livestore.push_result.sqlstate is 'null if the push is in the log; LS… (see livestore.push) or what a hook raised if it is not';
+comment on column livestore.push_result.message is 'What is wrong, in a sentence';
+comment on column livestore.push_result.detail is 'For LS…: the same as JSON';
+comment on column livestore.push_result.hint is 'What to do next';

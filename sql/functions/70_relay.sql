@@ -1,49 +1,6 @@
--- What sidecars tell each other of the devices at the peer relay. Nothing here outlives a crash, nor has to: a device that
--- connects again is there again, and messages are for those who are online.
-create unlogged table livestore.relay_sidecars (
-    sidecar text primary key,
-    expires_at timestamptz not null
-);
-
-comment on table livestore.relay_sidecars is 'The sidecars between which the peer relay works. Unlogged: gone after a crash of Postgres';
-comment on column livestore.relay_sidecars.sidecar is 'Names one connection of a sidecar; it listens to the channel livestore_relay_<sidecar>';
-comment on column livestore.relay_sidecars.expires_at is 'When it counts as dead, unless it renews its lease before';
-
--- Not one of an unlogged table, which a crash would set back.
-create sequence livestore.relay_connections;
-
-comment on sequence livestore.relay_connections is 'Numbers of connections to the peer relay';
-
-create unlogged table livestore.relay_devices (
-    user_id text not null check (octet_length(user_id) <= 256),
-    client_id text not null check (octet_length(client_id) <= 256),
-    connection bigint not null default nextval('livestore.relay_connections'),
-    sidecar text not null references livestore.relay_sidecars on delete cascade,
-    primary key (user_id, client_id)
-);
-create index on livestore.relay_devices (sidecar);
-
-comment on table livestore.relay_devices is 'The devices that are connected to the peer relay. Unlogged: gone after a crash of Postgres';
-comment on column livestore.relay_devices.user_id is 'Whose device it is: the sub of the token, or the empty text without authentication';
-comment on column livestore.relay_devices.client_id is 'The lasting name of the device';
-comment on column livestore.relay_devices.connection is 'Number of the connection of this device: the greatest is the one that counts';
-comment on column livestore.relay_devices.sidecar is 'Where it is connected';
-
-create unlogged table livestore.relay_parcels (
-    id bigint generated always as identity primary key,
-    sidecar text not null references livestore.relay_sidecars on delete cascade,
-    body text not null
-);
-create index on livestore.relay_parcels (sidecar);
-
-comment on table livestore.relay_parcels is 'Messages that are too long for a notification, until they are fetched. Unlogged, and emptied for good when nothing is on its way';
-comment on column livestore.relay_parcels.id is 'What the notification names';
-comment on column livestore.relay_parcels.sidecar is 'The sidecar that it is for';
-comment on column livestore.relay_parcels.body is 'JSON, as sidecars understand it';
-
 -- Changes of who is where come one after the other: two devices that join at the same time at two places would miss each
 -- other, and connection numbers would not be in the order of the commits.
-create function livestore.relay_lock()
+create or replace function livestore.relay_lock()
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
@@ -53,7 +10,7 @@ $$;
 
 comment on function livestore.relay_lock() is 'Internal: held by a transaction that changes who is connected to the peer relay, and where';
 
-create function livestore.relay_notify(sidecar text, body text)
+create or replace function livestore.relay_notify(sidecar text, body text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -79,7 +36,7 @@ $$;
 comment on function livestore.relay_notify(text, text) is
 'Internal: sends a sidecar a text of any length on its channel: <number>:<text>, or <id>: of a parcel to fetch';
 
-create function livestore.relay_forget(dead text[])
+create or replace function livestore.relay_forget(dead text[])
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -95,7 +52,7 @@ $$;
 
 comment on function livestore.relay_forget(text[]) is 'Internal: removes sidecars with their devices and parcels, and tells the others';
 
-create function livestore.relay_enter(lease interval, previous text default null)
+create or replace function livestore.relay_enter(lease interval, previous text default null)
 returns text
 language plpgsql
 security definer
@@ -115,7 +72,7 @@ $$;
 comment on function livestore.relay_enter(interval, text) is
 'Makes a sidecar known to the peer relay for as long as it renews its lease, and returns a name for it that nobody had before. previous: its name before, when its connection was lost. What the sidecar uses';
 
-create function livestore.relay_miss(sidecar text, users text[])
+create or replace function livestore.relay_miss(sidecar text, users text[])
 returns void
 language sql
 security definer
@@ -129,7 +86,7 @@ $$;
 comment on function livestore.relay_miss(text, text[]) is
 'Tells all other sidecars of users who have sent messages that could not reach them. What the sidecar uses';
 
-create function livestore.relay_renew(sidecar text, lease interval)
+create or replace function livestore.relay_renew(sidecar text, lease interval)
 returns boolean
 language plpgsql
 security definer
@@ -164,7 +121,7 @@ $$;
 comment on function livestore.relay_renew(text, interval) is
 'Renews the lease of a sidecar and cleans up after those whose lease is over. False: it is one of them, and has to enter again. What the sidecar uses';
 
-create function livestore.relay_exit(sidecar text)
+create or replace function livestore.relay_exit(sidecar text)
 returns void
 language plpgsql
 security definer
@@ -179,15 +136,7 @@ $$;
 
 comment on function livestore.relay_exit(text) is 'Removes a sidecar and its devices from the peer relay. What the sidecar uses';
 
-create type livestore.relay_device as (user_id text, client_id text, connection bigint, sidecar text);
-
-comment on type livestore.relay_device is 'A device at the peer relay, as in livestore.relay_devices';
-comment on column livestore.relay_device.user_id is 'Whose device it is';
-comment on column livestore.relay_device.client_id is 'The lasting name of the device';
-comment on column livestore.relay_device.connection is 'Number of its connection';
-comment on column livestore.relay_device.sidecar is 'Where it is connected';
-
-create function livestore.relay_join(sidecar text, users text[], clients text[])
+create or replace function livestore.relay_join(sidecar text, users text[], clients text[])
 returns setof livestore.relay_device
 language plpgsql
 security definer
@@ -231,7 +180,7 @@ $$;
 comment on function livestore.relay_join(text, text[], text[]) is
 'Makes devices of a sidecar known to the others that have devices of the same users, and returns all devices of these users. What the sidecar uses';
 
-create function livestore.relay_leave(sidecar text, users text[], clients text[], connections bigint[])
+create or replace function livestore.relay_leave(sidecar text, users text[], clients text[], connections bigint[])
 returns void
 language plpgsql
 security definer
@@ -257,7 +206,7 @@ $$;
 comment on function livestore.relay_leave(text, text[], text[], bigint[]) is
 'Removes devices that have disconnected, by the numbers of their connections. What the sidecar uses';
 
-create function livestore.relay_send(sidecar text, receivers text[], bodies text[])
+create or replace function livestore.relay_send(sidecar text, receivers text[], bodies text[])
 returns boolean
 language plpgsql
 security definer
@@ -284,7 +233,7 @@ $$;
 comment on function livestore.relay_send(text, text[], text[]) is
 'Sends texts of a sidecar to others, in this order; one to a sidecar that is gone is dropped. False: the sender is taken for dead, nothing was sent. What the sidecar uses';
 
-create function livestore.relay_fetch(parcel bigint)
+create or replace function livestore.relay_fetch(parcel bigint)
 returns text
 language sql
 security definer

@@ -1,25 +1,4 @@
--- With --relay-store, what devices push to each other is in an event log, too. A log has no place for the number and the time
--- that a device gave an event, by which other devices know it: they are here.
-create table livestore.relayed_events (
-    store bigint not null,
-    "seqNum" bigint not null,
-    key bigint not null,
-    event_number json,
-    "timestamp" json,
-    primary key (store, "seqNum")
-);
-create index on livestore.relayed_events (store, key);
-
-comment on table livestore.relayed_events is 'Events that came through the peer relay: what its devices know of them beside what the event log holds';
-comment on column livestore.relayed_events.store is 'livestore.stores.id';
-comment on column livestore.relayed_events."seqNum" is 'Position in the event log of the store';
-comment on column livestore.relayed_events.key is 'Hash of who made the event and its number, to find one that is pushed again';
-comment on column livestore.relayed_events.event_number is 'eventNumber, as the device sent it';
-comment on column livestore.relayed_events."timestamp" is 'timestamp, as the device sent it';
-
-select pg_catalog.pg_extension_config_dump('livestore.relayed_events', '');
-
-create function livestore.relay_key(client_id text, session_id text, event_number text)
+create or replace function livestore.relay_key(client_id text, session_id text, event_number text)
 returns bigint
 language sql
 immutable
@@ -31,7 +10,7 @@ $$;
 comment on function livestore.relay_key(text, text, text) is 'Internal: by what an event of the peer relay is found that is pushed again';
 
 -- Arrays and not JSON: Postgres cannot take a JSON text apart that has \u0000 in it, which is legal in a client's string.
-create function livestore.relay_append(
+create or replace function livestore.relay_append(
     store_id text, names text[], args text[], client_ids text[], session_ids text[], event_numbers text[], timestamps text[],
     payload text default null, headers text default null, claims text default null
 )
@@ -104,7 +83,7 @@ $$;
 comment on function livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text) is
 'Appends events of the peer relay to the log of a store, those that it does not have, and returns the new head. Arrays with one element for each event: eventName, data (JSON text, or null for none), clientId, sessionId, eventNumber and timestamp (JSON texts, or null). payload, headers, claims: what hooks may know of the request. Raises LS003 (invalid batch), or what a hook raises. What the sidecar uses';
 
-create function livestore.relay_page(store_id text, after bigint, max_events integer, max_bytes integer)
+create or replace function livestore.relay_page(store_id text, after bigint, max_events integer, max_bytes integer)
 returns table (seq_num bigint, event json)
 language sql
 stable

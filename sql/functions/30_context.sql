@@ -1,6 +1,6 @@
 -- The context of a request: what a hook may know of who pushes. It is in settings of the transaction, which the functions
 -- that append make for each push (livestore.push_batch).
-create function livestore.enter_context(store_id text, payload text, headers text, claims text)
+create or replace function livestore.enter_context(store_id text, payload text, headers text, claims text)
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
@@ -14,7 +14,7 @@ $$;
 comment on function livestore.enter_context(text, text, text, text) is
 'Internal: makes this the context of the hooks that run next. Payload, headers and claims are JSON or null';
 
-create function livestore.current_store_id()
+create or replace function livestore.current_store_id()
 returns text
 language sql
 stable
@@ -26,7 +26,7 @@ $$;
 comment on function livestore.current_store_id() is
 'In a hook: the store that is pushed to. Elsewhere null';
 
-create function livestore.current_payload()
+create or replace function livestore.current_payload()
 returns json
 language sql
 stable
@@ -38,7 +38,7 @@ $$;
 comment on function livestore.current_payload() is
 'In a hook: the sync payload of the client that pushes, as it sent it; null if it has none, and for pushes from SQL';
 
-create function livestore.current_headers()
+create or replace function livestore.current_headers()
 returns json
 language sql
 stable
@@ -50,7 +50,7 @@ $$;
 comment on function livestore.current_headers() is
 'In a hook: the request headers that the sidecar forwards (--forward-headers), a JSON object with names in lower case; null if there are none, and for pushes from SQL';
 
-create function livestore.current_claims()
+create or replace function livestore.current_claims()
 returns json
 language sql
 stable

@@ -1,5 +1,5 @@
 -- Runs with the rights of its caller, who must own the extension's tables: nobody else may write into a log past push.
-create function livestore.import_table(
+create or replace function livestore.import_table(
     source regclass, store_id text, backend_id text default null,
     out imported bigint, out already_there bigint, out head bigint
 )

@@ -1,5 +1,5 @@
 -- Backend ids have the form of nanoid's, which LiveStore's own backends use: 21 characters of [A-Za-z0-9_-].
-create function livestore.make_backend_id(seed text)
+create or replace function livestore.make_backend_id(seed text)
 returns text
 language sql
 stable
@@ -11,7 +11,7 @@ $$;
 comment on function livestore.make_backend_id(text) is 'Internal: 21 URL-safe characters that depend on the seed alone';
 
 -- security definer: the seed in livestore.instance is nobody else's to read.
-create function livestore.backend_id(store_id text)
+create or replace function livestore.backend_id(store_id text)
 returns text
 language sql
 stable

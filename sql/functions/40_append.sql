@@ -1,5 +1,5 @@
 -- Written in Rust: extension/src/plan.rs decides, extension/src/sql.rs converts.
-create function livestore.plan_pushes(
+create or replace function livestore.plan_pushes(
     store_ids text[], batches text[], backend_ids text[], store_heads bigint[], store_backend_ids text[],
     stored_store_ids text[], stored_seq_nums bigint[], stored_parent_seq_nums bigint[],
     stored_names text[], stored_args text[], stored_client_ids text[], stored_session_ids text[]
@@ -18,30 +18,7 @@ as 'MODULE_PATHNAME', 'plan_pushes_wrapper';
 comment on function livestore.plan_pushes(text[], text[], text[], bigint[], text[], text[], bigint[], bigint[], text[], text[], text[], text[]) is
 'Internal: decides what becomes of each push, given the state of its store, and lists the events to insert';
 
-create type livestore.push_result as (
-    push integer,
-    head bigint,
-    appended integer,
-    backend_id text,
-    created_at timestamptz,
-    sqlstate text,
-    message text,
-    detail text,
-    hint text
-);
-
-comment on type livestore.push_result is 'The outcome of one push of livestore.push_batch';
-comment on column livestore.push_result.push is 'Position of the push in the arguments, from 1';
-comment on column livestore.push_result.head is 'The head of the log after this push; null if it failed';
-comment on column livestore.push_result.appended is 'How many events at the end of the batch are new; 0 if the log had them all';
-comment on column livestore.push_result.backend_id is 'The backend id of the log; null if the push failed';
-comment on column livestore.push_result.created_at is 'The createdAt of the events that were appended';
-comment on column livestore.push_result.sqlstate is 'null if the push is in the log; LS… (see livestore.push) or what a hook raised if it is not';
-comment on column livestore.push_result.message is 'What is wrong, in a sentence';
-comment on column livestore.push_result.detail is 'For LS…: the same as JSON';
-comment on column livestore.push_result.hint is 'What to do next';
-
-create function livestore.notify_heads(store_ids text[], heads bigint[], source text default null)
+create or replace function livestore.notify_heads(store_ids text[], heads bigint[], source text default null)
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
@@ -58,7 +35,7 @@ $$;
 comment on function livestore.notify_heads(text[], bigint[], text) is
 'Internal: NOTIFY livestore, {"source": …, "heads": {"<storeId>": <head>, …}}; several if one would be too long. A head of null: the log is another one now';
 
-create function livestore.stored_events(stores bigint[], seq_nums bigint[])
+create or replace function livestore.stored_events(stores bigint[], seq_nums bigint[])
 returns setof livestore.eventlog_1
 language plpgsql
 stable
@@ -89,7 +66,7 @@ comment on function livestore.stored_events(bigint[], bigint[]) is
 'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
 
 -- The settings end with the function: a hook may append to another store, and goes on in its own context then.
-create function livestore.append(
+create or replace function livestore.append(
     store_ids text[], batches text[], backend_ids text[], source text default null,
     payloads text[] default null, headers text[] default null, claims text[] default null
 )

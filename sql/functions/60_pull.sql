@@ -1,4 +1,4 @@
-create function livestore.head(store_id text)
+create or replace function livestore.head(store_id text)
 returns bigint
 language sql
 stable
@@ -9,7 +9,7 @@ $$;
 
 comment on function livestore.head(text) is 'The sequence number of the last event of a store; 0 if its log is empty or the store does not exist';
 
-create function livestore.pull_page(store_id text, after bigint, max_events integer, max_bytes integer)
+create or replace function livestore.pull_page(store_id text, after bigint, max_events integer, max_bytes integer)
 returns table (
     seq_num bigint, parent_seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz
 )
@@ -53,7 +53,7 @@ $$;
 comment on function livestore.pull_page(text, bigint, integer, integer) is
 'The events of a store after a sequence number, in order: at most max_events, and none after the one that reaches max_bytes (of args, name and ids)';
 
-create function livestore.pull(store_id text, after bigint default 0, max_events integer default 100)
+create or replace function livestore.pull(store_id text, after bigint default 0, max_events integer default 100)
 returns setof livestore.events
 language sql
 stable

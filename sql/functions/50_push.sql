@@ -1,4 +1,4 @@
-create function livestore.lock_stores(store_ids text[], batches text[], backend_ids text[])
+create or replace function livestore.lock_stores(store_ids text[], batches text[], backend_ids text[])
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -40,7 +40,7 @@ $$;
 comment on function livestore.lock_stores(text[], text[], text[]) is
 'Internal: creates the stores that the pushes begin and locks the rows of all, in an order that cannot deadlock';
 
-create function livestore.push(store_id text, events json, backend_id text default null)
+create or replace function livestore.push(store_id text, events json, backend_id text default null)
 returns bigint
 language plpgsql
 security definer
@@ -62,7 +62,7 @@ $$;
 comment on function livestore.push(text, json, text) is
 'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
 
-create function livestore.push_some(
+create or replace function livestore.push_some(
     store_ids text[], batches text[], backend_ids text[], positions integer[], source text,
     payloads text[], headers text[], claims text[]
 )
@@ -122,7 +122,7 @@ comment on function livestore.push_some(text[], text[], text[], integer[], text,
 'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
 
 -- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others.
-create function livestore.push_batch(
+create or replace function livestore.push_batch(
     store_ids text[], batches text[], backend_ids text[], source text default null,
     payloads text[] default null, headers text[] default null, claims text[] default null
 )
@@ -188,7 +188,7 @@ $$;
 comment on function livestore.push_batch(text[], text[], text[], text, text[], text[], text[]) is
 'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. payloads, headers, claims: what hooks may know of each request, each as JSON text or null';
 
-create function livestore.commit(
+create or replace function livestore.commit(
     store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'
 )
 returns bigint

@@ -1,72 +1,4 @@
--- Hash.string of npm's effect, with which LiveStore shortens names: over UTF-16 units from the last to the first, in 32 bits.
-create function livestore.hash_string(string text)
-returns integer
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    hash bigint := 5381;
-    code integer;
-    unit integer;
-begin
-    for position in reverse char_length(string)..1 loop
-        code := ascii(substr(string, position, 1));
-        foreach unit in array case
-            when code < 65536 then array[code]
-            else array[56320 + (code - 65536) % 1024, 55296 + (code - 65536) / 1024]
-        end loop
-            hash := (hash * 33 # unit) & 4294967295;
-            hash := hash - case when hash >= 2147483648 then 4294967296 else 0 end;
-        end loop;
-    end loop;
-    hash := (hash & 3221225471) | (((hash & 4294967295) >> 1) & 1073741824);
-    return hash - case when hash >= 2147483648 then 4294967296 else 0 end;
-end
-$$;
-
-comment on function livestore.hash_string(text) is 'Internal: Hash.string of npm''s effect';
-
--- What toTableName of @livestore/sync-electric makes of a store id: JavaScript replaces UTF-16 units, so a character outside
--- the basic plane becomes two underscores. 52: with the 11 characters before it a name has the 63 that Postgres allows.
-create function livestore.table_suffix(store_id text)
-returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    escaped text := regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
-begin
-    return case when length(escaped) <= 52 then escaped else 'hash_' || livestore.hash_string(store_id) end;
-end
-$$;
-
-comment on function livestore.table_suffix(text) is
-'What follows eventlog_<version>_ in the name of a store''s table as LiveStore''s Electric provider derives it: characters outside [a-zA-Z0-9_] replaced, LiveStore''s hash if that is too long. Several stores may have the same';
-
-create index stores_table_suffix_idx on livestore.stores (livestore.table_suffix(store_id));
-comment on index livestore.stores_table_suffix_idx is 'Finds the store that the name of an Electric shape means';
-
--- makeS2StreamName of @livestore/sync-s2, which works on UTF-16 units, too.
-create function livestore.stream_name(store_id text)
-returns text
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return left(regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100);
-end
-$$;
-
-comment on function livestore.stream_name(text) is
-'The name of the S2 stream that LiveStore derives from a store id: 100 characters, those outside [a-zA-Z0-9_-] replaced. Several stores may have the same';
-
-create index stores_stream_name_idx on livestore.stores (livestore.stream_name(store_id) collate "C");
-comment on index livestore.stores_stream_name_idx is 'Finds the store that the name of an S2 stream means, and lists streams in order';
-
-create function livestore.own_table_name(store_id text, id bigint)
+create or replace function livestore.own_table_name(store_id text, id bigint)
 returns text
 language plpgsql
 stable
@@ -90,7 +22,7 @@ $$;
 comment on function livestore.own_table_name(text, bigint) is
 'Internal: a free name for the own table of a store, eventlog_1_ and livestore.table_suffix';
 
-create function livestore.apply_hooks(eventlog regclass)
+create or replace function livestore.apply_hooks(eventlog regclass)
 returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -132,7 +64,7 @@ $$;
 comment on function livestore.apply_hooks(regclass) is
 'Gives the own table of a store the triggers that livestore.eventlog_1 has now, instead of those it had; returns how many. A child table does not inherit triggers: call this after changing hooks, for each stores.eventlog that is not eventlog_1';
 
-create function livestore.create_store(store_id text, own_table boolean default false)
+create or replace function livestore.create_store(store_id text, own_table boolean default false)
 returns regclass
 language plpgsql
 security definer
@@ -169,7 +101,7 @@ comment on function livestore.create_store(text, boolean) is
 
 -- Taken by every function that writes to stores, always in this order, so that no two wait for each other: first new rows,
 -- by store_id, while nothing is locked; then locks, by id.
-create function livestore.register_stores(store_ids text[])
+create or replace function livestore.register_stores(store_ids text[])
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
@@ -184,7 +116,7 @@ $$;
 
 comment on function livestore.register_stores(text[]) is 'Internal: adds the stores that do not exist yet';
 
-create function livestore.lock_store(store_id text)
+create or replace function livestore.lock_store(store_id text)
 returns livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -204,7 +136,7 @@ $$;
 
 comment on function livestore.lock_store(text) is 'Internal: the row of a store, created if need be and locked';
 
-create function livestore.lock_existing_store(store_id text)
+create or replace function livestore.lock_existing_store(store_id text)
 returns livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -224,7 +156,7 @@ $$;
 
 comment on function livestore.lock_existing_store(text) is 'Internal: the row of a store, locked; raises LS004 if there is none';
 
-create function livestore.reset_store(store_id text)
+create or replace function livestore.reset_store(store_id text)
 returns text
 language plpgsql
 security definer
@@ -252,7 +184,7 @@ $$;
 comment on function livestore.reset_store(text) is
 'Empties the log of a store and returns its new backend id; its number in livestore.stores is new, too. Clients drop their local log, with what they had not pushed, and start over. Raises LS004 if there is no such store';
 
-create function livestore.drop_store(store_id text)
+create or replace function livestore.drop_store(store_id text)
 returns void
 language plpgsql
 security definer
@@ -279,7 +211,7 @@ $$;
 comment on function livestore.drop_store(text) is
 'Removes a store and its events for good. A push to the same storeId later begins a new log, with another backend id. Raises LS004 if there is no such store';
 
-create function livestore.renew_backend_ids()
+create or replace function livestore.renew_backend_ids()
 returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp

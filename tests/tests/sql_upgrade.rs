@@ -1,0 +1,163 @@
+//! `alter extension livestore_sync update` from every release: the data stays, and what comes of it is what a fresh
+//! installation has.
+
+mod sql_support;
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::chain;
+use livestore_tests::root;
+use sql_support::{all, all_with, broken_chains, fill, log, one, push, run, stored};
+use tokio_postgres::Client;
+
+const VERSION: &str = "select extversion from pg_extension where extname = 'livestore_sync'";
+
+/// The versions whose scripts are kept in `sql/releases`.
+fn releases() -> BTreeSet<String> {
+    let names = std::fs::read_dir(root().join("sql/releases")).unwrap().map(|entry| entry.unwrap().file_name());
+    let version = |name: &str| Some(name.strip_prefix("livestore_sync--")?.strip_suffix(".sql")?.to_owned());
+    names.filter_map(|name| version(name.to_str().unwrap())).collect()
+}
+
+/// A database with this version of the extension.
+async fn at(release: &str) -> (Database, Client) {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    run(&client, &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'")).await;
+    (database, client)
+}
+
+/// All that the extension is made of, a line for each fact. Positions of columns are left out: one that an update adds is
+/// the last.
+async fn made_of(client: &Client) -> BTreeSet<String> {
+    let facts = "
+        select format('function %s %s %s', pg_get_functiondef(p.oid), (select array_agg(a::text order by a::text) from unnest(p.proacl) a), obj_description(p.oid, 'pg_proc'))
+        from pg_proc p where pronamespace = 'livestore'::regnamespace
+        union all
+        select format('relation %s %s %s %s %s %s', c.oid::regclass, c.relkind, c.relpersistence, c.reloptions,
+            (select array_agg(a::text order by a::text) from unnest(c.relacl) a), obj_description(c.oid, 'pg_class'))
+        from pg_class c where relnamespace = 'livestore'::regnamespace
+        union all
+        select format('column %s.%I %s %s %s %s %s', a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod),
+            a.attnotnull, a.attidentity, pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum))
+        from pg_attribute a
+        join pg_class c on c.oid = a.attrelid and c.relnamespace = 'livestore'::regnamespace
+        left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+        where a.attnum > 0 and not a.attisdropped
+        union all
+        select format('constraint %s %s %s', conname, conrelid::regclass, pg_get_constraintdef(oid))
+        from pg_constraint where connamespace = 'livestore'::regnamespace
+        union all
+        select format('index %s', pg_get_indexdef(i.indexrelid))
+        from pg_index i join pg_class c on c.oid = i.indexrelid and c.relnamespace = 'livestore'::regnamespace
+        union all
+        select format('view %s %s', c.oid::regclass, pg_get_viewdef(c.oid))
+        from pg_class c where relnamespace = 'livestore'::regnamespace and relkind = 'v'
+        union all
+        select format('type %s %s %s', t.oid::regtype, t.typtype, obj_description(t.oid, 'pg_type'))
+        from pg_type t where typnamespace = 'livestore'::regnamespace
+        union all
+        select format('member %s', pg_describe_object(d.classid, d.objid, d.objsubid))
+        from pg_depend d
+        where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e'
+            and d.refobjid = (select oid from pg_extension where extname = 'livestore_sync')
+        union all
+        select format('dumped %s %s', c.name::regclass, c.condition)
+        from pg_extension, unnest(extconfig, extcondition) c(name, condition) where extname = 'livestore_sync'
+        union all
+        select format('trigger %s', pg_get_triggerdef(t.oid))
+        from pg_trigger t join pg_class c on c.oid = t.tgrelid and c.relnamespace = 'livestore'::regnamespace
+        where not t.tgisinternal";
+    all(client, facts).await.into_iter().collect()
+}
+
+#[tokio::test]
+async fn an_update_makes_of_every_release_what_a_fresh_installation_is() {
+    let fresh = Database::new().await.admin().await;
+    let expected = made_of(&fresh).await;
+    assert!(expected.len() > 150, "{} facts", expected.len());
+    for release in releases() {
+        let (_database, client) = at(&release).await;
+        run(&client, "alter extension livestore_sync update").await;
+        let found = made_of(&client).await;
+        let missing: Vec<_> = expected.difference(&found).collect();
+        let left: Vec<_> = found.difference(&expected).collect();
+        assert!(missing.is_empty() && left.is_empty(), "{release}: missing {missing:#?}, left {left:#?}");
+        assert_eq!(one::<String>(&client, VERSION).await, one::<String>(&fresh, VERSION).await);
+    }
+}
+
+#[tokio::test]
+async fn an_update_leaves_stores_events_and_backend_ids_as_they_are_and_logs_go_on() {
+    for release in releases() {
+        let (database, client) = at(&release).await;
+        fill(&client).await;
+        let names = "select livestore.backend_id(s) from unnest(array['own', 'dropped', 'never created']) s";
+        let (before, ids) = (stored(&client).await, all::<String>(&client, names).await);
+
+        run(&client, "alter extension livestore_sync update").await;
+        assert_eq!(stored(&client).await, before, "{release}");
+        assert_eq!(all::<String>(&client, names).await, ids, "{release}");
+        let relayed: String = one(&client, "select event::text from livestore.relay_page('relayed', 0, 9, 999)").await;
+        assert!(relayed.contains("41") && relayed.contains("1.50"), "{relayed}");
+
+        assert_eq!(push(&client, "own", chain(0, 5)).await.unwrap(), 5, "{release}: a repeat of what is there");
+        let writer = database.connect("sidecar").await;
+        for (store, head) in [("pooled", 22), ("own", 5), ("reset own", 0), ("dropped", 0), ("never created", 0)] {
+            assert_eq!(push(&writer, store, chain(head, 3)).await.unwrap(), head + 3, "{release} {store}");
+        }
+        assert_eq!(log(&database.connect("reader").await, "own").await.len(), 8, "{release}");
+        assert_eq!(broken_chains(&client).await, [""; 0], "{release}");
+    }
+}
+
+#[tokio::test]
+async fn the_library_of_today_serves_the_functions_of_every_release() {
+    // An installation brings the new library at once; the update of the SQL comes later.
+    for release in releases() {
+        let (_database, client) = at(&release).await;
+        fill(&client).await;
+        assert_eq!(push(&client, "pooled", chain(22, 3)).await.unwrap(), 25, "{release}");
+        assert_eq!(broken_chains(&client).await, [""; 0], "{release}");
+    }
+}
+
+#[tokio::test]
+async fn there_is_one_way_from_every_release_to_today() {
+    let client = Database::new().await.admin().await;
+    let today: String = one(&client, VERSION).await;
+    for release in releases() {
+        if release != today {
+            let path = "select path from pg_extension_update_paths('livestore_sync') where source = $1 and target = $2";
+            let path: Vec<String> = all_with(&client, path, &[&release, &today]).await;
+            assert_eq!(path, [format!("{release}--{today}")]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_released_does_not_change() {
+    let sums = Command::new("sha256sum")
+        .args(["--check", "--strict", "SHA256SUMS"])
+        .current_dir(root().join("sql/releases"))
+        .output()
+        .unwrap();
+    assert!(sums.status.success(), "{}", String::from_utf8_lossy(&sums.stdout));
+    let listed = std::fs::read_to_string(root().join("sql/releases/SHA256SUMS")).unwrap();
+    for release in releases() {
+        assert!(listed.contains(&format!("livestore_sync--{release}.sql")), "{release} is not in SHA256SUMS");
+    }
+
+    let today: String = one(&Database::new().await.admin().await, VERSION).await;
+    assert_eq!(today, env!("CARGO_PKG_VERSION"), "extension and sidecar have one version");
+    if releases().contains(&today) {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Command::new(root().join("sql/build")).arg(folder.path()).status().unwrap().success());
+        let script = format!("livestore_sync--{today}.sql");
+        let (built, released) = (folder.path().join(&script), root().join("sql/releases").join(&script));
+        let same = std::fs::read(built).unwrap() == std::fs::read(released).unwrap();
+        assert!(same, "sql/ has changed since {today}: give default_version and the workspace a new number");
+    }
+}
