@@ -31,6 +31,11 @@ impl Cluster {
 
     /// Starts a cluster with the extension in a template database. `make install` comes before.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// The same with further lines of `postgresql.conf`.
+    pub fn start_with(settings: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("livestore-test-").tempdir().expect("a folder").keep();
         if is_root() {
             run(Command::new("chown").arg("postgres").arg(&folder));
@@ -48,7 +53,7 @@ impl Cluster {
         // Durable as in production: the tests kill Postgres and look for what was acknowledged.
         write!(
             config,
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nmax_connections = 200\n",
+            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nmax_connections = 200\n{settings}\n",
             folder.display()
         )
         .expect("the configuration can be written");
@@ -272,7 +277,7 @@ fn as_postgres(program: &Path) -> Command {
 }
 
 /// A program of the Postgres that `$PG_CONFIG` names.
-fn bin(name: &str) -> PathBuf {
+pub fn bin(name: &str) -> PathBuf {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
     BINDIR
         .get_or_init(|| {

@@ -218,7 +218,9 @@ pub async fn http_get(port: u16, path: &str) -> (u16, String) {
 /// Beside the test binaries: `target/debug/deps/…` and `target/debug/livestore-sidecar`.
 fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a path");
-    test.ancestors().nth(2).expect("target/<profile>/deps/<test>").join("livestore-sidecar")
+    // target/<profile>/deps/<test>, and target/<profile>/livestore-bench.
+    let folder = test.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).expect("target/<profile>");
+    folder.join("livestore-sidecar")
 }
 
 /// Collects the log and sends the port once it is known.

@@ -1,0 +1,92 @@
+//! `make bench`: this backend beside its peers, with the same work in the same run on the same machine. Systems take turns, round
+//! by round; what counts is the median of the rounds and the ratio of two medians.
+
+mod machine;
+mod measure;
+mod report;
+mod systems;
+mod wire;
+mod works;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use livestore_tests::cluster::Cluster;
+
+use crate::systems::{Ours, S2Lite, SyncCf};
+use crate::works::{Size, Systems, fan_out, growth, idle, push, read, start};
+
+/// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.
+const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nwal_compression = on\n";
+
+#[derive(Parser)]
+struct Arguments {
+    /// Where install-peers has put the peers.
+    #[arg(long)]
+    peers: PathBuf,
+    /// Where the report goes.
+    #[arg(long)]
+    out: PathBuf,
+    /// In under five minutes: fewer rounds, shorter ones, smaller logs.
+    #[arg(long)]
+    quick: bool,
+    /// Only these: push, read, fan-out, idle, growth, start.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    // Ten thousand connections, and some.
+    let limit = rlimit::increase_nofile_limit(u64::MAX).expect("a limit");
+    assert!(limit >= 12_000, "the benchmark needs 12,000 open files, and this machine allows {limit}: ulimit -n");
+    // One thread: the machine belongs to what is measured.
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(run(&arguments));
+}
+
+async fn run(arguments: &Arguments) {
+    let size = if arguments.quick {
+        Size { rounds: 2, time: Duration::from_secs(2), is_quick: true }
+    } else {
+        Size { rounds: 5, time: Duration::from_secs(5), is_quick: false }
+    };
+    let wanted = |work: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == work);
+    let cluster =
+        tokio::task::spawn_blocking(|| Cluster::start_with(POSTGRES_SETTINGS)).await.expect("a cluster").leak();
+    let mut sections = Vec::new();
+    if ["push", "read", "fan-out"].into_iter().any(wanted) {
+        works::say("starting the systems");
+        let systems = Systems {
+            ours: Ours::start(cluster).await,
+            sync_cf: SyncCf::start(&arguments.peers).await,
+            s2_lite: S2Lite::start(&arguments.peers).await,
+        };
+        if wanted("push") {
+            sections.extend(push::all(&systems, size).await);
+        }
+        if wanted("read") {
+            sections.extend(read::all(&systems, size).await);
+        }
+        if wanted("fan-out") {
+            sections.extend(fan_out::all(&systems, size).await);
+        }
+    }
+    // Of these there is no other side: the peers have ended, so that nothing runs beside them.
+    if wanted("idle") {
+        sections.extend(idle::all(&Ours::start(cluster).await, size).await);
+    }
+    if wanted("start") {
+        sections.extend(start::all(&Ours::start(cluster).await, size).await);
+    }
+    if wanted("growth") {
+        sections.extend(growth::all(cluster, size).await);
+    }
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+    report::write(&arguments.out, &sections, &machine::describe(size));
+}

@@ -1,0 +1,123 @@
+//! sync-cf 0.4 over WebSocket: ours and Cloudflare's speak the same.
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+
+use super::{batch, count};
+
+/// A connection to one store.
+pub struct Rpc {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    store: String,
+    head: u64,
+    requests: u64,
+}
+
+impl Rpc {
+    /// `url` as clients are given it. `head`: where the log is that pushes go on from.
+    pub async fn open(url: &str, store: &str, head: u64) -> Self {
+        let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        let url = format!("{url}/?storeId={store}&transport=ws");
+        let (socket, _) =
+            connect_async_with_config(&url, Some(config), true).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+        Self { socket, store: store.into(), head, requests: 0 }
+    }
+
+    /// Pushes the next events and waits for the acknowledgement.
+    pub async fn push(&mut self, events: u64) {
+        self.send_push(events).await;
+        loop {
+            let frame = self.receive().await;
+            if count(&frame, r#""_tag":"Exit""#) > 0 {
+                assert!(count(&frame, r#""_tag":"Success""#) > 0, "{}", String::from_utf8_lossy(&frame));
+                return;
+            }
+        }
+    }
+
+    /// Pushes the next events without waiting.
+    pub async fn send_push(&mut self, events: u64) {
+        let mut batch_of_events = String::with_capacity(256 * events as usize + 256);
+        batch(&mut batch_of_events, self.head, events);
+        let payload = format!(
+            r#"{{"storeId":"{}","batch":{batch_of_events},"backendId":{{"_tag":"None"}}}}"#,
+            self.store
+        );
+        self.request("Push", &payload).await;
+        self.head += events;
+    }
+
+    /// Reads the log from its beginning; how many events there were.
+    pub async fn read(&mut self) -> u64 {
+        let store = &self.store;
+        let payload = format!(r#"{{"storeId":"{store}","live":false,"cursor":{{"_tag":"None"}}}}"#);
+        self.request("Pull", &payload).await;
+        let mut events = 0;
+        loop {
+            let frame = self.receive().await;
+            if count(&frame, r#""_tag":"Chunk""#) > 0 {
+                events += self.take(&frame).await;
+            } else if count(&frame, r#""_tag":"Exit""#) > 0 {
+                assert!(count(&frame, r#""_tag":"Success""#) > 0, "{}", String::from_utf8_lossy(&frame));
+                return events;
+            }
+        }
+    }
+
+    /// Begins a live pull of what comes after the head, and waits until it is there.
+    pub async fn follow(&mut self) {
+        let store = &self.store;
+        let payload = format!(r#"{{"storeId":"{store}","live":true,"cursor":{{"_tag":"None"}}}}"#);
+        self.request("Pull", &payload).await;
+        // The first page, empty if the log is.
+        let mut events = self.next_page().await;
+        while events < self.head {
+            events += self.next_page().await;
+        }
+    }
+
+    /// The next page of a live pull: how many events are in it.
+    pub async fn next_page(&mut self) -> u64 {
+        loop {
+            let frame = self.receive().await;
+            if count(&frame, r#""_tag":"Chunk""#) > 0 {
+                return self.take(&frame).await;
+            }
+            assert!(count(&frame, r#""_tag":"Exit""#) == 0, "{}", String::from_utf8_lossy(&frame));
+        }
+    }
+
+    /// Counts the events of a chunk, and asks for the next.
+    async fn take(&mut self, frame: &[u8]) -> u64 {
+        let id = self.requests;
+        self.send(format!(r#"{{"_tag":"Ack","requestId":"{id}"}}"#)).await;
+        count(frame, r#""parentSeqNum":"#)
+    }
+
+    async fn request(&mut self, tag: &str, payload: &str) {
+        self.requests += 1;
+        let id = self.requests;
+        self.send(format!(
+            r#"{{"_tag":"Request","id":"{id}","tag":"SyncWsRpc.{tag}","payload":{payload},"headers":[]}}"#
+        ))
+        .await;
+    }
+
+    async fn send(&mut self, text: String) {
+        self.socket.send(Message::text(text)).await.expect("the connection holds");
+    }
+
+    async fn receive(&mut self) -> Bytes {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => return text.into(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                end => panic!("the connection ended: {end:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! S2's REST API, of s2-lite; and what `@livestore/sync-s2` sends to a server of its own (`/api/s2`), which is ours.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::{Method, Request, Response, body::Incoming};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{batch, count, event};
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Api {
+    /// `POST /v1/streams/{name}/records`: a record an event, nothing is checked.
+    Rest,
+    /// `POST /api/s2`: a batch of events that has to go on from the head.
+    LiveStore,
+}
+
+const BASIN: &str = "benchmark-basin";
+
+/// A connection that is kept.
+pub struct S2 {
+    http: SendRequest<Full<Bytes>>,
+    api: Api,
+    store: String,
+    head: u64,
+}
+
+impl S2 {
+    /// `head`: where the log is that pushes go on from.
+    pub async fn open(api: Api, port: u16, store: &str, head: u64) -> Self {
+        Self { http: connect(port).await, api, store: store.into(), head }
+    }
+
+    /// The basin in which streams are created at the first append.
+    pub async fn create_basin(port: u16) {
+        let body = format!(
+            r#"{{"basin":"{BASIN}","config":{{"create_stream_on_append":true,"create_stream_on_read":true}}}}"#
+        );
+        let answer = request(&mut connect(port).await, Method::POST, "/v1/basins", body).await;
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+
+    /// Pushes the next events and waits for the acknowledgement.
+    pub async fn push(&mut self, events: u64) {
+        let mut body = String::with_capacity(320 * events as usize + 64);
+        let path = match self.api {
+            Api::LiveStore => {
+                write!(body, r#"{{"storeId":"{}","batch":"#, self.store).expect("a String takes everything");
+                batch(&mut body, self.head, events);
+                body.push('}');
+                "/api/s2".into()
+            }
+            Api::Rest => {
+                body.push_str(r#"{"records":["#);
+                for seq_num in self.head + 1..=self.head + events {
+                    let mut record = String::with_capacity(256);
+                    event(&mut record, seq_num);
+                    let comma = if seq_num > self.head + 1 { "," } else { "" };
+                    let record = serde_json::to_string(&record).expect("a text");
+                    write!(body, r#"{comma}{{"body":{record}}}"#).expect("a String takes everything");
+                }
+                body.push_str("]}");
+                format!("/v1/streams/{}/records", self.store)
+            }
+        };
+        let answer = request(&mut self.http, Method::POST, &path, body).await;
+        let status = answer.status();
+        let body = answer.into_body().collect().await.expect("an answer").to_bytes();
+        assert!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
+        self.head += events;
+    }
+
+    /// Reads the log from its beginning as an event stream; how many of these events there were.
+    pub async fn read(&mut self, events: u64) -> u64 {
+        let path = match self.api {
+            Api::LiveStore => {
+                let store = &self.store;
+                format!("/api/s2?args=%7B%22storeId%22%3A%22{store}%22%2C%22s2SeqNum%22%3A%22from-start%22%2C%22live%22%3Afalse%7D")
+            }
+            Api::Rest => format!("/v1/streams/{}/records?seq_num=0&count={events}", self.store),
+        };
+        let answer = request(&mut self.http, Method::GET, &path, String::new()).await;
+        assert!(answer.status().is_success(), "{answer:?}");
+        let mut body = answer.into_body();
+        let mut seen = 0;
+        // A needle may be cut in two by the end of a piece of the body: the end of one goes before the next.
+        let needle = r#""body":"#;
+        let mut rest: Vec<u8> = Vec::new();
+        while seen < events {
+            let Some(frame) = body.frame().await else { break };
+            let Ok(data) = frame.expect("the stream goes on").into_data() else { continue };
+            let kept = needle.len() - 1;
+            rest.extend_from_slice(&data[..data.len().min(kept)]);
+            seen += count(&rest, needle) + count(&data, needle);
+            if data.len() > kept {
+                rest.clear();
+                rest.extend_from_slice(&data[data.len() - kept..]);
+            }
+            let surplus = rest.len().saturating_sub(kept);
+            rest.drain(..surplus);
+        }
+        // What is left of the stream: the connection is not kept.
+        seen
+    }
+}
+
+async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("somebody listens");
+    stream.set_nodelay(true).expect("a socket");
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    sender
+}
+
+async fn request(
+    http: &mut SendRequest<Full<Bytes>>,
+    method: Method,
+    path: &str,
+    body: String,
+) -> Response<Incoming> {
+    let accept = if method == Method::GET { "text/event-stream" } else { "application/json" };
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "127.0.0.1")
+        .header("content-type", "application/json")
+        .header("accept", accept)
+        .header("s2-basin", BASIN)
+        .body(Full::new(Bytes::from(body)))
+        .expect("a request");
+    http.ready().await.expect("the connection holds");
+    http.send_request(request).await.expect("an answer")
+}

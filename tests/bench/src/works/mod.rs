@@ -1,0 +1,39 @@
+//! The work that is measured, a file for each kind.
+
+pub mod fan_out;
+pub mod growth;
+pub mod idle;
+pub mod push;
+pub mod read;
+pub mod start;
+
+use std::time::Duration;
+
+use crate::systems::{Ours, S2Lite, SyncCf};
+
+pub const OURS: &str = "livestore_sync";
+pub const OURS_S2: &str = "livestore_sync, sync-s2";
+pub const SYNC_CF: &str = "sync-cf on workerd";
+pub const S2_LITE: &str = "s2-lite";
+pub const POSTGRES: &str = "bare PostgreSQL";
+
+/// How much of it: everything, or what fits into five minutes.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    pub rounds: usize,
+    /// Of one system in one round.
+    pub time: Duration,
+    pub is_quick: bool,
+}
+
+/// All systems, up and idle.
+pub struct Systems {
+    pub ours: Ours,
+    pub sync_cf: SyncCf,
+    pub s2_lite: S2Lite,
+}
+
+/// A progress line: the report is what counts.
+pub fn say(line: impl AsRef<str>) {
+    eprintln!("bench: {}", line.as_ref());
+}

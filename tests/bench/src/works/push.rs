@@ -1,0 +1,214 @@
+//! Pushes: writers that wait for each acknowledgement before the next push, one for each store.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::task::JoinSet;
+
+use super::{OURS, OURS_S2, POSTGRES, S2_LITE, SYNC_CF, Size, Systems, say};
+use crate::measure::{Bound, Figure, Section, cpu_time};
+use crate::systems::{Ours, postgres_tool};
+use crate::wire::rpc::Rpc;
+use crate::wire::s2::{Api, S2};
+
+/// What a round of one system came to.
+struct Round {
+    per_second: f64,
+    latencies: Vec<Duration>,
+    generator_cores: f64,
+}
+
+/// One system's writers, with the heads of their logs.
+struct Writers {
+    system: &'static str,
+    target: Target,
+    heads: Vec<u64>,
+    rounds: Vec<Round>,
+}
+
+enum Target {
+    Rpc(String),
+    S2(Api, u16),
+}
+
+enum Writer {
+    Rpc(Box<Rpc>),
+    S2(S2),
+}
+
+impl Writer {
+    async fn open(target: &Target, store: &str, head: u64) -> Self {
+        match target {
+            Target::Rpc(url) => Self::Rpc(Box::new(Rpc::open(url, store, head).await)),
+            Target::S2(api, port) => Self::S2(S2::open(*api, *port, store, head).await),
+        }
+    }
+
+    async fn push(&mut self, events: u64) {
+        match self {
+            Self::Rpc(rpc) => rpc.push(events).await,
+            Self::S2(s2) => s2.push(events).await,
+        }
+    }
+}
+
+impl Writers {
+    fn new(system: &'static str, target: Target, stores: usize) -> Self {
+        Self { system, target, heads: vec![0; stores], rounds: Vec::new() }
+    }
+
+    async fn round(&mut self, work: &str, batch: u64, time: Duration) {
+        let mut writers = Vec::new();
+        // Not all at once: a server may have a short queue of connections that it has not accepted yet.
+        for (group, heads) in self.heads.chunks(50).enumerate() {
+            let opening = heads.iter().enumerate().map(|(index, &head)| {
+                let store = format!("{work}-{}", group * 50 + index);
+                let target = &self.target;
+                async move { Writer::open(target, &store, head).await }
+            });
+            writers.extend(join_all(opening).await);
+        }
+        let (start, cpu) = (Instant::now(), cpu_time());
+        let mut tasks = JoinSet::new();
+        for (index, mut writer) in writers.into_iter().enumerate() {
+            tasks.spawn(async move {
+                let mut latencies = Vec::new();
+                while start.elapsed() < time {
+                    let sent = Instant::now();
+                    writer.push(batch).await;
+                    latencies.push(sent.elapsed());
+                }
+                (index, latencies)
+            });
+        }
+        let mut latencies = Vec::new();
+        while let Some(writer) = tasks.join_next().await {
+            let (index, acknowledged) = writer.expect("a writer");
+            self.heads[index] += batch * acknowledged.len() as u64;
+            latencies.extend(acknowledged);
+        }
+        let elapsed = start.elapsed().as_secs_f64();
+        self.rounds.push(Round {
+            per_second: (latencies.len() as u64 * batch) as f64 / elapsed,
+            latencies,
+            generator_cores: (cpu_time() - cpu).as_secs_f64() / elapsed,
+        });
+    }
+
+    fn figure(self) -> Figure {
+        let per_second: Vec<f64> = self.rounds.iter().map(|round| round.per_second).collect();
+        let cores = self.rounds.iter().map(|round| round.generator_cores).sum::<f64>() / self.rounds.len() as f64;
+        let latencies = self.rounds.into_iter().flat_map(|round| round.latencies).collect();
+        let mut figure = Figure::new(self.system, per_second).with_latencies(latencies);
+        figure.generator_cores = Some(cores);
+        figure
+    }
+}
+
+/// `stores` writers, each with a store of its own, `batch` events a push.
+async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize, batch: u64, size: Size) -> Section {
+    say(title);
+    let ours = &systems.ours;
+    let mut all = vec![
+        Writers::new(OURS, Target::Rpc(ours.sidecar.url()), stores),
+        Writers::new(OURS_S2, Target::S2(Api::LiveStore, ours.sidecar.port()), stores),
+        Writers::new(S2_LITE, Target::S2(Api::Rest, systems.s2_lite.port), stores),
+    ];
+    // A thousand Durable Objects are more than workerd starts in the time that there is.
+    let with_cf = stores <= 64;
+    if with_cf {
+        all.push(Writers::new(SYNC_CF, Target::Rpc(systems.sync_cf.url()), stores));
+    }
+    let mut bare = Bare::new(ours, stores.min(64)).await;
+    for round in 0..=size.rounds {
+        // The first is to warm up: it creates stores, plans statements and fills caches.
+        let time = if round == 0 { size.time.min(Duration::from_secs(2)) } else { size.time };
+        for writers in &mut all {
+            // Own names: the dialects of ours share one log.
+            writers.round(&format!("{id}-{}", writers.system.len()), batch, time).await;
+            if round == 0 {
+                writers.rounds.clear();
+            }
+        }
+        if batch == 1 {
+            bare.round(time, round > 0);
+        }
+    }
+    let mut figures: Vec<Figure> = all.into_iter().map(Writers::figure).collect();
+    if batch == 1 {
+        figures.push(Figure::new(POSTGRES, bare.rounds).with_note(format!(
+            "pgbench, {} clients on a Unix socket, one unchecked INSERT and one commit an event",
+            bare.clients
+        )));
+    }
+    let section = Section::new(id, title, "events/s", figures);
+    if with_cf { section } else { section.note("sync-cf is left out: it would start a Durable Object for each store.") }
+}
+
+/// All measurements of pushes.
+pub async fn all(systems: &Systems, size: Size) -> Vec<Section> {
+    let one = measure("push-1", "1 writer, 1 event a push", systems, 1, 1, size).await;
+    let many = measure("push-64", "64 stores, 1 writer each, 1 event a push", systems, 64, 1, size).await;
+    let most = measure("push-1000", "1,000 stores, 1 writer each, 1 event a push", systems, 1000, 1, size).await;
+    let batch = measure("push-batch", "1 writer, 100 events a push", systems, 1, 100, size).await;
+    let to_fewer = most.figures[0].median / many.figures[0].median;
+    vec![
+        one.target(SYNC_CF, Bound::AtLeast(8.0)).target(S2_LITE, Bound::AtLeast(10.0)),
+        many.target(SYNC_CF, Bound::AtLeast(60.0))
+            .target(S2_LITE, Bound::AtLeast(2.0))
+            .target(POSTGRES, Bound::AtLeast(1.0)),
+        most.claim("with 64 stores", to_fewer, Bound::AtLeast(1.0)).target(POSTGRES, Bound::AtLeast(1.5)),
+        batch.target(SYNC_CF, Bound::AtLeast(60.0)).target(S2_LITE, Bound::AtLeast(4.0)),
+    ]
+}
+
+/// What a Postgres does without anything of ours: the same rows, one INSERT and one commit an event.
+struct Bare {
+    clients: usize,
+    script: tempfile::NamedTempFile,
+    connection: [String; 6],
+    database: String,
+    rounds: Vec<f64>,
+}
+
+impl Bare {
+    async fn new(ours: &Ours, clients: usize) -> Self {
+        let cluster = ours.database.cluster();
+        let admin = ours.database.admin().await;
+        admin
+            .batch_execute(
+                r#"create table if not exists bare (store bigint, "seqNum" bigint, "parentSeqNum" bigint, name text, args json,
+                   "clientId" text, "sessionId" text, "createdAt" timestamptz, primary key (store, "seqNum")); truncate bare"#,
+            )
+            .await
+            .expect("a table");
+        let script = tempfile::NamedTempFile::new().expect("a file");
+        let insert = r#"\set n :n + 1
+insert into bare values (:client_id, :n, :n - 1, 'todoCreated', '{"id":"todo","text":"Something that has to be done soon, number"}', 'bench', 'bench', now());
+"#;
+        std::fs::write(script.path(), insert).expect("a file");
+        let (folder, port) = (cluster.folder().display().to_string(), cluster.port().to_string());
+        let connection = ["-h", &folder, "-p", &port, "-U", "postgres"].map(String::from);
+        Self { clients, script, connection, database: ours.database.name().into(), rounds: Vec::new() }
+    }
+
+    fn round(&mut self, time: Duration, counts: bool) {
+        let seconds = time.as_secs().max(1).to_string();
+        let clients = self.clients.to_string();
+        let start = self.rounds.len() as u64 * 1_000_000_000 + if counts { 500_000_000 } else { 0 };
+        let output = Command::new(postgres_tool("pgbench"))
+            .args(&self.connection)
+            .args(["-n", "-M", "prepared", "-c", &clients, "-j", "2", "-T", &seconds, "-D", &format!("n={start}"), "-f"])
+            .arg(self.script.path())
+            .arg(&self.database)
+            .output()
+            .expect("pgbench");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let tps = text.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
+        let tps: f64 = tps.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+        if counts {
+            self.rounds.push(tps);
+        }
+    }
+}

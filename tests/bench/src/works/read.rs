@@ -1,0 +1,107 @@
+//! Reads: one client that has nothing gets the whole log.
+
+use std::time::Instant;
+
+use tokio_postgres::Client;
+
+use super::{OURS, OURS_S2, S2_LITE, SYNC_CF, Size, Systems, say};
+use crate::measure::{Bound, Figure, Section};
+use crate::wire::rpc::Rpc;
+use crate::wire::s2::{Api, S2};
+
+const COPY: &str = "copy … (format binary)";
+const STORE: &str = "read";
+
+/// Puts events of the kind that [`crate::wire::event`] makes into a log of ours, past the functions: it is reading that is measured.
+pub async fn fill(admin: &Client, store: &str, events: u64) {
+    admin
+        .batch_execute(&format!(
+            r#"select livestore.create_store('{store}');
+            insert into livestore.eventlog_1
+            select (select id from livestore.stores where store_id = '{store}'), n, n - 1, 'todoCreated',
+                format('{{"id":"todo-%s","text":"Something that has to be done soon, number %s"}}', n, n)::json, 'bench', 'bench', now()
+            from generate_series(1, {events}) n;
+            update livestore.stores set head = {events} where store_id = '{store}'"#
+        ))
+        .await
+        .expect("a log");
+    admin.batch_execute("vacuum analyze livestore.eventlog_1").await.expect("a vacuum");
+}
+
+async fn copy(admin: &Client) -> u64 {
+    use futures_util::StreamExt;
+    let sql = format!(
+        r#"copy (select "seqNum", "parentSeqNum", name, args, "clientId", "sessionId", "createdAt" from only livestore.eventlog_1
+           where store = (select id from livestore.stores where store_id = '{STORE}') order by "seqNum") to stdout (format binary)"#
+    );
+    let mut rows = std::pin::pin!(admin.copy_out(&sql).await.expect("a copy"));
+    let mut count = 0;
+    while let Some(row) = rows.next().await {
+        row.expect("a row");
+        count += 1;
+    }
+    // A header and a trailer come along.
+    count - 2
+}
+
+pub async fn all(systems: &Systems, size: Size) -> Vec<Section> {
+    let events: u64 = if size.is_quick { 200_000 } else { 1_000_000 };
+    // At 100 events a push it takes what is asked of it about 15 seconds to store.
+    let events_of_cf: u64 = if size.is_quick { 5_000 } else { 20_000 };
+    say(format!("read {events} events"));
+    let ours = &systems.ours;
+    let admin = ours.database.admin().await;
+    fill(&admin, STORE, events).await;
+    let mut s2 = S2::open(Api::Rest, systems.s2_lite.port, STORE, 0).await;
+    for _ in 0..events / 1000 {
+        s2.push(1000).await;
+    }
+    let mut cf = Rpc::open(&systems.sync_cf.url(), STORE, 0).await;
+    for _ in 0..events_of_cf / 100 {
+        cf.push(100).await;
+    }
+
+    let (mut rpc, mut sse, mut lite, mut workerd, mut copied) = (vec![], vec![], vec![], vec![], vec![]);
+    for round in 0..=size.rounds {
+        let start = Instant::now();
+        assert_eq!(Rpc::open(&ours.sidecar.url(), STORE, 0).await.read().await, events);
+        rpc.push(events as f64 / start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        assert_eq!(S2::open(Api::LiveStore, ours.sidecar.port(), STORE, 0).await.read(events).await, events);
+        sse.push(events as f64 / start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        assert_eq!(S2::open(Api::Rest, systems.s2_lite.port, STORE, 0).await.read(events).await, events);
+        lite.push(events as f64 / start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        assert_eq!(Rpc::open(&systems.sync_cf.url(), STORE, 0).await.read().await, events_of_cf);
+        workerd.push(events_of_cf as f64 / start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        assert_eq!(copy(&admin).await, events);
+        copied.push(events as f64 / start.elapsed().as_secs_f64());
+        if round == 0 {
+            for warm in [&mut rpc, &mut sse, &mut lite, &mut workerd, &mut copied] {
+                warm.clear();
+            }
+        }
+    }
+    let figures = vec![
+        Figure::new(OURS, rpc).with_note("WebSocket"),
+        Figure::new(OURS_S2, sse).with_note("SSE"),
+        Figure::new(S2_LITE, lite).with_note("SSE"),
+        Figure::new(SYNC_CF, workerd).with_note(format!("WebSocket; {events_of_cf} events, since more take too long")),
+        Figure::new(COPY, copied).with_note("of the same rows, to one client that drops them"),
+    ];
+    let title = format!("Read a log of {events} events from the start, one client");
+    let section = Section::new("read", title, "events/s", figures);
+    let sse = section.figures[1].median;
+    let over_sse = |other: &str| sse / section.median_of(other).unwrap_or(f64::NAN);
+    let (sse_lite, sse_copy) = (over_sse(S2_LITE), over_sse(COPY));
+    vec![
+        section
+            .target(SYNC_CF, Bound::AtLeast(200.0))
+            .target(S2_LITE, Bound::AtLeast(1.0))
+            .target(COPY, Bound::AtLeast(0.35))
+            .claim("s2-lite, both over SSE", sse_lite, Bound::AtLeast(1.0))
+            .claim("copy, over SSE", sse_copy, Bound::AtLeast(0.35)),
+    ]
+}
