@@ -8,6 +8,9 @@ TARGET := target/$(patsubst dev,debug,$(LIVESTORE_PROFILE))
 SUDO := $(shell [ -n "$(DESTDIR)" ] || [ -w "$$($(PG_CONFIG) --pkglibdir 2> /dev/null)" ] || command -v sudo)
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 export FUZZ_SECONDS ?= 60
+# A name for each version: a connection that has loaded the library of one loads that of the next beside it. What names an older
+# one, the SQL of that version, finds today's.
+LIBRARIES := livestore_sync $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control))
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-container fuzz install extension sidecar docs packages
@@ -33,7 +36,7 @@ test-container: ## build both images from nothing, as users do, and run compose.
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
-	$(SUDO) install -m 755 $(TARGET)/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/livestore_sync.so"
+	for name in $(LIBRARIES); do $(SUDO) install -m 755 $(TARGET)/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/$$name.so"; done
 	$(SUDO) install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 	sql/build target/sql
 	$(SUDO) install -m 644 target/sql/*.sql "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"

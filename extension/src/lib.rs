@@ -3,10 +3,14 @@
 //!
 //! - [`validation`] reads a batch of events and says whether it is a chain.
 //! - [`plan`] decides what becomes of each push, given the heads of the locked stores.
-//! - [`sql`] is the one function that SQL calls, a conversion of arrays and nothing else.
+//! - [`notification`] is what live streams are told.
+//! - [`append`] carries out the usual push.
+//! - [`sql`] lets SQL ask for a plan, and carry out what is not usual.
 //!
-//! The first two know nothing of Postgres, so they are tested without one.
+//! The first three know nothing of Postgres, so they are tested without one.
 
+mod append;
+pub mod notification;
 pub mod plan;
 mod sql;
 pub mod validation;

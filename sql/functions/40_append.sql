@@ -239,3 +239,15 @@ $$;
 
 comment on function livestore.append(text[], text[], text[], text, text[], text[], text[]) is
 'Internal: carries out pushes to stores whose rows are locked. What a hook raises goes through. payloads, headers: null for a push from SQL; one that a hook makes has those of the hook';
+
+-- Written in Rust: extension/src/append.rs.
+create or replace function livestore.append_pooled(store_ids text[], batches text[], backend_ids text[], source text)
+returns table (
+    push integer, head bigint, appended integer, backend_id text, created_at timestamptz,
+    sqlstate text, message text, detail text, hint text
+)
+language c
+as 'MODULE_PATHNAME', 'append_pooled_wrapper';
+
+comment on function livestore.append_pooled(text[], text[], text[], text) is
+'Internal: livestore.append and the locks that it needs, for pushes that are all of the usual kind: to stores that exist and are in the shared table, with nothing that is in the log already, and no hooks. No row otherwise, and nothing is written';

@@ -150,8 +150,13 @@ begin
     if octet_length(source) > 200 then
         raise exception 'source has more than 200 bytes' using errcode = 'string_data_right_truncation';
     end if;
-    -- The usual case. Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
+    -- The usual case, and what is almost as usual. Locks and updates belong to one subtransaction: a row that another one
+    -- locked would need a multixact.
     begin
+        return query select * from livestore.append_pooled(store_ids, batches, backend_ids, source);
+        if found then
+            return;
+        end if;
         perform livestore.lock_stores(store_ids, batches, backend_ids);
         return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers, claims);
         return;

@@ -41,6 +41,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("enter_context", "livestore.enter_context('s', null, null, null)", NOBODY),
     ("apply_hooks", "livestore.apply_hooks('livestore.eventlog_1_own')", NOBODY),
     ("append", "livestore.append('{s}', '{[]}', '{null}')", NOBODY),
+    ("append_pooled", "livestore.append_pooled('{s}', '{[]}', '{null}', null)", NOBODY),
     ("hash_string", "livestore.hash_string('s')", READERS),
     ("lock_store", "livestore.lock_store('s')", NOBODY),
     ("lock_stores", "livestore.lock_stores('{s}', '{[]}', '{null}')", NOBODY),
