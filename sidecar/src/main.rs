@@ -40,6 +40,10 @@ use crate::server::accept::{self, Bounds};
 use crate::server::s2::Created;
 use crate::server::{Server, Settings};
 
+/// A push allocates small pieces and frees them soon, often on another thread: with glibc that was an eighth of its time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How often a database that is away is tried at start.
 const START_RETRY: Duration = Duration::from_millis(250);
 

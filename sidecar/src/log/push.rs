@@ -4,11 +4,14 @@
 //! be three times slower than one for all that wait (docs/architecture.md).
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Fuse};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 use tracing::{Span, debug_span, error, warn};
@@ -153,9 +156,35 @@ pub struct Committer {
 
 struct Connection {
     client: Client,
+    /// What reads and writes for the client. It is driven while a statement is under way, by whoever waits for that: a task of
+    /// its own would be woken twice for each commit, and wake the committer.
+    driver: Driver,
     push_batch: Statement,
     /// Marks the notifications of this connection's commits.
     source: Arc<str>,
+}
+
+type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
+
+/// What comes of a statement, while its connection is driven.
+///
+/// # Errors
+/// The statement's, or that of the connection, which is lost then.
+async fn driven<T>(
+    driver: &mut Driver,
+    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, CommitError> {
+    let mut statement = pin!(statement);
+    let lost = tokio::select! {
+        biased;
+        result = &mut statement => return Ok(result?),
+        end = driver => end.err(),
+    };
+    // What it read before it ended may be the answer: an error that says why, for one.
+    match statement.now_or_never() {
+        Some(result) => Ok(result?),
+        None => Err(CommitError::Unavailable(lost.map_or(DatabaseError::Lost, DatabaseError::from))),
+    }
 }
 
 /// Why a group is not committed, or not known to be.
@@ -267,10 +296,10 @@ impl Committer {
     }
 
     async fn commit(&mut self, group: &[Push]) -> Result<Vec<Outcome>, CommitError> {
-        let Connection { client, push_batch, source } = match &mut self.connection {
+        let Connection { client, driver, push_batch, source } = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let connection = connect(&self.database).await.map_err(CommitError::Unavailable)?;
+                let connection = connect(&self.database).await?;
                 self.tails.own(Some(Arc::clone(&connection.source)));
                 none.insert(connection)
             }
@@ -285,7 +314,7 @@ impl Committer {
             [&stores, &batches, &backend_ids, &&**source, &payloads, &headers, &claims];
         // One statement for all: it is in the trace of each.
         let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
-        let rows = tokio::time::timeout(STATEMENT_TIMEOUT, client.query(&*push_batch, &arguments)).await;
+        let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
         drop(statements);
         let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
@@ -348,16 +377,20 @@ fn statement(request: &Span, pushes: usize) -> Span {
     )
 }
 
-async fn connect(database: &Database) -> Result<Connection, DatabaseError> {
-    let (client, connection) = database.connect().await?;
-    tokio::spawn(async move {
-        // Whoever uses the client learns of an error; here there is nothing to do about it.
-        let _ = connection.await;
-    });
-    let prepared = tokio::time::timeout(STATEMENT_TIMEOUT, async {
+async fn connect(database: &Database) -> Result<Connection, CommitError> {
+    let (client, connection) = database.connect().await.map_err(CommitError::Unavailable)?;
+    let mut driver: Driver = connection.boxed().fuse();
+    let preparing = async {
         let source: String = client.query_one("select gen_random_uuid()::text", &[]).await?.try_get(0)?;
-        Ok::<_, tokio_postgres::Error>((client.prepare(PUSH_BATCH).await?, source.into()))
-    });
-    let (push_batch, source) = prepared.await.map_err(|_| DatabaseError::Busy)??;
-    Ok(Connection { client, push_batch, source })
+        Ok((client.prepare(PUSH_BATCH).await?, source.into()))
+    };
+    let prepared = timeout(STATEMENT_TIMEOUT, driven(&mut driver, preparing)).await;
+    let (push_batch, source) = match prepared {
+        Ok(Ok(prepared)) => prepared,
+        // No push is to blame.
+        Ok(Err(CommitError::RolledBack(error))) => return Err(CommitError::Unavailable(error.into())),
+        Ok(Err(unavailable)) => return Err(unavailable),
+        Err(_) => return Err(CommitError::Unavailable(DatabaseError::Busy)),
+    };
+    Ok(Connection { client, driver, push_batch, source })
 }

@@ -5,6 +5,7 @@ pub mod tls;
 
 use std::error::Error;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Status};
@@ -144,7 +145,7 @@ impl Notifications {
 /// Where the database is, and a pool of connections to it for reading.
 #[derive(Clone)]
 pub struct Database {
-    config: Config,
+    config: Arc<Config>,
     tls: MakeRustlsConnect,
     pool: Pool,
 }
@@ -170,7 +171,7 @@ impl Database {
             .runtime(Runtime::Tokio1)
             .create_timeout(Some(CONNECT_TIMEOUT))
             .build()?;
-        Ok(Self { config, tls, pool })
+        Ok(Self { config: Arc::new(config), tls, pool })
     }
 
     /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.

@@ -8,7 +8,7 @@ pub mod electric;
 pub mod relay;
 pub mod rpc;
 pub mod s2;
-mod websocket;
+pub mod websocket;
 
 use std::borrow::Cow;
 

@@ -1,5 +1,6 @@
 //! The requests of sync-cf, on any path: their search params tell them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::WebSocketUpgrade;
@@ -15,7 +16,7 @@ use tracing::info;
 use super::{INFO, Server, bad_request, refuse, upgrade_required};
 use crate::config::Dialect;
 use crate::log::{Context, StoreId, StoreLog};
-use crate::protocols::{cf_0_3, rpc};
+use crate::protocols::{cf_0_3, rpc, websocket};
 
 /// How long a WebSocket waits for a database that is away before its client is told to come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,7 +30,7 @@ struct SearchParams {
     payload: Option<String>,
 }
 
-pub async fn any_path(State(server): State<Server>, request: Request) -> Response {
+pub async fn any_path(State(server): State<Arc<Server>>, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let (path, is_get) = (request.uri().path(), request.method() == Method::GET);
     match serde_urlencoded::from_str(query) {
@@ -49,7 +50,13 @@ pub async fn any_path(State(server): State<Server>, request: Request) -> Respons
     }
 }
 
-async fn sync(server: Server, dialect: Dialect, store_id: &str, payload: Option<&str>, request: Request) -> Response {
+async fn sync(
+    server: Arc<Server>,
+    dialect: Dialect,
+    store_id: &str,
+    payload: Option<&str>,
+    request: Request,
+) -> Response {
     if let Err(refusal) = server.admit(dialect, request.headers()) {
         return refuse(refusal);
     }
@@ -69,7 +76,7 @@ async fn sync(server: Server, dialect: Dialect, store_id: &str, payload: Option<
     }
 }
 
-async fn websocket(server: Server, dialect: Dialect, log: StoreLog, request: Request) -> Response {
+async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
@@ -83,24 +90,24 @@ async fn websocket(server: Server, dialect: Dialect, log: StoreLog, request: Req
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
     }
     info!(store = ?log.id(), %dialect, "connected");
-    let Server { settings, connections, shutdown, .. } = server;
-    let upgrade = upgrade.max_message_size(settings.max_frame_bytes).max_frame_size(settings.max_frame_bytes);
+    let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
+    let (connections, shutdown) = (server.connections.clone(), server.shutdown.clone());
     match dialect {
         Dialect::Cf03 => {
-            let secret = settings.admin_secret.clone();
+            let secret = server.settings.admin_secret.clone();
             upgrade.on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, secret, shutdown)))
         }
         _ => upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, shutdown))),
     }
 }
 
-async fn http(server: Server, log: StoreLog, request: Request) -> Response {
+async fn http(server: Arc<Server>, log: StoreLog, request: Request) -> Response {
     if request.method() != Method::POST {
         let headers = [(header::ALLOW, "POST, OPTIONS")];
         return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
     }
     match server.body(request.into_body()).await {
-        Ok(body) => rpc::answer(log, body, &server.connections, server.shutdown).await,
+        Ok(body) => rpc::answer(log, body, &server.connections, server.shutdown.clone()).await,
         Err(refusal) => refuse(refusal),
     }
 }

@@ -1,5 +1,7 @@
 //! The paths of Electric: the endpoint of sync-electric and the shape API.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
@@ -13,7 +15,7 @@ use crate::config::Dialect;
 use crate::log::{Alias, StoreId};
 use crate::protocols::electric::{GRACE, api, shape};
 
-pub fn router() -> Router<Server> {
+pub fn router() -> Router<Arc<Server>> {
     Router::new()
         // The client may be given a URL of its own for each of its requests.
         .route("/api/electric", any(api))
@@ -22,7 +24,7 @@ pub fn router() -> Router<Server> {
         .route("/v1/health", get(health))
 }
 
-async fn api(State(server): State<Server>, request: Request) -> Response {
+async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
     if let Err((status, message)) = server.admit(Dialect::Electric, request.headers()) {
         return api::failure(status, &message, Value::Null);
     }
@@ -41,7 +43,7 @@ async fn api(State(server): State<Server>, request: Request) -> Response {
     }
 }
 
-async fn pull(server: Server, request: &Parts) -> Response {
+async fn pull(server: Arc<Server>, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
         let log = server.store(
             Dialect::Electric,
@@ -53,13 +55,13 @@ async fn pull(server: Server, request: &Parts) -> Response {
         Ok((pull, log))
     });
     match parsed {
-        Ok((pull, log)) => api::pull(log, pull, server.settings.electric.as_ref(), server.shutdown).await,
+        Ok((pull, log)) => api::pull(log, pull, server.settings.electric.as_ref(), server.shutdown.clone()).await,
         // Not 400, which the client takes for an empty log.
         Err(error) => api::failure(StatusCode::UNPROCESSABLE_ENTITY, &error, Value::Null),
     }
 }
 
-async fn push(server: Server, request: Request) -> Response {
+async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     if let Err(refused) = server.identify(&parts).await {
         return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null);
@@ -78,7 +80,7 @@ async fn push(server: Server, request: Request) -> Response {
     }
 }
 
-async fn shape(State(server): State<Server>, request: Request) -> Response {
+async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response {
     if let Err((status, message)) = server.admit(Dialect::ElectricShape, request.headers()) {
         return shape::uncached(status, json!({"message": message}));
     }
@@ -116,13 +118,13 @@ async fn shape(State(server): State<Server>, request: Request) -> Response {
         Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };
     if let Some(electric) = electric {
-        match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.shutdown).await {
+        match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.shutdown.clone()).await {
             Ok(response) => return response,
             Err(shape::Instead::Nothing) => return shape::nothing(&asked, &audience),
             Err(shape::Instead::ReadOurselves) => {}
         }
     }
-    shape::answer(log, asked, audience, patience, &server.connections, server.shutdown).await
+    shape::answer(log, asked, audience, patience, &server.connections, server.shutdown.clone()).await
 }
 
 /// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
@@ -150,7 +152,7 @@ async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Respon
 }
 
 /// As Electric says whether it can serve.
-async fn health(State(server): State<Server>) -> Response {
+async fn health(State(server): State<Arc<Server>>) -> Response {
     if !server.settings.dialects.contains(&Dialect::ElectricShape) {
         return shape::uncached(StatusCode::NOT_FOUND, json!({"message": "the shape API is switched off"}));
     }

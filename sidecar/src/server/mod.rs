@@ -41,7 +41,6 @@ use crate::relay::Relay;
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the handlers share.
-#[derive(Clone)]
 pub struct Server {
     pub log: Log,
     pub settings: Arc<Settings>,
@@ -94,22 +93,23 @@ A LiveStore sync backend on Postgres. Endpoints:
 
 impl Server {
     pub fn router(self) -> Router {
+        let server = Arc::new(self);
         let sync = Router::new()
             .merge(electric::router())
             .merge(s2::router())
             .merge(relay::router())
             .fallback(cf::any_path)
             .layer(CompressionLayer::new())
-            .layer(self.settings.origins.cors())
+            .layer(server.settings.origins.cors())
             .layer(from_fn(no_content_for_options))
             .layer(from_fn(not_encoded));
         Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
-            .fallback_service(sync.with_state(self.clone()))
+            .fallback_service(sync.with_state(Arc::clone(&server)))
             .layer(from_fn(observe::observe))
-            .with_state(self)
+            .with_state(server)
     }
 
     /// Whether a request is served at all.
@@ -208,7 +208,7 @@ impl Server {
 }
 
 /// For Prometheus.
-async fn metrics(State(server): State<Server>) -> Response {
+async fn metrics(State(server): State<Arc<Server>>) -> Response {
     let relay_devices = server.relay.as_ref().map_or(0, Relay::devices);
     let standing = Standing { relay_devices, ..server.log.standing() };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&server.metrics, standing)).into_response()
@@ -224,7 +224,7 @@ async fn not_encoded(request: Request, next: Next) -> Response {
     }
 }
 
-async fn readyz(State(server): State<Server>) -> Response {
+async fn readyz(State(server): State<Arc<Server>>) -> Response {
     match server.log.ready().await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {

@@ -16,15 +16,16 @@ use crate::auth::{Identity, Refused};
 use crate::config::Dialect;
 use crate::log::{StoreId, StoreLog};
 use crate::protocols::relay::{self, Guest};
+use crate::protocols::websocket;
 
 /// As LiveStore's other endpoints are found below `/api`.
 const PATH: &str = "/api/v1/livestore/sync";
 
-pub fn router() -> Router<Server> {
+pub fn router() -> Router<Arc<Server>> {
     Router::new().route(PATH, get(connect))
 }
 
-async fn connect(State(server): State<Server>, request: Request) -> Response {
+async fn connect(State(server): State<Arc<Server>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     if let Err(refusal) = server.admit(Dialect::Relay, &parts.headers) {
         return refuse(refusal);
@@ -50,8 +51,8 @@ async fn connect(State(server): State<Server>, request: Request) -> Response {
         return upgrade_required();
     };
     info!(dialect = %Dialect::Relay, "connected");
-    let Server { settings, connections, shutdown, .. } = server;
-    let upgrade = upgrade.max_message_size(settings.max_frame_bytes).max_frame_size(settings.max_frame_bytes);
+    let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
+    let (connections, shutdown) = (server.connections.clone(), server.shutdown.clone());
     let guest = Guest { identity, history };
     upgrade.on_upgrade(move |socket| connections.track_future(relay::serve(relay, guest, socket, shutdown)))
 }

@@ -19,7 +19,7 @@ use crate::config::Dialect;
 use crate::log::{Alias, Ambiguous, StoreId, StoreLog};
 use crate::protocols::s2::{api, rest};
 
-pub fn router() -> Router<Server> {
+pub fn router() -> Router<Arc<Server>> {
     Router::new()
         // The client may be given a URL of its own for each of its requests.
         .route("/api/s2", any(api))
@@ -30,7 +30,7 @@ pub fn router() -> Router<Server> {
         .route("/v1/streams/{stream}/records/tail", get(tail))
 }
 
-async fn api(State(server): State<Server>, request: Request) -> Response {
+async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
     let refusal = server.admit(Dialect::S2, request.headers());
     match (request.method().clone(), refusal) {
         (Method::GET, Err((status, message))) => api::refuse_pull(status, &message),
@@ -46,7 +46,7 @@ async fn api(State(server): State<Server>, request: Request) -> Response {
     }
 }
 
-async fn pull(server: Server, request: &Parts) -> Response {
+async fn pull(server: Arc<Server>, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
         let log = server.store(
             Dialect::S2,
@@ -58,12 +58,12 @@ async fn pull(server: Server, request: &Parts) -> Response {
         Ok((pull, log))
     });
     match parsed {
-        Ok((pull, log)) => api::pull(log, pull, &server.connections, server.shutdown).await,
+        Ok((pull, log)) => api::pull(log, pull, &server.connections, server.shutdown.clone()).await,
         Err(error) => api::refuse_pull(StatusCode::BAD_REQUEST, &error),
     }
 }
 
-async fn push(server: Server, request: Request) -> Response {
+async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     if let Err(refused) = server.identify(&parts).await {
         return api::failure(StatusCode::FORBIDDEN, &refused);
@@ -159,7 +159,7 @@ impl Server {
     }
 }
 
-async fn create_basin(State(server): State<Server>, request: Request) -> Result<Response, Refusal> {
+async fn create_basin(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Refusal> {
     #[derive(Deserialize)]
     struct Basin {
         basin: String,
@@ -174,7 +174,7 @@ async fn create_basin(State(server): State<Server>, request: Request) -> Result<
     created(create(&server.created, format!("basin {basin}")), "basin", info)
 }
 
-async fn create_stream(State(server): State<Server>, request: Request) -> Result<Response, Refusal> {
+async fn create_stream(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Refusal> {
     #[derive(Deserialize)]
     struct Stream {
         stream: String,
@@ -201,7 +201,7 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
 
-async fn list_streams(State(server): State<Server>, request: Request) -> Result<Response, Refusal> {
+async fn list_streams(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Refusal> {
     #[derive(Deserialize)]
     struct Params {
         #[serde(default)]
@@ -231,7 +231,7 @@ async fn list_streams(State(server): State<Server>, request: Request) -> Result<
 }
 
 async fn append(
-    State(server): State<Server>,
+    State(server): State<Arc<Server>>,
     Path(stream): Path<String>,
     request: Request,
 ) -> Result<Response, Refusal> {
@@ -245,7 +245,7 @@ async fn append(
     Ok(rest::append(log, append).await)
 }
 
-async fn read(State(server): State<Server>, Path(stream): Path<String>, request: Request) -> Response {
+async fn read(State(server): State<Arc<Server>>, Path(stream): Path<String>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let is_stream = header("accept").is_some_and(|accept| accept.contains("text/event-stream"));
@@ -264,7 +264,11 @@ async fn read(State(server): State<Server>, Path(stream): Path<String>, request:
     }
 }
 
-async fn tail(State(server): State<Server>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
+async fn tail(
+    State(server): State<Arc<Server>>,
+    Path(stream): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
     let (log, _) = server.stream(&stream, &request.into_parts().0).await?;
     Ok(rest::tail(log).await)
 }

@@ -35,7 +35,7 @@ fn field(file: &str, name: &str) -> String {
     line.trim_start_matches([' ', '\t', ':']).to_owned()
 }
 
-pub fn describe(size: Size) -> Machine {
+pub fn describe(size: &Size) -> Machine {
     let kibibytes = field("/proc/meminfo", "MemTotal");
     Machine {
         date: output("date", &["-u", "+%Y-%m-%d"]),

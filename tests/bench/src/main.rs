@@ -15,7 +15,7 @@ use clap::Parser;
 use livestore_tests::cluster::Cluster;
 
 use crate::systems::{Ours, S2Lite, SyncCf};
-use crate::works::{Size, Systems, fan_out, growth, idle, push, read, start};
+use crate::works::{Peers, Size, Systems, fan_out, growth, idle, push, read, start};
 
 /// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.
 const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nwal_compression = on\n";
@@ -31,9 +31,12 @@ struct Arguments {
     /// In under five minutes: fewer rounds, shorter ones, smaller logs.
     #[arg(long)]
     quick: bool,
-    /// Only these: push, read, fan-out, idle, growth, start.
+    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, read, fan-out, idle, growth, start.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Without the peers: to look at ours.
+    #[arg(long)]
+    alone: bool,
 }
 
 fn main() {
@@ -51,40 +54,40 @@ fn main() {
 }
 
 async fn run(arguments: &Arguments) {
-    let size = if arguments.quick {
-        Size { rounds: 2, time: Duration::from_secs(2), is_quick: true }
-    } else {
-        Size { rounds: 5, time: Duration::from_secs(5), is_quick: false }
-    };
-    let wanted = |work: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == work);
+    let (rounds, seconds) = if arguments.quick { (2, 2) } else { (5, 5) };
+    let time = Duration::from_secs(seconds);
+    let size = &Size { rounds, time, is_quick: arguments.quick, only: arguments.only.clone() };
     let cluster =
         tokio::task::spawn_blocking(|| Cluster::start_with(POSTGRES_SETTINGS)).await.expect("a cluster").leak();
     let mut sections = Vec::new();
-    if ["push", "read", "fan-out"].into_iter().any(wanted) {
+    if ["push", "read", "fan-out"].into_iter().any(|work| size.wants(work)) {
         works::say("starting the systems");
-        let systems = Systems {
-            ours: Ours::start(cluster).await,
-            sync_cf: SyncCf::start(&arguments.peers).await,
-            s2_lite: S2Lite::start(&arguments.peers).await,
+        let ours = Ours::start(cluster).await;
+        let peers = if arguments.alone {
+            None
+        } else {
+            Some(Peers {
+                sync_cf: SyncCf::start(&arguments.peers).await,
+                s2_lite: S2Lite::start(&arguments.peers).await,
+            })
         };
-        if wanted("push") {
-            sections.extend(push::all(&systems, size).await);
-        }
-        if wanted("read") {
+        let systems = Systems { ours, peers };
+        sections.extend(push::all(&systems, size).await);
+        if size.wants("read") {
             sections.extend(read::all(&systems, size).await);
         }
-        if wanted("fan-out") {
+        if size.wants("fan-out") {
             sections.extend(fan_out::all(&systems, size).await);
         }
     }
     // Of these there is no other side: the peers have ended, so that nothing runs beside them.
-    if wanted("idle") {
+    if size.wants("idle") {
         sections.extend(idle::all(&Ours::start(cluster).await, size).await);
     }
-    if wanted("start") {
+    if size.wants("start") {
         sections.extend(start::all(&Ours::start(cluster).await, size).await);
     }
-    if wanted("growth") {
+    if size.wants("growth") {
         sections.extend(growth::all(cluster, size).await);
     }
     cluster.pg_ctl(&["stop", "-m", "immediate"]);

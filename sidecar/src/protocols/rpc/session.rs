@@ -4,6 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use axum::extract::ws::WebSocket;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +39,7 @@ pub async fn serve(log: StoreLog, socket: WebSocket, shutdown: CancellationToken
         outgoing: socket.outgoing().clone(),
         pulls: HashMap::new(),
         pull_tasks: JoinSet::new(),
-        pushes: JoinSet::new(),
+        pushes: FuturesUnordered::new(),
         ended: VecDeque::new(),
         has_pulled: false,
         is_eof: false,
@@ -53,7 +56,8 @@ struct Session {
     outgoing: Outgoing,
     pulls: HashMap<RequestId, Pull>,
     pull_tasks: JoinSet<RequestId>,
-    pushes: JoinSet<()>,
+    /// Not tasks: most connections have one at a time, and it is answered from where it was read.
+    pushes: FuturesUnordered<BoxFuture<'static, ()>>,
     ended: VecDeque<RequestId>,
     has_pulled: bool,
     /// The client will send no further requests.
@@ -83,7 +87,7 @@ impl Session {
                     }
                     continue;
                 }
-                Some(_) = self.pushes.join_next() => continue,
+                Some(()) = self.pushes.next() => continue,
                 incoming = socket.receive(may_read) => incoming,
             };
             let result = match incoming {
@@ -137,7 +141,7 @@ impl Session {
             }
             Operation::Push { batch, .. } if batch.is_empty() => self.answer(id.clone(), id.success("{}")).await?,
             Operation::Push { batch, backend_id } => {
-                // Queued here and not in the task, so that pushes keep the order in which they came.
+                // Queued here and not in the future, so that pushes keep the order in which they came.
                 let span = frame.span(self.log.id());
                 let pushed = span.in_scope(|| self.log.for_request(payload).push(batch, backend_id));
                 self.push(id, pushed.instrument(span));
@@ -151,7 +155,7 @@ impl Session {
     fn push(&mut self, id: RequestId, pushed: impl Future<Output = Result<Pushed, PushError>> + Send + 'static) {
         let outgoing = self.outgoing.clone();
         self.remember(id.clone());
-        self.pushes.spawn(async move {
+        self.pushes.push(Box::pin(async move {
             let answer = match pushed.await {
                 Ok(_) => id.success("{}"),
                 Err(error) => match push_failure(&error) {
@@ -160,7 +164,7 @@ impl Session {
                 },
             };
             let _ = outgoing.send(answer).await;
-        });
+        }));
     }
 
     async fn pull(
@@ -251,7 +255,7 @@ impl Session {
         self.send(frame).await
     }
 
-    async fn send(&self, frame: String) -> Result<(), Close> {
+    async fn send(&mut self, frame: String) -> Result<(), Close> {
         self.outgoing.send(frame).await
     }
 
@@ -259,7 +263,7 @@ impl Session {
     async fn end(mut self, close: &Close) {
         self.pull_tasks.abort_all();
         if *close == SHUTDOWN {
-            while self.pushes.join_next().await.is_some() {}
+            while self.pushes.next().await.is_some() {}
         }
     }
 }

@@ -4,7 +4,7 @@ pub mod close;
 
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::mpsc;
@@ -28,6 +28,15 @@ const SILENCE: Duration = Duration::from_secs(75);
 
 /// How long a client has to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is read from a connection at once. tungstenite clears, and often moves, a buffer of this size for each read, and keeps
+/// one for each connection: its default of 128 KiB was a third of the work of a push. Longer messages are put together.
+const READ_BYTES: usize = 4 << 10;
+
+/// The upgrade of a connection on which a client may send messages of `max_bytes`.
+pub fn bounded<F>(upgrade: WebSocketUpgrade<F>, max_bytes: usize) -> WebSocketUpgrade<F> {
+    upgrade.max_message_size(max_bytes).max_frame_size(max_bytes).read_buffer_size(READ_BYTES)
+}
 
 /// The connection to a client.
 pub struct Socket {

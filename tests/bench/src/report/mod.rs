@@ -40,8 +40,17 @@ fn text(sections: &[Section], machine: &Machine) -> String {
         &mut out,
         format_args!(
             "{}, commit {}: {} rounds of {} s{quick}. {}, {} cores, {} GiB, {}. {}, {}; Node {}.\n\n",
-            m.date, m.commit, m.rounds, m.seconds_a_round, m.processor, m.cores, m.memory_gib, m.kernel, m.postgres,
-            m.postgres_settings, m.node
+            m.date,
+            m.commit,
+            m.rounds,
+            m.seconds_a_round,
+            m.processor,
+            m.cores,
+            m.memory_gib,
+            m.kernel,
+            m.postgres,
+            m.postgres_settings,
+            m.node
         ),
     );
     out.push_str("| work | against | ratio | target | |\n|---|---|---|---|---|\n");
@@ -50,7 +59,12 @@ fn text(sections: &[Section], machine: &Machine) -> String {
             let (bound, mark) = (bound(target), if target.reached { "reached" } else { "**missed**" });
             write_all(
                 &mut out,
-                format_args!("| {} | {} | {} | {bound} | {mark} |\n", section.title, target.against, number(target.ratio)),
+                format_args!(
+                    "| {} | {} | {} | {bound} | {mark} |\n",
+                    section.title,
+                    target.against,
+                    number(target.ratio)
+                ),
             );
         }
     }
@@ -58,7 +72,10 @@ fn text(sections: &[Section], machine: &Machine) -> String {
         write_all(&mut out, format_args!("\n## {}\n\n![{}]({}.svg)\n\n", section.title, section.title, section.id));
         write_all(
             &mut out,
-            format_args!("| system | {} | p50 | p99 | rounds | load generator |\n|---|---|---|---|---|---|\n", section.unit),
+            format_args!(
+                "| system | {} | p50 | p99 | rounds | load generator |\n|---|---|---|---|---|---|\n",
+                section.unit
+            ),
         );
         for figure in &section.figures {
             out.push_str(&row(figure));
@@ -96,7 +113,15 @@ fn bound(target: &Target) -> String {
 /// Three digits that count, and thousands in groups.
 fn number(value: f64) -> String {
     if value.abs() < 100.0 {
-        let places = if value.abs() < 0.1 { 4 } else if value.abs() < 1.0 { 3 } else if value.abs() < 10.0 { 2 } else { 1 };
+        let places = if value.abs() < 0.1 {
+            4
+        } else if value.abs() < 1.0 {
+            3
+        } else if value.abs() < 10.0 {
+            2
+        } else {
+            1
+        };
         let text = format!("{value:.places$}");
         return if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').into() } else { text };
     }

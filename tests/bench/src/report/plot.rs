@@ -6,8 +6,13 @@ use plotters::prelude::*;
 
 use crate::measure::Section;
 
-const BARS: [RGBColor; 5] =
-    [RGBColor(46, 107, 79), RGBColor(124, 174, 150), RGBColor(176, 128, 74), RGBColor(96, 110, 140), RGBColor(150, 150, 150)];
+const BARS: [RGBColor; 5] = [
+    RGBColor(46, 107, 79),
+    RGBColor(124, 174, 150),
+    RGBColor(176, 128, 74),
+    RGBColor(96, 110, 140),
+    RGBColor(150, 150, 150),
+];
 
 /// On a logarithmic scale where one system does more than twenty times what another does.
 pub fn bars(file: &Path, section: &Section) {
@@ -44,7 +49,8 @@ pub fn bars(file: &Path, section: &Section) {
         let row = rows - 1.0 - index as f64;
         let color = BARS[index % BARS.len()];
         let bar = Rectangle::new([(bottom, row + 0.12), (scale(figure.median), row + 0.62)], color.filled());
-        let dots = figure.rounds.iter().map(|value| Circle::new((scale(*value), row + 0.37), 3, BLACK.mix(0.55).filled()));
+        let dots =
+            figure.rounds.iter().map(|value| Circle::new((scale(*value), row + 0.37), 3, BLACK.mix(0.55).filled()));
         let label = format!("{}: {}", figure.system, short(figure.median));
         chart.draw_series([bar]).expect("a plot");
         chart.draw_series(dots).expect("a plot");

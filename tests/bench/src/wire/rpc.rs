@@ -43,10 +43,8 @@ impl Rpc {
     pub async fn send_push(&mut self, events: u64) {
         let mut batch_of_events = String::with_capacity(256 * events as usize + 256);
         batch(&mut batch_of_events, self.head, events);
-        let payload = format!(
-            r#"{{"storeId":"{}","batch":{batch_of_events},"backendId":{{"_tag":"None"}}}}"#,
-            self.store
-        );
+        let payload =
+            format!(r#"{{"storeId":"{}","batch":{batch_of_events},"backendId":{{"_tag":"None"}}}}"#, self.store);
         self.request("Push", &payload).await;
         self.head += events;
     }

@@ -80,7 +80,9 @@ impl S2 {
         let path = match self.api {
             Api::LiveStore => {
                 let store = &self.store;
-                format!("/api/s2?args=%7B%22storeId%22%3A%22{store}%22%2C%22s2SeqNum%22%3A%22from-start%22%2C%22live%22%3Afalse%7D")
+                format!(
+                    "/api/s2?args=%7B%22storeId%22%3A%22{store}%22%2C%22s2SeqNum%22%3A%22from-start%22%2C%22live%22%3Afalse%7D"
+                )
             }
             Api::Rest => format!("/v1/streams/{}/records?seq_num=0&count={events}", self.store),
         };
@@ -117,12 +119,7 @@ async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
     sender
 }
 
-async fn request(
-    http: &mut SendRequest<Full<Bytes>>,
-    method: Method,
-    path: &str,
-    body: String,
-) -> Response<Incoming> {
+async fn request(http: &mut SendRequest<Full<Bytes>>, method: Method, path: &str, body: String) -> Response<Incoming> {
     let accept = if method == Method::GET { "text/event-stream" } else { "application/json" };
     let request = Request::builder()
         .method(method)

@@ -63,26 +63,30 @@ fn figure(system: &str, rounds: Vec<Vec<Duration>>) -> Figure {
     Figure::new(system, medians).with_latencies(rounds.into_iter().flatten().collect())
 }
 
-pub async fn all(systems: &Systems, size: Size) -> Vec<Section> {
+pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
     say("1 push to 200 and 2,000 live subscribers");
     let ours = &systems.ours;
     let second = Ours::sidecar(&ours.database).await;
     let one = [ours.sidecar.url()];
     let two = [ours.sidecar.url(), second.url()];
-    let cf = [systems.sync_cf.url()];
+    let cf = systems.peers.as_ref().map(|peers| [peers.sync_cf.url()]);
     let (mut at_one, mut at_two, mut at_many, mut at_cf) = (vec![], vec![], vec![], vec![]);
     for round in 0..size.rounds {
         at_one.push(measure(&one, &format!("fan-{round}"), 200, 100).await);
         at_two.push(measure(&two, &format!("fan-two-{round}"), 200, 100).await);
         at_many.push(measure(&one, &format!("fan-many-{round}"), 2000, 40).await);
-        at_cf.push(measure(&cf, &format!("fan-{round}"), 200, 40).await);
+        if let Some(cf) = &cf {
+            at_cf.push(measure(cf, &format!("fan-{round}"), 200, 40).await);
+        }
     }
-    let figures = vec![
+    let mut figures = vec![
         figure(OURS, at_one),
-        figure(SYNC_CF, at_cf),
         figure("livestore_sync, 200 on two sidecars", at_two),
         figure("livestore_sync, 2,000 subscribers", at_many),
     ];
+    if cf.is_some() {
+        figures.insert(1, figure(SYNC_CF, at_cf));
+    }
     let title = "1 push to 200 live subscribers, until the last has it";
     vec![Section::new("fan-out", title, "ms, p50", figures).target(SYNC_CF, Bound::AtMost(1.0 / 20.0))]
 }

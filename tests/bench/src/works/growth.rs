@@ -66,8 +66,12 @@ impl Data {
     }
 }
 
-pub async fn all(cluster: &'static Cluster, size: Size) -> Vec<Section> {
-    let large = if size.is_quick { Data { stores: 20_000, events: 400_000 } } else { Data { stores: 1_000_000, events: 20_000_000 } };
+pub async fn all(cluster: &'static Cluster, size: &Size) -> Vec<Section> {
+    let large = if size.is_quick {
+        Data { stores: 20_000, events: 400_000 }
+    } else {
+        Data { stores: 1_000_000, events: 20_000_000 }
+    };
     // The same length of a log: a page of the one is a page of the other.
     let small = Data { stores: SMALL.stores, events: SMALL.stores * (large.events / large.stores) };
     say("growth");
@@ -90,7 +94,9 @@ pub async fn all(cluster: &'static Cluster, size: Size) -> Vec<Section> {
         }
     }
     let mut sections = Vec::new();
-    for (kind, (id, title)) in [("growth-pull", "Growth: the first page of a log"), ("growth-push", "Growth: a push")].into_iter().enumerate() {
+    for (kind, (id, title)) in
+        [("growth-pull", "Growth: the first page of a log"), ("growth-push", "Growth: a push")].into_iter().enumerate()
+    {
         let name = |data: &Data| format!("{} stores, {} events", data.stores, data.events);
         let [few, many] = [0, 1].map(|which| {
             let data = if which == 0 { &small } else { &large };

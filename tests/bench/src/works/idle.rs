@@ -9,7 +9,7 @@ use crate::measure::{Bound, Figure, Section};
 use crate::systems::Ours;
 use crate::wire::rpc::Rpc;
 
-pub async fn all(ours: &Ours, size: Size) -> Vec<Section> {
+pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
     let connections = if size.is_quick { 2_000 } else { 10_000 };
     say(format!("{connections} idle live connections"));
     let sidecar = Ours::sidecar(&ours.database).await;
@@ -41,11 +41,12 @@ pub async fn all(ours: &Ours, size: Size) -> Vec<Section> {
     // They are live: what is pushed now arrives.
     Rpc::open(&sidecar.url(), "idle-7", 0).await.push(1).await;
     assert_eq!(held[70].next_page().await, 1);
-    let title = format!("{connections} idle live connections on {} stores: memory of the sidecar for each", connections / 10);
+    let title =
+        format!("{connections} idle live connections on {} stores: memory of the sidecar for each", connections / 10);
     let section = Section::new("idle", title, "KiB", vec![Figure::new(OURS, vec![each])]);
-    vec![
-        section
-            .claim("KiB a connection", each, Bound::AtMost(20.0))
-            .claim("more connections to Postgres", more, Bound::AtMost(8.0)),
-    ]
+    vec![section.claim("KiB a connection", each, Bound::AtMost(20.0)).claim(
+        "more connections to Postgres",
+        more,
+        Bound::AtMost(8.0),
+    )]
 }

@@ -18,17 +18,33 @@ pub const S2_LITE: &str = "s2-lite";
 pub const POSTGRES: &str = "bare PostgreSQL";
 
 /// How much of it: everything, or what fits into five minutes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Size {
     pub rounds: usize,
     /// Of one system in one round.
     pub time: Duration,
     pub is_quick: bool,
+    /// The beginnings of the names of what is measured; nothing for everything.
+    pub only: Vec<String>,
+}
+
+impl Size {
+    /// Whether something is measured, by the beginning of its name.
+    pub fn wants(&self, work: &str) -> bool {
+        let is_part =
+            |work: &str, only: &str| work == only || work.strip_prefix(only).is_some_and(|rest| rest.starts_with('-'));
+        self.only.is_empty() || self.only.iter().any(|only| is_part(work, only) || is_part(only, work))
+    }
 }
 
 /// All systems, up and idle.
 pub struct Systems {
     pub ours: Ours,
+    /// `None` without the peers, to look at ours alone.
+    pub peers: Option<Peers>,
+}
+
+pub struct Peers {
     pub sync_cf: SyncCf,
     pub s2_lite: S2Lite,
 }

@@ -107,18 +107,20 @@ impl Writers {
 }
 
 /// `stores` writers, each with a store of its own, `batch` events a push.
-async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize, batch: u64, size: Size) -> Section {
+async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize, batch: u64, size: &Size) -> Section {
     say(title);
     let ours = &systems.ours;
     let mut all = vec![
         Writers::new(OURS, Target::Rpc(ours.sidecar.url()), stores),
         Writers::new(OURS_S2, Target::S2(Api::LiveStore, ours.sidecar.port()), stores),
-        Writers::new(S2_LITE, Target::S2(Api::Rest, systems.s2_lite.port), stores),
     ];
     // A thousand Durable Objects are more than workerd starts in the time that there is.
     let with_cf = stores <= 64;
-    if with_cf {
-        all.push(Writers::new(SYNC_CF, Target::Rpc(systems.sync_cf.url()), stores));
+    if let Some(peers) = &systems.peers {
+        all.push(Writers::new(S2_LITE, Target::S2(Api::Rest, peers.s2_lite.port), stores));
+        if with_cf {
+            all.push(Writers::new(SYNC_CF, Target::Rpc(peers.sync_cf.url()), stores));
+        }
     }
     let mut bare = Bare::new(ours, stores.min(64)).await;
     for round in 0..=size.rounds {
@@ -131,12 +133,12 @@ async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize
                 writers.rounds.clear();
             }
         }
-        if batch == 1 {
+        if batch == 1 && systems.peers.is_some() {
             bare.round(time, round > 0);
         }
     }
     let mut figures: Vec<Figure> = all.into_iter().map(Writers::figure).collect();
-    if batch == 1 {
+    if !bare.rounds.is_empty() {
         figures.push(Figure::new(POSTGRES, bare.rounds).with_note(format!(
             "pgbench, {} clients on a Unix socket, one unchecked INSERT and one commit an event",
             bare.clients
@@ -147,20 +149,34 @@ async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize
 }
 
 /// All measurements of pushes.
-pub async fn all(systems: &Systems, size: Size) -> Vec<Section> {
-    let one = measure("push-1", "1 writer, 1 event a push", systems, 1, 1, size).await;
-    let many = measure("push-64", "64 stores, 1 writer each, 1 event a push", systems, 64, 1, size).await;
-    let most = measure("push-1000", "1,000 stores, 1 writer each, 1 event a push", systems, 1000, 1, size).await;
-    let batch = measure("push-batch", "1 writer, 100 events a push", systems, 1, 100, size).await;
-    let to_fewer = most.figures[0].median / many.figures[0].median;
-    vec![
-        one.target(SYNC_CF, Bound::AtLeast(8.0)).target(S2_LITE, Bound::AtLeast(10.0)),
-        many.target(SYNC_CF, Bound::AtLeast(60.0))
-            .target(S2_LITE, Bound::AtLeast(2.0))
-            .target(POSTGRES, Bound::AtLeast(1.0)),
-        most.claim("with 64 stores", to_fewer, Bound::AtLeast(1.0)).target(POSTGRES, Bound::AtLeast(1.5)),
-        batch.target(SYNC_CF, Bound::AtLeast(60.0)).target(S2_LITE, Bound::AtLeast(4.0)),
-    ]
+pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
+    let mut sections = Vec::new();
+    if size.wants("push-1") {
+        let one = measure("push-1", "1 writer, 1 event a push", systems, 1, 1, size).await;
+        sections.push(one.target(SYNC_CF, Bound::AtLeast(8.0)).target(S2_LITE, Bound::AtLeast(10.0)));
+    }
+    if size.wants("push-64") {
+        let many = measure("push-64", "64 stores, 1 writer each, 1 event a push", systems, 64, 1, size).await;
+        let many = many.target(SYNC_CF, Bound::AtLeast(60.0)).target(S2_LITE, Bound::AtLeast(2.0));
+        sections.push(many.target(POSTGRES, Bound::AtLeast(1.0)));
+    }
+    if size.wants("push-1000") {
+        let most = measure("push-1000", "1,000 stores, 1 writer each, 1 event a push", systems, 1000, 1, size).await;
+        let most = most.target(POSTGRES, Bound::AtLeast(1.5));
+        let with_64 = sections.iter().find(|section| section.id == "push-64").map(|section| section.figures[0].median);
+        sections.push(match with_64 {
+            Some(many) => {
+                let ratio = most.figures[0].median / many;
+                most.claim("the same with 64 stores", ratio, Bound::AtLeast(1.0))
+            }
+            None => most,
+        });
+    }
+    if size.wants("push-batch") {
+        let batch = measure("push-batch", "1 writer, 100 events a push", systems, 1, 100, size).await;
+        sections.push(batch.target(SYNC_CF, Bound::AtLeast(60.0)).target(S2_LITE, Bound::AtLeast(4.0)));
+    }
+    sections
 }
 
 /// What a Postgres does without anything of ours: the same rows, one INSERT and one commit an event.
@@ -199,7 +215,20 @@ insert into bare values (:client_id, :n, :n - 1, 'todoCreated', '{"id":"todo","t
         let start = self.rounds.len() as u64 * 1_000_000_000 + if counts { 500_000_000 } else { 0 };
         let output = Command::new(postgres_tool("pgbench"))
             .args(&self.connection)
-            .args(["-n", "-M", "prepared", "-c", &clients, "-j", "2", "-T", &seconds, "-D", &format!("n={start}"), "-f"])
+            .args([
+                "-n",
+                "-M",
+                "prepared",
+                "-c",
+                &clients,
+                "-j",
+                "2",
+                "-T",
+                &seconds,
+                "-D",
+                &format!("n={start}"),
+                "-f",
+            ])
             .arg(self.script.path())
             .arg(&self.database)
             .output()

@@ -8,7 +8,7 @@ use super::{OURS, Size, say};
 use crate::measure::{Bound, Figure, Section, milliseconds};
 use crate::systems::Ours;
 
-pub async fn all(ours: &Ours, size: Size) -> Vec<Section> {
+pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
     say("start");
     let mut times = Vec::new();
     for _ in 0..size.rounds * 4 {
