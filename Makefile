@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := livestore_sync $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-container fuzz install extension sidecar docs packages
+.PHONY: help run demo test test-container bench fuzz install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +27,9 @@ demo: ## the same, and a todo app to open in two browser windows
 
 test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18
 	@tests/run
+
+bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUICK=1: in under five minutes, once the peers are installed
+	@tests/bench/run
 
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
 	@tests/fuzz

@@ -154,12 +154,18 @@ impl RequestId {
         let mut chunk = String::with_capacity(size + EVENT_OVERHEAD);
         let _ = write!(chunk, r#"{{"_tag":"Chunk","requestId":{},"values":[{{"batch":["#, self.0);
         for (index, event) in events.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
-            let (json, created_at) = (event.json(absent_args), event.created_at_iso());
-            let _ = write!(
-                chunk,
-                r#"{comma}{{"eventEncoded":{json},"metadata":{{"_tag":"Some","value":{{"_tag":"SyncMessage.SyncMetadata","createdAt":"{created_at}"}}}}}}"#
-            );
+            if index > 0 {
+                chunk.push(',');
+            }
+            for part in [
+                r#"{"eventEncoded":"#,
+                event.json(absent_args),
+                r#","metadata":{"_tag":"Some","value":{"_tag":"SyncMessage.SyncMetadata","createdAt":""#,
+                &event.created_at_iso(),
+                r#""}}}"#,
+            ] {
+                chunk.push_str(part);
+            }
         }
         let backend_id = Value::from(backend_id);
         let _ = match remaining {

@@ -1,5 +1,6 @@
 //! Events as the records of a stream.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use crate::log::{AbsentArgs, Event};
@@ -39,10 +40,19 @@ pub fn metered(event: &Event) -> usize {
     RECORD_OVERHEAD + event.json(AbsentArgs::Omit).len()
 }
 
-/// An event as S2 writes a record in JSON; the body is the text of the event.
-pub fn record(event: &Event) -> String {
-    let body = serde_json::Value::from(event.json(AbsentArgs::Omit));
-    format!(r#"{{"seq_num":{},"timestamp":{},"body":{body}}}"#, seq_num(event), timestamp(event))
+/// Events as S2 writes records in a JSON array, without its brackets; the body of a record is the text of the event.
+pub fn records<'a>(events: impl IntoIterator<Item = &'a Arc<Event>>) -> String {
+    let mut records = Vec::new();
+    for event in events {
+        if !records.is_empty() {
+            records.push(b',');
+        }
+        // Nothing of this can fail, in memory.
+        let _ = write!(records, r#"{{"seq_num":{},"timestamp":{},"body":"#, seq_num(event), timestamp(event));
+        let _ = serde_json::to_writer(&mut records, event.json(AbsentArgs::Omit));
+        records.push(b'}');
+    }
+    String::from_utf8(records).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// Splits events into batches that stay within the bounds. A record that is larger than a batch has one to itself.

@@ -16,7 +16,7 @@ use tracing::debug;
 
 use super::api::events;
 use super::limits::Limits;
-use super::records::{Tail, record, timestamp};
+use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
 use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog, StreamEnd};
 use crate::protocols::body;
@@ -280,8 +280,8 @@ async fn read_at_once(
             // What one answer has at most is no reason to have nothing.
             let mut most = MOST;
             let answered = most.take(events).len().max(1).min(events.len());
-            let records: Vec<_> = events[..answered].iter().map(|event| record(event)).collect();
-            Ok(json_answer(StatusCode::OK, format!(r#"{{"records":[{}]}}"#, records.join(","))))
+            let records = records(&events[..answered]);
+            Ok(json_answer(StatusCode::OK, format!(r#"{{"records":[{records}]}}"#)))
         }
         Err(PullError::Denied(denied)) => Err(denied),
         Err(_) => Ok(unwritten(end)),

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 use tokio_util::sync::CancellationToken;
 
 use super::limits::Limits;
-use super::records::{Tail, batches, metered, record, seq_num, timestamp};
+use super::records::{Tail, batches, metered, records, seq_num, timestamp};
 use crate::log::{Event, PullError, StoreLog};
 
 /// How often a live stream that has nothing new says so. S2: 5 to 15 s.
@@ -185,8 +185,7 @@ impl Writer {
             self.records += batch.len() as u64;
             self.bytes += batch.iter().map(|event| metered(event) as u64).sum::<u64>();
             self.tail.timestamp = timestamp(last);
-            let records: Vec<_> = batch.iter().map(|event| record(event)).collect();
-            let (records, id) = (records.join(","), format!("{},{},{}", seq_num(last), self.records, self.bytes));
+            let (records, id) = (records(batch), format!("{},{},{}", seq_num(last), self.records, self.bytes));
             // The client counts what remains by the tail; without one, there is nothing more.
             let has_tail = with_tail || index + 1 < count;
             let tail = if has_tail { format!(",\"tail\":{}", self.tail.json()) } else { String::new() };
