@@ -54,7 +54,7 @@ fn main() {
 }
 
 async fn run(arguments: &Arguments) {
-    let (rounds, seconds) = if arguments.quick { (2, 2) } else { (5, 5) };
+    let (rounds, seconds) = if arguments.quick { (2, 2) } else { (3, 4) };
     let time = Duration::from_secs(seconds);
     let size = &Size { rounds, time, is_quick: arguments.quick, only: arguments.only.clone() };
     let cluster =

@@ -31,7 +31,9 @@ impl Ours {
 
     /// One more sidecar on a database.
     pub async fn sidecar(database: &Database) -> Sidecar {
-        Start::new(database.url("sidecar")).arguments(&[MORE_CONNECTIONS]).ready().await
+        // A line for each request over HTTP is for operators, and none of the peers writes one. That it serves is info, too.
+        let log = "warn,livestore_sidecar=info,livestore_sidecar::server::observe=warn";
+        Start::new(database.url("sidecar")).arguments(&[MORE_CONNECTIONS]).environment("LIVESTORE_LOG", log).ready().await
     }
 }
 

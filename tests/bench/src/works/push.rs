@@ -212,7 +212,7 @@ insert into bare values (:client_id, :n, :n - 1, 'todoCreated', '{"id":"todo","t
     fn round(&mut self, time: Duration, counts: bool) {
         let seconds = time.as_secs().max(1).to_string();
         let clients = self.clients.to_string();
-        let start = self.rounds.len() as u64 * 1_000_000_000 + if counts { 500_000_000 } else { 0 };
+        let start = self.rounds.len() as u64 * 100_000_000 + if counts { 50_000_000 } else { 0 };
         let output = Command::new(postgres_tool("pgbench"))
             .args(&self.connection)
             .args([
