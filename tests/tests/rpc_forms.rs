@@ -293,3 +293,32 @@ async fn requests_without_websocket_get_an_answer_that_helps() {
     assert!(body.contains("payload"), "{body}");
     assert_eq!(http_get(sidecar.port(), "/healthz").await.0, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_of_large_names_and_of_args_that_compress_well_is_read_in_bounded_memory() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    // 100 MB each; Postgres keeps a hundredth of it.
+    for (store, name, args) in
+        [("names", "repeat('x', 100000)", "null"), ("args", "'e'", "to_json(repeat('x', 100000))")]
+    {
+        let fill = format!(
+            "do $$ begin for n in 1..1000 loop perform livestore.commit('{store}', {name}, {args}); end loop; end $$"
+        );
+        admin.batch_execute(&fill).await.unwrap();
+    }
+    for store in ["names", "args"] {
+        let before = sidecar.memory();
+        let mut rpc = Rpc::open(&sidecar.url(), store).await;
+        rpc.pull(json!("1"), store, false).await;
+        let (mut events, mut most) = (0, 0);
+        while events < 1000 {
+            let frame = rpc.frame().await;
+            events += frame["values"][0]["batch"].as_array().expect("a chunk").len();
+            rpc.send(json!({"_tag": "Ack", "requestId": "1"})).await;
+            most = most.max(sidecar.memory().saturating_sub(before));
+        }
+        assert!(most < 100 << 20, "{store}: {} MiB more", most >> 20);
+    }
+}

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use livestore_tests::cluster::Database;
+use livestore_tests::root;
 use object::{Object, ObjectSection};
 use pgrx_sql_entity_graph::metadata::{Returns, SqlArrayMapping, SqlMapping};
 use pgrx_sql_entity_graph::section::{ELF_SECTION_NAME, decode_entities};
@@ -33,7 +34,10 @@ fn library() -> Vec<u8> {
     let pg_config = std::env::var("PG_CONFIG").unwrap_or_else(|_| "pg_config".into());
     let output = Command::new(pg_config).arg("--pkglibdir").output().expect("pg_config");
     let folder = PathBuf::from(String::from_utf8(output.stdout).expect("UTF-8").trim());
-    let library = std::fs::read(folder.join("livestore_sync.so")).expect("the library; was it installed?");
+    let control = std::fs::read_to_string(root().join("extension/livestore_sync.control")).expect("the control file");
+    let (_, name) = control.split_once("module_pathname = '$libdir/").expect("a library");
+    let (name, _) = name.split_once('\'').expect("its name");
+    let library = std::fs::read(folder.join(format!("{name}.so"))).expect("the library; was it installed?");
     let file = object::File::parse(&*library).expect("a library");
     let section = file.section_by_name(ELF_SECTION_NAME).expect("pgrx's metadata");
     section.data().expect("readable").to_vec()

@@ -14,14 +14,18 @@ async fn a_push_batch_is_one_notification_with_its_source_and_all_heads() {
     let database = Database::new().await;
     let client = database.connect("sidecar").await;
     let mut ears = Ears::on(&database).await;
-    let pushes = [
-        Push::to("a", chain(0, 2)),
-        Push::to("b", chain(0, 1)),
-        Push::to("a", chain(2, 3)),
-        Push::to("c \"😀\"", chain(0, 1)),
-    ];
-    push_batch(&client, &pushes).await;
-    assert_eq!(ears.heard().await, [json!({"source": "tests", "heads": {"a": 5, "b": 1, "c \"😀\"": 1}})]);
+    // Stores that begin, and stores that are there: they do not go the same way.
+    for before in [0, 5] {
+        let pushes = [
+            Push::to("a", chain(before, 2)),
+            Push::to("b", chain(before / 5, 1)),
+            Push::to("a", chain(before + 2, 3)),
+            Push::to("c \"😀\"", chain(before / 5, 1)),
+        ];
+        push_batch(&client, &pushes).await;
+        let (five, one) = (before + 5, before / 5 + 1);
+        assert_eq!(ears.heard().await, [json!({"source": "tests", "heads": {"a": five, "b": one, "c \"😀\"": one}})]);
+    }
 }
 
 #[tokio::test]
@@ -118,11 +122,14 @@ async fn payloads_stay_below_8000_bytes_whatever_the_store_ids() {
         (0..1000).map(|n| format!("{n}")).collect(),
     ];
     for stores in groups {
-        let pushes: Vec<_> = stores.iter().map(|store| Push::to(store, chain(0, 1))).collect();
-        push_batch(&client, &pushes).await;
-        let heads = united(&ears.payloads().await);
-        let expected: BTreeMap<_, _> = stores.into_iter().map(|store| (store, 1)).collect();
-        assert!(heads == expected, "{} of {} stores", heads.len(), expected.len());
+        // Stores that begin, and then stores that are there: they do not go the same way.
+        for head in [1, 2] {
+            let pushes: Vec<_> = stores.iter().map(|store| Push::to(store, chain(head - 1, 1))).collect();
+            push_batch(&client, &pushes).await;
+            let heads = united(&ears.payloads().await);
+            let expected: BTreeMap<_, _> = stores.iter().map(|store| (store.clone(), head)).collect();
+            assert!(heads == expected, "{} of {} stores", heads.len(), expected.len());
+        }
     }
 }
 

@@ -118,6 +118,12 @@ async fn the_library_of_today_serves_the_functions_of_every_release() {
     // An installation brings the new library at once; the update of the SQL comes later.
     for release in releases() {
         let (_database, client) = at(&release).await;
+        let control = root().join(format!("sql/releases/livestore_sync--{release}.control"));
+        let control = std::fs::read_to_string(control).unwrap();
+        let library =
+            "select distinct probin from pg_proc where pronamespace = 'livestore'::regnamespace and probin is not null";
+        let library: String = one(&client, library).await;
+        assert!(control.contains(&format!("'{library}'")), "{release} has {library}");
         fill(&client).await;
         assert_eq!(push(&client, "pooled", chain(22, 3)).await.unwrap(), 25, "{release}");
         assert_eq!(broken_chains(&client).await, [""; 0], "{release}");

@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod ahead;
 mod aliases;
 mod authorize;
 mod context;

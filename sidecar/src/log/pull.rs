@@ -44,8 +44,8 @@ const PULL: &str = "\
     order by e.seq_num";
 
 /// The same for a store in the shared table, which is nearly every one, in a third of the time: without a function whose result
-/// Postgres would have to write down, and read again. No row: it is not there. Sizes are what Postgres keeps, which it
-/// knows without unpacking.
+/// Postgres would have to write down, and read again. No row: it is not there. Nothing is
+/// unpacked to find out how large it is, but what is compressed: a page is to be small as the sidecar gets it.
 const PULL_POOLED: &str = "\
     select s.head, s.backend_id, e.\"seqNum\", e.\"parentSeqNum\", e.name, e.args, e.\"clientId\", e.\"sessionId\", e.\"createdAt\"
     from livestore.stores s
@@ -55,7 +55,13 @@ const PULL_POOLED: &str = "\
         order by e.\"seqNum\"
         limit (
             select count(*) from (
-                select sum(coalesce(pg_column_size(e.args), 0)) over before as bytes
+                select sum(
+                        octet_length(e.name) + octet_length(e.\"clientId\") + octet_length(e.\"sessionId\") + coalesce(
+                            case when pg_column_compression(e.args) is null
+                                then pg_column_size(e.args)
+                                else octet_length(e.args::text)
+                            end, 0)
+                    ) over before as bytes
                 from only livestore.eventlog_1 e
                 where e.store = s.id and e.\"seqNum\" > $2
                 window before as (order by e.\"seqNum\" rows between unbounded preceding and 1 preceding)

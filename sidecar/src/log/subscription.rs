@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::ahead::Ahead;
 use super::context::Context;
 use super::event::Event;
-use super::pull::patiently;
 use super::tail::{Standing, StreamEnd, Tail};
 use crate::metrics::{self, Present};
 use crate::time::passed;
@@ -21,6 +21,7 @@ pub struct Subscription {
     is_first: bool,
     /// When the token of the reader ends.
     until: Option<Instant>,
+    ahead: Ahead,
     _reader: Option<(Arc<Context>, Present)>,
 }
 
@@ -34,7 +35,7 @@ pub struct Delivery {
 
 impl Subscription {
     pub(super) fn new(tail: Arc<Tail>, changed: watch::Receiver<Standing>, last: i64, backend_id: Arc<str>) -> Self {
-        Self { tail, changed, last, backend_id, is_first: true, until: None, _reader: None }
+        Self { tail, changed, last, backend_id, is_first: true, until: None, ahead: Ahead::default(), _reader: None }
     }
 
     /// Ends with the token of the reader, who keeps a place among the connections of its subject.
@@ -74,7 +75,10 @@ impl Subscription {
             let (position, recent) = self.tail.after(self.last);
             if position > self.last {
                 let (from, events) = match recent {
-                    Some(events) => ("tail", events),
+                    Some(events) => {
+                        self.ahead.forget();
+                        ("tail", events)
+                    }
                     None => ("database", self.read_history().await?),
                 };
                 if let Some(last) = events.last() {
@@ -105,8 +109,8 @@ impl Subscription {
         self.tail.linger();
     }
 
-    async fn read_history(&self) -> Result<Vec<Arc<Event>>, StreamEnd> {
-        let page = patiently(|| self.tail.pull(self.last)).await;
+    async fn read_history(&mut self) -> Result<Vec<Arc<Event>>, StreamEnd> {
+        let page = self.tail.page(&mut self.ahead, self.last).await;
         if page.backend_id == self.backend_id {
             Ok(page.events)
         } else {

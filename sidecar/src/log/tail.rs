@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
+use super::ahead::Ahead;
 use super::event::Event;
 use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, patiently, pull, status};
 use super::store_id::StoreId;
@@ -225,8 +226,13 @@ impl Tail {
         (state.position, state.after(last))
     }
 
-    /// A page of events from Postgres.
-    pub async fn pull(&self, after: i64) -> Result<Page, DatabaseError> {
+    /// A page of events from Postgres. Waits while the database is away. Cancel safe.
+    pub async fn page(&self, ahead: &mut Ahead, after: i64) -> Page {
+        ahead.page(&self.tails.database, &self.store, after).await
+    }
+
+    /// The same, if the database answers.
+    async fn pull(&self, after: i64) -> Result<Page, DatabaseError> {
         pull(&self.tails.database, &self.store, after).await
     }
 

@@ -31,9 +31,13 @@ impl Ours {
 
     /// One more sidecar on a database.
     pub async fn sidecar(database: &Database) -> Sidecar {
-        // A line for each request over HTTP is for operators, and none of the peers writes one. That it serves is info, too.
+        // Nobody writes a line for each request here: it would be read by the benchmark. That it serves is info, too.
         let log = "warn,livestore_sidecar=info,livestore_sidecar::server::observe=warn";
-        Start::new(database.url("sidecar")).arguments(&[MORE_CONNECTIONS]).environment("LIVESTORE_LOG", log).ready().await
+        Start::new(database.url("sidecar"))
+            .arguments(&[MORE_CONNECTIONS])
+            .environment("LIVESTORE_LOG", log)
+            .ready()
+            .await
     }
 }
 
@@ -57,6 +61,7 @@ impl SyncCf {
             .arg(free_port().to_string())
             .arg("--persist-to")
             .arg(folder.path())
+            .args(["--log-level", "warn"])
             .current_dir(peers.join("sync-cf"))
             .envs([("CI", "1"), ("WRANGLER_SEND_METRICS", "false")])
             .spawn_quietly();
@@ -86,6 +91,7 @@ impl S2Lite {
             .arg("--local-root")
             .arg(folder.path())
             .args(["--no-dashboard", "--port", &port.to_string()])
+            .env("RUST_LOG", "warn")
             .spawn_quietly();
         answers(port).await;
         S2::create_basin(port).await;

@@ -31,7 +31,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is read from a connection at once. tungstenite clears, and often moves, a buffer of this size for each read, and keeps
 /// one for each connection: its default of 128 KiB was a third of the work of a push. Longer messages are put together.
-const READ_BYTES: usize = 4 << 10;
+const READ_BYTES: usize = 2 << 10;
 
 /// The upgrade of a connection on which a client may send messages of `max_bytes`.
 pub fn bounded<F>(upgrade: WebSocketUpgrade<F>, max_bytes: usize) -> WebSocketUpgrade<F> {

@@ -150,5 +150,8 @@ const NOT_COMPARABLE: &str = "
   writes to the local disk (`--local-root`) before it acknowledges. workerd writes to SQLite in a local folder, and Durable Objects
   hold an answer back until what it depends on is written; whether that includes an fsync under `wrangler dev` was not found out.
 - bare PostgreSQL checks nothing, notifies nobody, and is driven by pgbench over a Unix socket, without WebSocket or JSON.
+- Nobody writes a line of log for each request here: ours and s2-lite would, at `info`.
+- Logs to be read are made in different ways: ours past its functions, in the table; s2-lite's and sync-cf's through their APIs.
+- Reads are live pulls over WebSocket, as clients make them, until the last event is there; over SSE they end by themselves.
 - The load generator shares the machine with what it measures; what it took is in the tables.
 ";

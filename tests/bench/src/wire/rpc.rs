@@ -49,25 +49,14 @@ impl Rpc {
         self.head += events;
     }
 
-    /// Reads the log from its beginning; how many events there were.
-    pub async fn read(&mut self) -> u64 {
-        let store = &self.store;
-        let payload = format!(r#"{{"storeId":"{store}","live":false,"cursor":{{"_tag":"None"}}}}"#);
-        self.request("Pull", &payload).await;
-        let mut events = 0;
-        loop {
-            let frame = self.receive().await;
-            if count(&frame, r#""_tag":"Chunk""#) > 0 {
-                events += self.take(&frame).await;
-            } else if count(&frame, r#""_tag":"Exit""#) > 0 {
-                assert!(count(&frame, r#""_tag":"Success""#) > 0, "{}", String::from_utf8_lossy(&frame));
-                return events;
-            }
-        }
+    /// Reads the log from its beginning until there are so many events, by a live pull, as clients do; how many there were.
+    pub async fn read(&mut self, events: u64) -> u64 {
+        self.head = events;
+        self.follow().await
     }
 
-    /// Begins a live pull of what comes after the head, and waits until it is there.
-    pub async fn follow(&mut self) {
+    /// Begins a live pull, and waits until what is in the log is there; how many events that were.
+    pub async fn follow(&mut self) -> u64 {
         let store = &self.store;
         let payload = format!(r#"{{"storeId":"{store}","live":true,"cursor":{{"_tag":"None"}}}}"#);
         self.request("Pull", &payload).await;
@@ -76,6 +65,7 @@ impl Rpc {
         while events < self.head {
             events += self.next_page().await;
         }
+        events
     }
 
     /// The next page of a live pull: how many events are in it.

@@ -49,12 +49,12 @@ impl Data {
         let each = self.events / self.stores;
         let (mut pages, mut pushes) = (Vec::new(), Vec::new());
         for index in 0..count {
-            // Far from one another, and none twice.
+            // Far from one another; in the large database, none twice.
             let store = 1 + (index * 7_919 + round * 104_729) % self.stores;
             let name = format!("grown-{store}");
             let mut reader = Rpc::open(&ours.sidecar.url(), &name, 0).await;
             let start = Instant::now();
-            let read = reader.read().await;
+            let read = reader.read(each).await;
             pages.push(start.elapsed());
             let mut writer = Rpc::open(&ours.sidecar.url(), &name, read).await;
             let start = Instant::now();

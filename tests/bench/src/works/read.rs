@@ -70,7 +70,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
             rounds = Default::default();
         }
         let start = Instant::now();
-        assert_eq!(Rpc::open(&ours.sidecar.url(), STORE, 0).await.read().await, events);
+        assert_eq!(Rpc::open(&ours.sidecar.url(), STORE, 0).await.read(events).await, events);
         rounds[0].push(per_second(events, start));
         let start = Instant::now();
         assert_eq!(S2::open(Api::LiveStore, ours.sidecar.port(), STORE, 0).await.read(events).await, events);
@@ -83,7 +83,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
             assert_eq!(S2::open(Api::Rest, peers.s2_lite.port, STORE, 0).await.read(events).await, events);
             rounds[3].push(per_second(events, start));
             let start = Instant::now();
-            assert_eq!(Rpc::open(&peers.sync_cf.url(), STORE, 0).await.read().await, events_of_cf);
+            assert_eq!(Rpc::open(&peers.sync_cf.url(), STORE, 0).await.read(events_of_cf).await, events_of_cf);
             rounds[4].push(per_second(events_of_cf, start));
         }
     }

@@ -1,0 +1,49 @@
+//! Reading a log page by page: the page that a reader will ask for next is read while it sends the one before.
+
+use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
+
+use super::pull::{Page, patiently, pull};
+use super::store_id::StoreId;
+use crate::postgres::Database;
+
+/// What one reader reads ahead: a page at most.
+#[derive(Default)]
+pub struct Ahead {
+    pages: u32,
+    next: Option<(i64, AbortOnDropHandle<Page>)>,
+}
+
+impl Ahead {
+    /// The page after `after`. Waits while the database is away. Cancel safe.
+    pub async fn page(&mut self, database: &Database, store: &StoreId, after: i64) -> Page {
+        let ready = match &mut self.next {
+            Some((from, reading)) if *from == after => reading.await.ok(),
+            _ => None,
+        };
+        self.next = None;
+        let page = match ready {
+            Some(page) => page,
+            None => read(database.clone(), store.clone(), after).await,
+        };
+        self.pages = self.pages.saturating_add(1);
+        // Who takes a second page takes a third; most readers take one.
+        if self.pages > 1
+            && page.remaining() > 0
+            && let Some(last) = page.events.last()
+        {
+            let reading = read(database.clone(), store.clone(), last.seq_num).in_current_span();
+            self.next = Some((last.seq_num, AbortOnDropHandle::new(tokio::spawn(reading))));
+        }
+        page
+    }
+
+    /// Gives up what was read ahead: the reader goes on elsewhere.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+}
+
+async fn read(database: Database, store: StoreId, after: i64) -> Page {
+    patiently(|| pull(&database, &store, after)).await
+}
