@@ -12,8 +12,19 @@ pub mod websocket;
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
+
 /// The most of a client's own text that an error repeats.
 const BRIEF: usize = 500;
+
+/// Reads a body. It must be UTF-8 from end to end (RFC 8259, section 8.1): `serde_json` itself does not look at what it skips.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_json<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, String> {
+    let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
 
 /// The beginning of a message: what it says of a client's input may be as long as the input.
 pub fn brief(message: &str) -> Cow<'_, str> {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::Server;
 use crate::config::Dialect;
 use crate::log::{Alias, Ambiguous, StoreId, StoreLog};
+use crate::protocols::read_json;
 use crate::protocols::s2::{api, rest};
 
 pub fn router() -> Router<Arc<Server>> {
@@ -121,7 +122,7 @@ impl Server {
     async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body) -> Result<T, Refusal> {
         let body = self.body(body).await;
         let body = body.map_err(|(status, message)| Refusal(status, "invalid", message))?;
-        serde_json::from_slice(&body).map_err(|error| invalid(format!("malformed request: {error}")))
+        read_json(&body).map_err(|error| invalid(format!("malformed request: {error}")))
     }
 
     /// What is going to be appended must not create a second store of a name.

@@ -21,7 +21,7 @@ use super::offset::Position;
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, read};
 use super::upstream::{self, Upstream};
 use crate::log::{Batch, PushError, StoreLog};
-use crate::protocols::brief;
+use crate::protocols::{brief, read_json};
 
 /// A pull, from the search params of its URL.
 #[derive(Debug)]
@@ -99,8 +99,7 @@ impl Push {
             #[serde(borrow)]
             batch: &'a RawValue,
         }
-        let Body { tag, store_id, batch } =
-            serde_json::from_slice(body).map_err(|error| format!("malformed push: {error}"))?;
+        let Body { tag, store_id, batch } = read_json(body).map_err(|error| format!("malformed push: {error}"))?;
         if tag != "@livestore/sync-electric.Push" {
             return Err(format!("malformed push: the _tag \"{}\" is not @livestore/sync-electric.Push", brief(&tag)));
         }

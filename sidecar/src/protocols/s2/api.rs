@@ -24,7 +24,7 @@ use tracing::debug;
 use super::limits::Limits;
 use super::stream::{Follow, Writer, error_event};
 use crate::log::{Batch, PushError, StoreLog};
-use crate::protocols::body;
+use crate::protocols::{body, read_json};
 
 /// How long the answer to a client that may not pull waits for the database, to have the right status.
 const AWAY: Duration = Duration::from_secs(5);
@@ -95,8 +95,7 @@ impl Push {
             #[serde(borrow)]
             batch: &'a RawValue,
         }
-        let Body { store_id, batch } =
-            serde_json::from_slice(body).map_err(|error| format!("malformed push: {error}"))?;
+        let Body { store_id, batch } = read_json(body).map_err(|error| format!("malformed push: {error}"))?;
         let batch = Batch::parse(batch.get()).map_err(|error| format!("malformed batch: {error}"))?;
         Ok(Self { store_id, batch })
     }

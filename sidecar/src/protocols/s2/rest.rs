@@ -19,7 +19,7 @@ use super::limits::Limits;
 use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
 use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog, StreamEnd};
-use crate::protocols::body;
+use crate::protocols::{body, read_json};
 
 /// The most that one answer without a stream has, <https://s2.dev/docs/limits>.
 const MOST: Limits = Limits { records: Some(1000), bytes: Some(1 << 20), until: None };
@@ -50,7 +50,7 @@ impl Append {
             body: Option<String>,
         }
         let Body { records, match_seq_num, fencing_token } =
-            serde_json::from_slice(body).map_err(|error| format!("malformed request: {error}"))?;
+            read_json(body).map_err(|error| format!("malformed request: {error}"))?;
         if records.is_empty() {
             return Err("there are no records".into());
         }
