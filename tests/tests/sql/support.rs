@@ -1,8 +1,5 @@
 //! What the tests of the SQL interface share.
 
-// Each test file is a crate of its own and uses a part of this.
-#![allow(dead_code)]
-
 use std::fmt::{Debug, Display};
 use std::time::SystemTime;
 

@@ -1,9 +1,7 @@
 //! The extension in the catalogs: what it owns, and that all of it is explained there.
 
-mod sql_support;
-
+use crate::support::{all, one, run};
 use livestore_tests::cluster::Database;
-use sql_support::{all, one, run};
 
 #[tokio::test]
 async fn every_object_has_a_comment() {

@@ -1,13 +1,11 @@
 //! Hooks: triggers on the event log that reject events, or carry them into tables of the application.
 
-mod sql_support;
-
+use crate::support::{
+    Ears, Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored, try_push_batch,
+};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::{Value, json};
-use sql_support::{
-    Ears, Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored, try_push_batch,
-};
 use tokio_postgres::Client;
 
 /// A batch of one event.

@@ -1,15 +1,13 @@
 //! `alter extension livestore_sync update` from every release: the data stays, and what comes of it is what a fresh
 //! installation has.
 
-mod sql_support;
-
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use crate::support::{all, all_with, broken_chains, fill, log, one, push, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
 use livestore_tests::root;
-use sql_support::{all, all_with, broken_chains, fill, log, one, push, run, stored};
 use tokio_postgres::Client;
 
 const VERSION: &str = "select extversion from pg_extension where extname = 'livestore_sync'";

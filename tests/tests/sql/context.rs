@@ -1,11 +1,9 @@
 //! What hooks know of the request that they run for: its store, its sync payload and its headers.
 
-mod sql_support;
-
+use crate::support::{Push, all, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use serde_json::json;
-use sql_support::{Push, all, one, push, push_batch, rejection, run};
 use tokio_postgres::Client;
 
 /// A hook that writes down what it knows, for each event.

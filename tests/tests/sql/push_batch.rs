@@ -1,13 +1,11 @@
 //! `livestore.push_batch`: many pushes in one call, a result for each, and none that takes another down.
 
-mod sql_support;
-
 use std::time::SystemTime;
 
+use crate::support::{Ears, Push, broken_chains, log, one, push, push_batch, rejection, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::{Value, json};
-use sql_support::{Ears, Push, broken_chains, log, one, push, push_batch, rejection, run, stored};
 use tokio_postgres::Client;
 
 /// An event with a name that a hook looks for.
@@ -79,7 +77,7 @@ async fn each_push_has_its_result() {
     }
     assert_eq!(outcomes[5].backend_id.as_deref(), Some(id.as_str()));
     assert_eq!(log(&client, "old").await, up_to(5));
-    let stores: Vec<String> = sql_support::all(&client, "select store_id from livestore.stores order by 1").await;
+    let stores: Vec<String> = crate::support::all(&client, "select store_id from livestore.stores order by 1").await;
     assert_eq!(stores, ["another", "new", "old"]);
 }
 
@@ -93,7 +91,7 @@ async fn created_at_is_that_of_the_stored_events() {
             run(&database.admin().await, "select livestore.reset_store('s')").await;
         }
         let outcomes = push_batch(&client, &[Push::to("s", chain(0, 2)), Push::to("s", chain(2, 2))]).await;
-        let stored: Vec<SystemTime> = sql_support::all(&client, "select created_at from livestore.pull('s')").await;
+        let stored: Vec<SystemTime> = crate::support::all(&client, "select created_at from livestore.pull('s')").await;
         let [first, second] = [&outcomes[0], &outcomes[1]].map(|outcome| outcome.created_at.unwrap());
         assert_eq!([first, first, second, second].to_vec(), stored);
         let id: String = one(&client, "select livestore.backend_id('s')").await;
@@ -193,7 +191,7 @@ async fn a_push_that_a_hook_rejects_leaves_no_store_behind() {
     let client = database.connect("sidecar").await;
     let outcomes = push_batch(&client, &[Push::to("good", chain(0, 1)), Push::to("rejected", named(0, "bad"))]).await;
     assert_eq!(outcomes[1].brief(), Err("P0042"));
-    let stores: Vec<String> = sql_support::all(&client, "select store_id from livestore.stores").await;
+    let stores: Vec<String> = crate::support::all(&client, "select store_id from livestore.stores").await;
     assert_eq!(stores, ["good"]);
 }
 
@@ -209,7 +207,7 @@ async fn a_push_to_an_impossible_store_id_fails_alone() {
     assert_eq!(log(&client, "good").await, up_to(1));
 
     let sql = "select sqlstate from livestore.push_batch(array['good', null], array[$1, $1], array[null, null]) order by push";
-    let sqlstates: Vec<Option<String>> = sql_support::all_with(&client, sql, &[&chain(1, 1).to_string()]).await;
+    let sqlstates: Vec<Option<String>> = crate::support::all_with(&client, sql, &[&chain(1, 1).to_string()]).await;
     assert!(sqlstates[0].is_none() && sqlstates[1].is_some(), "{sqlstates:?}");
 }
 
@@ -257,7 +255,7 @@ async fn a_group_with_one_unusual_push_is_carried_out_as_well() {
         Push::to("b", chain(9, 1)),
     ];
     let outcomes = push_batch(&client, &group).await;
-    let outcomes: Vec<_> = outcomes.iter().map(sql_support::Outcome::brief).collect();
+    let outcomes: Vec<_> = outcomes.iter().map(crate::support::Outcome::brief).collect();
     assert_eq!(outcomes, [Ok(3), Ok(1), Ok(2), Ok(5), Err("LS001")]);
     assert_eq!(log(&client, "a").await, up_to(5));
     assert_eq!(broken_chains(&client).await, [""; 0]);

@@ -1,12 +1,10 @@
 //! Who may do what: readers read, writers append through the functions, and nobody else does anything.
 
-mod sql_support;
-
 use std::collections::BTreeSet;
 
+use crate::support::{all, all_with, log, one, push, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, up_to};
-use sql_support::{all, all_with, log, one, push, rejection, run};
 use tokio_postgres::Client;
 
 /// From the least to the most that they may do; `reader` has `livestore_reader`, `sidecar` has `livestore_writer`, and

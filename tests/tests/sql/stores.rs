@@ -1,11 +1,9 @@
 //! Stores: creating them, with or without a table of their own, emptying and dropping them.
 
-mod sql_support;
-
+use crate::support::{Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::json;
-use sql_support::{Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored};
 use tokio_postgres::Client;
 
 /// The own table that `create_store` gives a store, as it answers it.

@@ -1,11 +1,9 @@
 //! `livestore.push`: what it accepts, what it rejects and how it says so.
 
-mod sql_support;
-
+use crate::support::{Rejection, all_with, log, one, one_with, push, push_to_life, rejection, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::{Value, json};
-use sql_support::{Rejection, all_with, log, one, one_with, push, push_to_life, rejection, stored};
 use tokio_postgres::Client;
 
 /// A copy of an event with another value in a field.

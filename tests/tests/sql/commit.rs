@@ -1,11 +1,9 @@
 //! `livestore.commit`: one event at the head of a log, from SQL.
 
-mod sql_support;
-
+use crate::support::{Rejection, all, broken_chains, log, one, one_with, push, rejection, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, up_to};
 use serde_json::{Value, json};
-use sql_support::{Rejection, all, broken_chains, log, one, one_with, push, rejection, run, stored};
 
 #[tokio::test]
 async fn the_first_commit_creates_the_store_and_later_ones_go_on() {

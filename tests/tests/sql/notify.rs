@@ -1,13 +1,11 @@
 //! NOTIFY on channel `livestore`: every commit that appended, or emptied a log, names its stores and their heads.
 
-mod sql_support;
-
 use std::collections::BTreeMap;
 
+use crate::support::{Ears, Push, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use serde_json::{Value, json};
-use sql_support::{Ears, Push, one, push, push_batch, rejection, run};
 
 #[tokio::test]
 async fn a_push_batch_is_one_notification_with_its_source_and_all_heads() {

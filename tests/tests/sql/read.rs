@@ -1,11 +1,9 @@
 //! Reading: `pull`, `head` and `backend_id`, of stores that exist and of stores that do not.
 
-mod sql_support;
-
+use crate::support::{all, all_with, log, one, one_with, push, rejection, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::json;
-use sql_support::{all, all_with, log, one, one_with, push, rejection, run, stored};
 use tokio_postgres::Client;
 
 async fn backend_id(client: &Client, store: &str) -> String {
@@ -179,7 +177,7 @@ async fn a_store_that_is_dropped_and_created_again_has_another_backend_id() {
         assert_eq!(backend_id(&client, "s").await, meanwhile, "the same at every call");
         assert!(!ids.contains(&meanwhile), "{meanwhile} in {ids:?}");
         let old = ids.last().unwrap().clone();
-        let stale = sql_support::push_to_life(&client, "s", chain(0, 1), Some(&old)).await;
+        let stale = crate::support::push_to_life(&client, "s", chain(0, 1), Some(&old)).await;
         assert_eq!(rejection(stale).json(), json!({"expected": meanwhile, "received": old}));
         push(&client, "s", chain(0, 1)).await.unwrap();
         assert_eq!(backend_id(&client, "s").await, meanwhile, "the one that was answered in between");

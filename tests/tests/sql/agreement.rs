@@ -1,18 +1,16 @@
 //! The functions that the extension's SQL declares and those that its library holds agree: pgrx writes into the library
 //! what each `#[pg_extern]` takes and returns, and the catalogs say what Postgres was told.
 
-mod sql_support;
-
 use std::path::PathBuf;
 use std::process::Command;
 
+use crate::support::{one_with, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::root;
 use object::{Object, ObjectSection};
 use pgrx_sql_entity_graph::metadata::{Returns, SqlArrayMapping, SqlMapping};
 use pgrx_sql_entity_graph::section::{ELF_SECTION_NAME, decode_entities};
 use pgrx_sql_entity_graph::{ExternArgs, PgExternEntity, PgExternReturnEntity, SqlGraphEntity, UsedTypeEntity};
-use sql_support::{one_with, run};
 use tokio_postgres::Client;
 
 /// What both sides say about a function; names and types in order.

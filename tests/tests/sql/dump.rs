@@ -1,11 +1,9 @@
 //! A dump holds everything, and a restore of it goes on where the original was.
 
-mod sql_support;
-
+use crate::support::{all, all_with, broken_chains, fill, log, one, one_with, push, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, up_to};
 use serde_json::{Value, json};
-use sql_support::{all, all_with, broken_chains, fill, log, one, one_with, push, run, stored};
 use tokio_postgres::Client;
 
 const STORES: [&str; 7] = ["pooled", "own", "reset", "reset own", "dropped", "dropped and created", "never created"];

@@ -1,13 +1,11 @@
 //! Taking over the event log of another LiveStore backend.
 
-mod sql_support;
-
+use crate::support::{all, log, one, push, rejection, run};
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, numbers, up_to};
 use livestore_tests::sidecar::Sidecar;
 use serde_json::Value;
-use sql_support::{all, log, one, push, rejection, run};
 use tokio_postgres::{Client, Error};
 
 /// The table that LiveStore's own example of a sync-electric server creates, with `count` events.

@@ -1,11 +1,9 @@
 //! Hooks on own tables: a child table inherits no triggers, so they are copied when it is created, and on request.
 
-mod sql_support;
-
+use crate::support::{Push, all, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use serde_json::{Value, json};
-use sql_support::{Push, all, one, push, push_batch, rejection, run};
 use tokio_postgres::Client;
 
 /// A database whose hook counts events in a table, and rejects those named `bad`.

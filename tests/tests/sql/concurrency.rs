@@ -1,16 +1,14 @@
 //! Many sessions at once: no deadlock, no broken chain, every success in the log once.
 
-mod sql_support;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{Outcome, Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use livestore_tests::eventually;
 use serde_json::{Value, json};
-use sql_support::{Outcome, Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run};
 use tokio::sync::Barrier;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;

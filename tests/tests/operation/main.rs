@@ -1,0 +1,17 @@
+//! What an operator meets: settings, tokens, limits, updates, what is watched.
+
+mod auth;
+mod auth_keys;
+mod authorize;
+mod browsers;
+mod check;
+mod connections;
+mod docs;
+mod limits;
+mod make_run;
+mod metrics;
+mod postgres_tls;
+mod restore;
+mod rolling_update;
+mod sidecar;
+mod traces;

@@ -1,0 +1,19 @@
+//! The extension, by itself: what SQL promises to whoever calls it.
+
+mod agreement;
+mod catalog;
+mod commit;
+mod concurrency;
+mod context;
+mod dump;
+mod hooks;
+mod import;
+mod notify;
+mod own_table_hooks;
+mod privileges;
+mod push;
+mod push_batch;
+mod read;
+mod stores;
+mod support;
+mod upgrade;
