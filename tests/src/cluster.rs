@@ -232,6 +232,12 @@ impl Database {
         format!("postgres://{role}@127.0.0.1:{port}/{}", self.name)
     }
 
+    /// The URL for a role over the Unix socket.
+    pub fn socket_url(&self, role: &str) -> String {
+        let folder = self.cluster.folder.display().to_string().replace('/', "%2F");
+        format!("postgres://{role}@{folder}:{}/{}", self.cluster.port, self.name)
+    }
+
     /// A connection as the superuser.
     pub async fn admin(&self) -> Client {
         self.connect("postgres").await

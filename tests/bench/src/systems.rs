@@ -33,7 +33,8 @@ impl Ours {
     pub async fn sidecar(database: &Database) -> Sidecar {
         // Nobody writes a line for each request here: it would be read by the benchmark. That it serves is info, too.
         let log = "warn,livestore_sidecar=info,livestore_sidecar::server::observe=warn";
-        Start::new(database.url("sidecar"))
+        // As pgbench does it, and as docs/performance.md says.
+        Start::new(database.socket_url("sidecar"))
             .arguments(&[MORE_CONNECTIONS])
             .environment("LIVESTORE_LOG", log)
             .ready()

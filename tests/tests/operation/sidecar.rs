@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::Database;
+use livestore_tests::dialects::Caller;
+use livestore_tests::events::chain;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{PATIENCE, eventually, free_port};
 use serde_json::Value;
@@ -54,6 +56,18 @@ async fn beyond_loopback_it_serves_without_authentication_only_if_told_to() {
     assert!(child.try_wait().unwrap().is_none(), "it serves");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_on_the_same_machine_is_reached_by_its_unix_socket() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.socket_url("sidecar")).ready().await;
+    let answer = Caller::new(&sidecar, "s").write("s2", chain(0, 1)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let by_tcp = "select count(*) from pg_stat_activity
+                  where application_name = 'livestore-sidecar' and datname = current_database() and client_addr is not null";
+    let count: i64 = database.admin().await.query_one(by_tcp, &[]).await.unwrap().get(0);
+    assert_eq!(count, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
