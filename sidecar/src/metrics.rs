@@ -33,7 +33,7 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const GROUPS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 32.0, 128.0, 256.0, 512.0];
 
-/// A limit that an operator sets.
+/// A limit that somebody can exceed. All but that of the queue are the operator's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     Connections,
@@ -47,11 +47,12 @@ pub enum Limit {
     PushesPerSubject,
     PushesPerStore,
     NewStoresPerSubject,
+    Queue,
     Relay,
 }
 
 impl Limit {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::ConnectionsPerSubject,
@@ -63,6 +64,7 @@ impl Limit {
         Self::PushesPerSubject,
         Self::PushesPerStore,
         Self::NewStoresPerSubject,
+        Self::Queue,
         Self::Relay,
     ];
 
@@ -79,6 +81,7 @@ impl Limit {
             Self::PushesPerSubject => "pushes_per_subject",
             Self::PushesPerStore => "pushes_per_store",
             Self::NewStoresPerSubject => "new_stores_per_subject",
+            Self::Queue => "queue",
             Self::Relay => "relay",
         }
     }

@@ -23,7 +23,7 @@ pub enum PushError {
     /// More than may be pushed in a while: nothing of it is in the log.
     #[error("{0}")]
     Throttled(String),
-    /// The database was away for too long, or too much is waiting: whether the push is in the log is not known. It may
+    /// The database was away for too long: whether the push is in the log is not known. It may
     /// be repeated, since a repeated push is accepted.
     #[error("the database is not available, try again later")]
     Unavailable,

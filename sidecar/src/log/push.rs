@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -21,7 +22,7 @@ use super::event::Batch;
 use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
 use super::store_id::StoreId;
 use super::tail::Tails;
-use crate::metrics;
+use crate::metrics::{self, Limit};
 use crate::postgres::Backoff;
 use crate::postgres::{Database, DatabaseError, is_disconnection};
 
@@ -29,8 +30,13 @@ use crate::postgres::{Database, DatabaseError, is_disconnection};
 const GROUP_PUSHES: usize = 512;
 const GROUP_BYTES: usize = 8 << 20;
 
-/// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later.
+/// All pushes of a group wait for its commit. One that takes longer, because hooks do, say, is followed by a smaller one.
+const LONG_COMMIT: Duration = Duration::from_millis(250);
+
+/// The most that may wait, in KiB, and for how long while others are being committed: beyond it pushes are refused, and the
+/// clients try again later. What is refused early costs next to nothing, and what is accepted is answered soon.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
+const QUEUE_TIME: Duration = Duration::from_secs(1);
 
 /// How long a push waits before it is tried again after an error of its own that passes: another transaction holds its
 /// store, say.
@@ -50,6 +56,7 @@ struct Push {
     batch: Batch,
     backend_id: Option<String>,
     context: Arc<Context>,
+    queued: Instant,
     deadline: Instant,
     reply: oneshot::Sender<Result<Pushed, PushError>>,
     /// The request, for whoever traces it.
@@ -66,6 +73,7 @@ pub struct Space(#[expect(dead_code, reason = "held until it is dropped")] Owned
 pub struct CommitQueue {
     pushes: mpsc::UnboundedSender<Push>,
     space: Arc<Semaphore>,
+    is_behind: Arc<AtomicBool>,
     timeout: Duration,
 }
 
@@ -74,10 +82,17 @@ impl CommitQueue {
     pub fn new(database: Database, tails: Arc<Tails>, timeout: Duration) -> (Self, Committer) {
         let (pushes, waiting) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
-        (
-            Self { pushes, space, timeout },
-            Committer { database, tails, waiting, delayed: VecDeque::new(), connection: None },
-        )
+        let is_behind = Arc::new(AtomicBool::new(false));
+        let committer = Committer {
+            database,
+            tails,
+            waiting,
+            is_behind: Arc::clone(&is_behind),
+            group_pushes: GROUP_PUSHES,
+            delayed: VecDeque::new(),
+            connection: None,
+        };
+        (Self { pushes, space, is_behind, timeout }, committer)
     }
 
     /// How long a push waits for the database.
@@ -90,9 +105,19 @@ impl CommitQueue {
         (QUEUE_KIBIBYTES - self.space.available_permits()) << 10
     }
 
-    /// Takes the room that a push needs; `None` if too much is waiting.
-    pub fn reserve(&self, batch: &Batch, context: &Context) -> Option<Space> {
-        Arc::clone(&self.space).try_acquire_many_owned(kibibytes(batch, context)).ok().map(Space)
+    /// Takes the room that a push needs.
+    ///
+    /// # Errors
+    /// Too much is waiting, or for too long.
+    pub fn reserve(&self, batch: &Batch, context: &Context) -> Result<Space, PushError> {
+        let space = Arc::clone(&self.space).try_acquire_many_owned(kibibytes(batch, context));
+        match space {
+            Ok(space) if !self.is_behind.load(Ordering::Relaxed) => Ok(Space(space)),
+            _ => {
+                Limit::Queue.hit();
+                Err(PushError::Throttled("more is being pushed than the database commits; try again later".into()))
+            }
+        }
     }
 
     /// The same, as soon as there is room.
@@ -114,13 +139,15 @@ impl CommitQueue {
         patience: Option<Duration>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let (reply, answer) = oneshot::channel();
-        let deadline = Instant::now() + patience.unwrap_or(FOR_EVER);
+        let queued = Instant::now();
+        let deadline = queued + patience.unwrap_or(FOR_EVER);
         // If the committer is gone, so is `reply`, and the answer is an error.
         let _ = self.pushes.send(Push {
             store,
             batch,
             backend_id,
             context,
+            queued,
             deadline,
             reply,
             span: Span::current(),
@@ -149,6 +176,10 @@ pub struct Committer {
     database: Database,
     tails: Arc<Tails>,
     waiting: mpsc::UnboundedReceiver<Push>,
+    /// Pushes come faster than they are committed.
+    is_behind: Arc<AtomicBool>,
+    /// How many a group may have now.
+    group_pushes: usize,
     /// Pushes to try again, and when.
     delayed: VecDeque<(Instant, Push)>,
     connection: Option<Connection>,
@@ -229,14 +260,16 @@ impl Committer {
             },
         };
         let mut bytes = size(&first.batch, &first.context);
+        let is_late = first.queued.elapsed() > QUEUE_TIME;
         let mut group = vec![first];
-        while group.len() < GROUP_PUSHES
+        while group.len() < self.group_pushes
             && bytes < GROUP_BYTES
             && let Ok(push) = self.waiting.try_recv()
         {
             bytes += size(&push.batch, &push.context);
             group.push(push);
         }
+        self.is_behind.store(is_late && !self.waiting.is_empty(), Ordering::Relaxed);
         Some(group)
     }
 
@@ -259,6 +292,11 @@ impl Committer {
             match self.commit(&group).await {
                 Ok(outcomes) => {
                     metrics::committed(group.len(), start.elapsed());
+                    self.group_pushes = if start.elapsed() > LONG_COMMIT {
+                        group.len().div_ceil(2)
+                    } else {
+                        GROUP_PUSHES.min(self.group_pushes * 2)
+                    };
                     self.settle(group, outcomes);
                 }
                 Err(CommitError::Unavailable(error)) => {
@@ -266,6 +304,8 @@ impl Committer {
                     let pushes = group.len();
                     warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
                     self.disown_connection();
+                    // Until the database is back, pushes wait as long as their clients do.
+                    self.is_behind.store(false, Ordering::Relaxed);
                     // It may have been committed all the same, and its notification have been passed over as our own.
                     for push in &group {
                         self.tails.refresh(&push.store);

@@ -10,6 +10,7 @@ mod docs;
 mod limits;
 mod make_run;
 mod metrics;
+mod overload;
 mod postgres_tls;
 mod restore;
 mod rolling_update;

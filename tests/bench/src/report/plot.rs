@@ -6,9 +6,10 @@ use plotters::prelude::*;
 
 use crate::measure::Section;
 
-const BARS: [RGBColor; 5] = [
+const BARS: [RGBColor; 6] = [
     RGBColor(46, 107, 79),
     RGBColor(124, 174, 150),
+    RGBColor(168, 200, 184),
     RGBColor(176, 128, 74),
     RGBColor(96, 110, 140),
     RGBColor(150, 150, 150),

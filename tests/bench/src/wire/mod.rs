@@ -1,6 +1,8 @@
 //! The clients that make the load: as much of each protocol as a measurement takes, and no more work than that, since they
 //! share the machine with what they measure.
 
+pub mod electric;
+mod http;
 pub mod rpc;
 pub mod s2;
 

@@ -2,13 +2,9 @@
 
 use std::fmt::Write;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request, Response, body::Incoming};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use http_body_util::BodyExt;
 
+use super::http::Http;
 use super::{batch, count, event};
 
 /// Which of the two.
@@ -22,9 +18,12 @@ pub enum Api {
 
 const BASIN: &str = "benchmark-basin";
 
+/// Of every request.
+const HEADERS: &[(&str, &str)] = &[("s2-basin", BASIN), ("accept", "text/event-stream")];
+
 /// A connection that is kept.
 pub struct S2 {
-    http: SendRequest<Full<Bytes>>,
+    http: Http,
     api: Api,
     store: String,
     head: u64,
@@ -33,7 +32,7 @@ pub struct S2 {
 impl S2 {
     /// `head`: where the log is that pushes go on from.
     pub async fn open(api: Api, port: u16, store: &str, head: u64) -> Self {
-        Self { http: connect(port).await, api, store: store.into(), head }
+        Self { http: Http::connect(port).await, api, store: store.into(), head }
     }
 
     /// The basin in which streams are created at the first append.
@@ -41,8 +40,7 @@ impl S2 {
         let body = format!(
             r#"{{"basin":"{BASIN}","config":{{"create_stream_on_append":true,"create_stream_on_read":true}}}}"#
         );
-        let answer = request(&mut connect(port).await, Method::POST, "/v1/basins", body).await;
-        assert!(answer.status().is_success(), "{answer:?}");
+        Http::connect(port).await.post("/v1/basins", &[], body).await;
     }
 
     /// Pushes the next events and waits for the acknowledgement.
@@ -68,10 +66,7 @@ impl S2 {
                 format!("/v1/streams/{}/records", self.store)
             }
         };
-        let answer = request(&mut self.http, Method::POST, &path, body).await;
-        let status = answer.status();
-        let body = answer.into_body().collect().await.expect("an answer").to_bytes();
-        assert!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
+        self.http.post(&path, &HEADERS[..1], body).await;
         self.head += events;
     }
 
@@ -86,9 +81,7 @@ impl S2 {
             }
             Api::Rest => format!("/v1/streams/{}/records?seq_num=0&count={events}", self.store),
         };
-        let answer = request(&mut self.http, Method::GET, &path, String::new()).await;
-        assert!(answer.status().is_success(), "{answer:?}");
-        let mut body = answer.into_body();
+        let mut body = self.http.get(&path, HEADERS).await.into_body();
         let mut seen = 0;
         // A needle may be cut in two by the end of a piece of the body: the end of one goes before the next.
         let needle = r#""body":"#;
@@ -109,27 +102,4 @@ impl S2 {
         // What is left of the stream: the connection is not kept.
         seen
     }
-}
-
-async fn connect(port: u16) -> SendRequest<Full<Bytes>> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await.expect("somebody listens");
-    stream.set_nodelay(true).expect("a socket");
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.expect("HTTP");
-    tokio::spawn(connection);
-    sender
-}
-
-async fn request(http: &mut SendRequest<Full<Bytes>>, method: Method, path: &str, body: String) -> Response<Incoming> {
-    let accept = if method == Method::GET { "text/event-stream" } else { "application/json" };
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("host", "127.0.0.1")
-        .header("content-type", "application/json")
-        .header("accept", accept)
-        .header("s2-basin", BASIN)
-        .body(Full::new(Bytes::from(body)))
-        .expect("a request");
-    http.ready().await.expect("the connection holds");
-    http.send_request(request).await.expect("an answer")
 }

@@ -13,6 +13,7 @@ use crate::systems::{Ours, S2Lite, SyncCf};
 
 pub const OURS: &str = "livestore_sync";
 pub const OURS_S2: &str = "livestore_sync, sync-s2";
+pub const OURS_ELECTRIC: &str = "livestore_sync, sync-electric";
 pub const SYNC_CF: &str = "sync-cf on workerd";
 pub const S2_LITE: &str = "s2-lite";
 pub const POSTGRES: &str = "bare PostgreSQL";

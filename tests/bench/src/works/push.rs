@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use super::{OURS, OURS_S2, POSTGRES, S2_LITE, SYNC_CF, Size, Systems, say};
+use super::{OURS, OURS_ELECTRIC, OURS_S2, POSTGRES, S2_LITE, SYNC_CF, Size, Systems, say};
 use crate::measure::{Bound, Figure, Section, cpu_time};
 use crate::systems::{Ours, postgres_tool};
+use crate::wire::electric::Electric;
 use crate::wire::rpc::Rpc;
 use crate::wire::s2::{Api, S2};
 
@@ -30,11 +31,13 @@ struct Writers {
 enum Target {
     Rpc(String),
     S2(Api, u16),
+    Electric(u16),
 }
 
 enum Writer {
     Rpc(Box<Rpc>),
     S2(S2),
+    Electric(Electric),
 }
 
 impl Writer {
@@ -42,6 +45,7 @@ impl Writer {
         match target {
             Target::Rpc(url) => Self::Rpc(Box::new(Rpc::open(url, store, head).await)),
             Target::S2(api, port) => Self::S2(S2::open(*api, *port, store, head).await),
+            Target::Electric(port) => Self::Electric(Electric::open(*port, store, head).await),
         }
     }
 
@@ -49,6 +53,7 @@ impl Writer {
         match self {
             Self::Rpc(rpc) => rpc.push(events).await,
             Self::S2(s2) => s2.push(events).await,
+            Self::Electric(electric) => electric.push(events).await,
         }
     }
 }
@@ -113,6 +118,7 @@ async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize
     let mut all = vec![
         Writers::new(OURS, Target::Rpc(ours.sidecar.url()), stores),
         Writers::new(OURS_S2, Target::S2(Api::LiveStore, ours.sidecar.port()), stores),
+        Writers::new(OURS_ELECTRIC, Target::Electric(ours.sidecar.port()), stores),
     ];
     // A thousand Durable Objects are more than workerd starts in the time that there is.
     let with_cf = stores <= 64;

@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use tokio_postgres::Client;
 
-use super::{OURS, OURS_S2, S2_LITE, SYNC_CF, Size, Systems, say};
+use super::{OURS, OURS_ELECTRIC, OURS_S2, S2_LITE, SYNC_CF, Size, Systems, say};
 use crate::measure::{Bound, Figure, Section};
+use crate::wire::electric::Electric;
 use crate::wire::rpc::Rpc;
 use crate::wire::s2::{Api, S2};
 
@@ -63,7 +64,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
         }
     }
 
-    let mut rounds: [Vec<f64>; 5] = Default::default();
+    let mut rounds: [Vec<f64>; 6] = Default::default();
     for round in 0..=size.rounds {
         if round == 1 {
             // The first was to warm up.
@@ -78,6 +79,9 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
         let start = Instant::now();
         assert_eq!(copy(&admin).await, events);
         rounds[2].push(per_second(events, start));
+        let start = Instant::now();
+        assert_eq!(Electric::open(ours.sidecar.port(), STORE, 0).await.read(events).await, events);
+        rounds[5].push(per_second(events, start));
         if let Some(peers) = &systems.peers {
             let start = Instant::now();
             assert_eq!(S2::open(Api::Rest, peers.s2_lite.port, STORE, 0).await.read(events).await, events);
@@ -87,10 +91,11 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
             rounds[4].push(per_second(events_of_cf, start));
         }
     }
-    let [rpc, sse, copied, lite, workerd] = rounds;
+    let [rpc, sse, copied, lite, workerd, electric] = rounds;
     let mut figures = vec![
         Figure::new(OURS, rpc).with_note("WebSocket"),
         Figure::new(OURS_S2, sse).with_note("SSE"),
+        Figure::new(OURS_ELECTRIC, electric).with_note("a request a page, each after the one before"),
         Figure::new(COPY, copied).with_note("of the same rows, to one client that drops them"),
     ];
     if systems.peers.is_some() {

@@ -1,0 +1,67 @@
+//! More pushes than the database commits: those that are accepted are answered soon, the others are told to wait, and when there are
+//! fewer, all is as before.
+
+use std::time::{Duration, Instant};
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::chain;
+use livestore_tests::sidecar::Sidecar;
+use serde_json::json;
+use tokio::task::JoinSet;
+
+/// Pushes one event to a store of its own; status, answer, and how long it took.
+async fn push(client: reqwest::Client, url: String, store: String) -> (u16, String, Duration) {
+    let start = Instant::now();
+    let body = json!({"storeId": store, "batch": chain(0, 1)}).to_string();
+    let request = client.post(format!("{url}/api/s2")).header("content-type", "application/json").body(body);
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap(), start.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_are_refused_early_and_nothing_piles_up() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    // A hundred events a second.
+    let hook =
+        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.01); return new; end $$;
+                create trigger slow before insert on livestore.eventlog_1 for each row execute function slow()";
+    admin.batch_execute(hook).await.unwrap();
+    let client = reqwest::Client::new();
+    let (memory, url) = (sidecar.memory(), sidecar.http_url());
+
+    // Three times as many, and nobody waits for an answer before the next.
+    let mut pushes = JoinSet::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    for tick in 0..80 {
+        ticks.tick().await;
+        for n in 0..30 {
+            pushes.spawn(push(client.clone(), url.clone(), format!("overload-{tick}-{n}")));
+        }
+    }
+    let (mut acknowledged, mut refused, mut longest) = (0, 0, Duration::ZERO);
+    while let Some(pushed) = pushes.join_next().await {
+        let (status, answer, took) = pushed.unwrap();
+        longest = longest.max(took);
+        match status {
+            200 => acknowledged += 1,
+            _ => {
+                assert!(status == 429 && answer.contains("try again later"), "{status}: {answer}");
+                refused += 1;
+            }
+        }
+    }
+    let stored: i64 = admin.query_one("select count(*) from livestore.events", &[]).await.unwrap().get(0);
+    assert_eq!(stored, acknowledged, "what is in the log, and what was acknowledged");
+    assert!(refused > 100, "{refused} were refused, {acknowledged} acknowledged, after {longest:?} at most");
+    // Without a limit of time the last would have waited for 16 s.
+    assert!(longest < Duration::from_secs(6), "an answer took {longest:?}");
+    assert!(sidecar.memory() < memory + (64 << 20), "from {memory} to {} bytes", sidecar.memory());
+    assert_eq!(sidecar.hits("queue").await, f64::from(refused));
+
+    // Afterwards it is as if nothing had been.
+    let (status, answer, took) = push(client, url, "afterwards".into()).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
