@@ -17,7 +17,7 @@ use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome
 use super::push::{Push, size};
 use super::tail::Tails;
 use crate::metrics;
-use crate::postgres::{Backoff, Database, DatabaseError, is_disconnection};
+use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
 
 /// The most that one transaction takes on. More makes a commit slower without making it cheaper.
 const GROUP_PUSHES: usize = 512;
@@ -50,6 +50,7 @@ struct Connection {
     push_batch: Statement,
     /// Marks the notifications of this connection's commits.
     source: Arc<str>,
+    server: Option<Server>,
 }
 
 type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
@@ -92,6 +93,10 @@ impl From<tokio_postgres::Error> for CommitError {
 const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
     from livestore.push_batch($1, $2, $3, $4, $5, $6, $7)";
+
+/// A commit of its own, for pushes that found their events in the log and wrote nothing: what they found may be older than the
+/// last restart of the primary and not have reached its standby, which only a commit waits for.
+const WAIT: &str = "select pg_logical_emit_message(true, 'livestore', '')";
 
 impl Committer {
     pub fn new(database: Database, tails: Arc<Tails>, waiting: mpsc::UnboundedReceiver<Push>) -> Self {
@@ -188,7 +193,10 @@ impl Committer {
     }
 
     async fn commit(&mut self, group: &[Push]) -> Result<Vec<Outcome>, CommitError> {
-        let Connection { client, driver, push_batch, source } = match &mut self.connection {
+        if self.connection.as_ref().is_some_and(|connection| !self.database.is_current(connection.server)) {
+            self.disown_connection();
+        }
+        let Connection { client, driver, push_batch, source, .. } = match &mut self.connection {
             Some(connection) => connection,
             none => {
                 let connection = connect(&self.database).await?;
@@ -209,7 +217,16 @@ impl Committer {
         let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
         drop(statements);
         let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
-        Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
+        let outcomes: Vec<_> = rows.iter().map(outcome).collect::<Result<_, _>>()?;
+        if outcomes.iter().any(Outcome::is_repeated) {
+            let waited = timeout(STATEMENT_TIMEOUT, driven(driver, client.batch_execute(WAIT))).await;
+            match waited.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))? {
+                // A server that does not let everybody write such messages.
+                Ok(()) | Err(CommitError::RolledBack(_)) => {}
+                Err(unavailable) => return Err(unavailable),
+            }
+        }
+        Ok(outcomes)
     }
 
     /// Gives up the connection. What it may still commit is somebody else's from now on: its notifications count.
@@ -270,7 +287,7 @@ fn statement(request: &Span, pushes: usize) -> Span {
 }
 
 async fn connect(database: &Database) -> Result<Connection, CommitError> {
-    let (client, connection) = database.connect().await.map_err(CommitError::Unavailable)?;
+    let Connected { client, connection, server } = database.connect().await.map_err(CommitError::Unavailable)?;
     let mut driver: Driver = connection.boxed().fuse();
     let preparing = async {
         let source: String = client.query_one("select gen_random_uuid()::text", &[]).await?.try_get(0)?;
@@ -284,5 +301,5 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
         Ok(Err(unavailable)) => return Err(unavailable),
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::Busy)),
     };
-    Ok(Connection { client, driver, push_batch, source })
+    Ok(Connection { client, driver, push_batch, source, server })
 }
