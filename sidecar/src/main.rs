@@ -18,7 +18,6 @@ mod telemetry;
 mod time;
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +26,6 @@ use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -37,8 +35,10 @@ use crate::log::{Log, LogConfig};
 use crate::postgres::DatabaseError;
 use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
+use crate::server::door::{Door, NoDoor};
 use crate::server::s2::Created;
 use crate::server::{Server, Settings};
+use crate::shutdown::{By, Ending};
 
 /// A push allocates small pieces and frees them soon, often on another thread: with glibc that was an eighth of its time.
 #[global_allocator]
@@ -59,8 +59,8 @@ enum Failure {
     Unreachable(#[source] DatabaseError),
     #[error("{0}")]
     Database(#[source] DatabaseError),
-    #[error("cannot listen on {0}: is another process there? Choose another --listen")]
-    Listen(SocketAddr, #[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] NoDoor),
     #[error("a task that never ends has ended: please report this, with the log")]
     Bug,
     #[error("the operating system refuses")]
@@ -70,11 +70,11 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::System(_) | Self::Bug => 1,
-            Self::Config(_) => 2,
+            Self::System(_) | Self::Bug | Self::Listen(NoDoor::System(_)) => 1,
+            Self::Config(_) | Self::Listen(NoDoor::NotAListener(_)) => 2,
             Self::Unreachable(_) => 3,
             Self::Database(_) => 4,
-            Self::Listen(..) => 5,
+            Self::Listen(NoDoor::Taken(..) | NoDoor::NotShared(..)) => 5,
         }
     }
 }
@@ -85,7 +85,7 @@ fn main() -> ExitCode {
         None => {}
         Some(Command::Token(token)) => return mint(&token),
         Some(Command::Check(config)) => return check::run(&config),
-        Some(Command::Health(health)) => return health::ask(health.listen),
+        Some(Command::Health(health)) => return health::ask(health.health_listen.unwrap_or(health.listen)),
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -141,8 +141,12 @@ async fn run(config: Config) -> Result<(), Failure> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
     }
-    let listener = listen(config.listen).await?;
+    let (listener, door) = Door::open(config.listen, config.reuse_port).await?;
     let listen = listener.local_addr()?;
+    let probes = match config.health_listen {
+        None => None,
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| NoDoor::Taken(address, error))?),
+    };
     config.check_address(listen).map_err(Failure::Config)?;
 
     let bounds = Bounds {
@@ -151,12 +155,13 @@ async fn run(config: Config) -> Result<(), Failure> {
         head_timeout: config.head_timeout,
         head_bytes: config.max_head_bytes as usize,
     };
-    let shutdown = CancellationToken::new();
+    let ending = Ending::default();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(metrics::maintain(metrics.clone()));
     let log_config = LogConfig {
         push_timeout: config.push_timeout,
+        last_moment: ending.last_moment.clone(),
         bounds: config.push_bounds(),
         authentication: Arc::clone(&authentication),
         authorize_function: config.authorize_function,
@@ -175,17 +180,21 @@ async fn run(config: Config) -> Result<(), Failure> {
         relay_store: config.relay_store,
         max_frame_bytes: config.max_frame_bytes,
     };
-    let server = Server {
+    let server = Arc::new(Server {
         log: log.clone(),
         settings: Arc::new(settings),
         connections: connections.clone(),
-        shutdown: shutdown.clone(),
+        ending: ending.clone(),
         relay: relay.clone(),
         metrics,
         created: Created::default(),
-    };
+    });
     // Serving begins before the database is known to be there: clients wait better than they reconnect.
-    let serving = tokio::spawn(accept::serve(listener, server.router(), bounds, shutdown.clone()));
+    let serving = tokio::spawn(accept::serve(listener, Arc::clone(&server).router(), bounds, ending.clone()));
+    if let Some(probes) = probes {
+        // To the very end of the process.
+        tokio::spawn(accept::serve(probes, server.probes(), bounds, Ending::default()));
+    }
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
 
     let result = tokio::select! {
@@ -194,7 +203,12 @@ async fn run(config: Config) -> Result<(), Failure> {
         failure = watch_database(&log, config.database_wait) => Err(failure),
     };
 
-    shutdown.cancel();
+    ending.announced.cancel();
+    if matches!(result, Ok(By::Manager)) {
+        sleep(config.shutdown_delay).await;
+    }
+    door.close().await;
+    ending.begin(config.shutdown_deadline);
     connections.close();
     let deadline = Instant::now() + config.shutdown_deadline;
     let ended = timeout_at(deadline, async {
@@ -211,21 +225,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     if ended.await.is_err() {
         warn!("the deadline passed with connections open");
     }
-    result
-}
-
-/// The socket that systemd holds for this service (`LISTEN_FDS`), or else one of our own. With the former, a restart refuses
-/// no connection: those that come in between wait.
-async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let mut inherited = listenfd::ListenFd::from_env();
-    match inherited.take_tcp_listener(0) {
-        Ok(Some(listener)) => {
-            listener.set_nonblocking(true)?;
-            Ok(TcpListener::from_std(listener)?)
-        }
-        Ok(None) => TcpListener::bind(address).await.map_err(|error| Failure::Listen(address, error)),
-        Err(error) => Err(Failure::Config(format!("the first socket of LISTEN_FDS is not a TCP listener: {error}"))),
-    }
+    result.map(drop)
 }
 
 /// Ends only if the database cannot be used: it does not come up in time, or is set up wrong.

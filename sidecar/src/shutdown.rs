@@ -1,19 +1,60 @@
-//! Signals that end the process.
+//! The end of the process: the signals that ask for it, and what it is to whoever has something under way.
+
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
+
+/// How long what waits for the database is waited for once a shutdown has begun, if its deadline allows. Less than the 10 s
+/// that a ping of a client may take: with one socket that is handed from process to process, the next one begins only then.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
+
+/// A shutdown, step by step. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Ending {
+    /// It is known: no more is served on a connection than what comes next, and `/readyz` says no.
+    pub announced: CancellationToken,
+    /// No connection is accepted any more; streams end.
+    pub begun: CancellationToken,
+    /// What still waits for the database is told that there is nothing new, or to come again.
+    pub last_moment: CancellationToken,
+}
+
+impl Ending {
+    /// Ends streams now, and what waits after a while that leaves time before the deadline.
+    pub fn begin(&self, deadline: Duration) {
+        self.announced.cancel();
+        self.begun.cancel();
+        let last_moment = self.last_moment.clone();
+        tokio::spawn(async move {
+            sleep(LAST_MOMENT.min(deadline / 2)).await;
+            last_moment.cancel();
+        });
+    }
+}
+
+/// Who asks for the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// SIGTERM: whoever manages services.
+    Manager,
+    /// SIGINT: somebody at a terminal, who waits.
+    Person,
+}
 
 /// Ends at the first SIGTERM or SIGINT.
 ///
 /// # Errors
 /// The signals cannot be caught.
-pub async fn requested() -> std::io::Result<()> {
+pub async fn requested() -> std::io::Result<By> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
+    let by = tokio::select! {
+        _ = terminate.recv() => By::Manager,
+        _ = interrupt.recv() => By::Person,
     };
-    info!(signal = name, "shutting down");
-    Ok(())
+    info!(?by, "shutting down");
+    Ok(by)
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::{Client, NoTls};
 
-use crate::free_port;
+use crate::{eventually, free_port};
 
 /// Holds the extension; the databases of the tests are copies of it.
 const TEMPLATE: &str = "livestore_template";
@@ -36,45 +36,12 @@ impl Cluster {
 
     /// The same with further lines of `postgresql.conf`.
     pub fn start_with(settings: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("livestore-test-").tempdir().expect("a folder").keep();
-        if is_root() {
-            run(Command::new("chown").arg("postgres").arg(&folder));
-        }
-        let data = folder.join("data");
+        let folder = new_folder();
         run(postgres_command("initdb")
             .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
             .arg("-D")
-            .arg(&data));
-        let port = free_port();
-        let mut config = std::fs::OpenOptions::new()
-            .append(true)
-            .open(data.join("postgresql.conf"))
-            .expect("the configuration of the new cluster");
-        // Durable as in production: the tests kill Postgres and look for what was acknowledged.
-        write!(
-            config,
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nmax_connections = 200\n{settings}\n",
-            folder.display()
-        )
-        .expect("the configuration can be written");
-        let pg_ctl = bin("pg_ctl");
-        let user = if is_root() { "runuser -u postgres --" } else { "" };
-        let watchdog = Command::new("sh")
-            .arg("-c")
-            .arg(format!(
-                "cat > /dev/null; cd /; {user} {} -D {} -m immediate stop; rm -rf {}",
-                pg_ctl.display(),
-                data.display(),
-                folder.display()
-            ))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("a shell");
-        let cluster = Self { folder, port, watchdog };
-        cluster.pg_ctl(&["start"]);
+            .arg(folder.join("data")));
+        let cluster = Self::run(folder, &format!("listen_addresses = '127.0.0.1'\nmax_connections = 200\n{settings}"));
         // A thread of its own: tests may or may not run on a runtime.
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -98,6 +65,73 @@ impl Cluster {
             });
         });
         cluster
+    }
+
+    /// Starts what is in the folder.
+    fn run(folder: PathBuf, settings: &str) -> Self {
+        let (data, port) = (folder.join("data"), free_port());
+        let mut config = std::fs::OpenOptions::new()
+            .append(true)
+            .open(data.join("postgresql.conf"))
+            .expect("the configuration of the new cluster");
+        // Durable as in production: the tests kill Postgres and look for what was acknowledged.
+        write!(config, "port = {port}\nunix_socket_directories = '{}'\n{settings}\n", folder.display())
+            .expect("the configuration can be written");
+        let pg_ctl = bin("pg_ctl");
+        let user = if is_root() { "runuser -u postgres --" } else { "" };
+        let watchdog = Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "cat > /dev/null; cd /; {user} {} -D {} -m immediate stop; rm -rf {}",
+                pg_ctl.display(),
+                data.display(),
+                folder.display()
+            ))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("a shell");
+        let cluster = Self { folder, port, watchdog };
+        cluster.pg_ctl(&["start"]);
+        cluster
+    }
+
+    /// A standby that has each commit before this cluster answers.
+    pub async fn standby(&self) -> Self {
+        let port = self.port;
+        let copying = tokio::task::spawn_blocking(move || {
+            let folder = new_folder();
+            run(postgres_command("pg_basebackup")
+                .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "--checkpoint=fast"])
+                .arg("--write-recovery-conf")
+                .arg("-D")
+                .arg(folder.join("data")));
+            Self::run(folder, "")
+        });
+        let standby = copying.await.expect("a standby");
+        let admin = self.connect("postgres", "postgres").await;
+        admin.batch_execute("alter system set synchronous_standby_names = '*'").await.expect("a setting");
+        admin.batch_execute("select pg_reload_conf()").await.expect("a setting");
+        eventually("the standby has everything", || async {
+            let is_sync = "select count(*) from pg_stat_replication where sync_state = 'sync'";
+            admin.query_one(is_sync, &[]).await.expect("a count").get::<_, i64>(0) == 1
+        })
+        .await;
+        standby
+    }
+
+    /// Ends it as a machine that loses its power does.
+    pub fn kill(&self) {
+        let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("it runs");
+        let pid = pid.lines().next().expect("a number");
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it runs");
+        // First who would start others.
+        run(Command::new("kill").arg("-KILL").arg(pid));
+        for child in children.split_whitespace() {
+            let _ = Command::new("kill").arg("-KILL").arg(child).stderr(Stdio::null()).status();
+        }
     }
 
     /// A new database with the extension in it.
@@ -209,6 +243,11 @@ impl Database {
         tokio::task::spawn_blocking(Cluster::start).await.expect("a cluster").leak().database().await
     }
 
+    /// The same database on another cluster: a standby that was promoted.
+    pub fn on(&self, cluster: &'static Cluster) -> Self {
+        Self { cluster, name: self.name.clone() }
+    }
+
     /// Stops the cluster: of one that is leaked nobody else does it before the process ends.
     pub fn stop(&self) {
         self.cluster.pg_ctl(&["stop", "-m", "immediate"]);
@@ -257,6 +296,14 @@ impl Database {
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8")
     }
+}
+
+fn new_folder() -> PathBuf {
+    let folder = tempfile::Builder::new().prefix("livestore-test-").tempdir().expect("a folder").keep();
+    if is_root() {
+        run(Command::new("chown").arg("postgres").arg(&folder));
+    }
+    folder
 }
 
 /// Postgres refuses to run as root.

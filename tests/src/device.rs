@@ -1,9 +1,11 @@
 //! A device of a user: a full LiveStore client in a process of its own, with what it keeps on disk.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client::Node;
+use crate::cluster::Database;
 use crate::eventually;
 
 pub struct Device {
@@ -40,9 +42,21 @@ impl Device {
         Self::on(Node::livestore_0_3(), name, json!({"url": format!("ws://127.0.0.1:{port}")})).await
     }
 
+    /// By the name of its dialect, on another store.
+    pub async fn open_in(store: &str, dialect: &str, name: &str, port: u16) -> Self {
+        let (node, scheme) = match dialect {
+            "cf-ws" => (Node::livestore(), "ws"),
+            _ => (Node::livestore_over_http(), "http"),
+        };
+        let url = format!("{scheme}://127.0.0.1:{port}");
+        Self::on(node, name, json!({"url": url, "dialect": dialect, "storeId": store})).await
+    }
+
     async fn on(node: Node, name: &str, mut params: Value) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        params["storeId"] = json!("todos");
+        if params.get("storeId").is_none() {
+            params["storeId"] = json!("todos");
+        }
         params["clientId"] = json!(name);
         params["directory"] = json!(folder.path());
         node.call("open", params.clone()).await.expect("a store");
@@ -75,5 +89,36 @@ impl Device {
         let name = &self.name;
         eventually(&format!("the table of {name} holds {ids:?}"), || async { self.todos().await == ids }).await;
         eventually(&format!("{name} has nothing pending"), || async { self.status().await["pending"] == 0 }).await;
+    }
+}
+
+/// A device of each dialect of LiveStore 0.4, each with a store of its own, of the dialect's name: full clients that commit at
+/// the same moment would meet livestorejs/livestore#1530.
+pub struct Fleet(Vec<Device>);
+
+impl Fleet {
+    pub const DIALECTS: [&str; 4] = ["cf-ws", "cf-http", "electric", "s2"];
+
+    pub async fn open(name: &str, port: u16) -> Self {
+        let open = async |dialect: &str| Device::open_in(dialect, dialect, &format!("{name}-{dialect}"), port).await;
+        Self(join_all(Self::DIALECTS.map(open)).await)
+    }
+
+    pub async fn create(&self, id: &str) {
+        join_all(self.0.iter().map(|device| device.create(id))).await;
+    }
+
+    /// A commit by somebody else, of which the devices have to be told.
+    pub async fn hears_of(database: &Database, id: &str) {
+        let admin = database.admin().await;
+        for store in Self::DIALECTS {
+            let args = json!({"id": id, "text": "by somebody else"});
+            let commit = "select livestore.commit($1, 'todoCreated', $2)";
+            admin.execute(commit, &[&store, &args]).await.expect("a commit");
+        }
+    }
+
+    pub async fn settles(&self, ids: &[&str]) {
+        join_all(self.0.iter().map(|device| device.settles(ids))).await;
     }
 }

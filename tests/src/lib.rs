@@ -17,6 +17,7 @@ pub mod shape;
 pub mod sidecar;
 pub mod sse;
 pub mod tokens;
+pub mod witness;
 
 use std::future::Future;
 use std::path::PathBuf;

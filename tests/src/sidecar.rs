@@ -89,6 +89,8 @@ impl Start {
             .args(["--listen", &format!("127.0.0.1:{}", self.port), "--log-format", "json"])
             .args(&self.arguments)
             .env("DATABASE_URL", &self.database_url)
+            // Who is killed and started again and again is not waited for.
+            .env("LIVESTORE_SHUTDOWN_DELAY", "0s")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(stdin)
             .stdout(Stdio::null())

@@ -66,7 +66,7 @@ async fn server(client: &Client, report: &mut Report) -> Result<(), tokio_postgr
     let row = client
         .query_one(
             "select current_setting('server_version_num')::integer / 10000 as major, current_setting('server_version') as version,
-                 pg_is_in_recovery() as is_standby, current_setting('server_encoding') as encoding,
+                 current_setting('server_encoding') as encoding,
                  extract(epoch from clock_timestamp())::float8 as clock",
             &[],
         )
@@ -79,9 +79,6 @@ async fn server(client: &Client, report: &mut Report) -> Result<(), tokio_postgr
             report.advise(format!("PostgreSQL {version}: the extension is not tested with it"))
         }
         _ => report.wrong(format!("PostgreSQL {version}: the extension is for {COMPILES:?}")),
-    }
-    if row.get("is_standby") {
-        report.wrong("this server is a standby and takes no pushes: --database-url has to lead to the primary");
     }
     if row.get::<_, &str>("encoding") != "UTF8" {
         report.wrong("the encoding of the database is not UTF8: events could not be stored; create a database with encoding 'UTF8'");
@@ -140,7 +137,6 @@ async fn settings(client: &Client, config: &Config, report: &mut Report) -> Resu
         .query_one(
             "select current_setting('fsync')::boolean as fsync, current_setting('synchronous_commit') as synchronous_commit,
                  current_setting('full_page_writes')::boolean as full_page_writes,
-                 current_setting('default_transaction_read_only')::boolean as read_only,
                  current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
                      - coalesce(current_setting('reserved_connections', true)::bigint, 0) as places,
                  (select count(*) from pg_stat_activity where datid is not null and application_name <> 'livestore-sidecar') as others,
@@ -152,11 +148,6 @@ async fn settings(client: &Client, config: &Config, report: &mut Report) -> Resu
         )
         .await?;
     durability(&row, report);
-    if row.get("read_only") {
-        report.wrong(
-            "default_transaction_read_only is on: nothing can be pushed; switch it off for this role or database",
-        );
-    }
     let (places, others, sidecars): (i64, i64, i64) = (row.get("places"), row.get("others"), row.get("sidecars"));
     let needed = i64::from(config.database_connections) + OWN_CONNECTIONS;
     match places - others {

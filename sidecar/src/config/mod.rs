@@ -31,8 +31,18 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
     pub listen: SocketAddr,
 
+    /// Listen beside other sidecars on the same address, of the same user (SO_REUSEPORT): the next one begins before the last one
+    /// ends. See docs/operations.md.
+    #[arg(long, env = "LIVESTORE_REUSE_PORT")]
+    pub reuse_port: bool,
+
+    /// A second address, for /healthz, /readyz and /metrics of this process alone. Needed with --reuse-port, where another
+    /// process may answer on the first.
+    #[arg(long, env = "LIVESTORE_HEALTH_LISTEN", value_name = "ADDRESS")]
+    pub health_listen: Option<SocketAddr>,
+
     /// The database: postgres://user:password@host:port/database. Its role needs livestore_writer and nothing else. With
-    /// ?sslmode=verify-full over TLS.
+    /// ?sslmode=verify-full over TLS; with several hosts (host:port,host:port) the one of them that allows writes.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, required = true)]
     pub database_url: Option<String>,
 
@@ -161,14 +171,19 @@ pub struct Config {
     pub database_connections: u16,
 
     /// How long to wait for the database at start before giving up.
-    #[arg(long, env = "LIVESTORE_DATABASE_WAIT", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_DATABASE_WAIT", default_value = "5m", value_parser = humantime::parse_duration)]
     pub database_wait: Duration,
 
     /// How long a push waits for a database that is away before its client is told to come back.
-    #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = humantime::parse_duration)]
     pub push_timeout: Duration,
 
-    /// How long a shutdown may take to finish what is being committed and to close connections.
+    /// How long everything goes on once SIGTERM has come, but for 503 at /readyz and a connection: close with each answer: longer than
+    /// clients keep a connection that they do not use (4 s in Node), and than a load balancer takes to look at /readyz.
+    #[arg(long, env = "LIVESTORE_SHUTDOWN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub shutdown_delay: Duration,
+
+    /// After that, how long a shutdown may take to finish what is being committed and to close connections.
     #[arg(long, env = "LIVESTORE_SHUTDOWN_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration)]
     pub shutdown_deadline: Duration,
 
@@ -228,6 +243,10 @@ pub struct Health {
     /// Where it serves.
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
     pub listen: SocketAddr,
+
+    /// Where it says how it is, if that is elsewhere.
+    #[arg(long, env = "LIVESTORE_HEALTH_LISTEN", value_name = "ADDRESS")]
+    pub health_listen: Option<SocketAddr>,
 }
 
 /// What a token shall say.

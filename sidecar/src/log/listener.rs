@@ -61,6 +61,9 @@ impl Listener {
         *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         info!("listening for commits");
         loop {
+            if !notifications.are_current() {
+                return Err(DatabaseError::Lost);
+            }
             match tokio::time::timeout(HEARTBEAT, notifications.next()).await {
                 Ok(Some(notification)) => self.hear(&notification),
                 Ok(None) => return Ok(()),

@@ -5,6 +5,7 @@ mod admission;
 mod ahead;
 mod aliases;
 mod authorize;
+mod commit;
 mod context;
 mod event;
 mod history;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 pub use admin::ResetError;
@@ -76,6 +78,8 @@ pub struct Log {
 pub struct LogConfig {
     /// How long a push waits for the database.
     pub push_timeout: Duration,
+    /// When what waits is answered all the same, since the process ends.
+    pub last_moment: CancellationToken,
     /// How much may be pushed.
     pub bounds: PushBounds,
     /// How clients prove who they are.
@@ -146,11 +150,11 @@ impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
     /// yet.
     pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
-        let LogConfig { push_timeout, bounds, authentication, authorize_function } = config;
+        let LogConfig { push_timeout, last_moment, bounds, authentication, authorize_function } = config;
         let limits = Limits::start(bounds, tasks);
         let tails = Tails::new(database.clone());
         let is_listening = Arc::new(AtomicBool::new(false));
-        let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout);
+        let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout, last_moment);
         let listener =
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());

@@ -1,66 +1,46 @@
-//! Pushing: a queue that every dialect writes to, and a committer that turns whatever waits into one transaction.
+//! Pushing: a queue that every dialect writes to. A committer turns whatever waits into one transaction (`commit.rs`).
 //!
 //! NOTIFY makes commits of the whole Postgres instance queue behind one another, so a transaction for each push would
 //! be three times slower than one for all that wait (docs/architecture.md).
 
-use std::collections::VecDeque;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Fuse};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
-use tracing::{Span, debug_span, error, warn};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
+use super::commit::Committer;
 use super::context::Context;
 use super::event::Batch;
-use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
+use super::outcome::{PushError, Pushed};
 use super::store_id::StoreId;
 use super::tail::Tails;
-use crate::metrics::{self, Limit};
-use crate::postgres::Backoff;
-use crate::postgres::{Database, DatabaseError, is_disconnection};
+use crate::metrics::Limit;
+use crate::postgres::Database;
 
-/// The most that one transaction takes on. More makes a commit slower without making it cheaper.
-const GROUP_PUSHES: usize = 512;
-const GROUP_BYTES: usize = 8 << 20;
-
-/// All pushes of a group wait for its commit. One that takes longer, because hooks do, say, is followed by a smaller one.
-const LONG_COMMIT: Duration = Duration::from_millis(250);
-
-/// The most that may wait, in KiB, and for how long while others are being committed: beyond it pushes are refused, and the
-/// clients try again later. What is refused early costs next to nothing, and what is accepted is answered soon.
+/// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later. So they are when the committer is
+/// behind: what is refused early costs next to nothing, and what is accepted is answered soon.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
-const QUEUE_TIME: Duration = Duration::from_secs(1);
-
-/// How long a push waits before it is tried again after an error of its own that passes: another transaction holds its
-/// store, say.
-const RETRY: Duration = Duration::from_millis(500);
 
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What a commit that began in time may take beyond the deadline of its pushes before their clients are told to come back.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
-/// without a word would otherwise stay silent for minutes.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-
-struct Push {
-    store: StoreId,
-    batch: Batch,
-    backend_id: Option<String>,
-    context: Arc<Context>,
-    queued: Instant,
-    deadline: Instant,
-    reply: oneshot::Sender<Result<Pushed, PushError>>,
+/// A push that waits.
+pub struct Push {
+    pub store: StoreId,
+    pub batch: Batch,
+    pub backend_id: Option<String>,
+    pub context: Arc<Context>,
+    pub queued: Instant,
+    pub deadline: Instant,
+    pub reply: oneshot::Sender<Result<Pushed, PushError>>,
     /// The request, for whoever traces it.
-    span: Span,
+    pub span: Span,
     /// Given back when it is done.
     _space: Space,
 }
@@ -75,24 +55,23 @@ pub struct CommitQueue {
     space: Arc<Semaphore>,
     is_behind: Arc<AtomicBool>,
     timeout: Duration,
+    last_moment: CancellationToken,
 }
 
 impl CommitQueue {
-    /// `timeout` bounds how long a push waits for the database. Run [`Committer::run`] for anything to happen.
-    pub fn new(database: Database, tails: Arc<Tails>, timeout: Duration) -> (Self, Committer) {
+    /// `timeout` bounds how long a push waits for the database, and so does the last moment of a shutdown. Run
+    /// [`Committer::run`] for anything to happen.
+    pub fn new(
+        database: Database,
+        tails: Arc<Tails>,
+        timeout: Duration,
+        last_moment: CancellationToken,
+    ) -> (Self, Committer) {
         let (pushes, waiting) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
         let is_behind = Arc::new(AtomicBool::new(false));
-        let committer = Committer {
-            database,
-            tails,
-            waiting,
-            is_behind: Arc::clone(&is_behind),
-            group_pushes: GROUP_PUSHES,
-            delayed: VecDeque::new(),
-            connection: None,
-        };
-        (Self { pushes, space, is_behind, timeout }, committer)
+        let committer = Committer::new(database, tails, waiting, Arc::clone(&is_behind));
+        (Self { pushes, space, is_behind, timeout, last_moment }, committer)
     }
 
     /// How long a push waits for the database.
@@ -153,10 +132,20 @@ impl CommitQueue {
             span: Span::current(),
             _space: space,
         });
+        // Who has patience would not come back.
+        let last_moment = patience.map(|_| self.last_moment.clone());
         async move {
             // Whatever the committer is waiting for, a client is told in time to come back.
-            let answer = tokio::time::timeout_at(deadline + GRACE, answer).await;
-            answer.ok().and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))
+            let answer = async { timeout_at(deadline + GRACE, answer).await.ok().and_then(Result::ok) };
+            let answer = match last_moment {
+                None => answer.await,
+                Some(last_moment) => tokio::select! {
+                    biased;
+                    answer = answer => answer,
+                    () = last_moment.cancelled() => None,
+                },
+            };
+            answer.unwrap_or(Err(PushError::Unavailable))
         }
     }
 }
@@ -166,271 +155,6 @@ fn kibibytes(batch: &Batch, context: &Context) -> u32 {
     u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX)
 }
 
-fn size(batch: &Batch, context: &Context) -> usize {
+pub fn size(batch: &Batch, context: &Context) -> usize {
     batch.json().len() + context.size()
-}
-
-/// The other end: owns one connection and runs one transaction at a time, so that a store's pushes commit, and reach
-/// its tail, in order.
-pub struct Committer {
-    database: Database,
-    tails: Arc<Tails>,
-    waiting: mpsc::UnboundedReceiver<Push>,
-    /// Pushes come faster than they are committed.
-    is_behind: Arc<AtomicBool>,
-    /// How many a group may have now.
-    group_pushes: usize,
-    /// Pushes to try again, and when.
-    delayed: VecDeque<(Instant, Push)>,
-    connection: Option<Connection>,
-}
-
-struct Connection {
-    client: Client,
-    /// What reads and writes for the client. It is driven while a statement is under way, by whoever waits for that: a task of
-    /// its own would be woken twice for each commit, and wake the committer.
-    driver: Driver,
-    push_batch: Statement,
-    /// Marks the notifications of this connection's commits.
-    source: Arc<str>,
-}
-
-type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
-
-/// What comes of a statement, while its connection is driven.
-///
-/// # Errors
-/// The statement's, or that of the connection, which is lost then.
-async fn driven<T>(
-    driver: &mut Driver,
-    statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, CommitError> {
-    let mut statement = pin!(statement);
-    let lost = tokio::select! {
-        biased;
-        result = &mut statement => return Ok(result?),
-        end = driver => end.err(),
-    };
-    // What it read before it ended may be the answer: an error that says why, for one.
-    match statement.now_or_never() {
-        Some(result) => Ok(result?),
-        None => Err(CommitError::Unavailable(lost.map_or(DatabaseError::Lost, DatabaseError::from))),
-    }
-}
-
-/// Why a group is not committed, or not known to be.
-enum CommitError {
-    /// The way to the database is broken, or the database refuses to serve: what became of the group is not known.
-    Unavailable(DatabaseError),
-    /// The database rolled the group back.
-    RolledBack(tokio_postgres::Error),
-}
-
-impl From<tokio_postgres::Error> for CommitError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        if is_disconnection(&error) { Self::Unavailable(error.into()) } else { Self::RolledBack(error) }
-    }
-}
-
-const PUSH_BATCH: &str = "\
-    select push, head, appended, backend_id, created_at, sqlstate, message, detail
-    from livestore.push_batch($1, $2, $3, $4, $5, $6, $7)";
-
-impl Committer {
-    /// Commits until every [`CommitQueue`] is dropped and the queue is empty.
-    pub async fn run(mut self) {
-        while let Some(group) = self.next_group().await {
-            self.commit_patiently(group).await;
-        }
-    }
-
-    /// Waits for pushes, or for the time to try some again. Those have a group to themselves: what made them fail may
-    /// make others wait.
-    async fn next_group(&mut self) -> Option<Vec<Push>> {
-        let first = match self.delayed.front() {
-            None => self.waiting.recv().await?,
-            Some(&(due, _)) => tokio::select! {
-                biased;
-                () = tokio::time::sleep_until(due) => {
-                    let now = Instant::now();
-                    let is_due = self.delayed.partition_point(|(due, _)| *due <= now);
-                    return Some(self.delayed.drain(..is_due).map(|(_, push)| push).collect());
-                }
-                Some(push) = self.waiting.recv() => push,
-            },
-        };
-        let mut bytes = size(&first.batch, &first.context);
-        let is_late = first.queued.elapsed() > QUEUE_TIME;
-        let mut group = vec![first];
-        while group.len() < self.group_pushes
-            && bytes < GROUP_BYTES
-            && let Ok(push) = self.waiting.try_recv()
-        {
-            bytes += size(&push.batch, &push.context);
-            group.push(push);
-        }
-        self.is_behind.store(is_late && !self.waiting.is_empty(), Ordering::Relaxed);
-        Some(group)
-    }
-
-    /// Tries until the database has answered for every push, or its time is over. To try again is safe when a commit's
-    /// outcome is not known: what it wrote is accepted again without being written.
-    async fn commit_patiently(&mut self, group: Vec<Push>) {
-        let mut groups = vec![group];
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        let mut is_repeated = false;
-        while let Some(mut group) = groups.pop() {
-            let now = Instant::now();
-            // In the second try, nobody may be waiting any more.
-            for late in group.extract_if(.., |push| push.deadline <= now || (is_repeated && push.reply.is_closed())) {
-                let _ = late.reply.send(Err(PushError::Unavailable));
-            }
-            if group.is_empty() {
-                continue;
-            }
-            let start = Instant::now();
-            match self.commit(&group).await {
-                Ok(outcomes) => {
-                    metrics::committed(group.len(), start.elapsed());
-                    self.group_pushes = if start.elapsed() > LONG_COMMIT {
-                        group.len().div_ceil(2)
-                    } else {
-                        GROUP_PUSHES.min(self.group_pushes * 2)
-                    };
-                    self.settle(group, outcomes);
-                }
-                Err(CommitError::Unavailable(error)) => {
-                    metrics::not_committed("unavailable");
-                    let pushes = group.len();
-                    warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
-                    self.disown_connection();
-                    // Until the database is back, pushes wait as long as their clients do.
-                    self.is_behind.store(false, Ordering::Relaxed);
-                    // It may have been committed all the same, and its notification have been passed over as our own.
-                    for push in &group {
-                        self.tails.refresh(&push.store);
-                    }
-                    groups.push(group);
-                    is_repeated = true;
-                    backoff.sleep().await;
-                }
-                // Not one of the errors that livestore.push_batch returns with its push: a deferred trigger that raises
-                // at commit, for one. Halves find whose it is; the first half goes first.
-                Err(CommitError::RolledBack(error)) if group.len() > 1 => {
-                    metrics::not_committed("rolled_back");
-                    log_rollback(&error, "a commit was rolled back, its pushes are tried in halves");
-                    let second = group.split_off(group.len() / 2);
-                    groups.push(second);
-                    groups.push(group);
-                }
-                Err(CommitError::RolledBack(error)) => {
-                    metrics::not_committed("rolled_back");
-                    log_rollback(&error, "a commit was rolled back");
-                    let rejected = rejected(error.code(), error.as_db_error().map_or("", |error| error.message()));
-                    for push in group {
-                        self.fail(push, rejected.clone());
-                    }
-                }
-            }
-        }
-    }
-
-    async fn commit(&mut self, group: &[Push]) -> Result<Vec<Outcome>, CommitError> {
-        let Connection { client, driver, push_batch, source } = match &mut self.connection {
-            Some(connection) => connection,
-            none => {
-                let connection = connect(&self.database).await?;
-                self.tails.own(Some(Arc::clone(&connection.source)));
-                none.insert(connection)
-            }
-        };
-        let stores: Vec<&str> = group.iter().map(|push| push.store.as_str()).collect();
-        let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
-        let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
-        let payloads: Vec<Option<&str>> = group.iter().map(|push| push.context.payload()).collect();
-        let headers: Vec<Option<&str>> = group.iter().map(|push| push.context.headers()).collect();
-        let claims: Vec<Option<&str>> = group.iter().map(|push| push.context.claims()).collect();
-        let arguments: [&(dyn ToSql + Sync); 7] =
-            [&stores, &batches, &backend_ids, &&**source, &payloads, &headers, &claims];
-        // One statement for all: it is in the trace of each.
-        let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
-        let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
-        drop(statements);
-        let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
-        Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
-    }
-
-    /// Gives up the connection. What it may still commit is somebody else's from now on: its notifications count.
-    fn disown_connection(&mut self) {
-        self.connection = None;
-        self.tails.own(None);
-    }
-
-    /// Publishes and answers what is decided, and puts aside what is worth another try.
-    fn settle(&mut self, group: Vec<Push>, outcomes: Vec<Outcome>) {
-        let mut group: Vec<Option<Push>> = group.into_iter().map(Some).collect();
-        for Outcome { push, result } in outcomes {
-            let Some(push) = group.get_mut(push).and_then(Option::take) else {
-                error!(push, "livestore.push_batch answered for a push that it was not given");
-                continue;
-            };
-            match result {
-                Ok(Appended { head, count, backend_id, created_at }) => {
-                    metrics::committed_events(count);
-                    match created_at {
-                        Some(at) => {
-                            self.tails.publish(&push.store, &backend_id, push.batch.into_last_appended(count, at));
-                        }
-                        None => self.tails.hint(&push.store, head),
-                    }
-                    let _ = push.reply.send(Ok(Pushed { head }));
-                }
-                Err(error) => self.fail(push, error),
-            }
-        }
-    }
-
-    /// Answers a push that failed, unless it is worth another try.
-    fn fail(&mut self, push: Push, error: PushError) {
-        match error {
-            PushError::Unavailable if Instant::now() + RETRY < push.deadline && !push.reply.is_closed() => {
-                return self.delayed.push_back((Instant::now() + RETRY, push));
-            }
-            // What the database knows better, live streams shall know, too.
-            PushError::ServerAhead { minimum_expected_num, .. } => self.tails.hint(&push.store, minimum_expected_num),
-            PushError::BackendIdMismatch { .. } => self.tails.refresh(&push.store),
-            _ => {}
-        }
-        let _ = push.reply.send(Err(error));
-    }
-}
-
-/// The statement as a part of a request, until it is dropped.
-fn statement(request: &Span, pushes: usize) -> Span {
-    debug_span!(
-        parent: request,
-        "sql",
-        otel.name = "livestore.push_batch",
-        otel.kind = "client",
-        db.system.name = "postgresql",
-        pushes
-    )
-}
-
-async fn connect(database: &Database) -> Result<Connection, CommitError> {
-    let (client, connection) = database.connect().await.map_err(CommitError::Unavailable)?;
-    let mut driver: Driver = connection.boxed().fuse();
-    let preparing = async {
-        let source: String = client.query_one("select gen_random_uuid()::text", &[]).await?.try_get(0)?;
-        Ok((client.prepare(PUSH_BATCH).await?, source.into()))
-    };
-    let prepared = timeout(STATEMENT_TIMEOUT, driven(&mut driver, preparing)).await;
-    let (push_batch, source) = match prepared {
-        Ok(Ok(prepared)) => prepared,
-        // No push is to blame.
-        Ok(Err(CommitError::RolledBack(error))) => return Err(CommitError::Unavailable(error.into())),
-        Ok(Err(unavailable)) => return Err(unavailable),
-        Err(_) => return Err(CommitError::Unavailable(DatabaseError::Busy)),
-    };
-    Ok(Connection { client, driver, push_batch, source })
 }

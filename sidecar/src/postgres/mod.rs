@@ -1,6 +1,8 @@
 //! Connections to Postgres, what its errors mean, and whether the extension is there.
 
 mod backoff;
+mod pool;
+mod servers;
 pub mod tls;
 
 use std::error::Error;
@@ -8,15 +10,20 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Status};
+use deadpool::managed::{BuildError, Object, Pool, PoolError};
+use deadpool::{Runtime, Status};
 use tokio::sync::mpsc;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, Notification, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Notification, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backoff::Backoff;
+pub use self::servers::{Connected, Server};
+
+use self::pool::Connections;
+use self::servers::Servers;
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
@@ -25,8 +32,14 @@ const OLDEST_EXTENSION: (u32, u32) = (0, 1);
 /// How long a connection may take to be made, and a readiness check to be answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The same for one of the pool, beyond what the attempts themselves take.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long the other end of a connection may leave packets unanswered before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(15);
+
+/// How often one that is silent is asked then.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Why the sidecar cannot serve.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +56,14 @@ pub enum DatabaseError {
     Busy,
     #[error("the connection to the database is lost")]
     Lost,
+    #[error(
+        "nothing can be pushed to this server: it is a standby, and --database-url has to lead to the primary (of several hosts it takes the right one), or default_transaction_read_only is on for this role or database"
+    )]
+    ReadOnly,
+    #[error(
+        "the server is on timeline {timeline} of its cluster, which has failed over to {latest} since: fence it. If it was put back on purpose, restart the sidecars"
+    )]
+    Superseded { timeline: u32, latest: u32 },
     #[error("the extension livestore_sync is not installed in this database: run \"create extension livestore_sync\"")]
     ExtensionMissing,
     #[error(
@@ -70,7 +91,7 @@ impl DatabaseError {
 
     /// Whether waiting can help: the database is away or restarting, nothing is wrong with how it is set up.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Busy | Self::Lost)
+        matches!(self, Self::Unreachable(_) | Self::Busy | Self::Lost | Self::ReadOnly | Self::Superseded { .. })
     }
 }
 
@@ -132,22 +153,36 @@ type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 /// What arrives on a connection. With this, the connection ends, and what was not sent on it yet is not carried out any more.
 pub struct Notifications {
     arrived: mpsc::UnboundedReceiver<Notification>,
+    servers: Arc<Servers>,
+    server: Option<Server>,
     _connection: AbortOnDropHandle<()>,
 }
 
 impl Notifications {
+    /// Whether they come from a server that is still the one to work with.
+    pub fn are_current(&self) -> bool {
+        self.servers.is_current(self.server)
+    }
+
     /// The next one; `None` if the connection is lost. Cancel safe.
     pub async fn next(&mut self) -> Option<Notification> {
         self.arrived.recv().await
     }
 }
 
+/// A connection of the pool.
+pub type PoolClient = Object<Connections>;
+
+/// Takes a connection out of the pool, and ends it.
+pub fn give_up(client: PoolClient) {
+    drop(Object::take(client));
+}
+
 /// Where the database is, and a pool of connections to it for reading.
 #[derive(Clone)]
 pub struct Database {
-    config: Arc<Config>,
-    tls: MakeRustlsConnect,
-    pool: Pool,
+    servers: Arc<Servers>,
+    pool: Pool<Connections>,
 }
 
 impl Database {
@@ -155,34 +190,35 @@ impl Database {
     ///
     /// # Errors
     /// The pool's configuration is refused.
-    pub fn new(
-        mut config: Config,
-        tls: MakeRustlsConnect,
-        connections: usize,
-    ) -> Result<Self, deadpool_postgres::BuildError> {
+    pub fn new(mut config: Config, tls: MakeRustlsConnect, connections: usize) -> Result<Self, BuildError> {
         config
             .application_name("livestore-sidecar")
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(SILENCE)
+            .keepalives_interval(PROBE)
             .tcp_user_timeout(SILENCE);
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let pool = Pool::builder(Manager::from_config(config.clone(), tls.clone(), recycling))
+        let servers = Arc::new(Servers::new(&config, tls));
+        let pool = Pool::builder(Connections(Arc::clone(&servers)))
             .max_size(connections)
             .runtime(Runtime::Tokio1)
-            .create_timeout(Some(CONNECT_TIMEOUT))
+            .create_timeout(Some(CREATE_TIMEOUT))
             .build()?;
-        Ok(Self { config: Arc::new(config), tls, pool })
+        Ok(Self { servers, pool })
     }
 
     /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.
-    pub async fn connect(&self) -> Result<(Client, Connection<Socket, TlsStream>), DatabaseError> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone())).await;
-        Ok(connecting.map_err(|_| DatabaseError::Busy)??)
+    pub async fn connect(&self) -> Result<Connected, DatabaseError> {
+        self.servers.connect().await
+    }
+
+    /// Whether a server is still the one to work with, as far as this process knows: none of a later timeline was met.
+    pub fn is_current(&self, server: Option<Server>) -> bool {
+        self.servers.is_current(server)
     }
 
     /// The same for whoever listens: what arrives, and the connection is driven.
     pub async fn connect_to_listen(&self) -> Result<(Client, Notifications), DatabaseError> {
-        let (client, mut connection) = self.connect().await?;
+        let Connected { client, mut connection, server } = self.connect().await?;
         let (sender, arrived) = mpsc::unbounded_channel();
         let connection = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
@@ -193,13 +229,14 @@ impl Database {
                 }
             }
         });
-        Ok((client, Notifications { arrived, _connection: AbortOnDropHandle::new(connection) }))
+        let servers = Arc::clone(&self.servers);
+        Ok((client, Notifications { arrived, servers, server, _connection: AbortOnDropHandle::new(connection) }))
     }
 
     /// A connection of the pool; waits for one to be free.
-    pub async fn client(&self) -> Result<deadpool_postgres::Object, DatabaseError> {
+    pub async fn client(&self) -> Result<PoolClient, DatabaseError> {
         self.pool.get().await.map_err(|error| match error {
-            deadpool_postgres::PoolError::Backend(error) => error.into(),
+            PoolError::Backend(error) => error,
             _ => DatabaseError::Busy,
         })
     }

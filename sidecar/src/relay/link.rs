@@ -417,7 +417,7 @@ impl Line {
     async fn renew(&mut self, hub: &Hub) -> Result<(), DatabaseError> {
         hub.question();
         let is_known: bool = in_time(self.client.query_one(&self.statements.renew, &[&&*self.id])).await?.try_get(0)?;
-        if !is_known {
+        if !is_known || !self.notifications.are_current() {
             return Err(DatabaseError::Lost);
         }
         hub.answered();

@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 
 use crate::metrics::{Limit, Present};
 use crate::places::{Place, Places};
+use crate::shutdown::Ending;
 
 /// How long a client may leave what it is sent unread before it is disconnected.
 const UNREAD: Duration = Duration::from_secs(30);
@@ -40,6 +41,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often it is logged that connections are refused.
 const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// Connections that are accepted after the end has begun, on a socket on which others go on to come.
+const MOST_LAST: usize = 4096;
 
 /// How many clients are being told so at once.
 const REFUSALS: usize = 100;
@@ -62,39 +66,63 @@ pub struct Bounds {
     pub head_bytes: usize,
 }
 
-/// Serves until it is told to shut down, and then until every request is answered.
-pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
-    let (mut open, tasks) = (Open::new(bounds), TaskTracker::new());
-    let refusals = Arc::new(Semaphore::new(REFUSALS));
-    let ending = shutdown.clone();
+/// Serves until a shutdown begins, and then until every request is answered.
+pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, ending: Ending) {
+    let Ending { announced, begun: shutdown, .. } = ending;
     let router =
-        router.layer(map_response(move |response| std::future::ready(last_if(ending.is_cancelled(), response))));
+        router.layer(map_response(move |response| std::future::ready(last_if(announced.is_cancelled(), response))));
+    let refusals = Arc::new(Semaphore::new(REFUSALS));
+    let (open, tasks) = (Open::new(bounds), TaskTracker::new());
+    let mut reception = Reception { router, bounds, open, refusals, tasks, shutdown: shutdown.clone() };
     loop {
         let accepted = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) if is_the_clients(&error) => continue,
+        match accepted {
+            Ok((stream, address)) => reception.take(stream, address),
+            Err(error) if is_the_clients(&error) => {}
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "a connection cannot be accepted");
                 sleep(PAUSE).await;
-                continue;
             }
-        };
+        }
+    }
+    // What has come by now would be reset.
+    if let Ok(listener) = listener.into_std() {
+        for (stream, address) in std::iter::from_fn(|| listener.accept().ok()).take(MOST_LAST) {
+            if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                reception.take(stream, address);
+            }
+        }
+    }
+    reception.tasks.close();
+    reception.tasks.wait().await;
+}
+
+/// Where connections come in.
+struct Reception {
+    router: Router,
+    bounds: Bounds,
+    open: Open,
+    refusals: Arc<Semaphore>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Reception {
+    fn take(&mut self, stream: TcpStream, address: SocketAddr) {
         prepare(&stream);
-        match open.admit(address) {
+        match self.open.admit(address) {
             Some(place) => {
-                let (router, shutdown) = (router.clone(), shutdown.clone());
                 let stream = Counted { stream, used: Arc::default(), _place: place };
-                tasks.spawn(serve_one(stream, router, bounds, shutdown));
+                self.tasks.spawn(serve_one(stream, self.router.clone(), self.bounds, self.shutdown.clone()));
             }
             // Beyond some, they are closed without a word.
             None => {
-                if let Ok(permit) = Arc::clone(&refusals).try_acquire_owned() {
-                    tasks.spawn(async {
+                if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
+                    self.tasks.spawn(async {
                         refuse(stream).await;
                         drop(permit);
                     });
@@ -102,9 +130,6 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdo
             }
         }
     }
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
 }
 
 /// Says with an answer that no other request is served on its connection.

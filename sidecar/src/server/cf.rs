@@ -91,7 +91,7 @@ async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request
     }
     info!(store = ?log.id(), %dialect, "connected");
     let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
-    let (connections, shutdown) = (server.connections.clone(), server.shutdown.clone());
+    let (connections, shutdown) = (server.connections.clone(), server.ending.begun.clone());
     match dialect {
         Dialect::Cf03 => {
             let secret = server.settings.admin_secret.clone();
@@ -107,7 +107,7 @@ async fn http(server: Arc<Server>, log: StoreLog, request: Request) -> Response 
         return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
     }
     match server.body(request.into_body()).await {
-        Ok(body) => rpc::answer(log, body, &server.connections, server.shutdown.clone()).await,
+        Ok(body) => rpc::answer(log, body, &server.connections, server.ending.last_moment.clone()).await,
         Err(refusal) => refuse(refusal),
     }
 }

@@ -55,7 +55,7 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
         Ok((pull, log))
     });
     match parsed {
-        Ok((pull, log)) => api::pull(log, pull, server.settings.electric.as_ref(), server.shutdown.clone()).await,
+        Ok((pull, log)) => api::pull(log, pull, server.settings.electric.as_ref(), &server.ending).await,
         // Not 400, which the client takes for an empty log.
         Err(error) => api::failure(StatusCode::UNPROCESSABLE_ENTITY, &error, Value::Null),
     }
@@ -107,7 +107,7 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
         return shape::uncached(StatusCode::FORBIDDEN, json!({"message": refused}));
     }
     let electric = server.settings.electric.as_ref();
-    let mut patience = asked.patience(electric.map(|_| GRACE).unwrap_or_default(), server.shutdown.clone());
+    let mut patience = asked.patience(electric.map(|_| GRACE).unwrap_or_default(), &server.ending);
     let store = match patience.wait_for(find(&server, &asked)).await {
         Some(Ok(store)) => store,
         Some(Err(refusal)) => return refusal,
@@ -118,13 +118,13 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
         Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };
     if let Some(electric) = electric {
-        match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.shutdown.clone()).await {
+        match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.ending.begun).await {
             Ok(response) => return response,
             Err(shape::Instead::Nothing) => return shape::nothing(&asked, &audience),
             Err(shape::Instead::ReadOurselves) => {}
         }
     }
-    shape::answer(log, asked, audience, patience, &server.connections, server.shutdown.clone()).await
+    shape::answer(log, asked, audience, patience, &server.connections, server.ending.begun.clone()).await
 }
 
 /// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to

@@ -2,8 +2,10 @@
 
 pub mod accept;
 mod cf;
+pub mod door;
 mod electric;
 mod observe;
+mod probes;
 mod relay;
 pub mod s2;
 
@@ -14,28 +16,26 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use http_body_util::LengthLimitError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
-use tracing::warn;
 
 use crate::auth::{Authentication, Credentials, Refused};
 use crate::config::Dialect;
 use crate::log::{Context, Log, StoreId, StoreLog};
-use crate::metrics::{Limit, Standing, render};
+use crate::metrics::Limit;
 use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
 use crate::relay::Relay;
+use crate::shutdown::Ending;
 
 /// How long the body of a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,7 +46,7 @@ pub struct Server {
     pub settings: Arc<Settings>,
     /// Connections outlive their handlers; a shutdown waits for them here.
     pub connections: TaskTracker,
-    pub shutdown: CancellationToken,
+    pub ending: Ending,
     /// Between devices, if the peer relay is served.
     pub relay: Option<Relay>,
     pub metrics: PrometheusHandle,
@@ -92,8 +92,9 @@ A LiveStore sync backend on Postgres. Endpoints:
 );
 
 impl Server {
-    pub fn router(self) -> Router {
-        let server = Arc::new(self);
+    /// All that is served to clients.
+    pub fn router(self: Arc<Self>) -> Router {
+        let server = self;
         let sync = Router::new()
             .merge(electric::router())
             .merge(s2::router())
@@ -103,13 +104,15 @@ impl Server {
             .layer(server.settings.origins.cors())
             .layer(from_fn(no_content_for_options))
             .layer(from_fn(not_encoded));
-        Router::new()
-            .route("/healthz", get(|| async { "ok\n" }))
-            .route("/readyz", get(readyz))
-            .route("/metrics", get(metrics))
+        probes::router()
             .fallback_service(sync.with_state(Arc::clone(&server)))
             .layer(from_fn(observe::observe))
             .with_state(server)
+    }
+
+    /// What is asked of this process alone, on an address of its own.
+    pub fn probes(self: Arc<Self>) -> Router {
+        probes::router().with_state(self)
     }
 
     /// Whether a request is served at all.
@@ -207,13 +210,6 @@ impl Server {
     }
 }
 
-/// For Prometheus.
-async fn metrics(State(server): State<Arc<Server>>) -> Response {
-    let relay_devices = server.relay.as_ref().map_or(0, Relay::devices);
-    let standing = Standing { relay_devices, ..server.log.standing() };
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&server.metrics, standing)).into_response()
-}
-
 /// A few bytes that are compressed may stand for very many.
 async fn not_encoded(request: Request, next: Next) -> Response {
     match request.headers().get(header::CONTENT_ENCODING) {
@@ -221,16 +217,6 @@ async fn not_encoded(request: Request, next: Next) -> Response {
             refuse((StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body of a request must not be compressed".into()))
         }
         _ => next.run(request).await,
-    }
-}
-
-async fn readyz(State(server): State<Arc<Server>>) -> Response {
-    match server.log.ready().await {
-        Ok(()) => "ready\n".into_response(),
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "not ready");
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", error.to_strangers())).into_response()
-        }
     }
 }
 

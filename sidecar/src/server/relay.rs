@@ -52,7 +52,7 @@ async fn connect(State(server): State<Arc<Server>>, request: Request) -> Respons
     };
     info!(dialect = %Dialect::Relay, "connected");
     let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
-    let (connections, shutdown) = (server.connections.clone(), server.shutdown.clone());
+    let (connections, shutdown) = (server.connections.clone(), server.ending.begun.clone());
     let guest = Guest { identity, history };
     upgrade.on_upgrade(move |socket| connections.track_future(relay::serve(relay, guest, socket, shutdown)))
 }

@@ -10,6 +10,7 @@ mod electric_shape_http;
 mod electric_upstream;
 mod faults;
 mod livestore;
+mod outages;
 mod relay;
 mod relay_auth;
 mod relay_faults;

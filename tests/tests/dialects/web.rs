@@ -58,7 +58,8 @@ impl Drop for Browsers {
 async fn build() {
     let mut npm = Command::new("npm");
     npm.args(["run", "build"]).current_dir(root().join("tests/web")).kill_on_drop(true);
-    let output = tokio::time::timeout(4 * PATIENCE, npm.output()).await.expect("the app is built in time").expect("npm");
+    let output =
+        tokio::time::timeout(4 * PATIENCE, npm.output()).await.expect("the app is built in time").expect("npm");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 

@@ -7,6 +7,7 @@ mod browsers;
 mod check;
 mod connections;
 mod docs;
+mod failover;
 mod limits;
 mod make_run;
 mod metrics;

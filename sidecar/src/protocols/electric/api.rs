@@ -13,7 +13,6 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::messages::{self, Columns, Relation, up_to_date};
@@ -22,6 +21,7 @@ use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, read};
 use super::upstream::{self, Upstream};
 use crate::log::{Batch, PushError, StoreLog};
 use crate::protocols::{brief, read_json};
+use crate::shutdown::Ending;
 
 /// A pull, from the search params of its URL.
 #[derive(Debug)]
@@ -151,17 +151,17 @@ fn refuse_push(refusal: &PushError) -> Response {
 }
 
 /// Answers with a page, after at most [`LONG_POLL`] if the client is live or has a position.
-pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, shutdown: CancellationToken) -> Response {
+pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending: &Ending) -> Response {
     let Pull { position, is_live, .. } = pull;
     debug!(store = ?log.id(), ?position, is_live, "pull");
     let wait = Wait { is_live, has_position: position.is_some() };
     let page = match upstream {
         Some(upstream) => {
-            let mut patience = Patience::new(wait, LONG_POLL + 2 * upstream::GRACE, shutdown);
+            let mut patience = Patience::new(wait, LONG_POLL + 2 * upstream::GRACE, ending);
             upstream::pull(upstream, &log, position, is_live, &mut patience).await
         }
         None => {
-            let mut patience = Patience::new(wait, LONG_POLL, shutdown);
+            let mut patience = Patience::new(wait, LONG_POLL, ending);
             pull_ourselves(&log, position, is_live, &mut patience).await
         }
     };
@@ -178,7 +178,7 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, shutdo
                 }
             }
         }
-        Err(refusal) => refuse_pull(&refusal, is_live),
+        Err(refusal) => refuse_pull(&refusal),
     }
 }
 
@@ -207,13 +207,12 @@ pub async fn pull_ourselves(
     read(log, position.as_ref(), follow, patience).await.map(Answer::from)
 }
 
-fn refuse_pull(refusal: &ReadError, is_live: bool) -> Response {
+fn refuse_pull(refusal: &ReadError) -> Response {
     let status = match refusal {
         ReadError::Denied(_) => StatusCode::FORBIDDEN,
         ReadError::Reset { .. } | ReadError::Foreign => StatusCode::GONE,
-        // The client asks again, instead of giving up for good.
-        ReadError::Away if is_live => StatusCode::BAD_REQUEST,
-        ReadError::Away => StatusCode::SERVICE_UNAVAILABLE,
+        // The client takes the log for empty and asks again, live, instead of giving up for good.
+        ReadError::Away => StatusCode::BAD_REQUEST,
     };
     failure(status, &refusal.to_string(), Value::Null)
 }

@@ -8,17 +8,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep_until;
 
 use super::offset::{Offset, Position};
 use crate::log::{Denied, Event, PullError, StoreLog, StreamEnd};
+use crate::shutdown::Ending;
 
 /// How long a live request waits for events, as in Electric (`ELECTRIC_LONG_POLL_TIMEOUT`).
 pub const LONG_POLL: Duration = Duration::from_secs(20);
-
-/// How long a request that waits for the database, and not for events, goes on after a shutdown has begun.
-const LAST_MOMENT: Duration = Duration::from_secs(5);
 
 /// What a request says of how long it may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +30,13 @@ pub struct Wait {
 pub struct Patience(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 impl Patience {
-    pub fn new(wait: Wait, long_poll: Duration, shutdown: CancellationToken) -> Self {
+    pub fn new(wait: Wait, long_poll: Duration, ending: &Ending) -> Self {
         let deadline = tokio::time::Instant::now() + long_poll;
+        let is_for_events = wait.is_live && wait.has_position;
+        let end = if is_for_events { ending.begun.clone() } else { ending.last_moment.clone() };
         Self(Some(Box::pin(async move {
-            let shutdown = async {
-                shutdown.cancelled().await;
-                if !(wait.is_live && wait.has_position) {
-                    sleep(LAST_MOMENT).await;
-                }
-            };
             tokio::select! {
-                () = shutdown => {}
+                () = end.cancelled() => {}
                 // Without a position, and without a second request to come, there is no answer but the log.
                 () = sleep_until(deadline), if wait.is_live || wait.has_position => {}
             }

@@ -24,12 +24,13 @@ use crate::protocols::chunks::chunks;
 /// ask again. Less than the 10 s that a ping may take, and that a shutdown takes by default.
 const AWAY: Duration = Duration::from_secs(5);
 
+/// A push is tried again by itself.
 const SHUTDOWN: &str = "the server shuts down, try again";
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Answers a POST; the rest of the answer is written by a task on `tasks`.
-pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, shutdown: CancellationToken) -> Response {
+/// Answers a POST; the rest of the answer is written by a task on `tasks`. At the last moment, what still waits is answered, too.
+pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, last_moment: CancellationToken) -> Response {
     let Ok(text) = std::str::from_utf8(&request) else {
         return array(StatusCode::BAD_REQUEST, format!("[{}]", defect("the body is not UTF-8")));
     };
@@ -42,7 +43,7 @@ pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, shutdown
         return refuse(&frames, denied);
     }
     let (pieces, answered) = body::written();
-    let answer = Answer { log, pieces, is_empty: true, is_admitted: may_connect.is_ok(), shutdown };
+    let answer = Answer { log, pieces, is_empty: true, is_admitted: may_connect.is_ok(), last_moment };
     tasks.spawn(async move {
         let gone = answer.pieces.clone();
         tokio::select! {
@@ -73,7 +74,8 @@ struct Answer {
     is_empty: bool,
     /// Whether the client may connect at all: not decided while the database is away.
     is_admitted: bool,
-    shutdown: CancellationToken,
+    /// When an answer that waits can wait no longer, since the sidecar ends.
+    last_moment: CancellationToken,
 }
 
 impl Answer {
@@ -126,10 +128,16 @@ impl Answer {
             return self.nothing_new(&id, &cursor.backend_id).await;
         }
         if !self.is_admitted && !matches!(operation, Operation::Ping) {
-            if let Some(refusal) = self.admit().await {
-                return self.send(id.failure(&unknown_error(&refusal))).await;
+            let decided = tokio::select! {
+                decided = self.log.connect() => Some(decided),
+                () = self.last_moment.cancelled() => None,
+            };
+            match (decided, &operation) {
+                (Some(Ok(())), _) => self.is_admitted = true,
+                (Some(Err(denied)), _) => return self.send(id.failure(&unknown_error(&denied.to_string()))).await,
+                (None, Operation::Pull { .. }) => return self.nothing(&id).await,
+                (None, _) => return self.send(id.failure(&unknown_error(SHUTDOWN))).await,
             }
-            self.is_admitted = true;
         }
         let log = self.log.for_request(payload);
         match operation {
@@ -148,25 +156,11 @@ impl Answer {
         }
     }
 
-    /// Waits for the database to decide whether the client may connect; why not, if not.
-    async fn admit(&self) -> Option<String> {
-        tokio::select! {
-            decided = self.log.connect() => decided.err().map(|denied| denied.to_string()),
-            () = self.last_moment() => Some(SHUTDOWN.into()),
-        }
-    }
-
-    /// When an answer that waits can wait no longer, since the sidecar ends.
-    async fn last_moment(&self) {
-        self.shutdown.cancelled().await;
-        sleep(AWAY).await;
-    }
-
     async fn pull(&mut self, id: &RequestId, log: &StoreLog, cursor: Option<Cursor>) -> Result<(), Gone> {
         let known = cursor.as_ref().map(|cursor| cursor.backend_id.clone());
         let first = tokio::select! {
             first = first_page(log, cursor) => Some(first),
-            () = self.last_moment() => None,
+            () = self.last_moment.cancelled() => None,
             () = sleep(AWAY), if known.is_some() => None,
         };
         match (first, known) {
@@ -174,7 +168,7 @@ impl Answer {
             // Ahead of the log, it hears nothing until the operator has helped.
             (Some(Err(PullError::Rewound)) | None, Some(backend_id)) => self.nothing_new(id, &backend_id).await,
             (Some(Err(error)), _) => self.fail(id, &error).await,
-            (None, None) => self.send(id.failure(&unknown_error(SHUTDOWN))).await,
+            (None, None) => self.nothing(id).await,
         }
     }
 
@@ -188,12 +182,22 @@ impl Answer {
         self.send(id.success("null")).await
     }
 
+    /// To a client that knows no backend id yet, none is told. A stream without a chunk is as good as none to it: it asks again.
+    async fn nothing(&mut self, id: &RequestId) -> Result<(), Gone> {
+        self.send(id.success("null")).await
+    }
+
     async fn pages(&mut self, id: &RequestId, mut pages: History, mut page: Page) -> Result<(), Gone> {
         loop {
             for (chunk, left) in chunks(&page.events, page.remaining()) {
                 self.send(id.chunk(chunk, left, &page.backend_id)).await?;
             }
-            page = match pages.next().await {
+            let next = tokio::select! {
+                next = pages.next() => next,
+                // The client goes on from the last event that it was sent.
+                () = self.last_moment.cancelled() => Ok(None),
+            };
+            page = match next {
                 Ok(Some(page)) => page,
                 Ok(None) => return self.send(id.success("null")).await,
                 Err(error) => return self.fail(id, &error).await,

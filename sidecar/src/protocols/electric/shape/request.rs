@@ -8,7 +8,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 use subtle::ConstantTimeEq;
-use tokio_util::sync::CancellationToken;
 
 use super::table::{parse_columns, parse_table};
 use super::uncached;
@@ -16,6 +15,7 @@ use crate::log::Alias;
 use crate::protocols::electric::messages::{Columns, Relation};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, LONG_POLL, Patience, Wait};
+use crate::shutdown::Ending;
 
 /// Where a client wants to read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,9 +170,9 @@ impl Request {
     }
 
     /// `grace`: how much longer the client waits than Electric would let it.
-    pub fn patience(&self, grace: Duration, shutdown: CancellationToken) -> Patience {
+    pub fn patience(&self, grace: Duration, ending: &Ending) -> Patience {
         let wait = Wait { is_live: self.is_live, has_position: matches!(self.since, Since::At(_)) };
-        Patience::new(wait, LONG_POLL + grace, shutdown)
+        Patience::new(wait, LONG_POLL + grace, ending)
     }
 
     /// How the client waits for what is to come.

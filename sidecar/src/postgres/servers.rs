@@ -1,0 +1,258 @@
+//! Which server to work with: of several hosts the one that allows writes, and after a failover never again the one of before.
+//!
+//! A promoted standby begins a new timeline of its cluster. A server of an older one is a primary that was given up: what it
+//! has may lack what was acknowledged since, and what it takes will be lost. It may be back, and allow writes, before anybody
+//! has fenced it. This process does not go back to it; who begins anew, or has not met the new one yet, cannot know.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::{info, warn};
+
+use super::{CONNECT_TIMEOUT, DatabaseError, TlsStream};
+
+/// The least that one of several hosts is given.
+const LEAST: Duration = Duration::from_secs(1);
+
+/// Which cluster a server is of, and how often that has failed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Server {
+    cluster: u64,
+    timeline: u32,
+}
+
+/// A connection that is made, and to whom. Whoever gets it drives it.
+pub struct Connected {
+    pub client: Client,
+    pub connection: Connection<Socket, TlsStream>,
+    /// None if the server does not say.
+    pub server: Option<Server>,
+}
+
+/// The hosts of a database URL.
+pub struct Servers {
+    each: Vec<Config>,
+    tls: MakeRustlsConnect,
+    /// The one that was the right one last is tried first: another may be away without a word, and cost time.
+    last: AtomicUsize,
+    /// The latest timeline of each cluster that was met.
+    met: Mutex<HashMap<u64, u32>>,
+}
+
+impl Servers {
+    pub fn new(config: &Config, tls: MakeRustlsConnect) -> Self {
+        let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
+        let each = match hosts {
+            0 | 1 => vec![config.clone()],
+            _ => (0..hosts).map(|index| only(config, index)).collect(),
+        };
+        let each = each.into_iter().map(|mut config| {
+            // Asked for below, together with the rest.
+            config.target_session_attrs(TargetSessionAttrs::Any);
+            config
+        });
+        Self { each: each.collect(), tls, last: AtomicUsize::new(0), met: Mutex::default() }
+    }
+
+    /// A connection to the server that allows writes.
+    ///
+    /// # Errors
+    /// Why there is none; if waiting may help with any of the hosts, what is wrong with that.
+    pub async fn connect(&self) -> Result<Connected, DatabaseError> {
+        let (hosts, last) = (self.each.len(), self.last.load(Ordering::Relaxed));
+        let patience = (CONNECT_TIMEOUT / u32::try_from(hosts).unwrap_or(u32::MAX)).max(LEAST);
+        let mut worst = None;
+        for index in (last..hosts).chain(0..last) {
+            let connected = timeout(patience, self.connect_to(&self.each[index])).await;
+            match connected.unwrap_or(Err(DatabaseError::Busy)) {
+                Ok(connected) => {
+                    if self.last.swap(index, Ordering::Relaxed) != index {
+                        info!(host = index + 1, of = hosts, "the database is at another host of its URL");
+                    }
+                    return Ok(connected);
+                }
+                Err(error) => {
+                    let is_telling = matches!(error, DatabaseError::Superseded { .. });
+                    if is_telling || worst.as_ref().is_none_or(|worst: &DatabaseError| !worst.is_passing()) {
+                        worst = Some(error);
+                    }
+                }
+            }
+        }
+        Err(worst.unwrap_or(DatabaseError::Busy))
+    }
+
+    async fn connect_to(&self, config: &Config) -> Result<Connected, DatabaseError> {
+        let (client, mut connection) = config.connect(self.tls.clone()).await?;
+        let server = tokio::select! {
+            biased;
+            server = identify(&client) => server?,
+            end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
+        };
+        if let Some(server) = server {
+            self.meet(server)?;
+        }
+        Ok(Connected { client, connection, server })
+    }
+
+    fn meet(&self, Server { cluster, timeline }: Server) -> Result<(), DatabaseError> {
+        let mut met = self.met.lock();
+        let latest = met.entry(cluster).or_insert(timeline);
+        if timeline < *latest {
+            let latest = *latest;
+            warn!(timeline, latest, "a server of before the failover allows writes: fence it");
+            return Err(DatabaseError::Superseded { timeline, latest });
+        }
+        if timeline > std::mem::replace(latest, timeline) {
+            info!(timeline, "the database has failed over");
+        }
+        Ok(())
+    }
+
+    /// Whether no later primary of its cluster was met since.
+    pub fn is_current(&self, server: Option<Server>) -> bool {
+        server.is_none_or(|Server { cluster, timeline }| {
+            self.met.lock().get(&cluster).is_none_or(|latest| timeline >= *latest)
+        })
+    }
+}
+
+/// The same for one of its hosts.
+fn only(config: &Config, index: usize) -> Config {
+    let mut one = Config::new();
+    match config.get_hosts().get(index) {
+        Some(Host::Tcp(host)) => drop(one.host(host)),
+        #[cfg(unix)]
+        Some(Host::Unix(path)) => drop(one.host_path(path)),
+        None => {}
+    }
+    if let Some(address) = config.get_hostaddrs().get(index) {
+        one.hostaddr(*address);
+    }
+    if let Some(port) = config.get_ports().get(index).or_else(|| config.get_ports().first()) {
+        one.port(*port);
+    }
+    let user = config.get_user().map(str::to_string);
+    let texts = [
+        (user, Config::user as fn(&mut Config, String) -> &mut Config),
+        (config.get_dbname().map(str::to_string), Config::dbname),
+        (config.get_options().map(str::to_string), Config::options),
+        (config.get_application_name().map(str::to_string), Config::application_name),
+    ];
+    for (text, set) in texts {
+        if let Some(text) = text {
+            set(&mut one, text);
+        }
+    }
+    if let Some(password) = config.get_password() {
+        one.password(password);
+    }
+    if let Some(timeout) = config.get_connect_timeout() {
+        one.connect_timeout(*timeout);
+    }
+    if let Some(timeout) = config.get_tcp_user_timeout() {
+        one.tcp_user_timeout(*timeout);
+    }
+    if let Some(interval) = config.get_keepalives_interval() {
+        one.keepalives_interval(interval);
+    }
+    if let Some(retries) = config.get_keepalives_retries() {
+        one.keepalives_retries(retries);
+    }
+    one.keepalives(config.get_keepalives())
+        .keepalives_idle(config.get_keepalives_idle())
+        .ssl_mode(config.get_ssl_mode())
+        .ssl_negotiation(config.get_ssl_negotiation())
+        .channel_binding(config.get_channel_binding())
+        .load_balance_hosts(config.get_load_balance_hosts());
+    one
+}
+
+/// One round trip. A standby has no timeline that it writes to.
+const IDENTIFY: &str = "\
+    select current_setting('transaction_read_only'), system_identifier,
+        case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end
+    from pg_control_system()";
+
+/// For servers that are not asked this, or not by everybody.
+const IS_READ_ONLY: &str = "select current_setting('transaction_read_only')";
+
+/// Who this is.
+///
+/// # Errors
+/// It does not allow writes, or does not answer.
+async fn identify(client: &Client) -> Result<Option<Server>, DatabaseError> {
+    let messages = match client.simple_query(IDENTIFY).await {
+        Err(error) if error.code().is_some_and(is_unknown) => client.simple_query(IS_READ_ONLY).await?,
+        messages => messages?,
+    };
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let row = row.ok_or(DatabaseError::Lost)?;
+    if row.try_get(0)? == Some("on") {
+        return Err(DatabaseError::ReadOnly);
+    }
+    if row.len() < 3 {
+        return Ok(None);
+    }
+    let cluster = row.try_get(1)?.and_then(|text| text.parse::<i64>().ok());
+    let timeline = row.try_get(2)?.and_then(|file| u32::from_str_radix(file.get(..8)?, 16).ok());
+    Ok(cluster.zip(timeline).map(|(cluster, timeline)| Server { cluster: cluster.cast_unsigned(), timeline }))
+}
+
+/// By class: a feature that is not there, a name that is not, or a privilege.
+fn is_unknown(code: &SqlState) -> bool {
+    matches!(code.code().get(..2), Some("0A" | "42" | "55"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::postgres::tls;
+
+    fn servers(url: &str) -> Servers {
+        Servers::new(&tls::parse(url).unwrap(), tls::connector(None).unwrap())
+    }
+
+    #[test]
+    fn each_host_has_what_the_url_says_of_all() {
+        let url =
+            "postgres://u:p@one:5432,two:5433/d?target_session_attrs=read-write&application_name=a&sslmode=verify-full";
+        let servers = servers(url);
+        let hosts: Vec<_> =
+            servers.each.iter().map(|one| (one.get_hosts().to_vec(), one.get_ports().to_vec())).collect();
+        let host = |name: &str, port| (vec![Host::Tcp(name.into())], vec![port]);
+        assert_eq!(hosts, [host("one", 5432), host("two", 5433)]);
+        for one in &servers.each {
+            assert_eq!((one.get_user(), one.get_password(), one.get_dbname()), (Some("u"), Some(&b"p"[..]), Some("d")));
+            assert_eq!(one.get_application_name(), Some("a"));
+            assert_eq!(one.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
+        }
+    }
+
+    #[test]
+    fn a_primary_that_was_given_up_is_refused() {
+        let servers = servers("postgres://u@h/d");
+        let server = |cluster, timeline| Server { cluster, timeline };
+        servers.meet(server(7, 1)).unwrap();
+        servers.meet(server(7, 2)).unwrap();
+        assert!(matches!(servers.meet(server(7, 1)), Err(DatabaseError::Superseded { timeline: 1, latest: 2 })));
+        assert!(!servers.is_current(Some(server(7, 1))) && servers.is_current(Some(server(7, 2))));
+        servers.meet(server(8, 1)).unwrap();
+        assert!(
+            servers.is_current(Some(server(8, 1))) && servers.is_current(None),
+            "another cluster is another database"
+        );
+    }
+}

@@ -1,0 +1,45 @@
+//! What a load balancer, a service manager and Prometheus ask.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tracing::warn;
+
+use super::Server;
+use crate::metrics::{Standing, render};
+use crate::relay::Relay;
+
+pub fn router() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+}
+
+/// For Prometheus.
+async fn metrics(State(server): State<Arc<Server>>) -> Response {
+    let relay_devices = server.relay.as_ref().map_or(0, Relay::devices);
+    let standing = Standing { relay_devices, ..server.log.standing() };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&server.metrics, standing)).into_response()
+}
+
+async fn readyz(State(server): State<Arc<Server>>) -> Response {
+    if server.ending.announced.is_cancelled() {
+        return not_ready("this process is about to end");
+    }
+    match server.log.ready().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "not ready");
+            not_ready(&error.to_strangers())
+        }
+    }
+}
+
+fn not_ready(why: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+}

@@ -1,0 +1,144 @@
+//! A TCP relay in front of sidecars that keeps books of what a client behind it would have noticed.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Relays connections to a port on this machine.
+pub struct Witness {
+    port: u16,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    refused: AtomicUsize,
+    reset: AtomicUsize,
+    unanswered: AtomicUsize,
+}
+
+/// What clients have met so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Troubles {
+    /// Nobody took the connection.
+    pub refused: usize,
+    /// The connection broke off, in either direction, while the client held it.
+    pub reset: usize,
+    /// A request over HTTP that the connection ended without an answer to, although in order.
+    pub unanswered: usize,
+}
+
+impl Troubles {
+    pub const NONE: Self = Self { refused: 0, reset: 0, unanswered: 0 };
+}
+
+impl Witness {
+    pub async fn of(target: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let seen = Arc::new(Seen::default());
+        let relay = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(carry(near, target, Arc::clone(&relay)));
+            }
+        });
+        Self { port, seen }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// How many connections were made.
+    pub fn connections(&self) -> usize {
+        self.seen.connections.load(Ordering::Relaxed)
+    }
+
+    pub fn troubles(&self) -> Troubles {
+        let Seen { refused, reset, unanswered, .. } = &*self.seen;
+        let [refused, reset, unanswered] = [refused, reset, unanswered].map(|count| count.load(Ordering::Relaxed));
+        Troubles { refused, reset, unanswered }
+    }
+}
+
+/// How a connection stands.
+#[derive(Default)]
+struct Standing {
+    /// The client is gone: what follows is its own doing.
+    has_left: AtomicBool,
+    is_websocket: AtomicBool,
+    /// The client has sent something that nothing followed.
+    waits: AtomicBool,
+    /// What that began with.
+    last: Mutex<String>,
+}
+
+async fn carry(near: TcpStream, target: u16, seen: Arc<Seen>) {
+    seen.connections.fetch_add(1, Ordering::Relaxed);
+    let Ok(far) = TcpStream::connect(("127.0.0.1", target)).await else {
+        seen.refused.fetch_add(1, Ordering::Relaxed);
+        return;
+    };
+    let _ = (near.set_nodelay(true), far.set_nodelay(true));
+    let standing = Standing::default();
+    let (near_reads, near_writes) = near.into_split();
+    let (far_reads, far_writes) = far.into_split();
+    tokio::join!(
+        there(near_reads, far_writes, &standing, &seen), //
+        back(far_reads, near_writes, &standing, &seen)
+    );
+}
+
+/// From the client.
+async fn there(mut near: OwnedReadHalf, mut far: OwnedWriteHalf, standing: &Standing, seen: &Seen) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(read @ 1..) = near.read(&mut buffer).await {
+        standing.waits.store(true, Ordering::Relaxed);
+        *standing.last.lock().unwrap() = String::from_utf8_lossy(&buffer[..read.min(200)]).into();
+        if far.write_all(&buffer[..read]).await.is_err() {
+            // What follows the end of a WebSocket is nobody's loss.
+            if !standing.is_websocket.load(Ordering::Relaxed) {
+                seen.reset.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+    }
+    standing.has_left.store(true, Ordering::Relaxed);
+    let _ = far.shutdown().await;
+}
+
+/// To the client.
+async fn back(mut far: OwnedReadHalf, mut near: OwnedWriteHalf, standing: &Standing, seen: &Seen) {
+    let mut buffer = vec![0; 64 << 10];
+    let mut is_first = true;
+    let end = loop {
+        match far.read(&mut buffer).await {
+            Ok(read @ 1..) => {
+                if std::mem::take(&mut is_first) && buffer.starts_with(b"HTTP/1.1 101") {
+                    standing.is_websocket.store(true, Ordering::Relaxed);
+                }
+                standing.waits.store(false, Ordering::Relaxed);
+                if near.write_all(&buffer[..read]).await.is_err() {
+                    return;
+                }
+            }
+            end => break end,
+        }
+    };
+    let has_left = standing.has_left.load(Ordering::Relaxed);
+    let is_websocket = standing.is_websocket.load(Ordering::Relaxed);
+    match end {
+        Err(_) if !has_left => drop(seen.reset.fetch_add(1, Ordering::Relaxed)),
+        Ok(_) if !has_left && !is_websocket && standing.waits.load(Ordering::Relaxed) => {
+            seen.unanswered.fetch_add(1, Ordering::Relaxed);
+            eprintln!("unanswered: {}", standing.last.lock().unwrap());
+        }
+        _ => {}
+    }
+    let _ = near.shutdown().await;
+}

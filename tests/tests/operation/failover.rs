@@ -1,0 +1,110 @@
+//! A primary that is lost and a standby that takes its place, as docs/operations.md describes it: nothing that was acknowledged
+//! is missing, and neither sidecars nor clients have to be started again. [`Load::finish`] checks the books.
+
+use std::time::Duration;
+
+use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::device::Fleet;
+use livestore_tests::events::chain;
+use livestore_tests::eventually;
+use livestore_tests::load::Load;
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::witness::{Troubles, Witness};
+use serde_json::json;
+
+async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+async fn pg_ctl(cluster: &'static Cluster, arguments: &'static [&'static str]) {
+    tokio::task::spawn_blocking(|| cluster.pg_ctl(arguments)).await.unwrap();
+}
+
+/// The heads of the logs of the fleet, and their backend ids.
+async fn logs(database: &Database) -> Vec<(i64, String)> {
+    let heads = "select livestore.head(name), livestore.backend_id(name) from unnest($1::text[]) name";
+    let rows = database.admin().await.query(heads, &[&&Fleet::DIALECTS[..]]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_is_killed_is_followed_by_its_standby() {
+    let database = Database::alone().await;
+    let primary = database.cluster();
+    let standby = primary.standby().await.leak();
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", primary.port(), standby.port());
+    let url = format!("postgres://sidecar@{hosts}/{}?target_session_attrs=read-write", database.name());
+    let sidecars = [Start::new(&url).ready().await, Start::new(&url).ready().await];
+    let witness = Witness::of(sidecars[0].port()).await;
+    let fleet = Fleet::open("device", witness.port()).await;
+    fleet.create("1").await;
+    fleet.settles(&["1"]).await;
+    let before = logs(&database).await;
+    let load = Load::start("books", &sidecars.each_ref().map(Sidecar::url), 2, 2);
+    pause(1500).await;
+
+    primary.kill();
+    fleet.create("2").await;
+    pause(1000).await;
+    pg_ctl(standby, &["promote"]).await;
+    let promoted = database.on(standby);
+    fleet.settles(&["1", "2"]).await;
+    Fleet::hears_of(&promoted, "3").await;
+    fleet.settles(&["1", "2", "3"]).await;
+    pause(1000).await;
+    assert!(load.finish(&promoted).await > 10);
+    for sidecar in &sidecars {
+        eventually("it is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
+    }
+
+    // The old one comes back, allows writes, and is the first in the URL, while the new one is away for a moment.
+    pg_ctl(primary, &["start"]).await;
+    let given_up = logs(&database).await;
+    assert!(given_up.iter().all(|(head, _)| *head == 1), "{given_up:?}");
+    pg_ctl(standby, &["stop", "-m", "fast"]).await;
+    fleet.create("4").await;
+    for sidecar in &sidecars {
+        eventually("it is not gone back to", || async { sidecar.get("/readyz").await.1.contains("fence it") }).await;
+    }
+    pause(1000).await;
+    assert_eq!(logs(&database).await, given_up);
+    pg_ctl(standby, &["start"]).await;
+    fleet.settles(&["1", "2", "3", "4"]).await;
+    Fleet::hears_of(&promoted, "5").await;
+    fleet.settles(&["1", "2", "3", "4", "5"]).await;
+    let after = logs(&promoted).await;
+    assert!(
+        after.iter().zip(&before).all(|(after, before)| after.0 == 5 && after.1 == before.1),
+        "{after:?} {before:?}"
+    );
+    assert_eq!(witness.troubles(), Troubles::NONE);
+    primary.pg_ctl(&["stop", "-m", "immediate"]);
+    standby.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
+/// A commit waits for the standby, and is seen by nobody meanwhile. If the primary is restarted then, it is seen, whether the
+/// standby has it or not: a repeated push finds its events in the log, writes nothing, and has nothing of its own to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_is_repeated_is_not_acknowledged_before_the_standby_has_it() {
+    let database = Database::alone().await;
+    let primary = database.cluster();
+    let standby = primary.standby().await.leak();
+    let sidecar = Sidecar::on(&database).await;
+    pg_ctl(standby, &["stop", "-m", "fast"]).await;
+    let mut writer = Rpc::open(&sidecar.url(), "s").await;
+    writer.push(json!("p"), "s", chain(0, 1)).await;
+    assert!(writer.is_quiet_for(Duration::from_secs(2)).await, "the standby is away");
+    pg_ctl(primary, &["restart", "-m", "immediate"]).await;
+    eventually("the event is seen", || async {
+        let head = "select livestore.head('s')";
+        database.admin().await.query_one(head, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    eventually("the sidecar is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
+    assert!(writer.is_quiet_for(Duration::from_secs(3)).await, "the standby does not have it yet");
+    pg_ctl(standby, &["start"]).await;
+    assert_eq!(writer.exit(&json!("p")).await["_tag"], "Success");
+    database.stop();
+    standby.pg_ctl(&["stop", "-m", "immediate"]);
+}
