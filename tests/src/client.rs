@@ -282,6 +282,11 @@ impl Live {
         message.expect("the live pull brings nothing").expect("the driver runs")
     }
 
+    /// The same for as long as it takes; nothing once the driver has ended.
+    pub async fn wait(&mut self) -> Option<Value> {
+        self.messages.recv().await
+    }
+
     /// The events of the next page.
     pub async fn page(&mut self) -> Vec<Value> {
         let message = self.next().await;
