@@ -64,6 +64,8 @@ pub struct Device {
     pub dialect: Dialect,
     pub nodes: Nodes,
     pub url: String,
+    /// Another sidecar.
+    pub reads_at: String,
     pub store: Arc<Store>,
     pub recorder: Recorder,
     pub random: ChaCha8Rng,
@@ -305,19 +307,22 @@ impl Running {
         self.in_flight = Some(InFlight { number, ticket, batch, rebases, start: Instant::now() });
     }
 
+    /// As an app that starts elsewhere, with a client of its own: LiveStore's has a live pull on its connection and no other.
     fn read(&mut self) {
-        let Some((_, client)) = &self.client else { return };
         self.is_reading = true;
-        let (client, happened, recorder) = (client.clone(), self.happened.clone(), self.device.recorder.clone());
-        let (number, dialect) = (self.device.number, self.device.dialect.name().into());
-        let store = self.device.store.name.clone();
+        let (happened, recorder) = (self.happened.clone(), self.device.recorder.clone());
+        let (number, dialect, store) = (self.device.number, self.device.dialect, self.device.store.name.clone());
+        let (nodes, url) = (self.device.nodes.clone(), self.device.reads_at.clone());
         tokio::spawn(async move {
             let start = recorder.now();
+            let client = dialect.open(&nodes, &url, &store, None).await;
             // One that fails says nothing.
             if let Ok(Ok(events)) = timeout(2 * PATIENCE, client.pull(None)).await {
                 let events = events.iter().map(placed).collect();
+                let dialect = dialect.name().into();
                 recorder.read(&store, Read { client: number, dialect, start, end: recorder.now(), events });
             }
+            close(client);
             let _ = happened.send(Happened::HasRead);
         });
     }

@@ -53,7 +53,7 @@ impl Dialect {
     pub async fn open(self, nodes: &Nodes, url: &str, store: &str, backend_id: Option<&str>) -> Client {
         let node = if self == Self::Cf03 { &nodes.old } else { &nodes.new };
         let mut further = match self {
-            Self::CfWs => json!({"options": {"ping": {"requestInterval": 2_000}}}),
+            Self::CfWs => json!({"options": {"ping": {"requestInterval": 5_000}}}),
             Self::CfHttp => json!({"options": {"livePull": {"pollInterval": 500}}}),
             _ => json!({}),
         };

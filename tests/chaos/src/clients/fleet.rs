@@ -48,16 +48,17 @@ impl Fleet {
                 let number = fleet.devices.len();
                 let dialect = Dialect::ALL[(index + n) % Dialect::ALL.len()];
                 // Those of one store, and of one dialect, are at different sidecars.
-                let url = system.places[number % system.places.len()].url();
+                let place = |number: usize| system.places[number % system.places.len()].url();
+                let (url, reads_at) = (place(number), place(number + 1));
                 let pace = Duration::from_millis(if is_contended { 900 } else { 3_000 });
-                fleet.add(Start { index, store, number, dialect, url, pace, recorder, seed });
+                fleet.add(Start { index, store, number, dialect, url, reads_at, pace, recorder, seed });
             }
         }
         fleet
     }
 
     fn add(&mut self, start: Start<'_>) {
-        let Start { index, store, number, dialect, url, pace, recorder, seed } = start;
+        let Start { index, store, number, dialect, url, reads_at, pace, recorder, seed } = start;
         let status = Arc::<Status>::default();
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let device = Device {
@@ -65,6 +66,7 @@ impl Fleet {
             dialect,
             nodes: self._nodes[index % self._nodes.len()].clone(),
             url,
+            reads_at,
             store: Arc::clone(store),
             recorder: recorder.clone(),
             random: ChaCha8Rng::seed_from_u64(seed ^ (u64::from(number) << 32)),
@@ -115,6 +117,7 @@ struct Start<'a> {
     number: usize,
     dialect: Dialect,
     url: String,
+    reads_at: String,
     pace: Duration,
     recorder: &'a Recorder,
     seed: u64,

@@ -56,7 +56,9 @@ impl Place {
     }
 
     fn command(&self) -> Start {
-        let start = Start::new(self.database_url.clone()).environment("LIVESTORE_LOG", "warn,livestore_sidecar=info");
+        // Not a line for each request.
+        let log = "warn,livestore_sidecar=info,livestore_sidecar::server::observe=warn";
+        let start = Start::new(self.database_url.clone()).environment("LIVESTORE_LOG", log);
         let start = self.environment.iter().fold(start, |start, (name, value)| start.environment(name, value));
         match &self.socket {
             Some(socket) => start.socket(socket),
