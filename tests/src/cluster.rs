@@ -144,7 +144,13 @@ impl Cluster {
 
     fn pg_ctl_command(&self, arguments: &[&str]) -> Command {
         let mut command = postgres_command("pg_ctl");
-        command.arg("-D").arg(self.folder.join("data")).arg("-l").arg(self.folder.join("log")).arg("-w").args(arguments);
+        command
+            .arg("-D")
+            .arg(self.folder.join("data"))
+            .arg("-l")
+            .arg(self.folder.join("log"))
+            .arg("-w")
+            .args(arguments);
         command
     }
 

@@ -1,7 +1,7 @@
 //! The stores of a run, and their resets.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -46,6 +46,10 @@ impl Stores {
     pub fn new(contended: usize, quiet: usize, recorder: Recorder) -> Self {
         let named = |kind: &str, count| (0..count).map(|n| Arc::new(Store::new(format!("{kind}-{n}")))).collect();
         Self { contended: named("contended", contended), quiet: named("quiet", quiet), recorder }
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Store>> {

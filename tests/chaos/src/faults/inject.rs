@@ -74,6 +74,7 @@ impl Injector {
                 system.places[sidecar].signal("CONT").await;
             }
             Fault::Deploy => {
+                let start = self.stores.recorder().now();
                 for place in &system.places {
                     if !place.terminate().await {
                         eprintln!("chaos: sidecar {} was told to end, and did not do so in order", place.number);
@@ -81,6 +82,7 @@ impl Injector {
                     place.start().await;
                     sleep(Duration::from_millis(500)).await;
                 }
+                self.stores.recorder().deployed(start);
             }
             Fault::Clock { sidecar, by_seconds } => {
                 if let Some(clock) = &system.clock {

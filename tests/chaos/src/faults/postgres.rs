@@ -39,7 +39,9 @@ pub async fn exhaust(system: &System, lasts: Duration) {
         let Ok(first) = cluster.try_connect("postgres", "postgres").await else { return held };
         // Twice: the second round takes what the sidecars have lost.
         for _ in 0..2 {
-            while let Ok(Ok(client)) = timeout(Duration::from_secs(1), cluster.try_connect("postgres", "postgres")).await {
+            while let Ok(Ok(client)) =
+                timeout(Duration::from_secs(1), cluster.try_connect("postgres", "postgres")).await
+            {
                 held.push(client);
             }
             let _ = first.batch_execute(&format!("select pg_terminate_backend(pid) {SIDECARS}")).await;

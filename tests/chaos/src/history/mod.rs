@@ -119,5 +119,7 @@ pub struct History {
     pub pushes: Vec<Push>,
     pub streams: Vec<Stream>,
     pub reads: Vec<Read>,
+    /// When sidecars were told to end, and all were back.
+    pub deploys: Vec<(Time, Time)>,
     pub recoveries: Vec<Recovery>,
 }

@@ -13,6 +13,7 @@ pub struct Recorder(Arc<Inner>);
 struct Inner {
     start: Instant,
     stores: Mutex<BTreeMap<String, History>>,
+    deploys: Mutex<Vec<(Time, Time)>>,
 }
 
 /// A push that has begun: whatever happens to its client, it is in the history.
@@ -24,7 +25,7 @@ pub struct Ticket {
 
 impl Recorder {
     pub fn start() -> Self {
-        Self(Arc::new(Inner { start: Instant::now(), stores: Mutex::default() }))
+        Self(Arc::new(Inner { start: Instant::now(), stores: Mutex::default(), deploys: Mutex::default() }))
     }
 
     pub fn now(&self) -> Time {
@@ -78,8 +79,15 @@ impl Recorder {
         self.with(store, |history| history.epochs.last().and_then(|epoch| epoch.reset).map_or(0, |(start, _)| start))
     }
 
+    /// Sidecars were told to end, from this moment to now.
+    pub fn deployed(&self, start: Time) {
+        self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).push((start, self.now()));
+    }
+
     /// What was recorded, a history for each store.
     pub fn finish(&self) -> Vec<History> {
-        std::mem::take(&mut *self.stores()).into_values().collect()
+        let deploys = self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stores = std::mem::take(&mut *self.stores());
+        stores.into_values().map(|history| History { deploys: deploys.clone(), ..history }).collect()
     }
 }

@@ -41,7 +41,7 @@ impl Place {
             clients: Breaker::to(port).await,
             database_url: database.url_at("sidecar", postgres.port()),
             postgres,
-            socket: (number % 2 == 0).then_some(listener),
+            socket: number.is_multiple_of(2).then_some(listener),
             port,
             environment: clock.map(|clock| clock.environment(number)).unwrap_or_default(),
             running: Mutex::default(),
