@@ -38,8 +38,8 @@ struct Member {
 
 impl Fleet {
     pub fn start(system: &System, stores: &Stores, recorder: &Recorder, seed: u64) -> Self {
-        let nodes: Vec<_> =
-            (0..2).map(|_| Nodes { new: Node::sync_backend(), old: Node::sync_backend_0_3() }).collect();
+        let node = |_| Nodes { new: Node::sync_backend_on_newer_node(), old: Node::sync_backend_0_3() };
+        let nodes: Vec<_> = (0..2).map(node).collect();
         let mut fleet = Self { devices: Vec::new(), phase: watch::Sender::new(Phase::Write), _nodes: nodes };
         for (index, store) in stores.all().enumerate() {
             let is_contended = index < stores.contended.len();
