@@ -17,7 +17,8 @@ pub(super) fn check(history: &History, places: &Places, findings: &mut Findings)
 fn check_order(stream: &Stream, findings: &mut Findings) {
     let mut last = stream.cursor;
     for (index, placed) in stream.events.iter().enumerate() {
-        let is_restart = stream.restarts.binary_search(&index).is_ok() && (stream.cursor + 1..=last).contains(&placed.seq_num);
+        let is_restart =
+            stream.restarts.binary_search(&index).is_ok() && (stream.cursor + 1..=last).contains(&placed.seq_num);
         if placed.seq_num != last + 1 && !is_restart {
             let what = format!("a live stream of client {} brought {} after {last}", stream.client, placed.seq_num);
             findings.add(Rule::Disorder, what, &[&Around::of(stream, index)]);

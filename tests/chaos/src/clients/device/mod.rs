@@ -204,6 +204,14 @@ impl Running {
                 self.replace("a push has no answer");
             }
         }
+        // A pull of 0.3 whose request was lost with its connection waits for ever, also on the next connection.
+        let patience = Time::try_from(PATIENCE.as_micros()).unwrap_or(Time::MAX);
+        let is_unheard = |following: &Following| {
+            !following.has_page && self.device.recorder.now() - following.record.start > patience
+        };
+        if self.device.dialect == Dialect::Cf03 && self.following.as_ref().is_some_and(is_unheard) {
+            self.replace("a pull has no answer");
+        }
         self.push(now);
         if phase == Phase::Write && now >= self.next_read && !self.is_reading {
             self.next_read = now + self.some(self.device.reads_every);
