@@ -94,6 +94,9 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     }
     let counts = injector.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     println!("seed        {seed}\n{}", report::figures(&histories, &counts, violations.len()));
+    for place in &system.places {
+        place.kill().await;
+    }
     system.database.stop();
     if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -30,14 +30,19 @@ impl Clock {
             ("FAKETIME_TIMESTAMP_FILE", text(&self.file(sidecar))),
             ("FAKETIME_CACHE_DURATION", "1".into()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
-            // Nobody would remove that of a sidecar that is killed.
-            ("FAKETIME_DISABLE_SHM", "1".into()),
         ]
     }
 
     /// Makes the clock of a sidecar wrong by so many seconds, within a second.
     pub fn set(&self, sidecar: usize, seconds: i64) {
         let _ = std::fs::write(self.file(sidecar), format!("{seconds:+}\n"));
+    }
+
+    /// Removes what libfaketime leaves of a process that was killed.
+    pub fn clean_up(pid: u32) {
+        for file in [format!("/dev/shm/faketime_shm_{pid}"), format!("/dev/shm/sem.faketime_sem_{pid}")] {
+            let _ = std::fs::remove_file(file);
+        }
     }
 
     fn file(&self, sidecar: usize) -> PathBuf {

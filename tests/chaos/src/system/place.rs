@@ -85,14 +85,21 @@ impl Place {
     /// With no chance to clean up.
     pub async fn kill(&self) {
         if let (Some(sidecar), _running) = self.take().await {
+            let pid = sidecar.pid();
             sidecar.kill();
+            Clock::clean_up(pid);
         }
     }
 
     /// As systemd does it in an update; says whether it ended as it should.
     pub async fn terminate(&self) -> bool {
         match self.take().await {
-            (Some(sidecar), _running) => sidecar.terminate().await.success(),
+            (Some(sidecar), _running) => {
+                let pid = sidecar.pid();
+                let is_orderly = sidecar.terminate().await.success();
+                Clock::clean_up(pid);
+                is_orderly
+            }
             (None, _) => true,
         }
     }
