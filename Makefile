@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := livestore_sync $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-container bench fuzz install extension sidecar docs packages
+.PHONY: help run demo test test-container bench fuzz chaos install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,6 +33,9 @@ bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUIC
 
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
 	@tests/fuzz
+
+chaos: ## clients of every dialect against several sidecars, with faults: SECONDS=60 SEED=1 for the same faults again
+	@CHAOS_SECONDS="$(or $(SECONDS),60)" CHAOS_SEED="$(SEED)" tests/chaos/run
 
 test-container: ## build both images from nothing, as users do, and run compose.yaml (about 20 minutes)
 	@tests/container --full

@@ -1,4 +1,4 @@
-//! A TCP relay that can be cut: the network between a client and a sidecar, or a sidecar and Postgres.
+//! A TCP relay that can be cut, stalled, slowed and reset: the network between a client and a sidecar, or a sidecar and Postgres.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 pub struct Breaker {
     port: u16,
     state: Arc<watch::Sender<State>>,
+    resets: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,8 @@ enum State {
     Cut,
     /// Connections stay, and carry nothing.
     Stalled,
+    /// Everything is on its way for so long.
+    Slow(Duration),
 }
 
 impl Breaker {
@@ -28,13 +31,14 @@ impl Breaker {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let state = Arc::new(watch::Sender::new(State::Whole));
-        let relay = Arc::clone(&state);
+        let resets = Arc::new(watch::Sender::new(0));
+        let (relay, relay_resets) = (Arc::clone(&state), Arc::clone(&resets));
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carry(near, target, relay.subscribe()));
+                tokio::spawn(carry(near, target, relay.subscribe(), relay_resets.subscribe()));
             }
         });
-        Self { port, state }
+        Self { port, state, resets }
     }
 
     pub fn port(&self) -> u16 {
@@ -51,6 +55,16 @@ impl Breaker {
         self.state.send_replace(State::Stalled);
     }
 
+    /// Lets everything be late, until [`Self::mend`]: a phone at the edge of its network.
+    pub fn slow(&self, delay: Duration) {
+        self.state.send_replace(State::Slow(delay));
+    }
+
+    /// Ends the connections that there are with a RST, which loses what is under way; new ones are welcome.
+    pub fn reset(&self) {
+        self.resets.send_modify(|count| *count += 1);
+    }
+
     pub fn mend(&self) {
         self.state.send_replace(State::Whole);
     }
@@ -63,7 +77,7 @@ impl Breaker {
     }
 }
 
-async fn carry(near: TcpStream, target: u16, mut state: watch::Receiver<State>) {
+async fn carry(near: TcpStream, target: u16, mut state: watch::Receiver<State>, mut resets: watch::Receiver<u64>) {
     if state.wait_for(|state| *state != State::Stalled).await.is_ok_and(|state| *state == State::Cut) {
         return;
     }
@@ -71,22 +85,40 @@ async fn carry(near: TcpStream, target: u16, mut state: watch::Receiver<State>) 
         return;
     };
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
-    let (near_reads, near_writes) = near.into_split();
-    let (far_reads, far_writes) = far.into_split();
+    let (mut near_reads, mut near_writes) = near.into_split();
+    let (mut far_reads, mut far_writes) = far.into_split();
     let mut cut = state.clone();
-    tokio::select! {
-        () = pump(near_reads, far_writes, state.clone()) => {}
-        () = pump(far_reads, near_writes, state) => {}
-        _ = cut.wait_for(|state| *state == State::Cut) => {}
+    let is_reset = tokio::select! {
+        () = pump(&mut near_reads, &mut far_writes, state.clone()) => false,
+        () = pump(&mut far_reads, &mut near_writes, state) => false,
+        _ = cut.wait_for(|state| *state == State::Cut) => false,
+        _ = resets.changed() => true,
+    };
+    if is_reset {
+        let _ = (near_reads.as_ref().set_zero_linger(), far_reads.as_ref().set_zero_linger());
+        // Dropped, a half that writes says goodbye first, and a socket that has done so sends no RST.
+        near_writes.forget();
+        far_writes.forget();
     }
 }
 
 /// Carries one direction until it ends, and nothing while the network is stalled.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
+async fn pump(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, mut state: watch::Receiver<State>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read) = from.read(&mut buffer).await
         && read > 0
-        && state.wait_for(|state| *state != State::Stalled).await.is_ok()
+        && passes(&mut state).await
         && to.write_all(&buffer[..read]).await.is_ok()
     {}
+}
+
+/// Waits as long as the network makes everything wait; false if there is no network any more.
+async fn passes(state: &mut watch::Receiver<State>) -> bool {
+    let delay = match *state.borrow_and_update() {
+        State::Slow(delay) => delay,
+        _ => Duration::ZERO,
+    };
+    // Mended, it is not slow any more.
+    let _ = tokio::time::timeout(delay, state.wait_for(|state| !matches!(state, State::Slow(_)))).await;
+    state.wait_for(|state| *state != State::Stalled).await.is_ok()
 }

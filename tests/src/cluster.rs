@@ -36,7 +36,12 @@ impl Cluster {
 
     /// The same with further lines of `postgresql.conf`.
     pub fn start_with(settings: &str) -> Self {
-        let folder = new_folder();
+        Self::start_in(&std::env::temp_dir(), settings)
+    }
+
+    /// The same with its folder in this one, e.g. on a disk of its own.
+    pub fn start_in(parent: &Path, settings: &str) -> Self {
+        let folder = new_folder(parent);
         run(postgres_command("initdb")
             .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
             .arg("-D")
@@ -102,7 +107,7 @@ impl Cluster {
     pub async fn standby(&self) -> Self {
         let port = self.port;
         let copying = tokio::task::spawn_blocking(move || {
-            let folder = new_folder();
+            let folder = new_folder(&std::env::temp_dir());
             run(postgres_command("pg_basebackup")
                 .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "--checkpoint=fast"])
                 .arg("--write-recovery-conf")
@@ -162,14 +167,25 @@ impl Cluster {
 
     /// Runs `pg_ctl` on the cluster and waits for it, e.g. `["restart", "-m", "immediate"]`.
     pub fn pg_ctl(&self, arguments: &[&str]) {
-        let log = self.folder.join("log");
-        run(postgres_command("pg_ctl")
+        run(&mut self.pg_ctl_command(arguments));
+    }
+
+    /// The same where it may fail: stopping a Postgres that has crashed, or starting one that runs. Says whether it succeeded.
+    pub fn try_pg_ctl(&self, arguments: &[&str]) -> bool {
+        let mut command = self.pg_ctl_command(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().expect("it runs").success()
+    }
+
+    fn pg_ctl_command(&self, arguments: &[&str]) -> Command {
+        let mut command = postgres_command("pg_ctl");
+        command
             .arg("-D")
             .arg(self.folder.join("data"))
             .arg("-l")
-            .arg(log)
+            .arg(self.folder.join("log"))
             .arg("-w")
-            .args(arguments));
+            .args(arguments);
+        command
     }
 
     /// Keeps all that is written from now on, and takes a physical backup of what is there, for [`Self::restore_to`].
@@ -298,8 +314,8 @@ impl Database {
     }
 }
 
-fn new_folder() -> PathBuf {
-    let folder = tempfile::Builder::new().prefix("livestore-test-").tempdir().expect("a folder").keep();
+fn new_folder(parent: &Path) -> PathBuf {
+    let folder = tempfile::Builder::new().prefix("livestore-test-").tempdir_in(parent).expect("a folder").keep();
     if is_root() {
         run(Command::new("chown").arg("postgres").arg(&folder));
     }

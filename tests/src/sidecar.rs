@@ -131,6 +131,11 @@ impl Sidecar {
         self.port
     }
 
+    /// The number of the process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What clients of sync-cf are given as `url`.
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)

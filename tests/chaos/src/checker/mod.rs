@@ -1,0 +1,122 @@
+//! Decides whether a history can be: a pure function of what was recorded, in time n log n.
+//!
+//! The log that Postgres holds in the end is the one order there may be. What remains to show is that everybody agrees with it:
+//! acknowledged pushes ([`pushes`]), live streams ([`streams`]) and reads ([`reads`]), and that time does, too.
+
+mod known;
+mod log;
+mod pushes;
+mod reads;
+mod streams;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::history::{EventId, History, Recovery, Time};
+use known::Known;
+
+/// What must not be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// An acknowledged event is not in the log, or not where it was acknowledged.
+    Lost,
+    /// An event is in the log more than once.
+    Doubled,
+    /// The log is not one chain of numbers without a gap.
+    Broken,
+    /// The log, or a client, has an event that nobody pushed there, or whose push was refused.
+    Phantom,
+    /// An event that was pushed after another was acknowledged is before it.
+    Overtaken,
+    /// A live stream skipped, repeated or reordered events.
+    Disorder,
+    /// A client saw something else than the log has.
+    Disagreement,
+    /// A read lacks what was acknowledged, or read by somebody, before it began.
+    Stale,
+    /// A client was told that its log is over, which makes it drop everything, though nobody had reset it.
+    FalseReset,
+    /// A push was refused though it repeats what is in the log.
+    FalseRefusal,
+    /// A client did not come back after the last fault.
+    Stuck,
+}
+
+/// A rule that was broken, and the part of the history that shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Violation {
+    pub rule: Rule,
+    pub store: String,
+    pub what: String,
+    pub extract: Vec<Value>,
+}
+
+/// All that is wrong with the history of a store.
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut findings = Findings { store: history.store.clone(), violations: Vec::new() };
+    let places = log::check(history, &mut findings);
+    pushes::check_agreement(history, &places, &mut findings);
+    let known = Known::new(history, &places);
+    pushes::check_time(history, &known, &mut findings);
+    streams::check(history, &places, &mut findings);
+    reads::check(history, &places, &known, &mut findings);
+    check_recoveries(history, &mut findings);
+    findings.violations
+}
+
+/// Where the events of all logs of a store are: the number of the epoch and that of the event.
+type Places = HashMap<EventId, Place>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    epoch: usize,
+    seq_num: i64,
+}
+
+struct Findings {
+    store: String,
+    violations: Vec<Violation>,
+}
+
+impl Findings {
+    fn add(&mut self, rule: Rule, what: String, extract: &[&dyn Extract]) {
+        let extract = extract.iter().map(|record| record.json()).collect();
+        self.violations.push(Violation { rule, store: self.store.clone(), what, extract });
+    }
+}
+
+/// A part of a history that a violation shows.
+trait Extract {
+    fn json(&self) -> Value;
+}
+
+impl<T: Serialize> Extract for T {
+    fn json(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+/// Whether a reset of the store explains that a client, which knows the log since then, was told of one at that time.
+fn is_reset_between(history: &History, since: Time, told: Time) -> bool {
+    let mut resets = history.epochs.iter().filter_map(|epoch| epoch.reset);
+    resets.any(|(asked, done)| asked <= told && since <= done)
+}
+
+fn check_recoveries(history: &History, findings: &mut Findings) {
+    let head = history.epochs.last().and_then(|epoch| epoch.log.last()).map_or(0, |entry| entry.seq_num);
+    for recovery in &history.recoveries {
+        let Recovery { client, dialect, has_pushed, head: seen, state } = recovery;
+        let who = format!("client {client} ({dialect})");
+        if !has_pushed {
+            findings.add(Rule::Stuck, format!("{who} has not pushed since the last fault: {state}"), &[recovery]);
+        }
+        if *seen < head {
+            findings.add(Rule::Stuck, format!("{who} has {seen} of {head} events: {state}"), &[recovery]);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! All the devices of a run.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use livestore_tests::client::Node;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use super::Stores;
+use super::device::{Device, Phase, Status};
+use super::dialect::{Dialect, Nodes};
+use super::stores::Store;
+use crate::history::{Recorder, Recovery};
+use crate::system::System;
+
+/// So many clients of each dialect write to a contended store, so many clients of any to a quiet one.
+const EACH_ON_CONTENDED: usize = 2;
+const ON_QUIET: usize = 2;
+
+pub struct Fleet {
+    devices: Vec<Member>,
+    phase: watch::Sender<Phase>,
+    /// They live as long as their clients.
+    _nodes: Vec<Nodes>,
+}
+
+struct Member {
+    store: usize,
+    store_name: String,
+    status: Arc<Status>,
+    running: JoinHandle<Recovery>,
+}
+
+impl Fleet {
+    pub fn start(system: &System, stores: &Stores, recorder: &Recorder, seed: u64) -> Self {
+        let node = |_| Nodes { new: Node::sync_backend_on_newer_node(), old: Node::sync_backend_0_3() };
+        let nodes: Vec<_> = (0..2).map(node).collect();
+        let mut fleet = Self { devices: Vec::new(), phase: watch::Sender::new(Phase::Write), _nodes: nodes };
+        for (index, store) in stores.all().enumerate() {
+            let is_contended = index < stores.contended.len();
+            let count = if is_contended { EACH_ON_CONTENDED * Dialect::ALL.len() } else { ON_QUIET };
+            for n in 0..count {
+                let number = fleet.devices.len();
+                let dialect = Dialect::ALL[(index + n) % Dialect::ALL.len()];
+                // Those of one store, and of one dialect, are at different sidecars.
+                let place = |number: usize| system.places[number % system.places.len()].url();
+                let (url, reads_at) = (place(number), place(number + 1));
+                let pace = Duration::from_millis(if is_contended { 900 } else { 3_000 });
+                fleet.add(Start { index, store, number, dialect, url, reads_at, pace, recorder, seed });
+            }
+        }
+        fleet
+    }
+
+    fn add(&mut self, start: Start<'_>) {
+        let Start { index, store, number, dialect, url, reads_at, pace, recorder, seed } = start;
+        let status = Arc::<Status>::default();
+        let number = u32::try_from(number).unwrap_or(u32::MAX);
+        let device = Device {
+            number,
+            dialect,
+            nodes: self._nodes[index % self._nodes.len()].clone(),
+            url,
+            reads_at,
+            store: Arc::clone(store),
+            recorder: recorder.clone(),
+            random: ChaCha8Rng::seed_from_u64(seed ^ (u64::from(number) << 32)),
+            pace,
+            reads_every: Duration::from_secs(4),
+            status: Arc::clone(&status),
+        };
+        let running = tokio::spawn(device.run(self.phase.subscribe()));
+        self.devices.push(Member { store: index, store_name: store.name.clone(), status, running });
+    }
+
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// Lets every device write one more event, and waits until all are acknowledged and everybody has everything, at most so
+    /// long. Says how long it took.
+    pub async fn recover(&self, stores: &Stores, system: &System, patience: Duration) -> Option<Duration> {
+        self.phase.send_replace(Phase::Recover);
+        let start = Instant::now();
+        while start.elapsed() < patience {
+            sleep(Duration::from_millis(200)).await;
+            if self.devices.iter().all(|device| device.status.has_recovered.load(Ordering::Relaxed)) {
+                let heads = stores.heads(system).await;
+                let has_all = |device: &Member| device.status.head.load(Ordering::Relaxed) == heads[device.store];
+                if self.devices.iter().all(has_all) {
+                    return Some(start.elapsed());
+                }
+            }
+        }
+        None
+    }
+
+    /// Ends all devices, and takes down what became of them.
+    pub async fn end(self, recorder: &Recorder) {
+        self.phase.send_replace(Phase::End);
+        for device in self.devices {
+            let recovery = device.running.await.expect("a device");
+            recorder.recovery(&device.store_name, recovery);
+        }
+    }
+}
+
+/// What a device is made of.
+struct Start<'a> {
+    index: usize,
+    store: &'a Arc<Store>,
+    number: usize,
+    dialect: Dialect,
+    url: String,
+    reads_at: String,
+    pace: Duration,
+    recorder: &'a Recorder,
+    seed: u64,
+}

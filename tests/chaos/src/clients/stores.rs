@@ -1,0 +1,140 @@
+//! The stores of a run, and their resets.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_postgres::Client;
+
+use crate::history::{Entry, Epoch, EventId, Recorder};
+use crate::system::System;
+
+/// A few that many write to, and many that few write to.
+pub struct Stores {
+    pub contended: Vec<Arc<Store>>,
+    pub quiet: Vec<Arc<Store>>,
+    recorder: Recorder,
+}
+
+pub struct Store {
+    pub name: String,
+    /// Clients that cannot tell one life of a log from the next are kept away while it is reset, as an operator would have to.
+    is_closed_to_blind: AtomicBool,
+    blind: AtomicUsize,
+}
+
+impl Store {
+    fn new(name: String) -> Self {
+        Self { name, is_closed_to_blind: AtomicBool::new(false), blind: AtomicUsize::new(0) }
+    }
+
+    pub fn is_closed_to_blind(&self) -> bool {
+        self.is_closed_to_blind.load(Ordering::SeqCst)
+    }
+
+    pub fn blind_comes(&self) {
+        self.blind.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn blind_leaves(&self) {
+        self.blind.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Stores {
+    pub fn new(contended: usize, quiet: usize, recorder: Recorder) -> Self {
+        let named = |kind: &str, count| (0..count).map(|n| Arc::new(Store::new(format!("{kind}-{n}")))).collect();
+        Self { contended: named("contended", contended), quiet: named("quiet", quiet), recorder }
+    }
+
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Store>> {
+        self.contended.iter().chain(&self.quiet)
+    }
+
+    /// Resets a contended store, and keeps its log as it was in that moment.
+    pub async fn reset(&self, system: &System, store: usize) {
+        let store = &self.contended[store];
+        store.is_closed_to_blind.store(true, Ordering::SeqCst);
+        let start = Instant::now();
+        while store.blind.load(Ordering::SeqCst) > 0 && start.elapsed() < Duration::from_secs(10) {
+            sleep(Duration::from_millis(20)).await;
+        }
+        let began = self.recorder.epoch_start(&store.name);
+        let asked = self.recorder.now();
+        let mut seen = None;
+        loop {
+            let mut admin = system.connect().await;
+            match reset(&mut admin, &store.name, &mut seen).await {
+                Ok(log) => {
+                    // Of a store that nobody has pushed to there is nothing to reset.
+                    if let Some(log) = log {
+                        let reset = Some((asked, self.recorder.now()));
+                        self.recorder.epoch(&store.name, Epoch { start: began, reset, log });
+                    }
+                    break;
+                }
+                Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        }
+        store.is_closed_to_blind.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes down the logs that live at the end of the run.
+    pub async fn record_logs(&self, system: &System) {
+        let admin = system.connect().await;
+        for store in self.all() {
+            let log = log(&admin, &store.name).await.expect("the log of a store");
+            let start = self.recorder.epoch_start(&store.name);
+            self.recorder.epoch(&store.name, Epoch { start, reset: None, log });
+        }
+    }
+
+    /// The number of the last event of each store, in their order.
+    pub async fn heads(&self, system: &System) -> Vec<i64> {
+        let admin = system.connect().await;
+        let mut heads = Vec::new();
+        for store in self.all() {
+            let head = admin.query_one("select coalesce(livestore.head($1), 0)", &[&store.name]).await;
+            heads.push(head.map_or(0, |row| row.get(0)));
+        }
+        heads
+    }
+}
+
+/// In one transaction: no event comes between what is taken down and the reset. `seen` is what an attempt before this one read,
+/// whose commit may have happened though nobody said so.
+async fn reset(
+    admin: &mut Client,
+    store: &str,
+    seen: &mut Option<(String, Vec<Entry>)>,
+) -> Result<Option<Vec<Entry>>, tokio_postgres::Error> {
+    let transaction = admin.transaction().await?;
+    let id = "select backend_id from livestore.stores where store_id = $1 for update";
+    let Some(row) = transaction.query_opt(id, &[&store]).await? else { return Ok(None) };
+    let id: String = row.get(0);
+    if let Some((_, log)) = seen.take_if(|(before, _)| *before != id) {
+        return Ok(Some(log));
+    }
+    let log = log(transaction.client(), store).await?;
+    *seen = Some((id, log.clone()));
+    transaction.execute("select livestore.reset_store($1)", &[&store]).await?;
+    transaction.commit().await?;
+    Ok(Some(log))
+}
+
+async fn log(admin: &Client, store: &str) -> Result<Vec<Entry>, tokio_postgres::Error> {
+    let rows = "select seq_num, parent_seq_num, (args->>'client')::bigint, (args->>'n')::bigint
+                from livestore.events where store_id = $1 order by seq_num";
+    let number = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
+    let entry = |row: &tokio_postgres::Row| Entry {
+        seq_num: row.get(0),
+        parent_seq_num: row.get(1),
+        event: EventId { client: number(row.get(2)), n: number(row.get(3)) },
+    };
+    Ok(admin.query(rows, &[&store]).await?.iter().map(entry).collect())
+}

@@ -1,0 +1,121 @@
+//! Makes things go wrong, and right again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use livestore_tests::breaker::Breaker;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Fault, Link, Millis, Planned, postgres};
+use crate::clients::Stores;
+use crate::system::System;
+
+pub struct Injector {
+    pub system: Arc<System>,
+    pub stores: Arc<Stores>,
+    pub counts: Mutex<BTreeMap<&'static str, usize>>,
+}
+
+impl Injector {
+    pub fn new(system: Arc<System>, stores: Arc<Stores>) -> Self {
+        Self { system, stores, counts: Mutex::default() }
+    }
+
+    /// Carries out a schedule, and returns when everything is healed.
+    pub async fn run(self: &Arc<Self>, plan: &[Planned]) {
+        let start = Instant::now();
+        let mut faults = Vec::new();
+        for planned in plan {
+            let (injector, planned) = (Arc::clone(self), *planned);
+            faults.push(tokio::spawn(async move {
+                sleep_until(start + Duration::from_millis(planned.at)).await;
+                injector.inject(planned).await;
+            }));
+        }
+        for fault in faults {
+            fault.await.expect("a fault that is healed");
+        }
+        self.system.raise_postgres().await;
+    }
+
+    async fn inject(&self, Planned { at, fault, lasts }: Planned) {
+        let seconds = |millis: Millis| millis as f64 / 1000.0;
+        if let Some(missing) = self.missing(fault) {
+            eprintln!("{:7.1} s  {fault}: skipped, {missing}", seconds(at));
+            *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry("skipped").or_default() += 1;
+            return;
+        }
+        eprintln!("{:7.1} s  {fault}, for {:.1} s", seconds(at), seconds(lasts));
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(fault.kind()).or_default() += 1;
+        self.carry_out(fault, Duration::from_millis(lasts)).await;
+    }
+
+    /// What this machine lacks for a fault.
+    fn missing(&self, fault: Fault) -> Option<&'static str> {
+        match fault {
+            Fault::FillDisk if self.system.disk.is_none() => Some("which takes root and a mount"),
+            Fault::Clock { .. } if self.system.clock.is_none() => Some("which takes libfaketime"),
+            _ => None,
+        }
+    }
+
+    async fn carry_out(&self, fault: Fault, lasts: Duration) {
+        let system = &*self.system;
+        match fault {
+            Fault::Kill { sidecar } => {
+                system.places[sidecar].kill().await;
+                sleep(lasts).await;
+                system.places[sidecar].start().await;
+            }
+            Fault::Freeze { sidecar } => {
+                system.places[sidecar].signal("STOP").await;
+                sleep(lasts).await;
+                system.places[sidecar].signal("CONT").await;
+            }
+            Fault::Deploy => {
+                let start = self.stores.recorder().now();
+                for place in &system.places {
+                    if !place.terminate().await {
+                        eprintln!("chaos: sidecar {} was told to end, and did not do so in order", place.number);
+                    }
+                    place.start().await;
+                    sleep(Duration::from_millis(500)).await;
+                }
+                self.stores.recorder().deployed(start);
+            }
+            Fault::Clock { sidecar, by_seconds } => {
+                if let Some(clock) = &system.clock {
+                    clock.set(sidecar, by_seconds);
+                    sleep(lasts).await;
+                    clock.set(sidecar, 0);
+                }
+            }
+            Fault::Cut { link } => self.disturb(link, lasts, Breaker::cut).await,
+            Fault::Stall { link } => self.disturb(link, lasts, Breaker::stall).await,
+            Fault::Slow { link, by } => {
+                self.disturb(link, lasts, |network| network.slow(Duration::from_millis(by))).await;
+            }
+            Fault::Reset { link } => self.network(link).reset(),
+            Fault::StopPostgres => postgres::stop(system, lasts).await,
+            Fault::Terminate { one_in } => postgres::terminate(system, one_in).await,
+            Fault::FillDisk => postgres::fill_disk(system, lasts).await,
+            Fault::Exhaust => postgres::exhaust(system, lasts).await,
+            Fault::Raise => postgres::raise(system, lasts).await,
+            Fault::ResetStore { store } => self.stores.reset(system, store).await,
+        }
+    }
+
+    fn network(&self, link: Link) -> &Breaker {
+        match link {
+            Link::Clients(place) => &self.system.places[place].clients,
+            Link::Postgres(place) => &self.system.places[place].postgres,
+        }
+    }
+
+    async fn disturb(&self, link: Link, lasts: Duration, how: impl FnOnce(&Breaker)) {
+        how(self.network(link));
+        sleep(lasts).await;
+        self.network(link).mend();
+    }
+}

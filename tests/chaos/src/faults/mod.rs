@@ -1,0 +1,103 @@
+//! What goes wrong, when, and for how long.
+
+mod inject;
+mod postgres;
+mod schedule;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub use inject::Injector;
+pub use schedule::{Planned, schedule};
+
+/// Milliseconds since the load began.
+pub type Millis = u64;
+
+/// Something that goes wrong. Sidecars and stores are numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// `kill -9`, and a new process after a while.
+    Kill { sidecar: usize },
+    /// SIGSTOP, and SIGCONT after a while: connections stay, and nobody answers.
+    Freeze { sidecar: usize },
+    /// Each sidecar is told to end and started anew, one after the other.
+    Deploy,
+    /// The time of day of a sidecar jumps, and back.
+    Clock { sidecar: usize, by_seconds: i64 },
+    /// A network closes connections, and new ones as they come.
+    Cut { link: Link },
+    /// A network carries nothing, and closes nothing.
+    Stall { link: Link },
+    /// A network is slow.
+    Slow { link: Link, by: Millis },
+    /// A network resets the connections that there are, once.
+    Reset { link: Link },
+    /// `pg_ctl stop -m immediate`, and start after a while.
+    StopPostgres,
+    /// `pg_terminate_backend` of the sidecars' connections: every one, or one in so many.
+    Terminate { one_in: u32 },
+    /// The disk of Postgres is full.
+    FillDisk,
+    /// All connections to Postgres are taken.
+    Exhaust,
+    /// A hook raises for some events.
+    Raise,
+    /// A store is reset.
+    ResetStore { store: usize },
+}
+
+/// A network between two neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Link {
+    /// Clients and a sidecar.
+    Clients(usize),
+    /// A sidecar and Postgres.
+    Postgres(usize),
+}
+
+impl Fault {
+    /// What it is called in figures.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Kill { .. } => "kill",
+            Self::Freeze { .. } => "freeze",
+            Self::Deploy => "deploy",
+            Self::Clock { .. } => "clock",
+            Self::Cut { link: Link::Clients(_) } => "cut clients",
+            Self::Cut { .. } => "cut Postgres",
+            Self::Stall { link: Link::Clients(_) } => "stall clients",
+            Self::Stall { .. } => "stall Postgres",
+            Self::Slow { link: Link::Clients(_), .. } => "slow clients",
+            Self::Slow { .. } => "slow Postgres",
+            Self::Reset { link: Link::Clients(_) } => "reset clients",
+            Self::Reset { .. } => "reset Postgres",
+            Self::StopPostgres => "stop Postgres",
+            Self::Terminate { .. } => "terminate",
+            Self::FillDisk => "fill disk",
+            Self::Exhaust => "exhaust",
+            Self::Raise => "raise",
+            Self::ResetStore { .. } => "reset store",
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind())?;
+        match self {
+            Self::Kill { sidecar } | Self::Freeze { sidecar } => write!(f, " {sidecar}"),
+            Self::Clock { sidecar, by_seconds } => write!(f, " {sidecar} {by_seconds:+} s"),
+            Self::Slow { link: Link::Clients(place) | Link::Postgres(place), by } => write!(f, " {place} by {by} ms"),
+            Self::Cut { link } | Self::Stall { link } | Self::Reset { link } => {
+                let (Link::Clients(place) | Link::Postgres(place)) = link;
+                write!(f, " {place}")
+            }
+            Self::Terminate { one_in } => write!(f, " one in {one_in}"),
+            Self::ResetStore { store } => write!(f, " {store}"),
+            Self::Deploy | Self::StopPostgres | Self::FillDisk | Self::Exhaust | Self::Raise => Ok(()),
+        }
+    }
+}

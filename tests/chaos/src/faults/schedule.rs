@@ -1,0 +1,148 @@
+//! Faults from a seed: the same ones at the same times on the same targets, whatever the machine does.
+
+use std::collections::HashMap;
+
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::{Fault, Link, Millis};
+
+/// A fault, when it begins, and for how long it lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    pub at: Millis,
+    pub fault: Fault,
+    pub lasts: Millis,
+}
+
+/// Clients get so long to connect before the first fault.
+const FIRST: Millis = 3_000;
+
+/// What can only have one fault at a time.
+#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+enum Target {
+    Postgres,
+    Sidecar(usize),
+    Link(Link),
+}
+
+/// The faults of a run that lasts so long, on so many sidecars and contended stores. The last one is over at its end.
+pub fn schedule(seed: u64, length: Millis, sidecars: usize, stores: usize) -> Vec<Planned> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut deck = Vec::new();
+    let mut busy: HashMap<Target, Millis> = HashMap::new();
+    let mut plan = Vec::new();
+    let mut at = FIRST;
+    while at < length {
+        // Like cards: every kind comes before one comes again.
+        if deck.is_empty() {
+            deck = (0..KINDS).collect();
+            deck.shuffle(&mut random);
+        }
+        let Some(kind) = deck.pop() else { break };
+        let (fault, lasts) = deal(kind, sidecars, stores, &mut random);
+        let targets = targets(fault, sidecars);
+        let is_free = targets.iter().all(|target| busy.get(target).is_none_or(|until| *until <= at));
+        // One that does not fit is for later in this deck.
+        if !is_free {
+            deck.insert(0, kind);
+            at += 250;
+            continue;
+        }
+        if at + lasts <= length {
+            // A moment to come back, so that the next one finds something to break.
+            busy.extend(targets.into_iter().map(|target| (target, at + lasts + 1_000)));
+            plan.push(Planned { at, fault, lasts });
+        }
+        at += random.random_range(500..3_500);
+    }
+    plan
+}
+
+const KINDS: usize = 18;
+
+fn deal(kind: usize, sidecars: usize, stores: usize, random: &mut ChaCha8Rng) -> (Fault, Millis) {
+    let sidecar = random.random_range(0..sidecars);
+    let store = random.random_range(0..stores);
+    let mut time = |range: std::ops::Range<Millis>| random.random_range(range);
+    let (clients, postgres) = (Link::Clients(sidecar), Link::Postgres(sidecar));
+    match kind {
+        0 => (Fault::Kill { sidecar }, time(100..3_000)),
+        1 => (Fault::Freeze { sidecar }, time(500..8_000)),
+        2 => (Fault::Deploy, 6_000),
+        3 => {
+            let by_seconds = time(1..100_000) as i64 * if time(0..2) == 0 { 1 } else { -1 };
+            (Fault::Clock { sidecar, by_seconds }, time(2_000..8_000))
+        }
+        4 => (Fault::Cut { link: clients }, time(100..4_000)),
+        5 => (Fault::Cut { link: postgres }, time(100..6_000)),
+        6 => (Fault::Stall { link: clients }, time(1_000..8_000)),
+        7 => (Fault::Stall { link: postgres }, time(1_000..8_000)),
+        8 => (Fault::Slow { link: clients, by: time(50..500) }, time(2_000..8_000)),
+        9 => (Fault::Slow { link: postgres, by: time(20..200) }, time(2_000..8_000)),
+        10 => (Fault::Reset { link: clients }, 0),
+        11 => (Fault::Reset { link: postgres }, 0),
+        12 => (Fault::StopPostgres, time(500..6_000)),
+        13 => (Fault::Terminate { one_in: time(1..4) as u32 }, 0),
+        14 => (Fault::FillDisk, time(1_000..6_000)),
+        15 => (Fault::Exhaust, time(1_000..6_000)),
+        16 => (Fault::Raise, time(500..5_000)),
+        _ => (Fault::ResetStore { store }, 1_000),
+    }
+}
+
+fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
+    match fault {
+        Fault::Kill { sidecar } | Fault::Freeze { sidecar } | Fault::Clock { sidecar, .. } => {
+            vec![Target::Sidecar(sidecar)]
+        }
+        // A deploy waits for connections to be drained, and for sidecars to be ready: nothing else then.
+        Fault::Deploy => (0..sidecars).map(Target::Sidecar).chain([Target::Postgres]).collect(),
+        Fault::Cut { link } | Fault::Stall { link } | Fault::Slow { link, .. } | Fault::Reset { link } => {
+            vec![Target::Link(link)]
+        }
+        Fault::StopPostgres
+        | Fault::Terminate { .. }
+        | Fault::FillDisk
+        | Fault::Exhaust
+        | Fault::Raise
+        | Fault::ResetStore { .. } => vec![Target::Postgres],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_makes_the_same_schedule_and_another_one_another() {
+        let plan = schedule(7, 60_000, 3, 3);
+        assert_eq!(plan, schedule(7, 60_000, 3, 3));
+        assert_ne!(plan, schedule(8, 60_000, 3, 3));
+    }
+
+    #[test]
+    fn faults_end_with_the_run_and_a_target_has_one_at_a_time() {
+        for seed in 0..200 {
+            let plan = schedule(seed, 60_000, 3, 3);
+            assert!(plan.len() > 12, "{seed}: {}", plan.len());
+            for (index, one) in plan.iter().enumerate() {
+                assert!(one.at + one.lasts <= 60_000);
+                let their = targets(one.fault, 3);
+                for other in &plan[index + 1..] {
+                    let shares = targets(other.fault, 3).iter().any(|target| their.contains(target));
+                    assert!(!shares || other.at >= one.at + one.lasts, "{seed}: {one:?} {other:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_comes() {
+        let plan = schedule(1, 120_000, 3, 3);
+        let kinds: std::collections::HashSet<_> = plan.iter().map(|planned| planned.fault.kind()).collect();
+        assert_eq!(kinds.len(), KINDS);
+    }
+}

@@ -1,0 +1,125 @@
+//! What happened in a run, as far as clients and the log can tell. The checker decides by this alone.
+
+mod recorder;
+
+use serde::{Deserialize, Serialize};
+
+pub use recorder::{Recorder, Ticket};
+
+/// Microseconds since the run began, on one clock for everybody: what ended before something else began was before it.
+pub type Time = u64;
+
+/// One event: whose it is, and which of theirs. A client gives a new event a new number, and keeps it through every rebase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EventId {
+    pub client: u32,
+    pub n: u32,
+}
+
+/// An event at its place in a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Placed {
+    pub seq_num: i64,
+    pub event: EventId,
+}
+
+/// How a call ended, as far as its client knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    Ok,
+    /// The server said that the log has gone on: nothing was written.
+    ServerAhead,
+    /// The server said that the log was reset: nothing was written.
+    Reset,
+    /// An error that leaves open what happened, or no answer.
+    Unknown,
+}
+
+/// An attempt to append events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    pub client: u32,
+    pub dialect: String,
+    /// When the client began with the log that it knows: a reset since then explains that it is told of one.
+    pub since: Time,
+    pub start: Time,
+    /// With an unknown outcome: when the client gave up. What it asked for may happen later.
+    pub end: Time,
+    pub outcome: Outcome,
+    pub events: Vec<Placed>,
+}
+
+/// A live pull, from when it was asked for to when it ended, with everything that it brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    pub client: u32,
+    pub dialect: String,
+    pub since: Time,
+    pub start: Time,
+    pub end: Time,
+    /// The last event that the client had before.
+    pub cursor: i64,
+    pub events: Vec<Placed>,
+    /// At which of the events the client itself began anew from an earlier one: sync-s2 does, when a stream breaks off.
+    pub restarts: Vec<usize>,
+    /// It ended because the server said that the log was reset.
+    pub is_told_of_reset: bool,
+    /// Why it ended, for whoever reads the history.
+    pub ending: String,
+}
+
+/// A pull of everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Read {
+    pub client: u32,
+    pub dialect: String,
+    pub start: Time,
+    pub end: Time,
+    pub events: Vec<Placed>,
+}
+
+/// What became of a client after the last fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovery {
+    pub client: u32,
+    pub dialect: String,
+    /// An event that it made after the last fault was acknowledged.
+    pub has_pushed: bool,
+    /// The last event that its live stream brought.
+    pub head: i64,
+    /// What it was doing, for whoever reads the history.
+    pub state: String,
+}
+
+/// The life of a log, from its beginning or a reset to the next reset or the end of the run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// The reset that began it was committed after this.
+    pub start: Time,
+    /// The reset that ended it was asked for, and answered. Nothing, for the one that lives.
+    pub reset: Option<(Time, Time)>,
+    /// The log as it was in the end, in the order of its numbers.
+    pub log: Vec<Entry>,
+}
+
+/// A row of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub seq_num: i64,
+    pub parent_seq_num: i64,
+    pub event: EventId,
+}
+
+/// Everything about one store.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    pub store: String,
+    pub epochs: Vec<Epoch>,
+    pub pushes: Vec<Push>,
+    pub streams: Vec<Stream>,
+    pub reads: Vec<Read>,
+    /// When sidecars were told to end, and all were back.
+    pub deploys: Vec<(Time, Time)>,
+    pub recoveries: Vec<Recovery>,
+}

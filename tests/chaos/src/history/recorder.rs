@@ -1,0 +1,93 @@
+//! Takes down what clients do while they do it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::{Epoch, History, Outcome, Push, Read, Recovery, Stream, Time};
+
+/// Shared by everybody who records.
+#[derive(Clone)]
+pub struct Recorder(Arc<Inner>);
+
+struct Inner {
+    start: Instant,
+    stores: Mutex<BTreeMap<String, History>>,
+    deploys: Mutex<Vec<(Time, Time)>>,
+}
+
+/// A push that has begun: whatever happens to its client, it is in the history.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    store: String,
+    index: usize,
+}
+
+impl Recorder {
+    pub fn start() -> Self {
+        Self(Arc::new(Inner { start: Instant::now(), stores: Mutex::default(), deploys: Mutex::default() }))
+    }
+
+    pub fn now(&self) -> Time {
+        u64::try_from(self.0.start.elapsed().as_micros()).unwrap_or(Time::MAX)
+    }
+
+    fn stores(&self) -> MutexGuard<'_, BTreeMap<String, History>> {
+        self.0.stores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, store: &str, change: impl FnOnce(&mut History) -> T) -> T {
+        let mut stores = self.stores();
+        let fresh = || History { store: store.into(), ..History::default() };
+        change(stores.entry(store.into()).or_insert_with(fresh))
+    }
+
+    pub fn push_begins(&self, store: &str, push: Push) -> Ticket {
+        let index = self.with(store, |history| {
+            history.pushes.push(push);
+            history.pushes.len() - 1
+        });
+        Ticket { store: store.into(), index }
+    }
+
+    pub fn push_ends(&self, ticket: &Ticket, outcome: Outcome) {
+        let end = self.now();
+        self.with(&ticket.store, |history| {
+            let push = &mut history.pushes[ticket.index];
+            (push.end, push.outcome) = (end, outcome);
+        });
+    }
+
+    pub fn stream(&self, store: &str, stream: Stream) {
+        self.with(store, |history| history.streams.push(stream));
+    }
+
+    pub fn read(&self, store: &str, read: Read) {
+        self.with(store, |history| history.reads.push(read));
+    }
+
+    pub fn epoch(&self, store: &str, epoch: Epoch) {
+        self.with(store, |history| history.epochs.push(epoch));
+    }
+
+    pub fn recovery(&self, store: &str, recovery: Recovery) {
+        self.with(store, |history| history.recoveries.push(recovery));
+    }
+
+    /// The end of the last reset of a store: its present log began after that was asked for.
+    pub fn epoch_start(&self, store: &str) -> Time {
+        self.with(store, |history| history.epochs.last().and_then(|epoch| epoch.reset).map_or(0, |(start, _)| start))
+    }
+
+    /// Sidecars were told to end, from this moment to now.
+    pub fn deployed(&self, start: Time) {
+        self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).push((start, self.now()));
+    }
+
+    /// What was recorded, a history for each store.
+    pub fn finish(&self) -> Vec<History> {
+        let deploys = self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let stores = std::mem::take(&mut *self.stores());
+        stores.into_values().map(|history| History { deploys: deploys.clone(), ..history }).collect()
+    }
+}

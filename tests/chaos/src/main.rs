@@ -1,0 +1,111 @@
+//! `make chaos`: clients of every dialect on several sidecars and one Postgres, faults from a seed, and a checker that decides
+//! whether what the clients saw can be.
+
+mod checker;
+mod clients;
+mod faults;
+mod history;
+mod report;
+mod system;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::checker::Violation;
+use crate::clients::{Fleet, Stores};
+use crate::faults::{Injector, schedule};
+use crate::history::Recorder;
+use crate::system::System;
+
+const SIDECARS: usize = 3;
+const CONTENDED: usize = 3;
+const QUIET: usize = 12;
+
+/// How long clients may take to be back after the last fault.
+const RECOVERY: Duration = Duration::from_secs(30);
+
+/// How many violations are shown; all are in the file.
+const SHOWN: usize = 20;
+
+#[derive(Parser)]
+struct Arguments {
+    /// How long there are faults.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Makes the schedule of the faults. Without: another one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Where what is needed to explain a violation is left.
+    #[arg(long, default_value = "target/chaos")]
+    out: PathBuf,
+    /// Shows the schedule, and does nothing.
+    #[arg(long)]
+    plan: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let seed = arguments.seed.unwrap_or_else(|| u64::from(rand_seed()));
+    println!("seed {seed}, {} s; the same faults again: make chaos SECONDS={0} SEED={seed}", arguments.seconds);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.expect("a runtime").block_on(run(&arguments, seed))
+}
+
+/// Of the clock: whoever wants the same again says so.
+fn rand_seed() -> u32 {
+    let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    time.map_or(0, |time| time.subsec_nanos() ^ time.as_secs() as u32) % 1_000_000
+}
+
+async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
+    let plan = schedule(seed, arguments.seconds * 1000, SIDECARS, CONTENDED);
+    if arguments.plan {
+        for planned in &plan {
+            println!("{:7.1} s  {}, for {:.1} s", planned.at as f64 / 1e3, planned.fault, planned.lasts as f64 / 1e3);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let recorder = Recorder::start();
+    let system = Arc::new(System::start(SIDECARS).await);
+    let stores = Arc::new(Stores::new(CONTENDED, QUIET, recorder.clone()));
+    let fleet = Fleet::start(&system, &stores, &recorder, seed);
+    eprintln!("{SIDECARS} sidecars, {} clients, {} stores, {} faults", fleet.len(), CONTENDED + QUIET, plan.len());
+
+    let injector = Arc::new(Injector::new(Arc::clone(&system), Arc::clone(&stores)));
+    injector.run(&plan).await;
+    match fleet.recover(&stores, &system, RECOVERY).await {
+        Some(time) => eprintln!("everybody is back after {:.1} s", time.as_secs_f64()),
+        None => eprintln!("not everybody is back after {} s", RECOVERY.as_secs()),
+    }
+    fleet.end(&recorder).await;
+    stores.record_logs(&system).await;
+
+    let histories = recorder.finish();
+    let violations: Vec<_> = histories.iter().flat_map(checker::check).collect();
+    if !violations.is_empty() {
+        let folder = arguments.out.join(format!("seed-{seed}"));
+        report::leave(&folder, &plan, &histories, &violations, &system).await.expect("a folder for what was found");
+        show(&violations);
+        println!("history, violations and logs: {}", folder.display());
+    }
+    let counts = injector.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    println!("seed        {seed}\n{}", report::figures(&histories, &counts, violations.len()));
+    for place in &system.places {
+        place.kill().await;
+    }
+    system.database.stop();
+    if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn show(violations: &[Violation]) {
+    for Violation { rule, store, what, .. } in violations.iter().take(SHOWN) {
+        println!("{rule:?} in {store}: {what}");
+    }
+    if violations.len() > SHOWN {
+        println!("and {} more", violations.len() - SHOWN);
+    }
+}
