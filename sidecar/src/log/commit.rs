@@ -105,10 +105,6 @@ const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
     from livestore.push_batch($1, $2, $3, $4, $5, $6, $7)";
 
-/// A commit of its own, for pushes that found their events in the log and wrote nothing: what they found may be older than the
-/// last restart of the primary and not have reached its standby, which only a commit waits for.
-const WAIT: &str = "select pg_logical_emit_message(true, 'livestore', '')";
-
 impl Committer {
     /// Of the pushes that are `waiting`; says whether it `is_behind` with them.
     pub fn new(
@@ -244,16 +240,7 @@ impl Committer {
         let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
         drop(statements);
         let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
-        let outcomes: Vec<_> = rows.iter().map(outcome).collect::<Result<_, _>>()?;
-        if outcomes.iter().any(Outcome::is_repeated) {
-            let waited = timeout(STATEMENT_TIMEOUT, driven(driver, client.batch_execute(WAIT))).await;
-            match waited.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))? {
-                // A server that does not let everybody write such messages.
-                Ok(()) | Err(CommitError::RolledBack(_)) => {}
-                Err(unavailable) => return Err(unavailable),
-            }
-        }
-        Ok(outcomes)
+        Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
     }
 
     /// Gives up the connection. What it may still commit is somebody else's from now on: its notifications count.

@@ -56,13 +56,6 @@ pub struct Outcome {
     pub result: Result<Appended, PushError>,
 }
 
-impl Outcome {
-    /// Whether the push was accepted, since all of it was in the log already.
-    pub fn is_repeated(&self) -> bool {
-        self.result.as_ref().is_ok_and(|appended| appended.count == 0)
-    }
-}
-
 pub struct Appended {
     pub head: i64,
     /// How many events at the end of the batch are new.

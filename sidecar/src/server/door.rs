@@ -101,3 +101,43 @@ const NO_BEGINNINGS: [SockFilter; 5] = [
     SockFilter::new(0x06, 0, 0, 0),
     SockFilter::new(0x06, 0, 0, u32::MAX),
 ];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// Half of the connections would be dealt to the socket that closes, and be reset with it: here nobody accepts them, as between
+    /// the last look at a socket and its end.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_comes_while_a_shared_socket_closes_is_served_by_another() {
+        let (closing, door) = Door::open((std::net::Ipv4Addr::LOCALHOST, 0).into(), true).await.unwrap();
+        let address = closing.local_addr().unwrap();
+        let (staying, _other) = Door::open(address, true).await.unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = staying.accept().await {
+                stream.write_all(b"served").await.unwrap();
+            }
+        });
+        let closed = tokio::spawn(door.close());
+        sleep(HANDSHAKES / 3).await;
+        let comers: Vec<_> = (0..64)
+            .map(|_| {
+                tokio::spawn(async move {
+                    let mut answer = String::new();
+                    TcpStream::connect(address).await?.read_to_string(&mut answer).await?;
+                    io::Result::Ok(answer)
+                })
+            })
+            .collect();
+        closed.await.unwrap();
+        drop(closing);
+        for comer in comers {
+            assert_eq!(comer.await.unwrap().unwrap(), "served");
+        }
+    }
+}

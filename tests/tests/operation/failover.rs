@@ -84,7 +84,7 @@ async fn a_primary_that_is_killed_is_followed_by_its_standby() {
 }
 
 /// A commit waits for the standby, and is seen by nobody meanwhile. If the primary is restarted then, it is seen, whether the
-/// standby has it or not: a repeated push finds its events in the log, writes nothing, and has nothing of its own to wait for.
+/// standby has it or not: a repeated push finds its events in the log. That it waits all the same is by the lock on its store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_that_is_repeated_is_not_acknowledged_before_the_standby_has_it() {
     let database = Database::alone().await;
