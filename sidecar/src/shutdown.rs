@@ -11,6 +11,9 @@ use tracing::info;
 /// that a ping of a client may take: with one socket that is handed from process to process, the next one begins only then.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
 
+/// What is left for the answers of the very end to arrive.
+const MARGIN: Duration = Duration::from_secs(1);
+
 /// A shutdown, step by step. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Ending {
@@ -20,6 +23,8 @@ pub struct Ending {
     pub begun: CancellationToken,
     /// What still waits for the database is told that there is nothing new, or to come again.
     pub last_moment: CancellationToken,
+    /// Now that has to be answered, too, for which there is no answer but a failure.
+    pub very_end: CancellationToken,
 }
 
 impl Ending {
@@ -27,10 +32,14 @@ impl Ending {
     pub fn begin(&self, deadline: Duration) {
         self.announced.cancel();
         self.begun.cancel();
-        let last_moment = self.last_moment.clone();
+        let Self { last_moment, very_end, .. } = self.clone();
+        let first = LAST_MOMENT.min(deadline / 2);
+        let then = deadline.saturating_sub(MARGIN).saturating_sub(first);
         tokio::spawn(async move {
-            sleep(LAST_MOMENT.min(deadline / 2)).await;
+            sleep(first).await;
             last_moment.cancel();
+            sleep(then).await;
+            very_end.cancel();
         });
     }
 }

@@ -107,7 +107,7 @@ async fn http(server: Arc<Server>, log: StoreLog, request: Request) -> Response 
         return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
     }
     match server.body(request.into_body()).await {
-        Ok(body) => rpc::answer(log, body, &server.connections, server.ending.last_moment.clone()).await,
+        Ok(body) => rpc::answer(log, body, &server.connections, server.ending.clone()).await,
         Err(refusal) => refuse(refusal),
     }
 }

@@ -32,6 +32,8 @@ async fn an_outage_of_60_s_with_a_deploy_in_it_goes_unnoticed() {
     let cluster = database.cluster();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let start = || Start::new(database.url("sidecar")).socket(&socket).environment("LIVESTORE_SHUTDOWN_DELAY", "5s");
+    // The old one stays for what it holds: a first pull of sync-cf over HTTP.
+    let start = || start().arguments(&["--shutdown-deadline", "2m"]);
     let old = start().ready().await;
     let witness = Witness::of(old.port()).await;
     let fleet = Fleet::open("early", witness.port()).await;

@@ -10,7 +10,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug};
 
@@ -19,18 +18,19 @@ use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
 use crate::log::{Denied, History, Page, PullError, StoreLog};
 use crate::protocols::body;
 use crate::protocols::chunks::chunks;
+use crate::shutdown::Ending;
 
 /// How long an answer waits for the database before a client that has a cursor is told that there is nothing new: it will
 /// ask again. Less than the 10 s that a ping may take, and that a shutdown takes by default.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// A push is tried again by itself.
+/// A push is tried again; a first pull is not, and therefore told so at the very end only.
 const SHUTDOWN: &str = "the server shuts down, try again";
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// Answers a POST; the rest of the answer is written by a task on `tasks`. At the last moment, what still waits is answered, too.
-pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, last_moment: CancellationToken) -> Response {
+/// Answers a POST; the rest of the answer is written by a task on `tasks`.
+pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, ending: Ending) -> Response {
     let Ok(text) = std::str::from_utf8(&request) else {
         return array(StatusCode::BAD_REQUEST, format!("[{}]", defect("the body is not UTF-8")));
     };
@@ -43,7 +43,7 @@ pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, last_mom
         return refuse(&frames, denied);
     }
     let (pieces, answered) = body::written();
-    let answer = Answer { log, pieces, is_empty: true, is_admitted: may_connect.is_ok(), last_moment };
+    let answer = Answer { log, pieces, is_empty: true, is_admitted: may_connect.is_ok(), ending };
     tasks.spawn(async move {
         let gone = answer.pieces.clone();
         tokio::select! {
@@ -74,8 +74,7 @@ struct Answer {
     is_empty: bool,
     /// Whether the client may connect at all: not decided while the database is away.
     is_admitted: bool,
-    /// When an answer that waits can wait no longer, since the sidecar ends.
-    last_moment: CancellationToken,
+    ending: Ending,
 }
 
 impl Answer {
@@ -128,16 +127,16 @@ impl Answer {
             return self.nothing_new(&id, &cursor.backend_id).await;
         }
         if !self.is_admitted && !matches!(operation, Operation::Ping) {
-            let decided = tokio::select! {
-                decided = self.log.connect() => Some(decided),
-                () = self.last_moment.cancelled() => None,
+            let is_pull = matches!(operation, Operation::Pull { .. });
+            let end = if is_pull { &self.ending.very_end } else { &self.ending.last_moment };
+            let refusal = tokio::select! {
+                decided = self.log.connect() => decided.err().map(|denied| denied.to_string()),
+                () = end.cancelled() => Some(SHUTDOWN.into()),
             };
-            match (decided, &operation) {
-                (Some(Ok(())), _) => self.is_admitted = true,
-                (Some(Err(denied)), _) => return self.send(id.failure(&unknown_error(&denied.to_string()))).await,
-                (None, Operation::Pull { .. }) => return self.nothing(&id).await,
-                (None, _) => return self.send(id.failure(&unknown_error(SHUTDOWN))).await,
+            if let Some(refusal) = refusal {
+                return self.send(id.failure(&unknown_error(&refusal))).await;
             }
+            self.is_admitted = true;
         }
         let log = self.log.for_request(payload);
         match operation {
@@ -158,9 +157,11 @@ impl Answer {
 
     async fn pull(&mut self, id: &RequestId, log: &StoreLog, cursor: Option<Cursor>) -> Result<(), Gone> {
         let known = cursor.as_ref().map(|cursor| cursor.backend_id.clone());
+        // Who knows no backend id cannot be told one, and does not survive a stream without.
+        let end = if known.is_some() { &self.ending.last_moment } else { &self.ending.very_end };
         let first = tokio::select! {
             first = first_page(log, cursor) => Some(first),
-            () = self.last_moment.cancelled() => None,
+            () = end.cancelled() => None,
             () = sleep(AWAY), if known.is_some() => None,
         };
         match (first, known) {
@@ -168,7 +169,7 @@ impl Answer {
             // Ahead of the log, it hears nothing until the operator has helped.
             (Some(Err(PullError::Rewound)) | None, Some(backend_id)) => self.nothing_new(id, &backend_id).await,
             (Some(Err(error)), _) => self.fail(id, &error).await,
-            (None, None) => self.nothing(id).await,
+            (None, None) => self.send(id.failure(&unknown_error(SHUTDOWN))).await,
         }
     }
 
@@ -182,11 +183,6 @@ impl Answer {
         self.send(id.success("null")).await
     }
 
-    /// To a client that knows no backend id yet, none is told. A stream without a chunk is as good as none to it: it asks again.
-    async fn nothing(&mut self, id: &RequestId) -> Result<(), Gone> {
-        self.send(id.success("null")).await
-    }
-
     async fn pages(&mut self, id: &RequestId, mut pages: History, mut page: Page) -> Result<(), Gone> {
         loop {
             for (chunk, left) in chunks(&page.events, page.remaining()) {
@@ -195,7 +191,7 @@ impl Answer {
             let next = tokio::select! {
                 next = pages.next() => next,
                 // The client goes on from the last event that it was sent.
-                () = self.last_moment.cancelled() => Ok(None),
+                () = self.ending.last_moment.cancelled() => Ok(None),
             };
             page = match next {
                 Ok(Some(page)) => page,
