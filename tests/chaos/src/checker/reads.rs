@@ -1,14 +1,14 @@
 //! Reads against the log and the clock: each is the beginning of a log that was alive then, and has all that was known before.
 
 use super::known::Known;
-use super::{Findings, Places, Rule};
-use crate::history::{History, Read};
+use super::{Findings, HEARSAY, Places, Rule};
+use crate::history::{History, Read, Time};
 
 pub(super) fn check(history: &History, places: &Places, known: &Known, findings: &mut Findings) {
     for read in &history.reads {
         let mut alive = (0..history.epochs.len()).filter(|&epoch| is_alive(history, epoch, read));
         let Some(first) = read.events.first() else {
-            let is_empty = |epoch| known.before(epoch, read.start) == 0 || may_be_short(history, read);
+            let is_empty = |epoch| known.before(epoch, knows_since(read)) == 0 || may_be_short(history, read);
             if !history.epochs.is_empty() && !alive.any(is_empty) {
                 findings.add(Rule::Stale, format!("client {} read nothing of a log with events", read.client), &[read]);
             }
@@ -29,7 +29,7 @@ pub(super) fn check(history: &History, places: &Places, known: &Known, findings:
             let what = format!("what client {} read is not the beginning of the log", read.client);
             findings.add(Rule::Disagreement, what, &[read]);
         }
-        let before = known.before(epoch, read.start);
+        let before = known.before(epoch, knows_since(read));
         let length = read.events.len() as i64;
         let is_stale = length < before && !may_be_short(history, read);
         if is_stale || !alive.any(|alive| alive == epoch) {
@@ -42,7 +42,12 @@ pub(super) fn check(history: &History, places: &Places, known: &Known, findings:
 /// Whether the log of an epoch may have been there at some moment of a read.
 fn is_alive(history: &History, epoch: usize, read: &Read) -> bool {
     let life = &history.epochs[epoch];
-    life.start <= read.end && life.reset.is_none_or(|(_, done)| done >= read.start)
+    life.start <= read.end && life.reset.is_none_or(|(_, done)| done >= knows_since(read))
+}
+
+/// Of what was known at this time a read has everything. sync-cf 0.3 has no reads: its pull is the beginning of a live stream.
+fn knows_since(read: &Read) -> Time {
+    if read.dialect == "cf-0.3" { read.start.saturating_sub(HEARSAY) } else { read.start }
 }
 
 /// sync-s2's read of history ends in order, though not at its end, when its sidecar is told to: its live pull, of which that is the

@@ -1,13 +1,14 @@
 //! Live streams against the log: each brings every event after its cursor once, in order, until it ends.
 
-use super::{Findings, Places, Rule, is_reset_between};
+use super::{Findings, HEARSAY, Places, Rule, is_reset_between};
 use crate::history::{History, Stream};
 
 pub(super) fn check(history: &History, places: &Places, findings: &mut Findings) {
     for stream in &history.streams {
         check_order(stream, findings);
         check_content(stream, places, findings);
-        if stream.is_told_of_reset && !is_reset_between(history, stream.since, stream.end) {
+        let since = stream.since.saturating_sub(HEARSAY);
+        if stream.is_told_of_reset && !is_reset_between(history, since, stream.end) {
             let what = format!("a live stream of client {} was told of a reset that was none", stream.client);
             findings.add(Rule::FalseReset, what, &[&Around::of(stream, stream.events.len())]);
         }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Rule, check};
+use super::{HEARSAY, Rule, check};
 use crate::history::{Entry, Epoch, EventId, History, Outcome, Placed, Push, Read, Recovery, Stream, Time};
 
 fn id(n: u32) -> EventId {
@@ -168,6 +168,20 @@ fn a_read_that_began_before_the_acknowledgement_may_lack_it() {
         history.reads[3].start = 410;
     });
     assert_eq!(rules, []);
+}
+
+#[test]
+fn a_pull_of_cf_0_3_has_what_its_sidecar_had_heard_of() {
+    let behind = |by: Time| {
+        changed(|history| {
+            let moved = &mut history.reads[3];
+            moved.dialect = "cf-0.3".into();
+            moved.events.pop();
+            (moved.start, moved.end) = (moved.start + by, moved.end + by);
+        })
+    };
+    assert_eq!(behind(0), []);
+    assert_eq!(behind(HEARSAY), [Rule::Stale]);
 }
 
 #[test]
