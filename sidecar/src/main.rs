@@ -141,12 +141,13 @@ async fn run(config: Config) -> Result<(), Failure> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
     }
-    let (listener, door) = Door::open(config.listen, config.reuse_port).await?;
-    let listen = listener.local_addr()?;
+    // Before clients can come: it may be another's.
     let probes = match config.health_listen {
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| NoDoor::Taken(address, error))?),
     };
+    let (listener, door) = Door::open(config.listen, config.reuse_port).await?;
+    let listen = listener.local_addr()?;
     config.check_address(listen).map_err(Failure::Config)?;
 
     let bounds = Bounds {

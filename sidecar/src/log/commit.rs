@@ -24,9 +24,6 @@ use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_di
 const GROUP_PUSHES: usize = 512;
 const GROUP_BYTES: usize = 8 << 20;
 
-/// All pushes of a group wait for its commit. One that takes longer, because hooks do, say, is followed by a smaller one.
-const LONG_COMMIT: Duration = Duration::from_millis(250);
-
 /// How long pushes may wait while others are being committed, before it is better to refuse more.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
 
@@ -46,10 +43,10 @@ pub struct Committer {
     waiting: mpsc::UnboundedReceiver<Push>,
     /// Pushes come faster than they are committed.
     is_behind: Arc<AtomicBool>,
-    /// How many a group may have now.
-    group_pushes: usize,
     /// Pushes to try again, and when.
     delayed: VecDeque<(Instant, Push)>,
+    /// Whether the last group was one of those.
+    has_retried: bool,
     connection: Option<Connection>,
 }
 
@@ -113,8 +110,7 @@ impl Committer {
         waiting: mpsc::UnboundedReceiver<Push>,
         is_behind: Arc<AtomicBool>,
     ) -> Self {
-        let (group_pushes, delayed) = (GROUP_PUSHES, VecDeque::new());
-        Self { database, tails, waiting, is_behind, group_pushes, delayed, connection: None }
+        Self { database, tails, waiting, is_behind, delayed: VecDeque::new(), has_retried: false, connection: None }
     }
 
     /// Commits until every [`super::push::CommitQueue`] is dropped and the queue is empty.
@@ -124,25 +120,22 @@ impl Committer {
         }
     }
 
-    /// Waits for pushes, or for the time to try some again. Those have a group to themselves: what made them fail may
-    /// make others wait.
+    /// Waits for pushes, or for the time to try some again. Those have a group to themselves, and the next is one of others: what
+    /// made them fail may make others wait.
     async fn next_group(&mut self) -> Option<Vec<Push>> {
+        let others_first = std::mem::take(&mut self.has_retried) && !self.waiting.is_empty();
         let first = match self.delayed.front() {
-            None => self.waiting.recv().await?,
-            Some(&(due, _)) => tokio::select! {
+            Some(&(due, _)) if !others_first => tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(due) => {
-                    let now = Instant::now();
-                    let is_due = self.delayed.partition_point(|(due, _)| *due <= now);
-                    return Some(self.delayed.drain(..is_due).map(|(_, push)| push).collect());
-                }
+                () = tokio::time::sleep_until(due) => return Some(self.group_to_retry()),
                 Some(push) = self.waiting.recv() => push,
             },
+            _ => self.waiting.recv().await?,
         };
         let mut bytes = size(&first.batch, &first.context);
         let is_late = first.queued.elapsed() > QUEUE_TIME;
         let mut group = vec![first];
-        while group.len() < self.group_pushes
+        while group.len() < GROUP_PUSHES
             && bytes < GROUP_BYTES
             && let Ok(push) = self.waiting.try_recv()
         {
@@ -151,6 +144,19 @@ impl Committer {
         }
         self.is_behind.store(is_late && !self.waiting.is_empty(), Ordering::Relaxed);
         Some(group)
+    }
+
+    /// All that are to be tried again, due or not: each time may cost all of them the same wait.
+    fn group_to_retry(&mut self) -> Vec<Push> {
+        self.has_retried = true;
+        let mut bytes = 0;
+        let sizes = self.delayed.iter().take(GROUP_PUSHES).map(|(_, push)| size(&push.batch, &push.context));
+        let fitting = sizes.take_while(|size| {
+            bytes += size;
+            bytes <= GROUP_BYTES
+        });
+        let count = fitting.count().max(1).min(self.delayed.len());
+        self.delayed.drain(..count).map(|(_, push)| push).collect()
     }
 
     /// Tries until the database has answered for every push, or its time is over. To try again is safe when a commit's
@@ -172,11 +178,6 @@ impl Committer {
             match self.commit(&group).await {
                 Ok(outcomes) => {
                     metrics::committed(group.len(), start.elapsed());
-                    self.group_pushes = if start.elapsed() > LONG_COMMIT {
-                        group.len().div_ceil(2)
-                    } else {
-                        GROUP_PUSHES.min(self.group_pushes * 2)
-                    };
                     self.settle(group, outcomes);
                 }
                 Err(CommitError::Unavailable(error)) => {

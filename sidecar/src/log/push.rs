@@ -79,6 +79,11 @@ impl CommitQueue {
         self.timeout
     }
 
+    /// Ends when pushes that wait are answered all the same, since the process ends.
+    pub fn last_moment(&self) -> CancellationToken {
+        self.last_moment.clone()
+    }
+
     /// How much waits, in bytes.
     pub fn waiting(&self) -> usize {
         (QUEUE_KIBIBYTES - self.space.available_permits()) << 10

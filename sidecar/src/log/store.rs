@@ -207,11 +207,12 @@ impl StoreLog {
         let (queued, next) = oneshot::channel::<()>();
         *last_push = Some(next);
         Either::Right(async move {
-            let permission = timeout(patience, this.may_push_now(&push.batch)).await;
+            let last_moment = this.log.commits.last_moment();
+            let permission = last_moment.run_until_cancelled(timeout(patience, this.may_push_now(&push.batch))).await;
             if let Some(previous) = previous {
                 let _ = previous.await;
             }
-            permission.unwrap_or(Err(PushError::Unavailable))?;
+            permission.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))?;
             let pushed = this.queue(push, backend_id, Some(patience));
             drop(queued);
             pushed.await

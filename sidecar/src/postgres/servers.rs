@@ -54,8 +54,10 @@ impl Servers {
             _ => (0..hosts).map(|index| only(config, index)).collect(),
         };
         let each = each.into_iter().map(|mut config| {
-            // Asked for below, together with the rest.
-            config.target_session_attrs(TargetSessionAttrs::Any);
+            // Asked for below, together with the rest. With this one, all addresses of a name are tried.
+            if config.get_target_session_attrs() != TargetSessionAttrs::ReadWrite {
+                config.target_session_attrs(TargetSessionAttrs::Any);
+            }
             config
         });
         Self { each: each.collect(), tls, last: AtomicUsize::new(0), met: Mutex::default() }
@@ -171,7 +173,8 @@ fn only(config: &Config, index: usize) -> Config {
         .ssl_mode(config.get_ssl_mode())
         .ssl_negotiation(config.get_ssl_negotiation())
         .channel_binding(config.get_channel_binding())
-        .load_balance_hosts(config.get_load_balance_hosts());
+        .load_balance_hosts(config.get_load_balance_hosts())
+        .target_session_attrs(config.get_target_session_attrs());
     one
 }
 

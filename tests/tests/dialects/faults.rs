@@ -203,6 +203,14 @@ async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
     let mut new = Rpc::open(&sidecar.url(), "new").await;
     new.push(json!("p"), "new", json!([event(0, "mine", json!({}))])).await;
 
+    // Each comes at another time, and could cost everybody a wait of its own.
+    let mut more = Vec::new();
+    for n in 0..6 {
+        let mut rpc = Rpc::open(&sidecar.url(), "held").await;
+        rpc.push(json!("p"), "held", json!([event(1, "other", json!(n))])).await;
+        more.push(rpc);
+        pause(300).await;
+    }
     let load = Load::start("free", &[sidecar.url()], 2, 2);
     pause(3000).await;
     let events = load.finish(&database).await;
