@@ -217,8 +217,12 @@ async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
     assert!(events > 3, "the others go on: {events}");
 
     transaction.commit().await.unwrap();
-    let exit = held.exit(&json!("p")).await;
-    assert_eq!(exit["_tag"], "Success", "{exit}");
+    more.push(held);
+    let mut accepted = 0;
+    for mut rpc in more {
+        accepted += i32::from(rpc.exit(&json!("p")).await["_tag"] == "Success");
+    }
+    assert_eq!(accepted, 1, "they all build on the same event");
     assert_eq!(new.exit(&json!("p")).await["cause"]["error"]["_tag"], "ServerAheadError");
 }
 
