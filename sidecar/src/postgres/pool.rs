@@ -38,7 +38,8 @@ impl Manager for Connections {
     type Error = DatabaseError;
 
     async fn create(&self) -> Result<Pooled, DatabaseError> {
-        let Connected { client, connection, server } = self.0.connect().await?;
+        // Boxed, as connecting is large and rare: it would make every request of the database as large.
+        let Connected { client, connection, server } = Box::pin(self.0.connect()).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 warn!(error = &error as &dyn std::error::Error, "a connection to the database is lost");
