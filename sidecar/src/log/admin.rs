@@ -25,9 +25,16 @@ impl StoreLog {
     /// It was not emptied, or is not known to be; or the token does not allow it.
     pub async fn reset(&self) -> Result<(), ResetError> {
         self.may_administer().await.map_err(ResetError::Denied)?;
-        let client = self.database().client().await.map_err(ResetError::Database)?;
-        match client.execute("select livestore.reset_store($1)", &[&self.id().as_str()]).await {
-            Ok(_) => Ok(()),
+        let mut client = self.database().client().await.map_err(ResetError::Database)?;
+        let reset = async {
+            let transaction = client.transaction().await?;
+            // Of a large store it may take long: what the operator has set counts.
+            transaction.batch_execute("set local statement_timeout to default").await?;
+            transaction.execute("select livestore.reset_store($1)", &[&self.id().as_str()]).await?;
+            transaction.commit().await
+        };
+        match reset.await {
+            Ok(()) => Ok(()),
             Err(error) => match error.code() {
                 Some(code) if code.code() == NO_SUCH_STORE => Ok(()),
                 Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(ResetError::NotAllowed),

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use moka::future::Cache;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::pull::patiently;
 use super::store_id::StoreId;
@@ -109,24 +111,18 @@ impl Aliases {
     }
 
     async fn look_up(&self, alias: &Alias) -> Result<Vec<StoreId>, DatabaseError> {
-        let client = self.database.client().await?;
-        let rows = match alias {
+        let (query, name): (_, &(dyn ToSql + Sync)) = match alias {
             Alias::Suffix(suffix) => {
-                let by_suffix =
-                    "select store_id from livestore.stores where livestore.table_suffix(store_id) = $1 limit 2";
-                client.query(&client.prepare_cached(by_suffix).await?, &[suffix]).await?
+                ("select store_id from livestore.stores where livestore.table_suffix(store_id) = $1 limit 2", suffix)
             }
-            Alias::Pooled(number) => {
-                let by_number = "select store_id from livestore.stores where id = $1";
-                client.query(&client.prepare_cached(by_number).await?, &[number]).await?
-            }
-            Alias::Stream(name) => {
-                let by_stream = "select store_id from livestore.stores
-                                 where livestore.stream_name(store_id) collate \"C\" = $1 limit 2";
-                client.query(&client.prepare_cached(by_stream).await?, &[name]).await?
-            }
+            Alias::Pooled(number) => ("select store_id from livestore.stores where id = $1", number),
+            Alias::Stream(name) => (
+                "select store_id from livestore.stores where livestore.stream_name(store_id) collate \"C\" = $1 limit 2",
+                name,
+            ),
         };
-        let store = |row: &tokio_postgres::Row| Ok(StoreId::parse(row.try_get(0)?).ok());
+        let rows = self.query(query, &[name]).await?;
+        let store = |row: &Row| Ok(StoreId::parse(row.try_get(0)?).ok());
         rows.iter().filter_map(|row| store(row).transpose()).collect()
     }
 
@@ -140,18 +136,13 @@ impl Aliases {
         after: &str,
         limit: i64,
     ) -> Result<Vec<(String, DateTime<Utc>)>, DatabaseError> {
-        let client = self.database.client().await?;
-        let statement = client
-            .prepare_cached(
-                "select livestore.stream_name(store_id) collate \"C\" as name, min(created_at)
-                 from livestore.stores
-                 where livestore.stream_name(store_id) collate \"C\" >= $1
-                     and livestore.stream_name(store_id) collate \"C\" > $2
-                     and starts_with(livestore.stream_name(store_id), $1)
-                 group by 1 order by 1 limit $3",
-            )
-            .await?;
-        let rows = client.query(&statement, &[&prefix, &after, &limit]).await?;
+        let query = "select livestore.stream_name(store_id) collate \"C\" as name, min(created_at)
+             from livestore.stores
+             where livestore.stream_name(store_id) collate \"C\" >= $1
+                 and livestore.stream_name(store_id) collate \"C\" > $2
+                 and starts_with(livestore.stream_name(store_id), $1)
+             group by 1 order by 1 limit $3";
+        let rows = self.query(query, &[&prefix, &after, &limit]).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
@@ -171,17 +162,19 @@ impl Aliases {
     }
 
     async fn look_at(&self, store: &StoreId) -> Result<Option<Location>, DatabaseError> {
-        let client = self.database.client().await?;
-        let statement = client
-            .prepare_cached(
-                "select c.relname::text, s.id, s.backend_id
-                 from livestore.stores s join pg_class c on c.oid = s.eventlog where s.store_id = $1",
-            )
-            .await?;
-        let Some(row) = client.query_opt(&statement, &[&store.as_str()]).await? else {
+        let query = "select c.relname::text, s.id, s.backend_id
+             from livestore.stores s join pg_class c on c.oid = s.eventlog where s.store_id = $1";
+        let rows = self.query(query, &[&store.as_str()]).await?;
+        let Some(row) = rows.first() else {
             return Ok(None);
         };
         let (table, backend_id): (&str, &str) = (row.try_get(0)?, row.try_get(2)?);
         Ok(Some(Location { table: table.into(), store: row.try_get(1)?, backend_id: backend_id.into() }))
+    }
+
+    async fn query(&self, query: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, DatabaseError> {
+        let client = self.database.client().await?;
+        let asked = async { client.query(&client.prepare_cached(query).await?, arguments).await };
+        Ok(client.in_time(asked).await??)
     }
 }

@@ -125,7 +125,7 @@ impl Authorizer {
             let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = arguments.collect();
             client.query_one(&statement, &arguments).await?.try_get::<_, Option<bool>>(0)
         };
-        match answer.await {
+        match client.in_time(answer).await? {
             Ok(Some(true)) => Ok(Ok(())),
             Ok(_) => Ok(Err(Denied(action.refusal().into()))),
             Err(error) => match error.as_db_error() {
@@ -151,7 +151,7 @@ impl Authorizer {
 
     async fn find(&self) -> Result<Arc<str>, DatabaseError> {
         let client = self.database.client().await?;
-        let found = match client.query_opt(FIND, &[&self.function]).await {
+        let found = match client.in_time(client.query_opt(FIND, &[&self.function])).await? {
             Err(error) if error.code().is_some_and(|code| !is_passing_code(code)) => {
                 return Err(self.problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
             }

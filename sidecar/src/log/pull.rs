@@ -4,22 +4,17 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::timeout;
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type, accepts};
 use tracing::{Instrument, debug_span, warn};
 
 use super::event::{Event, StoredEvent};
 use super::store_id::StoreId;
-use crate::postgres::{self, Backoff, Database, DatabaseError, PoolClient};
+use crate::postgres::{Backoff, Database, DatabaseError, PoolClient};
 
 /// The bounds of a page. A page ends with the event that reaches one of them.
 pub const PAGE_EVENTS: i32 = 1000;
 pub const PAGE_BYTES: i32 = 1_000_000;
-
-/// How long Postgres may take for a page before its connection counts as dead: of a server that hangs, say, and that another has
-/// taken the place of.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a database that stays away is mentioned in the log.
 const WARN_EVERY: u32 = 8;
@@ -95,12 +90,7 @@ pub async fn status(database: &Database, store: &StoreId) -> Result<Page, Databa
 
 async fn page(database: &Database, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {
     let client = database.client().await?;
-    let read = timeout(READ_TIMEOUT, read_page(&client, store, after, events)).await;
-    read.unwrap_or_else(|_| {
-        // Whoever got it next would wait, too.
-        postgres::give_up(client);
-        Err(DatabaseError::Busy)
-    })
+    client.in_time(read_page(&client, store, after, events)).await?
 }
 
 async fn read_page(client: &PoolClient, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {

@@ -89,7 +89,7 @@ impl StoreLog {
                 &headers,
                 &claims,
             ];
-            match client.execute(APPEND, &arguments).await {
+            match client.in_time(client.execute(APPEND, &arguments)).await.map_err(|_| PushError::Unavailable)? {
                 Ok(_) => Ok(()),
                 Err(error) => Err(rejected(error.code(), error.as_db_error().map_or("", |error| error.message()))),
             }
@@ -120,7 +120,9 @@ impl StoreLog {
     pub async fn relayed_page(&self, after: i64) -> Result<RelayedPage, ReadError> {
         let page = async || {
             let client = self.database().client().await?;
-            let row = client.query_one(PAGE, &[&self.id().as_str(), &after, &PAGE_EVENTS, &PAGE_BYTES]).await?;
+            let id = self.id().as_str();
+            let arguments: [&(dyn ToSql + Sync); 4] = [&id, &after, &PAGE_EVENTS, &PAGE_BYTES];
+            let row = client.in_time(client.query_one(PAGE, &arguments)).await??;
             let events = RawValue::from_string(row.try_get("events")?).map_err(|_| DatabaseError::Busy)?;
             Ok(RelayedPage { events, last: row.try_get("last")? })
         };

@@ -71,19 +71,15 @@ impl Tails {
     }
 
     /// Compares every tail with its store, after a time in which hints may have been missed.
-    pub async fn resync(&self) -> Result<(), tokio_postgres::Error> {
+    pub async fn resync(&self) -> Result<(), DatabaseError> {
         const STORES_A_QUERY: usize = 1000;
         let stores: Vec<StoreId> = self.tails.lock().keys().cloned().collect();
         for stores in stores.chunks(STORES_A_QUERY) {
             let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();
             let client = patiently(|| self.database.client()).await;
-            let rows = client
-                .query(
-                    "select livestore.head(w.store_id), livestore.backend_id(w.store_id)
-                     from unnest($1::text[]) with ordinality w(store_id, position) order by w.position",
-                    &[&names],
-                )
-                .await?;
+            let standing = "select livestore.head(w.store_id), livestore.backend_id(w.store_id)
+                 from unnest($1::text[]) with ordinality w(store_id, position) order by w.position";
+            let rows = client.in_time(client.query(standing, &[&names])).await??;
             for (store, row) in stores.iter().zip(rows) {
                 if let Some(tail) = self.get(store) {
                     tail.compare(row.try_get(0)?, Some(row.try_get(1)?));

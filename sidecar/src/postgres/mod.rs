@@ -173,11 +173,6 @@ impl Notifications {
 /// A connection of the pool.
 pub type PoolClient = Object<Connections>;
 
-/// Takes a connection out of the pool, and ends it.
-pub fn give_up(client: PoolClient) {
-    drop(Object::take(client));
-}
-
 /// Where the database is, and a pool of connections to it for reading.
 #[derive(Clone)]
 pub struct Database {

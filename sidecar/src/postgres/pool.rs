@@ -2,13 +2,25 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::DatabaseError;
 use super::servers::{Connected, Server, Servers};
+
+/// How long Postgres may take for a statement before it cancels it.
+const LIMIT_STATEMENTS: &str = "\
+    select set_config('statement_timeout', '30s', false) from pg_settings
+    where name = 'statement_timeout' and setting::bigint not between 1 and 30000";
+
+/// How long what is asked on a connection may take before the connection counts as dead: of a server that hangs, say, and that
+/// another has taken the place of. Postgres' own limit comes first.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Makes connections of the pool, and lets go of those to a server that was given up.
 pub struct Connections(pub Arc<Servers>);
@@ -17,6 +29,29 @@ pub struct Connections(pub Arc<Servers>);
 pub struct Pooled {
     client: ClientWrapper,
     server: Option<Server>,
+    /// Something was not answered in time.
+    is_dead: AtomicBool,
+}
+
+impl Pooled {
+    /// What comes of statements on this connection, if it does in time; otherwise nobody gets the connection any more, who would
+    /// wait, too.
+    ///
+    /// # Errors
+    /// It did not.
+    pub fn in_time<'a, T: 'a>(
+        &'a self,
+        statements: impl Future<Output = T> + Send + 'a,
+    ) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
+        // What waits for it, through many layers, stays small.
+        let statements = Box::pin(statements);
+        async move {
+            timeout(ANSWER_TIMEOUT, statements).await.map_err(|_| {
+                self.is_dead.store(true, Ordering::Relaxed);
+                DatabaseError::Busy
+            })
+        }
+    }
 }
 
 impl Deref for Pooled {
@@ -45,11 +80,14 @@ impl Manager for Connections {
                 warn!(error = &error as &dyn std::error::Error, "a connection to the database is lost");
             }
         });
-        Ok(Pooled { client: ClientWrapper::new(client, driver), server })
+        let client = ClientWrapper::new(client, driver);
+        client.batch_execute(LIMIT_STATEMENTS).await?;
+        Ok(Pooled { client, server, is_dead: AtomicBool::new(false) })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<DatabaseError> {
-        if pooled.client.is_closed() || !self.0.is_current(pooled.server) {
+        let is_dead = pooled.is_dead.load(Ordering::Relaxed);
+        if is_dead || pooled.client.is_closed() || !self.0.is_current(pooled.server) {
             return Err(RecycleError::message("lost, or to a server that was given up"));
         }
         Ok(())

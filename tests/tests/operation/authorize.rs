@@ -1,5 +1,6 @@
 //! The operator's word on every dialect: hooks that know who pushes, and `--authorize-function`.
 
+use std::process::Command;
 use std::time::Duration;
 
 use livestore_tests::breaker::Breaker;
@@ -12,6 +13,7 @@ use livestore_tests::rpc::Rpc;
 use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 /// `app.may_sync`: everybody reads `public`, ann reads and writes everything, and eve is told why not.
 const MAY_SYNC: &str = "
@@ -406,4 +408,31 @@ async fn a_function_that_cannot_be_asked_ends_the_sidecar_with_4() {
     let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
     let batch = json!([event(0, "e", json!({}))]);
     assert_eq!(send(post(&sidecar, "s", push("s", batch))).await.exit()["_tag"], "Success");
+}
+
+/// Connections whose other end has stopped, as with a server that hangs, are given up; Postgres itself ends what takes too long.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_hangs_in_the_database_is_asked_again_elsewhere() {
+    let database = Database::alone().await;
+    let admin = database.admin().await;
+    let function = "create function limited(store_id text, action text) returns boolean
+        begin atomic select current_setting('statement_timeout') = '30s'; end";
+    admin.batch_execute(function).await.unwrap();
+    let arguments = ["--authorize-function", "limited"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+    rpc.pull(json!("before"), "s", false).await;
+    assert_eq!(rpc.exit(&json!("before")).await["_tag"], "Success");
+
+    let theirs = "select array_agg(pid) from pg_stat_activity where usename = 'sidecar'";
+    let pids: Vec<i32> = admin.query_one(theirs, &[]).await.unwrap().get(0);
+    let signal = |name: &str| {
+        let pids = pids.iter().map(i32::to_string);
+        assert!(Command::new("kill").arg(name).args(pids).status().unwrap().success());
+    };
+    signal("-STOP");
+    rpc.pull(json!("meanwhile"), "s", false).await;
+    let answer = timeout(Duration::from_secs(100), rpc.exit(&json!("meanwhile"))).await;
+    signal("-CONT");
+    assert_eq!(answer.expect("an answer")["_tag"], "Success");
 }
