@@ -334,6 +334,17 @@ impl StoreLog {
         }
     }
 
+    /// The same together with the head of the log, as Postgres knows it now: a tail may not have heard of everything yet.
+    ///
+    /// # Errors
+    /// Not allowed, or the cursor is not one of this log.
+    pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
+        let page = patiently(|| pull::status(&self.log.database, &self.store)).await;
+        let subscription = self.subscribe(after, Some(&page.backend_id)).await?;
+        self.log.tails.hint(&self.store, page.head);
+        Ok((subscription, page.head))
+    }
+
     /// The id of this life of the log, without asking whether the client may know it. Waits while the database is away.
     pub async fn backend_id(&self) -> Arc<str> {
         patiently(|| pull::status(&self.log.database, &self.store)).await.backend_id

@@ -59,7 +59,7 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
         Ok((pull, log))
     });
     match parsed {
-        Ok((pull, log)) => api::pull(log, pull, &server.connections, server.ending.begun.clone()).await,
+        Ok((pull, log)) => api::pull(log, pull, &server.connections, &server.ending).await,
         Err(error) => api::refuse_pull(StatusCode::BAD_REQUEST, &error),
     }
 }
@@ -254,7 +254,7 @@ async fn read(State(server): State<Arc<Server>>, Path(stream): Path<String>, req
         let (log, exists) = server.stream(&stream, &parts).await?;
         let query = parts.uri.query().unwrap_or_default();
         let read = rest::Read::parse(query, is_stream, header("last-event-id")).map_err(invalid)?;
-        let answer = rest::read(log, read, exists, &server.connections, server.ending.begun.clone()).await;
+        let answer = rest::read(log, read, exists, &server.connections, &server.ending).await;
         answer.map_err(|denied| Refusal(StatusCode::FORBIDDEN, "permission_denied", denied.to_string()))
     };
     match reading.await {

@@ -1,6 +1,7 @@
 //! sync-cf 0.3 when something goes wrong. Its client pulls once in its life, does not look for gaps and repeats nothing: what
 //! the server does wrong here stays wrong.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +39,29 @@ fn events_of(message: &Value) -> Vec<i64> {
 
 async fn append(database: &Database, head: i64, count: i64) {
     database.admin().await.execute("select livestore.push('s', $1)", &[&chain(head, count)]).await.unwrap();
+}
+
+/// A sidecar that hears nothing of what others commit, since its listening connection is stuck, does not know it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_has_everything_whether_its_sidecar_has_heard_of_it_or_not() {
+    let database = Database::alone().await;
+    let sidecar = Sidecar::on(&database).await;
+    let mut first = connect(&sidecar).await;
+    first.send(pull_req(0)).await;
+    assert!(events_of(&first.frame().await).is_empty());
+
+    let listener = "select pid from pg_stat_activity where query = 'listen livestore'";
+    let pid: i32 = database.admin().await.query_one(listener, &[]).await.unwrap().get(0);
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+    signal("-STOP");
+    append(&database, 0, 3).await;
+    let mut second = connect(&sidecar).await;
+    second.send(pull_req(0)).await;
+    let answer = second.frame().await;
+    signal("-CONT");
+    assert_eq!(events_of(&answer), [1, 2, 3]);
+    assert_eq!(answer["remaining"], 0);
+    assert_eq!(events_of(&first.frame().await), [1, 2, 3]);
 }
 
 /// What others push between the upgrade and the first ping of a client that reconnects, too.

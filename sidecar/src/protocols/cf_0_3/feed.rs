@@ -129,19 +129,30 @@ impl Feed {
         self.live = Some(events);
     }
 
-    /// Answers a pull. What is pushed meanwhile is part of the answer: the client would mix up the two.
+    /// Answers a pull, at least up to where the log stands. What is pushed meanwhile is part of the answer: the client would mix
+    /// up the two.
     async fn pull(&mut self, request_id: String, cursor: i64) -> Result<(), Close> {
         self.pull_id = Some(request_id);
         self.live = None;
-        match self.log.subscribe(cursor, None).await {
-            Ok(events) => self.follow(events),
+        let head = match self.log.subscribe_at_head(cursor).await {
+            Ok((events, head)) => {
+                self.follow(events);
+                head
+            }
             Err(refusal) => return self.end(&refusal.to_string()).await,
-        }
+        };
+        let mut last = cursor;
         loop {
-            let delivery = match next(&mut self.live).await {
+            let mut delivery = match next(&mut self.live).await {
                 Ok(delivery) => delivery,
                 Err(end) => return self.over(end).await,
             };
+            last = delivery.events.last().map_or(last, |event| event.seq_num);
+            delivery.remaining = delivery.remaining.max(head - last);
+            // The tail has not heard of it yet.
+            if delivery.events.is_empty() && delivery.remaining > 0 {
+                continue;
+            }
             self.send(Reason::Pull, &delivery).await?;
             if delivery.remaining == 0 {
                 return Ok(());

@@ -17,7 +17,6 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
@@ -25,6 +24,7 @@ use super::limits::Limits;
 use super::stream::{Follow, Writer, error_event};
 use crate::log::{Batch, PushError, StoreLog};
 use crate::protocols::{body, read_json};
+use crate::shutdown::Ending;
 
 /// How long the answer to a client that may not pull waits for the database, to have the right status.
 const AWAY: Duration = Duration::from_secs(5);
@@ -126,7 +126,7 @@ pub async fn push(log: StoreLog, batch: Batch) -> Response {
 }
 
 /// Answers with a stream; a task on `tasks` writes it.
-pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, shutdown: CancellationToken) -> Response {
+pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, ending: &Ending) -> Response {
     let Pull { after, is_live, .. } = pull;
     debug!(store = ?log.id(), after, is_live, "pull");
     if let Ok(Err(denied)) = timeout(AWAY, log.may_pull()).await {
@@ -135,9 +135,9 @@ pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, shutdown: Canc
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, Limits::NONE);
     if is_live {
-        tasks.spawn(writer.live(log, after, Follow::WithPauses, shutdown));
+        tasks.spawn(writer.live(log, after, Follow::WithPauses, ending.begun.clone()));
     } else {
-        tasks.spawn(writer.history(log, after, shutdown));
+        tasks.spawn(writer.history(log, after, ending.last_moment.clone()));
     }
     events(StatusCode::OK, body)
 }

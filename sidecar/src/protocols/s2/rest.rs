@@ -20,6 +20,7 @@ use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
 use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog, StreamEnd};
 use crate::protocols::{body, read_json};
+use crate::shutdown::Ending;
 
 /// The most that one answer without a stream has, <https://s2.dev/docs/limits>.
 const MOST: Limits = Limits { records: Some(1000), bytes: Some(1 << 20), until: None };
@@ -207,7 +208,7 @@ pub async fn read(
     read: Read,
     exists: bool,
     tasks: &TaskTracker,
-    shutdown: CancellationToken,
+    ending: &Ending,
 ) -> Result<Response, Denied> {
     debug!(store = ?log.id(), ?read, "read");
     log.may_pull().await?;
@@ -233,14 +234,15 @@ pub async fn read(
         after = end.head;
     }
     if !read.is_stream {
-        return read_at_once(&log, after, limits, read.wait, &end, &shutdown).await;
+        return read_at_once(&log, after, limits, read.wait, &end, &ending.begun).await;
     }
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, limits).resume(records, bytes);
     // Whoever wants so much and no more does not wait for it, unless it says so.
     let wait = read.wait.or((read.limits != Limits::NONE).then_some(Duration::ZERO));
+    let shutdown = ending.begun.clone();
     match wait {
-        Some(Duration::ZERO) => tasks.spawn(writer.history(log, after, shutdown)),
+        Some(Duration::ZERO) => tasks.spawn(writer.history(log, after, ending.last_moment.clone())),
         Some(wait) => tasks.spawn(writer.live(log, after, Follow::For(wait), shutdown)),
         None if !exists => tasks.spawn(writer.live(log, after, Follow::Briefly, shutdown)),
         // As LiveStore's helpers ask for their client, which must not lose a stream that has brought something.

@@ -81,13 +81,13 @@ impl Writer {
         Self { records, bytes, ..self }
     }
 
-    /// Everything after an event, up to the end.
-    pub async fn history(mut self, log: StoreLog, after: i64, shutdown: CancellationToken) {
+    /// Everything after an event, up to the end, if it comes before the `last_moment` of a shutdown.
+    pub async fn history(mut self, log: StoreLog, after: i64, last_moment: CancellationToken) {
         let gone = self.pieces.clone();
         tokio::select! {
             () = gone.closed() => {}
             // It ends before its end, and the client goes on live from where it is.
-            () = shutdown.cancelled() => {}
+            () = last_moment.cancelled() => {}
             _ = self.write_history(&log, after) => {}
         }
     }

@@ -101,8 +101,8 @@ impl<T: Serialize> Extract for T {
     }
 }
 
-/// How long a sidecar may take to hear of what another one commits: a live stream begins with what its sidecar knows, and brings
-/// the rest, or says that the log was reset, when it hears of it. Milliseconds, but for networks that are slow on purpose.
+/// How long a sidecar may take to hear of what happens elsewhere: a live stream begins with what its sidecar knows, and says that
+/// the log was reset when it hears of it. Milliseconds, but for networks that are slow on purpose.
 const HEARSAY: Time = 5_000_000;
 
 /// Whether a reset of the store explains that a client, which knows the log since then, was told of one at that time.

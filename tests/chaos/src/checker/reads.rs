@@ -1,14 +1,14 @@
 //! Reads against the log and the clock: each is the beginning of a log that was alive then, and has all that was known before.
 
 use super::known::Known;
-use super::{Findings, HEARSAY, Places, Rule};
-use crate::history::{History, Read, Time};
+use super::{Findings, Places, Rule};
+use crate::history::{History, Read};
 
 pub(super) fn check(history: &History, places: &Places, known: &Known, findings: &mut Findings) {
     for read in &history.reads {
         let mut alive = (0..history.epochs.len()).filter(|&epoch| is_alive(history, epoch, read));
         let Some(first) = read.events.first() else {
-            let is_empty = |epoch| known.before(epoch, knows_since(read)) == 0 || may_be_short(history, read);
+            let is_empty = |epoch| known.before(epoch, read.start) == 0 || may_be_short(history, read);
             if !history.epochs.is_empty() && !alive.any(is_empty) {
                 findings.add(Rule::Stale, format!("client {} read nothing of a log with events", read.client), &[read]);
             }
@@ -29,7 +29,7 @@ pub(super) fn check(history: &History, places: &Places, known: &Known, findings:
             let what = format!("what client {} read is not the beginning of the log", read.client);
             findings.add(Rule::Disagreement, what, &[read]);
         }
-        let before = known.before(epoch, knows_since(read));
+        let before = known.before(epoch, read.start);
         let length = read.events.len() as i64;
         let is_stale = length < before && !may_be_short(history, read);
         if is_stale || !alive.any(|alive| alive == epoch) {
@@ -42,17 +42,14 @@ pub(super) fn check(history: &History, places: &Places, known: &Known, findings:
 /// Whether the log of an epoch may have been there at some moment of a read.
 fn is_alive(history: &History, epoch: usize, read: &Read) -> bool {
     let life = &history.epochs[epoch];
-    life.start <= read.end && life.reset.is_none_or(|(_, done)| done >= knows_since(read))
+    life.start <= read.end && life.reset.is_none_or(|(_, done)| done >= read.start)
 }
 
-/// Of what was known at this time a read has everything. sync-cf 0.3 has no reads: its pull is the beginning of a live stream.
-fn knows_since(read: &Read) -> Time {
-    if read.dialect == "cf-0.3" { read.start.saturating_sub(HEARSAY) } else { read.start }
-}
-
-/// sync-s2's read of history ends in order, though not at its end, when its sidecar is told to: its live pull, of which that is the
-/// first part, goes on from there, and would not survive another ending.
+/// sync-s2's read of history is the first part of its live pull, which goes on from there and would not survive another ending. So
+/// it ends in order, though not at its end, if the database is away while its sidecar ends; and if the store is reset in the
+/// middle of it, the client asks again and gets what the new log has after its cursor.
 fn may_be_short(history: &History, read: &Read) -> bool {
-    let mut deploys = history.deploys.iter();
-    read.dialect == "s2" && deploys.any(|(start, end)| *start <= read.end && read.start <= *end)
+    let resets = history.epochs.iter().filter_map(|epoch| epoch.reset);
+    let mut occasions = history.deploys.iter().copied().chain(resets);
+    read.dialect == "s2" && occasions.any(|(start, end)| start <= read.end && read.start <= end)
 }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{HEARSAY, Rule, check};
+use super::{Rule, check};
 use crate::history::{Entry, Epoch, EventId, History, Outcome, Placed, Push, Read, Recovery, Stream, Time};
 
 fn id(n: u32) -> EventId {
@@ -171,20 +171,6 @@ fn a_read_that_began_before_the_acknowledgement_may_lack_it() {
 }
 
 #[test]
-fn a_pull_of_cf_0_3_has_what_its_sidecar_had_heard_of() {
-    let behind = |by: Time| {
-        changed(|history| {
-            let moved = &mut history.reads[3];
-            moved.dialect = "cf-0.3".into();
-            moved.events.pop();
-            (moved.start, moved.end) = (moved.start + by, moved.end + by);
-        })
-    };
-    assert_eq!(behind(0), []);
-    assert_eq!(behind(HEARSAY), [Rule::Stale]);
-}
-
-#[test]
 fn a_read_of_sync_s2_may_be_short_while_its_sidecar_ends() {
     let short = |deploy: (Time, Time)| {
         changed(|history| {
@@ -194,6 +180,18 @@ fn a_read_of_sync_s2_may_be_short_while_its_sidecar_ends() {
     };
     assert_eq!(short((400, 500)), []);
     assert_eq!(short((480, 500)), [Rule::Stale]);
+}
+
+#[test]
+fn a_read_of_sync_s2_may_be_short_if_the_store_is_reset_in_the_middle_of_it() {
+    let short = |end: Time| {
+        let mut history = reset();
+        history.reads[3].events.truncate(2);
+        history.reads[3].end = end;
+        broken(&history)
+    };
+    assert_eq!(short(610), []);
+    assert_eq!(short(590), [Rule::Stale]);
 }
 
 #[test]
