@@ -146,8 +146,8 @@ async fn run(config: Config) -> Result<(), Failure> {
         None => None,
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| NoDoor::Taken(address, error))?),
     };
-    let (listener, door) = Door::open(config.listen, config.reuse_port).await?;
-    let listen = listener.local_addr()?;
+    let door = Door::open(config.listen, config.reuse_port)?;
+    let listen = door.address()?;
     config.check_address(listen).map_err(Failure::Config)?;
 
     let bounds = Bounds {
@@ -190,12 +190,20 @@ async fn run(config: Config) -> Result<(), Failure> {
         metrics,
         created: Created::default(),
     });
-    // Serving begins before the database is known to be there: clients wait better than they reconnect.
-    let serving = tokio::spawn(accept::serve(listener, Arc::clone(&server).router(), bounds, ending.clone()));
     if let Some(probes) = probes {
         // To the very end of the process.
-        tokio::spawn(accept::serve(probes, server.probes(), bounds, Ending::default()));
+        tokio::spawn(accept::serve(probes, Arc::clone(&server).probes(), bounds, Ending::default()));
     }
+    // Serving begins before the database is known to be there: clients wait better than they reconnect. But where others serve
+    // them, they do not have to.
+    tokio::select! {
+        biased;
+        () = door.is_ours() => {}
+        ready = ready(&log, config.database_wait) => ready?,
+        requested = shutdown::requested() => return requested.map(drop).map_err(Failure::System),
+    }
+    let listener = door.listen()?;
+    let serving = tokio::spawn(accept::serve(listener, server.router(), bounds, ending.clone()));
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
 
     let result = tokio::select! {
@@ -204,33 +212,53 @@ async fn run(config: Config) -> Result<(), Failure> {
         failure = watch_database(&log, config.database_wait) => Err(failure),
     };
 
-    ending.announced.cancel();
-    if matches!(result, Ok(By::Manager)) {
-        sleep(config.shutdown_delay).await;
-    }
-    door.close().await;
-    ending.begin(config.shutdown_deadline);
-    connections.close();
-    let deadline = Instant::now() + config.shutdown_deadline;
-    let ended = timeout_at(deadline, async {
-        let exited = async {
-            if let Some(relay) = relay {
-                // Not for ever: without a link there is nobody to tell.
-                let _ = timeout(EXIT_TIMEOUT, relay.exit()).await;
-            }
-        };
-        // Devices of other sidecars hear of it at once, however long those of this one take to leave.
-        tokio::join!(exited, connections.wait());
-        let _ = serving.await;
-    });
-    if ended.await.is_err() {
-        warn!("the deadline passed with connections open");
+    let end = async {
+        ending.announced.cancel();
+        if matches!(result, Ok(By::Manager)) {
+            sleep(config.shutdown_delay).await;
+        }
+        door.close().await;
+        ending.begin(config.shutdown_deadline);
+        connections.close();
+        let deadline = Instant::now() + config.shutdown_deadline;
+        let ended = timeout_at(deadline, async {
+            let exited = async {
+                if let Some(relay) = relay {
+                    // Not for ever: without a link there is nobody to tell.
+                    let _ = timeout(EXIT_TIMEOUT, relay.exit()).await;
+                }
+            };
+            // Devices of other sidecars hear of it at once, however long those of this one take to leave.
+            tokio::join!(exited, connections.wait());
+            let _ = serving.await;
+        });
+        if ended.await.is_err() {
+            warn!("the deadline passed with connections open");
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        () = shutdown::insisted() => warn!("interrupted again: what is open is cut off"),
     }
     result.map(drop)
 }
 
 /// Ends only if the database cannot be used: it does not come up in time, or is set up wrong.
 async fn watch_database(log: &Log, patience: Duration) -> Failure {
+    match ready(log, patience).await {
+        Ok(()) => {
+            info!("the database is ready");
+            std::future::pending().await
+        }
+        Err(failure) => failure,
+    }
+}
+
+/// Waits for the database.
+///
+/// # Errors
+/// It does not come up in time, or is set up wrong.
+async fn ready(log: &Log, patience: Duration) -> Result<(), Failure> {
     let waiting = async {
         let mut is_first = true;
         loop {
@@ -246,14 +274,7 @@ async fn watch_database(log: &Log, patience: Duration) -> Failure {
         }
     };
     match timeout(patience, waiting).await {
-        Ok(Ok(())) => {
-            info!("the database is ready");
-            std::future::pending().await
-        }
-        Ok(Err(error)) => Failure::Database(error),
-        Err(_) => match log.check().await {
-            Err(error) => Failure::Unreachable(error),
-            Ok(()) => std::future::pending().await,
-        },
+        Ok(result) => result.map_err(Failure::Database),
+        Err(_) => log.check().await.map_err(Failure::Unreachable),
     }
 }

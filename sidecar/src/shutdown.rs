@@ -53,6 +53,14 @@ pub enum By {
     Person,
 }
 
+/// Ends at a further SIGINT: the person at the terminal does not want to wait. Whoever manages services has a time of its own.
+pub async fn insisted() {
+    match signal(SignalKind::interrupt()) {
+        Ok(mut interrupt) => drop(interrupt.recv().await),
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Ends at the first SIGTERM or SIGINT.
 ///
 /// # Errors

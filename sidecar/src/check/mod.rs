@@ -4,7 +4,6 @@ mod database;
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
-use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use axum::http::StatusCode;
 
 use crate::auth::check_jwks;
 use crate::config::{Auth, Config};
+use crate::server::door::bind;
 use crate::telemetry;
 
 /// How long others may take to answer.
@@ -114,15 +114,20 @@ async fn electric(config: &Config, report: &mut Report) {
 
 /// Whether there is room for a sidecar.
 fn address(config: &Config, report: &mut Report) {
-    match TcpListener::bind(config.listen) {
-        Ok(_) => report.good(format!("{} is free", config.listen)),
-        Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            report.advise(format!(
-                "{} is taken: by a sidecar that runs? Otherwise choose another --listen",
-                config.listen
-            ));
+    let listen = Some(("--listen", config.listen, config.reuse_port));
+    let health = config.health_listen.map(|address| ("--health-listen", address, false));
+    for (option, address, shared) in listen.into_iter().chain(health) {
+        match bind(address, shared) {
+            Ok(_) if shared => report.good(format!("{address} is free, or shared by --reuse-port")),
+            Ok(_) => report.good(format!("{address} is free")),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                report.advise(format!("{address} is taken: by a sidecar that runs? Otherwise choose another {option}"));
+            }
+            Err(error) => report.wrong(format!("{option} {address}: {error}")),
         }
-        Err(error) => report.wrong(format!("--listen {}: {error}", config.listen)),
+    }
+    if config.reuse_port && config.health_listen.is_none() {
+        report.advise("--reuse-port without --health-listen: who asks how this sidecar is may be answered by another");
     }
 }
 

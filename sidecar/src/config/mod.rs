@@ -32,7 +32,7 @@ pub struct Config {
     pub listen: SocketAddr,
 
     /// Listen beside other sidecars on the same address, of the same user (SO_REUSEPORT): the next one begins before the last one
-    /// ends. See docs/operations.md.
+    /// ends, as soon as its database answers. See docs/operations.md.
     #[arg(long, env = "LIVESTORE_REUSE_PORT")]
     pub reuse_port: bool,
 

@@ -35,10 +35,12 @@ pub enum NoDoor {
     System(#[from] io::Error),
 }
 
-/// A listening socket, to be closed when it is time.
-pub struct Door {
+/// An address, to be listened on and to be given up when it is time.
+pub enum Door {
+    /// Connections wait in it already.
+    Own(std::net::TcpListener),
     /// Beside those of other processes on the same port.
-    shared: Option<Socket>,
+    Shared(Socket),
 }
 
 impl Door {
@@ -46,28 +48,65 @@ impl Door {
     ///
     /// # Errors
     /// There is none.
-    pub async fn open(address: SocketAddr, reuse_port: bool) -> Result<(TcpListener, Self), NoDoor> {
+    pub fn open(address: SocketAddr, reuse_port: bool) -> Result<Self, NoDoor> {
         let mut inherited = listenfd::ListenFd::from_env();
         if let Some(listener) = inherited.take_tcp_listener(0).map_err(NoDoor::NotAListener)? {
             if reuse_port {
                 warn!("--reuse-port does nothing for a socket that was handed over");
             }
-            listener.set_nonblocking(true)?;
-            return Ok((TcpListener::from_std(listener)?, Self { shared: None }));
+            return Ok(Self::Own(listener));
         }
         if reuse_port {
-            let socket = bind_beside(address).map_err(|error| NoDoor::NotShared(address, error))?;
-            let listener = TcpListener::from_std(socket.try_clone()?.into())?;
-            return Ok((listener, Self { shared: Some(socket) }));
+            return bind(address, true).map(Self::Shared).map_err(|error| NoDoor::NotShared(address, error));
         }
-        let listener = TcpListener::bind(address).await.map_err(|error| NoDoor::Taken(address, error))?;
-        Ok((listener, Self { shared: None }))
+        let listener = std::net::TcpListener::bind(address).map_err(|error| NoDoor::Taken(address, error))?;
+        Ok(Self::Own(listener))
+    }
+
+    /// Where it is, with the port that was found for port 0.
+    ///
+    /// # Errors
+    /// The socket is none of the internet.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Own(listener) => listener.local_addr(),
+            Self::Shared(socket) => {
+                socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+            }
+        }
+    }
+
+    /// Ends when no other process listens here.
+    pub async fn is_ours(&self) {
+        const AGAIN: Duration = Duration::from_millis(250);
+        if let (Self::Shared(_), Ok(address)) = (self, self.address()) {
+            // This socket does not listen yet: it is in nobody's way.
+            while bind(address, false).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+                sleep(AGAIN).await;
+            }
+        }
+    }
+
+    /// From now on connections are taken.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn listen(&self) -> io::Result<TcpListener> {
+        let listener = match self {
+            Self::Own(listener) => listener.try_clone()?,
+            Self::Shared(socket) => {
+                socket.listen(BACKLOG)?;
+                socket.try_clone()?.into()
+            }
+        };
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
     }
 
     /// Sees to it that no connection begins here any more, if others take them, and waits for those that have begun. The
     /// listener goes on accepting until this ends.
     pub async fn close(self) {
-        if let Some(socket) = self.shared {
+        if let Self::Shared(socket) = self {
             match socket.attach_filter(&NO_BEGINNINGS) {
                 Ok(()) => sleep(HANDSHAKES).await,
                 Err(error) => warn!(
@@ -79,13 +118,15 @@ impl Door {
     }
 }
 
-fn bind_beside(address: SocketAddr) -> io::Result<Socket> {
+/// Takes an address without listening there, beside others who share it or not.
+///
+/// # Errors
+/// Somebody listens there, who does not share it.
+pub fn bind(address: SocketAddr, beside: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(beside)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
@@ -108,6 +149,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -115,9 +157,12 @@ mod tests {
     /// the last look at a socket and its end.
     #[tokio::test(flavor = "multi_thread")]
     async fn who_comes_while_a_shared_socket_closes_is_served_by_another() {
-        let (closing, door) = Door::open((std::net::Ipv4Addr::LOCALHOST, 0).into(), true).await.unwrap();
-        let address = closing.local_addr().unwrap();
-        let (staying, _other) = Door::open(address, true).await.unwrap();
+        let door = Door::open((std::net::Ipv4Addr::LOCALHOST, 0).into(), true).unwrap();
+        let address = door.address().unwrap();
+        let closing = door.listen().unwrap();
+        let other = Door::open(address, true).unwrap();
+        assert!(timeout(HANDSHAKES, other.is_ours()).await.is_err(), "it is taken");
+        let staying = other.listen().unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = staying.accept().await {
                 stream.write_all(b"served").await.unwrap();

@@ -3,6 +3,7 @@
 //! is refused or reset. A [`Witness`] between them and the sidecars counts those.
 
 use std::net::TcpListener;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -170,16 +171,22 @@ async fn each_says_how_it_is_on_an_address_of_its_own() {
     let (port, [here, there]) = (free_port(), [free_port(), free_port()]);
     let start = |health: u16, url: String| {
         let address = format!("127.0.0.1:{health}");
-        Start::new(url).port(port).arguments(&["--reuse-port", "--health-listen", &address]).serve()
+        Start::new(url).port(port).arguments(&["--reuse-port", "--health-listen", &address])
     };
-    let good = start(here, database.url("sidecar"));
-    let bad = start(there, format!("postgres://sidecar@127.0.0.1:{}/nowhere", free_port()));
+    let good = start(here, database.url("sidecar")).serve();
     eventually("one is ready", || async { http_get(here, "/readyz").await.0 == 200 }).await;
-    assert_eq!(http_get(there, "/readyz").await.0, 503);
+    let mut bad = start(there, format!("postgres://sidecar@127.0.0.1:{}/nowhere", free_port())).command();
+    bad.stderr(Stdio::null());
+    let bad = tokio::process::Command::from(bad).kill_on_drop(true).spawn().unwrap();
+    eventually("the other one is not", || async { http_get(there, "/readyz").await.0 == 503 }).await;
+    for _ in 0..40 {
+        assert_eq!(http_get(port, "/readyz").await.0, 200, "who cannot serve takes no connections");
+    }
     assert_eq!((http_get(there, "/healthz").await.0, http_get(there, "/v1/health").await.0), (200, 404));
     let mut health = Start::program();
     health.args(["health", "--health-listen", &format!("127.0.0.1:{there}")]);
     assert!(health.status().unwrap().success());
-    drop(bad);
     drop(good);
+    eventually("it serves where nobody else does", || async { http_get(port, "/readyz").await.0 == 503 }).await;
+    drop(bad);
 }
