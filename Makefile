@@ -34,8 +34,8 @@ bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUIC
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
 	@tests/fuzz
 
-chaos: ## clients of every dialect against several sidecars, with faults: SECONDS=60 SEED=1 for the same faults again
-	@CHAOS_SECONDS="$(or $(SECONDS),60)" CHAOS_SEED="$(SEED)" tests/chaos/run
+chaos: ## clients of every dialect against several sidecars, with faults: SECONDS=60 SEED=1 for the same faults again, STANDBY=1 for failovers
+	@CHAOS_SECONDS="$(or $(SECONDS),60)" CHAOS_SEED="$(SEED)" CHAOS_STANDBY="$(STANDBY)" tests/chaos/run
 
 test-container: ## build both images from nothing, as users do, and run compose.yaml (about 20 minutes)
 	@tests/container --full

@@ -1,5 +1,7 @@
 //! Postgres: a cluster of our own, and a database for each test.
 
+mod standby;
+
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::{Client, NoTls};
 
-use crate::{eventually, free_port};
+use crate::free_port;
 
 /// Holds the extension; the databases of the tests are copies of it.
 const TEMPLATE: &str = "livestore_template";
@@ -75,13 +77,9 @@ impl Cluster {
     /// Starts what is in the folder.
     fn run(folder: PathBuf, settings: &str) -> Self {
         let (data, port) = (folder.join("data"), free_port());
-        let mut config = std::fs::OpenOptions::new()
-            .append(true)
-            .open(data.join("postgresql.conf"))
-            .expect("the configuration of the new cluster");
+        place(&folder, port);
         // Durable as in production: the tests kill Postgres and look for what was acknowledged.
-        write!(config, "port = {port}\nunix_socket_directories = '{}'\n{settings}\n", folder.display())
-            .expect("the configuration can be written");
+        append(&data.join("postgresql.conf"), settings);
         let pg_ctl = bin("pg_ctl");
         let user = if is_root() { "runuser -u postgres --" } else { "" };
         let watchdog = Command::new("sh")
@@ -101,42 +99,6 @@ impl Cluster {
         let cluster = Self { folder, port, watchdog };
         cluster.pg_ctl(&["start"]);
         cluster
-    }
-
-    /// A standby that has each commit before this cluster answers.
-    pub async fn standby(&self) -> Self {
-        let port = self.port;
-        let copying = tokio::task::spawn_blocking(move || {
-            let folder = new_folder(&std::env::temp_dir());
-            run(postgres_command("pg_basebackup")
-                .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string(), "--checkpoint=fast"])
-                .arg("--write-recovery-conf")
-                .arg("-D")
-                .arg(folder.join("data")));
-            Self::run(folder, "")
-        });
-        let standby = copying.await.expect("a standby");
-        let admin = self.connect("postgres", "postgres").await;
-        admin.batch_execute("alter system set synchronous_standby_names = '*'").await.expect("a setting");
-        admin.batch_execute("select pg_reload_conf()").await.expect("a setting");
-        eventually("the standby has everything", || async {
-            let is_sync = "select count(*) from pg_stat_replication where sync_state = 'sync'";
-            admin.query_one(is_sync, &[]).await.expect("a count").get::<_, i64>(0) == 1
-        })
-        .await;
-        standby
-    }
-
-    /// Ends it as a machine that loses its power does.
-    pub fn kill(&self) {
-        let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("it runs");
-        let pid = pid.lines().next().expect("a number");
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it runs");
-        // First who would start others.
-        run(Command::new("kill").arg("-KILL").arg(pid));
-        for child in children.split_whitespace() {
-            let _ = Command::new("kill").arg("-KILL").arg(child).stderr(Stdio::null()).status();
-        }
     }
 
     /// A new database with the extension in it.
@@ -214,9 +176,7 @@ impl Cluster {
         let settings = format!(
             "restore_command = 'cp {folder}/wal/%f %p'\nrecovery_target_name = '{point}'\nrecovery_target_action = 'promote'\n"
         );
-        let mut config =
-            std::fs::OpenOptions::new().append(true).open(data.join("postgresql.conf")).expect("the configuration");
-        config.write_all(settings.as_bytes()).expect("the configuration can be written");
+        append(&data.join("postgresql.conf"), &settings);
         run(as_postgres(Path::new("touch")).arg(data.join("recovery.signal")));
         self.pg_ctl(&["start"]);
     }
@@ -287,6 +247,12 @@ impl Database {
         format!("postgres://{role}@127.0.0.1:{port}/{}", self.name)
     }
 
+    /// The URL for a role at the one of these ports, those of several servers, that allows writes.
+    pub fn url_at_any(&self, role: &str, ports: &[u16]) -> String {
+        let hosts: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("postgres://{role}@{}/{}?target_session_attrs=read-write", hosts.join(","), self.name)
+    }
+
     /// The URL for a role over the Unix socket.
     pub fn socket_url(&self, role: &str) -> String {
         let folder = self.cluster.folder.display().to_string().replace('/', "%2F");
@@ -320,6 +286,18 @@ fn new_folder(parent: &Path) -> PathBuf {
         run(Command::new("chown").arg("postgres").arg(&folder));
     }
     folder
+}
+
+/// Says in the data of this folder where they are served.
+fn place(folder: &Path, port: u16) {
+    let settings = format!("port = {port}\nunix_socket_directories = '{}'", folder.display());
+    append(&folder.join("data/postgresql.conf"), &settings);
+}
+
+/// Of a setting that is given twice the last one holds.
+fn append(config: &Path, settings: &str) {
+    let mut config = std::fs::OpenOptions::new().append(true).open(config).expect("the configuration of a cluster");
+    writeln!(config, "{settings}").expect("the configuration can be written");
 }
 
 /// Postgres refuses to run as root.

@@ -1,4 +1,4 @@
-//! `make chaos`: clients of every dialect on several sidecars and one Postgres, faults from a seed, and a checker that decides
+//! `make chaos`: clients of every dialect on several sidecars and one Postgres or a pair, faults from a seed, and a checker that decides
 //! whether what the clients saw can be.
 
 mod checker;
@@ -17,7 +17,7 @@ use clap::Parser;
 
 use crate::checker::Violation;
 use crate::clients::{Fleet, Stores};
-use crate::faults::{Injector, schedule};
+use crate::faults::{Extent, Injector, schedule};
 use crate::history::Recorder;
 use crate::system::System;
 
@@ -39,6 +39,9 @@ struct Arguments {
     /// Makes the schedule of the faults. Without: another one each time.
     #[arg(long)]
     seed: Option<u64>,
+    /// Postgres is a primary with a synchronous standby, and fails over.
+    #[arg(long)]
+    standby: bool,
     /// Where what is needed to explain a violation is left.
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
@@ -50,7 +53,11 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| u64::from(rand_seed()));
-    println!("seed {seed}, {} s; the same faults again: make chaos SECONDS={0} SEED={seed}", arguments.seconds);
+    let standby = if arguments.standby { " STANDBY=1" } else { "" };
+    println!(
+        "seed {seed}, {} s; the same faults again: make chaos SECONDS={0} SEED={seed}{standby}",
+        arguments.seconds
+    );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.expect("a runtime").block_on(run(&arguments, seed))
 }
@@ -62,7 +69,8 @@ fn rand_seed() -> u32 {
 }
 
 async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
-    let plan = schedule(seed, arguments.seconds * 1000, SIDECARS, CONTENDED);
+    let extent = Extent { sidecars: SIDECARS, stores: CONTENDED, has_standby: arguments.standby };
+    let plan = schedule(seed, arguments.seconds * 1000, extent);
     if arguments.plan {
         for planned in &plan {
             println!("{:7.1} s  {}, for {:.1} s", planned.at as f64 / 1e3, planned.fault, planned.lasts as f64 / 1e3);
@@ -70,7 +78,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let recorder = Recorder::start();
-    let system = Arc::new(System::start(SIDECARS).await);
+    let system = Arc::new(System::start(SIDECARS, arguments.standby).await);
     let stores = Arc::new(Stores::new(CONTENDED, QUIET, recorder.clone()));
     let fleet = Fleet::start(&system, &stores, &recorder, seed);
     eprintln!("{SIDECARS} sidecars, {} clients, {} stores, {} faults", fleet.len(), CONTENDED + QUIET, plan.len());
@@ -97,7 +105,9 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     for place in &system.places {
         place.kill().await;
     }
-    system.database.stop();
+    for cluster in system.postgres.clusters() {
+        cluster.try_pg_ctl(&["stop", "-m", "immediate"]);
+    }
     if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

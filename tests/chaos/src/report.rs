@@ -65,7 +65,9 @@ pub async fn leave(
     for place in &system.places {
         fs::write(folder.join(format!("sidecar-{}.log", place.number)), place.log().await)?;
     }
-    fs::copy(system.database.cluster().folder().join("log"), folder.join("postgres.log"))?;
+    for (number, cluster) in system.postgres.clusters().enumerate() {
+        fs::copy(cluster.folder().join("log"), folder.join(format!("postgres-{number}.log")))?;
+    }
     Ok(())
 }
 

@@ -33,8 +33,7 @@ async fn a_primary_that_is_killed_is_followed_by_its_standby() {
     let database = Database::alone().await;
     let primary = database.cluster();
     let standby = primary.standby().await.leak();
-    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", primary.port(), standby.port());
-    let url = format!("postgres://sidecar@{hosts}/{}?target_session_attrs=read-write", database.name());
+    let url = database.url_at_any("sidecar", &[primary.port(), standby.port()]);
     let sidecars = [Start::new(&url).ready().await, Start::new(&url).ready().await];
     let witness = Witness::of(sidecars[0].port()).await;
     let fleet = Fleet::open("device", witness.port()).await;

@@ -1,6 +1,7 @@
 //! Makes things go wrong, and right again.
 
 use std::collections::BTreeMap;
+use std::slice;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ impl Injector {
         for fault in faults {
             fault.await.expect("a fault that is healed");
         }
-        self.system.raise_postgres().await;
+        self.system.postgres.raise().await;
     }
 
     async fn inject(&self, Planned { at, fault, lasts }: Planned) {
@@ -54,7 +55,7 @@ impl Injector {
     /// What this machine lacks for a fault.
     fn missing(&self, fault: Fault) -> Option<&'static str> {
         match fault {
-            Fault::FillDisk if self.system.disk.is_none() => Some("which takes root and a mount"),
+            Fault::FillDisk if self.system.postgres.disk().is_none() => Some("which takes root and a mount"),
             Fault::Clock { .. } if self.system.clock.is_none() => Some("which takes libfaketime"),
             _ => None,
         }
@@ -62,6 +63,7 @@ impl Injector {
 
     async fn carry_out(&self, fault: Fault, lasts: Duration) {
         let system = &*self.system;
+        let _whole = if fault.breaks_postgres() { Some(system.postgres.whole().await) } else { None };
         match fault {
             Fault::Kill { sidecar } => {
                 system.places[sidecar].kill().await;
@@ -96,26 +98,27 @@ impl Injector {
             Fault::Slow { link, by } => {
                 self.disturb(link, lasts, |network| network.slow(Duration::from_millis(by))).await;
             }
-            Fault::Reset { link } => self.network(link).reset(),
+            Fault::Reset { link } => self.networks(link).iter().for_each(Breaker::reset),
             Fault::StopPostgres => postgres::stop(system, lasts).await,
             Fault::Terminate { one_in } => postgres::terminate(system, one_in).await,
             Fault::FillDisk => postgres::fill_disk(system, lasts).await,
             Fault::Exhaust => postgres::exhaust(system, lasts).await,
             Fault::Raise => postgres::raise(system, lasts).await,
+            Fault::FailOver { away } => system.postgres.fail_over(Duration::from_millis(away)).await,
             Fault::ResetStore { store } => self.stores.reset(system, store).await,
         }
     }
 
-    fn network(&self, link: Link) -> &Breaker {
+    fn networks(&self, link: Link) -> &[Breaker] {
         match link {
-            Link::Clients(place) => &self.system.places[place].clients,
+            Link::Clients(place) => slice::from_ref(&self.system.places[place].clients),
             Link::Postgres(place) => &self.system.places[place].postgres,
         }
     }
 
-    async fn disturb(&self, link: Link, lasts: Duration, how: impl FnOnce(&Breaker)) {
-        how(self.network(link));
+    async fn disturb(&self, link: Link, lasts: Duration, how: impl Fn(&Breaker)) {
+        self.networks(link).iter().for_each(how);
         sleep(lasts).await;
-        self.network(link).mend();
+        self.networks(link).iter().for_each(Breaker::mend);
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use inject::Injector;
-pub use schedule::{Planned, schedule};
+pub use schedule::{Extent, Planned, schedule};
 
 /// Milliseconds since the load began.
 pub type Millis = u64;
@@ -44,6 +44,8 @@ pub enum Fault {
     Exhaust,
     /// A hook raises for some events.
     Raise,
+    /// The primary is killed, after so long its standby is promoted, and it comes back as the standby of that.
+    FailOver { away: Millis },
     /// A store is reset.
     ResetStore { store: usize },
 }
@@ -59,6 +61,19 @@ pub enum Link {
 }
 
 impl Fault {
+    /// Whether it leaves Postgres in a state that a failover must not meet, and the other way round.
+    fn breaks_postgres(self) -> bool {
+        matches!(
+            self,
+            Self::StopPostgres
+                | Self::Terminate { .. }
+                | Self::FillDisk
+                | Self::Exhaust
+                | Self::Raise
+                | Self::FailOver { .. }
+        )
+    }
+
     /// What it is called in figures.
     pub fn kind(self) -> &'static str {
         match self {
@@ -79,6 +94,7 @@ impl Fault {
             Self::FillDisk => "fill disk",
             Self::Exhaust => "exhaust",
             Self::Raise => "raise",
+            Self::FailOver { .. } => "failover",
             Self::ResetStore { .. } => "reset store",
         }
     }
@@ -96,6 +112,7 @@ impl fmt::Display for Fault {
                 write!(f, " {place}")
             }
             Self::Terminate { one_in } => write!(f, " one in {one_in}"),
+            Self::FailOver { away } => write!(f, " after {:.1} s", *away as f64 / 1e3),
             Self::ResetStore { store } => write!(f, " {store}"),
             Self::Deploy | Self::StopPostgres | Self::FillDisk | Self::Exhaust | Self::Raise => Ok(()),
         }

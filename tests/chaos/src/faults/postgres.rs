@@ -11,10 +11,11 @@ const SIDECARS: &str = "from pg_stat_activity where usename = 'sidecar'";
 
 /// Without a checkpoint, as a crash, and up again after a while.
 pub async fn stop(system: &System, lasts: Duration) {
-    let cluster = system.database.cluster();
+    let database = system.postgres.database();
+    let cluster = database.cluster();
     let _ = tokio::task::spawn_blocking(|| cluster.try_pg_ctl(&["stop", "-m", "immediate"])).await;
     sleep(lasts).await;
-    system.raise_postgres().await;
+    system.postgres.raise().await;
 }
 
 /// Ends every connection of the sidecars whose number is a multiple of `one_in`.
@@ -24,18 +25,19 @@ pub async fn terminate(system: &System, one_in: u32) {
 
 /// Postgres may stop for good when it cannot write its log: whoever makes room starts it again.
 pub async fn fill_disk(system: &System, lasts: Duration) {
-    let Some(disk) = &system.disk else { return };
+    let Some(disk) = system.postgres.disk() else { return };
     disk.fill();
     sleep(lasts).await;
     disk.clear();
-    system.raise_postgres().await;
+    system.postgres.raise().await;
 }
 
 /// Takes every connection that there is, those of the sidecars too.
 pub async fn exhaust(system: &System, lasts: Duration) {
     let held = async {
         let mut held = Vec::new();
-        let cluster = system.database.cluster();
+        let database = system.postgres.database();
+        let cluster = database.cluster();
         let Ok(first) = cluster.try_connect("postgres", "postgres").await else { return held };
         // Twice: the second round takes what the sidecars have lost.
         for _ in 0..2 {

@@ -28,8 +28,17 @@ enum Target {
     Link(Link),
 }
 
-/// The faults of a run that lasts so long, on so many sidecars and contended stores. The last one is over at its end.
-pub fn schedule(seed: u64, length: Millis, sidecars: usize, stores: usize) -> Vec<Planned> {
+/// What there is to break.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    pub sidecars: usize,
+    /// The contended ones.
+    pub stores: usize,
+    pub has_standby: bool,
+}
+
+/// The faults of a run that lasts so long. The last one is over at its end.
+pub fn schedule(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut deck = Vec::new();
     let mut busy: HashMap<Target, Millis> = HashMap::new();
@@ -38,12 +47,13 @@ pub fn schedule(seed: u64, length: Millis, sidecars: usize, stores: usize) -> Ve
     while at < length {
         // Like cards: every kind comes before one comes again.
         if deck.is_empty() {
-            deck = (0..KINDS).collect();
+            let failovers = if extent.has_standby { FAILOVERS } else { 0 };
+            deck = (0..KINDS + failovers).collect();
             deck.shuffle(&mut random);
         }
         let Some(kind) = deck.pop() else { break };
-        let (fault, lasts) = deal(kind, sidecars, stores, &mut random);
-        let targets = targets(fault, sidecars);
+        let (fault, lasts) = deal(kind, extent, &mut random);
+        let targets = targets(fault, extent.sidecars);
         let is_free = targets.iter().all(|target| busy.get(target).is_none_or(|until| *until <= at));
         // One that does not fit is for later in this deck.
         if !is_free {
@@ -63,9 +73,15 @@ pub fn schedule(seed: u64, length: Millis, sidecars: usize, stores: usize) -> Ve
 
 const KINDS: usize = 18;
 
-fn deal(kind: usize, sidecars: usize, stores: usize, random: &mut ChaCha8Rng) -> (Fault, Millis) {
-    let sidecar = random.random_range(0..sidecars);
-    let store = random.random_range(0..stores);
+/// Cards beyond those in the deck of a run with a standby, which is there to be failed over to.
+const FAILOVERS: usize = 4;
+
+/// What it takes, about, until a lost primary is back as a standby, once the other one is promoted.
+const REBUILD: Millis = 5_000;
+
+fn deal(kind: usize, extent: Extent, random: &mut ChaCha8Rng) -> (Fault, Millis) {
+    let sidecar = random.random_range(0..extent.sidecars);
+    let store = random.random_range(0..extent.stores);
     let mut time = |range: std::ops::Range<Millis>| random.random_range(range);
     let (clients, postgres) = (Link::Clients(sidecar), Link::Postgres(sidecar));
     match kind {
@@ -89,7 +105,11 @@ fn deal(kind: usize, sidecars: usize, stores: usize, random: &mut ChaCha8Rng) ->
         14 => (Fault::FillDisk, time(1_000..6_000)),
         15 => (Fault::Exhaust, time(1_000..6_000)),
         16 => (Fault::Raise, time(500..5_000)),
-        _ => (Fault::ResetStore { store }, 1_000),
+        17 => (Fault::ResetStore { store }, 1_000),
+        _ => {
+            let away = time(500..4_000);
+            (Fault::FailOver { away }, away + REBUILD)
+        }
     }
 }
 
@@ -108,6 +128,7 @@ fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
         | Fault::FillDisk
         | Fault::Exhaust
         | Fault::Raise
+        | Fault::FailOver { .. }
         | Fault::ResetStore { .. } => vec![Target::Postgres],
     }
 }
@@ -116,17 +137,20 @@ fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
 mod tests {
     use super::*;
 
+    const ALONE: Extent = Extent { sidecars: 3, stores: 3, has_standby: false };
+    const PAIR: Extent = Extent { has_standby: true, ..ALONE };
+
     #[test]
     fn a_seed_makes_the_same_schedule_and_another_one_another() {
-        let plan = schedule(7, 60_000, 3, 3);
-        assert_eq!(plan, schedule(7, 60_000, 3, 3));
-        assert_ne!(plan, schedule(8, 60_000, 3, 3));
+        let plan = schedule(7, 60_000, ALONE);
+        assert_eq!(plan, schedule(7, 60_000, ALONE));
+        assert_ne!(plan, schedule(8, 60_000, ALONE));
     }
 
     #[test]
     fn faults_end_with_the_run_and_a_target_has_one_at_a_time() {
-        for seed in 0..200 {
-            let plan = schedule(seed, 60_000, 3, 3);
+        for (seed, extent) in (0..200).flat_map(|seed| [(seed, ALONE), (seed, PAIR)]) {
+            let plan = schedule(seed, 60_000, extent);
             assert!(plan.len() > 12, "{seed}: {}", plan.len());
             for (index, one) in plan.iter().enumerate() {
                 assert!(one.at + one.lasts <= 60_000);
@@ -141,8 +165,11 @@ mod tests {
 
     #[test]
     fn every_kind_comes() {
-        let plan = schedule(1, 120_000, 3, 3);
-        let kinds: std::collections::HashSet<_> = plan.iter().map(|planned| planned.fault.kind()).collect();
-        assert_eq!(kinds.len(), KINDS);
+        let kinds = |extent| {
+            let plan = schedule(1, 120_000, extent);
+            plan.iter().map(|planned| planned.fault.kind()).collect::<std::collections::HashSet<_>>().len()
+        };
+        assert_eq!(kinds(ALONE), KINDS);
+        assert_eq!(kinds(PAIR), KINDS + 1);
     }
 }

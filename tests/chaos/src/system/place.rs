@@ -3,18 +3,17 @@
 use std::net::TcpListener;
 
 use livestore_tests::breaker::Breaker;
-use livestore_tests::cluster::Database;
 use livestore_tests::sidecar::{Sidecar, Start};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::Clock;
+use super::{Clock, Postgres};
 
 pub struct Place {
     pub number: usize,
     /// Between clients and the sidecar.
     pub clients: Breaker,
-    /// Between the sidecar and Postgres.
-    pub postgres: Breaker,
+    /// Between the sidecar and each server of Postgres.
+    pub postgres: Vec<Breaker>,
     database_url: String,
     /// Held as systemd holds it, so that connections wait while the sidecar is away. Every other place has only a port, where
     /// connections are refused meanwhile.
@@ -32,15 +31,23 @@ struct Running {
 }
 
 impl Place {
-    pub async fn open(number: usize, database: &Database, clock: Option<&Clock>) -> Self {
+    pub async fn open(number: usize, postgres: &Postgres, clock: Option<&Clock>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let postgres = Breaker::to(database.cluster().port()).await;
+        let database = postgres.database();
+        let mut breakers = Vec::new();
+        for cluster in postgres.clusters() {
+            breakers.push(Breaker::to(cluster.port()).await);
+        }
+        let ports: Vec<_> = breakers.iter().map(Breaker::port).collect();
         let place = Self {
             number,
             clients: Breaker::to(port).await,
-            database_url: database.url_at("sidecar", postgres.port()),
-            postgres,
+            database_url: match ports[..] {
+                [port] => database.url_at("sidecar", port),
+                _ => database.url_at_any("sidecar", &ports),
+            },
+            postgres: breakers,
             socket: number.is_multiple_of(2).then_some(listener),
             port,
             environment: clock.map(|clock| clock.environment(number)).unwrap_or_default(),

@@ -1,0 +1,119 @@
+//! The database of a run: one server, or a primary and a standby that has each commit before the primary answers.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use livestore_tests::cluster::{Cluster, Database};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, sleep};
+
+use super::Disk;
+
+/// Few connections, so that they can be exhausted; little WAL, so that a disk is soon full. Deadlocks and checkpoints as ever.
+const SETTINGS: &str = "max_connections = 60\nmax_wal_size = '64MB'\nmin_wal_size = '32MB'\ncheckpoint_timeout = '30s'";
+
+/// A standby goes on where it was after its primary was away, and soon.
+const STANDBY_SETTINGS: &str = "\nwal_keep_size = '64MB'\nwal_retrieve_retry_interval = '500ms'";
+
+pub struct Postgres {
+    servers: Vec<Server>,
+    /// On the first of them.
+    database: Database,
+    primary: AtomicUsize,
+    whole: Mutex<()>,
+}
+
+struct Server {
+    cluster: &'static Cluster,
+    /// Nothing, if this machine does not let us mount one.
+    disk: Option<Disk>,
+}
+
+impl Server {
+    /// On a disk of its own: when that of the primary is full, a standby has room.
+    fn mount() -> (PathBuf, Option<Disk>) {
+        let disk = Disk::mount();
+        (disk.as_ref().map_or_else(std::env::temp_dir, |disk| disk.folder().to_path_buf()), disk)
+    }
+
+    fn new(cluster: Cluster, disk: Option<Disk>) -> Self {
+        if let Some(disk) = &disk {
+            disk.unmount_after(cluster.folder());
+        }
+        Self { cluster: cluster.leak(), disk }
+    }
+}
+
+impl Postgres {
+    pub async fn start(has_standby: bool) -> Self {
+        let settings = format!("{SETTINGS}{}", if has_standby { STANDBY_SETTINGS } else { "" });
+        let (folder, disk) = Server::mount();
+        let starting = tokio::task::spawn_blocking(move || Cluster::start_in(&folder, &settings));
+        let first = Server::new(starting.await.expect("a cluster"), disk);
+        let database = first.cluster.database().await;
+        let mut servers = vec![first];
+        if has_standby {
+            let (folder, disk) = Server::mount();
+            servers.push(Server::new(servers[0].cluster.standby_in(&folder).await, disk));
+        }
+        Self { servers, database, primary: AtomicUsize::new(0), whole: Mutex::default() }
+    }
+
+    fn primary(&self) -> &Server {
+        &self.servers[self.primary.load(Ordering::SeqCst)]
+    }
+
+    /// The database on the server that is the primary now.
+    pub fn database(&self) -> Database {
+        self.database.on(self.primary().cluster)
+    }
+
+    /// The disk of the primary.
+    pub fn disk(&self) -> Option<&Disk> {
+        self.primary().disk.as_ref()
+    }
+
+    pub fn clusters(&self) -> impl Iterator<Item = &'static Cluster> {
+        self.servers.iter().map(|server| server.cluster)
+    }
+
+    /// Whoever breaks the primary holds this until it is mended: a machine that is slow makes faults last longer than planned,
+    /// and with two at a time it could be broken for good.
+    pub async fn whole(&self) -> MutexGuard<'_, ()> {
+        self.whole.lock().await
+    }
+
+    /// The primary is lost, after a while its standby takes its place, and it comes back as the standby of that.
+    pub async fn fail_over(&self, away: Duration) {
+        let old = self.primary.load(Ordering::SeqCst);
+        let new = 1 - old;
+        let (old_server, new_server) = (self.servers[old].cluster, self.servers[new].cluster);
+        old_server.standby_catches_up().await;
+        let killed = Instant::now();
+        tokio::task::spawn_blocking(|| old_server.kill()).await.expect("a crash");
+        sleep(away).await;
+        let promoting = tokio::task::spawn_blocking(|| new_server.pg_ctl(&["promote"]));
+        promoting.await.expect("a promotion");
+        self.primary.store(new, Ordering::SeqCst);
+        let promoted = killed.elapsed().as_secs_f64();
+        old_server.follow(new_server).await;
+        let whole = killed.elapsed().as_secs_f64();
+        eprintln!("           a primary again after {promoted:.1} s, with a standby again after {whole:.1} s");
+    }
+
+    /// Starts the primary if it does not run.
+    pub async fn raise(&self) {
+        let database = self.database();
+        let cluster = database.cluster();
+        for _ in 0..20 {
+            if cluster.try_connect("postgres", database.name()).await.is_ok() {
+                return;
+            }
+            let start = move || cluster.try_pg_ctl(&["start", "-t", "10"]);
+            let _ = tokio::task::spawn_blocking(start).await;
+            sleep(Duration::from_millis(200)).await;
+        }
+        eprintln!("chaos: Postgres does not start; its log is in {}", cluster.folder().display());
+    }
+}
