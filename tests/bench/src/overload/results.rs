@@ -25,7 +25,7 @@ pub struct Window {
 }
 
 impl Window {
-    fn of<'a>(self, all: &'a [Answer]) -> impl Iterator<Item = &'a Answer> + Clone {
+    fn of(self, all: &[Answer]) -> impl Iterator<Item = &Answer> + Clone {
         all.iter().filter(move |answer| (self.start..self.end).contains(&answer.due))
     }
 
@@ -174,12 +174,10 @@ impl Results {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "a predicate of filter")]
 fn is_acknowledged(answer: &&Answer) -> bool {
     matches!(answer.outcome, Outcome::Acknowledged)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "a predicate of filter")]
 fn is_refused(answer: &&Answer) -> bool {
     matches!(answer.outcome, Outcome::Refused)
 }
