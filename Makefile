@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := livestore_sync $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-container bench fuzz chaos install extension sidecar docs packages
+.PHONY: help run demo test test-container bench soak overload fuzz chaos install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,6 +30,12 @@ test: ## install what the tests need and run all of them; PG=18: those that coul
 
 bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUICK=1: in under five minutes, once the peers are installed
 	@tests/bench/run
+
+soak: ## a mixed load for a long time, to see whether memory, open files or connections grow: MINUTES=30
+	@SOAK_MINUTES="$(or $(MINUTES),30)" tests/bench/run soak
+
+overload: ## twice the pushes that can be committed, for a minute: what is accepted, what is refused, and after how long
+	@tests/bench/run overload
 
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
 	@tests/fuzz

@@ -195,12 +195,25 @@ impl Sidecar {
             .count()
     }
 
+    /// How many files it has open, sockets among them.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> u64 {
+        self.status("VmRSS:") * 1024
+    }
+
+    pub fn threads(&self) -> u64 {
+        self.status("Threads:")
+    }
+
+    /// A number that Linux keeps about the process, where it is a size in KiB.
+    fn status(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
-        kibibytes * 1024
+        let value = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says it");
+        value.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 }
 

@@ -1,14 +1,18 @@
 //! `make bench`: this backend beside its peers, with the same work in the same run on the same machine. Systems take turns, round
-//! by round; what counts is the median of the rounds and the ratio of two medians.
+//! by round; what counts is the median of the rounds and the ratio of two medians. `make soak` and `make overload` are about this
+//! backend alone, with the same clients.
 
 mod machine;
 mod measure;
+mod overload;
 mod report;
+mod soak;
 mod systems;
 mod wire;
 mod works;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -23,7 +27,7 @@ const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nw
 #[derive(Parser)]
 struct Arguments {
     /// Where install-peers has put the peers.
-    #[arg(long)]
+    #[arg(long, default_value = "target/peers")]
     peers: PathBuf,
     /// Where the report goes.
     #[arg(long)]
@@ -37,9 +41,15 @@ struct Arguments {
     /// Without the peers: to look at ours.
     #[arg(long)]
     alone: bool,
+    /// Not the benchmark, but a mixed load of ours for so many minutes, to see whether anything grows.
+    #[arg(long, value_name = "MINUTES")]
+    soak: Option<f64>,
+    /// Not the benchmark, but twice the pushes that ours can commit.
+    #[arg(long, conflicts_with = "soak")]
+    overload: bool,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     // Ten thousand connections, and some.
     let limit = rlimit::increase_nofile_limit(u64::MAX).expect("a limit");
@@ -50,15 +60,28 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime")
-        .block_on(run(&arguments));
+        .block_on(run(&arguments))
 }
 
-async fn run(arguments: &Arguments) {
+async fn run(arguments: &Arguments) -> ExitCode {
+    let cluster =
+        tokio::task::spawn_blocking(|| Cluster::start_with(POSTGRES_SETTINGS)).await.expect("a cluster").leak();
+    let is_good = if let Some(minutes) = arguments.soak {
+        soak::run(cluster, minutes, &arguments.out).await
+    } else if arguments.overload {
+        overload::run(cluster, &arguments.out).await
+    } else {
+        benchmark(cluster, arguments).await;
+        true
+    };
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
     let (rounds, seconds) = if arguments.quick { (2, 2) } else { (3, 4) };
     let time = Duration::from_secs(seconds);
     let size = &Size { rounds, time, is_quick: arguments.quick, only: arguments.only.clone() };
-    let cluster =
-        tokio::task::spawn_blocking(|| Cluster::start_with(POSTGRES_SETTINGS)).await.expect("a cluster").leak();
     let mut sections = Vec::new();
     if ["push", "read", "fan-out"].into_iter().any(|work| size.wants(work)) {
         works::say("starting the systems");
@@ -90,6 +113,5 @@ async fn run(arguments: &Arguments) {
     if size.wants("growth") {
         sections.extend(growth::all(cluster, size).await);
     }
-    cluster.pg_ctl(&["stop", "-m", "immediate"]);
     report::write(&arguments.out, &sections, &machine::describe(size));
 }

@@ -1,5 +1,6 @@
 //! The report: `results.json` for machines, `README.md` for people, and a plot for each section.
 
+pub mod panels;
 mod plot;
 
 use std::fmt::Write;

@@ -6,7 +6,8 @@ use plotters::prelude::*;
 
 use crate::measure::Section;
 
-const BARS: [RGBColor; 6] = [
+/// Of all plots.
+pub const COLORS: [RGBColor; 6] = [
     RGBColor(46, 107, 79),
     RGBColor(124, 174, 150),
     RGBColor(168, 200, 184),
@@ -48,7 +49,7 @@ pub fn bars(file: &Path, section: &Section) {
         .expect("a plot");
     for (index, figure) in figures.iter().enumerate() {
         let row = rows - 1.0 - index as f64;
-        let color = BARS[index % BARS.len()];
+        let color = COLORS[index % COLORS.len()];
         let bar = Rectangle::new([(bottom, row + 0.12), (scale(figure.median), row + 0.62)], color.filled());
         let dots =
             figure.rounds.iter().map(|value| Circle::new((scale(*value), row + 0.37), 3, BLACK.mix(0.55).filled()));
@@ -61,7 +62,8 @@ pub fn bars(file: &Path, section: &Section) {
     area.present().expect("a file");
 }
 
-fn short(value: f64) -> String {
+/// Three digits, and a letter for thousands.
+pub fn short(value: f64) -> String {
     match value {
         value if value >= 1e6 => format!("{:.3}M", value / 1e6).replace(".000M", "M"),
         value if value >= 1e4 => format!("{:.0}k", value / 1e3),

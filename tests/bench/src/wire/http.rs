@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::{Method, Request, Response, body::Incoming};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -30,6 +30,12 @@ impl Http {
         self.request(Method::GET, path, headers, String::new()).await
     }
 
+    /// The same, whatever the answer is.
+    pub async fn try_post(&mut self, path: &str, body: String) -> (StatusCode, Bytes) {
+        let answer = self.send(Method::POST, path, &[], body).await;
+        (answer.status(), answer.into_body().collect().await.expect("an answer").to_bytes())
+    }
+
     async fn request(
         &mut self,
         method: Method,
@@ -37,16 +43,20 @@ impl Http {
         headers: &[(&str, &str)],
         body: String,
     ) -> Response<Incoming> {
-        let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1");
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        let request = request.header("content-type", "application/json").body(Full::new(Bytes::from(body)));
-        self.0.ready().await.expect("the connection holds");
-        let answer = self.0.send_request(request.expect("a request")).await.expect("an answer");
+        let answer = self.send(method, path, headers, body).await;
         if !answer.status().is_success() {
             let status = answer.status();
             let body = answer.into_body().collect().await.expect("an answer").to_bytes();
             panic!("{path}: {status}: {}", String::from_utf8_lossy(&body));
         }
         answer
+    }
+
+    async fn send(&mut self, method: Method, path: &str, headers: &[(&str, &str)], body: String) -> Response<Incoming> {
+        let request = Request::builder().method(method).uri(path).header("host", "127.0.0.1");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.header("content-type", "application/json").body(Full::new(Bytes::from(body)));
+        self.0.ready().await.expect("the connection holds");
+        self.0.send_request(request.expect("a request")).await.expect("an answer")
     }
 }

@@ -9,9 +9,8 @@ use tokio::task::JoinSet;
 use super::{OURS, OURS_ELECTRIC, OURS_S2, POSTGRES, S2_LITE, SYNC_CF, Size, Systems, say};
 use crate::measure::{Bound, Figure, Section, cpu_time};
 use crate::systems::{Ours, postgres_tool};
-use crate::wire::electric::Electric;
-use crate::wire::rpc::Rpc;
-use crate::wire::s2::{Api, S2};
+use crate::wire::s2::Api;
+use crate::wire::writer::{Target, Writer};
 
 /// What a round of one system came to.
 struct Round {
@@ -26,36 +25,6 @@ struct Writers {
     target: Target,
     heads: Vec<u64>,
     rounds: Vec<Round>,
-}
-
-enum Target {
-    Rpc(String),
-    S2(Api, u16),
-    Electric(u16),
-}
-
-enum Writer {
-    Rpc(Box<Rpc>),
-    S2(S2),
-    Electric(Electric),
-}
-
-impl Writer {
-    async fn open(target: &Target, store: &str, head: u64) -> Self {
-        match target {
-            Target::Rpc(url) => Self::Rpc(Box::new(Rpc::open(url, store, head).await)),
-            Target::S2(api, port) => Self::S2(S2::open(*api, *port, store, head).await),
-            Target::Electric(port) => Self::Electric(Electric::open(*port, store, head).await),
-        }
-    }
-
-    async fn push(&mut self, events: u64) {
-        match self {
-            Self::Rpc(rpc) => rpc.push(events).await,
-            Self::S2(s2) => s2.push(events).await,
-            Self::Electric(electric) => electric.push(events).await,
-        }
-    }
 }
 
 impl Writers {
