@@ -114,6 +114,8 @@ impl Subscription {
         if page.backend_id == self.backend_id {
             Ok(page.events)
         } else {
+            // Before it hears of it: whoever subscribes next is to have the new log.
+            self.tail.refresh();
             Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
         }
     }

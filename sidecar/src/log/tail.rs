@@ -240,7 +240,8 @@ impl Tail {
         }
     }
 
-    fn refresh(&self) {
+    /// Looks at Postgres, soon.
+    pub fn refresh(&self) {
         let mut state = self.state.lock();
         if state.refresh == Refresh::Idle {
             state.refresh = Refresh::Running;

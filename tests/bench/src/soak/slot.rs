@@ -95,8 +95,7 @@ impl Slot {
             loop {
                 let mut rpc = Rpc::open(&self.shared.ours.sidecar.url(), store).await;
                 rpc.pull(json!("live"), store, true).await;
-                // Either the new log, or that the old one has ended.
-                if rpc.frame().await.to_string().contains(&backend_id) {
+                if rpc.frame().await["values"][0]["backendId"] == *backend_id {
                     return;
                 }
                 sleep(Duration::from_millis(100)).await;
