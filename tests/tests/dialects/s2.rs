@@ -163,6 +163,27 @@ async fn a_history_of_10_000_events_comes_in_bounded_batches_with_what_remains()
     assert_eq!(numbers(&live.events(1009).await), (9_001..=10_009).collect::<Vec<_>>());
 }
 
+/// The client takes the end of the stream for the end of the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_lets_a_read_come_to_its_end() {
+    let database = Database::new().await;
+    for head in 0..24 {
+        push(&database, "s", json!([event(head, "blob", json!("x".repeat(800_000)))])).await;
+    }
+    let sidecar = Sidecar::on(&database).await;
+    let mut stream = Messages::of(pull(&sidecar, "s", None, false)).await;
+    let mut messages = vec![stream.next().await.unwrap()];
+    let port = sidecar.port();
+    let ended = tokio::spawn(sidecar.terminate());
+    eventually("no connection is taken any more", || async {
+        tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err()
+    })
+    .await;
+    messages.extend(stream.rest().await);
+    assert_eq!(events(&messages), up_to(24));
+    assert!(ended.await.unwrap().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_is_an_error_and_no_log_forks() {
     let database = Database::new().await;
