@@ -20,6 +20,7 @@ mod time;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Parser;
@@ -38,7 +39,7 @@ use crate::server::accept::{self, Bounds};
 use crate::server::door::{Door, NoDoor};
 use crate::server::s2::Created;
 use crate::server::{Server, Settings};
-use crate::shutdown::{By, Ending};
+use crate::shutdown::{By, Ending, Signals};
 
 /// A push allocates small pieces and frees them soon, often on another thread: with glibc that was an eighth of its time.
 #[global_allocator]
@@ -189,6 +190,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         relay: relay.clone(),
         metrics,
         created: Created::default(),
+        is_open: AtomicBool::new(false),
     });
     if let Some(probes) = probes {
         // To the very end of the process.
@@ -196,18 +198,20 @@ async fn run(config: Config) -> Result<(), Failure> {
     }
     // Serving begins before the database is known to be there: clients wait better than they reconnect. But where others serve
     // them, they do not have to.
+    let mut signals = Signals::catch()?;
     tokio::select! {
         biased;
+        _ = signals.requested() => return Ok(()),
         () = door.is_ours() => {}
         ready = ready(&log, config.database_wait) => ready?,
-        requested = shutdown::requested() => return requested.map(drop).map_err(Failure::System),
     }
     let listener = door.listen()?;
+    server.is_open.store(true, Ordering::Relaxed);
     let serving = tokio::spawn(accept::serve(listener, server.router(), bounds, ending.clone()));
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
 
     let result = tokio::select! {
-        requested = shutdown::requested() => requested.map_err(Failure::System),
+        by = signals.requested() => Ok(by),
         Some(_) = tasks.join_next() => Err(Failure::Bug),
         failure = watch_database(&log, config.database_wait) => Err(failure),
     };
@@ -238,7 +242,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     };
     tokio::select! {
         () = end => {}
-        () = shutdown::insisted() => warn!("interrupted again: what is open is cut off"),
+        () = signals.insisted() => warn!("interrupted again: what is open is cut off"),
     }
     result.map(drop)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -53,25 +53,31 @@ pub enum By {
     Person,
 }
 
-/// Ends at a further SIGINT: the person at the terminal does not want to wait. Whoever manages services has a time of its own.
-pub async fn insisted() {
-    match signal(SignalKind::interrupt()) {
-        Ok(mut interrupt) => drop(interrupt.recv().await),
-        Err(_) => std::future::pending().await,
-    }
+/// SIGTERM and SIGINT, from now on. None is missed between two calls.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-/// Ends at the first SIGTERM or SIGINT.
-///
-/// # Errors
-/// The signals cannot be caught.
-pub async fn requested() -> std::io::Result<By> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let by = tokio::select! {
-        _ = terminate.recv() => By::Manager,
-        _ = interrupt.recv() => By::Person,
-    };
-    info!(?by, "shutting down");
-    Ok(by)
+impl Signals {
+    /// # Errors
+    /// They cannot be caught.
+    pub fn catch() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Ends at the first of them.
+    pub async fn requested(&mut self) -> By {
+        let by = tokio::select! {
+            _ = self.terminate.recv() => By::Manager,
+            _ = self.interrupt.recv() => By::Person,
+        };
+        info!(?by, "shutting down");
+        by
+    }
+
+    /// Ends at a further SIGINT: the person at the terminal does not want to wait. Whoever manages services has a time of its own.
+    pub async fn insisted(&mut self) {
+        self.interrupt.recv().await;
+    }
 }

@@ -264,6 +264,16 @@ impl Database {
         self.connect("postgres").await
     }
 
+    /// Stops processes of Postgres that serve the sidecar, as if the server hung: those of which this is true in `pg_stat_activity`.
+    pub async fn stopped(&self, which: &str) -> Stopped {
+        let pids = format!("select pid from pg_stat_activity where usename = 'sidecar' and {which}");
+        let pids = self.admin().await.query(&pids, &[]).await.expect("pids");
+        assert!(!pids.is_empty(), "nobody is served: {which}");
+        let stopped = Stopped(pids.iter().map(|row| row.get::<_, i32>(0).to_string()).collect());
+        stopped.signal("-STOP");
+        stopped
+    }
+
     pub async fn connect(&self, role: &str) -> Client {
         self.cluster.connect(role, &self.name).await
     }
@@ -277,6 +287,21 @@ impl Database {
             .expect("the tool runs");
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("UTF-8")
+    }
+}
+
+/// Processes that do nothing, until this is dropped.
+pub struct Stopped(Vec<String>);
+
+impl Stopped {
+    fn signal(&self, name: &str) {
+        run(Command::new("kill").arg(name).args(&self.0));
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("-CONT");
     }
 }
 

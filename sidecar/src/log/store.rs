@@ -280,7 +280,7 @@ impl StoreLog {
     /// is away; does not ask whether the client may know.
     pub async fn end(&self) -> Page {
         const ROUNDS: usize = 3;
-        let mut page = patiently(|| pull::status(&self.log.database, &self.store)).await;
+        let mut page = self.status().await;
         for _ in 0..ROUNDS {
             if page.head == 0 || (!page.events.is_empty() && page.remaining() == 0) {
                 break;
@@ -317,7 +317,7 @@ impl StoreLog {
     /// Not allowed, or the cursor is not one of this log, as Postgres knows it.
     pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
         self.authorize(Action::Pull).await?;
-        let Log { database, tails, .. } = &self.log;
+        let tails = &self.log.tails;
         loop {
             let subscription = tails.subscribe(&self.store, Some(after)).await;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
@@ -326,7 +326,7 @@ impl StoreLog {
             }
             // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
             // its log, so Postgres is asked.
-            let page = patiently(|| pull::status(database, &self.store)).await;
+            let page = self.status().await;
             check_cursor(&self.store, &page, after, backend_id)?;
             tails.refresh(&self.store);
             drop(subscription);
@@ -334,20 +334,40 @@ impl StoreLog {
         }
     }
 
-    /// The same together with the head of the log, as Postgres knows it now: a tail may not have heard of everything yet.
+    /// [`Self::subscribe`], and [`Self::head_of`] that.
     ///
     /// # Errors
     /// Not allowed, or the cursor is not one of this log.
     pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
-        let page = patiently(|| pull::status(&self.log.database, &self.store)).await;
-        let subscription = self.subscribe(after, Some(&page.backend_id)).await?;
+        loop {
+            let subscription = self.subscribe(after, None).await?;
+            if let Some(head) = self.head_of(&subscription).await {
+                return Ok((subscription, head));
+            }
+            drop(subscription);
+            tokio::time::sleep(LAG).await;
+        }
+    }
+
+    /// The head of the log that a subscription follows, as Postgres knows it now: its tail may not have heard of everything yet.
+    /// `None` if the log is another one by now, of which the subscription is about to hear. Waits while the database is away.
+    pub async fn head_of(&self, subscription: &Subscription) -> Option<i64> {
+        let page = self.status().await;
         self.log.tails.hint(&self.store, page.head);
-        Ok((subscription, page.head))
+        let is_same = page.backend_id == *subscription.backend_id();
+        if !is_same {
+            self.log.tails.refresh(&self.store);
+        }
+        is_same.then_some(page.head)
     }
 
     /// The id of this life of the log, without asking whether the client may know it. Waits while the database is away.
     pub async fn backend_id(&self) -> Arc<str> {
-        patiently(|| pull::status(&self.log.database, &self.store)).await.backend_id
+        self.status().await.backend_id
+    }
+
+    async fn status(&self) -> Page {
+        patiently(|| pull::status(&self.log.database, &self.store)).await
     }
 
     /// Follows the log from where it stands now. Waits while the database is away.

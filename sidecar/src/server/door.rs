@@ -59,8 +59,12 @@ impl Door {
         if reuse_port {
             return bind(address, true).map(Self::Shared).map_err(|error| NoDoor::NotShared(address, error));
         }
-        let listener = std::net::TcpListener::bind(address).map_err(|error| NoDoor::Taken(address, error))?;
-        Ok(Self::Own(listener))
+        let listen = || {
+            let socket = bind(address, false)?;
+            socket.listen(BACKLOG)?;
+            Ok(socket.into())
+        };
+        listen().map(Self::Own).map_err(|error| NoDoor::Taken(address, error))
     }
 
     /// Where it is, with the port that was found for port 0.
@@ -76,11 +80,11 @@ impl Door {
         }
     }
 
-    /// Ends when no other process listens here.
+    /// Ends when no other process listens here, and soon: from then on connections are refused.
     pub async fn is_ours(&self) {
-        const AGAIN: Duration = Duration::from_millis(250);
+        const AGAIN: Duration = Duration::from_millis(10);
         if let (Self::Shared(_), Ok(address)) = (self, self.address()) {
-            // This socket does not listen yet: it is in nobody's way.
+            // What is bound to find out never listens: it keeps nobody from doing so.
             while bind(address, false).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
                 sleep(AGAIN).await;
             }
@@ -90,17 +94,21 @@ impl Door {
     /// From now on connections are taken.
     ///
     /// # Errors
-    /// The system refuses.
-    pub fn listen(&self) -> io::Result<TcpListener> {
+    /// Somebody else, who does not share the address, was there first; or the system refuses.
+    pub fn listen(&self) -> Result<TcpListener, NoDoor> {
         let listener = match self {
             Self::Own(listener) => listener.try_clone()?,
             Self::Shared(socket) => {
-                socket.listen(BACKLOG)?;
+                let taken = |error| match self.address() {
+                    Ok(address) => NoDoor::NotShared(address, error),
+                    Err(_) => NoDoor::System(error),
+                };
+                socket.listen(BACKLOG).map_err(taken)?;
                 socket.try_clone()?.into()
             }
         };
         listener.set_nonblocking(true)?;
-        TcpListener::from_std(listener)
+        Ok(TcpListener::from_std(listener)?)
     }
 
     /// Sees to it that no connection begins here any more, if others take them, and waits for those that have begun. The

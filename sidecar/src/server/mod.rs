@@ -12,6 +12,7 @@ pub mod s2;
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
@@ -52,6 +53,8 @@ pub struct Server {
     pub metrics: PrometheusHandle,
     /// What clients of S2 have created here.
     pub created: s2::Created,
+    /// Connections are taken.
+    pub is_open: AtomicBool,
 }
 
 /// What an operator sets.

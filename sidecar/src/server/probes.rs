@@ -1,6 +1,7 @@
 //! What a load balancer, a service manager and Prometheus ask.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::extract::State;
@@ -30,6 +31,9 @@ async fn metrics(State(server): State<Arc<Server>>) -> Response {
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
     if server.ending.announced.is_cancelled() {
         return not_ready("this process is about to end");
+    }
+    if !server.is_open.load(Ordering::Relaxed) {
+        return not_ready("others listen here, and this process will when its database answers");
     }
     match server.log.ready().await {
         Ok(()) => "ready\n".into_response(),

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Cluster, as_postgres, new_folder, place, postgres_command, run};
-use crate::eventually;
+use crate::{PATIENCE, eventually};
 
 impl Cluster {
     /// A standby that has each commit before this cluster answers.
@@ -84,7 +84,12 @@ impl Cluster {
         let _ =
             Command::new("kill").arg("-KILL").args(children.split_whitespace()).arg(pid).stderr(Stdio::null()).status();
         // As long as init has not noticed, the next server takes it for one that runs.
+        let start = Instant::now();
         while Path::new("/proc").join(pid).exists() {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "nobody takes notice that a process has ended: what is process 1 here?"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -1,7 +1,6 @@
 //! sync-cf 0.3 when something goes wrong. Its client pulls once in its life, does not look for gaps and repeats nothing: what
 //! the server does wrong here stays wrong.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -50,15 +49,12 @@ async fn a_pull_has_everything_whether_its_sidecar_has_heard_of_it_or_not() {
     first.send(pull_req(0)).await;
     assert!(events_of(&first.frame().await).is_empty());
 
-    let listener = "select pid from pg_stat_activity where query = 'listen livestore'";
-    let pid: i32 = database.admin().await.query_one(listener, &[]).await.unwrap().get(0);
-    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
-    signal("-STOP");
+    let stopped = database.stopped("query = 'listen livestore'").await;
     append(&database, 0, 3).await;
     let mut second = connect(&sidecar).await;
     second.send(pull_req(0)).await;
     let answer = second.frame().await;
-    signal("-CONT");
+    drop(stopped);
     assert_eq!(events_of(&answer), [1, 2, 3]);
     assert_eq!(answer["remaining"], 0);
     assert_eq!(events_of(&first.frame().await), [1, 2, 3]);

@@ -1,6 +1,5 @@
 //! The operator's word on every dialect: hooks that know who pushes, and `--authorize-function`.
 
-use std::process::Command;
 use std::time::Duration;
 
 use livestore_tests::breaker::Breaker;
@@ -424,15 +423,9 @@ async fn what_hangs_in_the_database_is_asked_again_elsewhere() {
     rpc.pull(json!("before"), "s", false).await;
     assert_eq!(rpc.exit(&json!("before")).await["_tag"], "Success");
 
-    let theirs = "select array_agg(pid) from pg_stat_activity where usename = 'sidecar'";
-    let pids: Vec<i32> = admin.query_one(theirs, &[]).await.unwrap().get(0);
-    let signal = |name: &str| {
-        let pids = pids.iter().map(i32::to_string);
-        assert!(Command::new("kill").arg(name).args(pids).status().unwrap().success());
-    };
-    signal("-STOP");
+    let stopped = database.stopped("true").await;
     rpc.pull(json!("meanwhile"), "s", false).await;
     let answer = timeout(Duration::from_secs(100), rpc.exit(&json!("meanwhile"))).await;
-    signal("-CONT");
+    drop(stopped);
     assert_eq!(answer.expect("an answer")["_tag"], "Success");
 }

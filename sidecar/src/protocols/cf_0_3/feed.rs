@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::messages::{Reason, error, pull_res, push_ack};
 use crate::log::{Delivery, StoreLog, StreamEnd, Subscription};
@@ -15,6 +15,9 @@ use crate::time::passed;
 
 /// How long a connection may be silent before it counts as one that only listens. A client pings as soon as it is connected.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long a pull waits for what its sidecar has not heard of, before it looks again what there is.
+const UNHEARD: Duration = Duration::from_secs(5);
 
 pub const RESET: &str = "the log of this store was reset: clear the local data of the app and reload it";
 
@@ -134,7 +137,7 @@ impl Feed {
     async fn pull(&mut self, request_id: String, cursor: i64) -> Result<(), Close> {
         self.pull_id = Some(request_id);
         self.live = None;
-        let head = match self.log.subscribe_at_head(cursor).await {
+        let mut head = match self.log.subscribe_at_head(cursor).await {
             Ok((events, head)) => {
                 self.follow(events);
                 head
@@ -143,9 +146,14 @@ impl Feed {
         };
         let mut last = cursor;
         loop {
-            let mut delivery = match next(&mut self.live).await {
-                Ok(delivery) => delivery,
-                Err(end) => return self.over(end).await,
+            let mut delivery = match timeout(UNHEARD, next(&mut self.live)).await {
+                Ok(Ok(delivery)) => delivery,
+                Ok(Err(end)) => return self.over(end).await,
+                // A failover may have cost the log its last events.
+                Err(_) => {
+                    head = head.min(self.head().await.unwrap_or(head));
+                    Delivery { events: Vec::new(), remaining: 0 }
+                }
             };
             last = delivery.events.last().map_or(last, |event| event.seq_num);
             delivery.remaining = delivery.remaining.max(head - last);
@@ -158,6 +166,11 @@ impl Feed {
                 return Ok(());
             }
         }
+    }
+
+    /// Where the log stands that is followed.
+    async fn head(&self) -> Option<i64> {
+        self.log.head_of(self.live.as_ref()?).await
     }
 
     async fn send(&mut self, reason: Reason, delivery: &Delivery) -> Result<(), Close> {

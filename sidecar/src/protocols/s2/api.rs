@@ -137,7 +137,7 @@ pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, ending: &Endin
     if is_live {
         tasks.spawn(writer.live(log, after, Follow::WithPauses, ending.begun.clone()));
     } else {
-        tasks.spawn(writer.history(log, after, ending.last_moment.clone()));
+        tasks.spawn(writer.history(log, after, ending.clone()));
     }
     events(StatusCode::OK, body)
 }

@@ -242,7 +242,7 @@ pub async fn read(
     let wait = read.wait.or((read.limits != Limits::NONE).then_some(Duration::ZERO));
     let shutdown = ending.begun.clone();
     match wait {
-        Some(Duration::ZERO) => tasks.spawn(writer.history(log, after, ending.last_moment.clone())),
+        Some(Duration::ZERO) => tasks.spawn(writer.history(log, after, ending.clone())),
         Some(wait) => tasks.spawn(writer.live(log, after, Follow::For(wait), shutdown)),
         None if !exists => tasks.spawn(writer.live(log, after, Follow::Briefly, shutdown)),
         // As LiveStore's helpers ask for their client, which must not lose a stream that has brought something.

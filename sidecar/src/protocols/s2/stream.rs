@@ -10,12 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::limits::Limits;
 use super::records::{Tail, batches, metered, records, seq_num, timestamp};
 use crate::log::{Event, PullError, StoreLog};
+use crate::shutdown::Ending;
 
 /// How often a live stream that has nothing new says so. S2: 5 to 15 s.
 const PING: Duration = Duration::from_secs(10);
@@ -66,6 +67,9 @@ pub struct Writer {
     tail: Tail,
 }
 
+/// How long the database may take for a page when a shutdown has come to its last moment.
+const LATE: Duration = Duration::from_secs(1);
+
 /// The end of a stream that has brought all that was wanted.
 const DONE: &str = "data: [DONE]\n\n";
 
@@ -81,24 +85,24 @@ impl Writer {
         Self { records, bytes, ..self }
     }
 
-    /// Everything after an event, up to the end, if it comes before the `last_moment` of a shutdown.
-    pub async fn history(mut self, log: StoreLog, after: i64, last_moment: CancellationToken) {
+    /// Everything after an event, up to the end if a shutdown leaves the time. Otherwise it ends before its end, and the client goes
+    /// on live from where it is.
+    pub async fn history(mut self, log: StoreLog, after: i64, ending: Ending) {
         let gone = self.pieces.clone();
         tokio::select! {
             () = gone.closed() => {}
-            // It ends before its end, and the client goes on live from where it is.
-            () = last_moment.cancelled() => {}
-            _ = self.write_history(&log, after) => {}
+            () = ending.very_end.cancelled() => {}
+            _ = self.write_history(&log, after, &ending.last_moment) => {}
         }
     }
 
-    async fn write_history(&mut self, log: &StoreLog, after: i64) -> Result<(), Gone> {
-        let mut history = match self.patiently(log.history(after, None)).await? {
+    async fn write_history(&mut self, log: &StoreLog, after: i64, last_moment: &CancellationToken) -> Result<(), Gone> {
+        let mut history = match self.until_late(last_moment, log.history(after, None)).await? {
             Ok(history) => history,
             Err(error) => return self.fail(&error).await,
         };
         loop {
-            let page = match self.patiently(history.next()).await? {
+            let page = match self.until_late(last_moment, history.next()).await? {
                 Ok(Some(page)) => page,
                 Ok(None) => return self.send(DONE.into()).await,
                 Err(error) => return self.fail(&error).await,
@@ -203,6 +207,22 @@ impl Writer {
     /// The client gives up; it shows the text.
     async fn fail(&mut self, error: &PullError) -> Result<(), Gone> {
         self.send(error_event(&error.to_string())).await
+    }
+
+    /// Waits for the database as [`Self::patiently`], though not much longer than to the last moment of a shutdown.
+    async fn until_late<T>(
+        &mut self,
+        last_moment: &CancellationToken,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Gone> {
+        let late = async {
+            last_moment.cancelled().await;
+            sleep(LATE).await;
+        };
+        tokio::select! {
+            value = self.patiently(future) => value,
+            () = late => Err(Gone),
+        }
     }
 
     /// Waits for the database as long as the client is there, and says so in between.

@@ -17,6 +17,11 @@ const USUAL: f64 = 1.5;
 /// How much of what was to be offered has to be: the generator must not be the limit.
 const OFFERED: f64 = 0.98;
 
+/// What an overload may cost: those that are accepted, those that are refused, and the sidecar. Its queue has room for 64 MiB.
+const LONGEST_ACKNOWLEDGED_MS: f64 = 10_000.0;
+const SLOWEST_REFUSED_MS: f64 = 1_000.0;
+const MORE_MEMORY_MIB: f64 = 256.0;
+
 /// A part of the time, by when pushes were due.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
@@ -170,7 +175,14 @@ impl Results {
         if !is_offered {
             println!("The load generator did not offer twice the capacity: this proves nothing.");
         }
-        is_offered && unexpected.is_empty() && stored == acknowledged_in_all && self.seconds_to_recover.is_some()
+        let is_bounded = self.acknowledged.longest < LONGEST_ACKNOWLEDGED_MS
+            && self.refused.p99 < SLOWEST_REFUSED_MS
+            && self.memory_peak_mib < self.memory_before_mib + MORE_MEMORY_MIB;
+        if !is_bounded {
+            println!("Times or memory are beyond what an overload may cost.");
+        }
+        let is_right = unexpected.is_empty() && stored == acknowledged_in_all;
+        is_offered && is_bounded && is_right && self.refused.a_second > 0.0 && self.seconds_to_recover.is_some()
     }
 }
 

@@ -47,7 +47,8 @@ impl Follower {
                 tokio::select! {
                     page = live.next(&self.cursor) => self.take(page),
                     () = &mut time => break false,
-                    changed = end.changed() => match self.dialect {
+                    // Who knows the end waits for its events.
+                    changed = end.changed(), if target.is_none() => match self.dialect {
                         // The writer has failed: nobody will ever know the end.
                         _ if changed.is_err() => return,
                         Dialect::WebSocket => {}
