@@ -10,7 +10,7 @@ PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
 export FUZZ_SECONDS ?= 60
 # A name for each version: a connection that has loaded the library of one loads that of the next beside it. What names an older
 # one, the SQL of that version, finds today's.
-LIBRARIES := livestore_sync $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control))
+LIBRARIES := $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control sql/releases/*.control))
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-container bench soak overload fuzz chaos install extension sidecar docs packages
