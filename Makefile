@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control sql/releases/*.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-container bench soak overload fuzz chaos install extension sidecar docs packages
+.PHONY: help run demo test test-bare test-container bench soak overload fuzz chaos install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -45,6 +45,9 @@ chaos: ## clients of every dialect against several sidecars, with faults: SECOND
 
 test-container: ## build both images from nothing, as users do, and run compose.yaml (about 20 minutes)
 	@tests/container --full
+
+test-bare: ## install steps and the first command in a Debian that has nothing (about 10 minutes); FULL=1: and all tests
+	@tests/bare $(if $(FULL),--full)
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"

@@ -15,5 +15,6 @@ mod overload;
 mod postgres_tls;
 mod restore;
 mod rolling_update;
+mod scripts;
 mod sidecar;
 mod traces;

@@ -1,0 +1,57 @@
+# Sourced by the scripts that run checks: counts them, times them, and shows the end of what a failed one printed beside its name.
+passed=0
+failed=0
+failures=()
+times=()
+
+# Usage: check NAME COMMAND…: one test, which the command passes if it succeeds.
+check() {
+    observe "$@"
+    if [ "$status" = 0 ]; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+    fi
+}
+
+# Usage: runner NAME COMMAND…: the command counts its tests itself, in lines as cargo and `finish` print them.
+runner() {
+    local sums
+    observe "$@"
+    sums=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/\1 \2/p; s/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$observed" |
+        awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
+    passed=$((passed + ${sums% *}))
+    failed=$((failed + ${sums#* }))
+    # It did not compile, or it crashed.
+    if [ "$status" != 0 ] && [ "${sums#* }" = 0 ]; then failed=$((failed + 1)); fi
+}
+
+# Runs a command, shows what it prints, keeps that in the file $observed, and sets $status.
+observe() {
+    local name=$1 start=$SECONDS
+    shift
+    printf '\n== %s (after %s s)\n' "$name" "$SECONDS"
+    : > "$observed"
+    # Its own shell ends at the first command that fails, this one does not.
+    set +e
+    trap - ERR
+    (end_at_failures; "$@") < /dev/null 2>&1 | tee "$observed"
+    status=${PIPESTATUS[0]}
+    end_at_failures
+    times+=("$(printf '%5s s  %s' $((SECONDS - start)) "$name")")
+    if [ "$status" != 0 ]; then
+        failures+=("$(printf 'failed: %s\n' "$name" && tail -n 25 "$observed" | sed 's/^/    | /')")
+    fi
+}
+observed=$(mktemp)
+
+# Ends the script with the last lines: what took how long, what failed and how, and the sums. Its status is 0 if all is well.
+finish() {
+    rm -f "$observed"
+    printf '\n'
+    [ ${#times[@]} = 0 ] || printf '%s\n' "${times[@]}"
+    [ ${#failures[@]} = 0 ] || printf '\n%s\n' "${failures[@]}"
+    printf '\nin %s s\n%s passed, %s failed\n' "$SECONDS" "$passed" "$failed"
+    if [ "$failed" = 0 ] && [ "$passed" != 0 ]; then exit 0; fi
+    exit 1
+}

@@ -1,0 +1,115 @@
+//! The shell scripts: each says what failed, and there is one list of what they install.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use livestore_tests::root;
+
+/// The files that git knows, or would.
+fn files() -> Vec<String> {
+    let listed = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let names = String::from_utf8(listed.stdout).unwrap();
+    names.lines().filter(|name| root().join(name).is_file()).map(str::to_owned).collect()
+}
+
+/// The scripts with their names.
+fn scripts() -> Vec<(String, String)> {
+    let text = |name: &String| std::fs::read_to_string(root().join(name)).ok();
+    let is_script = |text: &str| text.starts_with("#!") && text.lines().next().is_some_and(|line| line.ends_with("sh"));
+    files().into_iter().filter_map(|name| text(&name).filter(|text| is_script(text)).map(|text| (name, text))).collect()
+}
+
+#[test]
+fn every_script_says_which_command_failed() {
+    // One that becomes another, one that runs in an image, and dpkg's own, of which dpkg speaks.
+    let others =
+        [".ci/run", "extension/create-extension.sh", "packaging/postinst", "packaging/postrm", "packaging/prerm"];
+    let silent: Vec<_> = scripts()
+        .into_iter()
+        .filter(|(name, text)| !others.contains(&&**name) && !text.contains("/strict.sh\"\n"))
+        .map(|(name, _)| name)
+        .collect();
+    assert!(scripts().len() > 20, "{}", scripts().len());
+    assert_eq!(silent, [""; 0], "these do not source packaging/strict.sh");
+}
+
+/// Runs a script of these lines behind the shared beginning, and returns its status and what it printed.
+fn run(lines: &str) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let script: PathBuf = folder.path().join("script");
+    let begin = format!(". {0}/packaging/strict.sh\n. {0}/tests/checks.sh\n", root().display());
+    std::fs::write(&script, format!("{begin}{lines}")).unwrap();
+    let output = Command::new("bash").arg(&script).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (output.status.code(), text)
+}
+
+#[test]
+fn a_script_that_fails_names_the_command_and_its_line() {
+    for lines in
+        ["true\nmissing=$(false | sort)\necho on", "f() {\n    missing=$(cat /nowhere)\n    echo on\n}\nf\necho on"]
+    {
+        let (status, text) = run(lines);
+        assert_eq!(status, Some(1), "{text}");
+        assert!(text.contains("script, line 4: this command failed with status 1: "), "{text}");
+        assert!(!text.contains("on\n") || !text.ends_with("on\n"), "{text}");
+    }
+}
+
+#[test]
+fn the_end_of_what_a_failed_check_printed_is_beside_its_name() {
+    let (status, text) = run("a_check() {\n    echo 'the reason'\n    false\n    echo never\n}\n\
+         check good true\ncheck bad a_check\nrunner counted echo '3 passed, 1 failed'\nrunner crashed false\nfinish");
+    assert_eq!(status, Some(1), "{text}");
+    let (_, summary) = text.split_once("failed: bad\n").unwrap_or_else(|| panic!("{text}"));
+    assert!(summary.contains("| the reason") && summary.contains("line 5: this command failed"), "{text}");
+    assert!(!text.contains("never"), "{text}");
+    assert!(text.ends_with("\n4 passed, 3 failed\n"), "{text}");
+
+    let (status, text) = run("check good true\nfinish");
+    assert_eq!((status, text.ends_with("\n1 passed, 0 failed\n")), (Some(0), true), "{text}");
+    // No test at all is no success.
+    assert_eq!(run("finish").0, Some(1));
+}
+
+#[test]
+fn nothing_is_installed_that_the_list_does_not_name() {
+    let list = std::fs::read_to_string(root().join("packaging/prerequisites")).unwrap();
+    let named: Vec<&str> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    for (name, text) in scripts() {
+        if name == "packaging/install-prerequisites" {
+            continue;
+        }
+        for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+            let Some((_, packages)) = line.split_once(" install -y --no-install-recommends ") else {
+                assert!(!line.contains("apt-get install") && !line.contains("apt install"), "{name}: {line}");
+                continue;
+            };
+            for package in packages.split_whitespace().take_while(|word| *word != ">") {
+                let package = package.trim_matches(['"', '\'']).replace("$major", "$PG_MAJOR");
+                assert!(named.contains(&&*package), "{name} installs {package}, which packaging/prerequisites lacks");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_command_takes_is_listed() {
+    let list = |commands: &[&str]| {
+        let script = root().join("packaging/install-prerequisites");
+        let output = Command::new(script).arg("--list").args(commands).env("PG_MAJOR", "17").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, packages) = list(&["build", "run"]);
+    assert_eq!(status, Some(0));
+    for package in ["gcc", "clang", "postgresql-17", "postgresql-server-dev-17"] {
+        assert!(packages.lines().any(|line| line == package), "{package}: {packages}");
+    }
+    assert!(!packages.contains("chromium"), "{packages}");
+    assert_eq!(list(&["build", "nonsense"]).0, Some(2));
+}
