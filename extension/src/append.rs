@@ -13,6 +13,7 @@ use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 
 use crate::notification::heads_payloads;
 use crate::plan::{Insert, Plan, Push, Verdict, plan};
+use crate::roles::RunsAs;
 
 /// A statement that a session prepares once: planning would cost more than carrying it out.
 struct Statement {
@@ -271,6 +272,8 @@ fn insert<'c, 'e>(
     store: impl Fn(&Insert<'e>) -> i64,
     at: TimestampWithTimeZone,
 ) -> spi::Result<SpiTupleTable<'c>> {
+    // There are no hooks, but one may be made in just this moment.
+    let _hooks = RunsAs::hooks();
     if let [insert] = inserts {
         let event = &insert.event;
         let arguments = [
