@@ -4,8 +4,7 @@ declare
     object record;
 begin
     for object in
-        select case when c.relkind = 'c' then 'type' when c.relkind = 'S' then 'sequence' when c.relkind = 'v' then 'view' else 'table' end as kind,
-            c.oid::regclass::text as name
+        select case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end as kind, c.oid::regclass::text as name
         from pg_depend d
         join pg_class c on d.classid = 'pg_class'::regclass and d.objid = c.oid
         where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and c.relowner <> 'livestore_owner'::regrole
@@ -15,6 +14,12 @@ begin
                 select from pg_depend i
                 where i.classid = 'pg_class'::regclass and i.objid = c.oid and i.refclassid = 'pg_class'::regclass and i.deptype = 'i'
             )
+        union all
+        select 'type', t.oid::regtype::text
+        from pg_depend d
+        join pg_type t on d.classid = 'pg_type'::regclass and d.objid = t.oid
+        where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and t.typowner <> 'livestore_owner'::regrole
+            and d.refobjid = (select e.oid from pg_extension e where e.extname = 'livestore_sync')
         union all
         select 'function', p.oid::regprocedure::text
         from pg_depend d
@@ -51,7 +56,7 @@ begin
         select distinct m.kind, m.name, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
         from made m, aclexplode(m.acl) a
         join given g on g.grantee = a.grantee
-        where m.owner = 'livestore_owner'::regrole and a.grantee <> m.owner
+        where a.grantee <> m.owner
     loop
         execute format('revoke all on %s %s from %s', object.kind, object.name, object.grantee);
     end loop;

@@ -192,6 +192,7 @@ async fn hooks_know_the_context_on_every_dialect() {
     admin
         .batch_execute(
             "create table public.seen (seq_num bigint, payload json, headers json);
+             grant insert on public.seen to livestore_hooks;
              create function public.witness() returns trigger language plpgsql as $$
              begin
                  insert into public.seen values (new.\"seqNum\", livestore.current_payload(), livestore.current_headers());

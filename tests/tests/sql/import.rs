@@ -145,6 +145,7 @@ async fn hooks_run_for_an_import_into_an_own_table() {
     run(
         &client,
         "create table seen (store text, number bigint);
+         grant insert on seen to livestore_hooks;
          create function see() returns trigger language plpgsql as
              $$ begin insert into public.seen values (livestore.current_store_id(), new.\"seqNum\"); return new; end $$;
          create trigger see after insert on livestore.eventlog_1 for each row execute function see();

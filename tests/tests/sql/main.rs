@@ -10,6 +10,7 @@ mod hooks;
 mod import;
 mod notify;
 mod own_table_hooks;
+mod ownership;
 mod privileges;
 mod push;
 mod push_batch;
