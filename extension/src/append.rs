@@ -14,6 +14,7 @@ use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 use crate::notification::heads_payloads;
 use crate::plan::{Insert, Plan, Push, Verdict, plan};
 use crate::roles::RunsAs;
+use crate::sql::same_length;
 
 /// A statement that a session prepares once: planning would cost more than carrying it out.
 struct Statement {
@@ -149,6 +150,7 @@ fn append_pooled(
         ),
     >,
 > {
+    same_length(&[store_ids.len(), batches.len(), backend_ids.len()]);
     let names: Vec<&str> = store_ids.iter().map(Option::unwrap_or_default).collect();
     let batches: Vec<&str> = batches.iter().map(Option::unwrap_or_default).collect();
     Spi::connect_mut(|client| {

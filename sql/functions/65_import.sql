@@ -84,16 +84,9 @@ begin
     left join livestore.stored_events(
         array_fill(store.id, array[cardinality(seq_nums)]), seq_nums
     ) e on e."seqNum" = i.seq_num
-    where case when i.seq_num <= store.head
-        then e."seqNum" is null or (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId")
-            is distinct from (i.parent_seq_num, i.name, i.args, i.client_id, i.session_id)
-        else i.parent_seq_num < store.head end;
-    if wrong is not null then
-        raise exception 'the store % has other events, from event % on', to_json(store_id), wrong
-            using errcode = 'LS001', detail = json_build_object('minimumExpectedNum', store.head, 'providedNum', wrong - 1),
-                hint = 'Import into an empty store, or one that has events of this table only. Nothing was imported.';
-    end if;
-
+    where i.seq_num <= store.head
+        and (e."seqNum" is null or (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId")
+            is distinct from (i.parent_seq_num, i.name, i.args, i.client_id, i.session_id));
     select array_agg(store.id) as stores, array_agg(i.seq_num order by i.n) as seq_nums,
         array_agg(i.parent_seq_num order by i.n) as parent_seq_nums, array_agg(i.name order by i.n) as names,
         array_agg(i.args order by i.n) as args, array_agg(i.client_id order by i.n) as client_ids,
@@ -103,6 +96,14 @@ begin
     from unnest(seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats)
         with ordinality i(seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n)
     where i.seq_num > store.head;
+    if wrong is null and fresh.parent_seq_nums[1] <> store.head then
+        wrong := fresh.seq_nums[1];
+    end if;
+    if wrong is not null then
+        raise exception 'the store % has other events, from event % on', to_json(store_id), wrong
+            using errcode = 'LS001', detail = json_build_object('minimumExpectedNum', store.head, 'providedNum', wrong - 1),
+                hint = 'Import into an empty store, or one that has events of this table only. Nothing was imported.';
+    end if;
     if fresh.seq_nums is null then
         return 0;
     end if;

@@ -7,6 +7,7 @@ mod concurrency;
 mod context;
 mod dump;
 mod hooks;
+mod hostile_arguments;
 mod import;
 mod notify;
 mod own_table_hooks;
