@@ -65,6 +65,9 @@ returns regclass
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- Of the session's tablespace the owner may have no right to make use.
+set default_tablespace = ''
+set default_table_access_method = heap
 as $$
 declare
     store livestore.stores;

@@ -178,6 +178,8 @@ create or replace function livestore.import_table(
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
+-- A time goes through text: not with the name of a time zone, which may mean two.
+set datestyle = iso
 as $$
 declare
     wanted constant text[] := array['seqNum', 'parentSeqNum', 'name', 'args', 'clientId', 'sessionId', 'createdAt'];

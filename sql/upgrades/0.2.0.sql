@@ -29,3 +29,32 @@ begin
     end if;
 end
 $$;
+
+-- Without U&'…', which standard_conforming_strings = off refuses.
+create or replace function livestore.table_suffix(store_id text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    escaped text := regexp_replace(regexp_replace(store_id, '[' || chr(65536) || '-' || chr(1114111) || ']', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
+begin
+    return case when length(escaped) <= 52 then escaped else 'hash_' || livestore.hash_string(store_id) end;
+end
+$$;
+
+create or replace function livestore.stream_name(store_id text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return left(regexp_replace(regexp_replace(store_id, '[' || chr(65536) || '-' || chr(1114111) || ']', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100);
+end
+$$;
+
+-- A publication of all tables needs to know rows by which to tell others what was deleted or changed.
+alter table livestore.dropped_stores replica identity full;
+alter table livestore.instance replica identity full;

@@ -150,11 +150,16 @@ async fn dumps_of_every_release_are_restored_and_go_on() {
             assert_eq!(stored(&restored).await, stored(&original).await, "{release:?} {format}");
             assert_eq!(backend_ids(&restored).await, backend_ids(&original).await, "{release:?} {format}");
             run(&restored, "alter extension livestore_sync update").await;
-            let owners = "select distinct relowner::regrole::text from pg_class where relnamespace = 'livestore'::regnamespace";
+            let owners =
+                "select distinct relowner::regrole::text from pg_class where relnamespace = 'livestore'::regnamespace";
             assert_eq!(all::<String>(&restored, owners).await, ["livestore_owner"], "{release:?} {format}");
             let writer = database.cluster().connect("sidecar", &name).await;
             for (store, head) in [("pooled", 22), ("own", 5), ("reset own", 0), ("never created", 0)] {
-                assert_eq!(push(&writer, store, chain(head, 3)).await.unwrap(), head + 3, "{release:?} {format} {store}");
+                assert_eq!(
+                    push(&writer, store, chain(head, 3)).await.unwrap(),
+                    head + 3,
+                    "{release:?} {format} {store}"
+                );
             }
             run(&writer, "select livestore.create_store('pooled', true)").await;
             let admin = database.cluster().connect("admin", &name).await;

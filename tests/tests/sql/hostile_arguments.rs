@@ -31,11 +31,17 @@ fn hostile(sql_type: &str) -> Vec<&'static str> {
             "array[9223372036854775807]",
             "array_fill(1::bigint, array[20000])",
         ],
-        "timestamp with time zone[]" => vec!["null", "'{}'", "array[null]", "'{infinity}'", "'{-infinity}'", "'{{now},{now}}'"],
-        "text" => vec!["null", "''", "'s'", "repeat('x', 1000000)", "'select 1; select 2'", "'drop table x'", "'select $1'"],
+        "timestamp with time zone[]" => {
+            vec!["null", "'{}'", "array[null]", "'{infinity}'", "'{-infinity}'", "'{{now},{now}}'"]
+        }
+        "text" => {
+            vec!["null", "''", "'s'", "repeat('x', 1000000)", "'select 1; select 2'", "'drop table x'", "'select $1'"]
+        }
         "integer" => vec!["null", "0", "-1", "2147483647", "-2147483648"],
         "bigint" => vec!["null", "0", "-1", "9223372036854775807", "-9223372036854775808"],
-        "oid" => vec!["null", "0", "1", "4294967295", "'pg_class'::regclass::oid", "'livestore.eventlog_1'::regclass::oid"],
+        "oid" => {
+            vec!["null", "0", "1", "4294967295", "'pg_class'::regclass::oid", "'livestore.eventlog_1'::regclass::oid"]
+        }
         other => panic!("what is hostile of the type {other}?"),
     }
 }
@@ -55,9 +61,7 @@ fn calls(name: &str, types: &[String]) -> Vec<String> {
         format!("select * from {name}({})", arguments.join(", "))
     };
     let most = values.iter().map(Vec::len).max().unwrap_or(1);
-    let mut calls: Vec<_> = (0..most)
-        .map(|n| call(values.iter().map(|list| list[n % list.len()]).collect()))
-        .collect();
+    let mut calls: Vec<_> = (0..most).map(|n| call(values.iter().map(|list| list[n % list.len()]).collect())).collect();
     for (place, list) in values.iter().enumerate() {
         for value in list {
             let mut arguments: Vec<_> = types.iter().map(|it| ordinary(it)).collect();
@@ -74,7 +78,10 @@ async fn survives(client: &Client, call: &str) -> bool {
     let failed = client.query(call, &[]).await.is_err_and(|error| {
         let error = error.as_db_error().unwrap_or_else(|| panic!("{call}: the connection broke: {error}"));
         let text = error.message();
-        assert!(!text.contains("panic") && !text.contains("unwrap") && !text.contains("index out of"), "{call}: {error:?}");
+        assert!(
+            !text.contains("panic") && !text.contains("unwrap") && !text.contains("index out of"),
+            "{call}: {error:?}"
+        );
         true
     });
     run(client, "rollback").await;
@@ -102,7 +109,11 @@ async fn every_function_of_the_library_survives_hostile_arguments() {
         let database = Database::new().await;
         let client = database.admin().await;
         if let Some(release) = release {
-            run(&client, &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'")).await;
+            run(
+                &client,
+                &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'"),
+            )
+            .await;
         }
         push(&client, "s", chain(0, 1)).await.unwrap();
         let pid: i32 = one(&client, "select pg_backend_pid()").await;
@@ -141,7 +152,11 @@ async fn a_function_of_the_library_that_is_declared_otherwise_does_nothing() {
         .await;
         run(&client, &format!("create function {declaration} language c as '{library}', 'run_as_hooks'")).await;
         assert!(survives(&client, &format!("select {call}")).await, "{declaration}");
-        run(&client, "drop function if exists public.f(text), public.f(), public.f(bigint), public.g(bigint), public.h(bigint)").await;
+        run(
+            &client,
+            "drop function if exists public.f(text), public.f(), public.f(bigint), public.g(bigint), public.h(bigint)",
+        )
+        .await;
     }
     assert_eq!(all::<i32>(&client, "select 1").await, [1]);
 }

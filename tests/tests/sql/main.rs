@@ -16,6 +16,7 @@ mod privileges;
 mod push;
 mod push_batch;
 mod read;
+mod settings;
 mod stores;
 mod support;
 mod upgrade;
