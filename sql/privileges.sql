@@ -1,8 +1,75 @@
+-- Everything belongs to livestore_owner, but the schema: a dump creates it before the extension, and with it that role.
+do $$
+declare
+    object record;
+begin
+    for object in
+        select case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end as kind, c.oid::regclass::text as name
+        from pg_depend d
+        join pg_class c on d.classid = 'pg_class'::regclass and d.objid = c.oid
+        where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and c.relowner <> 'livestore_owner'::regrole
+            and d.refobjid = (select e.oid from pg_extension e where e.extname = 'livestore_sync')
+            -- The sequence of an identity goes with its table.
+            and not exists (
+                select from pg_depend i
+                where i.classid = 'pg_class'::regclass and i.objid = c.oid and i.refclassid = 'pg_class'::regclass and i.deptype = 'i'
+            )
+        union all
+        select 'type', t.oid::regtype::text
+        from pg_depend d
+        join pg_type t on d.classid = 'pg_type'::regclass and d.objid = t.oid
+        where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and t.typowner <> 'livestore_owner'::regrole
+            and d.refobjid = (select e.oid from pg_extension e where e.extname = 'livestore_sync')
+        union all
+        select 'function', p.oid::regprocedure::text
+        from pg_depend d
+        join pg_proc p on d.classid = 'pg_proc'::regclass and d.objid = p.oid
+        where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and p.proowner <> 'livestore_owner'::regrole
+            and d.refobjid = (select e.oid from pg_extension e where e.extname = 'livestore_sync')
+    loop
+        execute format('alter %s %s owner to livestore_owner', object.kind, object.name);
+    end loop;
+end
+$$;
+
 -- Postgres lets everybody execute a new function. Here nobody may, except as listed.
 revoke all on all functions in schema livestore from public;
 
-grant usage on schema livestore to livestore_reader;
+-- Nor does anybody get what default privileges give. What was granted to others stays.
+do $$
+declare
+    object record;
+begin
+    for object in
+        with given as (
+            select distinct a.grantee from pg_default_acl d, aclexplode(d.defaclacl) a
+        ), made as (
+            select 'function' as kind, p.oid::regprocedure::text as name, p.proacl as acl, p.proowner as owner
+            from pg_proc p where p.pronamespace = 'livestore'::regnamespace
+            union all
+            select case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass::text, c.relacl, c.relowner
+            from pg_class c where c.relnamespace = 'livestore'::regnamespace and c.relkind in ('r', 'v', 'S')
+            union all
+            select 'type', t.oid::regtype::text, t.typacl, t.typowner
+            from pg_type t where t.typnamespace = 'livestore'::regnamespace
+        )
+        select distinct m.kind, m.name, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
+        from made m, aclexplode(m.acl) a
+        join given g on g.grantee = a.grantee
+        where a.grantee <> m.owner
+    loop
+        execute format('revoke all on %s %s from %s', object.kind, object.name, object.grantee);
+    end loop;
+end
+$$;
+
+grant usage, create on schema livestore to livestore_owner;
+grant usage on schema livestore to livestore_reader, livestore_hooks;
 grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.relayed_events to livestore_reader;
+
+-- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
+grant insert on livestore.eventlog_1 to livestore_hooks;
+grant execute on function livestore.push(text, json, text), livestore.commit(text, text, json, text, text) to livestore_hooks;
 grant execute on function
     livestore.backend_id(text),
     livestore.head(text),
@@ -37,3 +104,27 @@ to livestore_writer;
 
 -- What empties logs is for whoever administers stores, and for a sidecar with an admin secret.
 grant execute on function livestore.reset_store(text), livestore.drop_store(text) to livestore_admin;
+
+-- An import appends events with the times of another backend.
+grant execute on function
+    livestore.import_table(regclass, text, text),
+    livestore.begin_import(text, text),
+    livestore.import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]),
+    livestore.end_import(text),
+    livestore.open_source(oid, text),
+    livestore.fetch_source(oid, text, integer)
+to livestore_admin;
+
+do $$
+declare
+    object record;
+begin
+    for object in
+        select c.oid as id
+        from pg_inherits i join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'livestore.eventlog_1'::regclass and c.relnamespace = 'livestore'::regnamespace
+    loop
+        perform livestore.adopt_table(object.id::regclass);
+    end loop;
+end
+$$;

@@ -13,6 +13,8 @@ use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 
 use crate::notification::heads_payloads;
 use crate::plan::{Insert, Plan, Push, Verdict, plan};
+use crate::roles::RunsAs;
+use crate::sql::same_length;
 
 /// A statement that a session prepares once: planning would cost more than carrying it out.
 struct Statement {
@@ -148,6 +150,7 @@ fn append_pooled(
         ),
     >,
 > {
+    same_length(&[store_ids.len(), batches.len(), backend_ids.len()]);
     let names: Vec<&str> = store_ids.iter().map(Option::unwrap_or_default).collect();
     let batches: Vec<&str> = batches.iter().map(Option::unwrap_or_default).collect();
     Spi::connect_mut(|client| {
@@ -271,6 +274,8 @@ fn insert<'c, 'e>(
     store: impl Fn(&Insert<'e>) -> i64,
     at: TimestampWithTimeZone,
 ) -> spi::Result<SpiTupleTable<'c>> {
+    // There are no hooks, but one may be made in just this moment.
+    let _hooks = RunsAs::hooks();
     if let [insert] = inserts {
         let event = &insert.event;
         let arguments = [

@@ -6,12 +6,17 @@
 //! - [`notification`] is what live streams are told.
 //! - [`append`] carries out the usual push.
 //! - [`sql`] lets SQL ask for a plan, and carry out what is not usual.
+//! - [`hooks`] writes to event logs where hooks run, and [`roles`] says as whom.
+//! - [`source`] reads what is imported.
 //!
 //! The first three know nothing of Postgres, so they are tested without one.
 
 mod append;
+mod hooks;
 pub mod notification;
 pub mod plan;
+mod roles;
+mod source;
 mod sql;
 pub mod validation;
 

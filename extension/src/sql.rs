@@ -47,6 +47,16 @@ fn plan_pushes(
         name!(event_session_id, Vec<String>),
     ),
 > {
+    same_length(&[store_ids.len(), batches.len(), backend_ids.len(), store_heads.len(), store_backend_ids.len()]);
+    same_length(&[
+        stored_store_ids.as_ref().map_or(0, |it| it.len()),
+        stored_seq_nums.as_ref().map_or(0, |it| it.len()),
+        stored_parent_seq_nums.as_ref().map_or(0, |it| it.len()),
+        stored_names.as_ref().map_or(0, |it| it.len()),
+        stored_args.as_ref().map_or(0, |it| it.len()),
+        stored_client_ids.as_ref().map_or(0, |it| it.len()),
+        stored_session_ids.as_ref().map_or(0, |it| it.len()),
+    ]);
     let pushes: Vec<Push<'_>> = store_ids
         .iter()
         .zip(batches.iter())
@@ -134,6 +144,17 @@ fn columns(
         inserts.iter().map(|insert| insert.event.client_id.to_string()).collect(),
         inserts.iter().map(|insert| insert.event.session_id.to_string()).collect(),
     )
+}
+
+/// Arrays with one element for each push, or for each event, have as many.
+pub fn same_length(lengths: &[usize]) {
+    if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_ARRAY_ELEMENT_ERROR,
+            "the arrays must have one element each for the same pushes or events"
+        );
+    }
 }
 
 /// A place in a Rust slice as SQL counts: from 1.

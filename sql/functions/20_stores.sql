@@ -30,7 +30,6 @@ as $$
 declare
     hook record;
     hooks integer := 0;
-    shared constant text := ' ON livestore.eventlog_1 ';
 begin
     if not exists (select from pg_inherits where inhrelid = eventlog and inhparent = 'livestore.eventlog_1'::regclass) then
         raise exception '% is not the own table of a store', eventlog using errcode = 'wrong_object_type';
@@ -39,15 +38,12 @@ begin
         execute format('drop trigger %I on %s', hook.tgname, eventlog);
     end loop;
     for hook in
-        select tgname, tgenabled, pg_get_triggerdef(oid) as definition
+        select oid, tgname, tgenabled
         from pg_trigger
         where tgrelid = 'livestore.eventlog_1'::regclass and not tgisinternal
         order by tgname
     loop
-        execute overlay(
-            hook.definition placing format(' ON %s ', eventlog)
-            from strpos(hook.definition, shared) for length(shared)
-        );
+        perform livestore.copy_hook(hook.oid, eventlog::oid);
         if hook.tgenabled <> 'O' then
             execute format(
                 'alter table %s %s trigger %I', eventlog,
@@ -69,6 +65,9 @@ returns regclass
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- Of the session's tablespace the owner may have no right to make use.
+set default_tablespace = ''
+set default_table_access_method = heap
 as $$
 declare
     store livestore.stores;
@@ -85,10 +84,12 @@ begin
         table_name, store.id
     );
     execute format('comment on table livestore.%I is %L', table_name, 'The events of the store ' || store_id);
-    execute format('grant select on livestore.%I to livestore_reader', table_name);
+    perform livestore.adopt_table(format('livestore.%I', table_name)::regclass);
     -- Events that the store has already move before the hooks are there: they were hooked when they were appended.
-    execute format('insert into livestore.%I select * from only livestore.eventlog_1 where store = $1', table_name) using store.id;
-    delete from only livestore.eventlog_1 e where e.store = store.id;
+    if store.head > 0 then
+        execute format('insert into livestore.%I select * from only livestore.eventlog_1 where store = $1', table_name) using store.id;
+        perform livestore.delete_events('livestore.eventlog_1'::regclass, store.id);
+    end if;
     update livestore.stores s set eventlog = format('livestore.%I', table_name)::regclass
         where s.id = store.id returning s.eventlog into store.eventlog;
     perform livestore.apply_hooks(store.eventlog);
@@ -166,7 +167,9 @@ declare
     store livestore.stores;
 begin
     store := livestore.lock_existing_store(store_id);
-    execute format('delete from only %s where store = $1', store.eventlog) using store.id;
+    if store.head > 0 then
+        perform livestore.delete_events(store.eventlog, store.id);
+    end if;
     delete from livestore.relayed_events r where r.store = store.id;
     -- A new number, too: whoever reads the table by it, as Electric does, must not take the two logs for one.
     update livestore.stores s set id = default, head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
@@ -195,7 +198,9 @@ declare
 begin
     store := livestore.lock_existing_store(store_id);
     if store.eventlog = 'livestore.eventlog_1'::regclass then
-        delete from only livestore.eventlog_1 e where e.store = store.id;
+        if store.head > 0 then
+            perform livestore.delete_events(store.eventlog, store.id);
+        end if;
     else
         execute format('drop table %s', store.eventlog);
     end if;

@@ -95,7 +95,8 @@ begin
     left join livestore.stores s on s.store_id = p.store_id;
 
     plan := livestore.plan_pushes(
-        store_ids, batches, backend_ids, store.heads, store.backend_ids, null, null, null, null, null, null, null
+        store_ids, batches, backend_ids, store.heads, store.backend_ids,
+        null::text[], null::bigint[], null::bigint[], null::text[], null::text[], null::text[], null::text[]
     );
     if cardinality(plan.lookup_push) > 0 then
         select coalesce(array_agg(store_ids[array_position(store.ids, e.store)]), '{}') as store_ids,
@@ -140,62 +141,42 @@ begin
         end if;
 
         -- Bit 2 of tgtype: a BEFORE trigger.
-        select count(*) > 0 as exist, coalesce(bool_or(t.tgtype & 2 <> 0), false) as may_change,
-            array_agg(distinct t.tgname) filter (where t.tginitdeferred) as deferred
+        select count(*) > 0 as exist, coalesce(bool_or(t.tgtype & 2 <> 0), false) as may_change
         into hooks
         from pg_trigger t
         where t.tgrelid = any (store.eventlogs) and not t.tgisinternal;
 
-        if not hooks.exist and store.own_ids is null then
-            insert into livestore.eventlog_1
-            select store.ids[e.push], e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, appended_at
+        -- A statement for each table and, if there are hooks, for each push: it has the context of its request.
+        for part in
+            select min(e.push) as push, s.eventlog, array_agg(s.id order by e.n) as ids,
+                array_agg(e.seq_num order by e.n) as seq_nums, array_agg(e.parent_seq_num order by e.n) as parent_seq_nums,
+                array_agg(e.name order by e.n) as names, array_agg(e.args order by e.n) as args,
+                array_agg(e.client_id order by e.n) as client_ids, array_agg(e.session_id order by e.n) as session_ids,
+                array_agg(appended_at) as created_ats
             from unnest(
                 plan.event_push, plan.event_seq_num, plan.event_parent_seq_num,
                 plan.event_name, plan.event_args, plan.event_client_id, plan.event_session_id
-            ) e(push, seq_num, parent_seq_num, name, args, client_id, session_id);
-            get diagnostics inserted = row_count;
-        else
-            -- A statement for each table and, if there are hooks, for each push: it has the context of its request.
-            for part in
-                select min(e.push) as push, s.eventlog, array_agg(s.id order by e.n) as ids,
-                    array_agg(e.seq_num order by e.n) as seq_nums, array_agg(e.parent_seq_num order by e.n) as parent_seq_nums,
-                    array_agg(e.name order by e.n) as names, array_agg(e.args order by e.n) as args,
-                    array_agg(e.client_id order by e.n) as client_ids, array_agg(e.session_id order by e.n) as session_ids
-                from unnest(
-                    plan.event_push, plan.event_seq_num, plan.event_parent_seq_num,
-                    plan.event_name, plan.event_args, plan.event_client_id, plan.event_session_id
-                ) with ordinality e(push, seq_num, parent_seq_num, name, args, client_id, session_id, n)
-                join livestore.stores s on s.id = store.ids[e.push]
-                group by s.eventlog, case when hooks.exist then e.push end
-                order by 1
-            loop
-                if hooks.exist then
-                    perform livestore.enter_context(
-                        store_ids[part.push],
-                        case when payloads is not null then payloads[part.push]
-                            when pg_trigger_depth() > 0 then current_setting('livestore.payload', true) end,
-                        case when headers is not null then headers[part.push]
-                            when pg_trigger_depth() > 0 then current_setting('livestore.headers', true) end,
-                        case when claims is not null then claims[part.push]
-                            when pg_trigger_depth() > 0 then current_setting('livestore.claims', true) end
-                    );
-                end if;
-                execute format(
-                    'insert into %s
-                     select e.id, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, $1
-                     from unnest($2, $3, $4, $5, $6, $7, $8) e(id, seq_num, parent_seq_num, name, args, client_id, session_id)',
-                    part.eventlog
-                )
-                using appended_at, part.ids, part.seq_nums, part.parent_seq_nums, part.names, part.args, part.client_ids, part.session_ids;
-                get diagnostics changed = row_count;
-                inserted := inserted + changed;
-                -- A hook that is deferred to the commit would fail everything that is committed with this push: it runs now.
-                for i in 1..coalesce(cardinality(hooks.deferred), 0) loop
-                    execute format('set constraints livestore.%I immediate', hooks.deferred[i]);
-                    execute format('set constraints livestore.%I deferred', hooks.deferred[i]);
-                end loop;
-            end loop;
-        end if;
+            ) with ordinality e(push, seq_num, parent_seq_num, name, args, client_id, session_id, n)
+            join livestore.stores s on s.id = store.ids[e.push]
+            group by s.eventlog, case when hooks.exist then e.push end
+            order by 1
+        loop
+            if hooks.exist then
+                perform livestore.enter_context(
+                    store_ids[part.push],
+                    case when payloads is not null then payloads[part.push]
+                        when pg_trigger_depth() > 0 then current_setting('livestore.payload', true) end,
+                    case when headers is not null then headers[part.push]
+                        when pg_trigger_depth() > 0 then current_setting('livestore.headers', true) end,
+                    case when claims is not null then claims[part.push]
+                        when pg_trigger_depth() > 0 then current_setting('livestore.claims', true) end
+                );
+            end if;
+            inserted := inserted + livestore.insert_events(
+                part.eventlog::oid, part.ids, part.seq_nums, part.parent_seq_nums, part.names, part.args,
+                part.client_ids, part.session_ids, part.created_ats
+            );
+        end loop;
 
         -- A client that gets back another event than it pushed takes its own for missing, and pushes it again.
         if hooks.may_change then

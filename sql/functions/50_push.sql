@@ -22,7 +22,7 @@ begin
             perform livestore.register_stores(array_agg(p.store_id))
             from livestore.plan_pushes(
                     missing.store_ids, missing.batches, missing.backend_ids, missing.heads, missing.store_backend_ids,
-                    null, null, null, null, null, null, null
+                    null::text[], null::bigint[], null::bigint[], null::text[], null::text[], null::text[], null::text[]
                 ) plan,
                 unnest(missing.store_ids, plan.appended) p(store_id, appended)
             where p.appended > 0;

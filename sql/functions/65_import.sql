@@ -1,9 +1,41 @@
--- Runs with the rights of its caller, who must own the extension's tables: nobody else may write into a log past push.
-create or replace function livestore.import_table(
-    source regclass, store_id text, backend_id text default null,
-    out imported bigint, out already_there bigint, out head bigint
-)
+-- The source is somebody else's: it is read with the rights of the caller, in livestore.import_table, and what was read goes as
+-- plain values to functions of the owner, who alone may write to event logs.
+create or replace function livestore.begin_import(store_id text, backend_id text)
+returns void
 language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    if backend_id !~ '^[A-Za-z0-9_-]{1,64}$' then
+        raise exception 'a backend id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -' using errcode = 'invalid_parameter_value';
+    end if;
+    store := livestore.lock_store(store_id);
+    if backend_id is not null and backend_id <> store.backend_id then
+        if store.head > 0 then
+            raise exception 'the store % has events already, with the backend id %', to_json(store_id), store.backend_id
+                using errcode = 'LS002', detail = json_build_object('expected', store.backend_id, 'received', backend_id),
+                    hint = 'A backend id can be taken over by an empty store only.';
+        end if;
+        update livestore.stores s set backend_id = $2 where s.id = store.id;
+        -- Who follows the store has the old one.
+        perform livestore.notify_heads(array[store_id], array[null::bigint]);
+    end if;
+end
+$$;
+
+comment on function livestore.begin_import(text, text) is
+'Internal: creates the store of an import if need be, and gives an empty one the backend id of the other backend';
+
+create or replace function livestore.import_events(
+    store_id text, after bigint, seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
+    client_ids text[], session_ids text[], created_ats timestamptz[]
+)
+returns bigint
+language plpgsql
+security definer
 set search_path = pg_catalog, pg_temp
 set livestore.store_id = ''
 set livestore.payload = ''
@@ -12,13 +44,149 @@ set livestore.claims = ''
 as $$
 declare
     store livestore.stores;
-    wanted constant text[] := array['seqNum', 'parentSeqNum', 'name', 'args', 'clientId', 'sessionId', 'createdAt'];
-    found_columns text[];
-    part record;
+    batch text;
     plan record;
     wrong bigint;
+    fresh record;
     inserted bigint;
-    hook record;
+begin
+    store := livestore.lock_store(store_id);
+    select json_agg(
+        case when e.args is null
+            then json_build_object('name', e.name, 'seqNum', e.seq_num, 'parentSeqNum', e.parent_seq_num, 'clientId', e.client_id, 'sessionId', e.session_id)
+            else json_build_object('name', e.name, 'args', e.args::json, 'seqNum', e.seq_num, 'parentSeqNum', e.parent_seq_num, 'clientId', e.client_id, 'sessionId', e.session_id)
+        end
+        order by e.n
+    )::text into batch
+    from unnest(seq_nums, parent_seq_nums, names, args, client_ids, session_ids)
+        with ordinality e(seq_num, parent_seq_num, name, args, client_id, session_id, n);
+    if batch is null then
+        return 0;
+    end if;
+    if parent_seq_nums[1] is distinct from after then
+        raise exception 'this is not an event log: an event that should follow event % names % as its parent', after, parent_seq_nums[1]
+            using errcode = 'LS003',
+                hint = 'The first event has the parent 0, every other the event before it. Nothing was imported.';
+    end if;
+    plan := livestore.plan_pushes(
+        array[store_id], array[batch], array[null::text], array[after], array[store.backend_id],
+        null::text[], null::bigint[], null::bigint[], null::text[], null::text[], null::text[], null::text[]
+    );
+    if plan.sqlstate[1] is not null then
+        raise exception 'this is not an event log, in what follows event %: %', after, plan.message[1]
+            using errcode = plan.sqlstate[1], detail = coalesce(plan.detail[1], ''), hint = 'Nothing was imported.';
+    end if;
+
+    -- What the store has already must be the beginning of the table, or the table a beginning of what it has.
+    select min(i.seq_num) into wrong
+    from unnest(seq_nums, parent_seq_nums, names, args, client_ids, session_ids)
+        i(seq_num, parent_seq_num, name, args, client_id, session_id)
+    left join livestore.stored_events(
+        array_fill(store.id, array[cardinality(seq_nums)]), seq_nums
+    ) e on e."seqNum" = i.seq_num
+    where i.seq_num <= store.head
+        and (e."seqNum" is null or (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId")
+            is distinct from (i.parent_seq_num, i.name, i.args, i.client_id, i.session_id));
+    select array_agg(store.id) as stores, array_agg(i.seq_num order by i.n) as seq_nums,
+        array_agg(i.parent_seq_num order by i.n) as parent_seq_nums, array_agg(i.name order by i.n) as names,
+        array_agg(i.args order by i.n) as args, array_agg(i.client_id order by i.n) as client_ids,
+        array_agg(i.session_id order by i.n) as session_ids,
+        array_agg(coalesce(i.created_at, clock_timestamp()) order by i.n) as created_ats
+    into fresh
+    from unnest(seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats)
+        with ordinality i(seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n)
+    where i.seq_num > store.head;
+    if wrong is null and fresh.parent_seq_nums[1] <> store.head then
+        wrong := fresh.seq_nums[1];
+    end if;
+    if wrong is not null then
+        raise exception 'the store % has other events, from event % on', to_json(store_id), wrong
+            using errcode = 'LS001', detail = json_build_object('minimumExpectedNum', store.head, 'providedNum', wrong - 1),
+                hint = 'Import into an empty store, or one that has events of this table only. Nothing was imported.';
+    end if;
+    if fresh.seq_nums is null then
+        return 0;
+    end if;
+    perform livestore.enter_context(store_id, null::text, null::text, null::text);
+    update livestore.stores s set head = fresh.seq_nums[cardinality(fresh.seq_nums)] where s.id = store.id;
+    perform livestore.insert_events(
+        store.eventlog::oid, fresh.stores, fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args,
+        fresh.client_ids, fresh.session_ids, fresh.created_ats
+    );
+    select count(*) into inserted
+    from unnest(
+        fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args, fresh.client_ids, fresh.session_ids, fresh.created_ats
+    ) i(seq_num, parent_seq_num, name, args, client_id, session_id, created_at)
+    join livestore.stored_events(fresh.stores, fresh.seq_nums) e on e."seqNum" = i.seq_num
+    where (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId", e."createdAt")
+        is not distinct from (i.parent_seq_num, i.name, i.args, i.client_id, i.session_id, i.created_at);
+    if inserted <> cardinality(fresh.seq_nums) then
+        raise exception 'a BEFORE trigger on the event log skipped or changed events'
+            using errcode = 'triggered_data_change_violation',
+                hint = 'A hook lets an event pass as it is (return new) or rejects it (raise exception).';
+    end if;
+    return inserted;
+end
+$$;
+
+comment on function livestore.import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
+'Internal: appends those of these events, the ones of a log that follow the event after, which a store does not have; returns how many. Raises LS001 if the store has others, LS003 if they are not a chain';
+
+create or replace function livestore.end_import(store_id text)
+returns bigint
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    store := livestore.lock_existing_store(store_id);
+    perform livestore.notify_heads(array[store_id], array[store.head]);
+    return store.head;
+end
+$$;
+
+comment on function livestore.end_import(text) is 'Internal: tells who follows a store that events were imported; returns its head';
+
+-- Written in Rust: extension/src/source.rs.
+create or replace function livestore.open_source(source oid, query text)
+returns text
+language c
+strict
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'open_source_wrapper';
+
+comment on function livestore.open_source(oid, text) is
+'Internal: opens a cursor for a query on a table or view, with the rights of the caller; of a superuser, with those of its owner';
+
+create or replace function livestore.fetch_source(source oid, cursor text, max_events integer)
+returns table (
+    seq_num bigint, parent_seq_num bigint, name text, args text, client_id text, session_id text, created_at timestamptz
+)
+language c
+strict
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'fetch_source_wrapper';
+
+comment on function livestore.fetch_source(oid, text, integer) is
+'Internal: the next events of a cursor that livestore.open_source has opened; none at its end, where it is closed';
+
+create or replace function livestore.import_table(
+    source regclass, store_id text, backend_id text default null,
+    out imported bigint, out already_there bigint, out head bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+-- A time goes through text: not with the name of a time zone, which may mean two.
+set datestyle = iso
+as $$
+declare
+    wanted constant text[] := array['seqNum', 'parentSeqNum', 'name', 'args', 'clientId', 'sessionId', 'createdAt'];
+    found_columns text[];
+    cursor text;
+    part record;
+    total bigint := 0;
 begin
     -- Tools that copy tables fold names to lower case, or write them with underscores.
     select array_agg(
@@ -41,118 +209,42 @@ begin
                     hint = 'An event log has the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and, if it knows, "createdAt". A view can rename others.';
         end if;
     end loop;
-    if backend_id !~ '^[A-Za-z0-9_-]{1,64}$' then
-        raise exception 'a backend id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -' using errcode = 'invalid_parameter_value';
-    end if;
 
-    store := livestore.lock_store(store_id);
-    if backend_id is not null and backend_id <> store.backend_id then
-        if store.head > 0 then
-            raise exception 'the store % has events already, with the backend id %', to_json(store_id), store.backend_id
-                using errcode = 'LS002', detail = json_build_object('expected', store.backend_id, 'received', backend_id),
-                    hint = 'A backend id can be taken over by an empty store only.';
-        end if;
-        update livestore.stores s set backend_id = $3 where s.id = store.id returning s.backend_id into store.backend_id;
-        -- Who follows the store has the old one.
-        perform livestore.notify_heads(array[store_id], array[null::bigint]);
-    end if;
-
-    -- A copy, so that every look is at the same events.
-    execute format(
-        'create temporary table livestore_import as
-         select %s::bigint as seq_num, %s::bigint as parent_seq_num, %s::text as name, %s::text::json as args,
-             %s::text as client_id, %s::text as session_id, coalesce(%s::text::timestamptz, clock_timestamp()) as created_at
-         from %s order by 1',
-        found_columns[1], found_columns[2], found_columns[3], found_columns[4], found_columns[5], found_columns[6],
-        coalesce(found_columns[7], 'null'), source
+    perform livestore.begin_import(store_id, backend_id);
+    cursor := livestore.open_source(
+        source::oid,
+        format(
+            'select %s::bigint, %s::bigint, %s::text, %s::text::json::text, %s::text, %s::text, %s::text::timestamptz from %s order by 1',
+            found_columns[1], found_columns[2], found_columns[3], found_columns[4], found_columns[5], found_columns[6],
+            coalesce(found_columns[7], 'null'), source
+        )
     );
-    head := 0;
-    for part in
-        select min(e.parent_seq_num) as parent, max(e.seq_num) as last,
-            json_agg(
-                case when e.args is null
-                    then json_build_object('name', e.name, 'seqNum', e.seq_num, 'parentSeqNum', e.parent_seq_num, 'clientId', e.client_id, 'sessionId', e.session_id)
-                    else json_build_object('name', e.name, 'args', e.args, 'seqNum', e.seq_num, 'parentSeqNum', e.parent_seq_num, 'clientId', e.client_id, 'sessionId', e.session_id)
-                end
-                order by e.seq_num
-            )::text as batch
-        from (select i.*, (row_number() over (order by i.seq_num) - 1) / 100 as part from pg_temp.livestore_import i) e
-        group by e.part
-        order by e.part
-    loop
-        if part.parent is distinct from head then
-            raise exception '% is not an event log: an event that should follow event % names % as its parent', source, head, part.parent
-                using errcode = 'LS003',
-                    hint = 'The first event has the parent 0, every other the event before it. Nothing was imported.';
-        end if;
-        plan := livestore.plan_pushes(
-            array[store_id], array[part.batch], array[null::text], array[head], array[store.backend_id],
-            null, null, null, null, null, null, null
-        );
-        if plan.sqlstate[1] is not null then
-            raise exception '% is not an event log, in what follows event %: %', source, head, plan.message[1]
-                using errcode = plan.sqlstate[1], detail = coalesce(plan.detail[1], ''), hint = 'Nothing was imported.';
-        end if;
-        head := part.last;
-    end loop;
-
-    -- What the store has already must be the beginning of the table, or the table a beginning of what it has.
-    execute format(
-        'select count(*), min(i.seq_num) filter (where e."seqNum" is null or (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId")
-             is distinct from (i.parent_seq_num, i.name, i.args::text, i.client_id, i.session_id))
-         from pg_temp.livestore_import i
-         left join only %s e on e.store = $1 and e."seqNum" = i.seq_num
-         where i.seq_num <= $2',
-        store.eventlog
-    ) into already_there, wrong using store.id, store.head;
-    if wrong is null and head > store.head then
-        select min(i.seq_num) into wrong from pg_temp.livestore_import i
-        where i.seq_num > store.head and i.parent_seq_num < store.head;
-    end if;
-    if wrong is not null then
-        raise exception 'the store % has other events than %, from event % on', to_json(store_id), source, wrong
-            using errcode = 'LS001', detail = json_build_object('minimumExpectedNum', store.head, 'providedNum', wrong - 1),
-                hint = 'Import into an empty store, or one that has events of this table only. Nothing was imported.';
-    end if;
-
     imported := 0;
-    if head > store.head then
-        perform livestore.enter_context(store_id, null, null, null);
-        update livestore.stores s set head = import_table.head where s.id = store.id;
-        execute format(
-            'insert into %s
-             select $1, i.seq_num, i.parent_seq_num, i.name, i.args, i.client_id, i.session_id, i.created_at
-             from pg_temp.livestore_import i where i.seq_num > $2 order by i.seq_num',
-            store.eventlog
-        ) using store.id, store.head;
-        get diagnostics imported = row_count;
-        execute format(
-            'select count(*)
-             from pg_temp.livestore_import i
-             join only %s e on e.store = $1 and e."seqNum" = i.seq_num
-             where i.seq_num > $2 and (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId", e."createdAt")
-                 is not distinct from (i.parent_seq_num, i.name, i.args::text, i.client_id, i.session_id, i.created_at)',
-            store.eventlog
-        ) into inserted using store.id, store.head;
-        if inserted <> (select count(*) from pg_temp.livestore_import i where i.seq_num > store.head) then
-            raise exception 'a BEFORE trigger on the event log skipped or changed events'
-                using errcode = 'triggered_data_change_violation',
-                    hint = 'A hook lets an event pass as it is (return new) or rejects it (raise exception).';
-        end if;
-        -- As livestore.append does it: with the commit the context is over.
-        for hook in
-            select distinct t.tgname from pg_trigger t
-            where t.tgrelid = store.eventlog and not t.tgisinternal and t.tginitdeferred
-        loop
-            execute format('set constraints livestore.%I immediate', hook.tgname);
-            execute format('set constraints livestore.%I deferred', hook.tgname);
-        end loop;
-        perform livestore.notify_heads(array[store_id], array[head]);
+    head := 0;
+    loop
+        select array_agg(e.seq_num order by e.n) as seq_nums, array_agg(e.parent_seq_num order by e.n) as parent_seq_nums,
+            array_agg(e.name order by e.n) as names, array_agg(e.args order by e.n) as args,
+            array_agg(e.client_id order by e.n) as client_ids, array_agg(e.session_id order by e.n) as session_ids,
+            array_agg(e.created_at order by e.n) as created_ats
+        into part
+        from livestore.fetch_source(source::oid, cursor, 100)
+            with ordinality e(seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n);
+        exit when part.seq_nums is null;
+        imported := imported + livestore.import_events(
+            store_id, head, part.seq_nums, part.parent_seq_nums, part.names, part.args,
+            part.client_ids, part.session_ids, part.created_ats
+        );
+        total := total + cardinality(part.seq_nums);
+        head := part.seq_nums[cardinality(part.seq_nums)];
+    end loop;
+    already_there := total - imported;
+    if imported > 0 then
+        head := livestore.end_import(store_id);
+    else
+        head := livestore.head(store_id);
     end if;
-    head := greatest(head, store.head);
-    drop table pg_temp.livestore_import;
 end
 $$;
 
 comment on function livestore.import_table(regclass, text, text) is
-'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: again, it imports what was added since. backend_id: that of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain';
+'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: again, it imports what was added since. backend_id: that of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. The table is read with the rights of the caller; for a superuser, with those of its owner. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain';

@@ -70,7 +70,7 @@ begin
         return store.head;
     end if;
     select * into result from livestore.append(
-        array[store_id], array[batch::text], array[null::text], null, array[payload], array[headers], array[claims]
+        array[store_id], array[batch::text], array[null::text], null::text, array[payload], array[headers], array[claims]
     );
     if result.sqlstate is not null then
         raise exception '%', result.message

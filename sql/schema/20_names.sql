@@ -36,7 +36,7 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    escaped text := regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
+    escaped text := regexp_replace(regexp_replace(store_id, '[' || chr(65536) || '-' || chr(1114111) || ']', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
 begin
     return case when length(escaped) <= 52 then escaped else 'hash_' || livestore.hash_string(store_id) end;
 end
@@ -53,7 +53,7 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return left(regexp_replace(regexp_replace(store_id, U&'[\+010000-\+10FFFF]', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100);
+    return left(regexp_replace(regexp_replace(store_id, '[' || chr(65536) || '-' || chr(1114111) || ']', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100);
 end
 $$;
 

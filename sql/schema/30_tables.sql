@@ -94,6 +94,10 @@ comment on table livestore.instance is 'What backend ids are derived from. After
 comment on column livestore.instance.seed is 'A random text';
 comment on column livestore.instance.created_at is 'When the extension was created';
 
+-- They have no key, and a publication of all tables needs something by which to tell a row that was deleted or changed.
+alter table livestore.dropped_stores replica identity full;
+alter table livestore.instance replica identity full;
+
 insert into livestore.instance default values;
 
 -- Without these, pg_dump leaves out what an extension's own tables hold.

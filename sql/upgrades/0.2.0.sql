@@ -1,1 +1,60 @@
 -- What tables, types and the functions of sql/schema need to become what they are in the release after 0.2.0.
+
+-- Hooks ran as the superuser who had installed the extension. From here on they run as livestore_hooks, which has no rights in
+-- the application's schemas: a hook that needs some would fail, and with it every push.
+do $$
+declare
+    hooks text;
+begin
+    if current_setting('livestore.hooks_checked', true) in ('on', 'true', 'yes', '1') then
+        return;
+    end if;
+    select string_agg(
+            format('%s (trigger %I on %s)', h.function, h.tgname, h.eventlog), ', ' order by h.function, h.tgname, h.eventlog
+        )
+    into hooks
+    from (
+        select distinct p.oid::regprocedure::text as function, t.tgname, t.tgrelid::regclass::text as eventlog
+        from pg_trigger t
+        join pg_proc p on p.oid = t.tgfoid
+        join pg_class c on c.oid = t.tgrelid
+        where c.relnamespace = 'livestore'::regnamespace and not t.tgisinternal and not p.prosecdef
+            and p.pronamespace <> 'livestore'::regnamespace
+    ) h;
+    if hooks is not null then
+        raise exception 'hooks will run as the role livestore_hooks, and no longer as a superuser: %', hooks
+            using errcode = 'object_not_in_prerequisite_state',
+                detail = 'A hook that lacks a right fails, and with it every push.',
+                hint = 'Either let the function run as its owner, a role of the application that has what it needs (alter function … owner to …; alter function … security definer set search_path = pg_catalog, …, pg_temp; grant livestore_writer to that role, if it calls functions of the extension), or grant what it needs to livestore_hooks (create role livestore_hooks; grant usage on schema …, insert on … to livestore_hooks). Then run: set livestore.hooks_checked = on; alter extension livestore_sync update';
+    end if;
+end
+$$;
+
+-- Without U&'…', which standard_conforming_strings = off refuses.
+create or replace function livestore.table_suffix(store_id text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    escaped text := regexp_replace(regexp_replace(store_id, '[' || chr(65536) || '-' || chr(1114111) || ']', '__', 'g'), '[^a-zA-Z0-9_]', '_', 'g');
+begin
+    return case when length(escaped) <= 52 then escaped else 'hash_' || livestore.hash_string(store_id) end;
+end
+$$;
+
+create or replace function livestore.stream_name(store_id text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return left(regexp_replace(regexp_replace(store_id, '[' || chr(65536) || '-' || chr(1114111) || ']', '--', 'g'), '[^a-zA-Z0-9_-]', '-', 'g'), 100);
+end
+$$;
+
+-- A publication of all tables needs to know rows by which to tell others what was deleted or changed.
+alter table livestore.dropped_stores replica identity full;
+alter table livestore.instance replica identity full;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use tokio_postgres::{Client, Row};
 
-use super::Report;
+use super::{Report, rights};
 use crate::config::Config;
 use crate::log::check_authorize_function;
 use crate::postgres::{Database, DatabaseError};
@@ -41,6 +41,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         extension(&client, report).await?;
         role(&client, config, report).await?;
         settings(&client, config, report).await?;
+        rights::look(&client, report).await?;
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = looked.await {

@@ -176,6 +176,7 @@ async fn a_hook_that_raises_reaches_the_client_with_its_message_and_other_errors
     admin
         .batch_execute(
             "create table secrets (id int primary key);
+             grant insert on secrets to livestore_hooks;
              insert into secrets values (1);
              create function guard() returns trigger language plpgsql as $$
              begin

@@ -19,7 +19,7 @@ const MAY_SYNC: &str = "
     create schema app;
     create table app.asked (n bigint generated always as identity, store text, action text, payload text, headers text);
     create function app.may_sync(store_id text, action text, payload json, headers json) returns boolean
-    language plpgsql security definer set search_path = app, pg_catalog, pg_temp as $$
+    language plpgsql security definer set search_path = pg_catalog, app, pg_temp as $$
     begin
         insert into asked (store, action, payload, headers) values (store_id, action, payload::text, headers::text);
         if payload->>'user' = 'eve' then
@@ -192,6 +192,7 @@ async fn hooks_know_the_context_on_every_dialect() {
     admin
         .batch_execute(
             "create table public.seen (seq_num bigint, payload json, headers json);
+             grant insert on public.seen to livestore_hooks;
              create function public.witness() returns trigger language plpgsql as $$
              begin
                  insert into public.seen values (new.\"seqNum\", livestore.current_payload(), livestore.current_headers());

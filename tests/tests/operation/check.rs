@@ -24,7 +24,9 @@ async fn finds(database_url: &str, arguments: &[&str], kind: &str, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_as_it_should_be_has_nothing_wrong() {
-    let database = Database::new().await;
+    let database = Database::alone().await;
+    let others = "revoke connect on database livestore_template from public";
+    database.admin().await.batch_execute(others).await.unwrap();
     // As many as any machine has files for.
     let (code, report) = check(&database.url("sidecar"), &["--max-connections", "100"]).await;
     assert!(report.ends_with("\n0 wrong, 0 to think about\n"), "{report}");
@@ -32,6 +34,83 @@ async fn a_database_as_it_should_be_has_nothing_wrong() {
     for good in ["settings go together", "may push", "PostgreSQL", "survives a crash", "notifications arrive"] {
         assert!(report.lines().any(|line| line.starts_with("ok ") && line.contains(good)), "{good}: {report}");
     }
+    database.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_that_an_update_would_break_are_named_beforehand() {
+    let database = Database::new().await;
+    let (url, admin) = (database.url("sidecar"), database.admin().await);
+    let hook = "create function public.keep() returns trigger language plpgsql as $$ begin return new; end $$;
+        create trigger keep before insert on livestore.eventlog_1 for each row execute function public.keep()";
+    let keep = |report: String| report.lines().find(|line| line.contains("keep()")).map(str::to_owned);
+    for version in ["0.1.0", "0.2.0"] {
+        let install =
+            format!("drop extension livestore_sync cascade; create extension livestore_sync version '{version}'");
+        admin.batch_execute(&install).await.unwrap();
+        admin.batch_execute("drop function if exists public.keep()").await.unwrap();
+        admin.batch_execute(hook).await.unwrap();
+        let line = keep(check(&url, &[]).await.1).unwrap();
+        assert!(line.starts_with("advice") && line.contains("security definer"), "{line}");
+        assert!(line.contains("grant livestore_hooks") && line.contains("run as postgres"), "{line}");
+    }
+    admin.batch_execute("set livestore.hooks_checked = on; alter extension livestore_sync update").await.unwrap();
+    let line = keep(check(&url, &[]).await.1).unwrap();
+    assert!(line.starts_with("ok") && line.contains("run as livestore_hooks"), "{line}");
+    admin.batch_execute("alter function public.keep() security definer").await.unwrap();
+    assert_eq!(keep(check(&url, &[]).await.1), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_with_rights_over_the_extension_are_named() {
+    let database = Database::alone().await;
+    let (url, admin) = (database.url("sidecar"), database.admin().await);
+    for (change, undo, what) in [
+        (
+            "grant create on schema livestore to stranger",
+            "revoke create on schema livestore from stranger",
+            "stranger may create",
+        ),
+        ("alter schema livestore owner to stranger", "alter schema livestore owner to postgres", "belongs to stranger"),
+        (
+            "grant livestore_owner to stranger",
+            "revoke livestore_owner from stranger",
+            "stranger is a member of livestore_owner",
+        ),
+        ("alter role livestore_hooks login", "alter role livestore_hooks nologin", "livestore_hooks may log in"),
+        (
+            "select livestore.create_store('own', true); alter table livestore.eventlog_1_own owner to postgres",
+            "select livestore.adopt_table('livestore.eventlog_1_own')",
+            "eventlog_1_own",
+        ),
+    ] {
+        admin.batch_execute(change).await.unwrap();
+        finds(&url, &[], "WRONG", what).await;
+        admin.batch_execute(undo).await.unwrap();
+    }
+    assert_eq!(check(&url, &[]).await.0, Some(0));
+    database.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_databases_in_which_the_role_can_push_are_named_and_can_be_closed() {
+    let database = Database::alone().await;
+    let (url, admin) = (database.url("sidecar"), database.admin().await);
+    admin.batch_execute("create database neighbour template livestore_template").await.unwrap();
+    admin.batch_execute("create database \"Odd one\"").await.unwrap();
+    let push = "select livestore.commit('s', 'e')";
+    database.cluster().connect("sidecar", "neighbour").await.execute(push, &[]).await.expect("roles are the cluster's");
+    finds(&url, &[], "advice", "may connect to other databases").await;
+    finds(&url, &[], "advice", "\"Odd one\", livestore_template, neighbour").await;
+
+    // What security.md says.
+    let close = "revoke connect on database \"Odd one\", livestore_template, neighbour from public";
+    admin.batch_execute(close).await.unwrap();
+    assert!(database.cluster().try_connect("sidecar", "neighbour").await.is_err());
+    let (_, report) = check(&url, &[]).await;
+    assert!(!report.contains("other databases"), "{report}");
+    database.cluster().connect("postgres", "neighbour").await;
+    database.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

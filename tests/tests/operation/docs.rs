@@ -31,8 +31,10 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     let database = Database::new().await;
     let admin = database.admin().await;
     let blocks = sql_of("docs/hooks.md");
-    assert_eq!(blocks.len(), 5);
+    assert_eq!(blocks.len(), 6);
     admin.execute("select livestore.create_store('own', true)", &[]).await.unwrap();
+    // The other way to give a hook its rights, for later.
+    let (definer, blocks): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|block| block.contains("app_hooks"));
     for block in blocks {
         admin.batch_execute(&block).await.unwrap_or_else(|error| panic!("{error:?}\n{block}"));
     }
@@ -73,6 +75,13 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     }
     assert_eq!(open(json!({"authToken": "bob"})).await.pull(None).await.unwrap().len(), 1);
     open(json!({"authToken": "ann"})).await.push(next).await.unwrap();
+
+    admin.batch_execute(&definer[0]).await.unwrap();
+    admin.batch_execute("revoke all on app.todos from livestore_hooks").await.unwrap();
+    let third = json!([event(2, "todoCreated", json!({"id": "3", "text": "rest"}))]);
+    sidecar.execute("select livestore.push('shared', $1)", &[&third]).await.unwrap();
+    let todos = "select count(*) from app.todos where id = '3'";
+    assert_eq!(admin.query_one(todos, &[]).await.unwrap().get::<_, i64>(0), 1);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 /// A hook that writes down what it knows, for each event.
 const WITNESS: &str = "
     create table public.seen (n bigint generated always as identity, seq_num bigint, store text, payload text, headers text);
+    grant insert on public.seen to livestore_hooks;
     create function public.witness() returns trigger language plpgsql as $$
     begin
         insert into public.seen (seq_num, store, payload, headers) values (
@@ -161,6 +162,7 @@ async fn a_statement_hook_runs_once_for_each_push() {
     run(
         &admin,
         "create table public.pushes (n bigint generated always as identity, what text);
+         grant insert on public.pushes to livestore_hooks;
          create function public.count_events() returns trigger language plpgsql as $$
          begin
              insert into public.pushes (what)

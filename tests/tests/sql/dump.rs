@@ -122,3 +122,48 @@ async fn args_are_dumped_byte_for_byte() {
     let first: Value = one_with(&restored, "select args from livestore.pull($1, 0, 1)", &[&"pooled"]).await;
     assert_eq!(first, json!({"id": 1}));
 }
+
+/// Dumps of every version are restored with the version of today, which is what `create extension` in them asks for.
+#[tokio::test]
+async fn dumps_of_every_release_are_restored_and_go_on() {
+    for release in [Some("0.1.0"), Some("0.2.0"), None] {
+        let database = Database::new().await;
+        let original = database.admin().await;
+        if let Some(release) = release {
+            let again = format!(
+                "drop extension livestore_sync; drop schema livestore; create extension livestore_sync version '{release}'"
+            );
+            run(&original, &again).await;
+        }
+        fill(&original).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        for format in ["plain", "custom"] {
+            let name = format!("{}_{format}", database.name());
+            run(&original, &format!("create database {name} template template0")).await;
+            let file = folder.path().join(format).display().to_string();
+            database.tool("pg_dump", &["-F", format, "-f", &file]);
+            match format {
+                "plain" => database.tool("psql", &["-d", &name, "-v", "ON_ERROR_STOP=1", "-q", "-f", &file]),
+                _ => database.tool("pg_restore", &["-d", &name, "--exit-on-error", "-j", "2", &file]),
+            };
+            let restored = database.cluster().connect("postgres", &name).await;
+            assert_eq!(stored(&restored).await, stored(&original).await, "{release:?} {format}");
+            assert_eq!(backend_ids(&restored).await, backend_ids(&original).await, "{release:?} {format}");
+            run(&restored, "alter extension livestore_sync update").await;
+            let owners =
+                "select distinct relowner::regrole::text from pg_class where relnamespace = 'livestore'::regnamespace";
+            assert_eq!(all::<String>(&restored, owners).await, ["livestore_owner"], "{release:?} {format}");
+            let writer = database.cluster().connect("sidecar", &name).await;
+            for (store, head) in [("pooled", 22), ("own", 5), ("reset own", 0), ("never created", 0)] {
+                assert_eq!(
+                    push(&writer, store, chain(head, 3)).await.unwrap(),
+                    head + 3,
+                    "{release:?} {format} {store}"
+                );
+            }
+            run(&writer, "select livestore.create_store('pooled', true)").await;
+            let admin = database.cluster().connect("admin", &name).await;
+            run(&admin, "select livestore.reset_store('own'), livestore.drop_store('reset own')").await;
+        }
+    }
+}

@@ -65,7 +65,12 @@ async fn push_batch_returns_the_words_of_the_hook() {
 async fn an_after_hook_materialises_events_in_the_same_transaction() {
     let database = Database::new().await;
     let admin = database.admin().await;
-    run(&admin, "create table public.todos (id int primary key, xid xid8 default pg_current_xact_id())").await;
+    run(
+        &admin,
+        "create table public.todos (id int primary key, xid xid8 default pg_current_xact_id());
+         grant insert on public.todos to livestore_hooks",
+    )
+    .await;
     let body = "insert into public.todos (id) values ((new.args->>'id')::int); return null;";
     hook(&admin, "materialise", "after insert", body).await;
     let client = database.connect("sidecar").await;

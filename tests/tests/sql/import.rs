@@ -145,6 +145,7 @@ async fn hooks_run_for_an_import_into_an_own_table() {
     run(
         &client,
         "create table seen (store text, number bigint);
+         grant insert on seen to livestore_hooks;
          create function see() returns trigger language plpgsql as
              $$ begin insert into public.seen values (livestore.current_store_id(), new.\"seqNum\"); return new; end $$;
          create trigger see after insert on livestore.eventlog_1 for each row execute function see();
@@ -194,4 +195,91 @@ async fn clients_that_follow_hear_of_an_import_and_of_a_backend_id_that_is_taken
     import(&client, "'nothing', 'taken', 'V1StGXR8_Z5jdHi6B-myT'").await.unwrap();
     let end = live.next().await;
     assert_eq!(end["error"]["_tag"], "BackendIdMismatchError", "{end}");
+}
+
+/// A view of somebody else's, whose functions note as whom they run, and try what they can.
+async fn view_of_mallory(database: &Database) -> (Client, String) {
+    let admin = database.admin().await;
+    let mallory = format!("mallory_{}", database.name());
+    run(
+        &admin,
+        &format!(
+            "create role {mallory} login; create schema evil authorization {mallory};
+             create table public.ran (who text, path text); grant insert on public.ran to public"
+        ),
+    )
+    .await;
+    run(
+        &database.connect(&mallory).await,
+        "create function evil.note(n int) returns int language plpgsql as $$
+         begin
+             insert into public.ran values (current_user, current_setting('search_path'));
+             begin
+                 execute 'set role postgres';
+                 insert into public.ran values ('a role was set');
+             exception when insufficient_privilege or invalid_parameter_value then null;
+             end;
+             begin
+                 execute 'create temporary table livestore_import (n int)';
+             exception when insufficient_privilege then null;
+             end;
+             perform set_config('search_path', 'evil, pg_catalog', false);
+             return n;
+         end $$;
+         create function evil.compared(bigint, bigint) returns boolean language plpgsql as
+             $$ begin insert into public.ran values ('the path was used by ' || current_user); return false; end $$;
+         create operator evil.> (leftarg = bigint, rightarg = bigint, function = evil.compared);
+         create view evil.log as
+             select evil.note(n) as \"seqNum\", n - 1 as \"parentSeqNum\", 'e'::text as name, '1'::text as args, 'c'::text as \"clientId\", 's'::text as \"sessionId\"
+             from generate_series(1, 250) n;
+         grant usage on schema evil to public; grant select on evil.log to public",
+    )
+    .await;
+    (admin, mallory)
+}
+
+#[tokio::test]
+async fn a_source_is_read_with_the_rights_of_the_caller_and_never_as_a_superuser() {
+    let database = Database::new().await;
+    let (admin, mallory) = view_of_mallory(&database).await;
+    for caller in ["admin", "postgres"] {
+        run(&admin, "truncate public.ran").await;
+        let client = database.connect(caller).await;
+        assert_eq!(import(&client, &format!("'evil.log', '{caller}'")).await.unwrap(), (250, 0, 250));
+        let expected = if caller == "postgres" { mallory.as_str() } else { "admin" };
+        assert_eq!(all::<String>(&admin, "select distinct who from public.ran").await, [expected]);
+        assert!(!one::<String>(&client, "show search_path").await.contains("evil"));
+        assert_eq!(import(&client, &format!("'evil.log', '{caller}'")).await.unwrap(), (0, 250, 250), "again");
+        assert_eq!(log(&client, caller).await, up_to(250));
+    }
+
+    run(&admin, "create table public.secret (like evil.log)").await;
+    let client = database.connect("admin").await;
+    assert_eq!(rejection(import(&client, "'public.secret', 's'").await).sqlstate, "42501");
+    let sidecar = database.connect("sidecar").await;
+    assert_eq!(rejection(import(&sidecar, "'evil.log', 's'").await).sqlstate, "42501");
+}
+
+#[tokio::test]
+async fn what_writes_for_an_import_takes_nothing_that_is_not_the_end_of_a_log() {
+    let database = Database::new().await;
+    let client = database.connect("admin").await;
+    push(&client, "s", chain(0, 3)).await.unwrap();
+    for (arguments, sqlstate) in [
+        ("3, '{5,4}', '{3,5}', '{e,e}', '{1,1}', '{c,c}', '{s,s}', '{now,now}'", "LS003"),
+        ("3, '{4,5}', '{3}', '{e,e}', '{1,1}', '{c,c}', '{s,s}', '{now,now}'", "LS003"),
+        ("3, '{4}', '{3}', '{e}', '{no}', '{c}', '{s}', '{now}'", "22P02"),
+        ("3, '{4}', '{3}', '{null}', '{1}', '{c}', '{s}', '{now}'", "LS003"),
+        ("3, '{null}', '{3}', '{e}', '{1}', '{c}', '{s}', '{now}'", "LS003"),
+        ("2, '{4}', '{2}', '{e}', '{1}', '{c}', '{s}', '{now}'", "LS001"),
+        ("1, '{2}', '{1}', '{other}', '{1}', '{c}', '{s}', '{now}'", "LS001"),
+        ("5, '{9}', '{5}', '{e}', '{1}', '{c}', '{s}', '{now}'", "LS001"),
+        ("0, '{4}', '{3}', '{e}', '{1}', '{c}', '{s}', '{now}'", "LS003"),
+        ("null, '{4}', '{3}', '{e}', '{1}', '{c}', '{s}', '{now}'", "LS003"),
+    ] {
+        let result = client.query(&format!("select livestore.import_events('s', {arguments})"), &[]).await;
+        assert_eq!(rejection(result).sqlstate, sqlstate, "{arguments}");
+        assert_eq!(log(&client, "s").await, up_to(3));
+    }
+    assert_eq!(rejection(client.query("select livestore.end_import('none')", &[]).await).sqlstate, "LS004");
 }

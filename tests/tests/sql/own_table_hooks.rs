@@ -12,6 +12,7 @@ async fn hooked() -> Database {
     run(
         &database.admin().await,
         "create table public.seen (name text, fired_on regclass);
+         grant insert on public.seen to livestore_hooks;
          create function public.see() returns trigger language plpgsql as $$
          begin
              if new.name = 'bad' then raise exception 'not this one' using errcode = 'P0042'; end if;

@@ -34,7 +34,7 @@ async fn made_of(client: &Client) -> BTreeSet<String> {
         select format('function %s %s %s', pg_get_functiondef(p.oid), (select array_agg(a::text order by a::text) from unnest(p.proacl) a), obj_description(p.oid, 'pg_proc'))
         from pg_proc p where pronamespace = 'livestore'::regnamespace
         union all
-        select format('relation %s %s %s %s %s %s', c.oid::regclass, c.relkind, c.relpersistence, c.reloptions,
+        select format('relation %s %s %s %s %s %s %s %s', c.oid::regclass, c.relkind, c.relpersistence, c.relreplident, c.reloptions, c.relowner::regrole,
             (select array_agg(a::text order by a::text) from unnest(c.relacl) a), obj_description(c.oid, 'pg_class'))
         from pg_class c where relnamespace = 'livestore'::regnamespace
         union all

@@ -1,0 +1,117 @@
+//! Who may do what in the database beside the sidecar: hooks, owners, other databases of the cluster.
+
+use tokio_postgres::{Client, Error};
+
+use super::Report;
+
+/// Adds what there is to say of rights.
+pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
+    // Without the extension there is nothing of ours to look at.
+    let present = client.query_one("select to_regclass('livestore.eventlog_1') is not null", &[]).await?;
+    if present.get(0) {
+        owners(client, report).await?;
+        hooks(client, report).await?;
+    }
+    neighbours(client, report).await
+}
+
+/// Whether somebody could replace what the extension calls.
+async fn owners(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let strangers = client
+        .query(
+            "select format('the schema livestore belongs to %I: alter schema livestore owner to a superuser', r.rolname)
+             from pg_namespace n join pg_roles r on r.oid = n.nspowner
+             where n.nspname = 'livestore' and not r.rolsuper and r.rolname <> 'livestore_owner'
+             union all
+             select format('%s may create objects in the schema livestore: revoke create on schema livestore from %1$s',
+                 case a.grantee when 0 then 'public' else r.rolname end)
+             from pg_namespace n cross join aclexplode(n.nspacl) a left join pg_roles r on r.oid = a.grantee
+             where n.nspname = 'livestore' and a.privilege_type = 'CREATE' and a.grantee <> n.nspowner
+                 and not coalesce(r.rolsuper or r.rolname = 'livestore_owner', false)
+             union all
+             select format('%I is a member of %I, which must be nobody''s: revoke %2$I from %1$I', u.rolname, r.rolname)
+             from pg_auth_members m
+             join pg_roles r on r.oid = m.roleid and r.rolname in ('livestore_owner', 'livestore_hooks')
+             join pg_roles u on u.oid = m.member and not u.rolsuper
+             union all
+             select format('the role %I may log in, or is a superuser: alter role %1$I nologin nosuperuser', r.rolname)
+             from pg_roles r
+             where r.rolname in ('livestore_owner', 'livestore_hooks') and (r.rolcanlogin or r.rolsuper)
+             union all
+             select format('the table %s of a store does not belong to livestore_owner: select livestore.adopt_table(%L)', c.oid::regclass, c.oid::regclass)
+             from pg_inherits i
+             join pg_class c on c.oid = i.inhrelid
+             join pg_class p on p.oid = i.inhparent and p.oid = to_regclass('livestore.eventlog_1')
+             where p.relowner = to_regrole('livestore_owner') and c.relowner <> p.relowner",
+            &[],
+        )
+        .await?;
+    for row in &strangers {
+        report.wrong(row.get::<_, String>(0));
+    }
+    Ok(())
+}
+
+/// As whom hooks run, and which of them an update would take rights from.
+async fn hooks(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let row = client
+        .query_one(
+            "select o.rolname::text as owner, o.rolname = 'livestore_owner' as is_separate,
+                 (
+                     select string_agg(distinct p.oid::regprocedure::text, ', ')
+                     from pg_trigger t
+                     join pg_class c on c.oid = t.tgrelid and c.relnamespace = e.relnamespace
+                     join pg_proc p on p.oid = t.tgfoid and p.pronamespace <> e.relnamespace
+                     where not t.tgisinternal and not p.prosecdef
+                 ) as hooks,
+                 (select extversion like any (array['0.1.%', '0.2.%']) from pg_extension where extname = 'livestore_sync') as is_old
+             from pg_class e join pg_roles o on o.oid = e.relowner
+             where e.oid = to_regclass('livestore.eventlog_1')",
+            &[],
+        )
+        .await?;
+    let Some(hooks) = row.get::<_, Option<String>>("hooks") else {
+        return Ok(());
+    };
+    let owner: &str = row.get("owner");
+    match (row.get("is_separate"), row.get::<_, Option<bool>>("is_old").unwrap_or(false)) {
+        (true, _) => report.good(format!(
+            "these hooks run as livestore_hooks, with what that role is granted: {hooks}; the others as the owners of their functions"
+        )),
+        (false, true) => report.advise(format!(
+            "these hooks run as {owner}; from version 0.3.0 on they run as livestore_hooks, which has no rights of its own, and the update stops at them: {hooks}. Before it, \"alter function … security definer\", owned by a role of the application, or grant livestore_hooks what they need; then \"set livestore.hooks_checked = on\" and update"
+        )),
+        (false, false) => report.advise(format!(
+            "these hooks run as {owner}, who owns the extension, and whoever may replace them can do what {owner} can: {hooks}"
+        )),
+    }
+    Ok(())
+}
+
+/// Roles belong to the whole cluster: what may push here may push in each of its databases.
+async fn neighbours(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let row = client
+        .query_opt(
+            "select current_user::text as role,
+                 (
+                     select string_agg(quote_ident(d.datname), ', ' order by d.datname)
+                     from pg_database d
+                     where d.datallowconn and not d.datistemplate and d.datname not in ('postgres', current_database())
+                         and has_database_privilege(d.oid, 'connect')
+                 ) as others
+             from pg_roles r where r.rolname = current_user and not r.rolsuper",
+            &[],
+        )
+        .await?;
+    // A superuser may connect anywhere, and was told of already.
+    let Some(row) = row else {
+        return Ok(());
+    };
+    if let Some(others) = row.get::<_, Option<String>>("others") {
+        let role: &str = row.get("role");
+        report.advise(format!(
+            "the role {role} may connect to other databases of this cluster, and push there if they have the extension: {others}; revoke connect on database {others} from public, and grant it to those who need it"
+        ));
+    }
+    Ok(())
+}

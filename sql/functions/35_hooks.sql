@@ -1,0 +1,142 @@
+-- livestore.insert_events calls livestore.insert_events_now as livestore_hooks: hooks are not to run as the owner of the tables.
+-- How, is in extension/src/hooks.rs.
+create or replace function livestore.insert_events_now(
+    eventlog oid, stores bigint[], seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
+    client_ids text[], session_ids text[], created_ats timestamptz[]
+)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    inserted bigint;
+    hook record;
+begin
+    execute format(
+        'insert into %s
+         select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
+         from unnest($1, $2, $3, $4, $5, $6, $7, $8)
+             e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)',
+        eventlog::regclass
+    )
+    using stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats;
+    get diagnostics inserted = row_count;
+    -- A hook that is deferred to the commit would run as whoever commits, and fail everything that is committed with this push:
+    -- it runs now. One that is merely deferrable may have been deferred for the transaction.
+    for hook in
+        select distinct t.tgname, t.tginitdeferred from pg_trigger t
+        where t.tgrelid = eventlog and not t.tgisinternal and t.tgdeferrable
+    loop
+        execute format('set constraints livestore.%I immediate', hook.tgname);
+        if hook.tginitdeferred then
+            execute format('set constraints livestore.%I deferred', hook.tgname);
+        end if;
+    end loop;
+    return inserted;
+end
+$$;
+
+comment on function livestore.insert_events_now(oid, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
+'Internal: inserts events into the table of a store, and runs its hooks, deferred ones too; returns how many were inserted';
+
+create or replace function livestore.insert_events(
+    eventlog oid, stores bigint[], seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
+    client_ids text[], session_ids text[], created_ats timestamptz[]
+)
+returns bigint
+language c
+as 'MODULE_PATHNAME', 'run_as_hooks';
+
+comment on function livestore.insert_events(oid, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
+'Internal: livestore.insert_events_now as livestore_hooks';
+
+create or replace function livestore.delete_hooked_events_now(eventlog oid, store bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('delete from only %s where store = $1', eventlog::regclass) using store;
+end
+$$;
+
+comment on function livestore.delete_hooked_events_now(oid, bigint) is
+'Internal: deletes the events of a store from a table that has triggers on DELETE';
+
+create or replace function livestore.delete_hooked_events(eventlog oid, store bigint)
+returns void
+language c
+as 'MODULE_PATHNAME', 'run_as_hooks';
+
+comment on function livestore.delete_hooked_events(oid, bigint) is 'Internal: livestore.delete_hooked_events_now as livestore_hooks';
+
+create or replace function livestore.delete_events(eventlog regclass, store bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Bit 3 of tgtype: a DELETE trigger.
+    if not exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0) then
+        execute format('delete from only %s where store = $1', eventlog) using store;
+    elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, eventlog::oid, 'delete'::text) then
+        perform livestore.delete_hooked_events(eventlog::oid, store);
+    else
+        raise exception '% has a trigger on DELETE, and the role livestore_hooks, as which it runs, may not delete', eventlog
+            using errcode = 'insufficient_privilege', hint = format('grant delete on %s to livestore_hooks', eventlog);
+    end if;
+end
+$$;
+
+comment on function livestore.delete_events(regclass, bigint) is
+'Internal: deletes the events of a store from a table; as livestore_hooks, if that has triggers on DELETE';
+
+-- Written in Rust: extension/src/hooks.rs.
+create or replace function livestore.copy_hook(hook oid, eventlog oid)
+returns void
+language c
+strict
+set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
+as 'MODULE_PATHNAME', 'copy_hook_wrapper';
+
+comment on function livestore.copy_hook(oid, oid) is
+'Internal: creates a hook of livestore.eventlog_1 on the table of a store';
+
+-- Databases before 0.3.0 have tables of stores that belong to whoever installed the extension, and so do restored dumps of them.
+create or replace function livestore.adopt_table(eventlog regclass)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not exists (select from pg_class c where c.oid = eventlog and c.relowner = 'livestore_owner'::regrole) then
+        execute format('alter table %s owner to livestore_owner', eventlog);
+    end if;
+    execute format('grant select on %s to livestore_reader', eventlog);
+    execute format('grant insert on %s to livestore_hooks', eventlog);
+end
+$$;
+
+comment on function livestore.adopt_table(regclass) is
+'Internal: gives the own table of a store to livestore_owner, with the privileges that such a table has';
+
+create or replace function livestore.adopt_restored_table()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform livestore.adopt_table(new.eventlog);
+    return null;
+end
+$$;
+
+comment on function livestore.adopt_restored_table() is
+'Internal: trigger on livestore.stores, where nothing but a restore inserts a store that has a table already';
+
+create or replace trigger adopt_restored_table after insert on livestore.stores
+    for each row when (new.eventlog <> 'livestore.eventlog_1'::regclass) execute function livestore.adopt_restored_table();
+
+comment on trigger adopt_restored_table on livestore.stores is
+'Gives tables that come with a dump of an earlier version to livestore_owner';

@@ -1,0 +1,446 @@
+//! Who owns what, and whose code runs as whom: somebody with a role in the database gets nothing by it.
+
+use crate::support::{Push, all, one, push, push_batch, rejection, run};
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, event};
+use serde_json::json;
+use tokio_postgres::Client;
+
+const RELEASES: [&str; 2] = ["0.1.0", "0.2.0"];
+
+/// A database without the extension, and a role in it that may create there, and nothing else.
+async fn with_mallory() -> (Database, Client, String) {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let mallory = format!("mallory_{}", database.name());
+    run(
+        &admin,
+        &format!(
+            "drop extension livestore_sync; drop schema livestore;
+             create role {mallory} login;
+             grant create on database {} to {mallory}; grant create on schema public to {mallory}",
+            database.name()
+        ),
+    )
+    .await;
+    (database, admin, mallory)
+}
+
+async fn is_superuser(admin: &Client, role: &str) -> bool {
+    one(admin, &format!("select rolsuper from pg_roles where rolname = '{role}'")).await
+}
+
+#[tokio::test]
+async fn a_schema_that_somebody_has_planted_stops_the_installation() {
+    let (database, admin, mallory) = with_mallory().await;
+    let planted = format!(
+        "create function livestore.pg_has_role(text, text, text) returns boolean language plpgsql as $$
+         begin execute 'alter role {mallory} superuser'; return true; end $$"
+    );
+    for (schema, words) in [
+        (format!("set role {mallory}; create schema livestore; {planted}"), "belongs to"),
+        (format!("create schema livestore authorization {mallory}"), "belongs to"),
+        (format!("create schema livestore; grant create on schema livestore to {mallory}"), "others may create"),
+        ("create schema livestore; grant create on schema livestore to public".into(), "others may create"),
+        (format!("create schema livestore; {planted}"), "has objects"),
+        ("create schema livestore; create table livestore.mine (n int)".into(), "has objects"),
+        ("create schema livestore; create domain livestore.text as pg_catalog.text".into(), "has objects"),
+        (
+            "create schema livestore; create operator livestore.= (leftarg = text, rightarg = text, function = texteq)"
+                .into(),
+            "has objects",
+        ),
+    ] {
+        run(&admin, &schema).await;
+        run(&admin, "reset role").await;
+        let stopped = rejection(admin.execute("create extension livestore_sync", &[]).await);
+        assert!(stopped.message.contains(words) && !stopped.hint.is_empty(), "{schema}: {stopped:?}");
+        assert!(!is_superuser(&admin, &mallory).await, "{schema}");
+        run(&admin, "drop schema livestore cascade").await;
+    }
+    for schema in ["create schema livestore", "select 1"] {
+        run(&admin, schema).await;
+        run(&admin, "create extension livestore_sync").await;
+        push(&database.connect("sidecar").await, schema, chain(0, 2)).await.unwrap();
+        run(&admin, "drop extension livestore_sync").await;
+    }
+}
+
+#[tokio::test]
+async fn what_somebody_has_planted_in_an_older_version_stops_its_update() {
+    for release in RELEASES {
+        let (_database, admin, mallory) = with_mallory().await;
+        run(&admin, &format!("create extension livestore_sync version '{release}'")).await;
+        for (change, undo, words) in [
+            (
+                format!("alter schema livestore owner to {mallory}"),
+                "alter schema livestore owner to postgres".to_owned(),
+                "belongs to",
+            ),
+            (
+                format!("grant create on schema livestore to {mallory}"),
+                format!("revoke create on schema livestore from {mallory}"),
+                "others may create",
+            ),
+            (
+                format!(
+                    "create function livestore.plan_pushes(text[], text[], text[], bigint[], text[], text, text, text, text, text, text, text)
+                         returns text language sql as 'select null';
+                     alter function livestore.plan_pushes(text[], text[], text[], bigint[], text[], text, text, text, text, text, text, text) owner to {mallory}"
+                ),
+                "drop function livestore.plan_pushes(text[], text[], text[], bigint[], text[], text, text, text, text, text, text, text)".to_owned(),
+                "plan_pushes",
+            ),
+        ] {
+            run(&admin, &change).await;
+            let stopped = rejection(admin.execute("alter extension livestore_sync update", &[]).await);
+            assert!(stopped.message.contains(words) && !stopped.hint.is_empty(), "{change}: {stopped:?}");
+            run(&admin, &undo).await;
+        }
+        run(&admin, "alter extension livestore_sync update").await;
+    }
+}
+
+#[tokio::test]
+async fn roles_that_somebody_has_prepared_stop_the_installation() {
+    let database = Database::alone().await;
+    let admin = database.admin().await;
+    run(&admin, "drop extension livestore_sync; create role mallory login; create role root login superuser").await;
+    for (change, undo, words) in [
+        (
+            "grant livestore_owner to mallory",
+            "revoke livestore_owner from mallory",
+            "mallory is a member of livestore_owner",
+        ),
+        (
+            "grant livestore_hooks to mallory",
+            "revoke livestore_hooks from mallory",
+            "mallory is a member of livestore_hooks",
+        ),
+        ("alter role livestore_owner login", "alter role livestore_owner nologin", "livestore_owner has LOGIN"),
+        ("alter role livestore_hooks superuser", "alter role livestore_hooks nosuperuser", "livestore_hooks has LOGIN"),
+        (
+            "alter role livestore_owner createrole",
+            "alter role livestore_owner nocreaterole",
+            "livestore_owner has LOGIN",
+        ),
+    ] {
+        run(&admin, change).await;
+        let stopped = rejection(admin.execute("create extension livestore_sync", &[]).await);
+        assert!(stopped.message.contains(words) && !stopped.hint.is_empty(), "{change}: {stopped:?}");
+        run(&admin, undo).await;
+    }
+    run(&admin, "grant livestore_owner to root; create extension livestore_sync").await;
+    database.stop();
+}
+
+/// What does not belong to `livestore_owner`.
+const NOT_OWNED: &str = "
+    select oid::regclass::text from pg_class where relnamespace = 'livestore'::regnamespace and relowner <> 'livestore_owner'::regrole
+    union all
+    select oid::regprocedure::text from pg_proc where pronamespace = 'livestore'::regnamespace and proowner <> 'livestore_owner'::regrole
+    union all
+    select oid::regtype::text from pg_type where typnamespace = 'livestore'::regnamespace and typowner <> 'livestore_owner'::regrole";
+
+#[tokio::test]
+async fn everything_belongs_to_a_role_without_rights() {
+    for release in [None, Some("0.1.0"), Some("0.2.0")] {
+        let (database, admin, _) = with_mallory().await;
+        let version = release.map_or(String::new(), |release| format!("version '{release}'"));
+        run(&admin, &format!("create extension livestore_sync {version}")).await;
+        run(&database.connect("sidecar").await, "select livestore.create_store('own', true)").await;
+        if release.is_some() {
+            run(&admin, "alter extension livestore_sync update").await;
+        }
+        run(&database.connect("sidecar").await, "select livestore.create_store('later', true)").await;
+        assert_eq!(all::<String>(&admin, NOT_OWNED).await, [""; 0], "{release:?}");
+        for store in ["own", "later", "shared"] {
+            push(&database.connect("sidecar").await, store, chain(0, 2)).await.unwrap();
+        }
+        run(&database.connect("admin").await, "select livestore.reset_store('own'), livestore.drop_store('later')")
+            .await;
+        let attributes =
+            "select rolsuper or rolcanlogin or rolcreaterole or rolcreatedb or rolbypassrls or rolreplication
+            from pg_roles where rolname in ('livestore_owner', 'livestore_hooks')";
+        assert_eq!(all::<bool>(&admin, attributes).await, [false; 2]);
+        let tables = "select format('%s %s', relname, privilege)
+            from pg_class, unnest('{insert,update,delete,truncate,references,trigger}'::text[]) privilege
+            where relnamespace = 'livestore'::regnamespace and relkind in ('r', 'v')
+                and has_table_privilege('livestore_hooks', oid, privilege)
+            order by 1";
+        assert_eq!(all::<String>(&admin, tables).await, ["eventlog_1 insert", "eventlog_1_own insert"], "{release:?}");
+    }
+}
+
+#[tokio::test]
+async fn default_privileges_give_nobody_anything() {
+    for release in [None, Some("0.2.0")] {
+        let (database, admin, mallory) = with_mallory().await;
+        run(
+            &admin,
+            &format!(
+                "alter default privileges grant all on tables to {mallory}, public;
+                 alter default privileges grant all on sequences to {mallory};
+                 alter default privileges grant execute on functions to {mallory};
+                 alter default privileges grant usage on types to {mallory};
+                 create extension livestore_sync {}",
+                release.map_or(String::new(), |release| format!("version '{release}'"))
+            ),
+        )
+        .await;
+        run(&admin, "select livestore.create_store('own', true); grant select on livestore.events to reader").await;
+        if release.is_some() {
+            run(&admin, "alter extension livestore_sync update").await;
+        }
+        run(&database.connect("sidecar").await, "select livestore.create_store('later', true)").await;
+        let given = format!(
+            "select object from (
+                 select oid::regclass::text, relacl from pg_class where relnamespace = 'livestore'::regnamespace
+                 union all
+                 select oid::regprocedure::text, proacl from pg_proc where pronamespace = 'livestore'::regnamespace
+                 union all
+                 select oid::regtype::text, typacl from pg_type where typnamespace = 'livestore'::regnamespace
+             ) o (object, acl), aclexplode(acl) a
+             where a.grantee in (0, '{mallory}'::regrole) and object !~ '^livestore.push_result|^livestore.relay_device'"
+        );
+        assert_eq!(all::<String>(&admin, &given).await, [""; 0], "{release:?}");
+        let seed = format!("select has_table_privilege('{mallory}', 'livestore.instance', 'select')");
+        assert!(!one::<bool>(&admin, &seed).await);
+        let granted = "select relacl::text from pg_class where oid = 'livestore.events'::regclass";
+        assert!(one::<String>(&admin, granted).await.contains("reader=r"), "what was granted to others stays");
+    }
+}
+
+/// A hook that notes as whom it runs; `time` says when.
+async fn witness(admin: &Client, time: &str) {
+    run(
+        admin,
+        &format!(
+            "create table if not exists public.seen (store bigint, name text, who text);
+             grant insert on public.seen to livestore_hooks;
+             create function public.witness() returns trigger language plpgsql as $$
+             begin
+                 insert into public.seen values (new.store, new.name, current_user);
+                 return new;
+             end $$;
+             create {time} execute function public.witness()"
+        ),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn hooks_run_as_the_role_of_hooks_whatever_fires_them() {
+    for time in [
+        "trigger witness before insert on livestore.eventlog_1 for each row",
+        "trigger witness after insert on livestore.eventlog_1 for each row",
+        "constraint trigger witness after insert on livestore.eventlog_1 deferrable initially deferred for each row",
+        "constraint trigger witness after insert on livestore.eventlog_1 deferrable for each row",
+    ] {
+        let database = Database::new().await;
+        let admin = database.admin().await;
+        witness(&admin, time).await;
+        run(
+            &admin,
+            "create table public.source as
+                 select 1 as \"seqNum\", 0 as \"parentSeqNum\", 'imported' as name, '1'::json as args, 'c' as \"clientId\", 's' as \"sessionId\";
+             grant select on public.source to admin",
+        )
+        .await;
+        let sidecar = database.connect("sidecar").await;
+        run(&sidecar, "select livestore.create_store('own', true)").await;
+        run(&sidecar, "begin; set constraints all deferred").await;
+        for store in ["own", "shared"] {
+            push(&sidecar, store, chain(0, 2)).await.unwrap();
+        }
+        run(&sidecar, "commit").await;
+        let outcomes = push_batch(&sidecar, &[Push::to("own", chain(2, 1)), Push::to("new", chain(0, 1))]).await;
+        assert_eq!(outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(), [Ok(3), Ok(1)]);
+        run(&sidecar, "select livestore.commit('shared', 'committed')").await;
+        run(&database.connect("admin").await, "select livestore.import_table('public.source', 'imported')").await;
+        run(&admin, "select livestore.commit('shared', 'by a superuser')").await;
+        assert_eq!(all::<String>(&admin, "select distinct who from public.seen").await, ["livestore_hooks"], "{time}");
+        assert_eq!(one::<i64>(&admin, "select count(*) from public.seen").await, 9, "{time}");
+        assert_eq!(one::<String>(&sidecar, "select current_user::text").await, "sidecar");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_gets_no_further_than_its_role() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.refused (what text);
+         grant insert on public.refused to livestore_hooks;
+         create table public.ran (who text);
+         grant insert on public.ran to public;
+         create schema trap;
+         grant usage, create on schema trap to livestore_hooks;
+         create function public.attack() returns trigger language plpgsql as $$
+         declare
+             attack text;
+         begin
+             foreach attack in array array[
+                 'set role livestore_owner', 'set role postgres', 'reset role', 'set session authorization postgres',
+                 'alter table livestore.stores disable trigger all', 'update livestore.stores set head = 0',
+                 'delete from livestore.eventlog_1', 'select * from livestore.instance', 'drop table livestore.eventlog_1',
+                 'alter function livestore.insert_events_now(oid,bigint[],bigint[],bigint[],text[],text[],text[],text[],timestamptz[]) security definer',
+                 'create or replace function livestore.head(text) returns bigint language sql as ''select 1::bigint''',
+                 'create function livestore.mine() returns int language sql as ''select 1''',
+                 'select livestore.append(null, null, null)', 'select livestore.drop_store(''s'')',
+                 'alter role livestore_hooks superuser', 'grant livestore_owner to livestore_hooks'
+             ] loop
+                 begin
+                     execute attack;
+                 exception when insufficient_privilege or undefined_function or invalid_parameter_value or wrong_object_type then
+                     insert into public.refused values (attack);
+                 end;
+             end loop;
+             -- What the function that goes on would find in such a path.
+             execute 'create or replace function trap.note(bigint, bigint) returns boolean language plpgsql as ''begin
+                 insert into public.ran values (current_user); return true; end''';
+             execute 'create or replace function trap.note(text, text) returns boolean language plpgsql as ''begin
+                 insert into public.ran values (current_user); return true; end''';
+             if to_regoperator('trap.=(bigint, bigint)') is null then
+                 execute 'create operator trap.= (leftarg = bigint, rightarg = bigint, function = trap.note)';
+                 execute 'create operator trap.= (leftarg = text, rightarg = text, function = trap.note)';
+             end if;
+             perform set_config('search_path', 'trap, pg_catalog', false);
+             return new;
+         end $$;
+         create trigger attack before insert on livestore.eventlog_1 for each row execute function public.attack()",
+    )
+    .await;
+    let sidecar = database.connect("sidecar").await;
+    run(&sidecar, "select livestore.create_store('own', true)").await;
+    for store in ["s", "own"] {
+        push(&sidecar, store, chain(0, 1)).await.unwrap();
+        push(&sidecar, store, chain(1, 1)).await.unwrap();
+    }
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 4 * 16);
+    assert_eq!(
+        all::<String>(&admin, "select distinct who from public.ran where who <> 'livestore_hooks'").await,
+        [""; 0]
+    );
+    assert!(!one::<String>(&sidecar, "show search_path").await.contains("trap"));
+}
+
+#[tokio::test]
+async fn whoever_may_create_where_a_hook_looks_first_gets_nothing_of_the_owner() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create schema app; grant create on schema app to public; grant usage on schema app to public;
+         create table public.ran (who text); grant insert on public.ran to public;
+         create function app.check_event() returns trigger language plpgsql set search_path = app, pg_catalog as $$
+         begin
+             if length(new.args->>'text') > 280 then raise exception 'too long'; end if;
+             return new;
+         end $$;
+         create trigger check_event before insert on livestore.eventlog_1 for each row execute function app.check_event()",
+    )
+    .await;
+    run(
+        &database.connect("stranger").await,
+        "create function app.length(text) returns int language plpgsql as
+             $$ begin insert into public.ran values (current_user); return 1; end $$",
+    )
+    .await;
+    push(&database.connect("sidecar").await, "s", json!([event(0, "e", json!({"text": "x"}))])).await.unwrap();
+    assert_eq!(all::<String>(&admin, "select who from public.ran").await, ["livestore_hooks"]);
+}
+
+#[tokio::test]
+async fn a_hook_in_a_schema_of_the_application_is_copied_to_an_own_table() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create schema app;
+         create function app.check_event() returns trigger language plpgsql as
+             $$ begin if new.name = 'bad' then raise exception 'no'; end if; return new; end $$;
+         revoke execute on function app.check_event() from public;
+         create trigger \"a ON livestore.eventlog_1 b\" before insert on livestore.eventlog_1
+             for each row when (new.name <> ' ON livestore.eventlog_1 ') execute function app.check_event()",
+    )
+    .await;
+    for setting in ["off", "on"] {
+        let sidecar = database.connect("sidecar").await;
+        run(
+            &sidecar,
+            &format!("set quote_all_identifiers = {setting}; select livestore.create_store('own {setting}', true)"),
+        )
+        .await;
+        let batch = json!([event(0, "bad", json!({}))]);
+        assert_eq!(rejection(push(&sidecar, &format!("own {setting}"), batch).await).message, "no");
+    }
+}
+
+#[tokio::test]
+async fn triggers_on_delete_run_as_the_role_of_hooks_if_that_may_delete() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.gone (who text);
+         grant insert on public.gone to livestore_hooks;
+         create function public.gone() returns trigger language plpgsql as
+             $$ begin insert into public.gone values (current_user); return old; end $$;
+         create trigger gone before delete on livestore.eventlog_1 for each row execute function public.gone()",
+    )
+    .await;
+    let client = database.connect("admin").await;
+    push(&client, "s", chain(0, 1)).await.unwrap();
+    let refused = rejection(client.execute("select livestore.reset_store('s')", &[]).await);
+    assert_eq!(refused.sqlstate, "42501");
+    run(&admin, &refused.hint).await;
+    run(&client, "select livestore.reset_store('s')").await;
+    push(&client, "s", chain(0, 1)).await.unwrap();
+    run(&client, "select livestore.create_store('s', true)").await;
+    push(&client, "t", chain(0, 1)).await.unwrap();
+    run(&client, "select livestore.drop_store('t')").await;
+    assert_eq!(all::<String>(&admin, "select who from public.gone").await, ["livestore_hooks"; 3]);
+}
+
+#[tokio::test]
+async fn an_update_stops_at_hooks_that_would_lose_their_rights() {
+    for release in RELEASES {
+        let (database, admin, _) = with_mallory().await;
+        run(
+            &admin,
+            &format!(
+                "create extension livestore_sync version '{release}';
+                 create table public.todos (name text);
+                 create function public.keep() returns trigger language plpgsql set search_path = pg_catalog, public as
+                     $$ begin insert into todos values (new.name); return null; end $$;
+                 create trigger keep after insert on livestore.eventlog_1 for each row execute function public.keep();
+                 select livestore.create_store('own', true)"
+            ),
+        )
+        .await;
+        let update = "alter extension livestore_sync update";
+        let stopped = rejection(admin.execute(update, &[]).await);
+        for table in ["livestore.eventlog_1)", "livestore.eventlog_1_own)"] {
+            assert!(stopped.message.contains(&format!("public.keep() (trigger keep on {table}")), "{stopped:?}");
+        }
+        for remedy in ["security definer", "to livestore_hooks", "set livestore.hooks_checked = on"] {
+            assert!(stopped.hint.contains(remedy), "{stopped:?}");
+        }
+
+        // One remedy, then the other.
+        run(&admin, "begin; alter function public.keep() security definer").await;
+        run(&admin, update).await;
+        push(&admin, "own", chain(0, 1)).await.unwrap();
+        run(&admin, "rollback; set livestore.hooks_checked = on").await;
+        run(&admin, update).await;
+        let sidecar = database.connect("sidecar").await;
+        assert_eq!(rejection(push(&sidecar, "own", chain(0, 1)).await).sqlstate, "42501");
+        run(&admin, "grant insert on public.todos to livestore_hooks").await;
+        for store in ["own", "shared"] {
+            push(&sidecar, store, chain(0, 1)).await.unwrap();
+        }
+        assert_eq!(one::<i64>(&admin, "select count(*) from public.todos").await, 2);
+    }
+}

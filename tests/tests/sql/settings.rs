@@ -1,0 +1,254 @@
+//! The extension means the same whatever settings a user, a role or a database has.
+
+use crate::support::{Push, all, broken_chains, fill, log, one, push, push_batch, run, stored};
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, up_to};
+
+/// Settings that go together, as `alter database … set` takes them, one class a line.
+const CLASSES: &[&[&str]] = &[
+    // How a statement is read.
+    &["standard_conforming_strings = off", "backslash_quote = on", "escape_string_warning = off"],
+    &["transform_null_equals = on", "array_nulls = off", "quote_all_identifiers = on"],
+    &["search_path = ''"],
+    &["search_path = pg_temp, livestore, public"],
+    &["plpgsql.variable_conflict = use_column", "plpgsql.extra_errors = 'all'", "check_function_bodies = on"],
+    &["plpgsql.variable_conflict = use_variable", "plpgsql.print_strict_params = on", "check_function_bodies = off"],
+    // How values look.
+    &["datestyle = 'German, DMY'", "intervalstyle = iso_8601", "timezone = 'Asia/Kolkata'", "bytea_output = escape"],
+    &["datestyle = 'SQL, MDY'", "timezone = 'America/St_Johns'", "extra_float_digits = -15", "xmloption = document"],
+    &[
+        "datestyle = 'Postgres, YMD'",
+        "intervalstyle = sql_standard",
+        "timezone = 'Asia/Kolkata'",
+        "client_encoding = LATIN1",
+    ],
+    &[
+        "lc_messages = 'C'",
+        "lc_numeric = 'C'",
+        "lc_time = 'C'",
+        "lc_monetary = 'C'",
+        "default_text_search_config = simple",
+    ],
+    // What a transaction may.
+    &["default_transaction_isolation = serializable", "default_transaction_deferrable = on"],
+    &["default_transaction_isolation = 'repeatable read'", "row_security = off"],
+    &["default_tablespace = elsewhere", "temp_tablespaces = elsewhere", "default_table_access_method = nothing"],
+    &[
+        "lock_timeout = 1",
+        "statement_timeout = 60000",
+        "idle_in_transaction_session_timeout = 60000",
+        "deadlock_timeout = 1",
+    ],
+    &["session_replication_role = local", "synchronous_commit = off", "default_toast_compression = pglz"],
+    &[
+        "gin_pending_list_limit = 64",
+        "vacuum_freeze_min_age = 0",
+        "client_min_messages = debug1",
+        "track_functions = 'all'",
+    ],
+    // How a statement is planned.
+    &[
+        "enable_seqscan = off",
+        "enable_sort = off",
+        "enable_hashagg = off",
+        "enable_nestloop = off",
+        "plan_cache_mode = force_generic_plan",
+        "constraint_exclusion = on",
+    ],
+    &[
+        "enable_indexscan = off",
+        "enable_bitmapscan = off",
+        "enable_hashjoin = off",
+        "enable_mergejoin = off",
+        "enable_material = off",
+        "plan_cache_mode = force_custom_plan",
+        "constraint_exclusion = off",
+        "from_collapse_limit = 1",
+        "join_collapse_limit = 1",
+        "work_mem = 64",
+        "cursor_tuple_fraction = 0.01",
+    ],
+    &[
+        "jit = on",
+        "jit_above_cost = 0",
+        "parallel_setup_cost = 0",
+        "parallel_tuple_cost = 0",
+        "min_parallel_table_scan_size = 0",
+        "min_parallel_index_scan_size = 0",
+        "force_parallel_mode = on",
+    ],
+];
+
+/// Settings of the same categories that are not about what a statement means or may do, or that no function could withstand.
+const LEFT_OUT: &[&str] = &[
+    // Nothing can be written then: `check` says so.
+    "default_transaction_read_only",
+    "transaction_read_only",
+    // Of the transaction that is running.
+    "transaction_isolation",
+    "transaction_deferrable",
+    "idle_session_timeout",
+    "vacuum_freeze_table_age",
+    "vacuum_failsafe_age",
+    "vacuum_multixact_freeze_min_age",
+    "vacuum_multixact_freeze_table_age",
+    "vacuum_multixact_failsafe_age",
+    "gin_fuzzy_search_limit",
+    "timezone_abbreviations",
+    "lo_compat_privileges",
+    "synchronize_seqscans",
+    "restrict_nonsystem_relation_kind",
+    "xmlbinary",
+    "transaction_timeout",
+    "createrole_self_grant",
+    "event_triggers",
+    "icu_validation_level",
+    "role",
+    "allow_in_place_tablespaces",
+];
+
+async fn database_with(class: &[&str]) -> Database {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, "create table public.source (seqnum bigint, parentseqnum bigint, name text, args text, createdat timestamptz, clientid text, sessionid text);
+         insert into public.source
+         select n, n - 1, 'e', '{\"a\": \"\\u0000 \\\\ ''\"}', '2024-05-06 07:08:09.123456+00'::timestamptz + n * interval '1 day', 'c', 's'
+         from generate_series(1, 120) n;
+         grant select on public.source to admin;
+         drop extension livestore_sync").await;
+    for setting in class {
+        run(&admin, &format!("alter database {} set {setting}", database.name())).await;
+    }
+    database
+}
+
+#[tokio::test]
+async fn everything_works_under_every_class_of_settings() {
+    let admin = Database::new().await.admin().await;
+    run(&admin, "set allow_in_place_tablespaces = on").await;
+    run(&admin, "create tablespace elsewhere location ''").await;
+    for (n, class) in CLASSES.iter().enumerate() {
+        let version = ["", "version '0.2.0'"][n % 2];
+        let database = database_with(class).await;
+        let admin = database.admin().await;
+        run(&admin, &format!("create extension livestore_sync {version}")).await;
+        if !version.is_empty() && !class.contains(&"standard_conforming_strings = off") {
+            run(&admin, "select livestore.create_store('old', true)").await;
+        }
+        run(&database.admin().await, "alter extension livestore_sync update").await;
+        let admin = database.admin().await;
+        fill(&admin).await;
+        let before = stored(&database.admin().await).await;
+        let writer = database.connect("sidecar").await;
+        for store in ["pooled", "new", "a-b \u{e9}"] {
+            let head: i64 = one(&writer, &format!("select livestore.head('{store}')")).await;
+            assert_eq!(push(&writer, store, chain(head, 3)).await.unwrap(), head + 3, "{class:?} {store}");
+        }
+        let outcomes = push_batch(&writer, &[Push::to("own", chain(0, 5)), Push::to("reset own", chain(0, 2))]).await;
+        assert_eq!(outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(), [Ok(5), Ok(2)], "{class:?}");
+        assert!(before.len() > 20);
+
+        run(
+            &admin,
+            "create table public.seen (name text);
+             grant insert on public.seen to livestore_hooks;
+             create function public.see() returns trigger language plpgsql as
+                 'begin insert into public.seen values (new.name); return new; end';
+             create trigger see before insert on livestore.eventlog_1 for each row execute function public.see();
+             create constraint trigger late after insert on livestore.eventlog_1
+                 deferrable initially deferred for each row execute function public.see();
+             select livestore.create_store('hooked', true);
+             select livestore.apply_hooks('livestore.eventlog_1_own'::regclass)",
+        )
+        .await;
+        for store in ["own", "pooled", "hooked"] {
+            run(&writer, &format!("select livestore.commit('{store}', 'committed')")).await;
+        }
+        assert_eq!(one::<i64>(&admin, "select count(*) from public.seen").await, 6, "{class:?}");
+
+        let caretaker = database.connect("admin").await;
+        let imported = "select imported from livestore.import_table('public.source'::regclass, 'imported')";
+        assert_eq!(one::<i64>(&caretaker, imported).await, 120, "{class:?}");
+        assert_eq!(one::<i64>(&database.admin().await, imported).await, 0, "{class:?}");
+        assert_eq!(log(&caretaker, "imported").await, up_to(120), "{class:?}");
+        let same = "select count(*) from livestore.events e join public.source s on s.seqnum = e.seq_num
+            where e.store_id = 'imported' and e.created_at = s.createdat and e.args::text = s.args";
+        assert_eq!(one::<i64>(&admin, same).await, 120, "{class:?}");
+
+        let relay = "select livestore.relay_join(s, array['u'], array['c']), livestore.relay_send(s, array[s], array[repeat('x', 9000)]),
+                livestore.relay_leave(s, array['u'], array['c'], array[1::bigint]), livestore.relay_renew(s, interval '15 s'),
+                livestore.relay_exit(s)
+            from livestore.relay_enter(interval '15 s') s";
+        run(&writer, relay).await;
+        run(&writer, "select livestore.relay_append('relayed', array['e'], array[null], array['c'], array['s'], array['42'], array['2.50'])").await;
+        run(&caretaker, "select livestore.reset_store('own'); select livestore.drop_store('reset own'); select livestore.drop_store('pooled')").await;
+        run(&admin, "select livestore.renew_backend_ids()").await;
+        assert_eq!(broken_chains(&admin).await, [""; 0], "{class:?}");
+    }
+}
+
+#[tokio::test]
+async fn no_setting_of_these_kinds_is_forgotten() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let settings: Vec<String> = all(
+        &admin,
+        "select name from pg_settings
+         where context in ('user', 'superuser')
+             and category in (
+                 'Client Connection Defaults / Statement Behavior', 'Client Connection Defaults / Locale and Formatting',
+                 'Version and Platform Compatibility / Previous PostgreSQL Versions',
+                 'Version and Platform Compatibility / Other Platforms and Clients', 'Query Tuning / Other Planner Options'
+             )",
+    )
+    .await;
+    let tested = |name: &str| {
+        CLASSES
+            .iter()
+            .copied()
+            .flatten()
+            .any(|setting| setting.split(' ').next().is_some_and(|it| it.eq_ignore_ascii_case(name)))
+    };
+    let planner = ["geqo", "default_statistics_target", "recursive_worktable_factor"];
+    let forgotten: Vec<_> = settings
+        .iter()
+        .filter(|name| {
+            !tested(name)
+                && !LEFT_OUT.iter().any(|it| it.eq_ignore_ascii_case(name))
+                && !planner.contains(&name.as_str())
+        })
+        .collect();
+    assert!(forgotten.is_empty(), "{forgotten:?}");
+}
+
+#[tokio::test]
+async fn a_publication_of_all_tables_stops_nothing() {
+    for version in ["", "version '0.2.0'"] {
+        let database = Database::new().await;
+        let admin = database.admin().await;
+        run(&admin, &format!("drop extension livestore_sync; create extension livestore_sync {version}; alter extension livestore_sync update"))
+            .await;
+        run(&admin, "create publication everything for all tables").await;
+        fill(&admin).await;
+        let caretaker = database.connect("admin").await;
+        run(
+            &caretaker,
+            "select livestore.drop_store('pooled'), livestore.drop_store('own'), livestore.reset_store('relayed')",
+        )
+        .await;
+        push(&caretaker, "pooled", chain(0, 2)).await.unwrap();
+        run(&caretaker, "select livestore.drop_store('pooled'), livestore.create_store('relayed', true)").await;
+        run(&admin, "select livestore.renew_backend_ids()").await;
+        run(
+            &caretaker,
+            "select livestore.relay_join(s, array['u'], array['c']), livestore.relay_leave(s, array['u'], array['c'], array[1::bigint]),
+                 livestore.relay_renew(s, '15 s'), livestore.relay_exit(s)
+             from livestore.relay_enter('15 s') s",
+        )
+        .await;
+        let without = "select c.oid::regclass::text from pg_class c
+            where c.relnamespace = 'livestore'::regnamespace and c.relkind = 'r' and c.relpersistence = 'p' and c.relreplident <> 'f'
+                and not exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)";
+        assert_eq!(all::<String>(&admin, without).await, [""; 0]);
+    }
+}
