@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod flow;
 mod health;
+mod hosts;
 mod log;
 mod metrics;
 mod origins;
@@ -134,6 +135,7 @@ fn mint(token: &NewToken) -> ExitCode {
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
     let authentication = Arc::new(config.authentication().map_err(Failure::Config)?);
+    let hosts = config.hosts().map_err(Failure::Config)?;
     let origins = config.origins().map_err(Failure::Config)?;
     let electric = config.electric().map_err(Failure::Config)?;
     let metrics = metrics::install().map_err(|error| Failure::Config(error.to_string()))?;
@@ -173,6 +175,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let log = Log::start(database, log_config, &mut tasks);
     let settings = Settings {
         dialects: config.dialects.into_iter().collect(),
+        hosts,
         origins,
         authentication,
         forward_headers: config.forward_headers,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Auth, Config};
 use crate::auth::{Authentication, Jwt, Verifier};
 use crate::flow::Rate;
+use crate::hosts::Hosts;
 use crate::log::PushBounds;
 use crate::origins::Origins;
 use crate::places::Places;
@@ -119,12 +120,19 @@ impl Config {
     }
 
     /// # Errors
-    /// Which of --cors-origins is no origin.
+    /// Which of --allowed-hosts is no host.
+    pub fn hosts(&self) -> Result<Hosts, String> {
+        let any = self.auth == Auth::Jwt || self.insecure_no_auth;
+        Hosts::parse(&self.allowed_hosts, any).map_err(|error| format!("--allowed-hosts: {error}"))
+    }
+
+    /// # Errors
+    /// Which of --cors-origins is no origin, or of --allowed-hosts no host.
     pub fn origins(&self) -> Result<Origins, String> {
         match self.cors_origins.as_slice() {
             [] if self.insecure_no_auth => Ok(Origins::Any),
-            [] => Ok(Origins::Local),
-            origins => Origins::parse(origins).map_err(|error| format!("--cors-origins: {error}")),
+            [] => Ok(Origins::Local(self.hosts()?)),
+            origins => Origins::parse(origins, self.hosts()?).map_err(|error| format!("--cors-origins: {error}")),
         }
     }
 

@@ -102,6 +102,12 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 
+    /// Names in the header Host that are served beside those of this machine (localhost, 127.0.0.1) and names without a dot, e.g.
+    /// sync.example.com for a proxy in front, or * for all. Pages of these hosts are served, too, unless --cors-origins says otherwise. Without: all names with
+    /// --auth jwt or --insecure-no-auth, else none.
+    #[arg(long, env = "LIVESTORE_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+
     /// The protocols that are spoken.
     #[arg(long, env = "LIVESTORE_DIALECTS", value_delimiter = ',', default_values_t = Dialect::ALL)]
     pub dialects: Vec<Dialect>,

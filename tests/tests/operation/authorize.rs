@@ -5,6 +5,7 @@ use std::time::Duration;
 use livestore_tests::breaker::Breaker;
 use livestore_tests::client::{Client, Node};
 use livestore_tests::cluster::Database;
+use livestore_tests::dialects::Caller;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::http_rpc::{ping, post, pull, push, send};
@@ -156,9 +157,16 @@ async fn pages_of_every_origin_bring_no_cookies() {
             assert_eq!(response.status() == 200, over_ws);
             over_ws
         };
-        assert!(from(None).await, "no page at all");
+        assert!(!from(None).await, "no page at all");
         assert_eq!(from(Some("https://app.example")).await, foreign, "{arguments:?}");
         assert!(!from(Some("https://evil.example")).await, "{arguments:?}");
+        // What a browser says of a GET or HEAD of a page beside us, which has no Origin.
+        for (site, is_ours) in [("same-origin", foreign), ("same-site", false), ("cross-site", false), ("none", false)]
+        {
+            let headers = vec![("cookie", "session=ann".to_string()), ("sec-fetch-site", site.into())];
+            let answer = Caller { headers, ..Caller::new(&sidecar, "s") }.read("electric").await;
+            assert_eq!(answer.status == 200, is_ours, "{arguments:?} {site}: {answer:?}");
+        }
     }
 }
 
@@ -168,6 +176,7 @@ async fn only_the_headers_that_the_operator_names_are_forwarded() {
     let request = post(&sidecar, "s", push("s", chain(0, 1)));
     let request = request
         .header("X-USER", "ann")
+        .header("origin", "http://localhost")
         .header("cookie", "a=1")
         .header("cookie", "b=2")
         .header("authorization", "secret");
