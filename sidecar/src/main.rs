@@ -39,6 +39,7 @@ use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
 use crate::server::door::{Door, NoDoor};
 use crate::server::s2::Created;
+use crate::server::turn::Patience;
 use crate::server::{Server, Settings};
 use crate::shutdown::{By, Ending, Signals};
 
@@ -156,7 +157,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let bounds = Bounds {
         connections: config.max_connections,
         connections_per_address: config.max_connections_per_address,
-        head_timeout: config.head_timeout,
+        patience: Patience { head: config.head_timeout, idle: config.idle_close },
         head_bytes: config.max_head_bytes as usize,
     };
     let ending = Ending::default();

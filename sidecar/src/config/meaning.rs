@@ -32,6 +32,11 @@ impl Config {
                 return Err(format!("{option} is empty: give it one that nobody guesses, or leave it out"));
             }
         }
+        if self.idle_close.is_zero() {
+            return Err(
+                "--idle-close is 0: no connection could be used twice; leave it out, or give it some seconds".into()
+            );
+        }
         if self.auth == Auth::Jwt && self.relay_store.as_deref().is_some_and(|store| !store.contains("{user}")) {
             return Err(
                 "--relay-store without {user} would let users read each other's events: say relay-{user}".into()

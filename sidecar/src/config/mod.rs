@@ -209,9 +209,14 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_MAX_HEAD_BYTES", default_value_t = 64 << 10, value_parser = clap::value_parser!(u32).range(8192..))]
     pub max_head_bytes: u32,
 
-    /// How long a client may take to send the head of a request, and to begin the next one on a connection that is kept.
+    /// How long a client may take to send the head of a request.
     #[arg(long, env = "LIVESTORE_HEAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
     pub head_timeout: Duration,
+
+    /// How long a connection is kept for the next request: longer than the proxy in front keeps it (nginx and AWS' load balancer 60 s,
+    /// Traefik 90 s), or requests meet connections that are being closed. See docs/proxies.md.
+    #[arg(long, env = "LIVESTORE_IDLE_CLOSE", default_value = "100s", value_parser = humantime::parse_duration)]
+    pub idle_close: Duration,
 
     /// The largest frame that a client may send, in bytes.
     #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20)]

@@ -9,6 +9,7 @@ mod probes;
 mod relay;
 pub mod s2;
 mod tidy;
+pub mod turn;
 
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
