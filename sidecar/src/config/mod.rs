@@ -172,7 +172,7 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     pub database_root_certificate: Option<PathBuf>,
 
-    /// Connections to the database for reading; three more push, listen and relay.
+    /// Connections to the database for reading; four more push, listen, relay and ask for /readyz.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub database_connections: u16,
 

@@ -438,3 +438,31 @@ async fn what_hangs_in_the_database_is_asked_again_elsewhere() {
     drop(stopped);
     assert_eq!(answer.expect("an answer")["_tag"], "Success");
 }
+
+/// A migration that locks what the function reads would otherwise take every sidecar out of the balancer at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_wait_for_the_function_do_not_make_the_sidecar_unready() {
+    let may = "create schema app; create table app.members (store_id text primary key);
+        insert into app.members values ('s');
+        create function app.may_sync(store_id text, action text) returns boolean
+            language sql stable security definer set search_path = pg_catalog, pg_temp
+            as $$ select exists (select from app.members m where m.store_id = $1) $$;
+        grant usage on schema app to sidecar";
+    let (database, sidecar) = setup(may, &[]).await;
+    let migration = database.admin().await;
+    migration.batch_execute("begin; lock table app.members in access exclusive mode").await.unwrap();
+    let get = |path: &'static str| {
+        let url = format!("{}{path}", sidecar.http_url());
+        tokio::spawn(async move { reqwest::get(url).await.unwrap().status().as_u16() })
+    };
+    let waiting: Vec<_> = (0..30).map(|_| get("/v1/shape?table=eventlog_6_x&store_id=s&offset=-1")).collect();
+    eventually("the pool is taken", || async { sidecar.metric("livestore_database_pool_waiting").await >= 20.0 }).await;
+    for path in ["/readyz", "/v1/health"] {
+        let status = timeout(Duration::from_secs(4), get(path)).await.expect("an answer").unwrap();
+        assert_eq!(status, 200, "{path}");
+    }
+    migration.batch_execute("commit").await.unwrap();
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap(), 200);
+    }
+}
