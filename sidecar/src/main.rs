@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod flow;
 mod health;
+mod hosts;
 mod log;
 mod metrics;
 mod origins;
@@ -38,6 +39,7 @@ use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
 use crate::server::door::{Door, NoDoor};
 use crate::server::s2::Created;
+use crate::server::turn::Patience;
 use crate::server::{Server, Settings};
 use crate::shutdown::{By, Ending, Signals};
 
@@ -134,6 +136,7 @@ fn mint(token: &NewToken) -> ExitCode {
 async fn run(config: Config) -> Result<(), Failure> {
     config.check().map_err(Failure::Config)?;
     let authentication = Arc::new(config.authentication().map_err(Failure::Config)?);
+    let hosts = config.hosts().map_err(Failure::Config)?;
     let origins = config.origins().map_err(Failure::Config)?;
     let electric = config.electric().map_err(Failure::Config)?;
     let metrics = metrics::install().map_err(|error| Failure::Config(error.to_string()))?;
@@ -154,7 +157,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let bounds = Bounds {
         connections: config.max_connections,
         connections_per_address: config.max_connections_per_address,
-        head_timeout: config.head_timeout,
+        patience: Patience { head: config.head_timeout, idle: config.idle_close },
         head_bytes: config.max_head_bytes as usize,
     };
     let ending = Ending::default();
@@ -173,6 +176,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let log = Log::start(database, log_config, &mut tasks);
     let settings = Settings {
         dialects: config.dialects.into_iter().collect(),
+        hosts,
         origins,
         authentication,
         forward_headers: config.forward_headers,

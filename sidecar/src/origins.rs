@@ -1,9 +1,10 @@
 //! Which web pages may use this sidecar. Browsers tell where a page comes from; other clients have no origin.
 
-use std::net::IpAddr;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use reqwest::Url;
+use tower_http::cors::{AllowHeaders, AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use crate::hosts::Hosts;
 
 /// What pages read of an answer beside its body: without the first three, clients of Electric give up.
 const ELECTRIC_HEADERS: [&str; 7] = [
@@ -19,8 +20,8 @@ const ELECTRIC_HEADERS: [&str; 7] = [
 /// The pages that are served, by WebSocket and by HTTP alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// Those that this machine serves: everybody's browser can reach loopback.
-    Local,
+    /// Those that this machine serves, or another of these hosts: everybody's browser can reach loopback.
+    Local(Hosts),
     /// All, without their cookies.
     Any,
     /// Exactly these, cookies included.
@@ -28,22 +29,19 @@ pub enum Origins {
 }
 
 impl Origins {
-    /// Reads origins as browsers write them, e.g. `https://app.example.com`, or `*`, or `local`.
+    /// Reads origins as browsers write them, e.g. `https://app.example.com`, or nearly so, or `*`, or `local`.
     ///
     /// # Errors
     /// Which of them is none.
-    pub fn parse(origins: &[String]) -> Result<Self, String> {
+    pub fn parse(origins: &[String], hosts: Hosts) -> Result<Self, String> {
         if origins.iter().any(|origin| origin == "*") {
             return Ok(Self::Any);
         }
         if origins == ["local"] {
-            return Ok(Self::Local);
+            return Ok(Self::Local(hosts));
         }
         let parse = |origin: &String| {
-            let is_origin = origin
-                .parse::<Uri>()
-                .is_ok_and(|uri| uri.scheme().is_some() && uri.path_and_query().is_none_or(|path| path == "/"));
-            HeaderValue::from_str(origin).ok().filter(|_| is_origin && !origin.ends_with('/')).ok_or_else(|| {
+            normal(origin).ok_or_else(|| {
                 format!(
                     "{origin} is not an origin: write it as the browser does, https://app.example.com, or * for all"
                 )
@@ -57,28 +55,25 @@ impl Origins {
         headers.get(header::ORIGIN).is_none_or(|origin| self.allow_origin(origin))
     }
 
-    /// Whether a request may bring cookies: pages of every origin may not act in the name of whoever looks at them.
-    pub fn trust(&self, headers: &HeaderMap) -> bool {
-        !headers.contains_key(header::ORIGIN) || (*self != Self::Any && self.allow(headers))
-    }
-
-    /// Whether a cookie may say who somebody is: only to a page that is served. Whoever is no page has other means.
+    /// Whether the cookies of a request count: if it comes from a page that is served, as `Origin` says, or `Sec-Fetch-Site` where
+    /// browsers leave that out. A page of somebody else must not act in the name of whoever looks at it, and whoever is no page has
+    /// other means. So where pages of all origins are served, no cookies count.
     pub fn trust_cookies(&self, headers: &HeaderMap) -> bool {
-        headers.contains_key(header::ORIGIN) && self.trust(headers)
+        let is_ours = match headers.get(header::ORIGIN) {
+            Some(origin) => self.allow_origin(origin),
+            None => headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin"),
+        };
+        is_ours && *self != Self::Any
     }
 
     fn allow_origin(&self, origin: &HeaderValue) -> bool {
         match self {
             Self::Any => true,
-            Self::Listed(origins) => origins.contains(origin),
-            Self::Local => {
-                let uri = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
-                let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
-                let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-                host == "localhost"
-                    || host.ends_with(".localhost")
-                    || address.is_ok_and(|address| address.is_loopback())
+            Self::Listed(origins) => {
+                origins.contains(origin)
+                    || origin.to_str().ok().and_then(normal).is_some_and(|origin| origins.contains(&origin))
             }
+            Self::Local(hosts) => hosts.have_served(origin),
         }
     }
 
@@ -89,15 +84,29 @@ impl Origins {
             .allow_headers(AllowHeaders::mirror_request())
             .expose_headers(ELECTRIC_HEADERS.map(HeaderName::from_static))
             .max_age(std::time::Duration::from_secs(3600));
-        match self {
-            Self::Any => cors.allow_origin(tower_http::cors::Any),
-            Self::Listed(origins) => cors.allow_origin(origins.clone()).allow_credentials(true),
-            Self::Local => {
-                let origins = self.clone();
-                cors.allow_origin(AllowOrigin::predicate(move |origin, _| origins.allow_origin(origin)))
-            }
+        if *self == Self::Any {
+            return cors.allow_origin(tower_http::cors::Any).allow_private_network(true);
         }
+        let (origins, same) = (self.clone(), self.clone());
+        cors.allow_origin(AllowOrigin::predicate(move |origin, _| origins.allow_origin(origin)))
+            // A page of the internet that asks for what is in a private network.
+            .allow_private_network(AllowPrivateNetwork::predicate(move |origin, _| same.allow_origin(origin)))
+            .allow_credentials(matches!(self, Self::Listed(_)))
     }
+}
+
+/// An origin as browsers write it: scheme and host in lower case, names in ASCII, without the port that the scheme implies.
+fn normal(origin: &str) -> Option<HeaderValue> {
+    let url = Url::parse(origin).ok()?;
+    let is_origin = url.username().is_empty()
+        && url.password().is_none()
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none();
+    let (scheme, host) = (url.scheme(), url.host_str().filter(|host| is_origin && !host.is_empty())?);
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    // Of other schemes than the web's, `capacitor` for one, the host is left as it is.
+    HeaderValue::from_str(&format!("{scheme}://{}{port}", host.to_ascii_lowercase())).ok()
 }
 
 #[cfg(test)]
@@ -105,6 +114,15 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    fn local() -> Origins {
+        Origins::Local(Hosts::default())
+    }
+
+    fn parse(origins: &[&str]) -> Result<Origins, String> {
+        let origins: Vec<_> = origins.iter().map(|&origin| origin.into()).collect();
+        Origins::parse(&origins, Hosts::default())
+    }
 
     fn allows(origins: &Origins, origin: &'static str) -> bool {
         origins.allow(&HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static(origin))]))
@@ -119,29 +137,83 @@ mod tests {
             "http://127.0.0.1:80",
             "http://[::1]:3",
         ] {
-            assert!(allows(&Origins::Local, origin), "{origin}");
+            assert!(allows(&local(), origin), "{origin}");
         }
         for origin in ["https://localhost.example.com", "http://192.168.0.1", "null", "https://example.com", ""] {
-            assert!(!allows(&Origins::Local, origin), "{origin}");
+            assert!(!allows(&local(), origin), "{origin}");
         }
-        assert!(Origins::Local.allow(&HeaderMap::new()) && Origins::Any.trust(&HeaderMap::new()));
-        assert!(!Origins::Any.trust(&HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static("null"))])));
+        assert!(local().allow(&HeaderMap::new()));
+        let emulator = Origins::Local(Hosts::parse(&["10.0.2.2".into()], false).unwrap());
+        assert!(allows(&emulator, "http://10.0.2.2:8787") && !allows(&emulator, "http://10.0.2.3:8787"));
+    }
+
+    #[test]
+    fn cookies_count_for_pages_that_are_served() {
+        let listed = parse(&["https://a.example"]).unwrap();
+        let cookies = |origins: &Origins, headers: &[(&'static str, &'static str)]| {
+            let header = |(name, value): &(&'static str, &'static str)| {
+                (HeaderName::from_static(name), HeaderValue::from_static(value))
+            };
+            origins.trust_cookies(&headers.iter().map(header).collect())
+        };
+        assert!(cookies(&listed, &[("origin", "https://a.example")]));
+        assert!(cookies(&listed, &[("sec-fetch-site", "same-origin")]), "a GET of a page beside us");
+        assert!(cookies(&local(), &[("origin", "http://localhost:1")]));
+        for headers in [
+            &[][..],
+            &[("sec-fetch-site", "same-site")],
+            &[("sec-fetch-site", "none")],
+            &[("origin", "https://b.example"), ("sec-fetch-site", "same-origin")],
+        ] {
+            assert!(!cookies(&listed, headers), "{headers:?}");
+        }
+        for headers in [("origin", "https://a.example"), ("origin", "null"), ("sec-fetch-site", "same-origin")] {
+            assert!(!cookies(&Origins::Any, &[headers]), "{headers:?}");
+        }
     }
 
     #[test]
     fn listed_pages_are_exactly_those() {
-        let listed = Origins::parse(&["https://a.example".into(), "http://b.example:81".into()]).unwrap();
+        let listed = parse(&["https://a.example", "http://b.example:81"]).unwrap();
         assert!(allows(&listed, "https://a.example") && allows(&listed, "http://b.example:81"));
         for origin in
             ["http://a.example", "https://a.example:444", "http://localhost", "https://a.example.evil", "null"]
         {
             assert!(!allows(&listed, origin), "{origin}");
         }
-        assert_eq!(Origins::parse(&["https://a.example".into(), "*".into()]), Ok(Origins::Any));
-        assert_eq!(Origins::parse(&["local".into()]), Ok(Origins::Local));
-        for wrong in ["a.example", "https://a.example/", "https://a.example/path", "https://", "null", ""] {
-            assert!(Origins::parse(&[wrong.into()]).is_err(), "{wrong}");
+        assert_eq!(parse(&["https://a.example", "*"]), Ok(Origins::Any));
+        assert_eq!(parse(&["local"]), Ok(local()));
+        for wrong in [
+            "a.example",
+            "https://a.example/path",
+            "https://a.example/?",
+            "https://a.example#",
+            "https://u@a.example",
+            "https://",
+            "null",
+            "",
+        ] {
+            assert!(parse(&[wrong]).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_origin_may_be_written_in_more_ways_than_browsers_do() {
+        for (written, sent) in [
+            ("https://a.example:443", "https://a.example"),
+            ("HTTPS://A.Example", "https://a.example"),
+            ("http://a.example:80/", "http://a.example"),
+            ("https://bücher.example", "https://xn--bcher-kva.example"),
+            ("https://a.example", "https://a.example:443"),
+            ("http://[::1]:80", "http://[::1]"),
+            ("capacitor://localhost", "capacitor://localhost"),
+            ("Tauri://LocalHost", "tauri://localhost"),
+            ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+        ] {
+            assert!(allows(&parse(&[written]).unwrap(), sent), "{written}");
+        }
+        let listed = parse(&["https://a.example:443"]).unwrap();
+        assert!(!allows(&listed, "http://a.example:443") && !allows(&listed, "https://a.example:80"));
     }
 
     /// Pages are told apart by one reading of an origin, and connected to by another.
@@ -150,18 +222,22 @@ mod tests {
         fuzzing::text_target!("origin", |text| {
             let Ok(origin) = HeaderValue::from_str(text) else { return };
             let headers = HeaderMap::from_iter([(header::ORIGIN, origin)]);
-            if let Ok(Origins::Listed(listed)) = Origins::parse(&[text.into()]) {
-                assert!(Origins::Listed(listed.clone()).allow(&headers) && listed.len() == 1);
+            if let Ok(Origins::Listed(listed)) = parse(&[text]) {
+                // No browser sends another.
+                assert!(!text.is_ascii() || Origins::Listed(listed.clone()).allow(&headers));
                 let other = HeaderMap::from_iter([(header::ORIGIN, HeaderValue::from_static("https://other.example"))]);
-                assert!(text == "https://other.example" || !Origins::Listed(listed).allow(&other));
+                let is_other = listed == ["https://other.example"];
+                assert_eq!(Origins::Listed(listed).allow(&other), is_other);
             }
             if let Ok(url) = text.parse::<reqwest::Url>()
                 && let Some(host) = url.host_str()
-                && Origins::Local.allow(&headers)
+                && local().allow(&headers)
             {
-                let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-                let is_local = host == "localhost" || host.ends_with(".localhost");
-                assert!(is_local || address.is_ok_and(|address| address.is_loopback()), "{host}");
+                let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+                let is_local = ["localhost", "localhost."].contains(&host)
+                    || host.ends_with(".localhost")
+                    || host.ends_with(".localhost.");
+                assert!(is_local || address.is_ok_and(|address| address.to_canonical().is_loopback()), "{host}");
             }
         });
     }

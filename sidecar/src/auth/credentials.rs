@@ -31,6 +31,12 @@ impl Credentials {
         }
     }
 
+    /// Whether the header `authorization` has one. No page of another origin can set it unless CORS lets it, nor can any with a
+    /// WebSocket.
+    pub fn have_bearer(headers: &HeaderMap) -> bool {
+        of_authorization(headers).is_some()
+    }
+
     /// The same with that of a sync payload, as JSON, in place of any before.
     pub fn with_payload(self, payload: Option<&str>) -> Self {
         Self { payload: payload.and_then(of_payload), ..self }

@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::log::check_authorize_function;
 use crate::postgres::{Database, DatabaseError};
 
-/// Committer, listener and the peer relay have one each, beside the pool.
-const OWN_CONNECTIONS: i64 = 3;
+/// Committer, listener, the peer relay and what /readyz asks have one each, beside the pool.
+const OWN_CONNECTIONS: i64 = 4;
 
 /// How long a notification may take to come back.
 const NOTIFICATION: Duration = Duration::from_secs(3);

@@ -137,7 +137,7 @@ fn settings(config: &Config, report: &mut Report) {
     let problems = [
         config.check().err(),
         config.authentication().err(),
-        config.origins().err(),
+        config.hosts().and_then(|_| config.origins()).err(),
         config.check_address(config.listen).err(),
         config.electric().err(),
         telemetry::filter(&config.log).err().map(|error| format!("--log: {error}")),

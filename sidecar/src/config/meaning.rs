@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Auth, Config};
 use crate::auth::{Authentication, Jwt, Verifier};
 use crate::flow::Rate;
+use crate::hosts::Hosts;
 use crate::log::PushBounds;
 use crate::origins::Origins;
 use crate::places::Places;
@@ -30,6 +31,11 @@ impl Config {
             if secret.as_deref() == Some("") {
                 return Err(format!("{option} is empty: give it one that nobody guesses, or leave it out"));
             }
+        }
+        if self.idle_close.is_zero() {
+            return Err(
+                "--idle-close is 0: no connection could be used twice; leave it out, or give it some seconds".into()
+            );
         }
         if self.auth == Auth::Jwt && self.relay_store.as_deref().is_some_and(|store| !store.contains("{user}")) {
             return Err(
@@ -119,12 +125,19 @@ impl Config {
     }
 
     /// # Errors
-    /// Which of --cors-origins is no origin.
+    /// Which of --allowed-hosts is no host.
+    pub fn hosts(&self) -> Result<Hosts, String> {
+        let any = self.auth == Auth::Jwt || self.insecure_no_auth;
+        Hosts::parse(&self.allowed_hosts, any).map_err(|error| format!("--allowed-hosts: {error}"))
+    }
+
+    /// # Errors
+    /// Which of --cors-origins is no origin, or of --allowed-hosts no host.
     pub fn origins(&self) -> Result<Origins, String> {
         match self.cors_origins.as_slice() {
             [] if self.insecure_no_auth => Ok(Origins::Any),
-            [] => Ok(Origins::Local),
-            origins => Origins::parse(origins).map_err(|error| format!("--cors-origins: {error}")),
+            [] => Ok(Origins::Local(self.hosts()?)),
+            origins => Origins::parse(origins, self.hosts()?).map_err(|error| format!("--cors-origins: {error}")),
         }
     }
 

@@ -102,6 +102,12 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 
+    /// Names in the header Host that are served beside those of this machine (localhost, 127.0.0.1) and names without a dot, e.g.
+    /// sync.example.com for a proxy in front, or * for all. Pages of these hosts are served, too, unless --cors-origins says otherwise. Without: all names with
+    /// --auth jwt or --insecure-no-auth, else none.
+    #[arg(long, env = "LIVESTORE_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+
     /// The protocols that are spoken.
     #[arg(long, env = "LIVESTORE_DIALECTS", value_delimiter = ',', default_values_t = Dialect::ALL)]
     pub dialects: Vec<Dialect>,
@@ -166,7 +172,7 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     pub database_root_certificate: Option<PathBuf>,
 
-    /// Connections to the database for reading; three more push, listen and relay.
+    /// Connections to the database for reading; four more push, listen, relay and ask for /readyz.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub database_connections: u16,
 
@@ -203,9 +209,14 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_MAX_HEAD_BYTES", default_value_t = 64 << 10, value_parser = clap::value_parser!(u32).range(8192..))]
     pub max_head_bytes: u32,
 
-    /// How long a client may take to send the head of a request, and to begin the next one on a connection that is kept.
+    /// How long a client may take to send the head of a request.
     #[arg(long, env = "LIVESTORE_HEAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
     pub head_timeout: Duration,
+
+    /// How long a connection is kept for the next request: longer than the proxy in front keeps it (nginx and AWS' load balancer 60 s,
+    /// Traefik 90 s), or requests meet connections that are being closed. See docs/proxies.md.
+    #[arg(long, env = "LIVESTORE_IDLE_CLOSE", default_value = "100s", value_parser = humantime::parse_duration)]
+    pub idle_close: Duration,
 
     /// The largest frame that a client may send, in bytes.
     #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20)]

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::context::Context;
 use super::store_id::StoreId;
 use crate::auth::Access;
-use crate::postgres::{Database, DatabaseError, is_passing_code};
+use crate::postgres::{Database, DatabaseError, Pooled, is_passing_code};
 
 /// What a client wants to do with a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,8 @@ impl Authorizer {
     /// # Errors
     /// [`DatabaseError::AuthorizeFunction`] if it is not there, or of another form; or the database is away.
     pub async fn check(&self) -> Result<(), DatabaseError> {
-        let call = self.find().await?;
+        // Not on the pool, where everybody may wait for what the function waits for.
+        let call = self.database.ask(async |client| self.find(client).await).await?;
         *self.call.lock() = Some(call);
         Ok(())
     }
@@ -108,15 +109,15 @@ impl Authorizer {
         action: Action,
         context: &Context,
     ) -> Result<Result<(), Denied>, DatabaseError> {
+        let client = self.database.client().await?;
         let known = self.call.lock().clone();
         let call = match known {
             Some(call) => call,
             None => {
-                let call = self.find().await?;
+                let call = self.find(&client).await?;
                 Arc::clone(self.call.lock().insert(call))
             }
         };
-        let client = self.database.client().await?;
         let answer = async {
             let statement = client.prepare_cached(&call).await?;
             let arguments: [Option<&str>; 5] =
@@ -149,8 +150,7 @@ impl Authorizer {
         DatabaseError::AuthorizeFunction { function: self.function.clone(), problem: problem.into() }
     }
 
-    async fn find(&self) -> Result<Arc<str>, DatabaseError> {
-        let client = self.database.client().await?;
+    async fn find(&self, client: &Pooled) -> Result<Arc<str>, DatabaseError> {
         let found = match client.in_time(client.query_opt(FIND, &[&self.function])).await? {
             Err(error) if error.code().is_some_and(|code| !is_passing_code(code)) => {
                 return Err(self.problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use deadpool::managed::{BuildError, Object, Pool, PoolError};
 use deadpool::{Runtime, Status};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, Notification, Socket};
@@ -23,6 +24,7 @@ pub use self::backoff::Backoff;
 pub use self::servers::{Connected, Server};
 
 use self::pool::Connections;
+pub use self::pool::Pooled;
 use self::servers::Servers;
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
@@ -178,6 +180,8 @@ pub type PoolClient = Object<Connections>;
 pub struct Database {
     servers: Arc<Servers>,
     pool: Pool<Connections>,
+    /// One connection beside them, to ask how the database is: however busy clients keep the pool, it says nothing of that.
+    checking: Pool<Connections>,
 }
 
 impl Database {
@@ -193,12 +197,15 @@ impl Database {
             .keepalives_interval(PROBE)
             .tcp_user_timeout(SILENCE);
         let servers = Arc::new(Servers::new(&config, tls));
-        let pool = Pool::builder(Connections(Arc::clone(&servers)))
-            .max_size(connections)
-            .runtime(Runtime::Tokio1)
-            .create_timeout(Some(CREATE_TIMEOUT))
-            .build()?;
-        Ok(Self { servers, pool })
+        let pool = |connections| {
+            Pool::builder(Connections(Arc::clone(&servers)))
+                .max_size(connections)
+                .runtime(Runtime::Tokio1)
+                .create_timeout(Some(CREATE_TIMEOUT))
+                .build()
+        };
+        let (pool, checking) = (pool(connections)?, pool(1)?);
+        Ok(Self { servers, pool, checking })
     }
 
     /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.
@@ -230,10 +237,7 @@ impl Database {
 
     /// A connection of the pool; waits for one to be free.
     pub async fn client(&self) -> Result<PoolClient, DatabaseError> {
-        self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => error,
-            _ => DatabaseError::Busy,
-        })
+        client_of(&self.pool).await
     }
 
     /// How many connections of the pool are idle, how many busy, and how many requests wait for one.
@@ -248,19 +252,45 @@ impl Database {
     /// # Errors
     /// What is missing, with what to do about it.
     pub async fn check(&self) -> Result<(), DatabaseError> {
-        tokio::time::timeout(CONNECT_TIMEOUT, self.check_now()).await.unwrap_or(Err(DatabaseError::Busy))
+        self.ask(async |client| check(client).await).await
     }
 
-    async fn check_now(&self) -> Result<(), DatabaseError> {
-        let client = self.client().await?;
-        let version =
-            client.query_opt("select extversion from pg_extension where extname = 'livestore_sync'", &[]).await?;
-        let version: String = version.ok_or(DatabaseError::ExtensionMissing)?.try_get(0)?;
-        if !works_with(&version) {
-            return Err(DatabaseError::ExtensionVersion { found: version });
+    /// Asks on the connection that is for this alone.
+    ///
+    /// # Errors
+    /// The database does not answer in time, or what `question` fails with.
+    pub async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&Pooled) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.checking)).await;
+        let client = connecting.unwrap_or(Err(DatabaseError::Busy))?;
+        match timeout(CONNECT_TIMEOUT, question(&client)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // Whoever asks next would wait for what was asked before.
+                drop(PoolClient::take(client));
+                Err(DatabaseError::Busy)
+            }
         }
-        // A catalog look-up by name would itself need the privilege on the schema.
-        let privilege = client
+    }
+}
+
+async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError> {
+    pool.get().await.map_err(|error| match error {
+        PoolError::Backend(error) => error,
+        _ => DatabaseError::Busy,
+    })
+}
+
+async fn check(client: &Client) -> Result<(), DatabaseError> {
+    let version = client.query_opt("select extversion from pg_extension where extname = 'livestore_sync'", &[]).await?;
+    let version: String = version.ok_or(DatabaseError::ExtensionMissing)?.try_get(0)?;
+    if !works_with(&version) {
+        return Err(DatabaseError::ExtensionVersion { found: version });
+    }
+    // A catalog look-up by name would itself need the privilege on the schema.
+    let privilege = client
             .query_one(
                 "select has_schema_privilege(n.oid, 'usage') and coalesce(bool_and(has_function_privilege(p.oid, 'execute')), false)
                  from pg_namespace n
@@ -270,6 +300,5 @@ impl Database {
                 &[],
             )
             .await?;
-        if privilege.try_get(0)? { Ok(()) } else { Err(DatabaseError::PrivilegeMissing) }
-    }
+    if privilege.try_get(0)? { Ok(()) } else { Err(DatabaseError::PrivilegeMissing) }
 }

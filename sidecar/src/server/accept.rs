@@ -13,9 +13,9 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::response::Response;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::turn::{self, Clock, Patience, Used};
 use crate::metrics::{Limit, Present};
 use crate::places::{Place, Places};
 use crate::shutdown::Ending;
@@ -61,8 +62,7 @@ pub struct Bounds {
     pub connections: usize,
     /// From one address that is not this machine's.
     pub connections_per_address: usize,
-    /// How long the head of a request may take, also the next one's on a connection that is kept.
-    pub head_timeout: Duration,
+    pub patience: Patience,
     pub head_bytes: usize,
 }
 
@@ -116,7 +116,8 @@ impl Reception {
         prepare(&stream);
         match self.open.admit(address) {
             Some(place) => {
-                let stream = Counted { stream, used: Arc::default(), _place: place };
+                let used = Used::new(self.bounds.patience);
+                let stream = Counted { stream, used, clock: Clock::default(), _place: place };
                 self.tasks.spawn(serve_one(stream, self.router.clone(), self.bounds, self.shutdown.clone()));
             }
             // Beyond some, they are closed without a word.
@@ -132,9 +133,11 @@ impl Reception {
     }
 }
 
-/// Says with an answer that no other request is served on its connection.
+/// Says with an answer that no other request is served on its connection, as after a request that was not read to its end.
 fn last_if(is_last: bool, mut response: Response) -> Response {
-    if is_last && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+    let status = response.status();
+    let is_unread = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
+    if (is_last || is_unread) && status != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -142,11 +145,13 @@ fn last_if(is_last: bool, mut response: Response) -> Response {
 
 async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: CancellationToken) {
     let used = Arc::clone(&stream.used);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| turn::answer(&router, &used, request));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head_timeout)
+        // The connection looks at the time itself.
+        .header_read_timeout(None)
         .max_buf_size(bounds.head_bytes)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let result = tokio::select! {
@@ -159,9 +164,6 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
     if let Err(error) = result {
         if error.is_parse_too_large() {
             Limit::HeadBytes.hit();
-        } else if error.is_timeout() && used.was_read() {
-            // A connection that is quiet between two requests may be closed at any time.
-            Limit::HeadTimeout.hit();
         }
         debug!(error = &error as &dyn std::error::Error, "a connection broke");
     }
@@ -185,7 +187,7 @@ async fn refuse(mut stream: TcpStream) {
         let mut head = [0; 1024];
         let length = stream.read(&mut head).await?;
         // It lives: to restart it would disconnect all that are served.
-        let is_probe = head[..length].starts_with(b"GET /healthz ");
+        let is_probe = [&b"GET /healthz "[..], b"HEAD /healthz "].iter().any(|probe| head[..length].starts_with(probe));
         stream.write_all(if is_probe { ALIVE } else { REFUSAL }).await?;
         stream.shutdown().await?;
         // To close with a request unread would reset the connection, and the client might not see the answer.
@@ -266,44 +268,11 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// When something last went over a connection, and whether it came from the client.
-struct Used(Mutex<(Instant, bool)>);
-
-impl Default for Used {
-    fn default() -> Self {
-        Self(Mutex::new((Instant::now(), false)))
-    }
-}
-
-impl Used {
-    fn last(&self) -> Instant {
-        self.0.lock().0
-    }
-
-    fn was_read(&self) -> bool {
-        self.0.lock().1
-    }
-
-    fn read<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.now(true, polled)
-    }
-
-    fn written<T>(&self, polled: Poll<T>) -> Poll<T> {
-        self.now(false, polled)
-    }
-
-    fn now<T>(&self, is_read: bool, polled: Poll<T>) -> Poll<T> {
-        if polled.is_ready() {
-            *self.0.lock() = (Instant::now(), is_read);
-        }
-        polled
-    }
-}
-
 /// A connection that has its place for as long as it is open, as a WebSocket, too.
 struct Counted {
     stream: TcpStream,
     used: Arc<Used>,
+    clock: Clock,
     _place: Admitted,
 }
 
@@ -313,15 +282,22 @@ impl AsyncRead for Counted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.used.read(read)
+        let Self { stream, used, clock, .. } = &mut *self;
+        let read = Pin::new(stream).poll_read(context, buffer);
+        match read {
+            Poll::Ready(_) => used.now(true),
+            // As if the client had closed it.
+            Poll::Pending if clock.is_over(used, context) => return Poll::Ready(Ok(())),
+            Poll::Pending => {}
+        }
+        read
     }
 }
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.used.written(written)
+        self.written(written)
     }
 
     fn poll_write_vectored(
@@ -330,7 +306,7 @@ impl AsyncWrite for Counted {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.used.written(written)
+        self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -342,7 +318,17 @@ impl AsyncWrite for Counted {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let Self { stream, clock, .. } = &mut *self;
+        clock.poll_shutdown(stream, context)
+    }
+}
+
+impl Counted {
+    fn written<T>(&self, polled: Poll<T>) -> Poll<T> {
+        if polled.is_ready() {
+            self.used.now(false);
+        }
+        polled
     }
 }
 
@@ -354,7 +340,8 @@ mod tests {
 
     #[test]
     fn places_are_counted_and_given_back() {
-        let bounds = Bounds { connections: 4, connections_per_address: 2, head_timeout: Duration::ZERO, head_bytes: 0 };
+        let patience = Patience { head: Duration::ZERO, idle: Duration::ZERO };
+        let bounds = Bounds { connections: 4, connections_per_address: 2, patience, head_bytes: 0 };
         let mut open = Open::new(bounds);
         let mut from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
         let (first, second) = (from("10.0.0.1").unwrap(), from("::ffff:10.0.0.1").unwrap());

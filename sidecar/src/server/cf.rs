@@ -13,13 +13,17 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{INFO, Server, bad_request, refuse, upgrade_required};
+use super::{INFO, Server, bad_request, refuse, refuse_any, upgrade_required};
 use crate::config::Dialect;
 use crate::log::{Context, StoreId, StoreLog};
 use crate::protocols::{cf_0_3, rpc, websocket};
 
 /// How long a WebSocket waits for a database that is away before its client is told to come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The paths of the other protocols.
+const ENDPOINTS: [&str; 6] =
+    ["/api/electric", "/api/s2", "/v1/shape", "/v1/streams", "/v1/basins", "/api/v1/livestore/sync"];
 
 /// The search params by which sync-cf's own worker tells its requests (`SearchParamsSchema`).
 #[derive(Deserialize)]
@@ -32,7 +36,7 @@ struct SearchParams {
 
 pub async fn any_path(State(server): State<Arc<Server>>, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
-    let (path, is_get) = (request.uri().path(), request.method() == Method::GET);
+    let path = request.uri().path();
     match serde_urlencoded::from_str(query) {
         Ok(SearchParams { store_id, transport, payload }) => {
             // Effect 4's HTTP client ends the URL that it was given with a slash.
@@ -45,8 +49,22 @@ pub async fn any_path(State(server): State<Arc<Server>>, request: Request) -> Re
             };
             sync(server, dialect, &store_id, payload.as_deref(), request).await
         }
-        Err(_) if is_get && path == "/" && query.is_empty() => INFO.into_response(),
-        Err(error) => bad_request(&format!("no such endpoint, see / for those there are ({error})")),
+        Err(_) if path == "/" && query.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) => {
+            INFO.into_response()
+        }
+        Err(error) => refuse_any(request.headers(), StatusCode::NOT_FOUND, &no_endpoint(path, &error.to_string())),
+    }
+}
+
+/// What to do about a URL that leads nowhere: most often something in front was to take a prefix away.
+fn no_endpoint(path: &str, error: &str) -> String {
+    let found = ENDPOINTS.iter().find_map(|endpoint| Some((endpoint, path.find(endpoint)?)));
+    match found {
+        Some((endpoint, at)) if at > 0 => format!(
+            "no such endpoint: {endpoint} is one, let the proxy in front take {} away, or the client leave it out",
+            &path[..at]
+        ),
+        _ => format!("no such endpoint, see / for those there are ({error})"),
     }
 }
 

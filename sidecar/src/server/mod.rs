@@ -8,6 +8,8 @@ mod observe;
 mod probes;
 mod relay;
 pub mod s2;
+mod tidy;
+pub mod turn;
 
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
@@ -17,10 +19,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_request, map_response};
 use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -31,10 +33,12 @@ use tower_http::compression::CompressionLayer;
 
 use crate::auth::{Authentication, Credentials, Refused};
 use crate::config::Dialect;
+use crate::hosts::Hosts;
 use crate::log::{Context, Log, StoreId, StoreLog};
 use crate::metrics::Limit;
 use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
+use crate::protocols::s2::api;
 use crate::relay::Relay;
 use crate::shutdown::Ending;
 
@@ -60,6 +64,7 @@ pub struct Server {
 /// What an operator sets.
 pub struct Settings {
     pub dialects: HashSet<Dialect>,
+    pub hosts: Hosts,
     pub origins: Origins,
     pub authentication: Arc<Authentication>,
     /// The request headers that hooks and the authorize function get.
@@ -106,16 +111,20 @@ impl Server {
             .layer(CompressionLayer::new())
             .layer(server.settings.origins.cors())
             .layer(from_fn(no_content_for_options))
-            .layer(from_fn(not_encoded));
-        probes::router()
-            .fallback_service(sync.with_state(Arc::clone(&server)))
+            .layer(from_fn(not_encoded))
+            .layer(from_fn_with_state(Arc::clone(&server), of_our_hosts));
+        let routes = probes::router().fallback_service(sync.with_state(Arc::clone(&server))).with_state(server);
+        // Around the routes as a whole: a path is what it is when it comes to them.
+        Router::new()
+            .fallback_service(routes)
             .layer(from_fn(observe::observe))
-            .with_state(server)
+            .layer(map_request(tidy::tidy))
+            .layer(map_response(for_our_pages))
     }
 
     /// What is asked of this process alone, on an address of its own.
     pub fn probes(self: Arc<Self>) -> Router {
-        probes::router().with_state(self)
+        probes::router().with_state(self).layer(map_response(for_our_pages))
     }
 
     /// Whether a request is served at all.
@@ -127,7 +136,9 @@ impl Server {
             let message = format!("{dialect} is switched off on this server: --dialects switches it on");
             return Err((StatusCode::NOT_FOUND, message));
         }
-        if !self.settings.origins.allow(headers) {
+        // What a page cannot send unless it is served: programs that name an origin all the same, as React Native does.
+        let is_no_page = Credentials::have_bearer(headers);
+        if !is_no_page && !self.settings.origins.allow(headers) {
             let message = "pages of this origin are not served: the operator can allow it with --cors-origins";
             return Err((StatusCode::FORBIDDEN, message.into()));
         }
@@ -151,7 +162,7 @@ impl Server {
             return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
         }
         let mut forwarded = forwarded(&self.settings.forward_headers, headers);
-        if !self.settings.origins.trust(headers) {
+        if !self.settings.origins.trust_cookies(headers) {
             forwarded.remove(header::COOKIE.as_str());
         }
         Ok(Context::new(dialect.name(), payload, &forwarded, self.credentials(headers, query)))
@@ -216,11 +227,42 @@ impl Server {
 /// A few bytes that are compressed may stand for very many.
 async fn not_encoded(request: Request, next: Next) -> Response {
     match request.headers().get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => {
-            refuse((StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body of a request must not be compressed".into()))
-        }
+        Some(encoding) if encoding != "identity" => refuse_any(
+            request.headers(),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body of a request must not be compressed",
+        ),
         _ => next.run(request).await,
     }
+}
+
+/// Keeps out pages whose name resolves to this machine, where no token does.
+async fn of_our_hosts(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    if server.settings.hosts.serve(request.headers()) {
+        return next.run(request).await;
+    }
+    let message = "this server answers to the names of its own machine only, as nobody has to prove here who they are: \
+                   use localhost, or let the operator allow this name with --allowed-hosts";
+    refuse_any(request.headers(), StatusCode::MISDIRECTED_REQUEST, message)
+}
+
+/// Keeps browsers from taking an answer for something else, and from handing it to pages that may not read it.
+async fn for_our_pages(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // What other pages ask for by the rules of CORS is not concerned.
+    headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// Refuses a request of which nobody knows the protocol, in a form that each client understands: that of S2 takes everything but
+/// an event for an empty log, and asks again at once.
+fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    if accept.is_some_and(|accept| accept.contains("text/event-stream")) {
+        return api::refuse_pull(status, message);
+    }
+    refuse((status, message.into()))
 }
 
 fn refuse((status, message): (StatusCode, String)) -> Response {

@@ -385,7 +385,7 @@ async fn a_shutdown_closes_the_connection_and_a_get_learns_what_this_is() {
     let sidecar = Sidecar::on(&database).await;
     let (status, body) = sidecar.get("/websocket?storeId=s").await;
     assert_eq!((status, body.trim()), (426, "this endpoint speaks WebSocket"));
-    assert_eq!(sidecar.get("/websocket").await.0, 400);
+    assert_eq!(sidecar.get("/websocket").await.0, 404);
     let mut rpc = by_hand(&sidecar, "s").await;
     rpc.send(pull_req("p", None)).await;
     rpc.frame().await;

@@ -8,6 +8,7 @@ mod electric;
 mod electric_shape;
 mod electric_shape_http;
 mod electric_upstream;
+mod endpoints;
 mod faults;
 mod livestore;
 mod outages;

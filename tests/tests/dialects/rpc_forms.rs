@@ -285,7 +285,7 @@ async fn requests_without_websocket_get_an_answer_that_helps() {
     assert_eq!(sidecar.get("/any/path?storeId=s&transport=ws").await.0, 426);
     assert_eq!(sidecar.get("/?storeId=s").await.0, 400);
     assert_eq!(sidecar.get("/?storeId=s&transport=carrier-pigeon").await.0, 400);
-    assert_eq!(sidecar.get("/elsewhere").await.0, 400);
+    assert_eq!(sidecar.get("/elsewhere").await.0, 404);
     assert_eq!(sidecar.get("/?storeId=&transport=ws").await.0, 400);
     assert_eq!(sidecar.get(&format!("/?storeId={}&transport=ws", "x".repeat(1025))).await.0, 400);
     let (status, body) = sidecar.get("/?storeId=s&transport=ws&payload=%257Bnot%2520json").await;

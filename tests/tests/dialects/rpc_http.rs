@@ -240,7 +240,10 @@ async fn a_client_that_does_not_read_is_disconnected() {
     let sidecar = Sidecar::on(&database).await;
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", sidecar.port())).await.unwrap();
     let body = pull("s", None).to_string();
-    let head = format!("POST /?storeId=s&transport=http HTTP/1.1\r\nhost: s\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /?storeId=s&transport=http HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(45)).await;
     let mut received = Vec::new();

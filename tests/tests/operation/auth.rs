@@ -164,6 +164,7 @@ async fn a_token_may_be_in_the_header_the_payload_the_query_or_a_cookie() {
     };
     let cookie = ("cookie", format!("a=b; auth_token={good}"));
     let origin = |origin: &str| ("origin", origin.to_string());
+    let site = |site: &str| ("sec-fetch-site", site.to_string());
     let bearer = |token: &str| ("authorization", format!("Bearer {token}"));
     let query = |token: &str| ("token", token.to_string());
     let cases = [
@@ -176,6 +177,12 @@ async fn a_token_may_be_in_the_header_the_payload_the_query_or_a_cookie() {
         ("query before cookie", vec![cookie.clone(), origin("https://app.example")], vec![query(&other)], false),
         ("cookie of a foreign page", vec![cookie.clone(), origin("https://evil.example")], vec![], false),
         ("cookie of no page", vec![cookie.clone()], vec![], false),
+        ("cookie of a page beside us", vec![cookie.clone(), site("same-origin")], vec![], true),
+        ("cookie of a page of another site", vec![cookie.clone(), site("cross-site")], vec![], false),
+        // As React Native sends it with a WebSocket: the Origin is that of the server.
+        ("header, and no page", vec![bearer(&good), origin("https://sync.example")], vec![], true),
+        ("header before cookie", vec![bearer(&other), cookie.clone(), origin("https://evil.example")], vec![], false),
+        ("query of a foreign page", vec![origin("https://evil.example")], vec![query(&good)], false),
     ];
     for dialect in DIALECTS {
         for (name, headers, query, is_let_in) in &cases {

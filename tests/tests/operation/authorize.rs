@@ -5,6 +5,7 @@ use std::time::Duration;
 use livestore_tests::breaker::Breaker;
 use livestore_tests::client::{Client, Node};
 use livestore_tests::cluster::Database;
+use livestore_tests::dialects::Caller;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::http_rpc::{ping, post, pull, push, send};
@@ -156,9 +157,16 @@ async fn pages_of_every_origin_bring_no_cookies() {
             assert_eq!(response.status() == 200, over_ws);
             over_ws
         };
-        assert!(from(None).await, "no page at all");
+        assert!(!from(None).await, "no page at all");
         assert_eq!(from(Some("https://app.example")).await, foreign, "{arguments:?}");
         assert!(!from(Some("https://evil.example")).await, "{arguments:?}");
+        // What a browser says of a GET or HEAD of a page beside us, which has no Origin.
+        for (site, is_ours) in [("same-origin", foreign), ("same-site", false), ("cross-site", false), ("none", false)]
+        {
+            let headers = vec![("cookie", "session=ann".to_string()), ("sec-fetch-site", site.into())];
+            let answer = Caller { headers, ..Caller::new(&sidecar, "s") }.read("electric").await;
+            assert_eq!(answer.status == 200, is_ours, "{arguments:?} {site}: {answer:?}");
+        }
     }
 }
 
@@ -168,6 +176,7 @@ async fn only_the_headers_that_the_operator_names_are_forwarded() {
     let request = post(&sidecar, "s", push("s", chain(0, 1)));
     let request = request
         .header("X-USER", "ann")
+        .header("origin", "http://localhost")
         .header("cookie", "a=1")
         .header("cookie", "b=2")
         .header("authorization", "secret");
@@ -429,4 +438,32 @@ async fn what_hangs_in_the_database_is_asked_again_elsewhere() {
     let answer = timeout(Duration::from_secs(100), rpc.exit(&json!("meanwhile"))).await;
     drop(stopped);
     assert_eq!(answer.expect("an answer")["_tag"], "Success");
+}
+
+/// A migration that locks what the function reads would otherwise take every sidecar out of the balancer at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_wait_for_the_function_do_not_make_the_sidecar_unready() {
+    let may = "create schema app; create table app.members (store_id text primary key);
+        insert into app.members values ('s');
+        create function app.may_sync(store_id text, action text) returns boolean
+            language sql stable security definer set search_path = pg_catalog, pg_temp
+            as $$ select exists (select from app.members m where m.store_id = $1) $$;
+        grant usage on schema app to sidecar";
+    let (database, sidecar) = setup(may, &[]).await;
+    let migration = database.admin().await;
+    migration.batch_execute("begin; lock table app.members in access exclusive mode").await.unwrap();
+    let get = |path: &'static str| {
+        let url = format!("{}{path}", sidecar.http_url());
+        tokio::spawn(async move { reqwest::get(url).await.unwrap().status().as_u16() })
+    };
+    let waiting: Vec<_> = (0..30).map(|_| get("/v1/shape?table=eventlog_6_x&store_id=s&offset=-1")).collect();
+    eventually("the pool is taken", || async { sidecar.metric("livestore_database_pool_waiting").await >= 20.0 }).await;
+    for path in ["/readyz", "/v1/health"] {
+        let status = timeout(Duration::from_secs(4), get(path)).await.expect("an answer").unwrap();
+        assert_eq!(status, 200, "{path}");
+    }
+    migration.batch_execute("commit").await.unwrap();
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap(), 200);
+    }
 }

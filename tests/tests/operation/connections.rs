@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
+use livestore_tests::http_rpc::ping;
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{PATIENCE, eventually};
@@ -37,7 +38,7 @@ async fn is_served(sidecar: &Sidecar, head: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_drips_the_head_of_a_request_is_disconnected() {
-    let (_database, sidecar) = start(&["--head-timeout", "2s"]).await;
+    let (_database, sidecar) = start(&["--head-timeout", "2s", "--idle-close", "2s"]).await;
     let since = Instant::now();
     let mut drip = connect(&sidecar).await;
     drip.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\n").await.unwrap();
@@ -126,4 +127,84 @@ async fn five_thousand_half_open_connections_keep_nobody_else_out() {
     let grown = sidecar.memory().saturating_sub(memory);
     assert!(grown < 200 << 20, "{} MiB for 5,000 connections", grown >> 20);
     eventually("they are disconnected", || async { sidecar.sockets() < sockets + 100 }).await;
+}
+
+/// A proxy that keeps connections for as long as the sidecar does sends requests on some that are just being closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept_for_as_long_as_the_operator_says_whatever_a_head_may_take() {
+    let (_database, sidecar) = start(&["--head-timeout", "1s", "--idle-close", "5s"]).await;
+    let body = ping("s").to_string();
+    let request = format!(
+        "POST /?storeId=s&transport=http HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let ask = async |stream: &mut TcpStream| {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("0\r\n\r\n") {
+            let mut text = [0; 4096];
+            let length = timeout(PATIENCE, stream.read(&mut text)).await.unwrap().unwrap();
+            assert!(length > 0, "closed with the request on its way: {answer:?}");
+            answer += &String::from_utf8_lossy(&text[..length]);
+        }
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    let mut kept = Vec::new();
+    for _ in 0..40 {
+        let mut stream = connect(&sidecar).await;
+        ask(&mut stream).await;
+        kept.push(stream);
+    }
+    // Around the time that a head may take, and beyond it.
+    for (number, stream) in kept.iter_mut().enumerate() {
+        if number == 0 {
+            tokio::time::sleep(Duration::from_millis(980)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(if number == 30 { 1000 } else { 1 })).await;
+        ask(stream).await;
+    }
+    // The next head may not take longer than any other.
+    let since = Instant::now();
+    let mut drip = kept.pop().unwrap();
+    drip.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+    assert!(read_to_end(drip).await.is_empty());
+    assert!((1.0..4.0).contains(&since.elapsed().as_secs_f64()), "{:?}", since.elapsed());
+    assert_eq!(sidecar.hits("head_timeout").await, 1.0);
+    let last = Instant::now();
+    let mut quiet = kept.pop().unwrap();
+    ask(&mut quiet).await;
+    assert!(read_to_end(quiet).await.is_empty());
+    assert!(last.elapsed() >= Duration::from_secs(5), "{:?}", last.elapsed());
+    assert_eq!(sidecar.hits("head_timeout").await, 1.0, "whoever is only quiet is no limit's");
+    assert!(sidecar.get("/healthz").await.0 == 200);
+}
+
+/// Clients that send all before they read would be reset by a server that closes with something unread.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_too_much_reads_that_it_was_too_much() {
+    let (_database, sidecar) = start(&["--max-frame-bytes", "65536"]).await;
+    let body = vec![b'x'; 4 << 20];
+    for (path, header, status) in [
+        ("/api/electric", "", "413"),
+        ("/api/s2", "", "413"),
+        ("/?storeId=s&transport=http", "", "413"),
+        ("/?storeId=s&transport=http", "origin: https://evil.example\r\n", "403"),
+        ("/nowhere", "", "404"),
+        ("/api/electric", "content-encoding: gzip\r\n", "415"),
+    ] {
+        for _ in 0..10 {
+            let mut stream = connect(&sidecar).await;
+            let length = body.len();
+            let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{header}content-length: {length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&body).await.unwrap_or_else(|error| panic!("{path}: {error}"));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let mut answer = Vec::new();
+            let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+            let answer = String::from_utf8_lossy(&answer);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{path}: {read:?} {answer}");
+            assert!(status != "413" || answer.contains("connection: close"), "{answer}");
+        }
+    }
+    is_served(&sidecar, 0).await;
 }
