@@ -87,7 +87,7 @@ begin
     perform livestore.adopt_table(format('livestore.%I', table_name)::regclass);
     -- Events that the store has already move before the hooks are there: they were hooked when they were appended.
     if store.head > 0 then
-        execute format('insert into livestore.%I select * from only livestore.eventlog_1 where store = $1', table_name) using store.id;
+        perform livestore.move_events(format('livestore.%I', table_name)::regclass::oid, store.id);
         perform livestore.delete_events('livestore.eventlog_1'::regclass, store.id);
     end if;
     update livestore.stores s set eventlog = format('livestore.%I', table_name)::regclass

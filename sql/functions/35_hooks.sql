@@ -50,6 +50,26 @@ as 'MODULE_PATHNAME', 'run_as_hooks';
 comment on function livestore.insert_events(oid, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
 'Internal: livestore.insert_events_now as livestore_hooks';
 
+create or replace function livestore.move_events_now(eventlog oid, store bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('insert into %s select * from only livestore.eventlog_1 where store = $1', eventlog::regclass) using store;
+end
+$$;
+
+comment on function livestore.move_events_now(oid, bigint) is
+'Internal: copies the events of a store from the shared table to one of its own, whose constraints may be the application''s';
+
+create or replace function livestore.move_events(eventlog oid, store bigint)
+returns void
+language c
+as 'MODULE_PATHNAME', 'run_as_hooks';
+
+comment on function livestore.move_events(oid, bigint) is 'Internal: livestore.move_events_now as livestore_hooks';
+
 create or replace function livestore.delete_hooked_events_now(eventlog oid, store bigint)
 returns void
 language plpgsql

@@ -444,3 +444,30 @@ async fn an_update_stops_at_hooks_that_would_lose_their_rights() {
         assert_eq!(one::<i64>(&admin, "select count(*) from public.todos").await, 2);
     }
 }
+
+#[tokio::test]
+async fn constraints_and_indexes_of_the_application_run_as_the_role_of_hooks_too() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.ran (who text); grant insert on public.ran to public;
+         create function public.valid(name text) returns boolean language plpgsql as
+             $$ begin insert into public.ran values (current_user); return true; end $$;
+         create function public.indexed(name text) returns text language plpgsql immutable as
+             $$ begin perform public.valid(name); return name; end $$;
+         alter table livestore.eventlog_1 add constraint valid check (public.valid(name));
+         create index on livestore.eventlog_1 (public.indexed(name))",
+    )
+    .await;
+    let client = database.connect("admin").await;
+    run(&client, "select livestore.create_store('s'); select livestore.create_store('own', true)").await;
+    // The short way, the long one, one to a table of its own, and a move to one.
+    push(&client, "s", chain(0, 2)).await.unwrap();
+    let pushes = [Push::to("s", chain(2, 1)), Push::to("new", chain(0, 1)), Push::to("own", chain(0, 1))];
+    assert!(push_batch(&client, &pushes).await.iter().all(|outcome| outcome.brief().is_ok()));
+    let outcomes = push_batch(&client, &[Push::to("s", chain(3, 1)), Push::to("new", chain(1, 2))]).await;
+    assert!(outcomes.iter().all(|outcome| outcome.brief().is_ok()));
+    run(&client, "select livestore.create_store('s', true); select livestore.reset_store('s'); select livestore.drop_store('new')").await;
+    assert_eq!(all::<String>(&admin, "select distinct who from public.ran").await, ["livestore_hooks"]);
+}

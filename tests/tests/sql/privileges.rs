@@ -62,6 +62,8 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("delete_events", "livestore.delete_events('livestore.eventlog_1', 1)", NOBODY),
     ("delete_hooked_events", "livestore.delete_hooked_events('livestore.eventlog_1'::regclass, 1)", NOBODY),
     ("delete_hooked_events_now", "livestore.delete_hooked_events_now('livestore.eventlog_1'::regclass, 1)", NOBODY),
+    ("move_events", "livestore.move_events('livestore.eventlog_1_own'::regclass, -1)", NOBODY),
+    ("move_events_now", "livestore.move_events_now('livestore.eventlog_1_own'::regclass, -1)", NOBODY),
     ("copy_hook", "livestore.copy_hook(1, 1)", NOBODY),
     ("adopt_table", "livestore.adopt_table('livestore.eventlog_1_own')", NOBODY),
     (

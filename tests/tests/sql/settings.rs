@@ -54,6 +54,8 @@ const CLASSES: &[&[&str]] = &[
         "enable_nestloop = off",
         "plan_cache_mode = force_generic_plan",
         "constraint_exclusion = on",
+        // What is disabled looks dear, and would be compiled.
+        "jit = off",
     ],
     &[
         "enable_indexscan = off",
@@ -71,6 +73,8 @@ const CLASSES: &[&[&str]] = &[
     &[
         "jit = on",
         "jit_above_cost = 0",
+        "jit_inline_above_cost = -1",
+        "jit_optimize_above_cost = -1",
         "parallel_setup_cost = 0",
         "parallel_tuple_cost = 0",
         "min_parallel_table_scan_size = 0",
