@@ -150,11 +150,14 @@ fn on_another_table(definition: &str, name: &str, table: &str) -> Option<String>
 
 /// The name of a table, with its schema, as SQL writes it.
 fn table_name(table: pg_sys::Oid) -> String {
-    // SAFETY: unknown numbers give null, and what is not null is a text that lives as long as the call.
     let text = |name: *mut std::ffi::c_char| {
-        (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
+        if name.is_null() {
+            return None;
+        }
+        // SAFETY: what is not null is a text that lives as long as the call.
+        Some(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
     };
-    // SAFETY: both take any number.
+    // SAFETY: both take any number, and give null for one that they do not know.
     let names = unsafe {
         let schema = text(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(table)));
         schema.zip(text(pg_sys::get_rel_name(table)))
