@@ -13,11 +13,14 @@
  *     stop        {sub}                         answers when the stream has ended
  *     push        {client, batch}
  *     close       {client}
+ *     native      {origin, token}               from now on WebSockets are as in React Native
  *
  * A `cursor` is the last `seqNum` that the client has seen; without one it reads from the start.
  */
 import { emit, serve } from './driver/stdio.mjs'
 import './driver/websocket.mjs'
+
+import WebSocket from 'ws'
 
 import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
 import { makeSyncBackend as makeElectricSync } from '@livestore/sync-electric'
@@ -61,6 +64,15 @@ const clients = new Map()
 const subscriptions = new Map()
 
 const clientNamed = (name) => clients.get(name) ?? refuse(`No client is open under the name ${name}`)
+
+/** React Native sends the Origin of the server, and takes headers as third argument: as docs/security.md sends a token there. */
+const native = ({ origin, token }) => {
+  globalThis.WebSocket = class extends WebSocket {
+    constructor(url, protocols) {
+      super(url, protocols, { origin, headers: { Authorization: `Bearer ${token}` } })
+    }
+  }
+}
 
 /**
  * A client knows the id of the log from what it pulled, and cannot use a cursor before that. `backendId` is what a full
@@ -151,4 +163,5 @@ serve({
   stop,
   push: ({ client, batch }) => run(clientNamed(client).backend.push(batch)),
   close,
+  native,
 })

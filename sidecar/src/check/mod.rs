@@ -18,6 +18,9 @@ use crate::telemetry;
 /// How long others may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// For how long nginx and AWS' load balancer keep a connection for the next request.
+const PROXIES_KEEP: Duration = Duration::from_secs(60);
+
 /// What was found.
 enum Finding {
     Good(String),
@@ -165,6 +168,17 @@ fn settings(config: &Config, report: &mut Report) {
     }
     if config.cors_origins.iter().any(|origin| origin == "*") {
         report.advise("--cors-origins *: pages of every origin are served; list those of your app");
+    }
+    if config.auth == Auth::None && config.allowed_hosts.iter().any(|host| host == "*") {
+        report.advise(
+            "--allowed-hosts *: without authentication, pages whose name resolves to this machine read everything; list the names that clients use",
+        );
+    }
+    if config.idle_close <= PROXIES_KEEP {
+        report.advise(format!(
+            "--idle-close is {}: proxies keep connections for 60 s or more, and some of their requests will meet one that is being closed",
+            humantime::format_duration(config.idle_close)
+        ));
     }
     if config.jwt_secret.as_ref().is_some_and(|secret| secret.len() < 32) {
         report.advise(

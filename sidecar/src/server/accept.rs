@@ -14,7 +14,7 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -148,8 +148,10 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request| turn::answer(&router, &used, request));
     let connection = http1::Builder::new()
-        // The connection looks at the time itself.
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        // The connection looks at the time itself, whenever it is read from; with a time of its own hyper does that, too, as soon
+        // as an answer is sent.
+        .header_read_timeout(bounds.patience.longest())
         .max_buf_size(bounds.head_bytes)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

@@ -36,6 +36,14 @@ pub struct Patience {
     pub idle: Duration,
 }
 
+impl Patience {
+    /// Longer than both, and short enough to be added to any time.
+    pub fn longest(self) -> Duration {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        self.head.max(self.idle).min(YEAR) + Duration::from_secs(1)
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Turn {
     /// The client's, to send the head of a request; whether anything of it has come.

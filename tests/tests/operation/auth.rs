@@ -225,6 +225,18 @@ async fn npm_clients_send_their_token_as_sync_payload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_in_react_native_sends_its_token_as_a_header() {
+    let (_database, sidecar) = setup(&["--cors-origins", "https://app.example"]).await;
+    let node = Node::sync_backend();
+    let app = json!({"origin": "https://sync.example", "token": token(json!({"s": "write"}))});
+    node.call("native", app).await.unwrap();
+    let client = node.open("cf-ws", &sidecar.url(), "s").await;
+    let mut live = client.live(None).await;
+    client.push(chain(1, 1)).await.unwrap();
+    assert_eq!(numbers(&live.events(2).await), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_ends_takes_its_streams_with_it() {
     let (database, sidecar) = setup(&[]).await;
     let first =

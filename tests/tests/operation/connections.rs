@@ -175,6 +175,11 @@ async fn a_connection_is_kept_for_as_long_as_the_operator_says_whatever_a_head_m
     ask(&mut quiet).await;
     assert!(read_to_end(quiet).await.is_empty());
     assert!(last.elapsed() >= Duration::from_secs(5), "{:?}", last.elapsed());
+    // None is forgotten, whatever it was that it waited for last.
+    for mut stream in kept {
+        let end = timeout(Duration::from_secs(20), stream.read(&mut [0; 1])).await;
+        assert!(matches!(end, Ok(Ok(0))), "{end:?}");
+    }
     assert_eq!(sidecar.hits("head_timeout").await, 1.0, "whoever is only quiet is no limit's");
     assert!(sidecar.get("/healthz").await.0 == 200);
 }

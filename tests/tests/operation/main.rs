@@ -13,6 +13,7 @@ mod make_run;
 mod metrics;
 mod overload;
 mod postgres_tls;
+mod proxies;
 mod restore;
 mod rolling_update;
 mod scripts;
