@@ -11,6 +11,7 @@ use pgrx::pg_sys::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TIM
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 
+use crate::bounds::max_ahead;
 use crate::notification::heads_payloads;
 use crate::plan::{Insert, Plan, Push, Verdict, plan};
 use crate::roles::RunsAs;
@@ -175,7 +176,7 @@ fn append_pooled(
                 })
             })
             .collect();
-        let Plan::Decided { verdicts, inserts } = plan(&pushes, None) else {
+        let Plan::Decided { verdicts, inserts } = plan(&pushes, None, &max_ahead) else {
             return Ok(TableIterator::new([]));
         };
         let at = clock_timestamp();

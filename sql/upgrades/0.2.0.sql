@@ -58,3 +58,6 @@ $$;
 -- A publication of all tables needs to know rows by which to tell others what was deleted or changed.
 alter table livestore.dropped_stores replica identity full;
 alter table livestore.instance replica identity full;
+
+alter table livestore.instance add column max_ahead bigint not null default 2147483648 check (max_ahead >= 0);
+comment on column livestore.instance.max_ahead is 'How far ahead of the head of its log an event may be that leaves a gap: a push beyond is invalid. Clients of LiveStore leave no gaps';
