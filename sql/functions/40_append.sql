@@ -65,7 +65,6 @@ $$;
 comment on function livestore.stored_events(bigint[], bigint[]) is
 'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
 
--- The settings end with the function: a hook may append to another store, and goes on in its own context then.
 create or replace function livestore.append(
     store_ids text[], batches text[], backend_ids text[], source text default null,
     payloads text[] default null, headers text[] default null, claims text[] default null
@@ -73,7 +72,6 @@ create or replace function livestore.append(
 returns setof livestore.push_result
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set livestore.store_id = ''
 as $$
 declare
     store record;
@@ -83,6 +81,8 @@ declare
     part record;
     inserted bigint := 0;
     changed bigint;
+    around text[];
+    is_inherited boolean;
     appended_at timestamptz;
 begin
     select array_agg(s.id order by p.push) as ids,
@@ -145,6 +145,11 @@ begin
         into hooks
         from pg_trigger t
         where t.tgrelid = any (store.eventlogs) and not t.tgisinternal;
+        -- What a hook appends belongs to the request that the hook runs for, and leaves it its context.
+        if hooks.exist then
+            around := livestore.save_context();
+            is_inherited := pg_trigger_depth() > 0 and livestore.has_context();
+        end if;
 
         -- A statement for each table and, if there are hooks, for each push: it has the context of its request.
         for part in
@@ -165,11 +170,11 @@ begin
                 perform livestore.enter_context(
                     store_ids[part.push],
                     case when payloads is not null then payloads[part.push]
-                        when pg_trigger_depth() > 0 then current_setting('livestore.payload', true) end,
+                        when is_inherited then around[2] end,
                     case when headers is not null then headers[part.push]
-                        when pg_trigger_depth() > 0 then current_setting('livestore.headers', true) end,
+                        when is_inherited then around[3] end,
                     case when claims is not null then claims[part.push]
-                        when pg_trigger_depth() > 0 then current_setting('livestore.claims', true) end
+                        when is_inherited then around[4] end
                 );
             end if;
             inserted := inserted + livestore.insert_events(
@@ -177,6 +182,10 @@ begin
                 part.client_ids, part.session_ids, part.created_ats
             );
         end loop;
+
+        if hooks.exist then
+            perform livestore.restore_context(around);
+        end if;
 
         -- A client that gets back another event than it pushed takes its own for missing, and pushes it again.
         if hooks.may_change then

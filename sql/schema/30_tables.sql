@@ -88,13 +88,15 @@ comment on column livestore.dropped_stores.backend_id is 'The backend id that a 
 create table livestore.instance (
     seed text not null default gen_random_uuid()::text,
     created_at timestamptz not null default now(),
-    max_ahead bigint not null default 2147483648 check (max_ahead >= 0)
+    max_ahead bigint not null default 2147483648 check (max_ahead >= 0),
+    context_secret text not null default gen_random_uuid()::text || gen_random_uuid()::text
 );
 
 comment on table livestore.instance is 'What backend ids are derived from. After a restore there are two rows, and the older one, which came with the data, counts';
 comment on column livestore.instance.seed is 'A random text';
 comment on column livestore.instance.created_at is 'When the extension was created';
 comment on column livestore.instance.max_ahead is 'How far ahead of the head of its log an event may be that leaves a gap: a push beyond is invalid. Clients of LiveStore leave no gaps';
+comment on column livestore.instance.context_secret is 'What the context of hooks is signed with: livestore.sign_context';
 
 -- They have no key, and a publication of all tables needs something by which to tell a row that was deleted or changed.
 alter table livestore.dropped_stores replica identity full;

@@ -61,3 +61,11 @@ alter table livestore.instance replica identity full;
 
 alter table livestore.instance add column max_ahead bigint not null default 2147483648 check (max_ahead >= 0);
 comment on column livestore.instance.max_ahead is 'How far ahead of the head of its log an event may be that leaves a gap: a push beyond is invalid. Clients of LiveStore leave no gaps';
+
+alter table livestore.instance
+    add column context_secret text not null default gen_random_uuid()::text || gen_random_uuid()::text;
+comment on column livestore.instance.context_secret is 'What the context of hooks is signed with: livestore.sign_context';
+
+create unlogged table livestore.relay_presence ();
+
+comment on table livestore.relay_presence is 'Empty. Locked by a transaction that changes who is connected to the peer relay: a lock that only its owner can take';
