@@ -127,6 +127,7 @@ create or replace function livestore.register_stores(store_ids text[])
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     missing constant text[] := array_agg(distinct w.store_id) from unnest(store_ids) w(store_id)
@@ -151,6 +152,7 @@ create or replace function livestore.lock_store(store_id text)
 returns livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     store livestore.stores;
@@ -171,6 +173,7 @@ create or replace function livestore.lock_existing_store(store_id text)
 returns livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     store livestore.stores;

@@ -40,6 +40,7 @@ returns setof livestore.eventlog_1
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     own record;

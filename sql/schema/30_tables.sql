@@ -51,7 +51,7 @@ comment on index livestore.stores_table_suffix_idx is 'Finds the store that the 
 create index stores_stream_name_idx on livestore.stores (livestore.stream_name(store_id) collate "C");
 comment on index livestore.stores_stream_name_idx is 'Finds the store that the name of an S2 stream means, and lists streams in order';
 
-create view livestore.events as
+create view livestore.events with (security_barrier = true) as
 select
     stores.store_id,
     event."seqNum" as seq_num,

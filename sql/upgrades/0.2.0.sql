@@ -69,3 +69,5 @@ comment on column livestore.instance.context_secret is 'What the context of hook
 create unlogged table livestore.relay_presence ();
 
 comment on table livestore.relay_presence is 'Empty. Locked by a transaction that changes who is connected to the peer relay: a lock that only its owner can take';
+
+alter view livestore.events set (security_barrier = true);

@@ -15,6 +15,7 @@ mod overload;
 mod postgres_tls;
 mod restore;
 mod rolling_update;
+mod row_security;
 mod scripts;
 mod sidecar;
 mod traces;
