@@ -257,7 +257,7 @@ async fn the_context_of_another_transaction_is_none() {
     run(
         &admin,
         "create table public.overheard (setting text, value text);
-         create function public.overhear() returns trigger language plpgsql as $$
+         create function public.overhear() returns trigger language plpgsql security definer as $$
          begin
              insert into public.overheard select 'livestore.' || n, current_setting('livestore.' || n)
              from unnest('{store_id,payload,headers,claims,signature}'::text[]) n;
@@ -298,7 +298,7 @@ async fn a_hook_is_in_its_own_context_again_after_it_has_appended_elsewhere() {
     let (database, admin) = setup().await;
     run(
         &admin,
-        "create function public.relay() returns trigger language plpgsql as $$
+        "create function public.relay() returns trigger language plpgsql security definer as $$
          begin
              if livestore.current_store_id() = 'inbox' then
                  perform livestore.commit('log', 'noted');
