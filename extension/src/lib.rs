@@ -13,8 +13,8 @@
 //! The first three know nothing of Postgres, so they are tested without one.
 
 mod append;
-mod hooks;
 mod bounds;
+mod hooks;
 pub mod notification;
 pub mod plan;
 mod roles;

@@ -18,22 +18,78 @@ as 'MODULE_PATHNAME', 'plan_pushes_wrapper';
 comment on function livestore.plan_pushes(text[], text[], text[], bigint[], text[], text[], bigint[], bigint[], text[], text[], text[], text[]) is
 'Internal: decides what becomes of each push, given the state of its store, and lists the events to insert';
 
+-- Whoever may connect may LISTEN. So the channel names stores by digests, which only those can make who may read all stores.
+create or replace function livestore.heads_key()
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select i.heads_key from livestore.instance i order by i.created_at limit 1
+$$;
+
+comment on function livestore.heads_key() is
+'What livestore.store_digest is made with. What the sidecar uses';
+
+create or replace function livestore.store_digest(store_id text)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select left(encode(sha256(convert_to(livestore.heads_key() || store_id, 'UTF8')), 'hex'), 32)
+$$;
+
+comment on function livestore.store_digest(text) is
+'What stands for a store in the notifications of the channel livestore_heads';
+
+create or replace function livestore.legacy_notify()
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select coalesce(
+        lower(nullif(current_setting('livestore.legacy_notify', true), '')) in ('on', 'true', 'yes', '1'),
+        (select i.legacy_notify from livestore.instance i order by i.created_at limit 1)
+    )
+$$;
+
+comment on function livestore.legacy_notify() is
+'Whether commits are told on the channel livestore, too, with the ids of stores, as sidecars before 0.3 expect it: the setting livestore.legacy_notify or, without one, whether the database was updated from such a version';
+
 create or replace function livestore.notify_heads(store_ids text[], heads bigint[], source text default null)
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    -- A payload must stay under 8,000 bytes: 1,500 and the longest id there can be (1,024 characters, 6 bytes each in JSON).
+    -- A payload must stay under 8,000 bytes: a digest and a head are 53 at most.
+    select pg_notify(
+        'livestore_heads', json_build_object('source', source, 'heads', json_object_agg(page.digest, page.head))::text
+    )
+    from (
+        select livestore.store_digest(h.store_id) as digest, h.head, (h.number - 1) / 100 as number
+        from unnest(store_ids, heads) with ordinality h(store_id, head, number)
+    ) page
+    group by page.number;
+
+    -- 1,500 and the longest id there can be (1,024 characters, 6 bytes each in JSON).
     select pg_notify('livestore', json_build_object('source', source, 'heads', json_object_agg(page.store_id, page.head))::text)
     from (
         select h.store_id, h.head, sum(octet_length(to_json(h.store_id)::text) + 24) over (order by h.store_id) / 1500 as number
         from unnest(store_ids, heads) h(store_id, head)
+        where livestore.legacy_notify()
     ) page
     group by page.number
 $$;
 
 comment on function livestore.notify_heads(text[], bigint[], text) is
-'Internal: NOTIFY livestore, {"source": …, "heads": {"<storeId>": <head>, …}}; several if one would be too long. A head of null: the log is another one now';
+'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null: the log is another one now. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
 
 create or replace function livestore.stored_events(stores bigint[], seq_nums bigint[])
 returns setof livestore.eventlog_1

@@ -89,7 +89,9 @@ create table livestore.instance (
     seed text not null default gen_random_uuid()::text,
     created_at timestamptz not null default now(),
     max_ahead bigint not null default 2147483648 check (max_ahead >= 0),
-    context_secret text not null default gen_random_uuid()::text || gen_random_uuid()::text
+    context_secret text not null default gen_random_uuid()::text || gen_random_uuid()::text,
+    heads_key text not null default gen_random_uuid()::text,
+    legacy_notify boolean not null default false
 );
 
 comment on table livestore.instance is 'What backend ids are derived from. After a restore there are two rows, and the older one, which came with the data, counts';
@@ -101,6 +103,8 @@ comment on column livestore.instance.context_secret is 'What the context of hook
 -- They have no key, and a publication of all tables needs something by which to tell a row that was deleted or changed.
 alter table livestore.dropped_stores replica identity full;
 alter table livestore.instance replica identity full;
+comment on column livestore.instance.heads_key is 'What livestore.store_digest is made with';
+comment on column livestore.instance.legacy_notify is 'Whether commits are told on the channel livestore, too, unless the setting livestore.legacy_notify says otherwise';
 
 insert into livestore.instance default values;
 

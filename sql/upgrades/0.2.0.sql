@@ -71,3 +71,12 @@ create unlogged table livestore.relay_presence ();
 comment on table livestore.relay_presence is 'Empty. Locked by a transaction that changes who is connected to the peer relay: a lock that only its owner can take';
 
 alter view livestore.events set (security_barrier = true);
+
+alter table livestore.instance
+    add column heads_key text not null default gen_random_uuid()::text,
+    add column legacy_notify boolean not null default false;
+comment on column livestore.instance.heads_key is 'What livestore.store_digest is made with';
+comment on column livestore.instance.legacy_notify is 'Whether commits are told on the channel livestore, too, unless the setting livestore.legacy_notify says otherwise';
+-- Sidecars of earlier versions listen to the old channel until they are updated. Not by alter database: connections that are
+-- open would not notice.
+update livestore.instance set legacy_notify = true;

@@ -165,6 +165,11 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
         finds(&url, &[], kind, what).await;
         admin.batch_execute(&format!("alter table livestore.stores {undo} row level security")).await.unwrap();
     }
+    for (set, kind) in [("true", "advice"), ("false", "ok")] {
+        admin.batch_execute(&format!("update livestore.instance set legacy_notify = {set}")).await.unwrap();
+        let (_, report) = check(&url, &[]).await;
+        assert_eq!(report.contains("set livestore.legacy_notify = off"), kind == "advice", "{report}");
+    }
     let version = "update pg_extension set extversion = '0.3.0-old' where extname = 'livestore_sync'";
     admin.execute(version, &[]).await.unwrap();
     finds(&url, &[], "advice", "run \"alter extension livestore_sync update\"").await;
