@@ -11,7 +11,8 @@ use pgrx::pg_sys::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TIM
 use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 
-use crate::notification::heads_payloads;
+use crate::bounds::max_ahead;
+use crate::notification::{heads_payloads, store_digest};
 use crate::plan::{Insert, Plan, Push, Verdict, plan};
 use crate::roles::RunsAs;
 use crate::sql::same_length;
@@ -115,7 +116,21 @@ thread_local! {
             &[INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID],
         )
     };
-    static NOTIFY: Statement = const { Statement::new(c"select pg_catalog.pg_notify('livestore', $1)", &[TEXTOID]) };
+    /// By way of JSON, since the SQL of version 0.2.0, which may call this library, has no such columns: it has the old channel only.
+    static CHANNELS: Statement = const {
+        Statement::new(
+            c"select instance operator(pg_catalog.->>) 'heads_key',
+                  coalesce(
+                      pg_catalog.lower(nullif(pg_catalog.current_setting('livestore.legacy_notify', true), ''))
+                          in ('on', 'true', 'yes', '1'),
+                      (instance operator(pg_catalog.->>) 'legacy_notify')::pg_catalog.bool,
+                      true
+                  )
+              from (select pg_catalog.to_jsonb(i) from livestore.instance i order by i.created_at limit 1) as i(instance)",
+            &[],
+        )
+    };
+    static NOTIFY: Statement = const { Statement::new(c"select pg_catalog.pg_notify($1, $2)", &[TEXTOID, TEXTOID]) };
 }
 
 /// The row of a store, locked.
@@ -175,7 +190,7 @@ fn append_pooled(
                 })
             })
             .collect();
-        let Plan::Decided { verdicts, inserts } = plan(&pushes, None) else {
+        let Plan::Decided { verdicts, inserts } = plan(&pushes, None, &max_ahead) else {
             return Ok(TableIterator::new([]));
         };
         let at = clock_timestamp();
@@ -261,8 +276,25 @@ fn write(
             advanced.len()
         );
     }
-    for payload in heads_payloads(source, heads) {
-        NOTIFY.with(|notify| notify.execute(client, &[payload.into()]))?;
+    notify(client, &heads, source)
+}
+
+/// Tells those who listen where the logs stand.
+fn notify(client: &mut SpiClient<'_>, heads: &HashMap<&str, i64>, source: Option<&str>) -> spi::Result<()> {
+    let channels = CHANNELS.with(|channels| channels.execute(client, &[]))?;
+    let (key, is_legacy) =
+        if channels.is_empty() { (None, Some(true)) } else { channels.first().get_two::<String, bool>()? };
+    let digests =
+        key.map(|key| heads.iter().map(|(store, head)| (store_digest(&key, store), *head)).collect::<Vec<_>>());
+    let ids = (is_legacy == Some(true)).then(|| heads.iter().map(|(store, head)| (*store, *head)));
+    let payloads = [
+        ("livestore_heads", digests.map(|heads| heads_payloads(source, heads))),
+        ("livestore", ids.map(|heads| heads_payloads(source, heads))),
+    ];
+    for (channel, payloads) in payloads {
+        for payload in payloads.unwrap_or_default() {
+            NOTIFY.with(|notify| notify.execute(client, &[channel.into(), payload.into()]))?;
+        }
     }
     Ok(())
 }

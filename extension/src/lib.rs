@@ -4,6 +4,7 @@
 //! - [`validation`] reads a batch of events and says whether it is a chain.
 //! - [`plan`] decides what becomes of each push, given the heads of the locked stores.
 //! - [`notification`] is what live streams are told.
+//! - [`bounds`] is what the database's owner has set.
 //! - [`append`] carries out the usual push.
 //! - [`sql`] lets SQL ask for a plan, and carry out what is not usual.
 //! - [`hooks`] writes to event logs where hooks run, and [`roles`] says as whom.
@@ -12,6 +13,7 @@
 //! The first three know nothing of Postgres, so they are tested without one.
 
 mod append;
+mod bounds;
 mod hooks;
 pub mod notification;
 pub mod plan;

@@ -7,7 +7,13 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
-use crate::validation::{Event, Invalid, read_batch};
+use crate::validation::{Event, Invalid, MAX_SEQ_NUM, read_batch};
+
+/// How far ahead of the head an event may be that does not follow it directly, unless the database says otherwise.
+pub const MAX_AHEAD: i64 = 1 << 31;
+
+/// From here on there are no more gaps: whatever clients push, half of all numbers remain for events that follow each other.
+const LAST_GAP: i64 = MAX_SEQ_NUM / 2;
 
 /// One push, and the state of its store as read under the lock. A store that is not registered yet has head 0 and the
 /// backend id that it will have.
@@ -125,9 +131,11 @@ pub enum Plan<'a> {
 }
 
 /// Decides on a group of pushes. `stored` is what an earlier [`Plan::Lookup`] asked for (events that do not exist are
-/// missing in it); without it, a plan that needs to know returns that request.
-pub fn plan<'a>(pushes: &[Push<'a>], stored: Option<&Stored<'_>>) -> Plan<'a> {
-    let mut planner = Planner { stored, heads: HashMap::new(), inserts: Vec::new(), planned: HashMap::new() };
+/// missing in it); without it, a plan that needs to know returns that request. `max_ahead` is asked only if an event leaves
+/// a gap, which LiveStore's clients never do.
+pub fn plan<'a>(pushes: &[Push<'a>], stored: Option<&Stored<'_>>, max_ahead: &dyn Fn() -> i64) -> Plan<'a> {
+    let mut planner =
+        Planner { stored, max_ahead, heads: HashMap::new(), inserts: Vec::new(), planned: HashMap::new() };
     let batches: Vec<_> = pushes.iter().map(|push| read_batch(push.batch)).collect();
     if stored.is_none() {
         let lookups = lookups(pushes, &batches);
@@ -162,6 +170,7 @@ fn lookups(pushes: &[Push<'_>], batches: &[Result<Vec<Event<'_>>, Invalid>]) -> 
 
 struct Planner<'a, 's> {
     stored: Option<&'s Stored<'s>>,
+    max_ahead: &'s dyn Fn() -> i64,
     /// Heads of the stores that this plan has advanced.
     heads: HashMap<&'a str, i64>,
     inserts: Vec<Insert<'a>>,
@@ -192,6 +201,9 @@ impl<'a> Planner<'a, '_> {
         if !follows_head {
             return Verdict::ServerAhead { minimum_expected_num: head, provided_num };
         }
+        if let Some(invalid) = self.jump_too_far(head, &batch, repeated) {
+            return Verdict::Invalid(invalid);
+        }
         let new_head = if appended > 0 { batch.last().map_or(head, |event| event.seq_num) } else { head };
         self.heads.insert(push.store, new_head);
         for event in batch.into_iter().skip(repeated) {
@@ -199,6 +211,26 @@ impl<'a> Planner<'a, '_> {
             self.inserts.push(Insert { push: index, event });
         }
         Verdict::Accepted { head: new_head, appended }
+    }
+
+    /// The first new event that leaves a gap so large that the log would run out of numbers before its time.
+    fn jump_too_far(&self, head: i64, batch: &[Event<'_>], repeated: usize) -> Option<Invalid> {
+        let new = batch.iter().enumerate().skip(repeated);
+        let mut jumps = new.filter(|(_, event)| event.seq_num > event.parent_seq_num + 1).peekable();
+        jumps.peek()?;
+        let max_ahead = (self.max_ahead)();
+        jumps.find_map(|(index, Event { seq_num, .. })| {
+            let reason = if seq_num - head > max_ahead {
+                format!("seqNum {seq_num} is more than {max_ahead} ahead of the head of the log, {head}")
+            } else if *seq_num > LAST_GAP {
+                format!(
+                    "seqNum {seq_num} leaves no room: beyond {LAST_GAP} every event must directly follow its parent"
+                )
+            } else {
+                return None;
+            };
+            Some(Invalid { index: Some(index), reason })
+        })
     }
 
     /// Whether the log, with what this plan adds to it, holds exactly this event.

@@ -3,6 +3,7 @@
 use pgrx::Array;
 use pgrx::prelude::*;
 
+use crate::bounds::max_ahead;
 use crate::plan::{Plan, Push, Stored, StoredEvent, Verdict, plan};
 
 /// The first five arrays have one element for each push; the `stored_*` arrays one for each event that an earlier call
@@ -93,7 +94,7 @@ fn plan_pushes(
         Some(stored)
     })();
 
-    TableIterator::once(columns(plan(&pushes, stored.as_ref())))
+    TableIterator::once(columns(plan(&pushes, stored.as_ref(), &max_ahead)))
 }
 
 /// Turns a plan into the result row. The event columns are moved into Postgres' memory here; nothing borrows from the

@@ -94,7 +94,10 @@ fn check_event<'a>(event: Event<'a>, previous: Option<&Event<'a>>) -> Result<Eve
         return Err(format!("seqNum {seq_num} must be greater than its parentSeqNum {parent_seq_num}"));
     }
     if seq_num > MAX_SEQ_NUM {
-        return Err(format!("seqNum {seq_num} is greater than {MAX_SEQ_NUM}"));
+        return Err(format!(
+            "seqNum {seq_num} is greater than {MAX_SEQ_NUM}, the last that clients can count to; \
+             a log that has reached it takes no more events until livestore.reset_store empties it"
+        ));
     }
     if let Some(previous) = previous
         && parent_seq_num != previous.seq_num

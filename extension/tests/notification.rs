@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use livestore_sync::notification::heads_payloads;
+use livestore_sync::notification::{heads_payloads, store_digest};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -39,8 +39,15 @@ fn the_longest_ids_of_the_longest_source_fit() {
 }
 
 #[test]
+fn a_digest_depends_on_the_key_and_the_store() {
+    assert_eq!(store_digest("key", "s").len(), 32);
+    assert_ne!(store_digest("key", "s"), store_digest("key", "t"));
+    assert_ne!(store_digest("key", "s"), store_digest("other", "s"));
+}
+
+#[test]
 fn nothing_is_not_notified() {
-    assert_eq!(heads_payloads(None, []), [""; 0]);
+    assert_eq!(heads_payloads::<String>(None, []), [""; 0]);
 }
 
 proptest! {

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use livestore_sync::plan::{Insert, Plan, Push, Stored, StoredEvent, Verdict, plan};
+use livestore_sync::plan::{Insert, MAX_AHEAD, Plan, Push, Stored, StoredEvent, Verdict, plan};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -230,10 +230,10 @@ fn group<'a>(logs: &Logs, pushes: &'a [Attempted]) -> Vec<Push<'a>> {
 /// Asks for a plan as `livestore.append` does: with a second call if the first wants to see events.
 fn decide(logs: &Logs, pushes: &[Attempted]) -> (Vec<Outcome>, Vec<(usize, Event)>) {
     let group = group(logs, pushes);
-    let decided = match plan(&group, None) {
+    let decided = match plan(&group, None, &|| MAX_AHEAD) {
         Plan::Lookup(lookups) => {
             let stored = look_up(logs, pushes, &lookups);
-            plan(&group, Some(&stored))
+            plan(&group, Some(&stored), &|| MAX_AHEAD)
         }
         decided => decided,
     };
@@ -349,10 +349,52 @@ proptest! {
         };
         let (_, _, logs) = model(&Logs::default(), &[at_the_head(before)]);
         let (pushes, _, after) = model(&logs, &pushes.into_iter().map(at_the_head).collect::<Vec<_>>());
-        let Plan::Decided { verdicts, inserts } = plan(&group(&logs, &pushes), None) else {
+        let Plan::Decided { verdicts, inserts } = plan(&group(&logs, &pushes), None, &|| MAX_AHEAD) else {
             return Err(TestCaseError::fail("it asks for events of the log"));
         };
         prop_assert!(verdicts.iter().all(|verdict| verdict.sqlstate().is_none()));
         prop_assert_eq!(logs[0].len() + inserts.len(), after[0].len());
     }
+}
+
+/// The verdict on one event with these numbers, by a log that ends at its parent.
+fn jump(parent: i64, seq: i64, max_ahead: i64) -> Outcome {
+    let text = Event { parent, seq, name: "a", args: None, client: "a", session: "a" }.text();
+    let batch = format!("[{text}]");
+    let push = Push { store: "s", batch: &batch, backend_id: None, store_head: parent, store_backend_id: "b" };
+    match plan(&[push], None, &|| max_ahead) {
+        Plan::Decided { verdicts, .. } => (&verdicts[0]).into(),
+        Plan::Lookup(lookups) => panic!("{lookups:?}"),
+    }
+}
+
+#[test]
+fn no_event_may_use_up_the_numbers_of_a_log() {
+    let invalid = Outcome::Invalid { index: Some(0) };
+    let accepted = |head| Outcome::Accepted { head, appended: 1 };
+    let last = (1 << 53) - 1;
+    assert_eq!(jump(0, last, MAX_AHEAD), invalid);
+    assert_eq!(jump(7, 7 + MAX_AHEAD, MAX_AHEAD), accepted(7 + MAX_AHEAD));
+    assert_eq!(jump(7, 8 + MAX_AHEAD, MAX_AHEAD), invalid);
+    // Whatever the bound is, no number of jumps gets beyond the middle: from there on it is one by one.
+    assert_eq!(jump(0, last, i64::MAX), invalid);
+    assert_eq!(jump(0, 1 << 52, i64::MAX), invalid);
+    assert_eq!(jump(0, (1 << 52) - 1, i64::MAX), accepted((1 << 52) - 1));
+    assert_eq!(jump(1 << 52, (1 << 52) + 2, MAX_AHEAD), invalid);
+    assert_eq!(jump(1 << 52, (1 << 52) + 1, MAX_AHEAD), accepted((1 << 52) + 1));
+    assert_eq!(jump(last - 1, last, MAX_AHEAD), accepted(last));
+    assert_eq!(jump(last, last + 1, MAX_AHEAD), invalid);
+    // A bound of 0 forbids gaps, and nothing else.
+    assert_eq!(jump(1, 2, 0), accepted(2));
+    assert_eq!(jump(1, 3, 0), invalid);
+}
+
+#[test]
+fn a_jump_is_measured_from_the_head_and_not_from_the_event_before() {
+    let event = |parent, seq| Event { parent, seq, name: "a", args: None, client: "a", session: "a" }.text();
+    let batch = format!("[{},{},{}]", event(5, 6), event(6, 100), event(100, 170));
+    let push = Push { store: "s", batch: &batch, backend_id: None, store_head: 5, store_backend_id: "b" };
+    let Plan::Decided { verdicts, inserts } = plan(&[push, push], None, &|| 100) else { panic!("a look-up") };
+    assert_eq!(Outcome::from(&verdicts[0]), Outcome::Invalid { index: Some(2) });
+    assert_eq!(inserts, []);
 }

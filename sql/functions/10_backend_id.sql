@@ -17,6 +17,7 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
     select coalesce(
         (select s.backend_id from livestore.stores s where s.store_id = $1),

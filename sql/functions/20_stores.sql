@@ -102,17 +102,48 @@ comment on function livestore.create_store(text, boolean) is
 
 -- Taken by every function that writes to stores, always in this order, so that no two wait for each other: first new rows,
 -- by store_id, while nothing is locked; then locks, by id.
-create or replace function livestore.register_stores(store_ids text[])
+create or replace function livestore.mend_store_numbers()
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    greatest_number constant bigint := max(s.id) from livestore.stores s;
+begin
+    -- Rows that came by logical replication, which leaves sequences as they are, or by copy.
+    if greatest_number >= (select q.last_value + q.is_called::integer from livestore.stores_id_seq q) then
+        -- One at a time, and look again: a number must not be given twice.
+        lock table livestore.instance in share row exclusive mode;
+        perform setval('livestore.stores_id_seq', greatest_number)
+        from livestore.stores_id_seq q where greatest_number >= q.last_value + q.is_called::integer;
+    end if;
+end
+$$;
+
+comment on function livestore.mend_store_numbers() is
+'Internal: sees to it that the next number of a store is greater than all there are';
+
+create or replace function livestore.register_stores(store_ids text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    missing constant text[] := array_agg(distinct w.store_id) from unnest(store_ids) w(store_id)
+        where not exists (select from livestore.stores s where s.store_id = w.store_id);
+begin
+    if missing is null then
+        return;
+    end if;
+    perform livestore.mend_store_numbers();
+    -- The constraint by name: whatever else stands in the way is an error, and not a store that is there.
     insert into livestore.stores (store_id, backend_id)
-    select missing.store_id, livestore.backend_id(missing.store_id)
-    from (select distinct unnest(store_ids) as store_id) missing
-    where not exists (select from livestore.stores s where s.store_id = missing.store_id)
-    order by missing.store_id collate "C"
-    on conflict do nothing
+    select m.store_id, livestore.backend_id(m.store_id)
+    from unnest(missing) m(store_id)
+    order by m.store_id collate "C"
+    on conflict on constraint stores_store_id_key do nothing;
+end
 $$;
 
 comment on function livestore.register_stores(text[]) is 'Internal: adds the stores that do not exist yet';
@@ -121,6 +152,7 @@ create or replace function livestore.lock_store(store_id text)
 returns livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     store livestore.stores;
@@ -141,6 +173,7 @@ create or replace function livestore.lock_existing_store(store_id text)
 returns livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     store livestore.stores;
@@ -171,6 +204,7 @@ begin
         perform livestore.delete_events(store.eventlog, store.id);
     end if;
     delete from livestore.relayed_events r where r.store = store.id;
+    perform livestore.mend_store_numbers();
     -- A new number, too: whoever reads the table by it, as Electric does, must not take the two logs for one.
     update livestore.stores s set id = default, head = 0, backend_id = livestore.make_backend_id(gen_random_uuid()::text)
         where s.id = store.id returning s.* into store;

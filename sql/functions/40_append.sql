@@ -18,28 +18,85 @@ as 'MODULE_PATHNAME', 'plan_pushes_wrapper';
 comment on function livestore.plan_pushes(text[], text[], text[], bigint[], text[], text[], bigint[], bigint[], text[], text[], text[], text[]) is
 'Internal: decides what becomes of each push, given the state of its store, and lists the events to insert';
 
+-- Whoever may connect may LISTEN. So the channel names stores by digests, which only those can make who may read all stores.
+create or replace function livestore.heads_key()
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select i.heads_key from livestore.instance i order by i.created_at limit 1
+$$;
+
+comment on function livestore.heads_key() is
+'What livestore.store_digest is made with. What the sidecar uses';
+
+create or replace function livestore.store_digest(store_id text)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select left(encode(sha256(convert_to(livestore.heads_key() || store_id, 'UTF8')), 'hex'), 32)
+$$;
+
+comment on function livestore.store_digest(text) is
+'What stands for a store in the notifications of the channel livestore_heads';
+
+create or replace function livestore.legacy_notify()
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select coalesce(
+        lower(nullif(current_setting('livestore.legacy_notify', true), '')) in ('on', 'true', 'yes', '1'),
+        (select i.legacy_notify from livestore.instance i order by i.created_at limit 1)
+    )
+$$;
+
+comment on function livestore.legacy_notify() is
+'Whether commits are told on the channel livestore, too, with the ids of stores, as sidecars before 0.3 expect it: the setting livestore.legacy_notify or, without one, whether the database was updated from such a version';
+
 create or replace function livestore.notify_heads(store_ids text[], heads bigint[], source text default null)
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
 as $$
-    -- A payload must stay under 8,000 bytes: 1,500 and the longest id there can be (1,024 characters, 6 bytes each in JSON).
+    -- A payload must stay under 8,000 bytes: a digest and a head are 53 at most.
+    select pg_notify(
+        'livestore_heads', json_build_object('source', source, 'heads', json_object_agg(page.digest, page.head))::text
+    )
+    from (
+        select livestore.store_digest(h.store_id) as digest, h.head, (h.number - 1) / 100 as number
+        from unnest(store_ids, heads) with ordinality h(store_id, head, number)
+    ) page
+    group by page.number;
+
+    -- 1,500 and the longest id there can be (1,024 characters, 6 bytes each in JSON).
     select pg_notify('livestore', json_build_object('source', source, 'heads', json_object_agg(page.store_id, page.head))::text)
     from (
         select h.store_id, h.head, sum(octet_length(to_json(h.store_id)::text) + 24) over (order by h.store_id) / 1500 as number
         from unnest(store_ids, heads) h(store_id, head)
+        where livestore.legacy_notify()
     ) page
     group by page.number
 $$;
 
 comment on function livestore.notify_heads(text[], bigint[], text) is
-'Internal: NOTIFY livestore, {"source": …, "heads": {"<storeId>": <head>, …}}; several if one would be too long. A head of null: the log is another one now';
+'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null: the log is another one now. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
 
 create or replace function livestore.stored_events(stores bigint[], seq_nums bigint[])
 returns setof livestore.eventlog_1
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     own record;
@@ -65,7 +122,6 @@ $$;
 comment on function livestore.stored_events(bigint[], bigint[]) is
 'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
 
--- The settings end with the function: a hook may append to another store, and goes on in its own context then.
 create or replace function livestore.append(
     store_ids text[], batches text[], backend_ids text[], source text default null,
     payloads text[] default null, headers text[] default null, claims text[] default null
@@ -73,7 +129,6 @@ create or replace function livestore.append(
 returns setof livestore.push_result
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set livestore.store_id = ''
 as $$
 declare
     store record;
@@ -83,6 +138,8 @@ declare
     part record;
     inserted bigint := 0;
     changed bigint;
+    around text[];
+    is_inherited boolean;
     appended_at timestamptz;
 begin
     select array_agg(s.id order by p.push) as ids,
@@ -145,6 +202,11 @@ begin
         into hooks
         from pg_trigger t
         where t.tgrelid = any (store.eventlogs) and not t.tgisinternal;
+        -- What a hook appends belongs to the request that the hook runs for, and leaves it its context.
+        if hooks.exist then
+            around := livestore.save_context();
+            is_inherited := pg_trigger_depth() > 0 and livestore.has_context();
+        end if;
 
         -- A statement for each table and, if there are hooks, for each push: it has the context of its request.
         for part in
@@ -165,11 +227,11 @@ begin
                 perform livestore.enter_context(
                     store_ids[part.push],
                     case when payloads is not null then payloads[part.push]
-                        when pg_trigger_depth() > 0 then current_setting('livestore.payload', true) end,
+                        when is_inherited then around[2] end,
                     case when headers is not null then headers[part.push]
-                        when pg_trigger_depth() > 0 then current_setting('livestore.headers', true) end,
+                        when is_inherited then around[3] end,
                     case when claims is not null then claims[part.push]
-                        when pg_trigger_depth() > 0 then current_setting('livestore.claims', true) end
+                        when is_inherited then around[4] end
                 );
             end if;
             inserted := inserted + livestore.insert_events(
@@ -177,6 +239,10 @@ begin
                 part.client_ids, part.session_ids, part.created_ats
             );
         end loop;
+
+        if hooks.exist then
+            perform livestore.restore_context(around);
+        end if;
 
         -- A client that gets back another event than it pushed takes its own for missing, and pushes it again.
         if hooks.may_change then

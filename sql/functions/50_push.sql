@@ -2,6 +2,7 @@ create or replace function livestore.lock_stores(store_ids text[], batches text[
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
 declare
     missing record;

@@ -41,6 +41,7 @@ set livestore.store_id = ''
 set livestore.payload = ''
 set livestore.headers = ''
 set livestore.claims = ''
+set livestore.signature = ''
 as $$
 declare
     store livestore.stores;

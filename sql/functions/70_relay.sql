@@ -1,11 +1,14 @@
 -- Changes of who is where come one after the other: two devices that join at the same time at two places would miss each
--- other, and connection numbers would not be in the order of the commits.
+-- other, and connection numbers would not be in the order of the commits. Not an advisory lock, which anybody can hold who may
+-- connect.
 create or replace function livestore.relay_lock()
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
-    select pg_advisory_xact_lock(hashtextextended('livestore relay presence', 0))
+begin
+    lock table livestore.relay_presence in exclusive mode;
+end
 $$;
 
 comment on function livestore.relay_lock() is 'Internal: held by a transaction that changes who is connected to the peer relay, and where';

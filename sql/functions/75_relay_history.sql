@@ -87,7 +87,9 @@ create or replace function livestore.relay_page(store_id text, after bigint, max
 returns table (seq_num bigint, event json)
 language sql
 stable
+security definer
 set search_path = pg_catalog, pg_temp
+set row_security = off
 as $$
     select e.seq_num,
         case when e.args is null

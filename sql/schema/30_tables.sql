@@ -51,7 +51,7 @@ comment on index livestore.stores_table_suffix_idx is 'Finds the store that the 
 create index stores_stream_name_idx on livestore.stores (livestore.stream_name(store_id) collate "C");
 comment on index livestore.stores_stream_name_idx is 'Finds the store that the name of an S2 stream means, and lists streams in order';
 
-create view livestore.events as
+create view livestore.events with (security_barrier = true) as
 select
     stores.store_id,
     event."seqNum" as seq_num,
@@ -87,16 +87,24 @@ comment on column livestore.dropped_stores.backend_id is 'The backend id that a 
 
 create table livestore.instance (
     seed text not null default gen_random_uuid()::text,
-    created_at timestamptz not null default now()
+    created_at timestamptz not null default now(),
+    max_ahead bigint not null default 2147483648 check (max_ahead >= 0),
+    context_secret text not null default gen_random_uuid()::text || gen_random_uuid()::text,
+    heads_key text not null default gen_random_uuid()::text,
+    legacy_notify boolean not null default false
 );
 
 comment on table livestore.instance is 'What backend ids are derived from. After a restore there are two rows, and the older one, which came with the data, counts';
 comment on column livestore.instance.seed is 'A random text';
 comment on column livestore.instance.created_at is 'When the extension was created';
+comment on column livestore.instance.max_ahead is 'How far ahead of the head of its log an event may be that leaves a gap: a push beyond is invalid. Clients of LiveStore leave no gaps';
+comment on column livestore.instance.context_secret is 'What the context of hooks is signed with: livestore.sign_context';
 
 -- They have no key, and a publication of all tables needs something by which to tell a row that was deleted or changed.
 alter table livestore.dropped_stores replica identity full;
 alter table livestore.instance replica identity full;
+comment on column livestore.instance.heads_key is 'What livestore.store_digest is made with';
+comment on column livestore.instance.legacy_notify is 'Whether commits are told on the channel livestore, too, unless the setting livestore.legacy_notify says otherwise';
 
 insert into livestore.instance default values;
 

@@ -41,6 +41,10 @@ comment on column livestore.relay_parcels.id is 'What the notification names';
 comment on column livestore.relay_parcels.sidecar is 'The sidecar that it is for';
 comment on column livestore.relay_parcels.body is 'JSON, as sidecars understand it';
 
+create unlogged table livestore.relay_presence ();
+
+comment on table livestore.relay_presence is 'Empty. Locked by a transaction that changes who is connected to the peer relay: a lock that only its owner can take';
+
 create type livestore.relay_device as (user_id text, client_id text, connection bigint, sidecar text);
 
 comment on type livestore.relay_device is 'A device at the peer relay, as in livestore.relay_devices';

@@ -58,3 +58,25 @@ $$;
 -- A publication of all tables needs to know rows by which to tell others what was deleted or changed.
 alter table livestore.dropped_stores replica identity full;
 alter table livestore.instance replica identity full;
+
+alter table livestore.instance add column max_ahead bigint not null default 2147483648 check (max_ahead >= 0);
+comment on column livestore.instance.max_ahead is 'How far ahead of the head of its log an event may be that leaves a gap: a push beyond is invalid. Clients of LiveStore leave no gaps';
+
+alter table livestore.instance
+    add column context_secret text not null default gen_random_uuid()::text || gen_random_uuid()::text;
+comment on column livestore.instance.context_secret is 'What the context of hooks is signed with: livestore.sign_context';
+
+create unlogged table livestore.relay_presence ();
+
+comment on table livestore.relay_presence is 'Empty. Locked by a transaction that changes who is connected to the peer relay: a lock that only its owner can take';
+
+alter view livestore.events set (security_barrier = true);
+
+alter table livestore.instance
+    add column heads_key text not null default gen_random_uuid()::text,
+    add column legacy_notify boolean not null default false;
+comment on column livestore.instance.heads_key is 'What livestore.store_digest is made with';
+comment on column livestore.instance.legacy_notify is 'Whether commits are told on the channel livestore, too, unless the setting livestore.legacy_notify says otherwise';
+-- Sidecars of earlier versions listen to the old channel until they are updated. Not by alter database: connections that are
+-- open would not notice.
+update livestore.instance set legacy_notify = true;

@@ -39,6 +39,8 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         let client = database.client().await?;
         server(&client, report).await?;
         extension(&client, report).await?;
+        row_security(&client, report).await?;
+        channels(&client, report).await?;
         role(&client, config, report).await?;
         settings(&client, config, report).await?;
         rights::look(&client, report).await?;
@@ -104,6 +106,35 @@ async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_pos
         let (installed, available): (&str, &str) = (row.get(0), row.get(1));
         report.advise(format!(
             "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
+        ));
+    }
+    Ok(())
+}
+
+/// Whether the ids of stores are told to everybody who may connect.
+async fn channels(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let row = client.query_one("select livestore.legacy_notify(), current_database()::text", &[]).await?;
+    if row.get(0) {
+        let database: &str = row.get(1);
+        report.advise(format!(
+            "every role that may connect hears the ids of all stores on the channel livestore, which sidecars before 0.3 listen to: once there are none, run \"alter database {database} set livestore.legacy_notify = off\", and restart the sidecars"
+        ));
+    }
+    Ok(())
+}
+
+/// What somebody who switches it on expects, and does not get.
+async fn row_security(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let row = client
+        .query_one(
+            "select string_agg(c.oid::regclass::text, ', ' order by c.relname) from pg_class c
+             join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'livestore' where c.relrowsecurity",
+            &[],
+        )
+        .await?;
+    if let Some(tables) = row.get::<_, Option<&str>>(0) {
+        report.advise(format!(
+            "row level security is on for {tables}: its policies hold for who reads the tables, and not for livestore.events, livestore.pull and the sidecar, which read as their owner"
         ));
     }
     Ok(())

@@ -112,14 +112,9 @@ impl Aliases {
 
     async fn look_up(&self, alias: &Alias) -> Result<Vec<StoreId>, DatabaseError> {
         let (query, name): (_, &(dyn ToSql + Sync)) = match alias {
-            Alias::Suffix(suffix) => {
-                ("select store_id from livestore.stores where livestore.table_suffix(store_id) = $1 limit 2", suffix)
-            }
-            Alias::Pooled(number) => ("select store_id from livestore.stores where id = $1", number),
-            Alias::Stream(name) => (
-                "select store_id from livestore.stores where livestore.stream_name(store_id) collate \"C\" = $1 limit 2",
-                name,
-            ),
+            Alias::Suffix(suffix) => ("select store_id from livestore.stores_of_table_suffix($1, 2)", suffix),
+            Alias::Pooled(number) => ("select store_id from livestore.store_of_number($1)", number),
+            Alias::Stream(name) => ("select store_id from livestore.stores_of_stream($1, 2)", name),
         };
         let rows = self.query(query, &[name]).await?;
         let store = |row: &Row| Ok(StoreId::parse(row.try_get(0)?).ok());
@@ -136,12 +131,7 @@ impl Aliases {
         after: &str,
         limit: i64,
     ) -> Result<Vec<(String, DateTime<Utc>)>, DatabaseError> {
-        let query = "select livestore.stream_name(store_id) collate \"C\" as name, min(created_at)
-             from livestore.stores
-             where livestore.stream_name(store_id) collate \"C\" >= $1
-                 and livestore.stream_name(store_id) collate \"C\" > $2
-                 and starts_with(livestore.stream_name(store_id), $1)
-             group by 1 order by 1 limit $3";
+        let query = "select name, created_at from livestore.list_streams($1, $2, $3)";
         let rows = self.query(query, &[&prefix, &after, &limit]).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
@@ -162,8 +152,7 @@ impl Aliases {
     }
 
     async fn look_at(&self, store: &StoreId) -> Result<Option<Location>, DatabaseError> {
-        let query = "select c.relname::text, s.id, s.backend_id
-             from livestore.stores s join pg_class c on c.oid = s.eventlog where s.store_id = $1";
+        let query = "select eventlog, store, backend_id from livestore.locate_store($1)";
         let rows = self.query(query, &[&store.as_str()]).await?;
         let Some(row) = rows.first() else {
             return Ok(None);

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio_postgres::Notification;
+use tokio_postgres::{Client, Notification};
 use tracing::{debug, info, warn};
 
-use super::store_id::StoreId;
+use super::store_digest::StoreDigest;
 use super::tail::Tails;
 use crate::metrics;
 use crate::postgres::{Backoff, Database, DatabaseError};
@@ -17,12 +17,13 @@ use crate::postgres::{Backoff, Database, DatabaseError};
 /// A connection that is silent for this long is asked whether it is still there, and has as long to answer.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// The payload of a notification on the channel `livestore` (`livestore.notify_heads`).
+/// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Anybody can send one: what it
+/// names costs nothing unless the key of the digests is known.
 #[derive(Deserialize)]
 struct Heads {
     source: Option<String>,
     /// A head of null: the log was reset or dropped.
-    heads: HashMap<String, Option<i64>>,
+    heads: HashMap<StoreDigest, Option<i64>>,
 }
 
 pub struct Listener {
@@ -53,8 +54,9 @@ impl Listener {
     /// One life of the connection.
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         let (client, mut notifications) = self.database.connect_to_listen().await?;
-        let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore")).await;
+        let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore_heads")).await;
         listen.map_err(|_| DatabaseError::Busy)??;
+        self.learn_key(&client).await?;
         // Only now can nothing be missed any more.
         self.tails.resync().await?;
         self.is_listening.store(true, Ordering::Relaxed);
@@ -68,11 +70,19 @@ impl Listener {
                 Ok(Some(notification)) => self.hear(&notification),
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    let heartbeat = tokio::time::timeout(HEARTBEAT, client.batch_execute("")).await;
-                    heartbeat.map_err(|_| DatabaseError::Busy)??;
+                    if self.learn_key(&client).await? {
+                        self.tails.resync().await?;
+                    }
                 }
             }
         }
+    }
+
+    /// A sign of life, too. Returns whether the key is another one than before: a restore may bring its own.
+    async fn learn_key(&self, client: &Client) -> Result<bool, DatabaseError> {
+        let asked = tokio::time::timeout(HEARTBEAT, client.query_one("select livestore.heads_key()", &[])).await;
+        let row = asked.map_err(|_| DatabaseError::Busy)??;
+        Ok(self.tails.set_key(row.try_get(0)?))
     }
 
     fn hear(&self, notification: &Notification) {
@@ -84,11 +94,7 @@ impl Listener {
             return;
         }
         for (store, head) in heads {
-            match (StoreId::parse(&store), head) {
-                (Ok(store), Some(head)) => self.tails.hint(&store, head),
-                (Ok(store), None) => self.tails.refresh(&store),
-                (Err(_), _) => {}
-            }
+            self.tails.hear(&store, head);
         }
     }
 }

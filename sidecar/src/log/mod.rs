@@ -16,6 +16,7 @@ mod pull;
 mod push;
 mod relayed;
 mod store;
+mod store_digest;
 mod store_id;
 mod subscription;
 mod tail;

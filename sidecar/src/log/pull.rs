@@ -37,41 +37,9 @@ impl Page {
 }
 
 /// One statement, one snapshot: the events belong to the backend id and the head beside them.
-const PULL: &str = "\
-    select log.head, log.backend_id, e.seq_num, e.parent_seq_num, e.name, e.args, e.client_id, e.session_id, e.created_at
-    from (select livestore.head($1) as head, livestore.backend_id($1) as backend_id offset 0) log
-    left join livestore.pull_page($1, $2, $3, $4) e on true
-    order by e.seq_num";
-
-/// The same for a store in the shared table, which is nearly every one, in a third of the time: without a function whose result
-/// Postgres would have to write down, and read again. No row: it is not there. Nothing is
-/// unpacked to find out how large it is, but what is compressed: a page is to be small as the sidecar gets it.
-const PULL_POOLED: &str = "\
-    select s.head, s.backend_id, e.\"seqNum\", e.\"parentSeqNum\", e.name, e.args, e.\"clientId\", e.\"sessionId\", e.\"createdAt\"
-    from livestore.stores s
-    left join lateral (
-        select * from only livestore.eventlog_1 e
-        where e.store = s.id and e.\"seqNum\" > $2
-        order by e.\"seqNum\"
-        limit (
-            select count(*) from (
-                select sum(
-                        octet_length(e.name) + octet_length(e.\"clientId\") + octet_length(e.\"sessionId\") + coalesce(
-                            case when pg_column_compression(e.args) is null
-                                then pg_column_size(e.args)
-                                else octet_length(e.args::text)
-                            end, 0)
-                    ) over before as bytes
-                from only livestore.eventlog_1 e
-                where e.store = s.id and e.\"seqNum\" > $2
-                window before as (order by e.\"seqNum\" rows between unbounded preceding and 1 preceding)
-                order by e.\"seqNum\"
-                limit $3
-            ) page
-            where coalesce(bytes, 0) < $4
-        )
-    ) e on true
-    where s.store_id = $1 and s.eventlog = 'livestore.eventlog_1'::regclass";
+const READ_PAGE: &str = "\
+    select head, backend_id, seq_num, parent_seq_num, name, args, client_id, session_id, created_at
+    from livestore.read_page($1, $2, $3, $4)";
 
 /// The page after `after`. A store that does not exist is an empty log with the backend id that it will have.
 pub async fn pull(database: &Database, store: &StoreId, after: i64) -> Result<Page, DatabaseError> {
@@ -96,20 +64,19 @@ async fn page(database: &Database, store: &StoreId, after: i64, events: i32) -> 
 async fn read_page(client: &PoolClient, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {
     let span = debug_span!(
         "sql",
-        otel.name = "livestore.pull_page",
+        otel.name = "livestore.read_page",
         otel.kind = "client",
         db.system.name = "postgresql",
         after
     );
     async {
-        let pooled = client.prepare_cached(PULL_POOLED).await?;
-        let (most, bytes) = (i64::from(events), i64::from(PAGE_BYTES));
-        let mut rows = client.query(&pooled, &[&store.as_str(), &after, &most, &bytes]).await?;
-        if rows.is_empty() {
-            let any = client.prepare_cached(PULL).await?;
-            rows = client.query(&any, &[&store.as_str(), &after, &events, &PAGE_BYTES]).await?;
+        let read_page = client.prepare_cached(READ_PAGE).await?;
+        let rows = client.query(&read_page, &[&store.as_str(), &after, &events, &PAGE_BYTES]).await?;
+        let page = read(&rows)?;
+        if events > 0 && page.events.is_empty() && page.head > after {
+            return Err(DatabaseError::EventsMissing { after, head: page.head });
         }
-        read(&rows)
+        Ok(page)
     }
     .instrument(span)
     .await
@@ -119,7 +86,7 @@ fn read(rows: &[Row]) -> Result<Page, DatabaseError> {
     let first = rows.first().ok_or(DatabaseError::Busy)?;
     let (head, backend_id) = (first.try_get(0)?, first.try_get::<_, &str>(1)?.into());
     let events: Vec<_> = rows.iter().filter_map(|row| event(row).transpose()).collect::<Result<_, _>>()?;
-    // A join says nothing of the order in which its rows come, although there is but one in which this one can.
+    // SQL says nothing of the order in which the rows of a function come, although there is but one in which these can.
     if !events.is_sorted_by(|one, next| one.seq_num < next.seq_num) {
         return Err(DatabaseError::Busy);
     }

@@ -18,7 +18,7 @@ const PAGE_BYTES: i32 = 1_000_000;
 
 const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 const PAGE: &str = "\
-    select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events
+    select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events, livestore.head($1) as head
     from livestore.relay_page($1, $2, $3, $4)";
 
 /// An event as devices know it. What is JSON is as the device sent it.
@@ -124,7 +124,11 @@ impl StoreLog {
             let arguments: [&(dyn ToSql + Sync); 4] = [&id, &after, &PAGE_EVENTS, &PAGE_BYTES];
             let row = client.in_time(client.query_one(PAGE, &arguments)).await??;
             let events = RawValue::from_string(row.try_get("events")?).map_err(|_| DatabaseError::Busy)?;
-            Ok(RelayedPage { events, last: row.try_get("last")? })
+            let (last, head): (Option<i64>, i64) = (row.try_get("last")?, row.try_get("head")?);
+            if last.is_none() && head > after {
+                return Err(DatabaseError::EventsMissing { after, head });
+            }
+            Ok(RelayedPage { events, last })
         };
         timeout(self.patience(), patiently(page)).await.map_err(|_| ReadError::Unavailable)
     }

@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 use super::ahead::Ahead;
 use super::event::Event;
 use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, patiently, pull, status};
+use super::store_digest::StoreDigest;
 use super::store_id::StoreId;
 use super::subscription::Subscription;
 use crate::postgres::{Backoff, Database, DatabaseError};
@@ -30,9 +31,44 @@ const LINGER: Duration = Duration::from_secs(30);
 /// The tails of all stores that have subscribers.
 pub struct Tails {
     database: Database,
-    tails: Mutex<HashMap<StoreId, Weak<Tail>>>,
+    tails: Mutex<Followed>,
     /// The mark of notifications that are not news: what they announce is [`Tails::publish`]ed after the commit.
     own_source: Mutex<Option<Arc<str>>>,
+}
+
+/// The tails by the ids of their stores, and by what stands for those in notifications.
+#[derive(Default)]
+struct Followed {
+    tails: HashMap<StoreId, Weak<Tail>>,
+    /// What digests are made with, once Postgres has told it.
+    key: Option<Box<str>>,
+    digests: HashMap<StoreDigest, StoreId>,
+}
+
+impl Followed {
+    fn insert(&mut self, store: &StoreId, tail: Weak<Tail>) {
+        if let Some(key) = &self.key {
+            self.digests.insert(StoreDigest::new(key, store), store.clone());
+        }
+        self.tails.insert(store.clone(), tail);
+    }
+
+    fn remove(&mut self, store: &StoreId) {
+        if let Some(key) = &self.key {
+            self.digests.remove(&StoreDigest::new(key, store));
+        }
+        self.tails.remove(store);
+    }
+
+    /// Returns whether it is another one than before.
+    fn set_key(&mut self, key: &str) -> bool {
+        if self.key.as_deref() == Some(key) {
+            return false;
+        }
+        self.digests = self.tails.keys().map(|store| (StoreDigest::new(key, store), store.clone())).collect();
+        self.key = Some(key.into());
+        true
+    }
 }
 
 impl Tails {
@@ -56,6 +92,21 @@ impl Tails {
         }
     }
 
+    /// From now on, digests are made with this. Returns whether it is another key than before.
+    pub fn set_key(&self, key: &str) -> bool {
+        self.tails.lock().set_key(key)
+    }
+
+    /// The log of a store is said to stand here; `None`: it is another log now.
+    pub fn hear(&self, digest: &StoreDigest, head: Option<i64>) {
+        let store = self.tails.lock().digests.get(digest).cloned();
+        match (store, head) {
+            (Some(store), Some(head)) => self.hint(&store, head),
+            (Some(store), None) => self.refresh(&store),
+            (None, _) => {}
+        }
+    }
+
     /// The head of a store is said to be this.
     pub fn hint(&self, store: &StoreId, head: i64) {
         if let Some(tail) = self.get(store) {
@@ -73,7 +124,7 @@ impl Tails {
     /// Compares every tail with its store, after a time in which hints may have been missed.
     pub async fn resync(&self) -> Result<(), DatabaseError> {
         const STORES_A_QUERY: usize = 1000;
-        let stores: Vec<StoreId> = self.tails.lock().keys().cloned().collect();
+        let stores: Vec<StoreId> = self.tails.lock().tails.keys().cloned().collect();
         for stores in stores.chunks(STORES_A_QUERY) {
             let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();
             let client = patiently(|| self.database.client()).await;
@@ -106,14 +157,14 @@ impl Tails {
     }
 
     fn get(&self, store: &StoreId) -> Option<Arc<Tail>> {
-        self.tails.lock().get(store).and_then(Weak::upgrade)
+        self.tails.lock().tails.get(store).and_then(Weak::upgrade)
     }
 
     fn get_or_create(self: &Arc<Self>, store: &StoreId) -> Arc<Tail> {
         // Declared before the guard, to be dropped after it: the last owner of a tail locks the map to take it out.
         let mut ended = None;
         let mut tails = self.tails.lock();
-        if let Some(tail) = tails.get(store).and_then(Weak::upgrade) {
+        if let Some(tail) = tails.tails.get(store).and_then(Weak::upgrade) {
             if !matches!(*tail.changed.borrow(), Standing::Ended(_)) {
                 return tail;
             }
@@ -126,7 +177,7 @@ impl Tails {
             state: Mutex::default(),
             changed: watch::Sender::new(Standing::Unknown),
         });
-        tails.insert(store.clone(), Arc::downgrade(&tail));
+        tails.insert(store, Arc::downgrade(&tail));
         drop(tails);
         drop(ended);
         tail.refresh();
@@ -303,7 +354,7 @@ impl Drop for Tail {
     fn drop(&mut self) {
         let mut tails = self.tails.tails.lock();
         // A successor may have taken the place.
-        if tails.get(&self.store).is_some_and(|tail| Weak::ptr_eq(tail, &self.this)) {
+        if tails.tails.get(&self.store).is_some_and(|tail| Weak::ptr_eq(tail, &self.this)) {
             tails.remove(&self.store);
         }
     }

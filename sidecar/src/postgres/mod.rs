@@ -29,7 +29,7 @@ use self::servers::Servers;
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
-const OLDEST_EXTENSION: (u32, u32) = (0, 1);
+const OLDEST_EXTENSION: (u32, u32) = (0, 3);
 
 /// How long a connection may take to be made, and a readiness check to be answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -56,6 +56,14 @@ pub enum DatabaseError {
     Tls(#[source] tokio_postgres::Error),
     #[error("no connection to the database became free in time")]
     Busy,
+    #[error(
+        "a log has no event after {after}, although its head is {head}: its last events were deleted from the table, or cannot be seen; put them back, or empty the log with livestore.reset_store"
+    )]
+    EventsMissing { after: i64, head: i64 },
+    #[error(
+        "row level security is forced on {tables}, and would hide events from everybody: run \"alter table … no force row level security\""
+    )]
+    RowSecurityForced { tables: String },
     #[error("the connection to the database is lost")]
     Lost,
     #[error(
@@ -294,11 +302,25 @@ async fn check(client: &Client) -> Result<(), DatabaseError> {
             .query_one(
                 "select has_schema_privilege(n.oid, 'usage') and coalesce(bool_and(has_function_privilege(p.oid, 'execute')), false)
                  from pg_namespace n
-                 left join pg_proc p on p.pronamespace = n.oid and p.proname in ('push_batch', 'pull_page', 'backend_id', 'head')
+                 left join pg_proc p on p.pronamespace = n.oid and p.proname in ('push_batch', 'read_page', 'backend_id', 'head')
                  where n.nspname = 'livestore'
                  group by n.oid",
                 &[],
             )
             .await?;
-    if privilege.try_get(0)? { Ok(()) } else { Err(DatabaseError::PrivilegeMissing) }
+    if !privilege.try_get(0)? {
+        return Err(DatabaseError::PrivilegeMissing);
+    }
+    let forced = client
+        .query_one(
+            "select string_agg(c.oid::regclass::text, ', ' order by c.relname) from pg_class c
+             join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'livestore'
+             where c.relrowsecurity and c.relforcerowsecurity",
+            &[],
+        )
+        .await?;
+    match forced.try_get(0)? {
+        Some(tables) => Err(DatabaseError::RowSecurityForced { tables }),
+        None => Ok(()),
+    }
 }

@@ -10,7 +10,7 @@ mod validation;
 
 use std::collections::HashMap;
 
-use plan::{Plan, Push, Stored, StoredEvent, Verdict, plan};
+use plan::{MAX_AHEAD, Plan, Push, Stored, StoredEvent, Verdict, plan};
 use serde_json::{Value, json};
 use validation::{Event, MAX_ARGS_DEPTH, MAX_SEQ_NUM, read_batch};
 
@@ -77,10 +77,10 @@ fn fuzz_plan() {
             .filter(|event| event.seq_num <= head)
             .map(|event| (("a", event.seq_num), stored(event)))
             .collect::<HashMap<_, _>>();
-        if let Plan::Lookup(lookups) = plan(&pushes, None) {
+        if let Plan::Lookup(lookups) = plan(&pushes, None, &|| MAX_AHEAD) {
             assert!(lookups.iter().all(|(push, seq_num)| *push < pushes.len() && *seq_num <= head));
         }
-        let Plan::Decided { verdicts, inserts } = plan(&pushes, Some(&stored)) else { unreachable!() };
+        let Plan::Decided { verdicts, inserts } = plan(&pushes, Some(&stored), &|| MAX_AHEAD) else { unreachable!() };
         assert_eq!(verdicts.len(), pushes.len());
         let mut end = head;
         let mut inserts = inserts.iter();
@@ -88,7 +88,9 @@ fn fuzz_plan() {
             if let Verdict::Accepted { head, appended } = verdict {
                 for insert in inserts.by_ref().take(*appended) {
                     assert!(insert.push == index && insert.event.parent_seq_num == end);
-                    end = insert.event.seq_num;
+                    let Event { seq_num, parent_seq_num, .. } = insert.event;
+                    assert!(seq_num == parent_seq_num + 1 || seq_num <= MAX_SEQ_NUM / 2, "{seq_num}");
+                    end = seq_num;
                 }
                 assert_eq!(*head, end);
             }

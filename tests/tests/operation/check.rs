@@ -157,7 +157,20 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
         finds(&url, &[], kind, what).await;
         admin.batch_execute(&format!("alter role sidecar {undo}")).await.unwrap();
     }
-    let version = "update pg_extension set extversion = '0.1.0-old' where extname = 'livestore_sync'";
+    for (sql, undo, kind, what) in [
+        ("enable", "enable", "advice", "row level security is on for livestore.stores"),
+        ("force", "no force", "WRONG", "row level security is forced on livestore.stores"),
+    ] {
+        admin.batch_execute(&format!("alter table livestore.stores {sql} row level security")).await.unwrap();
+        finds(&url, &[], kind, what).await;
+        admin.batch_execute(&format!("alter table livestore.stores {undo} row level security")).await.unwrap();
+    }
+    for (set, kind) in [("true", "advice"), ("false", "ok")] {
+        admin.batch_execute(&format!("update livestore.instance set legacy_notify = {set}")).await.unwrap();
+        let (_, report) = check(&url, &[]).await;
+        assert_eq!(report.contains("set livestore.legacy_notify = off"), kind == "advice", "{report}");
+    }
+    let version = "update pg_extension set extversion = '0.3.0-old' where extname = 'livestore_sync'";
     admin.execute(version, &[]).await.unwrap();
     finds(&url, &[], "advice", "run \"alter extension livestore_sync update\"").await;
     database.stop();

@@ -16,6 +16,7 @@ mod postgres_tls;
 mod proxies;
 mod restore;
 mod rolling_update;
+mod row_security;
 mod scripts;
 mod sidecar;
 mod traces;

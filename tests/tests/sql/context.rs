@@ -203,3 +203,141 @@ async fn contexts_that_are_wrong_fail_their_own_push_or_the_call() {
     let short = "select * from livestore.push_batch('{a,b}', '{[],[]}', '{null,null}', null, '{null}')";
     assert_eq!(rejection(client.query(short, &[]).await).sqlstate, "2202E");
 }
+
+/// A role that may do nothing here but use the application's table, whose trigger commits an event.
+async fn stranger(database: &Database, admin: &Client) -> Client {
+    run(
+        admin,
+        "create table public.orders (id int);
+         create function public.commit_order() returns trigger language plpgsql security definer
+             set search_path = pg_catalog, pg_temp as $$
+         begin
+             perform livestore.commit('orders', 'ordered');
+             return null;
+         end $$;
+         create trigger commit_order after insert on public.orders for each row execute function public.commit_order();
+         grant insert on public.orders to stranger",
+    )
+    .await;
+    database.connect("stranger").await
+}
+
+#[tokio::test]
+async fn a_context_cannot_be_forged_by_settings() {
+    let (database, admin) = setup().await;
+    let client = stranger(&database, &admin).await;
+    let forged = "
+        set livestore.store_id = 'boss';
+        set livestore.payload = '{\"sub\":\"the-boss\"}';
+        set livestore.headers = '{\"x\":\"y\"}';
+        set livestore.claims = '{\"sub\":\"the-boss\"}';
+        set livestore.signature = '';
+        insert into public.orders values (1);
+        set livestore.signature = '5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8';
+        insert into public.orders values (2)";
+    run(&client, forged).await;
+    assert_eq!(seen(&admin).await, ["orders 1 - -", "orders 2 - -"]);
+    for secret in [
+        "select context_secret from livestore.instance",
+        "select livestore.sign_context(pg_current_xact_id(), '', '', '', '')",
+        "select livestore.enter_context('s', '{}', '{}', '{}')",
+        "select livestore.restore_context('{}')",
+    ] {
+        for role in ["stranger", "sidecar", "reader"] {
+            let refused = database.connect(role).await.query(secret, &[]).await;
+            assert_eq!(rejection(refused).sqlstate, "42501", "{secret} by {role}");
+        }
+    }
+}
+
+/// What a hook has seen of the settings themselves, to be made again.
+#[tokio::test]
+async fn the_context_of_another_transaction_is_none() {
+    let (database, admin) = setup().await;
+    run(
+        &admin,
+        "create table public.overheard (setting text, value text);
+         create function public.overhear() returns trigger language plpgsql security definer as $$
+         begin
+             insert into public.overheard select 'livestore.' || n, current_setting('livestore.' || n)
+             from unnest('{store_id,payload,headers,claims,signature}'::text[]) n;
+             return null;
+         end $$;
+         create trigger overhear after insert on livestore.eventlog_1 for each row execute function public.overhear()",
+    )
+    .await;
+    let client = database.connect("sidecar").await;
+    push_batch(&client, &[Push::to("a", chain(0, 1)).by("ann")]).await;
+    assert_eq!(seen(&admin).await.len(), 1);
+    let stranger = stranger(&database, &admin).await;
+    run(
+        &admin,
+        "grant select on public.overheard to stranger; alter table livestore.eventlog_1 disable trigger overhear",
+    )
+    .await;
+    run(
+        &stranger,
+        "begin; select set_config(setting, value, true) from public.overheard; insert into public.orders values (1); commit",
+    )
+    .await;
+    assert_eq!(seen(&admin).await[1..], ["orders 1 - -"]);
+    // With its parts in other places it is no context, either.
+    let moved: i32 = one(
+        &admin,
+        "with signed as (
+             select livestore.sign_context(pg_current_xact_id(), 's', '{}', '', '') as a,
+                 livestore.sign_context(pg_current_xact_id(), 's', '', '{}', '') as b
+         ) select count(distinct d)::int from signed, unnest(array[a, b]) d",
+    )
+    .await;
+    assert_eq!(moved, 2);
+}
+
+#[tokio::test]
+async fn a_hook_is_in_its_own_context_again_after_it_has_appended_elsewhere() {
+    let (database, admin) = setup().await;
+    run(
+        &admin,
+        "create function public.relay() returns trigger language plpgsql security definer as $$
+         begin
+             if livestore.current_store_id() = 'inbox' then
+                 perform livestore.commit('log', 'noted');
+                 perform livestore.push_batch(
+                     '{other}', array['[{\"name\":\"e\",\"seqNum\":' || new.\"seqNum\" || ',\"parentSeqNum\":' || new.\"parentSeqNum\" || ',\"clientId\":\"c\",\"sessionId\":\"s\"}]'], '{null}', null,
+                     array['{\"user\":\"other\"}'], null, null
+                 );
+                 begin
+                     perform livestore.push('log', '[{}]');
+                 exception when others then null;
+                 end;
+                 insert into public.seen (seq_num, store, payload, headers) values (
+                     -new.\"seqNum\", livestore.current_store_id(), livestore.current_payload()::text, livestore.current_headers()::text
+                 );
+             end if;
+             return null;
+         end $$;
+         create trigger relay after insert on livestore.eventlog_1 for each row execute function public.relay()",
+    )
+    .await;
+    let client = database.connect("sidecar").await;
+    push_batch(&client, &[Push::to("inbox", chain(0, 2)).by("ann"), Push::to("z", chain(0, 1)).by("bob")]).await;
+    let who: Vec<String> = all(
+        &admin,
+        "select format('%s %s %s', store, seq_num, payload::json->>'user') from public.seen order by store, abs(seq_num), seq_num",
+    )
+    .await;
+    assert_eq!(
+        who,
+        [
+            "inbox -1 ann",
+            "inbox 1 ann",
+            "inbox -2 ann",
+            "inbox 2 ann",
+            "log 1 ann",
+            "log 2 ann",
+            "other 1 other",
+            "other 2 other",
+            "z 1 bob"
+        ]
+    );
+}

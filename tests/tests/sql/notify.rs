@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Ears, Push, one, push, push_batch, rejection, run};
+use crate::support::{Ears, Push, one, one_with, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use serde_json::{Value, json};
@@ -148,5 +148,83 @@ async fn payloads_stay_below_8000_bytes_wherever_the_longest_id_stands() {
             .unwrap_or_else(|error| panic!("{before} bytes before: {error:?}"));
         let expected: BTreeMap<_, _> = stores.into_iter().zip(heads).collect();
         assert!(united(&ears.payloads().await) == expected, "{before} bytes before it");
+    }
+}
+
+#[tokio::test]
+async fn nobody_without_rights_learns_the_ids_of_stores() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let mut ears = Ears::on_digests(&database).await;
+    let client = database.connect("sidecar").await;
+    let stores: Vec<_> = (0..300).map(|n| format!("secret {n} \"😀\"")).collect();
+    let mut digests = BTreeMap::new();
+    for store in &stores {
+        digests.insert(one_with::<String>(&admin, "select livestore.store_digest($1)", &[store]).await, store.clone());
+    }
+    // Stores that begin, and stores that are there: they do not go the same way.
+    for head in [1, 2] {
+        let pushes: Vec<_> = stores.iter().map(|store| Push::to(store, chain(head - 1, 1))).collect();
+        push_batch(&client, &pushes).await;
+        let payloads = ears.payloads().await;
+        assert!(payloads.iter().all(|payload| !payload.contains("secret")));
+        let heard: Vec<_> =
+            united(&payloads).into_iter().map(|(digest, head)| (digests[&digest].clone(), head)).collect();
+        assert_eq!(
+            heard.into_iter().collect::<BTreeMap<_, _>>(),
+            stores.iter().map(|store| (store.clone(), head)).collect()
+        );
+    }
+    let store = &stores[7];
+    let of = |head: Value| {
+        let (digest, _) = digests.iter().find(|(_, name)| *name == store).unwrap();
+        json!({"source": null, "heads": {digest: head}})
+    };
+    for (change, head) in [
+        ("commit($1, 'e')::text", json!(3)),
+        ("reset_store($1)::text", Value::Null),
+        ("create_store($1, true)::text", json!("none")),
+        ("commit($1, 'e')::text", json!(1)),
+        ("drop_store($1)::text", Value::Null),
+    ] {
+        admin.query(&format!("select livestore.{change}"), &[store]).await.unwrap();
+        let expected = if head == "none" { vec![] } else { vec![of(head)] };
+        assert_eq!(ears.heard().await, expected, "{change}");
+    }
+    let stranger = database.connect("stranger").await;
+    for key in ["store_digest('s')", "heads_key()"] {
+        let refused = stranger.query(&format!("select livestore.{key}"), &[]).await;
+        assert_eq!(rejection(refused).sqlstate, "42501");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_was_updated_tells_old_sidecars_until_the_setting_is_off() {
+    for release in ["0.1.0", "0.2.0"] {
+        let database = Database::new().await;
+        let admin = database.admin().await;
+        run(&admin, &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'"))
+            .await;
+        // A connection of an old sidecar, which stays open.
+        let old = database.connect("sidecar").await;
+        push_batch(&old, &[Push::to("s", chain(0, 1))]).await;
+        run(&admin, "alter extension livestore_sync update; listen livestore_heads").await;
+        assert!(one::<bool>(&admin, "select livestore.legacy_notify()").await);
+        let mut ears = Ears::on(&database).await;
+        let ids = json!({"source": "tests", "heads": {"s": 2}});
+        push_batch(&old, &[Push::to("s", chain(1, 1))]).await;
+        assert_eq!(ears.heard().await, [ids], "{release}");
+
+        run(&ears.client, "listen livestore_heads").await;
+        let digest: String = one(&admin, "select livestore.store_digest('s')").await;
+        let digests = |head: i64| json!({"source": "tests", "heads": {&*digest: head}});
+        push_batch(&old, &[Push::to("s", chain(2, 1))]).await;
+        assert_eq!(ears.heard().await, [digests(3), json!({"source": "tests", "heads": {"s": 3}})], "both");
+        let name = database.name();
+        run(&admin, &format!("alter database {name} set livestore.legacy_notify = off")).await;
+        let new = database.connect("sidecar").await;
+        push_batch(&new, &[Push::to("s", chain(3, 1)), Push::to("s", chain(0, 1))]).await;
+        push_batch(&new, &[Push::to("s", chain(4, 1))]).await;
+        assert_eq!(ears.heard().await, [digests(4), digests(5)], "the long way and the short one");
     }
 }

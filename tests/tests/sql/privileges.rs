@@ -88,6 +88,20 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("relay_key", "livestore.relay_key('c', 's', '1')", NOBODY),
     ("relay_page", "livestore.relay_page('s', 0, 100, 1000)", READERS),
     ("relay_lock", "livestore.relay_lock()", NOBODY),
+    ("heads_key", "livestore.heads_key()", READERS),
+    ("store_digest", "livestore.store_digest('s')", READERS),
+    ("legacy_notify", "livestore.legacy_notify()", READERS),
+    ("read_page", "livestore.read_page('s', 0, 1, 1)", READERS),
+    ("stores_of_table_suffix", "livestore.stores_of_table_suffix('s', 1)", READERS),
+    ("stores_of_stream", "livestore.stores_of_stream('s', 1)", READERS),
+    ("store_of_number", "livestore.store_of_number(1)", READERS),
+    ("list_streams", "livestore.list_streams('', '', 1)", READERS),
+    ("locate_store", "livestore.locate_store('s')", READERS),
+    ("mend_store_numbers", "livestore.mend_store_numbers()", NOBODY),
+    ("has_context", "livestore.has_context()", NOBODY),
+    ("save_context", "livestore.save_context()", NOBODY),
+    ("restore_context", "livestore.restore_context('{}')", NOBODY),
+    ("sign_context", "livestore.sign_context(null, '', '', '', '')", NOBODY),
     ("relay_notify", "livestore.relay_notify('x', 'body')", NOBODY),
     ("relay_forget", "livestore.relay_forget('{x}')", NOBODY),
 ];
@@ -338,4 +352,25 @@ async fn nothing_that_a_user_creates_is_picked_up() {
          select livestore.reset_store('trapped'), livestore.drop_store('trapped'), livestore.drop_store('s')",
     )
     .await;
+}
+
+/// An advisory lock can be held by anybody.
+#[tokio::test]
+async fn nobody_without_rights_holds_up_the_peer_relay() {
+    let database = Database::new().await;
+    let sidecar = database.connect("sidecar").await;
+    run(&sidecar, "set statement_timeout = '2s'").await;
+    for role in ["stranger", "reader"] {
+        let holder = database.connect(role).await;
+        run(
+            &holder,
+            "begin;
+             select pg_advisory_lock(hashtextextended('livestore relay presence', 0));
+             select pg_advisory_lock(n) from generate_series(0, 9) n",
+        )
+        .await;
+        run(&sidecar, "select livestore.relay_enter('15 s')").await;
+        let lock = "lock table livestore.relay_presence in access share mode";
+        assert_eq!(rejection(holder.batch_execute(lock).await).sqlstate, "42501", "{role}");
+    }
 }

@@ -1,6 +1,8 @@
 //! `livestore.push`: what it accepts, what it rejects and how it says so.
 
-use crate::support::{Rejection, all_with, log, one, one_with, push, push_to_life, rejection, stored};
+use crate::support::{
+    Push, Rejection, all_with, log, one, one_with, push, push_batch, push_to_life, rejection, run, stored,
+};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
 use serde_json::{Value, json};
@@ -162,8 +164,47 @@ async fn gaps_are_legal() {
     let client = database.admin().await;
     let far = |parent, seq: i64| with(&event(parent, "e", json!({})), "seqNum", json!(seq));
     assert_eq!(push(&client, "s", json!([far(0, 3), far(3, 10)])).await.unwrap(), 10);
-    assert_eq!(push(&client, "s", json!([far(10, (1 << 53) - 1)])).await.unwrap(), (1 << 53) - 1);
-    assert_eq!(log(&client, "s").await, [3, 10, (1 << 53) - 1]);
+    assert_eq!(log(&client, "s").await, [3, 10]);
+}
+
+#[tokio::test]
+async fn no_push_ends_a_store_by_using_up_its_numbers() {
+    let database = Database::new().await;
+    let (admin, client) = (database.admin().await, database.connect("sidecar").await);
+    let far = |parent, seq: i64| json!([with(&event(parent, "e", json!({})), "seqNum", json!(seq))]);
+    let bound = 1 << 31;
+    // The short way, and the long one, which a hook brings about.
+    for (store, hook) in [
+        ("short", ""),
+        (
+            "long",
+            "create function public.hook() returns trigger language plpgsql as 'begin return null; end';
+                  create trigger hook after insert on livestore.eventlog_1 for each row execute function public.hook()",
+        ),
+    ] {
+        run(&admin, hook).await;
+        push(&client, store, chain(0, 1)).await.unwrap();
+        for seq in [(1 << 53) - 1, bound + 2] {
+            let outcome = push_batch(&client, &[Push::to(store, far(1, seq))]).await.remove(0);
+            assert_eq!(outcome.brief(), Err("LS003"), "{outcome:?}");
+            assert_eq!(outcome.json()["index"], 0);
+            assert!(outcome.message.unwrap().contains("is more than 2147483648 ahead of the head of the log, 1"));
+        }
+        // Nobody raises the bound by a setting, and the owner raises it for all.
+        for setting in ["livestore.max_ahead", "max_ahead"] {
+            let _ = client.batch_execute(&format!("set {setting} = '9007199254740991'")).await;
+        }
+        assert_eq!(rejection(push(&client, store, far(1, bound + 2)).await).sqlstate, "LS003");
+        let raise = client.batch_execute("update livestore.instance set max_ahead = 9007199254740991").await;
+        assert_eq!(rejection(raise).sqlstate, "42501");
+        run(&admin, "update livestore.instance set max_ahead = 9007199254740991").await;
+        assert_eq!(push(&client, store, far(1, bound + 2)).await.unwrap(), bound + 2);
+        let last = rejection(push(&client, store, far(bound + 2, (1 << 53) - 1)).await);
+        assert!(last.message.contains("leaves no room"), "{last:?}");
+        run(&admin, "update livestore.instance set max_ahead = default").await;
+        let committed = format!("select livestore.commit('{store}', 'e')");
+        assert_eq!(one::<i64>(&client, &committed).await, bound + 3, "the store lives");
+    }
 }
 
 #[tokio::test]

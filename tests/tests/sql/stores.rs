@@ -270,3 +270,69 @@ async fn a_store_that_must_exist_and_does_not_raises_ls004() {
     }
     assert_eq!(stored(&client).await, [""; 0]);
 }
+
+/// What a move by logical replication leaves behind: rows, and a sequence that knows nothing of them.
+#[tokio::test]
+async fn stores_begin_although_the_sequence_of_their_numbers_is_behind() {
+    let database = Database::new().await;
+    let (admin, client) = (database.admin().await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "insert into livestore.stores (id, store_id, backend_id) overriding system value
+         select n, 'moved ' || n, livestore.backend_id('moved ' || n) from generate_series(1, 3000) n",
+    )
+    .await;
+    // The very first number is one that the sequence has not given yet.
+    let pushes: Vec<_> = (0..1000).map(|n| Push::to(format!("new {n}"), chain(0, 1))).collect();
+    let outcomes = push_batch(&client, &pushes).await;
+    assert!(outcomes.iter().all(|outcome| outcome.brief() == Ok(1)), "{:?}", outcomes[0]);
+    assert_eq!(all::<i64>(&admin, "select id from livestore.stores where id > 3000 order by id").await, {
+        (3001..=4000).collect::<Vec<i64>>()
+    });
+
+    // Replication goes on, and each way to get a number copes.
+    for way in [
+        "select livestore.commit('by commit', 'e')",
+        "select livestore.create_store('by create_store')",
+        "select livestore.reset_store('new 1')",
+        "select livestore.relay_append('by relay', '{e}', '{null}', '{c}', '{s}', '{1}', '{1}')",
+    ] {
+        run(
+            &admin,
+            "insert into livestore.stores (id, store_id, backend_id) overriding system value
+             select 1 + max(id) + 500, 'later ' || max(id), 'b' from livestore.stores",
+        )
+        .await;
+        run(&admin, way).await;
+        let (numbers, newest): (i64, i64) = {
+            let row = admin.query_one("select count(distinct id), max(id) from livestore.stores", &[]).await.unwrap();
+            (row.get(0), row.get(1))
+        };
+        let next: i64 = one(&admin, "select last_value from livestore.stores_id_seq").await;
+        assert_eq!((next, numbers), (newest, one(&admin, "select count(*) from livestore.stores").await), "{way}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_that_begin_at_once_get_numbers_of_their_own_although_the_sequence_is_behind() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "insert into livestore.stores (id, store_id, backend_id) overriding system value select n, 'm' || n, 'b' from generate_series(1, 500) n",
+    )
+    .await;
+    let sessions = (0..8).map(|session| {
+        let database = database.clone();
+        tokio::spawn(async move {
+            let client = database.connect("sidecar").await;
+            for n in 0..20 {
+                run(&client, &format!("select livestore.commit('s {session} {n}', 'e')")).await;
+            }
+        })
+    });
+    for session in sessions.collect::<Vec<_>>() {
+        session.await.unwrap();
+    }
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.stores where id > 500 and head = 1").await, 160);
+}

@@ -255,8 +255,16 @@ impl Ears {
                 let _ = sender.send(message);
             }
         });
-        run(&client, "listen livestore").await;
+        // The channel with ids, which a fresh database does not use.
+        run(&client, "update livestore.instance set legacy_notify = true; listen livestore").await;
         Self { client, messages }
+    }
+
+    /// The same on the channel without ids.
+    pub async fn on_digests(database: &Database) -> Self {
+        let ears = Self::on(database).await;
+        run(&ears.client, "update livestore.instance set legacy_notify = false; listen livestore_heads").await;
+        ears
     }
 
     /// The payloads of all notifications that were committed since the last call. Notifications arrive in the order of

@@ -1,0 +1,20 @@
+//! Bounds that the owner of the database may change, in `livestore.instance`: a setting, which any role can change for its
+//! session, would not bind those whom they are for.
+
+use pgrx::prelude::*;
+
+use crate::plan::MAX_AHEAD;
+
+/// By way of JSON, since the SQL of version 0.2.0, which may call this library, has no such column.
+const MAX_AHEAD_SET: &str = "\
+    select (pg_catalog.to_jsonb(i) operator(pg_catalog.->>) 'max_ahead')::pg_catalog.int8
+    from livestore.instance i order by i.created_at limit 1";
+
+/// How far ahead of the head an event may be that leaves a gap.
+pub fn max_ahead() -> i64 {
+    match Spi::get_one(MAX_AHEAD_SET) {
+        Ok(set) => set.unwrap_or(MAX_AHEAD),
+        Err(spi::Error::InvalidPosition) => MAX_AHEAD,
+        Err(error) => error!("{error}"),
+    }
+}
