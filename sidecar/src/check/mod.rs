@@ -180,9 +180,9 @@ fn settings(config: &Config, report: &mut Report) {
             humantime::format_duration(config.idle_close)
         ));
     }
-    if config.jwt_secret.as_ref().is_some_and(|secret| secret.len() < 32) {
+    if config.has_short_secret() && config.insecure_short_secret {
         report.advise(
-            "--jwt-secret has less than 32 bytes: who guesses it makes tokens; openssl rand -base64 32 makes one",
+            "--insecure-short-secret: --jwt-secret has less than 32 bytes, and who guesses it makes tokens; openssl rand -base64 32 makes one",
         );
     }
     let files = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);

@@ -7,11 +7,14 @@ use super::{Auth, Config};
 use crate::auth::{Authentication, Jwt, Verifier};
 use crate::flow::Rate;
 use crate::hosts::Hosts;
-use crate::log::PushBounds;
+use crate::log::{PushBounds, StoreId};
 use crate::origins::Origins;
 use crate::places::Places;
 use crate::postgres::{Database, tls};
 use crate::protocols::electric::Upstream;
+
+/// What an HMAC is worth ends with its secret: as many bytes as SHA-256 has (RFC 7518, section 3.2).
+const SECRET_BYTES: usize = 32;
 
 /// By how much clocks may be said to be wrong.
 const LONGEST_LEEWAY: Duration = Duration::from_secs(24 * 3600);
@@ -32,10 +35,25 @@ impl Config {
                 return Err(format!("{option} is empty: give it one that nobody guesses, or leave it out"));
             }
         }
-        if self.idle_close.is_zero() {
-            return Err(
-                "--idle-close is 0: no connection could be used twice; leave it out, or give it some seconds".into()
-            );
+        let texts = [
+            ("--jwt-audience", &self.jwt_audience),
+            ("--jwt-issuer", &self.jwt_issuer),
+            ("--access-claim", &Some(self.access_claim.clone())),
+            ("--authorize-function", &self.authorize_function),
+            ("--electric-url", &self.electric_url),
+            ("--otlp-endpoint", &self.otlp_endpoint),
+        ];
+        if let Some((option, _)) =
+            texts.into_iter().find(|(_, text)| text.as_deref().is_some_and(|text| text.trim().is_empty()))
+        {
+            return Err(format!("{option} is empty: say what it is, or leave it out"));
+        }
+        if let Some(store) = &self.relay_store {
+            // As for a user with a short name.
+            StoreId::parse(&store.replace("{user}", "u")).map_err(|error| format!("--relay-store: {error}"))?;
+        }
+        if self.health_listen == Some(self.listen) && self.listen.port() != 0 {
+            return Err("--health-listen is the address of --listen: give it a port of its own".into());
         }
         if self.auth == Auth::Jwt && self.relay_store.as_deref().is_some_and(|store| !store.contains("{user}")) {
             return Err(
@@ -73,6 +91,12 @@ impl Config {
             );
         }
         if let Some(secret) = &self.jwt_secret {
+            if self.has_short_secret() && !self.insecure_short_secret {
+                return Err(format!(
+                    "--jwt-secret has less than {SECRET_BYTES} bytes: who guesses it makes tokens. openssl rand -base64 32 \
+                     makes one that nobody does; --insecure-short-secret takes it, for development"
+                ));
+            }
             verifier = verifier.with_secret(secret);
         }
         if let Some(key) = &self.jwt_public_key {
@@ -97,6 +121,11 @@ impl Config {
             allow: self.allow.clone(),
             places: Places::new(self.max_connections_per_subject),
         })))
+    }
+
+    /// Whether the secret that signs tokens could be guessed.
+    pub fn has_short_secret(&self) -> bool {
+        self.jwt_secret.as_ref().is_some_and(|secret| secret.len() < SECRET_BYTES)
     }
 
     /// Whether it may serve on this address: that of --listen, or of a socket that it was given.

@@ -1,6 +1,7 @@
 //! What can be set, as flags and as environment variables.
 
 mod meaning;
+mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::values::{LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, LEAST_FRAME_BYTES, at_least, duration, lasting, rate};
 use crate::auth::{Access, Template};
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
@@ -50,9 +52,13 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]
     pub auth: Auth,
 
-    /// The secret that signs tokens (HS256, HS384, HS512).
+    /// The secret that signs tokens (HS256, HS384, HS512): at least 32 bytes.
     #[arg(long, env = "LIVESTORE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub jwt_secret: Option<String>,
+
+    /// Take a --jwt-secret that has less than 32 bytes, for development: who guesses it makes tokens.
+    #[arg(long, env = "LIVESTORE_INSECURE_SHORT_SECRET")]
+    pub insecure_short_secret: bool,
 
     /// The public key of whoever signs tokens: RSA, EC or Ed25519, as PEM or JWK, or a file that holds it.
     #[arg(long, env = "LIVESTORE_JWT_PUBLIC_KEY", value_name = "KEY", allow_hyphen_values = true)]
@@ -81,7 +87,7 @@ pub struct Config {
     pub allow: Vec<Template>,
 
     /// By how much the clocks of those who make tokens may be wrong.
-    #[arg(long, env = "LIVESTORE_JWT_LEEWAY", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_JWT_LEEWAY", default_value = "0s", value_parser = duration)]
     pub jwt_leeway: Duration,
 
     /// Serve everybody who can reach the address, also beyond this machine, and without --cors-origins pages of every origin.
@@ -127,40 +133,40 @@ pub struct Config {
     pub relay_store: Option<String>,
 
     /// How many events one push may hold.
-    #[arg(long, env = "LIVESTORE_MAX_BATCH_EVENTS", default_value_t = 10_000)]
+    #[arg(long, env = "LIVESTORE_MAX_BATCH_EVENTS", default_value_t = 10_000, value_parser = at_least(1_usize))]
     pub max_batch_events: usize,
 
     /// The largest event that may be pushed, in bytes.
-    #[arg(long, env = "LIVESTORE_MAX_EVENT_BYTES", default_value_t = 4 << 20)]
+    #[arg(long, env = "LIVESTORE_MAX_EVENT_BYTES", default_value_t = 4 << 20, value_parser = at_least(LEAST_EVENT_BYTES))]
     pub max_event_bytes: usize,
 
     /// How many pushes a second are taken from one subject of tokens. More are refused, to be tried again; those of clients that
     /// would not try again wait.
-    #[arg(long, env = "LIVESTORE_PUSHES_PER_SECOND", default_value = "1000")]
+    #[arg(long, env = "LIVESTORE_PUSHES_PER_SECOND", default_value = "1000", value_parser = rate(1))]
     pub pushes_per_second: NonZeroU32,
 
     /// How many bytes.
-    #[arg(long, env = "LIVESTORE_PUSH_BYTES_PER_SECOND", default_value = "16777216")]
+    #[arg(long, env = "LIVESTORE_PUSH_BYTES_PER_SECOND", default_value = "16777216", value_parser = rate(LEAST_BYTES_PER_SECOND))]
     pub push_bytes_per_second: NonZeroU32,
 
     /// How many pushes a second one store takes, of all clients on this sidecar.
-    #[arg(long, env = "LIVESTORE_STORE_PUSHES_PER_SECOND", default_value = "10000")]
+    #[arg(long, env = "LIVESTORE_STORE_PUSHES_PER_SECOND", default_value = "10000", value_parser = rate(1))]
     pub store_pushes_per_second: NonZeroU32,
 
     /// How many bytes.
-    #[arg(long, env = "LIVESTORE_STORE_BYTES_PER_SECOND", default_value = "67108864")]
+    #[arg(long, env = "LIVESTORE_STORE_BYTES_PER_SECOND", default_value = "67108864", value_parser = rate(LEAST_BYTES_PER_SECOND))]
     pub store_bytes_per_second: NonZeroU32,
 
     /// How many stores that do not exist one subject of tokens may begin in an hour.
-    #[arg(long, env = "LIVESTORE_NEW_STORES_PER_HOUR", default_value = "1000")]
+    #[arg(long, env = "LIVESTORE_NEW_STORES_PER_HOUR", default_value = "1000", value_parser = rate(1))]
     pub new_stores_per_hour: NonZeroU32,
 
     /// How many messages a second the devices of one user may send through the peer relay. More wait.
-    #[arg(long, env = "LIVESTORE_RELAY_MESSAGES_PER_SECOND", default_value = "1000")]
+    #[arg(long, env = "LIVESTORE_RELAY_MESSAGES_PER_SECOND", default_value = "1000", value_parser = rate(1))]
     pub relay_messages_per_second: NonZeroU32,
 
     /// How many bytes.
-    #[arg(long, env = "LIVESTORE_RELAY_BYTES_PER_SECOND", default_value = "8388608")]
+    #[arg(long, env = "LIVESTORE_RELAY_BYTES_PER_SECOND", default_value = "8388608", value_parser = rate(LEAST_BYTES_PER_SECOND))]
     pub relay_bytes_per_second: NonZeroU32,
 
     /// A real Electric server on the same database, from which clients of Electric's protocols then read, e.g.
@@ -173,53 +179,53 @@ pub struct Config {
     pub database_root_certificate: Option<PathBuf>,
 
     /// Connections to the database for reading; four more push, listen, relay and ask for /readyz.
-    #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = at_least(1_u16))]
     pub database_connections: u16,
 
     /// How long to wait for the database at start before giving up.
-    #[arg(long, env = "LIVESTORE_DATABASE_WAIT", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_DATABASE_WAIT", default_value = "5m", value_parser = duration)]
     pub database_wait: Duration,
 
     /// How long a push waits for a database that is away before its client is told to come back.
-    #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = lasting(Duration::from_millis(100)))]
     pub push_timeout: Duration,
 
     /// How long everything goes on once SIGTERM has come, but for 503 at /readyz and a connection: close with each answer: longer than
     /// clients keep a connection that they do not use (4 s in Node), and than a load balancer takes to look at /readyz.
-    #[arg(long, env = "LIVESTORE_SHUTDOWN_DELAY", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_SHUTDOWN_DELAY", default_value = "5s", value_parser = duration)]
     pub shutdown_delay: Duration,
 
     /// After that, how long a shutdown may take to finish what is being committed and to close connections.
-    #[arg(long, env = "LIVESTORE_SHUTDOWN_DEADLINE", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_SHUTDOWN_DEADLINE", default_value = "10s", value_parser = lasting(Duration::from_secs(1)))]
     pub shutdown_deadline: Duration,
 
     /// How many connections there may be.
-    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS", default_value_t = 10_000)]
+    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = at_least(1_usize))]
     pub max_connections: usize,
 
     /// How many from one address; those from this machine, a proxy's for one, do not count.
-    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1000)]
+    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1000, value_parser = at_least(1_usize))]
     pub max_connections_per_address: usize,
 
     /// How many of one subject of tokens: WebSockets, and requests that are being answered.
-    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_SUBJECT", default_value_t = 1000)]
+    #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_SUBJECT", default_value_t = 1000, value_parser = at_least(1_usize))]
     pub max_connections_per_subject: usize,
 
     /// The largest head of a request, in bytes: its URL and its headers.
-    #[arg(long, env = "LIVESTORE_MAX_HEAD_BYTES", default_value_t = 64 << 10, value_parser = clap::value_parser!(u32).range(8192..))]
+    #[arg(long, env = "LIVESTORE_MAX_HEAD_BYTES", default_value_t = 64 << 10, value_parser = at_least(8192_u32))]
     pub max_head_bytes: u32,
 
     /// How long a client may take to send the head of a request.
-    #[arg(long, env = "LIVESTORE_HEAD_TIMEOUT", default_value = "60s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_HEAD_TIMEOUT", default_value = "60s", value_parser = lasting(Duration::from_secs(1)))]
     pub head_timeout: Duration,
 
     /// How long a connection is kept for the next request: longer than the proxy in front keeps it (nginx and AWS' load balancer 60 s,
     /// Traefik 90 s), or requests meet connections that are being closed. See docs/proxies.md.
-    #[arg(long, env = "LIVESTORE_IDLE_CLOSE", default_value = "100s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "LIVESTORE_IDLE_CLOSE", default_value = "100s", value_parser = lasting(Duration::from_secs(1)))]
     pub idle_close: Duration,
 
     /// The largest frame that a client may send, in bytes.
-    #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20)]
+    #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20, value_parser = at_least(LEAST_FRAME_BYTES))]
     pub max_frame_bytes: usize,
 
     /// What to log: a level, or directives like "info,livestore_sidecar::log=debug".
@@ -276,7 +282,7 @@ pub struct NewToken {
     pub access: Access,
 
     /// How long it lasts.
-    #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "1h", value_parser = lasting(Duration::from_secs(1)))]
     pub expires: Duration,
 
     /// Who it is for (sub).

@@ -122,6 +122,9 @@ async fn settings_that_cannot_be_end_the_sidecar_with_2() {
         (vec!["--allow", "*=read"], "without --auth jwt would protect nothing"),
         (vec!["--auth", "jwt"], "--jwt-secret, --jwt-public-key or --jwks-url"),
         (vec!["--auth", "jwt", "--jwt-secret", ""], "--jwt-secret is empty"),
+        (vec!["--auth", "jwt", "--jwt-secret", &SECRET[..31]], "--jwt-secret has less than 32 bytes"),
+        (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--jwt-audience", ""], "--jwt-audience is empty"),
+        (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--access-claim", " "], "--access-claim is empty"),
         (vec!["--auth", "jwt", "--jwt-public-key", "/nowhere/key.pem"], "cannot read the file"),
         (
             vec!["--auth", "jwt", "--jwt-public-key", "-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----"],
@@ -139,4 +142,8 @@ async fn settings_that_cannot_be_end_the_sidecar_with_2() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {log}");
         assert!(log.contains(why) && !log.contains(SECRET), "{arguments:?}: {log}");
     }
+    database.admin().await.execute("select livestore.push('s', $1)", &[&chain(0, 1)]).await.unwrap();
+    let short = ["--auth", "jwt", "--jwt-secret", "short", "--insecure-short-secret", "--allow", "*=read"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&short).ready().await;
+    assert!(is_let_in(&sidecar, &Signer::secret("short").sign(&claims())).await, "for development");
 }

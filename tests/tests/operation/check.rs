@@ -191,8 +191,9 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--allowed-hosts", "*"], "advice", "resolves to this machine").await;
     finds(&url, &["--allowed-hosts", "http://x"], "WRONG", "--allowed-hosts").await;
     finds(&url, &["--idle-close", "60s"], "advice", "proxies keep").await;
-    finds(&url, &["--idle-close", "0s"], "WRONG", "--idle-close is 0").await;
-    finds(&url, &["--auth", "jwt", "--jwt-secret", "short"], "advice", "less than 32 bytes").await;
+    let short = ["--auth", "jwt", "--jwt-secret", "short"];
+    finds(&url, &short, "WRONG", "less than 32 bytes").await;
+    finds(&url, &[&short, &["--insecure-short-secret"][..]].concat(), "advice", "less than 32 bytes").await;
     let nowhere = format!("http://127.0.0.1:{}/jwks", free_port());
     finds(&url, &["--auth", "jwt", "--jwks-url", &nowhere], "advice", "--jwt-audience").await;
     finds(&url, &["--auth", "jwt", "--jwks-url", &nowhere], "WRONG", "--jwks-url: the request failed").await;

@@ -108,6 +108,25 @@ async fn a_port_that_is_taken_ends_it_with_5() {
 async fn settings_that_make_no_sense_end_it_with_2() {
     let start = |arguments: &[&str]| Start::new("postgres://localhost").arguments(arguments);
     refuses(&start(&["--push-timeout", "soon"]), 2, "--push-timeout");
+    // With these it would start, and serve nobody.
+    for (option, value, why) in [
+        ("--max-connections", "0", "it must be at least 1: with less nobody is served"),
+        ("--max-connections-per-subject", "0", "at least 1"),
+        ("--head-timeout", "0s", "it must be at least 1s: with less nobody is served"),
+        ("--push-timeout", "0s", "at least 100ms"),
+        ("--shutdown-deadline", "5000years", "longer than a year"),
+        ("--max-frame-bytes", "0", "at least 1000"),
+        ("--max-event-bytes", "1", "at least 256"),
+        ("--max-batch-events", "0", "at least 1"),
+        ("--pushes-per-second", "0", "at least 1"),
+        ("--relay-bytes-per-second", "1", "at least 1000"),
+        ("--relay-store", "", "--relay-store: storeId is empty"),
+        ("--authorize-function", "", "--authorize-function is empty"),
+    ] {
+        refuses(&start(&[option, value]), 2, why);
+        let variable = format!("LIVESTORE_{}", option.trim_start_matches("--").replace('-', "_").to_uppercase());
+        refuses(&start(&[]).environment(&variable, value), 2, why);
+    }
     refuses(&start(&["--database-connections", "0"]), 2, "--database-connections");
     refuses(&start(&["--log", "loud=very=much"]), 2, "--log");
     refuses(&Start::new("not a url"), 2, "--database-url");

@@ -1,0 +1,102 @@
+//! What an option takes. A value with which nobody would be served is refused at once: a sidecar that starts with it looks as if it
+//! worked.
+
+use std::fmt::Display;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Beyond it a duration is a slip of the pen, and the clocks of this program end.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The smallest event has no fewer bytes with its names.
+pub const LEAST_EVENT_BYTES: usize = 256;
+
+/// A request of any protocol with a small event in it.
+pub const LEAST_FRAME_BYTES: usize = 1000;
+
+/// A second's bytes: fewer, and a small event takes many seconds.
+pub const LEAST_BYTES_PER_SECOND: u32 = 1000;
+
+/// A number that is not less than this.
+pub fn at_least<T>(least: T) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr<Err: Display> + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let value: T = text.parse().map_err(|error: T::Err| error.to_string())?;
+        if value < least { Err(format!("it must be at least {least}: with less nobody is served")) } else { Ok(value) }
+    }
+}
+
+/// The same for what happens in a second, or an hour.
+pub fn rate(least: u32) -> impl Fn(&str) -> Result<NonZeroU32, String> + Clone {
+    move |text| {
+        let value = at_least(least.max(1))(text)?;
+        NonZeroU32::new(value).ok_or_else(|| "it must be at least 1: with less nobody is served".into())
+    }
+}
+
+/// A duration; 0 is one, too.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Err(error) => Err(format!("{error}: say 30s, 5m or 1h, for example")),
+        Ok(value) if value > LONGEST => Err("it is longer than a year".into()),
+        Ok(value) => Ok(value),
+    }
+}
+
+/// A duration that is not shorter than this.
+pub fn lasting(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| match duration(text)? {
+        value if value < least => {
+            let least = humantime::format_duration(least);
+            Err(format!("it must be at least {least}: with less nobody is served"))
+        }
+        value => Ok(value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use clap::{CommandFactory, Parser};
+
+    use crate::config::Program;
+
+    /// Options of which 0 is a good value: clocks that agree, no second try, no delay.
+    const MAY_BE_NOTHING: [&str; 3] = ["--jwt-leeway", "--database-wait", "--shutdown-delay"];
+
+    fn parse(option: &str, value: &str) -> Result<Program, clap::Error> {
+        let given = format!("{option}={value}");
+        Program::try_parse_from(["livestore-sidecar", "--database-url", "postgres://a@b/c", &given])
+    }
+
+    /// An option that is added is looked at by this test, too: its default tells that it is a number or a duration.
+    #[test]
+    fn nothing_that_is_counted_or_measured_can_be_none() {
+        let mut looked_at = 0;
+        for argument in Program::command().get_arguments() {
+            let Some(name) = argument.get_long().map(|name| format!("--{name}")) else { continue };
+            let default = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<String>();
+            let (is_number, is_duration) =
+                (default.parse::<u64>().is_ok(), humantime::parse_duration(&default).is_ok());
+            if !is_number && !is_duration {
+                continue;
+            }
+            looked_at += 1;
+            assert!(parse(&name, &default).is_ok(), "{name}: its default");
+            let nothing = if is_number { "0" } else { "0s" };
+            let refusal = parse(&name, nothing).err();
+            assert_eq!(refusal.is_none(), MAY_BE_NOTHING.contains(&&*name), "{name} {nothing}: {refusal:?}");
+            let beyond = if is_number { "99999999999999999999999" } else { "5000years" };
+            for value in ["", "-1", "some", beyond] {
+                let refusal = parse(&name, value).err().unwrap_or_else(|| panic!("{name} {value:?} is taken"));
+                assert_eq!(refusal.exit_code(), 2, "{name} {value:?}");
+                assert!(refusal.to_string().contains(&name), "{refusal}");
+            }
+        }
+        assert!(looked_at >= 21, "{looked_at} options are numbers or durations");
+    }
+}
