@@ -70,6 +70,37 @@ thread_local! {
             &[TEXTOID],
         )
     };
+    /// The same two for a caller that does not wait: those that nobody else holds.
+    static LOCK_FREE: Statement = const {
+        Statement::new(
+            c"select s.store_id, s.id, s.head, s.backend_id, s.eventlog = 'livestore.eventlog_1'::regclass
+              from pg_catalog.unnest($1) name
+              join livestore.stores s on s.store_id = name
+              where (select count(*) from pg_catalog.unnest($1) name join livestore.stores k on k.store_id = name) = $2
+              order by s.id
+              for update of s skip locked",
+            &[TEXTARRAYOID, INT8OID],
+        )
+    };
+    static LOCK_ONE_FREE: Statement = const {
+        Statement::new(
+            c"select s.store_id, s.id, s.head, s.backend_id, s.eventlog = 'livestore.eventlog_1'::regclass
+              from livestore.stores s
+              where s.store_id = $1
+              for update of s skip locked",
+            &[TEXTOID],
+        )
+    };
+    /// How many of these there are that this function can push to, locked by others or not.
+    static COUNT_POOLED: Statement = const {
+        Statement::new(
+            c"select count(*)
+              from pg_catalog.unnest($1) name
+              join livestore.stores s on s.store_id = name
+              where s.eventlog = 'livestore.eventlog_1'::regclass",
+            &[TEXTARRAYOID],
+        )
+    };
     /// After the locks, and not with them: a hook may be made while they are waited for.
     static HOOKS: Statement = const {
         Statement::new(
@@ -133,6 +164,20 @@ thread_local! {
     static NOTIFY: Statement = const { Statement::new(c"select pg_catalog.pg_notify($1, $2)", &[TEXTOID, TEXTOID]) };
 }
 
+/// Whether the caller tries pushes again that find their store held by another transaction (`set livestore.held_stores = 'skip'`),
+/// so that nobody has to wait for that.
+fn skips_held_stores() -> bool {
+    // SAFETY: the name ends with a NUL, a setting that is missing is null, and what is returned is a string of Postgres' own that
+    // lives until the setting is next changed: it is compared at once.
+    unsafe {
+        let value = pgrx::pg_sys::GetConfigOption(c"livestore.held_stores".as_ptr(), true, false);
+        !value.is_null() && CStr::from_ptr(value) == c"skip"
+    }
+}
+
+/// What is said of a push whose store is held, as `livestore.push_batch` says it.
+const HELD: (&str, &str, &str) = ("55P03", "another transaction holds the store", "Try again.");
+
 /// The row of a store, locked.
 struct Store {
     id: i64,
@@ -141,7 +186,8 @@ struct Store {
 }
 
 /// The arguments are those of `livestore.append`. No row if this is not a usual push: a store does not exist yet or has a
-/// table of its own, there are hooks, or a push names events that are in the log already. Nothing is written then.
+/// table of its own, there are hooks, or a push names events that are in the log already. Nothing is written then. Pushes to
+/// stores that another transaction holds are left out if the caller wants that.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn append_pooled(
@@ -175,21 +221,24 @@ fn append_pooled(
         if !HOOKS.with(|hooks| hooks.execute(client, &[]))?.is_empty() {
             return Ok(TableIterator::new([]));
         }
-        let pushes: Vec<Push<'_>> = names
+        // Others are held.
+        let (positions, pushes): (Vec<usize>, Vec<Push<'_>>) = names
             .iter()
             .zip(batches)
             .zip(backend_ids.iter())
-            .filter_map(|((&name, batch), backend_id)| {
+            .enumerate()
+            .filter_map(|(position, ((&name, batch), backend_id))| {
                 let store = stores.get(name)?;
-                Some(Push {
+                let push = Push {
                     store: name,
                     batch,
                     backend_id,
                     store_head: store.head,
                     store_backend_id: &store.backend_id,
-                })
+                };
+                Some((position, push))
             })
-            .collect();
+            .unzip();
         let Plan::Decided { verdicts, inserts } = plan(&pushes, None, &max_ahead) else {
             return Ok(TableIterator::new([]));
         };
@@ -197,41 +246,46 @@ fn append_pooled(
         if !inserts.is_empty() {
             write(client, &stores, &pushes, &inserts, at, source)?;
         }
-        let rows: Vec<_> = verdicts
-            .iter()
-            .zip(&pushes)
-            .enumerate()
-            .map(|(index, (verdict, push))| {
-                let (head, appended) = match verdict {
-                    Verdict::Accepted { head, appended } => (Some(*head), *appended),
-                    _ => (None, 0),
-                };
-                (
-                    i32::try_from(index + 1).unwrap_or(i32::MAX),
-                    head,
-                    i32::try_from(appended).unwrap_or(i32::MAX),
-                    head.map(|_| push.store_backend_id.to_owned()),
-                    (appended > 0).then_some(at),
-                    verdict.sqlstate(),
-                    verdict.message(),
-                    verdict.detail(),
-                    verdict.hint(),
-                )
-            })
-            .collect();
+        let number = |position: usize| i32::try_from(position + 1).unwrap_or(i32::MAX);
+        let held = names.iter().enumerate().filter(|(_, name)| !stores.contains_key(**name)).map(|(position, _)| {
+            let (sqlstate, message, hint) = HELD;
+            (number(position), None, 0, None, None, Some(sqlstate), Some(message.to_owned()), None, Some(hint))
+        });
+        let decided = verdicts.iter().zip(&pushes).zip(&positions).map(|((verdict, push), &position)| {
+            let (head, appended) = match verdict {
+                Verdict::Accepted { head, appended } => (Some(*head), *appended),
+                _ => (None, 0),
+            };
+            (
+                number(position),
+                head,
+                i32::try_from(appended).unwrap_or(i32::MAX),
+                head.map(|_| push.store_backend_id.to_owned()),
+                (appended > 0).then_some(at),
+                verdict.sqlstate(),
+                verdict.message(),
+                verdict.detail(),
+                verdict.hint(),
+            )
+        });
+        let rows: Vec<_> = decided.chain(held).collect();
         Ok(TableIterator::new(rows))
     })
 }
 
-/// Locks the rows of these stores, each once; `None` if one does not exist, or is not for this function.
+/// Locks the rows of these stores, each once; `None` if one does not exist, or is not for this function. Those that are not there
+/// then are held by another transaction.
 fn lock(client: &mut SpiClient<'_>, names: &[&str]) -> spi::Result<Option<HashMap<String, Store>>> {
+    let skips = skips_held_stores();
     let mut distinct = names.to_vec();
     distinct.sort_unstable();
     distinct.dedup();
     let count = i64::try_from(distinct.len()).unwrap_or(i64::MAX);
-    let rows = match &distinct[..] {
-        &[name] => LOCK_ONE.with(|lock| lock.execute(client, &[name.into()])),
-        _ => LOCK.with(|lock| lock.execute(client, &[distinct.into(), count.into()])),
+    let rows = match (&distinct[..], skips) {
+        (&[name], false) => LOCK_ONE.with(|lock| lock.execute(client, &[name.into()])),
+        (&[name], true) => LOCK_ONE_FREE.with(|lock| lock.execute(client, &[name.into()])),
+        (_, false) => LOCK.with(|lock| lock.execute(client, &[distinct.clone().into(), count.into()])),
+        (_, true) => LOCK_FREE.with(|lock| lock.execute(client, &[distinct.clone().into(), count.into()])),
     }?;
     let mut stores = HashMap::with_capacity(rows.len());
     for row in rows {
@@ -243,8 +297,15 @@ fn lock(client: &mut SpiClient<'_>, names: &[&str]) -> spi::Result<Option<HashMa
         let name: String = name;
         stores.insert(name, Store { id, head, backend_id });
     }
-    // A store may have been dropped while this waited for its lock.
-    Ok((i64::try_from(stores.len()) == Ok(count) && count > 0).then_some(stores))
+    if count > 0 && i64::try_from(stores.len()) == Ok(count) {
+        return Ok(Some(stores));
+    }
+    if !skips || count == 0 {
+        // A store may have been dropped while this waited for its lock.
+        return Ok(None);
+    }
+    let pooled = COUNT_POOLED.with(|pooled| pooled.execute(client, &[distinct.into()]))?.first().get(1)?;
+    Ok((pooled == Some(count)).then_some(stores))
 }
 
 /// Heads, events, and the notification.

@@ -12,6 +12,7 @@ const COMMIT_SECONDS: &str = "livestore_commit_seconds";
 const COMMIT_FAILURES: &str = "livestore_commit_failures_total";
 const COMMITTED_EVENTS: &str = "livestore_committed_events_total";
 const COMMIT_QUEUE: &str = "livestore_commit_queue_bytes";
+const HELD_STORES: &str = "livestore_held_stores";
 const DELIVERED_EVENTS: &str = "livestore_delivered_events_total";
 const DELIVERY_LAG: &str = "livestore_delivery_lag_seconds";
 const TAIL_READS: &str = "livestore_tail_reads_total";
@@ -170,6 +171,7 @@ pub fn relayed() {
 pub struct Standing {
     pub is_listening: bool,
     pub queued_bytes: usize,
+    pub held_stores: usize,
     pub pool_idle: usize,
     pub pool_busy: usize,
     pub pool_waiting: usize,
@@ -178,9 +180,11 @@ pub struct Standing {
 
 /// What Prometheus is to read now.
 pub fn render(handle: &PrometheusHandle, standing: Standing) -> String {
-    let Standing { is_listening, queued_bytes, pool_idle, pool_busy, pool_waiting, relay_devices } = standing;
+    let Standing { is_listening, queued_bytes, held_stores, pool_idle, pool_busy, pool_waiting, relay_devices } =
+        standing;
     gauge!(LISTENING).set(f64::from(u8::from(is_listening)));
     gauge!(COMMIT_QUEUE).set(queued_bytes as f64);
+    gauge!(HELD_STORES).set(held_stores as f64);
     gauge!(POOL, "state" => "idle").set(pool_idle as f64);
     gauge!(POOL, "state" => "busy").set(pool_busy as f64);
     gauge!(POOL_WAITING).set(pool_waiting as f64);
@@ -214,6 +218,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     );
     describe_counter!(COMMITTED_EVENTS, "Events that this sidecar appended, but for those of the peer relay");
     describe_gauge!(COMMIT_QUEUE, "Pushes that wait for the database, in bytes; 64 MiB may");
+    describe_gauge!(HELD_STORES, "Stores whose pushes wait, since another transaction holds them");
     describe_counter!(DELIVERED_EVENTS, "Events that live streams were given, each stream counted");
     describe_histogram!(
         DELIVERY_LAG,

@@ -8,7 +8,13 @@ declare
     missing record;
     existing bigint;
     locked bigint;
+    patience constant text := current_setting('lock_timeout');
+    skips constant boolean := coalesce(current_setting('livestore.held_stores', true), '') = 'skip';
 begin
+    -- Whether somebody else is just creating a store can only be found out by waiting: hardly, if the caller tries again.
+    if skips then
+        perform set_config('lock_timeout', '10ms', true);
+    end if;
     if array_position(store_ids, null) is not null then
         raise exception 'a store id is null' using errcode = 'null_value_not_allowed';
     end if;
@@ -35,6 +41,9 @@ begin
         -- Again, if a store was dropped while this waited for its lock.
         exit when locked >= existing;
     end loop;
+    if skips then
+        perform set_config('lock_timeout', patience, true);
+    end if;
 end
 $$;
 
@@ -122,7 +131,26 @@ $$;
 comment on function livestore.push_some(text[], text[], text[], integer[], text, text[], text[], text[]) is
 'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
 
--- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others.
+create or replace function livestore.lock_free_stores(store_ids text[], out free integer[], out held integer[], out new integer[])
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    with locked as materialized (
+        select s.id from livestore.stores s where s.store_id = any (store_ids) order by s.id for update skip locked
+    )
+    select array_agg(p.push::integer order by p.push) filter (where l.id is not null),
+        array_agg(p.push::integer order by p.push) filter (where l.id is null and s.id is not null),
+        array_agg(p.push::integer order by p.push) filter (where s.id is null)
+    from unnest(store_ids) with ordinality p(store_id, push)
+    left join livestore.stores s on s.store_id = p.store_id
+    left join locked l on l.id = s.id
+$$;
+
+comment on function livestore.lock_free_stores(text[]) is
+'Internal: locks the rows of the stores that nobody else holds, without waiting, and tells which pushes are to those, which to stores that are held, and which to stores that do not exist';
+
+-- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others. Who tries again by
+-- itself, and says so by livestore.held_stores, does not wait at all; sidecars of 0.2 do not.
 create or replace function livestore.push_batch(
     store_ids text[], batches text[], backend_ids text[], source text default null,
     payloads text[] default null, headers text[] default null, claims text[] default null
@@ -138,6 +166,7 @@ set livestore.claims = ''
 as $$
 declare
     stores record;
+    skips constant boolean := coalesce(current_setting('livestore.held_stores', true), '') = 'skip';
 begin
     if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids) then
         raise exception 'store_ids, batches and backend_ids must have one element for each push'
@@ -158,26 +187,22 @@ begin
         if found then
             return;
         end if;
-        perform livestore.lock_stores(store_ids, batches, backend_ids);
-        return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers, claims);
-        return;
+        if skips then
+            select * into stores from livestore.lock_free_stores(store_ids);
+        end if;
+        if not skips or stores.held is null then
+            perform livestore.lock_stores(store_ids, batches, backend_ids);
+            return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers, claims);
+            return;
+        end if;
     exception when others then
         null;
     end;
 
-    -- Something failed, and took everything with it. Stores that somebody else holds are left out now; the others are
-    -- free, so that locking them waits for nobody. New stores come last: whether somebody else is just creating one can
-    -- only be found out by waiting.
-    with free as materialized (
-        select s.id from livestore.stores s where s.store_id = any (store_ids) order by s.id for update skip locked
-    )
-    select array_agg(p.push::integer order by p.push) filter (where l.id is not null) as free,
-        array_agg(p.push::integer order by p.push) filter (where l.id is null and s.id is not null) as held,
-        array_agg(p.push::integer order by p.push) filter (where s.id is null) as new
-    into stores
-    from unnest(store_ids) with ordinality p(store_id, push)
-    left join livestore.stores s on s.store_id = p.store_id
-    left join free l on l.id = s.id;
+    -- Something failed, and took everything with it, or a store is held. Stores that somebody else holds are left out now; the
+    -- others are free, so that locking them waits for nobody. New stores come last: whether somebody else is just creating one
+    -- can only be found out by waiting.
+    select * into stores from livestore.lock_free_stores(store_ids);
     return query
     select held.push, null::bigint, 0, null::text, null::timestamptz,
         '55P03', 'another transaction holds the store', null::text, 'Try again.'

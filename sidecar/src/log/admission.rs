@@ -34,7 +34,7 @@ impl StoreLog {
             return Some(Err(error));
         }
         // Not before: what waits shall not keep others out.
-        let space = self.log.commits.room(&batch, self.context()).await?;
+        let space = self.log.commits.room(self.id(), &batch, self.context()).await?;
         Some(Ok(Reserved { batch, space }))
     }
 

@@ -1,6 +1,5 @@
 //! Committing what was pushed, a group at a time, on one connection.
 
-use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +11,10 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Span, debug_span, error, warn};
 
+use super::held::Held;
 use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
 use super::push::{Push, size};
 use super::tail::Tails;
@@ -21,32 +22,32 @@ use crate::metrics;
 use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
 
 /// The most that one transaction takes on. More makes a commit slower without making it cheaper.
-const GROUP_PUSHES: usize = 512;
-const GROUP_BYTES: usize = 8 << 20;
+pub const GROUP_PUSHES: usize = 512;
+pub const GROUP_BYTES: usize = 8 << 20;
 
 /// How long pushes may wait while others are being committed, before it is better to refuse more.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
-
-/// How long a push waits before it is tried again after an error of its own that passes: another transaction holds its
-/// store, say.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
 /// without a word would otherwise stay silent for minutes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The other end of a [`super::push::CommitQueue`]: owns one connection and runs one transaction at a time, so that a store's pushes
-/// commit, and reach its tail, in order.
+/// commit, and reach its tail, in order. What is to be tried again is left to [`Held`].
 pub struct Committer {
-    database: Database,
-    tails: Arc<Tails>,
+    session: Session,
+    held: Arc<Held>,
     waiting: mpsc::UnboundedReceiver<Push>,
     /// Pushes come faster than they are committed.
     is_behind: Arc<AtomicBool>,
-    /// Pushes to try again, and when.
-    delayed: VecDeque<(Instant, Push)>,
-    /// Whether the last group was one of those.
-    has_retried: bool,
+}
+
+/// Who commits: a connection, which is made when it is needed.
+pub struct Session {
+    database: Database,
+    tails: Arc<Tails>,
+    /// Its notifications are passed over.
+    is_main: bool,
     connection: Option<Connection>,
 }
 
@@ -107,30 +108,33 @@ impl Committer {
     pub fn new(
         database: Database,
         tails: Arc<Tails>,
+        held: Arc<Held>,
         waiting: mpsc::UnboundedReceiver<Push>,
         is_behind: Arc<AtomicBool>,
     ) -> Self {
-        Self { database, tails, waiting, is_behind, delayed: VecDeque::new(), has_retried: false, connection: None }
+        Self { session: Session { database, tails, is_main: true, connection: None }, held, waiting, is_behind }
     }
 
     /// Commits until every [`super::push::CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
+        let Session { database, tails, .. } = &self.session;
+        let again = Session { database: database.clone(), tails: Arc::clone(tails), is_main: false, connection: None };
+        let retrying = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.held).retry(again)));
         while let Some(group) = self.next_group().await {
-            self.commit_patiently(group).await;
+            // Until the database is back, pushes wait as long as their clients do.
+            let is_behind = Arc::clone(&self.is_behind);
+            let failed = self.session.commit_patiently(group, || is_behind.store(false, Ordering::Relaxed)).await;
+            self.held.hold(failed);
         }
+        drop(retrying);
     }
 
-    /// Waits for pushes, or for the time to try some again. Those have a group to themselves, and the next is one of others: what
-    /// made them fail may make others wait.
+    /// Waits for pushes to stores that are not waited for.
     async fn next_group(&mut self) -> Option<Vec<Push>> {
-        let others_first = std::mem::take(&mut self.has_retried) && !self.waiting.is_empty();
-        let first = match self.delayed.front() {
-            Some(&(due, _)) if !others_first => tokio::select! {
-                biased;
-                () = tokio::time::sleep_until(due) => return Some(self.group_to_retry()),
-                Some(push) = self.waiting.recv() => push,
-            },
-            _ => self.waiting.recv().await?,
+        let first = loop {
+            if let Some(push) = self.held.join(self.waiting.recv().await?) {
+                break push;
+            }
         };
         let mut bytes = size(&first.batch, &first.context);
         let is_late = first.queued.elapsed() > QUEUE_TIME;
@@ -139,29 +143,22 @@ impl Committer {
             && bytes < GROUP_BYTES
             && let Ok(push) = self.waiting.try_recv()
         {
-            bytes += size(&push.batch, &push.context);
-            group.push(push);
+            if let Some(push) = self.held.join(push) {
+                bytes += size(&push.batch, &push.context);
+                group.push(push);
+            }
         }
         self.is_behind.store(is_late && !self.waiting.is_empty(), Ordering::Relaxed);
         Some(group)
     }
+}
 
-    /// All that are to be tried again, due or not: each time may cost all of them the same wait.
-    fn group_to_retry(&mut self) -> Vec<Push> {
-        self.has_retried = true;
-        let mut bytes = 0;
-        let sizes = self.delayed.iter().take(GROUP_PUSHES).map(|(_, push)| size(&push.batch, &push.context));
-        let fitting = sizes.take_while(|size| {
-            bytes += size;
-            bytes <= GROUP_BYTES
-        });
-        let count = fitting.count().max(1).min(self.delayed.len());
-        self.delayed.drain(..count).map(|(_, push)| push).collect()
-    }
-
+impl Session {
     /// Tries until the database has answered for every push, or its time is over. To try again is safe when a commit's
-    /// outcome is not known: what it wrote is accepted again without being written.
-    async fn commit_patiently(&mut self, group: Vec<Push>) {
+    /// outcome is not known: what it wrote is accepted again without being written. Returns those to try once more, in their
+    /// order. `while_away` is called when the database is.
+    pub async fn commit_patiently(&mut self, group: Vec<Push>, while_away: impl Fn()) -> Vec<Push> {
+        let mut again = Vec::new();
         let mut groups = vec![group];
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let mut is_repeated = false;
@@ -178,15 +175,14 @@ impl Committer {
             match self.commit(&group).await {
                 Ok(outcomes) => {
                     metrics::committed(group.len(), start.elapsed());
-                    self.settle(group, outcomes);
+                    self.settle(group, outcomes, &mut again);
                 }
                 Err(CommitError::Unavailable(error)) => {
                     metrics::not_committed("unavailable");
                     let pushes = group.len();
                     warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
                     self.disown_connection();
-                    // Until the database is back, pushes wait as long as their clients do.
-                    self.is_behind.store(false, Ordering::Relaxed);
+                    while_away();
                     // It may have been committed all the same, and its notification have been passed over as our own.
                     for push in &group {
                         self.tails.refresh(&push.store);
@@ -209,11 +205,12 @@ impl Committer {
                     log_rollback(&error, "a commit was rolled back");
                     let rejected = rejected(error.code(), error.as_db_error().map_or("", |error| error.message()));
                     for push in group {
-                        self.fail(push, rejected.clone());
+                        self.fail(push, rejected.clone(), &mut again);
                     }
                 }
             }
         }
+        again
     }
 
     async fn commit(&mut self, group: &[Push]) -> Result<Vec<Outcome>, CommitError> {
@@ -224,7 +221,9 @@ impl Committer {
             Some(connection) => connection,
             none => {
                 let connection = connect(&self.database).await?;
-                self.tails.own(Some(Arc::clone(&connection.source)));
+                if self.is_main {
+                    self.tails.own(Some(Arc::clone(&connection.source)));
+                }
                 none.insert(connection)
             }
         };
@@ -247,12 +246,15 @@ impl Committer {
     /// Gives up the connection. What it may still commit is somebody else's from now on: its notifications count.
     fn disown_connection(&mut self) {
         self.connection = None;
-        self.tails.own(None);
+        if self.is_main {
+            self.tails.own(None);
+        }
     }
 
     /// Publishes and answers what is decided, and puts aside what is worth another try.
-    fn settle(&mut self, group: Vec<Push>, outcomes: Vec<Outcome>) {
+    fn settle(&mut self, group: Vec<Push>, mut outcomes: Vec<Outcome>, again: &mut Vec<Push>) {
         let mut group: Vec<Option<Push>> = group.into_iter().map(Some).collect();
+        outcomes.sort_unstable_by_key(|outcome| outcome.push);
         for Outcome { push, result } in outcomes {
             let Some(push) = group.get_mut(push).and_then(Option::take) else {
                 error!(push, "livestore.push_batch answered for a push that it was not given");
@@ -269,18 +271,24 @@ impl Committer {
                     }
                     let _ = push.reply.send(Ok(Pushed { head }));
                 }
-                Err(error) => self.fail(push, error),
+                Err(error) => self.fail(push, error, again),
             }
         }
     }
 
     /// Answers a push that failed, unless it is worth another try.
-    fn fail(&mut self, push: Push, error: PushError) {
+    fn fail(&mut self, push: Push, error: PushError, again: &mut Vec<Push>) {
+        let is_worth_it = match &error {
+            PushError::Unavailable => push.deadline > Instant::now() && !push.reply.is_closed(),
+            // It may build on one that is tried again.
+            PushError::ServerAhead { .. } => again.iter().any(|before| before.store == push.store),
+            _ => false,
+        };
+        if is_worth_it {
+            return again.push(push);
+        }
+        // What the database knows better, live streams shall know, too.
         match error {
-            PushError::Unavailable if Instant::now() + RETRY < push.deadline && !push.reply.is_closed() => {
-                return self.delayed.push_back((Instant::now() + RETRY, push));
-            }
-            // What the database knows better, live streams shall know, too.
             PushError::ServerAhead { minimum_expected_num, .. } => self.tails.hint(&push.store, minimum_expected_num),
             PushError::BackendIdMismatch { .. } => self.tails.refresh(&push.store),
             _ => {}
@@ -305,7 +313,9 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
     let Connected { client, connection, server } = database.connect().await.map_err(CommitError::Unavailable)?;
     let mut driver: Driver = connection.boxed().fuse();
     let preparing = async {
-        let source: String = client.query_one("select gen_random_uuid()::text", &[]).await?.try_get(0)?;
+        // What another transaction holds is left out at once, and tried again: see `held.rs`.
+        let setting = "select gen_random_uuid()::text, set_config('livestore.held_stores', 'skip', false)";
+        let source: String = client.query_one(setting, &[]).await?.try_get(0)?;
         Ok((client.prepare(PUSH_BATCH).await?, source.into()))
     };
     let prepared = timeout(STATEMENT_TIMEOUT, driven(&mut driver, preparing)).await;

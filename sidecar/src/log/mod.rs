@@ -8,6 +8,7 @@ mod authorize;
 mod commit;
 mod context;
 mod event;
+mod held;
 mod history;
 mod limits;
 mod listener;
@@ -204,6 +205,7 @@ impl Log {
         Standing {
             is_listening: self.is_listening.load(Ordering::Relaxed),
             queued_bytes: self.commits.waiting(),
+            held_stores: self.commits.held_stores(),
             pool_idle,
             pool_busy,
             pool_waiting,

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::commit::Committer;
 use super::context::Context;
 use super::event::Batch;
+use super::held::Held;
 use super::outcome::{PushError, Pushed};
 use super::store_id::StoreId;
 use super::tail::Tails;
@@ -24,6 +25,9 @@ use crate::postgres::Database;
 /// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later. So they are when the committer is
 /// behind: what is refused early costs next to nothing, and what is accepted is answered soon.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
+
+/// How often a push looks whether there is room for it behind others of its store.
+const HELD_RETRY: Duration = Duration::from_millis(100);
 
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -54,6 +58,7 @@ pub struct CommitQueue {
     pushes: mpsc::UnboundedSender<Push>,
     space: Arc<Semaphore>,
     is_behind: Arc<AtomicBool>,
+    held: Arc<Held>,
     timeout: Duration,
     last_moment: CancellationToken,
 }
@@ -70,8 +75,9 @@ impl CommitQueue {
         let (pushes, waiting) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
         let is_behind = Arc::new(AtomicBool::new(false));
-        let committer = Committer::new(database, tails, waiting, Arc::clone(&is_behind));
-        (Self { pushes, space, is_behind, timeout, last_moment }, committer)
+        let held = Arc::<Held>::default();
+        let committer = Committer::new(database, tails, Arc::clone(&held), waiting, Arc::clone(&is_behind));
+        (Self { pushes, space, is_behind, held, timeout, last_moment }, committer)
     }
 
     /// How long a push waits for the database.
@@ -93,7 +99,11 @@ impl CommitQueue {
     ///
     /// # Errors
     /// Too much is waiting, or for too long.
-    pub fn reserve(&self, batch: &Batch, context: &Context) -> Result<Space, PushError> {
+    pub fn reserve(&self, store: &StoreId, batch: &Batch, context: &Context) -> Result<Space, PushError> {
+        if self.held.is_full(store) {
+            Limit::Queue.hit();
+            return Err(PushError::Throttled("another transaction holds this store; try again later".into()));
+        }
         let space = Arc::clone(&self.space).try_acquire_many_owned(kibibytes(batch, context));
         match space {
             Ok(space) if !self.is_behind.load(Ordering::Relaxed) => Ok(Space(space)),
@@ -105,9 +115,25 @@ impl CommitQueue {
     }
 
     /// The same, as soon as there is room.
-    pub fn room(&self, batch: &Batch, context: &Context) -> impl Future<Output = Option<Space>> + Send + use<> {
+    pub fn room(
+        &self,
+        store: &StoreId,
+        batch: &Batch,
+        context: &Context,
+    ) -> impl Future<Output = Option<Space>> + Send + use<> {
         let room = Arc::clone(&self.space).acquire_many_owned(kibibytes(batch, context));
-        async move { room.await.ok().map(Space) }
+        let (held, store) = (Arc::clone(&self.held), store.clone());
+        async move {
+            while held.is_full(&store) {
+                sleep(HELD_RETRY).await;
+            }
+            room.await.ok().map(Space)
+        }
+    }
+
+    /// How many stores are waited for that other transactions hold.
+    pub fn held_stores(&self) -> usize {
+        self.held.count()
     }
 
     /// Puts a push into the queue at once, so that pushes are carried out in the order of these calls. The future that

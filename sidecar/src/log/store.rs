@@ -182,7 +182,7 @@ impl StoreLog {
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let reserved = self.log.limits.check_sizes(batch.sizes()).and_then(|()| {
-            let space = self.log.commits.reserve(&batch, &self.context)?;
+            let space = self.log.commits.reserve(&self.store, &batch, &self.context)?;
             Ok(Reserved { batch, space })
         });
         let pushed = match reserved {

@@ -226,6 +226,82 @@ async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
     assert_eq!(new.exit(&json!("p")).await["cause"]["error"]["_tag"], "ServerAheadError");
 }
 
+/// How long a push to a store takes that has nothing to do with others: the median of some, before each of which `disturb` is
+/// called.
+async fn usual_push(sidecar: &Sidecar, store: &str, pushes: i64, mut disturb: impl AsyncFnMut(i64)) -> Duration {
+    let mut rpc = Rpc::open(&sidecar.url(), store).await;
+    let mut took = Vec::new();
+    for n in 0..pushes {
+        disturb(n).await;
+        let start = Instant::now();
+        rpc.push(json!(n.to_string()), store, chain(n, 1)).await;
+        assert_eq!(rpc.exit(&json!(n.to_string())).await["_tag"], "Success");
+        took.push(start.elapsed());
+    }
+    took.sort_unstable();
+    took[took.len() / 2]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_waits_costs_others_nothing_and_keeps_the_order_of_its_pushes() {
+    const PUSHES: i64 = 25;
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let setup = database.admin().await;
+    let hook = "create schema app; create table app.balances ();
+        create function app.look() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp
+            as $$ begin perform from app.balances; return new; end $$";
+    setup.batch_execute(hook).await.unwrap();
+    for (kind, stores, prepare, hold) in [
+        (
+            "row",
+            PUSHES,
+            "select livestore.create_store('row-' || n) from generate_series(0, 24) n",
+            "select from livestore.stores where store_id like 'row-%' for update",
+        ),
+        ("new", PUSHES, "select", "select livestore.create_store('new-' || n) from generate_series(0, 24) n"),
+        (
+            "one",
+            1,
+            "select livestore.create_store('one-0')",
+            "select from livestore.stores where store_id = 'one-0' for update",
+        ),
+        (
+            "hook",
+            1,
+            "create trigger look before insert on livestore.eventlog_1 for each row when (new.name = 'look') execute function app.look()",
+            "lock table app.balances",
+        ),
+    ] {
+        setup.batch_execute(prepare).await.unwrap();
+        let quiet = usual_push(&sidecar, &format!("before-{kind}"), PUSHES, async |_| {}).await;
+        let mut admin = database.admin().await;
+        let transaction = admin.transaction().await.unwrap();
+        transaction.batch_execute(hold).await.unwrap();
+        let mut held = Vec::new();
+        for store in 0..stores {
+            held.push(Rpc::open(&sidecar.url(), &format!("{kind}-{store}")).await);
+        }
+        let beside = format!("beside-{kind}");
+        let during = usual_push(&sidecar, &beside, PUSHES, async |n| {
+            let (store, after) = (n % stores, n / stores);
+            let batch = json!([event(after, "look", json!({}))]);
+            let rpc = &mut held[usize::try_from(store).unwrap()];
+            rpc.push(json!(n.to_string()), &format!("{kind}-{store}"), batch).await;
+        })
+        .await;
+        assert!(during < 5 * quiet + Duration::from_millis(10), "{kind}: {during:?} instead of {quiet:?}");
+        assert_eq!(sidecar.metric("livestore_held_stores").await, stores as f64, "{kind}");
+        transaction.commit().await.unwrap();
+        for n in 0..PUSHES {
+            let rpc = &mut held[usize::try_from(n % stores).unwrap()];
+            assert_eq!(rpc.exit(&json!(n.to_string())).await["_tag"], "Success", "{kind}: push {n}");
+        }
+        let is_over = || async { sidecar.metric("livestore_held_stores").await == 0.0 };
+        eventually("nothing waits any more", is_over).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_that_is_told_to_end_finishes_its_commits_closes_its_sockets_and_exits_0() {
     let database = Database::new().await;
