@@ -166,6 +166,7 @@ set livestore.claims = ''
 as $$
 declare
     stores record;
+    are_free boolean := true;
     skips constant boolean := coalesce(current_setting('livestore.held_stores', true), '') = 'skip';
 begin
     if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids) then
@@ -189,8 +190,9 @@ begin
         end if;
         if skips then
             select * into stores from livestore.lock_free_stores(store_ids);
+            are_free := stores.held is null;
         end if;
-        if not skips or stores.held is null then
+        if are_free then
             perform livestore.lock_stores(store_ids, batches, backend_ids);
             return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers, claims);
             return;
