@@ -1,6 +1,7 @@
 //! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
 
 mod auth;
+mod budget;
 mod check;
 mod config;
 mod flow;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::budget::Budget;
 use crate::config::{Command, Config, Dialect, NewToken, Program};
 use crate::flow::Rate;
 use crate::log::{Log, LogConfig};
@@ -164,7 +166,9 @@ async fn run(config: Config) -> Result<(), Failure> {
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(metrics::maintain(metrics.clone()));
+    let budget = Budget::new(config.max_buffer_bytes, config.max_buffer_bytes_per_client);
     let log_config = LogConfig {
+        budget: Arc::clone(&budget),
         push_timeout: config.push_timeout,
         last_moment: ending.last_moment.clone(),
         bounds: config.push_bounds(),
@@ -185,6 +189,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         electric,
         relay_store: config.relay_store,
         max_frame_bytes: config.max_frame_bytes,
+        budget,
     };
     let server = Arc::new(Server {
         log: log.clone(),

@@ -12,6 +12,7 @@ const COMMIT_SECONDS: &str = "livestore_commit_seconds";
 const COMMIT_FAILURES: &str = "livestore_commit_failures_total";
 const COMMITTED_EVENTS: &str = "livestore_committed_events_total";
 const COMMIT_QUEUE: &str = "livestore_commit_queue_bytes";
+const BUFFER_BYTES: &str = "livestore_buffer_bytes";
 const HELD_STORES: &str = "livestore_held_stores";
 const DELIVERED_EVENTS: &str = "livestore_delivered_events_total";
 const DELIVERY_LAG: &str = "livestore_delivery_lag_seconds";
@@ -48,12 +49,13 @@ pub enum Limit {
     PushesPerSubject,
     PushesPerStore,
     NewStoresPerSubject,
+    BufferBytes,
     Queue,
     Relay,
 }
 
 impl Limit {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::ConnectionsPerSubject,
@@ -65,6 +67,7 @@ impl Limit {
         Self::PushesPerSubject,
         Self::PushesPerStore,
         Self::NewStoresPerSubject,
+        Self::BufferBytes,
         Self::Queue,
         Self::Relay,
     ];
@@ -82,6 +85,7 @@ impl Limit {
             Self::PushesPerSubject => "pushes_per_subject",
             Self::PushesPerStore => "pushes_per_store",
             Self::NewStoresPerSubject => "new_stores_per_subject",
+            Self::BufferBytes => "buffer_bytes",
             Self::Queue => "queue",
             Self::Relay => "relay",
         }
@@ -172,6 +176,7 @@ pub struct Standing {
     pub is_listening: bool,
     pub queued_bytes: usize,
     pub held_stores: usize,
+    pub buffer_bytes: usize,
     pub pool_idle: usize,
     pub pool_busy: usize,
     pub pool_waiting: usize,
@@ -180,10 +185,19 @@ pub struct Standing {
 
 /// What Prometheus is to read now.
 pub fn render(handle: &PrometheusHandle, standing: Standing) -> String {
-    let Standing { is_listening, queued_bytes, held_stores, pool_idle, pool_busy, pool_waiting, relay_devices } =
-        standing;
+    let Standing {
+        is_listening,
+        queued_bytes,
+        held_stores,
+        buffer_bytes,
+        pool_idle,
+        pool_busy,
+        pool_waiting,
+        relay_devices,
+    } = standing;
     gauge!(LISTENING).set(f64::from(u8::from(is_listening)));
     gauge!(COMMIT_QUEUE).set(queued_bytes as f64);
+    gauge!(BUFFER_BYTES).set(buffer_bytes as f64);
     gauge!(HELD_STORES).set(held_stores as f64);
     gauge!(POOL, "state" => "idle").set(pool_idle as f64);
     gauge!(POOL, "state" => "busy").set(pool_busy as f64);
@@ -218,6 +232,10 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     );
     describe_counter!(COMMITTED_EVENTS, "Events that this sidecar appended, but for those of the peer relay");
     describe_gauge!(COMMIT_QUEUE, "Pushes that wait for the database, in bytes; 64 MiB may");
+    describe_gauge!(
+        BUFFER_BYTES,
+        "Memory that is taken for what is on its way to clients and from them, of --max-buffer-bytes"
+    );
     describe_gauge!(HELD_STORES, "Stores whose pushes wait, since another transaction holds them");
     describe_counter!(DELIVERED_EVENTS, "Events that live streams were given, each stream counted");
     describe_histogram!(

@@ -205,6 +205,11 @@ impl Sidecar {
         self.status("VmRSS:") * 1024
     }
 
+    /// The most that it has ever had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        self.status("VmHWM:") * 1024
+    }
+
     pub fn threads(&self) -> u64 {
         self.status("Threads:")
     }

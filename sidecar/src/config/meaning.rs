@@ -55,6 +55,15 @@ impl Config {
         if self.health_listen == Some(self.listen) && self.listen.port() != 0 {
             return Err("--health-listen is the address of --listen: give it a port of its own".into());
         }
+        if self.max_buffer_bytes < self.max_buffer_bytes_per_client
+            || self.max_buffer_bytes_per_client < self.max_frame_bytes
+        {
+            return Err(
+                "--max-buffer-bytes must not be less than --max-buffer-bytes-per-client, nor that than --max-frame-bytes: \
+                 a frame that may be sent could not be taken"
+                    .into(),
+            );
+        }
         if self.auth == Auth::Jwt && self.relay_store.as_deref().is_some_and(|store| !store.contains("{user}")) {
             return Err(
                 "--relay-store without {user} would let users read each other's events: say relay-{user}".into()

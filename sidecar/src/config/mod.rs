@@ -12,7 +12,9 @@ use std::time::Duration;
 use axum::http::HeaderName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use self::values::{LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, LEAST_FRAME_BYTES, at_least, duration, lasting, rate};
+use self::values::{
+    LEAST_BUFFER_BYTES, LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, LEAST_FRAME_BYTES, at_least, duration, lasting, rate,
+};
 use crate::auth::{Access, Template};
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
@@ -227,6 +229,16 @@ pub struct Config {
     /// The largest frame that a client may send, in bytes.
     #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20, value_parser = at_least(LEAST_FRAME_BYTES))]
     pub max_frame_bytes: usize,
+
+    /// How many bytes may be on their way at once, to clients and from them: bodies and messages that arrive, pages that are
+    /// read, and what waits for a client to read it. Who finds no room waits.
+    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES", default_value_t = 256 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
+    pub max_buffer_bytes: usize,
+
+    /// How many of them for one subject of tokens, for all clients without a token that send something, and for each
+    /// connection without a token that reads.
+    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES_PER_CLIENT", default_value_t = 32 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
+    pub max_buffer_bytes_per_client: usize,
 
     /// What to log: a level, or directives like "info,livestore_sidecar::log=debug".
     #[arg(long, env = "LIVESTORE_LOG", default_value = "info")]

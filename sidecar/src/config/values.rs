@@ -15,6 +15,9 @@ pub const LEAST_EVENT_BYTES: usize = 256;
 /// A request of any protocol with a small event in it.
 pub const LEAST_FRAME_BYTES: usize = 1000;
 
+/// What a page of a log may take while it is read.
+pub const LEAST_BUFFER_BYTES: usize = 1 << 20;
+
 /// A second's bytes: fewer, and a small event takes many seconds.
 pub const LEAST_BYTES_PER_SECOND: u32 = 1000;
 

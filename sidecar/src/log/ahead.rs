@@ -1,11 +1,18 @@
 //! Reading a log page by page: the page that a reader will ask for next is read while it sends the one before.
 
+use std::sync::Arc;
+
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::pull::{Page, patiently, pull};
+use super::event::Event;
+use super::pull::{PAGE_BYTES, Page, patiently, pull};
 use super::store_id::StoreId;
+use crate::budget::{Account, FREE, Share};
 use crate::postgres::Database;
+
+/// A page ends with the event with which it is large enough: so much may it take, with an event as large as any may be by default.
+const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
 
 /// What one reader reads ahead: a page at most.
 #[derive(Default)]
@@ -15,8 +22,8 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// The page after `after`. Waits while the database is away. Cancel safe.
-    pub async fn page(&mut self, database: &Database, store: &StoreId, after: i64) -> Page {
+    /// The page after `after`. Waits while the database is away, and for memory. Cancel safe.
+    pub async fn page(&mut self, database: &Database, store: &StoreId, after: i64, account: &Account) -> Page {
         let ready = match &mut self.next {
             Some((from, reading)) if *from == after => reading.await.ok(),
             _ => None,
@@ -24,15 +31,16 @@ impl Ahead {
         self.next = None;
         let page = match ready {
             Some(page) => page,
-            None => read(database.clone(), store.clone(), after).await,
+            None => read(database.clone(), store.clone(), after, account.take(MOST).await).await,
         };
         self.pages = self.pages.saturating_add(1);
         // Who takes a second page takes a third; most readers take one.
         if self.pages > 1
             && page.remaining() > 0
             && let Some(last) = page.events.last()
+            && let Some(share) = account.try_take(MOST)
         {
-            let reading = read(database.clone(), store.clone(), last.seq_num).in_current_span();
+            let reading = read(database.clone(), store.clone(), last.seq_num, Some(share)).in_current_span();
             self.next = Some((last.seq_num, AbortOnDropHandle::new(tokio::spawn(reading))));
         }
         page
@@ -44,6 +52,17 @@ impl Ahead {
     }
 }
 
-async fn read(database: Database, store: StoreId, after: i64) -> Page {
-    patiently(|| pull(&database, &store, after)).await
+async fn read(database: Database, store: StoreId, after: i64, mut share: Option<Share>) -> Page {
+    let mut page = patiently(|| pull(&database, &store, after)).await;
+    let bytes = cost(&page.events);
+    if let Some(share) = &mut share {
+        share.shrink(bytes);
+    }
+    page.share = share.filter(|_| bytes > FREE).map(Arc::new);
+    page
+}
+
+/// What events take: themselves, and what is sent of them.
+pub fn cost(events: &[Arc<Event>]) -> usize {
+    2 * events.iter().map(|event| event.size()).sum::<usize>()
 }

@@ -1,12 +1,13 @@
 //! What is known of a request beside its events: hooks and the operator's authorize function get it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 
 use crate::auth::{Authentication, Credentials, Identity, Refused};
+use crate::budget::{Account, Budget};
 
 /// The sync payload of a client, the headers of its request that the operator forwards, and who it is.
 #[derive(Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Context {
     dialect: &'static str,
     credentials: Credentials,
     identity: OnceCell<Arc<Identity>>,
+    /// The memory of a client without a token, for all requests of its connection.
+    account: Arc<OnceLock<Account>>,
 }
 
 impl Context {
@@ -33,7 +36,14 @@ impl Context {
         let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string().into());
         let payload = present(payload);
         let credentials = credentials.with_payload(payload);
-        Self { payload: payload.map(Box::from), headers, dialect, credentials, identity: OnceCell::new() }
+        Self {
+            payload: payload.map(Box::from),
+            headers,
+            dialect,
+            credentials,
+            identity: OnceCell::new(),
+            account: Arc::default(),
+        }
     }
 
     /// The same for somebody who is known already.
@@ -53,6 +63,7 @@ impl Context {
                     dialect: self.dialect,
                     credentials,
                     identity: OnceCell::new(),
+                    account: Arc::clone(&self.account),
                 })
             }
             _ => Arc::clone(self),
@@ -86,6 +97,14 @@ impl Context {
     /// Whom the token is for, once it was looked at.
     pub fn subject(&self) -> Option<&Arc<str>> {
         self.identity.get().filter(|identity| identity.claims.is_some()).map(|identity| &identity.subject)
+    }
+
+    /// The memory for what the client is sent.
+    pub fn account(&self, budget: &Arc<Budget>) -> Account {
+        match self.subject() {
+            Some(subject) => budget.subject(subject),
+            None => self.account.get_or_init(|| budget.connection()).clone(),
+        }
     }
 
     /// What the token says, as a JSON object, once it was looked at.

@@ -8,6 +8,7 @@ use super::pull::Page;
 use super::store_id::StoreId;
 use super::{Log, PullError, check_cursor};
 use crate::auth::Refused;
+use crate::budget::Account;
 
 /// The pages of a log up to its end.
 pub struct History {
@@ -18,6 +19,7 @@ pub struct History {
     until: Option<Instant>,
     is_complete: bool,
     ahead: Ahead,
+    account: Account,
 }
 
 impl History {
@@ -28,8 +30,9 @@ impl History {
         after: i64,
         backend_id: Option<String>,
         until: Option<Instant>,
+        account: Account,
     ) -> Self {
-        Self { log, store, after, backend_id, until, is_complete: false, ahead: Ahead::default() }
+        Self { log, store, after, backend_id, until, is_complete: false, ahead: Ahead::default(), account }
     }
 
     /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.
@@ -43,7 +46,7 @@ impl History {
         if self.until.is_some_and(|until| until <= Instant::now()) {
             return Err(PullError::Denied(Denied(Refused::Expired.to_string())));
         }
-        let page = self.ahead.page(&self.log.database, &self.store, self.after).await;
+        let page = self.ahead.page(&self.log.database, &self.store, self.after, &self.account).await;
         check_cursor(&self.store, &page, self.after, self.backend_id.as_deref())?;
         // A reset between two pages must not mix two logs.
         self.backend_id.get_or_insert_with(|| (*page.backend_id).into());

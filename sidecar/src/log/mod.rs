@@ -59,6 +59,7 @@ use push::CommitQueue;
 use tail::Tails;
 
 use crate::auth::Authentication;
+use crate::budget::Budget;
 use crate::metrics::Standing;
 use crate::postgres::{Database, DatabaseError};
 
@@ -72,12 +73,15 @@ pub struct Log {
     limits: Arc<Limits>,
     relay_turns: Arc<Semaphore>,
     authentication: Arc<Authentication>,
+    budget: Arc<Budget>,
     authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
 }
 
 /// What an operator can set.
 pub struct LogConfig {
+    /// Memory for pages and frames.
+    pub budget: Arc<Budget>,
     /// How long a push waits for the database.
     pub push_timeout: Duration,
     /// When what waits is answered all the same, since the process ends.
@@ -152,7 +156,7 @@ impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
     /// yet.
     pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
-        let LogConfig { push_timeout, last_moment, bounds, authentication, authorize_function } = config;
+        let LogConfig { budget, push_timeout, last_moment, bounds, authentication, authorize_function } = config;
         let limits = Limits::start(bounds, tasks);
         let tails = Tails::new(database.clone());
         let is_listening = Arc::new(AtomicBool::new(false));
@@ -164,7 +168,18 @@ impl Log {
         let aliases = Aliases::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
         let relay_turns = Arc::new(Semaphore::new(RELAY_TURNS));
-        Self { database, commits, tails, aliases, limits, relay_turns, authentication, authorizer, is_listening }
+        Self {
+            database,
+            commits,
+            tails,
+            aliases,
+            limits,
+            relay_turns,
+            authentication,
+            budget,
+            authorizer,
+            is_listening,
+        }
     }
 
     /// The log of a store, for a client with this context.
@@ -205,6 +220,7 @@ impl Log {
         Standing {
             is_listening: self.is_listening.load(Ordering::Relaxed),
             queued_bytes: self.commits.waiting(),
+            buffer_bytes: self.budget.taken(),
             held_stores: self.commits.held_stores(),
             pool_idle,
             pool_busy,

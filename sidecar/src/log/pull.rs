@@ -10,6 +10,7 @@ use tracing::{Instrument, debug_span, warn};
 
 use super::event::{Event, StoredEvent};
 use super::store_id::StoreId;
+use crate::budget::Share;
 use crate::postgres::{Backoff, Database, DatabaseError, PoolClient};
 
 /// The bounds of a page. A page ends with the event that reaches one of them.
@@ -27,6 +28,8 @@ pub struct Page {
     pub head: i64,
     /// The life of the log that the events belong to.
     pub backend_id: Arc<str>,
+    /// The memory that the events take, and what is made of them.
+    pub share: Option<Arc<Share>>,
 }
 
 impl Page {
@@ -90,7 +93,7 @@ fn read(rows: &[Row]) -> Result<Page, DatabaseError> {
     if !events.is_sorted_by(|one, next| one.seq_num < next.seq_num) {
         return Err(DatabaseError::Busy);
     }
-    Ok(Page { events, head, backend_id })
+    Ok(Page { events, head, backend_id, share: None })
 }
 
 /// `json` as it is stored.

@@ -21,6 +21,7 @@ use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
 use super::push::Space;
 use crate::auth::{Access, Refused};
+use crate::budget::Account;
 use crate::metrics;
 use crate::postgres::Database;
 use crate::time::passed;
@@ -87,6 +88,25 @@ impl StoreLog {
 
     pub(super) fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The memory for what this client is sent, once it is known who it is.
+    pub fn account(&self) -> Account {
+        self.context.account(&self.log.budget)
+    }
+
+    /// The memory for what this client sends.
+    pub fn account_to_send(&self) -> Account {
+        match self.context.subject() {
+            Some(subject) => self.log.budget.subject(subject),
+            None => self.log.budget.strangers(),
+        }
+    }
+
+    /// Whether it is known already, by what came beside the payloads of its requests, that this client is nobody.
+    pub async fn is_stranger(&self) -> bool {
+        let identity = self.context.identity(&self.log.authentication).await;
+        matches!(identity, Err(refused) if !matches!(refused, Refused::NoKeys | Refused::TooMany(_)))
     }
 
     /// How long a client that is told of it waits for the database.
@@ -273,7 +293,7 @@ impl StoreLog {
     /// Not allowed.
     pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<History, PullError> {
         self.authorize(Action::Pull).await?;
-        Ok(History::new(self.log.clone(), self.store.clone(), after, backend_id, self.until().await))
+        Ok(History::new(self.log.clone(), self.store.clone(), after, backend_id, self.until().await, self.account()))
     }
 
     /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
@@ -319,7 +339,7 @@ impl StoreLog {
         self.authorize(Action::Pull).await?;
         let tails = &self.log.tails;
         loop {
-            let subscription = tails.subscribe(&self.store, Some(after)).await;
+            let subscription = tails.subscribe(&self.store, Some(after), self.account()).await;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
                 return Ok(subscription.of(Arc::clone(&self.context), self.until().await));
@@ -376,7 +396,12 @@ impl StoreLog {
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
         self.authorize(Action::Pull).await?;
-        Ok(self.log.tails.subscribe(&self.store, None).await.of(Arc::clone(&self.context), self.until().await))
+        Ok(self
+            .log
+            .tails
+            .subscribe(&self.store, None, self.account())
+            .await
+            .of(Arc::clone(&self.context), self.until().await))
     }
 }
 

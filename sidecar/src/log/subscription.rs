@@ -5,10 +5,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, cost};
 use super::context::Context;
 use super::event::Event;
 use super::tail::{Standing, StreamEnd, Tail};
+use crate::budget::{Account, FREE, Share};
 use crate::metrics::{self, Present};
 use crate::time::passed;
 
@@ -22,6 +23,7 @@ pub struct Subscription {
     /// When the token of the reader ends.
     until: Option<Instant>,
     ahead: Ahead,
+    account: Account,
     _reader: Option<(Arc<Context>, Present)>,
 }
 
@@ -31,11 +33,29 @@ pub struct Delivery {
     pub events: Vec<Arc<Event>>,
     /// How many more events the log is known to have: exact if its sequence numbers have no gaps.
     pub remaining: i64,
+    /// The memory that the events take, and what is made of them.
+    pub share: Option<Arc<Share>>,
 }
 
 impl Subscription {
-    pub(super) fn new(tail: Arc<Tail>, changed: watch::Receiver<Standing>, last: i64, backend_id: Arc<str>) -> Self {
-        Self { tail, changed, last, backend_id, is_first: true, until: None, ahead: Ahead::default(), _reader: None }
+    pub(super) fn new(
+        tail: Arc<Tail>,
+        changed: watch::Receiver<Standing>,
+        last: i64,
+        backend_id: Arc<str>,
+        account: Account,
+    ) -> Self {
+        Self {
+            tail,
+            changed,
+            last,
+            backend_id,
+            is_first: true,
+            until: None,
+            ahead: Ahead::default(),
+            account,
+            _reader: None,
+        }
     }
 
     /// Ends with the token of the reader, who keeps a place among the connections of its subject.
@@ -74,10 +94,12 @@ impl Subscription {
             }
             let (position, recent) = self.tail.after(self.last);
             if position > self.last {
-                let (from, events) = match recent {
+                let (from, (events, share)) = match recent {
                     Some(events) => {
                         self.ahead.forget();
-                        ("tail", events)
+                        let bytes = cost(&events);
+                        let share = if bytes > FREE { self.account.take(bytes).await } else { None };
+                        ("tail", (events, share.map(Arc::new)))
                     }
                     None => ("database", self.read_history().await?),
                 };
@@ -89,11 +111,11 @@ impl Subscription {
                     }
                     self.last = last.seq_num;
                     self.is_first = false;
-                    return Ok(Delivery { events, remaining: (position - self.last).max(0) });
+                    return Ok(Delivery { events, remaining: (position - self.last).max(0), share });
                 }
             }
             if std::mem::take(&mut self.is_first) {
-                return Ok(Delivery { events: Vec::new(), remaining: 0 });
+                return Ok(Delivery { events: Vec::new(), remaining: 0, share: None });
             }
             tokio::select! {
                 changed = self.changed.changed() => changed.map_err(|_| StreamEnd::Rewound)?,
@@ -109,10 +131,10 @@ impl Subscription {
         self.tail.linger();
     }
 
-    async fn read_history(&mut self) -> Result<Vec<Arc<Event>>, StreamEnd> {
-        let page = self.tail.page(&mut self.ahead, self.last).await;
+    async fn read_history(&mut self) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), StreamEnd> {
+        let page = self.tail.page(&mut self.ahead, self.last, &self.account).await;
         if page.backend_id == self.backend_id {
-            Ok(page.events)
+            Ok((page.events, page.share))
         } else {
             // Before it hears of it: whoever subscribes next is to have the new log.
             self.tail.refresh();

@@ -19,6 +19,7 @@ use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, patiently, pull, status};
 use super::store_digest::StoreDigest;
 use super::store_id::StoreId;
 use super::subscription::Subscription;
+use crate::budget::Account;
 use crate::postgres::{Backoff, Database, DatabaseError};
 
 /// The most that a tail holds. Whoever is further behind reads from Postgres.
@@ -141,7 +142,7 @@ impl Tails {
     }
 
     /// Follows a store from a position on; without one, from where its log stands.
-    pub async fn subscribe(self: &Arc<Self>, store: &StoreId, after: Option<i64>) -> Subscription {
+    pub async fn subscribe(self: &Arc<Self>, store: &StoreId, after: Option<i64>, account: Account) -> Subscription {
         loop {
             let tail = self.get_or_create(store);
             let mut changed = tail.changed.subscribe();
@@ -150,7 +151,7 @@ impl Tails {
                 let backend_id = Arc::clone(backend_id);
                 drop(standing);
                 let after = after.unwrap_or_else(|| tail.state.lock().position);
-                return Subscription::new(tail, changed, after, backend_id);
+                return Subscription::new(tail, changed, after, backend_id, account);
             }
             // It ended meanwhile; the next one begins with the new life of the log.
         }
@@ -274,8 +275,8 @@ impl Tail {
     }
 
     /// A page of events from Postgres. Waits while the database is away. Cancel safe.
-    pub async fn page(&self, ahead: &mut Ahead, after: i64) -> Page {
-        ahead.page(&self.tails.database, &self.store, after).await
+    pub async fn page(&self, ahead: &mut Ahead, after: i64, account: &Account) -> Page {
+        ahead.page(&self.tails.database, &self.store, after, account).await
     }
 
     /// The same, if the database answers.

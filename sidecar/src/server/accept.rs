@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +12,7 @@ use axum::http::header::CONNECTION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::response::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,6 +29,7 @@ use tracing::{debug, warn};
 use super::turn::{self, Clock, Patience, Used};
 use crate::metrics::{Limit, Present};
 use crate::places::{Place, Places};
+use crate::protocols::websocket::meter::Meter;
 use crate::shutdown::Ending;
 
 /// How long a client may leave what it is sent unread before it is disconnected.
@@ -117,7 +119,7 @@ impl Reception {
         match self.open.admit(address) {
             Some(place) => {
                 let used = Used::new(self.bounds.patience);
-                let stream = Counted { stream, used, clock: Clock::default(), _place: place };
+                let stream = Counted { stream, used, clock: Clock::default(), meter: Arc::default(), _place: place };
                 self.tasks.spawn(serve_one(stream, self.router.clone(), self.bounds, self.shutdown.clone()));
             }
             // Beyond some, they are closed without a word.
@@ -145,8 +147,11 @@ fn last_if(is_last: bool, mut response: Response) -> Response {
 
 async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: CancellationToken) {
     let used = Arc::clone(&stream.used);
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(|request| turn::answer(&router, &used, request));
+    let (meter, router) = (Arc::clone(&stream.meter), TowerToHyperService::new(router));
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&meter));
+        turn::answer(&router, &used, request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // The connection looks at the time itself, whenever it is read from; with a time of its own hyper does that, too, as soon
@@ -275,6 +280,7 @@ struct Counted {
     stream: TcpStream,
     used: Arc<Used>,
     clock: Clock,
+    meter: Arc<Meter>,
     _place: Admitted,
 }
 
@@ -284,8 +290,11 @@ impl AsyncRead for Counted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, used, clock, .. } = &mut *self;
+        let Self { stream, used, clock, meter, .. } = &mut *self;
+        ready!(meter.poll_room(context));
+        let before = buffer.filled().len();
         let read = Pin::new(stream).poll_read(context, buffer);
+        meter.read(buffer.filled().len() - before);
         match read {
             Poll::Ready(_) => used.now(true),
             // As if the client had closed it.

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{INFO, Server, bad_request, refuse, refuse_any, upgrade_required};
+use super::{INFO, STRANGERS_BYTES, Server, bad_request, refuse, refuse_any, upgrade_required};
 use crate::config::Dialect;
 use crate::log::{Context, StoreId, StoreLog};
 use crate::protocols::{cf_0_3, rpc, websocket};
@@ -108,14 +108,17 @@ async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
     }
     info!(store = ?log.id(), %dialect, "connected");
+    let meter = websocket::meter::of(&parts.extensions);
+    meter.begin(log.account_to_send());
     let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
     let (connections, shutdown) = (server.connections.clone(), server.ending.begun.clone());
     match dialect {
         Dialect::Cf03 => {
             let secret = server.settings.admin_secret.clone();
-            upgrade.on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, secret, shutdown)))
+            upgrade
+                .on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, meter, secret, shutdown)))
         }
-        _ => upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, shutdown))),
+        _ => upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, meter, shutdown))),
     }
 }
 
@@ -124,7 +127,13 @@ async fn http(server: Arc<Server>, log: StoreLog, request: Request) -> Response 
         let headers = [(header::ALLOW, "POST, OPTIONS")];
         return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
     }
-    match server.body(request.into_body()).await {
+    // Who it is comes first, and what it sends is looked at only if it is somebody.
+    let most = if log.is_stranger().await {
+        STRANGERS_BYTES.min(server.settings.max_frame_bytes)
+    } else {
+        server.settings.max_frame_bytes
+    };
+    match server.body_of_at_most(request.into_body(), &log.account_to_send(), most).await {
         Ok(body) => rpc::answer(log, body, &server.connections, server.ending.clone()).await,
         Err(refusal) => refuse(refusal),
     }

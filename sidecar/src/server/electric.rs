@@ -63,10 +63,11 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
 
 async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    if let Err(refused) = server.identify(&parts).await {
-        return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null);
-    }
-    let body = match server.body(body).await {
+    let account = match server.identify(&parts).await {
+        Ok(account) => account,
+        Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null),
+    };
+    let body = match server.body(body, &account).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message, Value::Null),
     };

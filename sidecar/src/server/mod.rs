@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -32,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 
 use crate::auth::{Authentication, Credentials, Refused};
+use crate::budget::{self, Account, Budget, FREE};
 use crate::config::Dialect;
 use crate::hosts::Hosts;
 use crate::log::{Context, Log, StoreId, StoreLog};
@@ -44,6 +45,15 @@ use crate::shutdown::Ending;
 
 /// How long the body of a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long it may wait for memory.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What is taken for a body that does not say how large it is.
+const UNANNOUNCED: u64 = 4 << 20;
+
+/// What somebody may send who has no good token, to be told so in the form of the protocol.
+const STRANGERS_BYTES: usize = 64 << 10;
 
 /// What the handlers share.
 pub struct Server {
@@ -77,6 +87,8 @@ pub struct Settings {
     /// The store in which the peer relay keeps events, with `{user}` for the user.
     pub relay_store: Option<String>,
     pub max_frame_bytes: usize,
+    /// Memory for bodies.
+    pub budget: Arc<Budget>,
 }
 
 const INFO: &str = concat!(
@@ -178,11 +190,12 @@ impl Server {
     ///
     /// # Errors
     /// What to tell the client.
-    async fn identify(&self, parts: &Parts) -> Result<(), String> {
+    async fn identify(&self, parts: &Parts) -> Result<Account, String> {
         let credentials = self.credentials(&parts.headers, parts.uri.query());
         match self.settings.authentication.identify(&credentials).await {
+            Ok(identity) if identity.claims.is_some() => Ok(self.settings.budget.subject(&identity.subject)),
             // What passes is waited for later.
-            Ok(_) | Err(Refused::NoKeys | Refused::TooMany(_)) => Ok(()),
+            Ok(_) | Err(Refused::NoKeys | Refused::TooMany(_)) => Ok(self.settings.budget.strangers()),
             Err(refused) => Err(refused.to_string()),
         }
     }
@@ -204,24 +217,45 @@ impl Server {
         Ok(self.log.store_for_request(store, context))
     }
 
-    /// Reads a body within the bounds.
+    /// Reads a body within the bounds, once there is memory for it: as much as it says that it has. The memory is given back with
+    /// the body.
     ///
     /// # Errors
-    /// Which of them it exceeds.
-    async fn body(&self, body: Body) -> Result<Bytes, (StatusCode, String)> {
-        let most = self.settings.max_frame_bytes;
-        match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, most)).await {
-            Ok(Ok(body)) => Ok(body),
+    /// Which of the bounds it exceeds.
+    async fn body(&self, body: Body, account: &Account) -> Result<Bytes, (StatusCode, String)> {
+        self.body_of_at_most(body, account, self.settings.max_frame_bytes).await
+    }
+
+    async fn body_of_at_most(&self, body: Body, account: &Account, most: usize) -> Result<Bytes, (StatusCode, String)> {
+        let hint = body.size_hint();
+        let announced = usize::try_from(hint.upper().unwrap_or(hint.lower().max(UNANNOUNCED))).unwrap_or(usize::MAX);
+        if hint.upper().is_some() && announced > most {
+            return Err(too_large(most));
+        }
+        let share = match announced {
+            0..=FREE => None,
+            _ => match timeout(MEMORY_TIMEOUT, account.take(announced)).await {
+                Ok(share) => share.map(Arc::new),
+                Err(_) => {
+                    return Err((StatusCode::SERVICE_UNAVAILABLE, "others send too much, try again later".into()));
+                }
+            },
+        };
+        // What says nothing of its size has as much as was taken for it.
+        match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, most.min(announced))).await {
+            Ok(Ok(body)) => Ok(budget::counted(body, share)),
             Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".into())),
             Ok(Err(error)) if !error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
                 Err((StatusCode::BAD_REQUEST, "the request broke off".into()))
             }
-            Ok(Err(error)) => {
-                Limit::FrameBytes.hit();
-                Err((StatusCode::PAYLOAD_TOO_LARGE, format!("{error}: a request has at most {most} bytes")))
-            }
+            Ok(Err(_)) => Err(too_large(most.min(announced))),
         }
     }
+}
+
+fn too_large(most: usize) -> (StatusCode, String) {
+    Limit::FrameBytes.hit();
+    (StatusCode::PAYLOAD_TOO_LARGE, format!("length limit exceeded: a request has at most {most} bytes"))
 }
 
 /// A few bytes that are compressed may stand for very many.

@@ -51,10 +51,16 @@ async fn connect(State(server): State<Arc<Server>>, request: Request) -> Respons
         return upgrade_required();
     };
     info!(dialect = %Dialect::Relay, "connected");
+    let budget = &server.settings.budget;
+    let meter = websocket::meter::of(&parts.extensions);
+    meter.begin(match &identity.claims {
+        Some(_) => budget.subject(&identity.subject),
+        None => budget.strangers(),
+    });
     let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
     let (connections, shutdown) = (server.connections.clone(), server.ending.begun.clone());
     let guest = Guest { identity, history };
-    upgrade.on_upgrade(move |socket| connections.track_future(relay::serve(relay, guest, socket, shutdown)))
+    upgrade.on_upgrade(move |socket| connections.track_future(relay::serve(relay, guest, socket, meter, shutdown)))
 }
 
 /// The log of the user's store.

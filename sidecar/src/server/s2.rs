@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Server;
+use crate::budget::Account;
 use crate::config::Dialect;
 use crate::log::{Alias, Ambiguous, StoreId, StoreLog};
 use crate::protocols::read_json;
@@ -66,10 +67,11 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
 
 async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    if let Err(refused) = server.identify(&parts).await {
-        return api::failure(StatusCode::FORBIDDEN, &refused);
-    }
-    let body = match server.body(body).await {
+    let account = match server.identify(&parts).await {
+        Ok(account) => account,
+        Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused),
+    };
+    let body = match server.body(body, &account).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message),
     };
@@ -113,14 +115,14 @@ fn invalid(message: impl Into<String>) -> Refusal {
 }
 
 impl Server {
-    async fn admit_rest(&self, parts: &Parts) -> Result<(), Refusal> {
+    async fn admit_rest(&self, parts: &Parts) -> Result<Account, Refusal> {
         let refuse = |(status, message)| Refusal(status, "permission_denied", message);
         self.admit(Dialect::S2Rest, &parts.headers).map_err(refuse)?;
         self.identify(parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
     }
 
-    async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body) -> Result<T, Refusal> {
-        let body = self.body(body).await;
+    async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body, account: &Account) -> Result<T, Refusal> {
+        let body = self.body(body, account).await;
         let body = body.map_err(|(status, message)| Refusal(status, "invalid", message))?;
         read_json(&body).map_err(|error| invalid(format!("malformed request: {error}")))
     }
@@ -166,8 +168,8 @@ async fn create_basin(State(server): State<Arc<Server>>, request: Request) -> Re
         basin: String,
     }
     let (parts, body) = request.into_parts();
-    server.admit_rest(&parts).await?;
-    let Basin { basin } = server.json(body).await?;
+    let account = server.admit_rest(&parts).await?;
+    let Basin { basin } = server.json(body, &account).await?;
     if basin.is_empty() || basin.len() > 48 {
         return Err(invalid("the name of a basin has 1 to 48 characters"));
     }
@@ -181,8 +183,8 @@ async fn create_stream(State(server): State<Arc<Server>>, request: Request) -> R
         stream: String,
     }
     let (parts, body) = request.into_parts();
-    server.admit_rest(&parts).await?;
-    let Stream { stream } = server.json(body).await?;
+    let account = server.admit_rest(&parts).await?;
+    let Stream { stream } = server.json(body, &account).await?;
     StoreId::parse(&stream).map_err(invalid)?;
     // Which stores there are is not for everybody where somebody says who may see which.
     let alias = Alias::Stream(stream.as_str().into());
@@ -241,7 +243,10 @@ async fn append(
     if parts.headers.get("s2-format").is_some_and(|format| format != "raw") {
         return Err(invalid("records are text: s2-format must be raw"));
     }
-    let body = server.body(body).await.map_err(|(status, message)| Refusal(status, "invalid", message))?;
+    let body = server
+        .body(body, &log.account_to_send())
+        .await
+        .map_err(|(status, message)| Refusal(status, "invalid", message))?;
     let append = rest::Append::parse(&body).map_err(invalid)?;
     Ok(rest::append(log, append).await)
 }

@@ -341,6 +341,6 @@ async fn metrics_name_every_limit_and_nobody() {
         metrics.contains("# HELP livestore_limit_hits_total")
             && metrics.contains("# TYPE livestore_limit_hits_total counter")
     );
-    assert!(metrics.matches("livestore_limit_hits_total{").count() == 13, "{metrics}");
+    assert!(metrics.matches("livestore_limit_hits_total{").count() == 14, "{metrics}");
     assert!(!metrics.contains("the-store") && !metrics.contains("the-subject"), "{metrics}");
 }

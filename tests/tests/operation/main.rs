@@ -10,6 +10,7 @@ mod docs;
 mod failover;
 mod limits;
 mod make_run;
+mod memory;
 mod metrics;
 mod overload;
 mod postgres_tls;

@@ -152,7 +152,7 @@ impl Feed {
                 // A failover may have cost the log its last events.
                 Err(_) => {
                     head = head.min(self.head().await.unwrap_or(head));
-                    Delivery { events: Vec::new(), remaining: 0 }
+                    Delivery { events: Vec::new(), remaining: 0, share: None }
                 }
             };
             last = delivery.events.last().map_or(last, |event| event.seq_num);
@@ -180,7 +180,7 @@ impl Feed {
         let request_id = self.pull_id.as_deref().unwrap_or_default();
         for (chunk, left) in chunks(&delivery.events, delivery.remaining) {
             let remaining = if reason == Reason::Pull { left } else { 0 };
-            self.outgoing.send(pull_res(reason, request_id, chunk, remaining)).await?;
+            self.outgoing.send_counted(pull_res(reason, request_id, chunk, remaining), delivery.share.clone()).await?;
         }
         self.seen = delivery.events.last().map(|event| event.seq_num).or(self.seen);
         Ok(())

@@ -16,6 +16,7 @@ use super::feed::{Ask, Feed, RESET};
 use super::messages::{self, ClientMessage, PONG};
 use crate::log::{Batch, PushError, Pushed, Reserved, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
+use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 
 /// What may wait for the feed while it sends.
@@ -31,8 +32,14 @@ const ID_BYTES: usize = 128;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves a connection until it ends. `admin_secret`: that of admin requests; without, there are none.
-pub async fn serve(log: StoreLog, socket: WebSocket, admin_secret: Option<String>, shutdown: CancellationToken) {
-    let mut socket = Socket::new(socket, shutdown);
+pub async fn serve(
+    log: StoreLog,
+    socket: WebSocket,
+    meter: Arc<Meter>,
+    admin_secret: Option<String>,
+    shutdown: CancellationToken,
+) {
+    let mut socket = Socket::new(socket, meter, shutdown);
     let outgoing = socket.outgoing().clone();
     let (feed, asked) = mpsc::channel(ASKS);
     let backend_id = Arc::default();

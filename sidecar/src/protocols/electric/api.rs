@@ -8,6 +8,7 @@
 //! What the statuses of a pull do to the client: 400 means "nothing there, start over", 409 kills it, any other failure ends
 //! syncing until the page is reloaded. A push that fails in any way is tried again, while the pull brings what is missing.
 
+use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -19,6 +20,7 @@ use super::messages::{self, Columns, Relation, up_to_date};
 use super::offset::Position;
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, read};
 use super::upstream::{self, Upstream};
+use crate::budget::counted;
 use crate::log::{Batch, PushError, StoreLog};
 use crate::protocols::{brief, read_json};
 use crate::shutdown::Ending;
@@ -129,7 +131,7 @@ pub async fn push(log: StoreLog, batch: Batch) -> Response {
 }
 
 fn success() -> Response {
-    answer(StatusCode::OK, r#"{"success":true}"#.into())
+    answer(StatusCode::OK, r#"{"success":true}"#)
 }
 
 fn refuse_push(refusal: &PushError) -> Response {
@@ -170,7 +172,10 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
             let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
             let end = read.is_up_to_date.then(|| up_to_date(read.position.offset.seq_num));
             match messages::page(&read.events, &relation, Columns::ALL, end) {
-                Ok(body) => ([("electric-offset", offset), ("electric-handle", handle)], answer(StatusCode::OK, body))
+                Ok(body) => (
+                    [("electric-offset", offset), ("electric-handle", handle)],
+                    answer(StatusCode::OK, counted(body, read.share)),
+                )
                     .into_response(),
                 Err(broken) => {
                     error!(store = ?log.id(), error = &broken as &dyn std::error::Error, "an event cannot be read");
@@ -222,9 +227,10 @@ pub fn failure(status: StatusCode, message: &str, error: Value) -> Response {
     answer(status, json!({"success": false, "message": message, "error": error}).to_string())
 }
 
-fn answer(status: StatusCode, body: String) -> Response {
+fn answer(status: StatusCode, body: impl Into<Body>) -> Response {
     // Pages of a client depend on what it may see.
-    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body.into())
+        .into_response()
 }
 
 /// Answers a ping. It does not wait for anything: the client gives up its pings at the first that fails.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::sleep_until;
 
 use super::offset::{Offset, Position};
+use crate::budget::Share;
 use crate::log::{Denied, Event, PullError, StoreLog, StreamEnd};
 use crate::shutdown::Ending;
 
@@ -68,13 +69,15 @@ pub struct Page {
     pub position: Position,
     /// Whether there was no more.
     pub is_up_to_date: bool,
+    /// The memory that it takes.
+    pub share: Option<Arc<Share>>,
 }
 
 impl Page {
     /// For a client that has waited long enough. Whether it is up to date is not known unless it was following.
     pub fn empty(position: Position, is_live: bool) -> Self {
         let offset = if is_live { position.offset.told() } else { position.offset };
-        Self { events: Vec::new(), position: Position { offset, ..position }, is_up_to_date: is_live }
+        Self { events: Vec::new(), position: Position { offset, ..position }, is_up_to_date: is_live, share: None }
     }
 
     fn of(events: Vec<Arc<Event>>, before: i64, backend_id: &str, is_up_to_date: bool) -> Self {
@@ -82,7 +85,7 @@ impl Page {
             Some(last) => Offset::after(last.seq_num),
             None => Offset::after(before).told(),
         };
-        Self { events, position: Position { offset, handle: backend_id.into() }, is_up_to_date }
+        Self { events, position: Position { offset, handle: backend_id.into() }, is_up_to_date, share: None }
     }
 }
 
@@ -164,7 +167,7 @@ async fn history(log: &StoreLog, after: Offset, backend_id: Option<&str>) -> Res
     let mut pages = log.history(after.seq_num, backend_id.map(Into::into)).await?;
     let page = pages.next().await?.ok_or(PullError::Rewound)?;
     let is_up_to_date = page.remaining() == 0;
-    Ok(Page::of(page.events, after.seq_num, &page.backend_id, is_up_to_date))
+    Ok(Page { share: page.share, ..Page::of(page.events, after.seq_num, &page.backend_id, is_up_to_date) })
 }
 
 async fn news(log: &StoreLog, position: &Position, follow: Follow) -> Result<Page, PullError> {
@@ -187,7 +190,8 @@ async fn news(log: &StoreLog, position: &Position, follow: Follow) -> Result<Pag
         };
         if !delivery.events.is_empty() || is_told_first {
             let is_up_to_date = delivery.remaining == 0;
-            return Ok(Page::of(delivery.events, after, subscription.backend_id(), is_up_to_date));
+            let page = Page::of(delivery.events, after, subscription.backend_id(), is_up_to_date);
+            return Ok(Page { share: delivery.share, ..page });
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::auth::Identity;
 use crate::log::StoreLog;
 use crate::protocols::brief;
 use crate::protocols::websocket::close::{self, Close, SLOW};
+use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 use crate::relay::{AskError, Device, Ended, Ending, Inbox, Relay, Unreachable, UserId};
 use crate::time::passed;
@@ -37,8 +38,8 @@ pub struct Guest {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(relay: Relay, guest: Guest, socket: WebSocket, shutdown: CancellationToken) {
-    let mut socket = Socket::with_queue(socket, shutdown, OUTGOING_FRAMES);
+pub async fn serve(relay: Relay, guest: Guest, socket: WebSocket, meter: Arc<Meter>, shutdown: CancellationToken) {
+    let mut socket = Socket::with_queue(socket, meter, shutdown, OUTGOING_FRAMES);
     let outgoing = socket.outgoing().clone();
     let (sender, arrivals) = mpsc::channel(1);
     let Guest { identity, history } = guest;

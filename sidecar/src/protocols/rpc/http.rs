@@ -3,6 +3,7 @@
 //! A client of this dialect stops syncing for good when a pull fails, so that an answer waits for a database that is
 //! away: white space goes on in the array meanwhile, for whoever closes silent connections in between.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -15,6 +16,7 @@ use tracing::{Instrument, debug};
 
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
+use crate::budget::{Share, counted};
 use crate::log::{Denied, History, Page, PullError, StoreLog};
 use crate::protocols::body;
 use crate::protocols::chunks::chunks;
@@ -186,7 +188,7 @@ impl Answer {
     async fn pages(&mut self, id: &RequestId, mut pages: History, mut page: Page) -> Result<(), Gone> {
         loop {
             for (chunk, left) in chunks(&page.events, page.remaining()) {
-                self.send(id.chunk(chunk, left, &page.backend_id)).await?;
+                self.send_counted(id.chunk(chunk, left, &page.backend_id), page.share.clone()).await?;
             }
             let next = tokio::select! {
                 next = pages.next() => next,
@@ -202,8 +204,12 @@ impl Answer {
     }
 
     async fn send(&mut self, frame: String) -> Result<(), Gone> {
+        self.send_counted(frame, None).await
+    }
+
+    async fn send_counted(&mut self, frame: String, share: Option<Arc<Share>>) -> Result<(), Gone> {
         let separator = if std::mem::take(&mut self.is_empty) { '[' } else { ',' };
-        self.pieces.send(format!("{separator}{frame}").into()).await.map_err(|_| Gone)
+        self.pieces.send(counted(format!("{separator}{frame}"), share)).await.map_err(|_| Gone)
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::requests::{Cursor, pull_failure};
 use super::wire::RequestId;
+use crate::budget::Share;
 use crate::log::{Event, PullError, StoreLog, StreamEnd};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
@@ -40,7 +41,9 @@ impl Puller {
         };
         loop {
             match pages.next().await {
-                Ok(Some(page)) => self.send_chunks(&page.events, page.remaining(), &page.backend_id).await?,
+                Ok(Some(page)) => {
+                    self.send_chunks(&page.events, page.remaining(), &page.backend_id, page.share.as_ref()).await?
+                }
                 Ok(None) => return self.outgoing.send(self.id.success("null")).await,
                 Err(error) => return self.refuse(&error).await,
             }
@@ -55,7 +58,9 @@ impl Puller {
         let backend_id = Arc::clone(events.backend_id());
         loop {
             match events.next().await {
-                Ok(delivery) => self.send_chunks(&delivery.events, delivery.remaining, &backend_id).await?,
+                Ok(delivery) => {
+                    self.send_chunks(&delivery.events, delivery.remaining, &backend_id, delivery.share.as_ref()).await?
+                }
                 Err(StreamEnd::Reset { expected, received }) => {
                     return self.refuse(&PullError::BackendIdMismatch { expected, received: (*received).into() }).await;
                 }
@@ -73,13 +78,19 @@ impl Puller {
         }
     }
 
-    async fn send_chunks(&self, events: &[Arc<Event>], remaining: i64, backend_id: &str) -> Result<(), Close> {
+    async fn send_chunks(
+        &self,
+        events: &[Arc<Event>],
+        remaining: i64,
+        backend_id: &str,
+        share: Option<&Arc<Share>>,
+    ) -> Result<(), Close> {
         for (chunk, left) in chunks(events, remaining) {
             match timeout(ACK_TIMEOUT, self.acks.acquire()).await {
                 Ok(Ok(permit)) => permit.forget(),
                 _ => return Err(SLOW),
             }
-            self.outgoing.send(self.id.chunk(chunk, left, backend_id)).await?;
+            self.outgoing.send_counted(self.id.chunk(chunk, left, backend_id), share.cloned()).await?;
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use super::requests::{BadRequest, Cursor, Operation, Request, Transport, push_fa
 use super::wire::{ClientFrame, Form, PONG, RequestId, defect, read_frames};
 use crate::log::{PushError, Pushed, StoreLog};
 use crate::protocols::websocket::close::{ALL_ANSWERED, BUG, Close, NO_PULL, SHUTDOWN, STRANGER, UNAVAILABLE};
+use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 
 /// Chunks of one pull that may be on their way before the client has acknowledged the first of them.
@@ -32,8 +33,8 @@ const PUSHES: usize = 64;
 const ENDED_REQUESTS: usize = 256;
 
 /// Serves a connection until it ends.
-pub async fn serve(log: StoreLog, socket: WebSocket, shutdown: CancellationToken) {
-    let mut socket = Socket::new(socket, shutdown);
+pub async fn serve(log: StoreLog, socket: WebSocket, meter: Arc<Meter>, shutdown: CancellationToken) {
+    let mut socket = Socket::new(socket, meter, shutdown);
     let mut session = Session {
         log,
         outgoing: socket.outgoing().clone(),

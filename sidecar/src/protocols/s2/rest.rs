@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::DateTime;
@@ -18,6 +19,7 @@ use super::api::events;
 use super::limits::Limits;
 use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
+use crate::budget::{Share, counted};
 use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog, StreamEnd};
 use crate::protocols::{body, read_json};
 use crate::shutdown::Ending;
@@ -264,7 +266,7 @@ async fn read_at_once(
 ) -> Result<Response, Denied> {
     let found = if after < end.head {
         let page = async { log.history(after, None).await?.next().await };
-        page.await.map(|page| page.map(|page| page.events).unwrap_or_default())
+        page.await.map(|page| page.map(|page| (page.events, page.share)).unwrap_or_default())
     } else {
         let wait = wait.unwrap_or(Duration::ZERO).min(LONGEST_WAIT);
         tokio::select! {
@@ -276,28 +278,28 @@ async fn read_at_once(
         }
     };
     match found {
-        Ok(events) => {
+        Ok((events, share)) => {
             let mut wanted = limits;
             let events = wanted.take(&events);
             // What one answer has at most is no reason to have nothing.
             let mut most = MOST;
             let answered = most.take(events).len().max(1).min(events.len());
             let records = records(&events[..answered]);
-            Ok(json_answer(StatusCode::OK, format!(r#"{{"records":[{records}]}}"#)))
+            Ok(json_answer(StatusCode::OK, counted(format!(r#"{{"records":[{records}]}}"#), share)))
         }
         Err(PullError::Denied(denied)) => Err(denied),
         Err(_) => Ok(unwritten(end)),
     }
 }
 
-async fn news(log: &StoreLog, after: i64) -> Result<Vec<Arc<Event>>, PullError> {
+async fn news(log: &StoreLog, after: i64) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), PullError> {
     let mut subscription = log.subscribe(after, None).await?;
     loop {
         match subscription.next().await {
             Ok(delivery) if delivery.events.is_empty() => {}
-            Ok(delivery) => return Ok(delivery.events),
+            Ok(delivery) => return Ok((delivery.events, delivery.share)),
             // As if nothing came; the next request is refused.
-            Err(StreamEnd::Expired) => return Ok(Vec::new()),
+            Err(StreamEnd::Expired) => return Ok((Vec::new(), None)),
             Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => return Err(PullError::Rewound),
         }
     }
@@ -321,9 +323,9 @@ pub fn answer(status: StatusCode, body: Value) -> Response {
     json_answer(status, body.to_string())
 }
 
-fn json_answer(status: StatusCode, body: String) -> Response {
+fn json_answer(status: StatusCode, body: impl Into<Body>) -> Response {
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
-    (status, headers, body).into_response()
+    (status, headers, body.into()).into_response()
 }
 
 #[cfg(test)]

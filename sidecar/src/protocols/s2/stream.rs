@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::Limits;
 use super::records::{Tail, batches, metered, records, seq_num, timestamp};
+use crate::budget::{Share, counted};
 use crate::log::{Event, PullError, StoreLog};
 use crate::shutdown::Ending;
 
@@ -109,7 +110,7 @@ impl Writer {
             };
             self.tail.seq_num = page.head;
             let has_more = page.remaining() > 0;
-            if self.events(&page.events, has_more).await? == Wanted::NoMore {
+            if self.events(&page.events, has_more, page.share.as_ref()).await? == Wanted::NoMore {
                 return self.send(DONE.into()).await;
             }
         }
@@ -162,7 +163,7 @@ impl Writer {
             if delivery.events.is_empty() {
                 self.ping().await?;
             } else {
-                if self.events(&delivery.events, true).await? == Wanted::NoMore {
+                if self.events(&delivery.events, true, delivery.share.as_ref()).await? == Wanted::NoMore {
                     return self.send(DONE.into()).await;
                 }
                 match follow {
@@ -180,7 +181,12 @@ impl Writer {
         }
     }
 
-    async fn events(&mut self, events: &[Arc<Event>], with_tail: bool) -> Result<Wanted, Gone> {
+    async fn events(
+        &mut self,
+        events: &[Arc<Event>],
+        with_tail: bool,
+        share: Option<&Arc<Share>>,
+    ) -> Result<Wanted, Gone> {
         let wanted = self.limits.take(events);
         let batches = batches(wanted);
         let count = batches.len();
@@ -193,7 +199,8 @@ impl Writer {
             // The client counts what remains by the tail; without one, there is nothing more.
             let has_tail = with_tail || index + 1 < count;
             let tail = if has_tail { format!(",\"tail\":{}", self.tail.json()) } else { String::new() };
-            self.send(format!("event: batch\nid: {id}\ndata: {{\"records\":[{records}]{tail}}}\n\n")).await?;
+            let piece = format!("event: batch\nid: {id}\ndata: {{\"records\":[{records}]{tail}}}\n\n");
+            self.send_counted(piece, share.cloned()).await?;
         }
         let is_all = wanted.len() == events.len() && !self.limits.is_exhausted();
         Ok(if is_all { Wanted::More } else { Wanted::NoMore })
@@ -237,8 +244,12 @@ impl Writer {
     }
 
     async fn send(&mut self, piece: String) -> Result<(), Gone> {
+        self.send_counted(piece, None).await
+    }
+
+    async fn send_counted(&mut self, piece: String, share: Option<Arc<Share>>) -> Result<(), Gone> {
         self.keep_alive.reset();
-        match timeout(UNREAD, self.pieces.send(piece.into())).await {
+        match timeout(UNREAD, self.pieces.send(counted(piece, share))).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(Gone),
         }

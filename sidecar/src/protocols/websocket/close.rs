@@ -26,6 +26,8 @@ pub const NO_PULL: Close =
     Close { code: SERVICE_RESTART, reason: "no pull on this connection, ask again on a new one" };
 pub const SLOW: Close = Close { code: TRY_AGAIN_LATER, reason: "the client does not read, reconnect and resume" };
 pub const SILENT: Close = Close { code: close_code::AWAY, reason: "the client is silent" };
+pub const UNFINISHED: Close =
+    Close { code: TRY_AGAIN_LATER, reason: "the message took too long to arrive, reconnect and send it again" };
 pub const BUG: Close = Close { code: close_code::ERROR, reason: "internal error, reconnect" };
 /// Codes of our own, for clients to tell apart.
 pub const EXPIRED: Close = Close { code: 4401, reason: "the token has expired, reconnect with a new one" };

@@ -1,7 +1,9 @@
 //! What all protocols over WebSocket have in common: a bounded way out, signs of life, and an explicit close.
 
 pub mod close;
+pub mod meter;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
@@ -13,8 +15,10 @@ use tokio::time::{Instant, Interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE};
+use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE, UNFINISHED};
+use crate::budget::Share;
 use crate::metrics::Limit;
+use crate::protocols::websocket::meter::Meter;
 
 /// Frames that wait for a client to read them: with the frames' size this bounds what a slow client costs.
 const OUTGOING_FRAMES: usize = 8;
@@ -25,6 +29,9 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a silent connection is pinged, and how long it may stay silent.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(75);
+
+/// How long a message may take to arrive, as the body of a request.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long a client has to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,6 +54,9 @@ pub struct Socket {
     heard: Instant,
     ping: Interval,
     shutdown: CancellationToken,
+    meter: Arc<Meter>,
+    /// What the last message takes, until the next one is read.
+    last: Option<Share>,
 }
 
 /// What happens on a connection.
@@ -61,7 +71,7 @@ pub enum Incoming {
 /// The way out. Cheap to clone, for the tasks of a connection.
 #[derive(Clone)]
 pub struct Outgoing {
-    frames: mpsc::Sender<Message>,
+    frames: mpsc::Sender<(Message, Option<Arc<Share>>)>,
     close: mpsc::Sender<Close>,
 }
 
@@ -71,7 +81,15 @@ impl Outgoing {
     /// # Errors
     /// The connection is ending.
     pub async fn send(&self, frame: impl Into<Utf8Bytes>) -> Result<(), Close> {
-        self.frames.send(Message::Text(frame.into())).await.map_err(|_| SLOW)
+        self.send_counted(frame, None).await
+    }
+
+    /// The same for a frame that holds this memory until it is written.
+    ///
+    /// # Errors
+    /// The connection is ending.
+    pub async fn send_counted(&self, frame: impl Into<Utf8Bytes>, share: Option<Arc<Share>>) -> Result<(), Close> {
+        self.frames.send((Message::Text(frame.into()), share)).await.map_err(|_| SLOW)
     }
 
     /// Asks for the connection to be closed. The first reason counts.
@@ -82,12 +100,12 @@ impl Outgoing {
 
 impl Socket {
     /// `shutdown` is cancelled when the sidecar shuts down.
-    pub fn new(socket: WebSocket, shutdown: CancellationToken) -> Self {
-        Self::with_queue(socket, shutdown, OUTGOING_FRAMES)
+    pub fn new(socket: WebSocket, meter: Arc<Meter>, shutdown: CancellationToken) -> Self {
+        Self::with_queue(socket, meter, shutdown, OUTGOING_FRAMES)
     }
 
     /// The same with another bound of the frames that wait for the client.
-    pub fn with_queue(socket: WebSocket, shutdown: CancellationToken, frames: usize) -> Self {
+    pub fn with_queue(socket: WebSocket, meter: Arc<Meter>, shutdown: CancellationToken, frames: usize) -> Self {
         let (sink, stream) = socket.split();
         let (frames, unsent) = mpsc::channel(frames);
         let (close, closing) = mpsc::channel(1);
@@ -95,7 +113,7 @@ impl Socket {
         let writer = tokio::spawn(write(sink, unsent, outgoing.close.clone()));
         let heard = Instant::now();
         let ping = interval_at(heard + PING_INTERVAL, PING_INTERVAL);
-        Self { stream, outgoing, closing, writer, heard, ping, shutdown }
+        Self { stream, outgoing, closing, writer, heard, ping, shutdown, meter, last: None }
     }
 
     pub fn outgoing(&self) -> &Outgoing {
@@ -108,7 +126,9 @@ impl Socket {
     /// # Errors
     /// The connection is over, or shall be.
     pub async fn receive(&mut self, may_read: bool) -> Result<Incoming, Close> {
-        if !may_read {
+        if may_read {
+            self.last = None;
+        } else {
             self.heard = Instant::now();
         }
         loop {
@@ -117,19 +137,28 @@ impl Socket {
                 () = self.shutdown.cancelled() => return Err(SHUTDOWN),
                 Some(close) = self.closing.recv() => return Err(close),
                 _ = self.ping.tick() => {
+                    if self.meter.is_unfinished_for(MESSAGE_TIMEOUT) {
+                        return Err(UNFINISHED);
+                    }
                     if self.heard.elapsed() > SILENCE {
                         return Err(SILENT);
                     }
                     // A full queue means that the client is slow, not that it is gone: its writer will tell.
-                    let _ = self.outgoing.frames.try_send(Message::Ping(bytes::Bytes::new()));
+                    let _ = self.outgoing.frames.try_send((Message::Ping(bytes::Bytes::new()), None));
                     return Ok(Incoming::Tick);
                 }
                 message = self.stream.next(), if may_read => message,
             };
             self.heard = Instant::now();
             match message {
-                Some(Ok(Message::Text(text))) => return Ok(Incoming::Text(text)),
-                Some(Ok(Message::Binary(_))) => return Ok(Incoming::Binary),
+                Some(Ok(Message::Text(text))) => {
+                    self.last = self.meter.delivered();
+                    return Ok(Incoming::Text(text));
+                }
+                Some(Ok(Message::Binary(_))) => {
+                    drop(self.meter.delivered());
+                    return Ok(Incoming::Binary);
+                }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(_))) | None => return Err(CLOSED_BY_CLIENT),
                 Some(Err(error)) => {
@@ -146,7 +175,7 @@ impl Socket {
         drop(closing);
         let reason = Utf8Bytes::from_static(close.reason);
         let frame = Message::Close(Some(CloseFrame { code: close.code, reason }));
-        if outgoing.frames.send(frame).await.is_ok() {
+        if outgoing.frames.send((frame, None)).await.is_ok() {
             // The client's close, or nothing for a while: to drop the socket with unread data in it would reset the
             // connection, and the client might never see our last frames.
             let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
@@ -158,10 +187,10 @@ impl Socket {
 /// Sends what the tasks of a connection produce. A client that does not read for too long is disconnected.
 async fn write(
     mut sink: SplitSink<WebSocket, Message>,
-    mut frames: mpsc::Receiver<Message>,
+    mut frames: mpsc::Receiver<(Message, Option<Arc<Share>>)>,
     close: mpsc::Sender<Close>,
 ) {
-    while let Some(frame) = frames.recv().await {
+    while let Some((frame, _share)) = frames.recv().await {
         let is_last = matches!(frame, Message::Close(_));
         match timeout(WRITE_TIMEOUT, sink.send(frame)).await {
             Ok(Ok(())) if is_last => break,

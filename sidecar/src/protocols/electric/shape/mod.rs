@@ -10,6 +10,7 @@ mod table;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -22,6 +23,7 @@ use super::messages::{MUST_REFETCH, page, up_to_date};
 use super::offset::{Offset, Position};
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error};
 use super::upstream::Upstream;
+use crate::budget::counted;
 use crate::log::{Ambiguous, StoreLog};
 pub use request::{Request, Since, has_secret};
 
@@ -82,7 +84,7 @@ pub fn nothing(request: &Request, audience: &Audience) -> Response {
 }
 
 fn page_response(request: &Request, read: Page, audience: &Audience) -> Response {
-    let Page { events, position, is_up_to_date } = read;
+    let Page { events, position, is_up_to_date, share } = read;
     let from = match &request.since {
         Since::Start => "-1".to_string(),
         Since::Now => "now".to_string(),
@@ -120,7 +122,7 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
     }
     let end = is_up_to_date.then(|| up_to_date(position.offset.seq_num));
     match page(&events, &request.relation, request.columns, end) {
-        Ok(body) => (StatusCode::OK, headers, body).into_response(),
+        Ok(body) => (StatusCode::OK, headers, Body::from(counted(body, share))).into_response(),
         Err(broken) => {
             error!(error = &broken as &dyn std::error::Error, "an event cannot be read");
             uncached(StatusCode::INTERNAL_SERVER_ERROR, json!({"message": "an event cannot be read"}))

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
+use crate::budget::counted;
 use crate::log::{Delivery, StoreLog, Subscription};
 use crate::protocols::body;
 use crate::protocols::electric::messages::{Columns, Relation, row, up_to_date};
@@ -87,11 +88,11 @@ impl Feed {
         }
         let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         loop {
-            let piece = tokio::select! {
+            let (piece, share) = tokio::select! {
                 delivery = self.subscription.next() => match delivery {
                     Ok(delivery) if delivery.events.is_empty() => continue,
                     Ok(delivery) => match self.messages(&delivery) {
-                        Ok(messages) => messages,
+                        Ok(messages) => (messages, delivery.share.clone()),
                         Err(broken) => {
                             error!(error = &broken as &dyn std::error::Error, "an event cannot be read");
                             return;
@@ -100,9 +101,9 @@ impl Feed {
                     // The next request is told.
                     Err(_) => return,
                 },
-                _ = keep_alive.tick() => SIGN_OF_LIFE.into(),
+                _ = keep_alive.tick() => (SIGN_OF_LIFE.into(), None),
             };
-            if !matches!(timeout(UNREAD, self.pieces.send(piece.into())).await, Ok(Ok(()))) {
+            if !matches!(timeout(UNREAD, self.pieces.send(counted(piece, share))).await, Ok(Ok(()))) {
                 return;
             }
         }

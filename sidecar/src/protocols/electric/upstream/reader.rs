@@ -73,7 +73,7 @@ impl Place {
         let was_told = events.is_empty();
         let behind = Self { shape, seq_num, backend_id: self.backend_id.clone(), was_told };
         let position = behind.position();
-        Answer { page: Page { events, position: behind.ours(), is_up_to_date }, position }
+        Answer { page: Page { events, position: behind.ours(), is_up_to_date, share: None }, position }
     }
 }
 

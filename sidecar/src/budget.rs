@@ -1,0 +1,194 @@
+//! Memory for what is on its way: bodies and messages that arrive, pages that are read, and what waits for a client to read it. It is
+//! bounded in all, and for each client, in bytes. Whoever finds it taken waits, and so its client does.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
+
+use crate::metrics::Limit;
+
+/// What costs about as much as the rest of a connection is not counted: signs of life and acknowledgements pass at any time, so that
+/// what others hold is given back.
+pub const FREE: usize = 16 << 10;
+
+/// How often it is logged that somebody waits.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+/// The memory of the process.
+pub struct Budget {
+    all: Arc<Semaphore>,
+    bytes: usize,
+    each: usize,
+    subjects: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
+    strangers: Arc<Semaphore>,
+    warned: Mutex<Option<Instant>>,
+}
+
+/// That of one client.
+#[derive(Clone)]
+pub struct Account {
+    budget: Arc<Budget>,
+    own: Arc<Semaphore>,
+}
+
+/// A part of it, given back when this is dropped.
+pub struct Share {
+    own: OwnedSemaphorePermit,
+    all: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// So many bytes in all, and for each client.
+    pub fn new(bytes: usize, each: usize) -> Arc<Self> {
+        let [bytes, each] = [bytes, each].map(|bytes| bytes.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS));
+        let [all, strangers] = [bytes, each].map(|bytes| Arc::new(Semaphore::new(bytes)));
+        Arc::new(Self { all, bytes, each, subjects: Mutex::default(), strangers, warned: Mutex::default() })
+    }
+
+    /// All clients with tokens of one subject are one.
+    pub fn subject(self: &Arc<Self>, subject: &Arc<str>) -> Account {
+        let mut subjects = self.subjects.lock();
+        let known = subjects.get(subject).and_then(Weak::upgrade);
+        let own = known.unwrap_or_else(|| {
+            // Those that are gone are forgotten now and then.
+            if subjects.len() == subjects.capacity() {
+                subjects.retain(|_, own| own.strong_count() > 0);
+            }
+            let own = Arc::new(Semaphore::new(self.each));
+            subjects.insert(Arc::clone(subject), Arc::downgrade(&own));
+            own
+        });
+        drop(subjects);
+        Account { budget: Arc::clone(self), own }
+    }
+
+    /// So are all of whom nobody knows who they are.
+    pub fn strangers(self: &Arc<Self>) -> Account {
+        Account { budget: Arc::clone(self), own: Arc::clone(&self.strangers) }
+    }
+
+    /// A client that is known by its connection only.
+    pub fn connection(self: &Arc<Self>) -> Account {
+        Account { budget: Arc::clone(self), own: Arc::new(Semaphore::new(self.each)) }
+    }
+
+    /// How much is taken, in bytes.
+    pub fn taken(&self) -> usize {
+        self.bytes - self.all.available_permits()
+    }
+
+    fn exceeded(&self) {
+        Limit::BufferBytes.hit();
+        let mut warned = self.warned.lock();
+        if warned.is_none_or(|warned| warned.elapsed() > WARN_EVERY) {
+            *warned = Some(Instant::now());
+            let taken = self.taken();
+            warn!(taken, "clients wait for memory: see --max-buffer-bytes and --max-buffer-bytes-per-client");
+        }
+    }
+}
+
+impl Account {
+    /// Waits until there is so much. What is larger than all that there is counts as that.
+    pub async fn take(&self, bytes: usize) -> Option<Share> {
+        if let Some(share) = self.try_take(bytes) {
+            return Some(share);
+        }
+        self.budget.exceeded();
+        let bytes = self.permits(bytes);
+        // Nobody waits for what is everybody's before it has what is its own.
+        let own = Arc::clone(&self.own).acquire_many_owned(bytes).await.ok()?;
+        let all = Arc::clone(&self.budget.all).acquire_many_owned(bytes).await.ok()?;
+        Some(Share { own, all })
+    }
+
+    /// The same, if there is so much now.
+    pub fn try_take(&self, bytes: usize) -> Option<Share> {
+        let bytes = self.permits(bytes);
+        let own = Arc::clone(&self.own).try_acquire_many_owned(bytes).ok()?;
+        let all = Arc::clone(&self.budget.all).try_acquire_many_owned(bytes).ok()?;
+        Some(Share { own, all })
+    }
+
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.min(self.budget.each).min(self.budget.bytes)).unwrap_or(u32::MAX)
+    }
+}
+
+impl Share {
+    /// Gives back what is more than this.
+    pub fn shrink(&mut self, bytes: usize) {
+        let more = self.own.num_permits().saturating_sub(bytes);
+        drop((self.own.split(more), self.all.split(more)));
+    }
+
+    /// Both in one.
+    pub fn merge(&mut self, other: Self) {
+        self.own.merge(other.own);
+        self.all.merge(other.all);
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.own.num_permits()
+    }
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Account")
+    }
+}
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Share").field(&self.bytes()).finish()
+    }
+}
+
+/// Bytes that hold the memory that was taken for them, as long as they are somewhere.
+pub fn counted(bytes: impl Into<Bytes>, share: Option<Arc<Share>>) -> Bytes {
+    struct Counted(Bytes, #[expect(dead_code, reason = "held until it is dropped")] Arc<Share>);
+    impl AsRef<[u8]> for Counted {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+    match share {
+        None => bytes.into(),
+        Some(share) => Bytes::from_owner(Counted(bytes.into(), share)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn each_has_its_part_and_all_together_have_no_more() {
+        let budget = Budget::new(100, 60);
+        let (ann, bob) = (budget.subject(&"ann".into()), budget.subject(&"bob".into()));
+        let first = ann.try_take(40).unwrap();
+        assert!(budget.subject(&"ann".into()).try_take(21).is_none(), "ann has it on all of her connections");
+        let mut second = bob.try_take(1000).unwrap();
+        assert_eq!((second.bytes(), budget.taken()), (60, 100), "what is too large counts as all");
+        assert!(ann.take(10).now_or_never().is_none());
+        second.shrink(50);
+        let third = ann.take(10).now_or_never().unwrap().unwrap();
+        assert!(budget.connection().try_take(1).is_none());
+        let rides = counted("text", Some(Arc::new(third)));
+        drop((first, second));
+        assert_eq!(budget.taken(), 10);
+        drop(rides.slice(1..));
+        drop(rides);
+        assert_eq!(budget.taken(), 0);
+    }
+}

@@ -1,0 +1,133 @@
+//! What is on its way is bounded in bytes: what comes in, before anybody is known, and what goes out to who does not read it.
+
+use std::time::Duration;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::dialects::Caller;
+use livestore_tests::events::{chain, event};
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+const MIB: u64 = 1 << 20;
+
+/// What a client may take by default, and as much again for buffers that grow, and for what Postgres sends.
+const BOUND: u64 = 110 * MIB;
+
+fn token(subject: &str, access: &str) -> String {
+    Signer::secret(SECRET).sign(&json!({"sub": subject, "exp": now() + 3600, "livestore": {"*": access}}))
+}
+
+/// A connection on which this was sent, as far as the sidecar takes it: somebody who does not finish.
+async fn send(sidecar: &Sidecar, head: String, body: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(("127.0.0.1", sidecar.port())).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let body = vec![b'x'; body];
+    let _ = timeout(Duration::from_millis(500), stream.write_all(&body)).await;
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_with_large_bodies_take_next_to_nothing() {
+    let database = Database::new().await;
+    for arguments in [&WITH_SECRET[..], &[]] {
+        let sidecar = Start::new(database.url("sidecar")).arguments(arguments).ready().await;
+        let before = sidecar.peak_memory();
+        let mut open = Vec::new();
+        for path in ["/?storeId=s&transport=http", "/api/electric", "/api/s2", "/v1/streams/s/records"] {
+            for _ in 0..15 {
+                let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", 15 * MIB);
+                open.push(send(&sidecar, head, (15 * MIB - 1) as usize));
+            }
+        }
+        let open = futures_util::future::join_all(open).await;
+        sleep(Duration::from_secs(1)).await;
+        let took = sidecar.peak_memory() - before;
+        assert!(took < BOUND, "{arguments:?}: {} MiB", took / MIB);
+        // Who says little is answered meanwhile.
+        let caller = Caller::with_token(&sidecar, "s", &token("ann", "write"));
+        let answer = timeout(Duration::from_secs(5), caller.read("cf-http")).await.expect("an answer");
+        assert!(answer.text.contains("NoMore"), "{answer:?}");
+        drop(open);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_are_not_finished_take_what_one_client_may() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let before = sidecar.peak_memory();
+    let ann = token("ann", "read");
+    let opening = (0..40).map(|_| {
+        let head = format!(
+            "GET /?storeId=s&transport=ws&token={ann} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+             sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let sidecar = &sidecar;
+        async move {
+            let mut stream = send(sidecar, head, 0).await;
+            let mut answer = [0; 12];
+            stream.read_exact(&mut answer).await.unwrap();
+            assert_eq!(&answer, b"HTTP/1.1 101");
+            // A text frame of 15 MiB, masked with 0.
+            let mut frame = vec![0x81, 0xff];
+            frame.extend_from_slice(&(15 * MIB).to_be_bytes());
+            frame.extend_from_slice(&[0; 4]);
+            frame.resize((14 * MIB) as usize, b'x');
+            let _ = timeout(Duration::from_millis(500), stream.write_all(&frame)).await;
+            stream
+        }
+    });
+    let open = futures_util::future::join_all(opening).await;
+    sleep(Duration::from_secs(1)).await;
+    let took = sidecar.peak_memory() - before;
+    assert!(took < BOUND, "{} MiB", took / MIB);
+    assert!(sidecar.hits("buffer_bytes").await >= 1.0 && sidecar.log().contains("clients wait for memory"));
+    let other = Caller::with_token(&sidecar, "s", &token("bob", "write"));
+    assert!(other.write("cf-ws", chain(0, 1)).await.text.contains("Success"), "others have what is theirs");
+    drop(open);
+    livestore_tests::eventually("it is given back", || async { sidecar.metric("livestore_buffer_bytes").await == 0.0 })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_that_are_not_read_take_what_one_client_may() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for parent in 0..6 {
+        let batch = json!([event(parent, "large", json!("x".repeat(4_000_000)))]);
+        admin.execute("select livestore.push('s', $1)", &[&batch]).await.unwrap();
+    }
+    for (arguments, sockets, bound) in [(&WITH_SECRET[..], 4, BOUND), (&[], 1, BOUND)] {
+        let sidecar = Start::new(database.url("sidecar")).arguments(arguments).ready().await;
+        let before = sidecar.peak_memory();
+        let ann = token("ann", "read");
+        let mut open = Vec::new();
+        for _ in 0..sockets {
+            let mut rpc = Rpc::connect(&format!("{}/?storeId=s&transport=ws&token={ann}", sidecar.url())).await;
+            for id in 0..32 {
+                rpc.pull(json!(id.to_string()), "s", id % 2 == 0).await;
+            }
+            open.push(rpc);
+        }
+        sleep(Duration::from_secs(3)).await;
+        let took = sidecar.peak_memory() - before;
+        assert!(took < bound, "{arguments:?}: {} MiB", took / MIB);
+        // Who reads gets all of it.
+        let other = Caller::with_token(&sidecar, "s", &token("bob", "read"));
+        for dialect in ["cf-http", "electric", "s2-rest"] {
+            let answer = timeout(Duration::from_secs(20), other.read(dialect)).await.expect("an answer");
+            assert!(answer.text.contains("large"), "{dialect}");
+        }
+        let mut rpc = open.swap_remove(0);
+        // Four of a pull are sent before one is acknowledged.
+        for _ in 0..32 {
+            let chunk = timeout(Duration::from_secs(20), rpc.frame()).await.expect("a chunk");
+            assert_eq!(chunk["_tag"], "Chunk");
+        }
+    }
+}
