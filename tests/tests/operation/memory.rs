@@ -124,8 +124,8 @@ async fn pulls_that_are_not_read_take_what_one_client_may() {
             assert!(answer.text.contains("large"), "{dialect}");
         }
         let mut rpc = open.swap_remove(0);
-        // Four of a pull are sent before one is acknowledged.
-        for _ in 0..32 {
+        // So does a client that was slow: four of a pull are sent before one is acknowledged.
+        for _ in 0..4 {
             let chunk = timeout(Duration::from_secs(20), rpc.frame()).await.expect("a chunk");
             assert_eq!(chunk["_tag"], "Chunk");
         }
