@@ -38,7 +38,7 @@ impl StoreLog {
         Some(Ok(Reserved { batch, space }))
     }
 
-    async fn wait_until_it_may_push(&self, batch: &Batch) -> Result<(), PushError> {
+    pub(super) async fn wait_until_it_may_push(&self, batch: &Batch) -> Result<(), PushError> {
         let (limits, bytes) = (self.limits(), batch.json().len());
         limits.check_sizes(batch.sizes())?;
         self.check_token(Access::Write, Action::Push.refusal()).await.map_err(rejected)?;

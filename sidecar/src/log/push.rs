@@ -26,8 +26,8 @@ use crate::postgres::Database;
 /// behind: what is refused early costs next to nothing, and what is accepted is answered soon.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
 
-/// How often a push looks whether there is room for it behind others of its store.
-const HELD_RETRY: Duration = Duration::from_millis(100);
+/// How often a push that waits looks whether there is room for it.
+const ROOM_RETRY: Duration = Duration::from_millis(50);
 
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -122,10 +122,11 @@ impl CommitQueue {
         context: &Context,
     ) -> impl Future<Output = Option<Space>> + Send + use<> {
         let room = Arc::clone(&self.space).acquire_many_owned(kibibytes(batch, context));
-        let (held, store) = (Arc::clone(&self.held), store.clone());
+        let (held, is_behind, store) = (Arc::clone(&self.held), Arc::clone(&self.is_behind), store.clone());
         async move {
-            while held.is_full(&store) {
-                sleep(HELD_RETRY).await;
+            // What is let in while others have waited for long only makes them wait longer.
+            while held.is_full(&store) || is_behind.load(Ordering::Relaxed) {
+                sleep(ROOM_RETRY).await;
             }
             room.await.ok().map(Space)
         }

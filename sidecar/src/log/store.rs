@@ -21,7 +21,7 @@ use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page, patiently};
 use super::push::Space;
 use crate::auth::{Access, Refused};
-use crate::budget::Account;
+use crate::budget::{Account, FREE, Share};
 use crate::metrics;
 use crate::postgres::Database;
 use crate::time::passed;
@@ -58,10 +58,20 @@ impl Reserved {
     pub fn parent(&self) -> Option<i64> {
         self.batch.parent()
     }
+}
 
-    fn size(&self) -> usize {
-        self.batch.json().len()
-    }
+/// What becomes of a push that is beyond a limit.
+#[derive(Clone, Copy)]
+enum Beyond {
+    Refuse,
+    Wait,
+}
+
+/// The room of a push in the queue.
+enum Room {
+    Taken(Space),
+    /// It has none yet; what is large has memory meanwhile.
+    Awaited(Option<Share>),
 }
 
 impl StoreLog {
@@ -201,39 +211,87 @@ impl StoreLog {
         batch: Batch,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        let reserved = self.log.limits.check_sizes(batch.sizes()).and_then(|()| {
-            let space = self.log.commits.reserve(&self.store, &batch, &self.context)?;
-            Ok(Reserved { batch, space })
-        });
-        let pushed = match reserved {
-            Ok(push) => Either::Left(self.push_in_time(push, backend_id)),
+        self.push_when(Beyond::Refuse, batch, backend_id)
+    }
+
+    /// The same for a client that is not to be told of what passes: what is beyond a limit waits until it is not, as long as a push
+    /// waits for the database.
+    pub fn push_in_turn(
+        &self,
+        batch: Batch,
+        backend_id: Option<String>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        self.push_when(Beyond::Wait, batch, backend_id)
+    }
+
+    fn push_when(
+        &self,
+        beyond: Beyond,
+        batch: Batch,
+        backend_id: Option<String>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let pushed = match self.log.limits.check_sizes(batch.sizes()).and_then(|()| self.room(beyond, &batch)) {
+            Ok(room) => Either::Left(self.push_in_time(beyond, batch, room, backend_id)),
             Err(error) => Either::Right(std::future::ready(Err(error))),
         };
         counted(self.context.dialect(), pushed)
     }
 
+    /// Room in the queue, or memory to wait for it.
+    fn room(&self, beyond: Beyond, batch: &Batch) -> Result<Room, PushError> {
+        match (self.log.commits.reserve(&self.store, batch, &self.context), beyond) {
+            (Ok(space), _) => Ok(Room::Taken(space)),
+            (Err(error), Beyond::Refuse) => Err(error),
+            (Err(_), Beyond::Wait) if batch.json().len() <= FREE => Ok(Room::Awaited(None)),
+            (Err(_), Beyond::Wait) => {
+                let memory = self.account_to_send().try_take(batch.json().len()).ok_or(PushError::Unavailable)?;
+                Ok(Room::Awaited(Some(memory)))
+            }
+        }
+    }
+
     fn push_in_time(
         &self,
-        push: Reserved,
+        beyond: Beyond,
+        batch: Batch,
+        room: Room,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let patience = self.log.commits.timeout();
         let mut last_push = self.last_push.lock();
         let previous = last_push.take().and_then(still_waiting);
-        if previous.is_none() && self.log.is_public() && self.log.limits.stores.may(&self.store, push.size()) {
-            return Either::Left(self.queue(push, backend_id, Some(patience)));
-        }
+        let room = match room {
+            Room::Taken(space)
+                if previous.is_none()
+                    && self.log.is_public()
+                    && self.log.limits.stores.may(&self.store, batch.json().len()) =>
+            {
+                return Either::Left(self.queue(Reserved { batch, space }, backend_id, Some(patience)));
+            }
+            room => room,
+        };
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
         *last_push = Some(next);
         Either::Right(async move {
             let last_moment = this.log.commits.last_moment();
-            let permission = last_moment.run_until_cancelled(timeout(patience, this.may_push_now(&push.batch))).await;
+            let admitted = async {
+                match beyond {
+                    Beyond::Refuse => this.may_push_now(&batch).await?,
+                    Beyond::Wait => this.wait_until_it_may_push(&batch).await?,
+                }
+                let room = match room {
+                    Room::Taken(space) => Some(space),
+                    Room::Awaited(_memory) => this.log.commits.room(&this.store, &batch, &this.context).await,
+                };
+                room.ok_or(PushError::Unavailable)
+            };
+            let admitted = last_moment.run_until_cancelled(timeout(patience, admitted)).await;
             if let Some(previous) = previous {
                 let _ = previous.await;
             }
-            permission.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))?;
-            let pushed = this.queue(push, backend_id, Some(patience));
+            let space = admitted.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))?;
+            let pushed = this.queue(Reserved { batch, space }, backend_id, Some(patience));
             drop(queued);
             pushed.await
         })

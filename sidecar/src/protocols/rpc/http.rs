@@ -145,7 +145,7 @@ impl Answer {
             Operation::Ping => self.send(id.success(r#"{"_tag":"SyncMessage.Pong"}"#)).await,
             Operation::Push { batch, .. } if batch.is_empty() => self.send(id.success("{}")).await,
             Operation::Push { batch, backend_id } => {
-                let answer = match log.push(batch, backend_id).await {
+                let answer = match log.push_in_turn(batch, backend_id).await {
                     Ok(_) => id.success("{}"),
                     Err(error) => {
                         id.failure(&push_failure(&error).unwrap_or_else(|| unknown_error(&error.to_string())))

@@ -144,7 +144,7 @@ impl Session {
             Operation::Push { batch, backend_id } => {
                 // Queued here and not in the future, so that pushes keep the order in which they came.
                 let span = frame.span(self.log.id());
-                let pushed = span.in_scope(|| self.log.for_request(payload).push(batch, backend_id));
+                let pushed = span.in_scope(|| self.log.for_request(payload).push_in_turn(batch, backend_id));
                 self.push(id, pushed.instrument(span));
             }
             // Over WebSocket a Ping is a frame.
