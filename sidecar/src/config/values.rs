@@ -62,7 +62,7 @@ pub fn lasting(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + C
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::expect_used)]
 
     use clap::{CommandFactory, Parser};
 
@@ -95,7 +95,7 @@ mod tests {
             assert_eq!(refusal.is_none(), MAY_BE_NOTHING.contains(&&*name), "{name} {nothing}: {refusal:?}");
             let beyond = if is_number { "99999999999999999999999" } else { "5000years" };
             for value in ["", "-1", "some", beyond] {
-                let refusal = parse(&name, value).err().unwrap_or_else(|| panic!("{name} {value:?} is taken"));
+                let refusal = parse(&name, value).expect_err(&format!("{name} {value:?}"));
                 assert_eq!(refusal.exit_code(), 2, "{name} {value:?}");
                 assert!(refusal.to_string().contains(&name), "{refusal}");
             }
