@@ -13,7 +13,7 @@ declare
 begin
     -- Whether somebody else is just creating a store can only be found out by waiting: hardly, if the caller tries again.
     if skips then
-        perform set_config('lock_timeout', '10ms', true);
+        perform set_config('lock_timeout', '3ms', true);
     end if;
     if array_position(store_ids, null) is not null then
         raise exception 'a store id is null' using errcode = 'null_value_not_allowed';
