@@ -130,6 +130,16 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if exists (
+        select from pg_class c
+        where c.oid = eventlog and c.relowner = 'livestore_owner'::regrole
+            and has_table_privilege('livestore_reader'::name, c.oid, 'select'::text)
+            and has_table_privilege('livestore_hooks'::name, c.oid, 'insert'::text)
+    ) then
+        return;
+    end if;
+    -- A restore in parallel may be filling it.
+    execute format('lock table %s in access exclusive mode', eventlog);
     if not exists (select from pg_class c where c.oid = eventlog and c.relowner = 'livestore_owner'::regrole) then
         execute format('alter table %s owner to livestore_owner', eventlog);
     end if;
