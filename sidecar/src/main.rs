@@ -13,6 +13,7 @@ mod places;
 mod postgres;
 mod protocols;
 mod relay;
+mod seldom;
 mod server;
 mod shutdown;
 mod telemetry;
@@ -271,7 +272,7 @@ async fn ready(log: &Log, patience: Duration) -> Result<(), Failure> {
         let mut is_first = true;
         loop {
             match log.check().await {
-                Err(error) if error.is_passing() => {
+                Err(error) if error.retry().may_pass() => {
                     if std::mem::take(&mut is_first) {
                         warn!(error = &error as &dyn std::error::Error, "waiting for the database");
                     }

@@ -57,7 +57,7 @@ impl StoreLog {
 
     /// Whether there is no such store yet.
     async fn begins(&self, batch: &Batch) -> bool {
-        batch.parent() == Some(0) && self.locate().await.is_none()
+        batch.parent() == Some(0) && matches!(self.locate().await, Ok(None))
     }
 }
 

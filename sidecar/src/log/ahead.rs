@@ -3,20 +3,23 @@
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::pull::{Page, patiently, pull};
+use super::pull::{Page, pull};
 use super::store_id::StoreId;
-use crate::postgres::Database;
+use crate::postgres::{Database, Unreadable, retry_until_available};
 
 /// What one reader reads ahead: a page at most.
 #[derive(Default)]
 pub struct Ahead {
     pages: u32,
-    next: Option<(i64, AbortOnDropHandle<Page>)>,
+    next: Option<(i64, AbortOnDropHandle<Result<Page, Unreadable>>)>,
 }
 
 impl Ahead {
     /// The page after `after`. Waits while the database is away. Cancel safe.
-    pub async fn page(&mut self, database: &Database, store: &StoreId, after: i64) -> Page {
+    ///
+    /// # Errors
+    /// The event that follows cannot be read.
+    pub async fn page(&mut self, database: &Database, store: &StoreId, after: i64) -> Result<Page, Unreadable> {
         let ready = match &mut self.next {
             Some((from, reading)) if *from == after => reading.await.ok(),
             _ => None,
@@ -25,7 +28,7 @@ impl Ahead {
         let page = match ready {
             Some(page) => page,
             None => read(database.clone(), store.clone(), after).await,
-        };
+        }?;
         self.pages = self.pages.saturating_add(1);
         // Who takes a second page takes a third; most readers take one.
         if self.pages > 1
@@ -35,7 +38,7 @@ impl Ahead {
             let reading = read(database.clone(), store.clone(), last.seq_num).in_current_span();
             self.next = Some((last.seq_num, AbortOnDropHandle::new(tokio::spawn(reading))));
         }
-        page
+        Ok(page)
     }
 
     /// Gives up what was read ahead: the reader goes on elsewhere.
@@ -44,6 +47,6 @@ impl Ahead {
     }
 }
 
-async fn read(database: Database, store: StoreId, after: i64) -> Page {
-    patiently(|| pull(&database, &store, after)).await
+async fn read(database: Database, store: StoreId, after: i64) -> Result<Page, Unreadable> {
+    retry_until_available(|| pull(&database, &store, after)).await
 }

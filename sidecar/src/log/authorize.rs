@@ -9,7 +9,7 @@ use tracing::warn;
 use super::context::Context;
 use super::store_id::StoreId;
 use crate::auth::Access;
-use crate::postgres::{Database, DatabaseError, Pooled, is_passing_code};
+use crate::postgres::{Database, DatabaseError, Pooled, Retry};
 
 /// What a client wants to do with a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,11 +69,6 @@ const FIND: &str = "\
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace
     where p.oid = case when $1 like '%(%' then to_regprocedure($1)::oid else to_regproc($1)::oid end";
 
-/// By class: syntax errors, names that do not exist and privileges that are missing; also a form that has changed.
-fn is_set_up_wrong(code: &SqlState) -> bool {
-    matches!(code.code().get(..2), Some("42" | "3F")) || *code == SqlState::FEATURE_NOT_SUPPORTED
-}
-
 /// Whether a function is there, and can be asked.
 ///
 /// # Errors
@@ -131,12 +126,12 @@ impl Authorizer {
             Ok(_) => Ok(Err(Denied(action.refusal().into()))),
             Err(error) => match error.as_db_error() {
                 Some(raised) if *raised.code() == SqlState::RAISE_EXCEPTION => Ok(Err(Denied(raised.message().into()))),
-                Some(raised) if is_set_up_wrong(raised.code()) => {
+                Some(raised) if Retry::after(raised.code()) == Retry::WhenMended => {
                     // It may have been replaced by one of another form.
                     *self.call.lock() = None;
                     Err(self.problem(raised.message()))
                 }
-                Some(raised) if !is_passing_code(raised.code()) => {
+                Some(raised) if !Retry::after(raised.code()).may_pass() => {
                     let sqlstate = raised.code().code();
                     warn!(function = self.function, sqlstate, "the authorize function failed");
                     Ok(Err(Denied(format!("the server could not tell whether this is allowed (SQLSTATE {sqlstate})"))))
@@ -152,7 +147,7 @@ impl Authorizer {
 
     async fn find(&self, client: &Pooled) -> Result<Arc<str>, DatabaseError> {
         let found = match client.in_time(client.query_opt(FIND, &[&self.function])).await? {
-            Err(error) if error.code().is_some_and(|code| !is_passing_code(code)) => {
+            Err(error) if error.code().is_some_and(|code| !Retry::after(code).may_pass()) => {
                 return Err(self.problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
             }
             found => found?.ok_or_else(|| self.problem("there is no such function, or more than one of that name"))?,

@@ -35,7 +35,7 @@ impl History {
     /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.
     ///
     /// # Errors
-    /// The cursor is not one of this log.
+    /// The cursor is not one of this log, or the log cannot be read on.
     pub async fn next(&mut self) -> Result<Option<Page>, PullError> {
         if self.is_complete {
             return Ok(None);
@@ -43,7 +43,7 @@ impl History {
         if self.until.is_some_and(|until| until <= Instant::now()) {
             return Err(PullError::Denied(Denied(Refused::Expired.to_string())));
         }
-        let page = self.ahead.page(&self.log.database, &self.store, self.after).await;
+        let page = self.ahead.page(&self.log.database, &self.store, self.after).await?;
         check_cursor(&self.store, &page, self.after, self.backend_id.as_deref())?;
         // A reset between two pages must not mix two logs.
         self.backend_id.get_or_insert_with(|| (*page.backend_id).into());

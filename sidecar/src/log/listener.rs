@@ -54,7 +54,7 @@ impl Listener {
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         let (client, mut notifications) = self.database.connect_to_listen().await?;
         let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore")).await;
-        listen.map_err(|_| DatabaseError::Busy)??;
+        listen.map_err(|_| DatabaseError::NoAnswer)??;
         // Only now can nothing be missed any more.
         self.tails.resync().await?;
         self.is_listening.store(true, Ordering::Relaxed);
@@ -69,7 +69,7 @@ impl Listener {
                 Ok(None) => return Ok(()),
                 Err(_) => {
                     let heartbeat = tokio::time::timeout(HEARTBEAT, client.batch_execute("")).await;
-                    heartbeat.map_err(|_| DatabaseError::Busy)??;
+                    heartbeat.map_err(|_| DatabaseError::NoAnswer)??;
                 }
             }
         }

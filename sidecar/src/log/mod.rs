@@ -19,6 +19,7 @@ mod store;
 mod store_id;
 mod subscription;
 mod tail;
+mod text;
 /// What the database makes of a batch.
 #[cfg(test)]
 #[path = "../../../extension/src/validation.rs"]
@@ -35,8 +36,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 pub use admin::ResetError;
-pub use aliases::{Alias, Ambiguous, Location};
-pub use authorize::{Denied, check_authorize_function};
+pub use aliases::{Age, Alias, FindError, Location};
+pub use authorize::{Action, Denied, check_authorize_function};
 pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use history::History;
@@ -48,6 +49,7 @@ pub use store::{Reserved, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
 pub use tail::StreamEnd;
+pub use text::PgText;
 
 use aliases::Aliases;
 use authorize::Authorizer;
@@ -58,6 +60,7 @@ use tail::Tails;
 
 use crate::auth::Authentication;
 use crate::metrics::Standing;
+pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
 
 /// The logs of all stores. Cheap to clone.
@@ -105,6 +108,8 @@ pub enum PullError {
     Rewound,
     #[error(transparent)]
     Denied(#[from] Denied),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
@@ -167,15 +172,19 @@ impl Log {
 
     /// The log of a store, for a client with this context.
     pub fn store(&self, store: StoreId, context: Context) -> StoreLog {
-        StoreLog::new(self.clone(), store, context)
+        StoreLog::new(self.clone(), store, context.into())
     }
 
     /// The same for a single request, before which nobody has asked whether the client may connect.
-    pub fn store_for_request(&self, store: StoreId, context: Context) -> StoreLog {
-        self.store(store, context).unconnected()
+    pub fn store_for_request(&self, store: StoreId, context: impl Into<Arc<Context>>) -> StoreLog {
+        StoreLog::new(self.clone(), store, context.into()).unconnected()
     }
 
-    /// Which store a name means that somebody else gave it.
+    fn store_of(&self, store: &StoreId, context: &Arc<Context>) -> StoreLog {
+        self.store_for_request(store.clone(), Arc::clone(context))
+    }
+
+    /// Names of stores that somebody else gave them.
     pub fn aliases(&self) -> &Aliases {
         &self.aliases
     }

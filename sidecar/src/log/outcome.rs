@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use crate::postgres::is_passing_code;
+use crate::postgres::Retry;
 
 /// Why a push is not in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,11 +122,13 @@ pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
 pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
         Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(message.into()),
-        Some(code) if !is_passing_code(code) => {
+        Some(code) if Retry::after(code).may_pass() => PushError::Unavailable,
+        Some(code) => {
             warn!(sqlstate = code.code(), "the database rejected a push");
             PushError::Rejected(format!("the database rejected the batch (SQLSTATE {})", code.code()))
         }
-        _ => PushError::Unavailable,
+        // It would not be read the next time either. Whether the batch is in the log is not known: it may be repeated.
+        None => PushError::Rejected("the server cannot read what became of this: ask its operator".into()),
     }
 }
 

@@ -18,11 +18,11 @@ use super::event::Batch;
 use super::history::History;
 use super::limits::Limits;
 use super::outcome::{PushError, Pushed};
-use super::pull::{self, Page, patiently};
+use super::pull::{self, Page};
 use super::push::Space;
 use crate::auth::{Access, Refused};
 use crate::metrics;
-use crate::postgres::Database;
+use crate::postgres::{Database, Unreadable, retry_until_available};
 use crate::time::passed;
 
 use super::store_id::StoreId;
@@ -64,8 +64,8 @@ impl Reserved {
 }
 
 impl StoreLog {
-    pub(super) fn new(log: Log, store: StoreId, context: Context) -> Self {
-        Self { log, store, context: Arc::new(context), is_connected: true, is_own: false, last_push: Arc::default() }
+    pub(super) fn new(log: Log, store: StoreId, context: Arc<Context>) -> Self {
+        Self { log, store, context, is_connected: true, is_own: false, last_push: Arc::default() }
     }
 
     pub(super) fn unconnected(self) -> Self {
@@ -158,6 +158,16 @@ impl StoreLog {
         self.context.identity(&self.log.authentication).await.ok()?.until
     }
 
+    /// Whether the token lets the client do this. Waits as [`Self::connect`].
+    pub(super) async fn has_token_for(&self, action: Action) -> bool {
+        self.check_token(action.access(), action.refusal()).await.is_ok()
+    }
+
+    /// Whether the client may do this. Waits as [`Self::connect`].
+    pub(super) async fn is_allowed(&self, action: Action) -> bool {
+        self.authorize(action).await.is_ok()
+    }
+
     async fn authorize(&self, action: Action) -> Result<(), Denied> {
         if !self.is_connected {
             self.ask(Action::Connect).await?;
@@ -169,7 +179,10 @@ impl StoreLog {
     async fn ask(&self, action: Action) -> Result<(), Denied> {
         self.check_token(action.access(), action.refusal()).await?;
         match &self.log.authorizer {
-            Some(authorizer) => patiently(|| authorizer.ask(&self.store, action, &self.context)).await,
+            Some(authorizer) => {
+                let asked = retry_until_available(|| authorizer.ask(&self.store, action, &self.context)).await;
+                asked.unwrap_or_else(|_| Err(Denied("the server could not tell whether this is allowed".into())))
+            }
             None => Ok(()),
         }
     }
@@ -257,7 +270,10 @@ impl StoreLog {
 
     /// Where the events of the store are; `None` if it does not exist. What is known is believed for a while. Waits while the
     /// database is away.
-    pub async fn locate(&self) -> Option<Location> {
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
         self.log.aliases.locate(&self.store).await
     }
 
@@ -278,37 +294,48 @@ impl StoreLog {
 
     /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
     /// is away; does not ask whether the client may know.
-    pub async fn end(&self) -> Page {
+    ///
+    /// # Errors
+    /// It cannot be read where the log stands.
+    pub async fn end(&self) -> Result<Page, Unreadable> {
         const ROUNDS: usize = 3;
-        let mut page = self.status().await;
+        let mut page = self.status().await?;
         for _ in 0..ROUNDS {
             if page.head == 0 || (!page.events.is_empty() && page.remaining() == 0) {
                 break;
             }
-            page = self.next_after(page.head - 1).await;
+            // One that cannot be read is told of to whoever reads it.
+            let Ok(next) = self.next_after(page.head - 1).await else { break };
+            page = next;
         }
-        page
+        Ok(page)
     }
 
     /// The first event after this one, and where the log stands. Waits while the database is away; does not ask whether the
     /// client may know.
-    pub async fn next_after(&self, after: i64) -> Page {
-        patiently(|| pull::next(&self.log.database, &self.store, after)).await
+    ///
+    /// # Errors
+    /// That event cannot be read.
+    pub async fn next_after(&self, after: i64) -> Result<Page, Unreadable> {
+        retry_until_available(|| pull::next(&self.log.database, &self.store, after)).await
     }
 
     /// The last event that was appended before a moment, 0 if none was. Waits while the database is away; does not ask
     /// whether the client may know.
-    pub async fn last_before(&self, moment: DateTime<Utc>) -> i64 {
-        let (mut before, mut not_before) = (0, self.end().await.head);
+    ///
+    /// # Errors
+    /// An event cannot be read.
+    pub async fn last_before(&self, moment: DateTime<Utc>) -> Result<i64, Unreadable> {
+        let (mut before, mut not_before) = (0, self.end().await?.head);
         while before < not_before {
             let middle = before + (not_before - before) / 2;
-            let page = self.next_after(middle).await;
+            let page = self.next_after(middle).await?;
             match page.events.first() {
                 Some(event) if event.created_at < moment => before = event.seq_num,
                 _ => not_before = middle,
             }
         }
-        before
+        Ok(before)
     }
 
     /// Follows the log from a cursor on. Waits while the database is away.
@@ -319,14 +346,14 @@ impl StoreLog {
         self.authorize(Action::Pull).await?;
         let tails = &self.log.tails;
         loop {
-            let subscription = tails.subscribe(&self.store, Some(after)).await;
+            let subscription = tails.subscribe(&self.store, Some(after)).await?;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
                 return Ok(subscription.of(Arc::clone(&self.context), self.until().await));
             }
             // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
             // its log, so Postgres is asked.
-            let page = self.status().await;
+            let page = self.status().await?;
             check_cursor(&self.store, &page, after, backend_id)?;
             tails.refresh(&self.store);
             drop(subscription);
@@ -341,7 +368,7 @@ impl StoreLog {
     pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
         loop {
             let subscription = self.subscribe(after, None).await?;
-            if let Some(head) = self.head_of(&subscription).await {
+            if let Some(head) = self.head_of(&subscription).await? {
                 return Ok((subscription, head));
             }
             drop(subscription);
@@ -351,23 +378,29 @@ impl StoreLog {
 
     /// The head of the log that a subscription follows, as Postgres knows it now: its tail may not have heard of everything yet.
     /// `None` if the log is another one by now, of which the subscription is about to hear. Waits while the database is away.
-    pub async fn head_of(&self, subscription: &Subscription) -> Option<i64> {
-        let page = self.status().await;
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn head_of(&self, subscription: &Subscription) -> Result<Option<i64>, Unreadable> {
+        let page = self.status().await?;
         self.log.tails.hint(&self.store, page.head);
         let is_same = page.backend_id == *subscription.backend_id();
         if !is_same {
             self.log.tails.refresh(&self.store);
         }
-        is_same.then_some(page.head)
+        Ok(is_same.then_some(page.head))
     }
 
     /// The id of this life of the log, without asking whether the client may know it. Waits while the database is away.
-    pub async fn backend_id(&self) -> Arc<str> {
-        self.status().await.backend_id
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn backend_id(&self) -> Result<Arc<str>, Unreadable> {
+        Ok(self.status().await?.backend_id)
     }
 
-    async fn status(&self) -> Page {
-        patiently(|| pull::status(&self.log.database, &self.store)).await
+    async fn status(&self) -> Result<Page, Unreadable> {
+        retry_until_available(|| pull::status(&self.log.database, &self.store)).await
     }
 
     /// Follows the log from where it stands now. Waits while the database is away.
@@ -376,7 +409,7 @@ impl StoreLog {
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
         self.authorize(Action::Pull).await?;
-        Ok(self.log.tails.subscribe(&self.store, None).await.of(Arc::clone(&self.context), self.until().await))
+        Ok(self.log.tails.subscribe(&self.store, None).await?.of(Arc::clone(&self.context), self.until().await))
     }
 }
 

@@ -62,7 +62,7 @@ impl Subscription {
     /// and may return none. Cancel safe.
     ///
     /// # Errors
-    /// The log that this stream follows is no more.
+    /// The log that this stream follows is no more, or cannot be read on.
     pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
         let mut has_waited = false;
         loop {
@@ -110,7 +110,7 @@ impl Subscription {
     }
 
     async fn read_history(&mut self) -> Result<Vec<Arc<Event>>, StreamEnd> {
-        let page = self.tail.page(&mut self.ahead, self.last).await;
+        let page = self.tail.page(&mut self.ahead, self.last).await.map_err(|_| StreamEnd::Unreadable)?;
         if page.backend_id == self.backend_id {
             Ok(page.events)
         } else {

@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::{Value, json};
 
-use super::Server;
+use super::{Server, observe};
 use crate::config::Dialect;
-use crate::log::{Alias, StoreId};
+use crate::log::{Action, Age, Alias, Context, StoreId};
 use crate::protocols::electric::{GRACE, api, shape};
 
 pub fn router() -> Router<Arc<Server>> {
@@ -108,15 +108,17 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
     }
     let electric = server.settings.electric.as_ref();
     let mut patience = asked.patience(electric.map(|_| GRACE).unwrap_or_default(), &server.ending);
-    let store = match patience.wait_for(find(&server, &asked)).await {
+    let context = match server.unnamed_context(Dialect::ElectricShape, None, &request.headers, request.uri.query()) {
+        Ok(context) => Arc::new(context),
+        Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
+    };
+    let store = match patience.wait_for(find(&server, &asked, &context)).await {
         Some(Ok(store)) => store,
         Some(Err(refusal)) => return refusal,
         None => return shape::nothing(&asked, &audience),
     };
-    let log = match server.context(Dialect::ElectricShape, &store, None, &request.headers, request.uri.query()) {
-        Ok(context) => server.log.store_for_request(store, context),
-        Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
-    };
+    observe::is_for(Dialect::ElectricShape, &store);
+    let log = server.log.store_for_request(store, context);
     if let Some(electric) = electric {
         match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.ending.begun).await {
             Ok(response) => return response,
@@ -129,21 +131,22 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
 
 /// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
 /// others.
-async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Response> {
+async fn find(server: &Server, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreId, Response> {
     if let Some(store_id) = &asked.store_id {
         return StoreId::parse(store_id)
             .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})));
     }
-    let aliases = server.log.aliases();
-    let found = match asked.is_live {
-        true => aliases.wait_for(&asked.table).await.map(Some),
-        false => aliases.find(&asked.table).await,
+    // Whose token does not let it use a store of this name need not wait for one: it is refused.
+    let is_awaited = asked.is_live
+        && !server.log.has_alias(&asked.table).await.map_err(|unreadable| shape::not_found(&unreadable.into()))?;
+    let found = match is_awaited {
+        true => server.log.wait_for(&asked.table, Action::Pull, context).await.map(Some),
+        false => server.log.find(&asked.table, Age::Any, Action::Pull, context).await,
     };
-    match (found.map_err(|ambiguous| shape::ambiguous(&ambiguous))?, &asked.table) {
+    match (found.map_err(|error| shape::not_found(&error))?, &asked.table) {
         (Some(store), _) => Ok(store),
-        (None, Alias::Suffix(suffix) | Alias::Stream(suffix)) => {
-            StoreId::parse(suffix).map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})))
-        }
+        (None, Alias::Suffix(name) | Alias::Stream(name)) => StoreId::parse(name.as_str())
+            .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error}))),
         (None, Alias::Pooled(number)) => {
             let message = format!("there is no store with the number {number}: see livestore.stores");
             Err(shape::uncached(StatusCode::BAD_REQUEST, json!({"message": message})))

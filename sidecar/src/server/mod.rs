@@ -158,6 +158,20 @@ impl Server {
         query: Option<&str>,
     ) -> Result<Context, String> {
         observe::is_for(dialect, store);
+        self.unnamed_context(dialect, payload, headers, query)
+    }
+
+    /// The same before it is known which store the request is about.
+    ///
+    /// # Errors
+    /// The payload is too large.
+    fn unnamed_context(
+        &self,
+        dialect: Dialect,
+        payload: Option<&RawValue>,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<Context, String> {
         if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
             return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
         }

@@ -11,6 +11,7 @@ mod failover;
 mod limits;
 mod make_run;
 mod metrics;
+mod namesakes;
 mod overload;
 mod postgres_tls;
 mod restore;

@@ -221,7 +221,10 @@ impl Session {
                 }
             } else {
                 match log.may_administer().await {
-                    Ok(()) => messages::admin_info_res(&request_id, &log.backend_id().await),
+                    Ok(()) => match log.backend_id().await {
+                        Ok(backend_id) => messages::admin_info_res(&request_id, &backend_id),
+                        Err(unreadable) => messages::error(&request_id, &unreadable.to_string()),
+                    },
                     Err(denied) => messages::error(&request_id, &denied.to_string()),
                 }
             };
