@@ -12,6 +12,7 @@ mod origins;
 mod places;
 mod postgres;
 mod protocols;
+mod refusals;
 mod relay;
 mod seldom;
 mod server;

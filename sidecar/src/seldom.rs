@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How many are told apart at once. Beyond that, new ones wait until the time of others is over.
-const KEYS: usize = 10_000;
-
 /// Says whether something was said lately, and counts what was not said meanwhile.
 pub struct Seldom<K> {
     every: Duration,
+    /// How many are told apart at once. Beyond that, new ones wait until the time of others is over.
+    keys: usize,
     said: Mutex<HashMap<K, (Instant, u64)>>,
 }
 
 impl<K: Hash + Eq> Seldom<K> {
-    pub fn new(every: Duration) -> Self {
-        Self { every, said: Mutex::default() }
+    pub fn new(every: Duration, keys: usize) -> Self {
+        Self { every, keys, said: Mutex::default() }
     }
 
     /// Whether it is time to say this, and if so, how often it was not said since the last time.
@@ -35,9 +34,9 @@ impl<K: Hash + Eq> Seldom<K> {
             *last = now;
             return Some(std::mem::take(count));
         }
-        if said.len() >= KEYS {
+        if said.len() >= self.keys {
             said.retain(|_, (last, _)| now.duration_since(*last) < self.every);
-            if said.len() >= KEYS {
+            if said.len() >= self.keys {
                 return None;
             }
         }
@@ -54,7 +53,7 @@ mod tests {
 
     #[test]
     fn each_key_has_a_line_a_while_and_the_others_are_counted() {
-        let (seldom, start) = (Seldom::new(MINUTE), Instant::now());
+        let (seldom, start) = (Seldom::new(MINUTE, 100), Instant::now());
         let said = [1, 1, 1, 2].map(|key| seldom.suppressed_at(key, start));
         assert_eq!(said, [Some(0), None, None, Some(0)]);
         let said = [1, 1].map(|key| seldom.suppressed_at(key, start + MINUTE));
@@ -63,11 +62,11 @@ mod tests {
 
     #[test]
     fn there_is_a_bound_to_what_is_remembered() {
-        let (seldom, start) = (Seldom::new(MINUTE), Instant::now());
-        for key in 0..2 * KEYS {
+        let (seldom, start) = (Seldom::new(MINUTE, 100), Instant::now());
+        for key in 0..200 {
             seldom.suppressed_at(key, start);
         }
-        assert_eq!((seldom.said.lock().len(), seldom.suppressed_at(KEYS, start)), (KEYS, None));
-        assert_eq!(seldom.suppressed_at(KEYS, start + MINUTE), Some(0));
+        assert_eq!((seldom.said.lock().len(), seldom.suppressed_at(100, start)), (100, None));
+        assert_eq!(seldom.suppressed_at(100, start + MINUTE), Some(0));
     }
 }

@@ -8,6 +8,7 @@ use super::pull::Page;
 use super::store_id::StoreId;
 use super::{Log, PullError, check_cursor};
 use crate::auth::Refused;
+use crate::refusals::Reason;
 
 /// The pages of a log up to its end.
 pub struct History {
@@ -41,7 +42,7 @@ impl History {
             return Ok(None);
         }
         if self.until.is_some_and(|until| until <= Instant::now()) {
-            return Err(PullError::Denied(Denied(Refused::Expired.to_string())));
+            return Err(PullError::Denied(Denied::new(Reason::Token, Refused::Expired.to_string())));
         }
         let page = self.ahead.page(&self.log.database, &self.store, self.after).await?;
         check_cursor(&self.store, &page, self.after, self.backend_id.as_deref())?;

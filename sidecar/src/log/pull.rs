@@ -21,6 +21,9 @@ pub const PAGE_BYTES: i32 = 1_000_000;
 /// How often an event that is stored wrong is mentioned in the log.
 const MENTION_EVERY: Duration = Duration::from_secs(60);
 
+/// How many of them are told apart.
+const MENTIONED: usize = 1000;
+
 /// Events of a log after some sequence number, all of one moment.
 #[derive(Debug)]
 pub struct Page {
@@ -144,7 +147,7 @@ fn read(store: &StoreId, rows: &[Row]) -> Result<Page, DatabaseError> {
 
 /// Tells the operator of an event that stops everybody who reads its store.
 fn unreadable(store: &StoreId, row: &Row, problem: &tokio_postgres::Error) -> DatabaseError {
-    static SAID: LazyLock<Seldom<(StoreId, Option<i64>)>> = LazyLock::new(|| Seldom::new(MENTION_EVERY));
+    static SAID: LazyLock<Seldom<(StoreId, Option<i64>)>> = LazyLock::new(|| Seldom::new(MENTION_EVERY, MENTIONED));
     let seq_num = row.try_get(2).ok().flatten();
     if let Some(suppressed) = SAID.suppressed((store.clone(), seq_num)) {
         error!(
@@ -160,7 +163,7 @@ fn unreadable(store: &StoreId, row: &Row, problem: &tokio_postgres::Error) -> Da
 
 /// Tells the operator of events whose time cannot be told to clients.
 fn mention_time(store: &StoreId, seq_num: i64) {
-    static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(MENTION_EVERY));
+    static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(MENTION_EVERY, MENTIONED));
     if let Some(suppressed) = SAID.suppressed(store.clone()) {
         warn!(
             ?store,

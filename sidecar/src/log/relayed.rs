@@ -5,11 +5,11 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
-use super::authorize::Denied;
+use super::authorize::{Action, Denied};
+use super::event::Origin;
 use super::outcome::{PushError, rejected};
 use super::store::StoreLog;
 use super::text::PgText;
-use crate::metrics;
 use crate::postgres::{DatabaseError, Unreadable, retry_until_available};
 
 /// The bounds of a page.
@@ -72,7 +72,7 @@ impl StoreLog {
             let sizes = events.iter().map(RelayedEvent::size);
             self.limits().check_sizes(sizes.clone())?;
             events.iter().try_for_each(RelayedEvent::check_texts).map_err(PushError::Invalid)?;
-            self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
+            self.authorize(Action::Push).await.map_err(PushError::Rejected)?;
             self.limits().stores.wait(self.id(), sizes.sum()).await;
             // Pushes of one store wait for each other: they shall not take all connections from those who read.
             let _turn = self.relay_turn().await.ok_or(PushError::Unavailable)?;
@@ -104,7 +104,8 @@ impl StoreLog {
         })
         .await
         .unwrap_or(Err(PushError::Unavailable));
-        metrics::pushed(self.context().dialect(), appended.as_ref().map_or_else(PushError::name, |()| "accepted"));
+        let origin = events.first().map(|event| Origin { name: event.name.into(), client_id: event.client_id.into() });
+        self.answered(&origin.unwrap_or_default(), appended.as_ref().map(drop));
         appended
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::aliases::Location;
 use super::authorize::{Action, Denied};
 use super::context::Context;
-use super::event::Batch;
+use super::event::{Batch, Origin};
 use super::history::History;
 use super::limits::Limits;
 use super::outcome::{PushError, Pushed};
@@ -23,6 +23,7 @@ use super::push::Space;
 use crate::auth::{Access, Refused};
 use crate::metrics;
 use crate::postgres::{Database, Unreadable, retry_until_available};
+use crate::refusals::{Asked, Reason, Whom, refused};
 use crate::time::passed;
 
 use super::store_id::StoreId;
@@ -124,7 +125,39 @@ impl StoreLog {
     /// Asks whether the client may connect. Waits while the database is away, and for a place among the connections of its
     /// subject.
     pub async fn connect(&self) -> Result<(), Denied> {
-        self.ask(Action::Connect).await
+        self.ask(Action::Connect).await.inspect_err(|denied| self.refuse(Action::Connect, denied))
+    }
+
+    /// Tells the operator of a client that may not.
+    fn refuse(&self, action: Action, denied: &Denied) {
+        refused(action.asked(), denied.reason, self.whom(None), &denied.text);
+    }
+
+    /// Tells the operator of a push that is none, and never gets here.
+    pub fn refuse_malformed(&self, text: &str) {
+        refused(Asked::Push, Reason::Malformed, self.whom(None), text);
+    }
+
+    fn whom<'a>(&'a self, origin: Option<&'a Origin>) -> Whom<'a> {
+        let subject = self.context.subject().map(|subject| &**subject);
+        Whom {
+            dialect: self.context.dialect(),
+            store: Some(self.store.as_str()),
+            subject,
+            client: origin.map(|origin| &*origin.client_id),
+            event: origin.map(|origin| &*origin.name),
+            is_stranger: subject.is_none() && !self.log.authentication.is_none(),
+        }
+    }
+
+    /// Counts what became of a push, and tells the operator if it was refused.
+    pub(super) fn answered(&self, origin: &Origin, result: Result<(), &PushError>) {
+        metrics::pushed(self.context.dialect(), result.as_ref().map_or_else(|error| error.name(), |()| "accepted"));
+        if let Err(error) = result
+            && let Some(reason) = error.refusal()
+        {
+            refused(Asked::Push, reason, self.whom(Some(origin)), &error.to_string());
+        }
     }
 
     pub(super) async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
@@ -133,13 +166,17 @@ impl StoreLog {
                 Ok(identity) => break identity,
                 // It passes, and a client that was told no would stop for good.
                 Err(Refused::NoKeys | Refused::TooMany(_)) => sleep(RETRY).await,
-                Err(refused) => return Err(Denied(refused.to_string())),
+                Err(refused) => return Err(Denied::new(Reason::Token, refused.to_string())),
             }
         };
         if identity.has_ended() {
-            return Err(Denied(Refused::Expired.to_string()));
+            return Err(Denied::new(Reason::Token, Refused::Expired.to_string()));
         }
-        if self.is_own || identity.may(self.store.as_str(), access) { Ok(()) } else { Err(Denied(refusal.into())) }
+        if self.is_own || identity.may(self.store.as_str(), access) {
+            Ok(())
+        } else {
+            Err(Denied::new(Reason::Access, refusal))
+        }
     }
 
     /// Ends when the token does that let this client in, with what to tell it. The client keeps its place among the connections of
@@ -149,7 +186,7 @@ impl StoreLog {
         async move {
             passed(until).await;
             drop(context);
-            Denied(Refused::Expired.to_string())
+            Denied::new(Reason::Token, Refused::Expired.to_string())
         }
     }
 
@@ -168,7 +205,12 @@ impl StoreLog {
         self.authorize(action).await.is_ok()
     }
 
-    async fn authorize(&self, action: Action) -> Result<(), Denied> {
+    /// The same for a client that is told if it may not.
+    async fn permit(&self, action: Action) -> Result<(), Denied> {
+        self.authorize(action).await.inspect_err(|denied| self.refuse(action, denied))
+    }
+
+    pub(super) async fn authorize(&self, action: Action) -> Result<(), Denied> {
         if !self.is_connected {
             self.ask(Action::Connect).await?;
         }
@@ -181,7 +223,8 @@ impl StoreLog {
         match &self.log.authorizer {
             Some(authorizer) => {
                 let asked = retry_until_available(|| authorizer.ask(&self.store, action, &self.context)).await;
-                asked.unwrap_or_else(|_| Err(Denied("the server could not tell whether this is allowed".into())))
+                let undecided = "the server could not tell whether this is allowed";
+                asked.unwrap_or_else(|_| Err(Denied::new(Reason::Authorize, undecided)))
             }
             None => Ok(()),
         }
@@ -194,6 +237,7 @@ impl StoreLog {
         batch: Batch,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let origin = batch.origin();
         let reserved = self.log.limits.check_sizes(batch.sizes()).and_then(|()| {
             let space = self.log.commits.reserve(&batch, &self.context)?;
             Ok(Reserved { batch, space })
@@ -202,7 +246,7 @@ impl StoreLog {
             Ok(push) => Either::Left(self.push_in_time(push, backend_id)),
             Err(error) => Either::Right(std::future::ready(Err(error))),
         };
-        counted(self.context.dialect(), pushed)
+        counted(self.clone(), origin, pushed)
     }
 
     fn push_in_time(
@@ -249,7 +293,8 @@ impl StoreLog {
         push: Reserved,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        counted(self.context.dialect(), self.queue(push, backend_id, None))
+        let origin = push.batch.origin();
+        counted(self.clone(), origin, self.queue(push, backend_id, None))
     }
 
     /// Asks whether the client may read, for whoever reads the log elsewhere. Waits while the database is away.
@@ -257,7 +302,7 @@ impl StoreLog {
     /// # Errors
     /// It may not.
     pub async fn may_pull(&self) -> Result<(), Denied> {
-        self.authorize(Action::Pull).await
+        self.permit(Action::Pull).await
     }
 
     /// Asks whether the client may append, for whoever answers without doing so. Waits while the database is away.
@@ -265,7 +310,7 @@ impl StoreLog {
     /// # Errors
     /// It may not.
     pub async fn may_push(&self) -> Result<(), Denied> {
-        self.authorize(Action::Push).await
+        self.permit(Action::Push).await
     }
 
     /// Where the events of the store are; `None` if it does not exist. What is known is believed for a while. Waits while the
@@ -288,7 +333,7 @@ impl StoreLog {
     /// # Errors
     /// Not allowed.
     pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<History, PullError> {
-        self.authorize(Action::Pull).await?;
+        self.permit(Action::Pull).await?;
         Ok(History::new(self.log.clone(), self.store.clone(), after, backend_id, self.until().await))
     }
 
@@ -343,7 +388,7 @@ impl StoreLog {
     /// # Errors
     /// Not allowed, or the cursor is not one of this log, as Postgres knows it.
     pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
-        self.authorize(Action::Pull).await?;
+        self.permit(Action::Pull).await?;
         let tails = &self.log.tails;
         loop {
             let subscription = tails.subscribe(&self.store, Some(after)).await?;
@@ -408,15 +453,19 @@ impl StoreLog {
     /// # Errors
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
-        self.authorize(Action::Pull).await?;
+        self.permit(Action::Pull).await?;
         Ok(self.log.tails.subscribe(&self.store, None).await?.of(Arc::clone(&self.context), self.until().await))
     }
 }
 
-/// Counts what became of a push.
-async fn counted<T>(dialect: &'static str, pushed: impl Future<Output = Result<T, PushError>>) -> Result<T, PushError> {
+/// What became of a push, which is [`StoreLog::answered`].
+async fn counted<T>(
+    log: StoreLog,
+    origin: Arc<Origin>,
+    pushed: impl Future<Output = Result<T, PushError>>,
+) -> Result<T, PushError> {
     let pushed = pushed.await;
-    metrics::pushed(dialect, pushed.as_ref().map_or_else(PushError::name, |_| "accepted"));
+    log.answered(&origin, pushed.as_ref().map(drop));
     pushed
 }
 

@@ -14,6 +14,7 @@ use super::{Server, observe};
 use crate::config::Dialect;
 use crate::log::{Action, Age, Alias, Context, StoreId};
 use crate::protocols::electric::{GRACE, api, shape};
+use crate::refusals::{Asked, Reason};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -63,7 +64,7 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
 
 async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    if let Err(refused) = server.identify(&parts).await {
+    if let Err(refused) = server.identify(Dialect::Electric, &parts).await {
         return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null);
     }
     let body = match server.body(body).await {
@@ -76,7 +77,10 @@ async fn push(server: Arc<Server>, request: Request) -> Response {
     });
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
-        Err(error) => api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"})),
+        Err(error) => {
+            server.refused(Asked::Push, Reason::Malformed, Dialect::Electric, &error);
+            api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"}))
+        }
     }
 }
 
@@ -103,7 +107,7 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
         Err(errors) => return errors.response(),
     };
     // Which stores there are is not for everybody.
-    if let Err(refused) = server.identify(&request).await {
+    if let Err(refused) = server.identify(Dialect::ElectricShape, &request).await {
         return shape::uncached(StatusCode::FORBIDDEN, json!({"message": refused}));
     }
     let electric = server.settings.electric.as_ref();

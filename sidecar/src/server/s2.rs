@@ -19,6 +19,7 @@ use crate::config::Dialect;
 use crate::log::{Action, Age, Alias, FindError, PgText, StoreId, StoreLog};
 use crate::protocols::read_json;
 use crate::protocols::s2::{api, rest};
+use crate::refusals::{Asked, Reason};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -66,7 +67,7 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
 
 async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    if let Err(refused) = server.identify(&parts).await {
+    if let Err(refused) = server.identify(Dialect::S2, &parts).await {
         return api::failure(StatusCode::FORBIDDEN, &refused);
     }
     let body = match server.body(body).await {
@@ -79,7 +80,10 @@ async fn push(server: Arc<Server>, request: Request) -> Response {
     });
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
-        Err(error) => api::failure(StatusCode::BAD_REQUEST, &error),
+        Err(error) => {
+            server.refused(Asked::Push, Reason::Malformed, Dialect::S2, &error);
+            api::failure(StatusCode::BAD_REQUEST, &error)
+        }
     }
 }
 
@@ -124,7 +128,7 @@ impl Server {
     async fn admit_rest(&self, parts: &Parts) -> Result<(), Refusal> {
         let refuse = |(status, message)| Refusal(status, "permission_denied", message);
         self.admit(Dialect::S2Rest, &parts.headers).map_err(refuse)?;
-        self.identify(parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
+        self.identify(Dialect::S2Rest, parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
     }
 
     async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body) -> Result<T, Refusal> {
@@ -258,7 +262,10 @@ async fn append(
         return Err(invalid("records are text: s2-format must be raw"));
     }
     let body = server.body(body).await.map_err(|(status, message)| Refusal(status, "invalid", message))?;
-    let append = rest::Append::parse(&body).map_err(invalid)?;
+    let append = rest::Append::parse(&body).map_err(|error| {
+        log.refuse_malformed(&error);
+        invalid(error)
+    })?;
     Ok(rest::append(log, append).await)
 }
 

@@ -14,6 +14,7 @@ mod metrics;
 mod namesakes;
 mod overload;
 mod postgres_tls;
+mod refusals;
 mod restore;
 mod rolling_update;
 mod scripts;

@@ -149,8 +149,8 @@ impl Session {
                 }
             }
             "WSMessage.PushReq" => match message.batch.map(|batch| Batch::parse(batch.get())) {
-                None => self.refuse(request_id, "malformed batch: it is missing").await,
-                Some(Err(error)) => self.refuse(request_id, &format!("malformed batch: {error}")).await,
+                None => self.refuse_malformed(request_id, "malformed batch: it is missing").await,
+                Some(Err(error)) => self.refuse_malformed(request_id, &format!("malformed batch: {error}")).await,
                 Some(Ok(batch)) if batch.is_empty() => self.outgoing.send(messages::push_ack(request_id)).await,
                 Some(Ok(batch)) => {
                     let log = self.log.clone();
@@ -231,6 +231,11 @@ impl Session {
             let _ = outgoing.send(answer).await;
         });
         Ok(())
+    }
+
+    async fn refuse_malformed(&mut self, request_id: &str, message: &str) -> Result<(), Close> {
+        self.log.refuse_malformed(message);
+        self.refuse(request_id, message).await
     }
 
     async fn refuse(&mut self, request_id: &str, message: &str) -> Result<(), Close> {
