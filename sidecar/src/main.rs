@@ -182,7 +182,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         origins,
         authentication,
         forward_headers: config.forward_headers,
-        admin_secret: config.admin_secret,
+        admin_secret: config.admin_secret.map(|secret| Arc::new(auth::Secret::new(secret))),
         electric_secret: config.electric_secret,
         electric,
         relay_store: config.relay_store,

@@ -24,16 +24,19 @@ pub enum Asked {
     Connect,
     Pull,
     Push,
+    /// To administer a store.
+    Admin,
 }
 
 impl Asked {
-    pub const ALL: [Self; 3] = [Self::Connect, Self::Pull, Self::Push];
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Pull, Self::Push, Self::Admin];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Pull => "pull",
             Self::Push => "push",
+            Self::Admin => "admin",
         }
     }
 }
@@ -47,6 +50,8 @@ pub enum Reason {
     Token,
     /// The token does not allow it.
     Access,
+    /// The admin secret, or that of Electric's clients.
+    Secret,
     /// The operator's authorize function.
     Authorize,
     /// A hook of the operator.
@@ -60,10 +65,11 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Origin,
         Self::Token,
         Self::Access,
+        Self::Secret,
         Self::Authorize,
         Self::Hook,
         Self::Database,
@@ -76,6 +82,7 @@ impl Reason {
             Self::Origin => "origin",
             Self::Token => "token",
             Self::Access => "access",
+            Self::Secret => "secret",
             Self::Authorize => "authorize",
             Self::Hook => "hook",
             Self::Database => "database",

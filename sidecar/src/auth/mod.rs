@@ -4,10 +4,12 @@
 //! - [`verifier`] says whether one is good.
 //! - [`jwks`] fetches the keys of an identity provider.
 //! - [`access`] says which stores it gives.
+//! - [`secret`] keeps secrets from being guessed.
 
 mod access;
 mod credentials;
 mod jwks;
+mod secret;
 mod verifier;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use tokio::time::Instant;
 pub use self::access::{Access, Template};
 pub use self::credentials::Credentials;
 pub use self::jwks::check_jwks;
+pub use self::secret::{Guess, Secret, penalty};
 pub use self::verifier::{Refused, Verifier};
 
 use self::access::{Rule, most, named};

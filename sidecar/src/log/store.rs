@@ -138,6 +138,12 @@ impl StoreLog {
         refused(Asked::Push, Reason::Malformed, self.whom(None), text);
     }
 
+    /// Tells the operator of a wrong admin secret.
+    pub fn refuse_secret(&self) {
+        let whom = Whom { is_stranger: true, subject: None, ..self.whom(None) };
+        refused(Asked::Admin, Reason::Secret, whom, "a wrong admin secret, or too many guesses");
+    }
+
     fn whom<'a>(&'a self, origin: Option<&'a Origin>) -> Whom<'a> {
         let subject = self.context.subject().map(|subject| &**subject);
         Whom {

@@ -11,6 +11,7 @@ use axum::routing::{any, get};
 use serde_json::{Value, json};
 
 use super::{Server, observe};
+use crate::auth::penalty;
 use crate::config::Dialect;
 use crate::log::{Action, Age, Alias, Context, StoreId};
 use crate::protocols::electric::{GRACE, api, shape};
@@ -96,6 +97,8 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
     let (request, _) = request.into_parts();
     let query = request.uri.query().unwrap_or_default();
     if server.settings.electric_secret.as_ref().is_some_and(|secret| !shape::has_secret(query, secret)) {
+        server.refused(Asked::Pull, Reason::Secret, Dialect::ElectricShape, "a wrong --electric-secret");
+        penalty().await;
         return shape::wrong_secret();
     }
     let audience = shape::Audience {

@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 
-use crate::auth::{Authentication, Credentials, Refused};
+use crate::auth::{Authentication, Credentials, Refused, Secret};
 use crate::config::Dialect;
 use crate::hosts::Hosts;
 use crate::log::{Context, Log, StoreId, StoreLog};
@@ -70,7 +70,7 @@ pub struct Settings {
     pub authentication: Arc<Authentication>,
     /// The request headers that hooks and the authorize function get.
     pub forward_headers: Vec<HeaderName>,
-    pub admin_secret: Option<String>,
+    pub admin_secret: Option<Arc<Secret>>,
     /// Asked of clients of the shape API.
     pub electric_secret: Option<String>,
     /// What clients of Electric's protocols read from, if not from Postgres.

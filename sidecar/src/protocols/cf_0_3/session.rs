@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
 use futures_util::future::BoxFuture;
-use subtle::ConstantTimeEq;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -14,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::feed::{Ask, Feed, RESET};
 use super::messages::{self, ClientMessage, PONG};
+use crate::auth::{Guess, Secret};
 use crate::log::{Batch, PushError, Pushed, Reserved, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
@@ -31,7 +31,7 @@ const ID_BYTES: usize = 128;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves a connection until it ends. `admin_secret`: that of admin requests; without, there are none.
-pub async fn serve(log: StoreLog, socket: WebSocket, admin_secret: Option<String>, shutdown: CancellationToken) {
+pub async fn serve(log: StoreLog, socket: WebSocket, admin_secret: Option<Arc<Secret>>, shutdown: CancellationToken) {
     let mut socket = Socket::new(socket, shutdown);
     let outgoing = socket.outgoing().clone();
     let (feed, asked) = mpsc::channel(ASKS);
@@ -82,7 +82,7 @@ struct Session {
     feed: mpsc::Sender<Ask>,
     /// The log that this connection knows, once it does.
     backend_id: Arc<OnceLock<Arc<str>>>,
-    admin_secret: Option<String>,
+    admin_secret: Option<Arc<Secret>>,
     requests: JoinSet<()>,
     /// A push that waits until it may be queued, and its id; nothing is read meanwhile.
     unqueued: Option<(String, Admission)>,
@@ -197,9 +197,16 @@ impl Session {
             return self.refuse(&request_id, "admin requests are switched off on this server: --admin-secret").await;
         };
         let given = message.admin_secret.as_deref().unwrap_or_default();
-        if !bool::from(given.as_bytes().ct_eq(secret.as_bytes())) {
-            warn!(store = ?self.log.id(), "an admin request with a wrong secret");
-            return self.refuse(&request_id, "Invalid admin secret").await;
+        match secret.guess(given).await {
+            Guess::Right => {}
+            Guess::Wrong => {
+                self.log.refuse_secret();
+                return self.refuse(&request_id, "Invalid admin secret").await;
+            }
+            Guess::TooMany => {
+                self.log.refuse_secret();
+                return self.refuse(&request_id, "too many admin requests, try again later").await;
+            }
         }
         let (log, outgoing) = (self.log.clone(), self.outgoing.clone());
         let is_reset = message.kind == "WSMessage.AdminResetRoomReq";
