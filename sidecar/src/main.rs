@@ -100,7 +100,13 @@ fn main() -> ExitCode {
         }
     };
     let otlp_endpoint = config.otlp_endpoint.as_deref();
-    let traces = match telemetry::init(&config.log, config.log_format, otlp_endpoint, runtime.handle()) {
+    let traces = match telemetry::init(
+        &config.log,
+        config.log_format,
+        otlp_endpoint,
+        config.trust_traceparent,
+        runtime.handle(),
+    ) {
         Ok(traces) => traces,
         Err(error) => {
             eprintln!("livestore-sidecar: {error}");

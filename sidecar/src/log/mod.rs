@@ -26,14 +26,14 @@ mod text;
 #[allow(dead_code)]
 mod validation;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::warn;
 
 pub use admin::ResetError;
 pub use aliases::{Age, Alias, FindError, Location};
@@ -62,6 +62,7 @@ use crate::auth::Authentication;
 use crate::metrics::Standing;
 pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
+use crate::seldom::Seldom;
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]
@@ -120,13 +121,17 @@ fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str
     }
     if after > log.head {
         // To go on would join what the client has to events that do not follow it.
-        error!(
-            ?store,
-            head = log.head,
-            cursor = after,
-            "a client has seen events that the log does not have: was an older state restored? \
-             Then run \"select livestore.renew_backend_ids()\""
-        );
+        static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(Duration::from_secs(60), 1000));
+        if let Some(suppressed) = SAID.suppressed(store.clone()) {
+            warn!(
+                ?store,
+                head = log.head,
+                claimed = after,
+                suppressed,
+                "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
+                 livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
+            );
+        }
         return Err(PullError::Rewound);
     }
     Ok(())

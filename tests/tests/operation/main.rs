@@ -9,6 +9,7 @@ mod connections;
 mod docs;
 mod failover;
 mod limits;
+mod logs;
 mod make_run;
 mod metrics;
 mod namesakes;
