@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::{Caller, DIALECTS};
 use livestore_tests::events::{chain, event};
+use livestore_tests::eventually;
 use livestore_tests::http_rpc;
 use livestore_tests::relay::{self, Peer};
 use livestore_tests::shape::{get, pull};
@@ -84,8 +85,10 @@ async fn an_event_of_a_time_that_cannot_be_told_is_read_all_the_same() {
         let told = if at.contains("BC") { "0000-01-01T00:00:00.000Z" } else { "9999-12-31T23:59:59.999Z" };
         let answer = Caller::new(&sidecar, store).read("cf-ws").await.text;
         assert!(answer.contains(told), "{answer}");
+        let is_it = |line: &&str| line.contains("createdAt") && line.contains(store);
+        eventually("it is logged", || async { sidecar.log().lines().any(|line| is_it(&line)) }).await;
         let log = sidecar.log();
-        let line = log.lines().find(|line| line.contains("createdAt") && line.contains(store));
+        let line = log.lines().find(is_it);
         let line = line.unwrap_or_else(|| panic!("{store}: {log}"));
         assert!(line.contains("\"WARN\"") && line.contains("\"seq_num\":2"), "{line}");
     }

@@ -3,14 +3,18 @@
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::{Caller, DIALECTS, WRITERS};
 use livestore_tests::events::{chain, event};
+use livestore_tests::eventually;
 use livestore_tests::rpc::Rpc;
 use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
 
-/// Lines of the log about refusals.
-fn refusals(sidecar: &Sidecar) -> Vec<Value> {
+/// Lines of the log about refusals, all that there are by now: what is logged after them has arrived.
+async fn refusals(sidecar: &Sidecar) -> Vec<Value> {
+    let marker = format!("/settled-{}", sidecar.log().len());
+    sidecar.get(&marker).await;
+    eventually("the log is there", || async { sidecar.log().contains(&marker) }).await;
     let log = sidecar.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["message"] == "a client is refused").collect()
@@ -48,7 +52,7 @@ async fn a_rejected_push_is_a_warning_with_all_that_helps_to_find_the_device() {
             let answer = caller.write(dialect, json!([event(0, "forbidden", json!({}))])).await;
             assert!(answer.text.contains("not this one"), "{dialect}: {answer:?}");
         }
-        let lines = refusals(&sidecar);
+        let lines = refusals(&sidecar).await;
         let of_subject: Vec<_> = lines.iter().filter(|line| line["subject"] == dialect).collect();
         assert_eq!(of_subject.len(), 1, "{dialect}: once a minute for each subject: {lines:?}");
         let line = of_subject[0];
@@ -64,7 +68,7 @@ async fn a_rejected_push_is_a_warning_with_all_that_helps_to_find_the_device() {
     // Who is behind goes on by itself.
     let token = token_of("behind", json!({"s": "write"}));
     Caller::with_token(&sidecar, "s", &token).write("s2", json!([event(7, "e", json!({}))])).await;
-    assert!(refusals(&sidecar).iter().all(|line| line["subject"] != "behind"));
+    assert!(refusals(&sidecar).await.iter().all(|line| line["subject"] != "behind"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,14 +79,14 @@ async fn a_refused_connection_a_refused_pull_and_a_request_that_is_none_are_warn
     for dialect in DIALECTS {
         let token = token_of(dialect, json!({"another": "write"}));
         Caller::with_token(&sidecar, "s", &token).read(dialect).await;
-        let lines = refusals(&sidecar);
+        let lines = refusals(&sidecar).await;
         let line =
             lines.iter().find(|line| line["subject"] == dialect).unwrap_or_else(|| panic!("{dialect}: {lines:?}"));
         assert_eq!((&line["reason"], &line["store"]), (&json!("access"), &json!("s")), "{line}");
     }
     let readers = token_of("reader", json!({"s": "read"}));
     Caller::with_token(&sidecar, "s", &readers).write("cf-http", chain(1, 1)).await;
-    let lines = refusals(&sidecar);
+    let lines = refusals(&sidecar).await;
     let line = lines.iter().find(|line| line["subject"] == "reader").expect("a line");
     assert_eq!((&line["asked"], &line["reason"]), (&json!("push"), &json!("access")), "{line}");
 
@@ -92,7 +96,7 @@ async fn a_refused_connection_a_refused_pull_and_a_request_that_is_none_are_warn
             Caller::new(&sidecar, store).write(dialect, chain(0, 1)).await;
         }
     }
-    let lines = refusals(&sidecar);
+    let lines = refusals(&sidecar).await;
     let strangers: Vec<_> = lines.iter().filter(|line| line["reason"] == "token").collect();
     assert_eq!(strangers.len(), 1, "{lines:?}");
     assert!(strangers[0]["text"].as_str().unwrap().contains("asks for a token"), "{strangers:?}");
@@ -114,7 +118,7 @@ async fn without_tokens_each_store_has_its_line() {
     for store in ["one", "two"] {
         Caller::new(&sidecar, store).write("cf-ws", invalid.clone()).await;
     }
-    let lines = refusals(&sidecar);
+    let lines = refusals(&sidecar).await;
     let stores = |reason: &str| {
         let mut stores: Vec<_> =
             lines.iter().filter(|line| line["reason"] == reason).map(|line| &line["store"]).collect();
@@ -130,7 +134,7 @@ async fn without_tokens_each_store_has_its_line() {
     let refused = Rpc::connect_with(&format!("{url}&payload=%257B"), &[]).await.err().expect("a refusal");
     assert_eq!(refused.0, 400);
     assert!(sidecar.log().contains("\"because\":\"malformed payload"), "{}", sidecar.log());
-    let lines = refusals(&sidecar);
+    let lines = refusals(&sidecar).await;
     for reason in ["origin", "malformed"] {
         let is_it = |line: &&Value| line["asked"] == "connect" && line["reason"] == reason;
         assert!(lines.iter().find(is_it).is_some(), "{reason}: {lines:?}");
