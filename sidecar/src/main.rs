@@ -13,7 +13,9 @@ mod origins;
 mod places;
 mod postgres;
 mod protocols;
+mod refusals;
 mod relay;
+mod seldom;
 mod server;
 mod shutdown;
 mod telemetry;
@@ -100,7 +102,13 @@ fn main() -> ExitCode {
         }
     };
     let otlp_endpoint = config.otlp_endpoint.as_deref();
-    let traces = match telemetry::init(&config.log, config.log_format, otlp_endpoint, runtime.handle()) {
+    let traces = match telemetry::init(
+        &config.log,
+        config.log_format,
+        otlp_endpoint,
+        config.trust_traceparent,
+        runtime.handle(),
+    ) {
         Ok(traces) => traces,
         Err(error) => {
             eprintln!("livestore-sidecar: {error}");
@@ -184,7 +192,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         origins,
         authentication,
         forward_headers: config.forward_headers,
-        admin_secret: config.admin_secret,
+        admin_secret: config.admin_secret.map(|secret| Arc::new(auth::Secret::new(secret))),
         electric_secret: config.electric_secret,
         electric,
         relay_store: config.relay_store,
@@ -276,7 +284,7 @@ async fn ready(log: &Log, patience: Duration) -> Result<(), Failure> {
         let mut is_first = true;
         loop {
             match log.check().await {
-                Err(error) if error.is_passing() => {
+                Err(error) if error.retry().may_pass() => {
                     if std::mem::take(&mut is_first) {
                         warn!(error = &error as &dyn std::error::Error, "waiting for the database");
                     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::refusals::{Asked, Reason};
+
 const PUSHES: &str = "livestore_pushes_total";
 const COMMIT_PUSHES: &str = "livestore_commit_pushes";
 const COMMIT_SECONDS: &str = "livestore_commit_seconds";
@@ -27,6 +29,7 @@ const LISTENER_LOSSES: &str = "livestore_listener_losses_total";
 const RELAY_DEVICES: &str = "livestore_relay_devices";
 const RELAY_MESSAGES: &str = "livestore_relay_messages_total";
 const LIMIT_HITS: &str = "livestore_limit_hits_total";
+const REFUSALS: &str = "livestore_refusals_total";
 const BUILD: &str = "livestore_build_info";
 
 /// How often what was recorded is summed up.
@@ -100,6 +103,11 @@ impl Limit {
 /// A push was answered.
 pub fn pushed(dialect: &'static str, outcome: &'static str) {
     counter!(PUSHES, "dialect" => dialect, "outcome" => outcome).increment(1);
+}
+
+/// A request was refused.
+pub fn refused(asked: Asked, reason: Reason) {
+    counter!(REFUSALS, "asked" => asked.name(), "reason" => reason.name()).increment(1);
 }
 
 /// A transaction was committed, after so much time in Postgres.
@@ -256,11 +264,17 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     describe_gauge!(RELAY_DEVICES, "Devices of the peer relay that are connected here");
     describe_counter!(RELAY_MESSAGES, "Messages that devices of the peer relay sent here");
     describe_counter!(LIMIT_HITS, "How often a limit that an operator sets was exceeded, by limit");
+    describe_counter!(REFUSALS, "Requests of clients that were refused, by what they asked for and the reason");
     describe_gauge!(BUILD, "1, with the version of the sidecar");
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // The rate of a series that was not there before misses its first count.
     for limit in Limit::ALL {
         counter!(LIMIT_HITS, "limit" => limit.name()).absolute(0);
+    }
+    for asked in Asked::ALL {
+        for reason in Reason::ALL {
+            counter!(REFUSALS, "asked" => asked.name(), "reason" => reason.name()).absolute(0);
+        }
     }
     for reason in ["unavailable", "rolled_back"] {
         counter!(COMMIT_FAILURES, "reason" => reason).absolute(0);

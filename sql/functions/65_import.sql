@@ -78,6 +78,16 @@ begin
             using errcode = plan.sqlstate[1], detail = coalesce(plan.detail[1], ''), hint = 'Nothing was imported.';
     end if;
 
+    -- Not every dialect can write other years, nor can JavaScript; infinity is none.
+    select min(e.seq_num) into wrong
+    from unnest(seq_nums, created_ats) e(seq_num, created_at)
+    where e.created_at not between timestamptz '0001-01-01 00:00:00+00' and timestamptz '9999-12-31 23:59:59.999+00';
+    if wrong is not null then
+        raise exception 'the "createdAt" of event % is not within the years 1 to 9999', wrong
+            using errcode = 'LS003', detail = json_build_object('index', array_position(seq_nums, wrong) - 1, 'reason', 'createdAt'),
+                hint = 'Clients cannot be told such a time. A view can give another one. Nothing was imported.';
+    end if;
+
     -- What the store has already must be the beginning of the table, or the table a beginning of what it has.
     select min(i.seq_num) into wrong
     from unnest(seq_nums, parent_seq_nums, names, args, client_ids, session_ids)
@@ -131,7 +141,7 @@ end
 $$;
 
 comment on function livestore.import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
-'Internal: appends those of these events, the ones of a log that follow the event after, which a store does not have; returns how many. Raises LS001 if the store has others, LS003 if they are not a chain';
+'Internal: appends those of these events, the ones of a log that follow the event after, which a store does not have; returns how many. Raises LS001 if the store has others, LS003 if they are not a chain, or of a time that clients cannot be told';
 
 create or replace function livestore.end_import(store_id text)
 returns bigint
@@ -248,4 +258,4 @@ end
 $$;
 
 comment on function livestore.import_table(regclass, text, text) is
-'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: again, it imports what was added since. backend_id: that of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. The table is read with the rights of the caller; for a superuser, with those of its owner. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain';
+'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: again, it imports what was added since. backend_id: that of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. The table is read with the rights of the caller; for a superuser, with those of its owner. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain, or of a time that clients cannot be told';

@@ -222,6 +222,8 @@ async fn answer(shared: &Shared, params: &Params) -> Response {
         .header("electric-offset", &offset)
         .header("electric-schema", r#"{"seqNum":{"type":"int8"},"args":{"type":"json"}}"#)
         .header("access-control-allow-origin", "*")
+        .header("set-cookie", "auth_token=of-somebody-else; Path=/")
+        .header("x-internal", "10.0.0.1")
         .header("cache-control", "public, max-age=60, stale-while-revalidate=300")
         .header("etag", format!("\"of-electric:{offset}\""));
     if is_up_to_date {

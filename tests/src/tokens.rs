@@ -166,6 +166,16 @@ impl Signer {
         jwk
     }
 
+    /// A token with these claims and this header besides the algorithm.
+    pub fn sign_with(&self, header: Value, claims: &Value) -> String {
+        let mut all = serde_json::to_value(Header::new(self.algorithm)).expect("JSON");
+        for (name, value) in header.as_object().expect("an object") {
+            all[name] = value.clone();
+        }
+        let header: Header = serde_json::from_value(all).expect("a header");
+        jsonwebtoken::encode(&header, claims, &self.key).expect("a token")
+    }
+
     /// A token with these claims that names its key.
     pub fn sign_as(&self, name: &str, claims: &Value) -> String {
         let header = Header { kid: Some(name.into()), ..Header::new(self.algorithm) };

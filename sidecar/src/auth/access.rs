@@ -117,6 +117,18 @@ impl Template {
     }
 }
 
+/// The names of stores, and the beginnings of names, that rules are about.
+pub fn named<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> (Vec<&'a str>, Vec<&'a str>) {
+    let (mut names, mut prefixes) = (Vec::new(), Vec::new());
+    for rule in rules {
+        match &rule.stores {
+            Pattern::Name(name) => names.push(&**name),
+            Pattern::Prefix(prefix) => prefixes.push(&**prefix),
+        }
+    }
+    (names, prefixes)
+}
+
 /// The most that the rules allow in a store.
 pub fn most<'a>(rules: impl IntoIterator<Item = &'a Rule>, store: &str) -> Option<Access> {
     rules.into_iter().filter(|rule| rule.stores.matches(store)).map(|rule| rule.access).max()

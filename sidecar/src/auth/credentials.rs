@@ -76,7 +76,10 @@ fn of_payload(payload: &str) -> Option<Box<str>> {
 
 fn of_query(query: &str) -> Option<Box<str>> {
     let parameters: Vec<(String, String)> = serde_urlencoded::from_str(query).ok()?;
-    parameters.into_iter().find(|(name, _)| name == PARAMETER).map(|(_, token)| token.into())
+    let mut tokens = parameters.into_iter().filter(|(name, _)| name == PARAMETER).map(|(_, token)| token.into());
+    // Of two, a server in front may have looked at the other one.
+    let token = tokens.next();
+    token.filter(|_| tokens.next().is_none())
 }
 
 fn of_cookies(headers: &HeaderMap) -> Option<Box<str>> {
@@ -110,6 +113,7 @@ mod tests {
         for other in [r#"{"authToken":null}"#, r#"{"authToken":1}"#, r#"["token"]"#, r#""token""#, "null", "{}"] {
             assert_eq!(of_payload.clone().with_payload(Some(other)).token(), Some("of.the.query"), "{other}");
         }
+        assert_eq!(Credentials::new(&HeaderMap::new(), Some("token=a&token=b"), false).token(), None);
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Basic abc"));
         assert_eq!(Credentials::new(&headers, Some("token=q"), true).token(), Some("q"));
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("bearer  of.the.header"));

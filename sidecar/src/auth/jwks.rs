@@ -6,14 +6,17 @@ use std::time::Duration;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use super::verifier::Key;
 
 /// How often the keys are asked for at most, also when a token names one that is not there.
-const PAUSE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How many tokens of keys that are not known may wait for the next time. Those beyond are told to try again.
+const WAITERS: usize = 1000;
 
 /// How old they may get: a key that is withdrawn is believed for that long.
 const AGE: Duration = Duration::from_secs(300);
@@ -32,15 +35,34 @@ struct Provider {
     known: Mutex<Known>,
     /// Counts the answers, and the requests that got none.
     settled: watch::Sender<u64>,
+    /// Places for those that wait.
+    waiters: Semaphore,
+}
+
+/// What the provider said once.
+#[derive(Clone, Default)]
+pub struct Keys {
+    pub keys: Arc<[Key]>,
+    /// Counts what it said.
+    number: u64,
 }
 
 #[derive(Default)]
 struct Known {
-    keys: Arc<[Key]>,
+    keys: Keys,
     /// When they were last asked for, and last told.
     asked: Option<Instant>,
     told: Option<Instant>,
     is_asking: bool,
+    /// The last request got no answer.
+    is_failing: bool,
+}
+
+impl Known {
+    /// The keys, if they are those of the provider as far as it can be known.
+    fn latest(&self) -> Option<Keys> {
+        (!self.is_failing).then(|| self.keys.clone())
+    }
 }
 
 /// Why there are no keys. For the log.
@@ -84,31 +106,52 @@ impl Jwks {
         let client = Client::builder().timeout(TIMEOUT).redirect(redirect::Policy::none()).build();
         let client = client.map_err(|error| error.to_string())?;
         let (known, settled) = (Mutex::default(), watch::Sender::new(0));
-        Ok(Self(Arc::new(Provider { url, client, known, settled })))
+        let waiters = Semaphore::new(WAITERS);
+        Ok(Self(Arc::new(Provider { url, client, known, settled, waiters })))
     }
 
-    /// The keys: those that are known, if one has this name (`kid`), and otherwise those that the provider has now. While it is
-    /// away, those that are known.
-    pub async fn keys(&self, name: Option<&str>) -> Arc<[Key]> {
+    /// The keys: those that are known, if one has this name (`kid`), and otherwise those that the provider has next, which is waited
+    /// for: a key may be a new one. `None` if they cannot be had now.
+    pub async fn keys(&self, name: Option<&str>) -> Option<Keys> {
+        self.fetched(|known| {
+            !known.keys.is_empty() && name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)))
+        })
+        .await
+    }
+
+    /// Those that the provider has after these.
+    pub async fn newer(&self, than: &Keys) -> Option<Keys> {
+        self.fetched(|known| known.number > than.number).await
+    }
+
+    async fn fetched(&self, is_enough: impl Fn(&Keys) -> bool) -> Option<Keys> {
         let mut settled = self.0.settled.subscribe();
-        {
-            let mut known = self.0.known.lock();
-            let is_young = known.told.is_some_and(|told| told.elapsed() < AGE);
-            let has_it =
-                !known.keys.is_empty() && name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)));
-            let may_ask = known.asked.is_none_or(|asked| asked.elapsed() >= PAUSE);
-            if !(is_young && has_it) && may_ask && !known.is_asking {
-                known.asked = Some(Instant::now());
-                known.is_asking = true;
-                // On its own: whoever made it necessary may be gone before the answer.
-                tokio::spawn(self.clone().ask());
+        let mut place = None;
+        loop {
+            let (is_asking, next) = {
+                let mut known = self.0.known.lock();
+                let is_young = known.told.is_some_and(|told| told.elapsed() < AGE);
+                let has_it = is_enough(&known.keys);
+                let next = known.asked.map_or_else(Instant::now, |asked| asked + PAUSE);
+                if !(is_young && has_it) && next <= Instant::now() && !known.is_asking {
+                    known.asked = Some(Instant::now());
+                    known.is_asking = true;
+                    // On its own: whoever made it necessary may be gone before the answer.
+                    tokio::spawn(self.clone().ask());
+                }
+                if has_it {
+                    return Some(known.keys.clone());
+                }
+                (known.is_asking, next)
+            };
+            if place.is_none() {
+                place = Some(self.0.waiters.try_acquire().ok()?);
             }
-            if has_it || !known.is_asking {
-                return Arc::clone(&known.keys);
+            tokio::select! {
+                _ = settled.changed() => return self.0.known.lock().latest(),
+                () = sleep_until(next), if !is_asking => {}
             }
         }
-        let _ = settled.changed().await;
-        Arc::clone(&self.0.known.lock().keys)
     }
 
     async fn ask(self) {
@@ -117,10 +160,14 @@ impl Jwks {
         known.is_asking = false;
         match fetched {
             Ok(keys) => {
-                known.keys = keys.into();
+                known.keys = Keys { keys: keys.into(), number: known.keys.number + 1 };
                 known.told = Some(Instant::now());
+                known.is_failing = false;
             }
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "the keys of --jwks-url cannot be fetched"),
+            Err(error) => {
+                known.is_failing = true;
+                warn!(error = &error as &dyn std::error::Error, "the keys of --jwks-url cannot be fetched");
+            }
         }
         drop(known);
         self.0.settled.send_modify(|count| *count += 1);

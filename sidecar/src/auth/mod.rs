@@ -4,10 +4,12 @@
 //! - [`verifier`] says whether one is good.
 //! - [`jwks`] fetches the keys of an identity provider.
 //! - [`access`] says which stores it gives.
+//! - [`secret`] keeps secrets from being guessed.
 
 mod access;
 mod credentials;
 mod jwks;
+mod secret;
 mod verifier;
 
 use std::sync::Arc;
@@ -20,9 +22,10 @@ use tokio::time::Instant;
 pub use self::access::{Access, Template};
 pub use self::credentials::Credentials;
 pub use self::jwks::check_jwks;
+pub use self::secret::{Guess, Secret, penalty};
 pub use self::verifier::{Refused, Verifier};
 
-use self::access::{Rule, most};
+use self::access::{Rule, most, named};
 use self::verifier::Claims;
 use crate::metrics::Limit;
 use crate::places::{Place, Places};
@@ -125,6 +128,11 @@ impl Identity {
     /// Whether this much may be done with a store.
     pub fn may(&self, store: &str, access: Access) -> bool {
         self.rules.as_ref().is_none_or(|rules| most(rules, store) >= Some(access))
+    }
+
+    /// The names of stores, and the beginnings of names, that the token allows something with. `None`: all.
+    pub fn stores(&self) -> Option<(Vec<&str>, Vec<&str>)> {
+        self.rules.as_ref().map(named)
     }
 
     /// Whether the token has ended.

@@ -88,6 +88,8 @@ pub enum Refused {
     Malformed,
     #[error("the token is signed with an algorithm that this server does not take")]
     Algorithm,
+    #[error("the token says that a part of its header is critical (crit), which this server does not know")]
+    Critical,
     #[error("the keys that tokens are signed with cannot be fetched at the moment: try again")]
     NoKeys,
     #[error("the signature of the token is wrong")]
@@ -168,6 +170,10 @@ impl Verifier {
             ErrorKind::Json(error) if error.is_data() => Refused::Algorithm,
             _ => Refused::Malformed,
         })?;
+        // Whoever does not know such a part must not take the token (RFC 7515, section 4.1.11), and none is known here.
+        if header.crit.is_some() {
+            return Err(Refused::Critical);
+        }
         let refused = match self.verify_by(&self.keys, token, &header) {
             Err(refused @ (Refused::Algorithm | Refused::Signature)) => refused,
             decided => return decided,
@@ -175,11 +181,15 @@ impl Verifier {
         let Some(provider) = &self.provider else {
             return Err(refused);
         };
-        let provided = provider.keys(header.kid.as_deref()).await;
-        if provided.is_empty() {
-            return Err(Refused::NoKeys);
+        let known = provider.keys(header.kid.as_deref()).await.ok_or(Refused::NoKeys)?;
+        match self.verify_by(&known.keys, token, &header) {
+            // It may be signed with a new key, and does not say so.
+            Err(Refused::Algorithm | Refused::Signature) if header.kid.is_none() => {
+                let newer = provider.newer(&known).await.ok_or(Refused::NoKeys)?;
+                self.verify_by(&newer.keys, token, &header)
+            }
+            decided => decided,
         }
-        self.verify_by(&provided, token, &header)
     }
 
     fn verify_by(&self, keys: &[Key], token: &str, header: &Header) -> Result<Claims, Refused> {

@@ -249,6 +249,11 @@ pub struct Config {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
 
+    /// Send every trace that a client says is sampled, whatever OTEL_TRACES_SAMPLER says. Only for clients, or a proxy in front of
+    /// them, that you trust: anybody can send a header.
+    #[arg(long, env = "LIVESTORE_TRUST_TRACEPARENT", requires = "otlp_endpoint")]
+    pub trust_traceparent: bool,
+
     /// How log lines look.
     #[arg(long, env = "LIVESTORE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,

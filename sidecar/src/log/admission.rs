@@ -1,21 +1,20 @@
 //! Whether a push may go into the queue, and when.
 
-use super::authorize::{Action, Denied};
+use super::authorize::Action;
 use super::event::Batch;
 use super::outcome::PushError;
 use super::store::{Reserved, StoreLog};
 use crate::auth::Access;
-use crate::metrics;
 
 impl StoreLog {
     /// Whether the client may append this, and now. Its own limit comes before what it makes others do.
     pub(super) async fn may_push_now(&self, batch: &Batch) -> Result<(), PushError> {
         let (limits, bytes) = (self.limits(), batch.json().len());
-        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(rejected)?;
+        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(PushError::Rejected)?;
         if let Some(subject) = self.context().subject() {
             limits.subjects.check(subject, bytes)?;
         }
-        self.may_push().await.map_err(rejected)?;
+        self.authorize(Action::Push).await.map_err(PushError::Rejected)?;
         limits.stores.check(self.id(), bytes)?;
         match self.context().subject() {
             Some(subject) if self.begins(batch).await => limits.check_new_store(subject, self.id()).await,
@@ -30,7 +29,7 @@ impl StoreLog {
     /// It may not.
     pub async fn admit(&self, batch: Batch) -> Option<Result<Reserved, PushError>> {
         if let Err(error) = self.wait_until_it_may_push(&batch).await {
-            metrics::pushed(self.context().dialect(), error.name());
+            self.answered(&batch.origin(), Err(&error));
             return Some(Err(error));
         }
         // Not before: what waits shall not keep others out.
@@ -41,11 +40,11 @@ impl StoreLog {
     pub(super) async fn wait_until_it_may_push(&self, batch: &Batch) -> Result<(), PushError> {
         let (limits, bytes) = (self.limits(), batch.json().len());
         limits.check_sizes(batch.sizes())?;
-        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(rejected)?;
+        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(PushError::Rejected)?;
         if let Some(subject) = self.context().subject() {
             limits.subjects.wait(subject, bytes).await;
         }
-        self.may_push().await.map_err(rejected)?;
+        self.authorize(Action::Push).await.map_err(PushError::Rejected)?;
         limits.stores.wait(self.id(), bytes).await;
         if let Some(subject) = self.context().subject()
             && self.begins(batch).await
@@ -57,10 +56,6 @@ impl StoreLog {
 
     /// Whether there is no such store yet.
     async fn begins(&self, batch: &Batch) -> bool {
-        batch.parent() == Some(0) && self.locate().await.is_none()
+        batch.parent() == Some(0) && matches!(self.locate().await, Ok(None))
     }
-}
-
-fn rejected(Denied(message): Denied) -> PushError {
-    PushError::Rejected(message)
 }

@@ -6,10 +6,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::event::Event;
-use super::pull::{PAGE_BYTES, Page, patiently, pull};
+use super::pull::{PAGE_BYTES, Page, pull};
 use super::store_id::StoreId;
 use crate::budget::{Account, FREE, Share};
-use crate::postgres::Database;
+use crate::postgres::{Database, Unreadable, retry_until_available};
 
 /// A page ends with the event with which it is large enough: so much may it take, with an event as large as any may be by default.
 const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
@@ -18,12 +18,21 @@ const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
 #[derive(Default)]
 pub struct Ahead {
     pages: u32,
-    next: Option<(i64, AbortOnDropHandle<Page>)>,
+    next: Option<(i64, AbortOnDropHandle<Result<Page, Unreadable>>)>,
 }
 
 impl Ahead {
     /// The page after `after`. Waits while the database is away, and for memory. Cancel safe.
-    pub async fn page(&mut self, database: &Database, store: &StoreId, after: i64, account: &Account) -> Page {
+    ///
+    /// # Errors
+    /// The event that follows cannot be read.
+    pub async fn page(
+        &mut self,
+        database: &Database,
+        store: &StoreId,
+        after: i64,
+        account: &Account,
+    ) -> Result<Page, Unreadable> {
         let ready = match &mut self.next {
             Some((from, reading)) if *from == after => reading.await.ok(),
             _ => None,
@@ -32,7 +41,7 @@ impl Ahead {
         let page = match ready {
             Some(page) => page,
             None => read(database.clone(), store.clone(), after, account.take(MOST).await).await,
-        };
+        }?;
         self.pages = self.pages.saturating_add(1);
         // Who takes a second page takes a third; most readers take one.
         if self.pages > 1
@@ -43,7 +52,7 @@ impl Ahead {
             let reading = read(database.clone(), store.clone(), last.seq_num, Some(share)).in_current_span();
             self.next = Some((last.seq_num, AbortOnDropHandle::new(tokio::spawn(reading))));
         }
-        page
+        Ok(page)
     }
 
     /// Gives up what was read ahead: the reader goes on elsewhere.
@@ -52,14 +61,14 @@ impl Ahead {
     }
 }
 
-async fn read(database: Database, store: StoreId, after: i64, mut share: Option<Share>) -> Page {
-    let mut page = patiently(|| pull(&database, &store, after)).await;
+async fn read(database: Database, store: StoreId, after: i64, mut share: Option<Share>) -> Result<Page, Unreadable> {
+    let mut page = retry_until_available(|| pull(&database, &store, after)).await?;
     let bytes = cost(&page.events);
     if let Some(share) = &mut share {
         share.shrink(bytes);
     }
     page.share = share.filter(|_| bytes > FREE).map(Arc::new);
-    page
+    Ok(page)
 }
 
 /// What events take: themselves, and what is sent of them.

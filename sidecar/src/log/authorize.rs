@@ -9,7 +9,8 @@ use tracing::warn;
 use super::context::Context;
 use super::store_id::StoreId;
 use crate::auth::Access;
-use crate::postgres::{Database, DatabaseError, Pooled, is_passing_code};
+use crate::postgres::{Database, DatabaseError, Pooled, Retry};
+use crate::refusals::{Asked, Reason};
 
 /// What a client wants to do with a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +21,12 @@ pub enum Action {
 }
 
 impl Action {
-    /// As the function gets it.
-    fn name(self) -> &'static str {
+    /// As refusals name it.
+    pub fn asked(self) -> Asked {
         match self {
-            Self::Connect => "connect",
-            Self::Pull => "pull",
-            Self::Push => "push",
+            Self::Connect => Asked::Connect,
+            Self::Pull => Asked::Pull,
+            Self::Push => Asked::Push,
         }
     }
 
@@ -47,10 +48,24 @@ impl Action {
     }
 }
 
-/// The function says no. The text is for the client.
+/// The token, the operator's function or something else says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Denied(pub String);
+#[error("{text}")]
+pub struct Denied {
+    pub reason: Reason,
+    /// For the client.
+    pub text: String,
+}
+
+impl Denied {
+    pub fn new(reason: Reason, text: impl Into<String>) -> Self {
+        Self { reason, text: text.into() }
+    }
+}
+
+fn denied(text: impl Into<String>) -> Denied {
+    Denied::new(Reason::Authorize, text)
+}
 
 /// Asks `--authorize-function` in Postgres.
 pub struct Authorizer {
@@ -68,11 +83,6 @@ const FIND: &str = "\
         has_function_privilege(p.oid, 'execute') as may_execute
     from pg_proc p join pg_namespace n on n.oid = p.pronamespace
     where p.oid = case when $1 like '%(%' then to_regprocedure($1)::oid else to_regproc($1)::oid end";
-
-/// By class: syntax errors, names that do not exist and privileges that are missing; also a form that has changed.
-fn is_set_up_wrong(code: &SqlState) -> bool {
-    matches!(code.code().get(..2), Some("42" | "3F")) || *code == SqlState::FEATURE_NOT_SUPPORTED
-}
 
 /// Whether a function is there, and can be asked.
 ///
@@ -120,26 +130,31 @@ impl Authorizer {
         };
         let answer = async {
             let statement = client.prepare_cached(&call).await?;
-            let arguments: [Option<&str>; 5] =
-                [Some(store.as_str()), Some(action.name()), context.payload(), context.headers(), context.claims()];
+            let arguments: [Option<&str>; 5] = [
+                Some(store.as_str()),
+                Some(action.asked().name()),
+                context.payload(),
+                context.headers(),
+                context.claims(),
+            ];
             let arguments = arguments.iter().take(statement.params().len()).map(|argument| argument as _);
             let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = arguments.collect();
             client.query_one(&statement, &arguments).await?.try_get::<_, Option<bool>>(0)
         };
         match client.in_time(answer).await? {
             Ok(Some(true)) => Ok(Ok(())),
-            Ok(_) => Ok(Err(Denied(action.refusal().into()))),
+            Ok(_) => Ok(Err(denied(action.refusal()))),
             Err(error) => match error.as_db_error() {
-                Some(raised) if *raised.code() == SqlState::RAISE_EXCEPTION => Ok(Err(Denied(raised.message().into()))),
-                Some(raised) if is_set_up_wrong(raised.code()) => {
+                Some(raised) if *raised.code() == SqlState::RAISE_EXCEPTION => Ok(Err(denied(raised.message()))),
+                Some(raised) if Retry::after(raised.code()) == Retry::WhenMended => {
                     // It may have been replaced by one of another form.
                     *self.call.lock() = None;
                     Err(self.problem(raised.message()))
                 }
-                Some(raised) if !is_passing_code(raised.code()) => {
+                Some(raised) if !Retry::after(raised.code()).may_pass() => {
                     let sqlstate = raised.code().code();
                     warn!(function = self.function, sqlstate, "the authorize function failed");
-                    Ok(Err(Denied(format!("the server could not tell whether this is allowed (SQLSTATE {sqlstate})"))))
+                    Ok(Err(denied(format!("the server could not tell whether this is allowed (SQLSTATE {sqlstate})"))))
                 }
                 _ => Err(error.into()),
             },
@@ -152,7 +167,7 @@ impl Authorizer {
 
     async fn find(&self, client: &Pooled) -> Result<Arc<str>, DatabaseError> {
         let found = match client.in_time(client.query_opt(FIND, &[&self.function])).await? {
-            Err(error) if error.code().is_some_and(|code| !is_passing_code(code)) => {
+            Err(error) if error.code().is_some_and(|code| !Retry::after(code).may_pass()) => {
                 return Err(self.problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
             }
             found => found?.ok_or_else(|| self.problem("there is no such function, or more than one of that name"))?,

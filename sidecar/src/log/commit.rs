@@ -239,7 +239,7 @@ impl Session {
         let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
         let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
         drop(statements);
-        let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::Busy))??;
+        let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::NoAnswer))??;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
     }
 
@@ -324,7 +324,7 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
         // No push is to blame.
         Ok(Err(CommitError::RolledBack(error))) => return Err(CommitError::Unavailable(error.into())),
         Ok(Err(unavailable)) => return Err(unavailable),
-        Err(_) => return Err(CommitError::Unavailable(DatabaseError::Busy)),
+        Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
     };
     Ok(Connection { client, driver, push_batch, source, server })
 }

@@ -186,6 +186,14 @@ pub struct Batch {
     /// The JSON array as the client sent it: what is stored comes from this text.
     json: Box<str>,
     events: Vec<Unappended>,
+    origin: Arc<Origin>,
+}
+
+/// What the first event of a batch says of where it comes from, for whoever is told of a push that is refused.
+#[derive(Debug, Default)]
+pub struct Origin {
+    pub name: Box<str>,
+    pub client_id: Box<str>,
 }
 
 /// An event that has no time yet.
@@ -211,11 +219,17 @@ impl Batch {
                 json: event.json(),
             })
             .collect();
-        Ok(Self { json: json.into(), events })
+        let origin =
+            fields.first().map(|first| Origin { name: (*first.name).into(), client_id: (*first.client_id).into() });
+        Ok(Self { json: json.into(), events, origin: Arc::new(origin.unwrap_or_default()) })
     }
 
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    pub fn origin(&self) -> Arc<Origin> {
+        Arc::clone(&self.origin)
     }
 
     /// The event that the batch builds on.

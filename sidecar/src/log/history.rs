@@ -9,6 +9,7 @@ use super::store_id::StoreId;
 use super::{Log, PullError, check_cursor};
 use crate::auth::Refused;
 use crate::budget::Account;
+use crate::refusals::Reason;
 
 /// The pages of a log up to its end.
 pub struct History {
@@ -38,15 +39,15 @@ impl History {
     /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.
     ///
     /// # Errors
-    /// The cursor is not one of this log.
+    /// The cursor is not one of this log, or the log cannot be read on.
     pub async fn next(&mut self) -> Result<Option<Page>, PullError> {
         if self.is_complete {
             return Ok(None);
         }
         if self.until.is_some_and(|until| until <= Instant::now()) {
-            return Err(PullError::Denied(Denied(Refused::Expired.to_string())));
+            return Err(PullError::Denied(Denied::new(Reason::Token, Refused::Expired.to_string())));
         }
-        let page = self.ahead.page(&self.log.database, &self.store, self.after, &self.account).await;
+        let page = self.ahead.page(&self.log.database, &self.store, self.after, &self.account).await?;
         check_cursor(&self.store, &page, self.after, self.backend_id.as_deref())?;
         // A reset between two pages must not mix two logs.
         self.backend_id.get_or_insert_with(|| (*page.backend_id).into());

@@ -55,7 +55,7 @@ impl Listener {
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         let (client, mut notifications) = self.database.connect_to_listen().await?;
         let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore_heads")).await;
-        listen.map_err(|_| DatabaseError::Busy)??;
+        listen.map_err(|_| DatabaseError::NoAnswer)??;
         self.learn_key(&client).await?;
         // Only now can nothing be missed any more.
         self.tails.resync().await?;
@@ -81,7 +81,7 @@ impl Listener {
     /// A sign of life, too. Returns whether the key is another one than before: a restore may bring its own.
     async fn learn_key(&self, client: &Client) -> Result<bool, DatabaseError> {
         let asked = tokio::time::timeout(HEARTBEAT, client.query_one("select livestore.heads_key()", &[])).await;
-        let row = asked.map_err(|_| DatabaseError::Busy)??;
+        let row = asked.map_err(|_| DatabaseError::NoAnswer)??;
         Ok(self.tails.set_key(row.try_get(0)?))
     }
 

@@ -21,24 +21,25 @@ mod store_digest;
 mod store_id;
 mod subscription;
 mod tail;
+mod text;
 /// What the database makes of a batch.
 #[cfg(test)]
 #[path = "../../../extension/src/validation.rs"]
 #[allow(dead_code)]
 mod validation;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::warn;
 
 pub use admin::ResetError;
-pub use aliases::{Alias, Ambiguous, Location};
-pub use authorize::{Denied, check_authorize_function};
+pub use aliases::{Age, Alias, FindError, Location};
+pub use authorize::{Action, Denied, check_authorize_function};
 pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use history::History;
@@ -50,6 +51,7 @@ pub use store::{Reserved, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
 pub use tail::StreamEnd;
+pub use text::PgText;
 
 use aliases::Aliases;
 use authorize::Authorizer;
@@ -61,7 +63,9 @@ use tail::Tails;
 use crate::auth::Authentication;
 use crate::budget::Budget;
 use crate::metrics::Standing;
+pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
+use crate::seldom::Seldom;
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]
@@ -111,6 +115,8 @@ pub enum PullError {
     Rewound,
     #[error(transparent)]
     Denied(#[from] Denied),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
@@ -121,13 +127,17 @@ fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str
     }
     if after > log.head {
         // To go on would join what the client has to events that do not follow it.
-        error!(
-            ?store,
-            head = log.head,
-            cursor = after,
-            "a client has seen events that the log does not have: was an older state restored? \
-             Then run \"select livestore.renew_backend_ids()\""
-        );
+        static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(Duration::from_secs(60), 1000));
+        if let Some(suppressed) = SAID.suppressed(store.clone()) {
+            warn!(
+                ?store,
+                head = log.head,
+                claimed = after,
+                suppressed,
+                "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
+                 livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
+            );
+        }
         return Err(PullError::Rewound);
     }
     Ok(())
@@ -184,15 +194,19 @@ impl Log {
 
     /// The log of a store, for a client with this context.
     pub fn store(&self, store: StoreId, context: Context) -> StoreLog {
-        StoreLog::new(self.clone(), store, context)
+        StoreLog::new(self.clone(), store, context.into())
     }
 
     /// The same for a single request, before which nobody has asked whether the client may connect.
-    pub fn store_for_request(&self, store: StoreId, context: Context) -> StoreLog {
-        self.store(store, context).unconnected()
+    pub fn store_for_request(&self, store: StoreId, context: impl Into<Arc<Context>>) -> StoreLog {
+        StoreLog::new(self.clone(), store, context.into()).unconnected()
     }
 
-    /// Which store a name means that somebody else gave it.
+    fn store_of(&self, store: &StoreId, context: &Arc<Context>) -> StoreLog {
+        self.store_for_request(store.clone(), Arc::clone(context))
+    }
+
+    /// Names of stores that somebody else gave them.
     pub fn aliases(&self) -> &Aliases {
         &self.aliases
     }

@@ -6,7 +6,9 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use crate::postgres::is_passing_code;
+use super::authorize::Denied;
+use crate::postgres::Retry;
+use crate::refusals::Reason;
 
 /// Why a push is not in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,9 +19,9 @@ pub enum PushError {
     BackendIdMismatch { expected: String, received: String },
     #[error("{0}")]
     Invalid(String),
-    /// A hook of the operator says no, or the authorize function; the message is theirs.
-    #[error("{0}")]
-    Rejected(String),
+    /// A hook of the operator says no, or the authorize function, whose message it is; or the token.
+    #[error(transparent)]
+    Rejected(Denied),
     /// More than may be pushed in a while: nothing of it is in the log.
     #[error("{0}")]
     Throttled(String),
@@ -30,6 +32,15 @@ pub enum PushError {
 }
 
 impl PushError {
+    /// What refuses the push; `None` if its client goes on by itself.
+    pub fn refusal(&self) -> Option<Reason> {
+        match self {
+            Self::Rejected(denied) => Some(denied.reason),
+            Self::Invalid(_) => Some(Reason::Invalid),
+            Self::ServerAhead { .. } | Self::BackendIdMismatch { .. } | Self::Throttled(_) | Self::Unavailable => None,
+        }
+    }
+
     /// As metrics name it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -121,12 +132,17 @@ pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
 /// other text is Postgres' own and may name what is not the client's business.
 pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
-        Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(message.into()),
-        Some(code) if !is_passing_code(code) => {
-            warn!(sqlstate = code.code(), "the database rejected a push");
-            PushError::Rejected(format!("the database rejected the batch (SQLSTATE {})", code.code()))
+        Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(Denied::new(Reason::Hook, message)),
+        Some(code) if Retry::after(code).may_pass() => PushError::Unavailable,
+        Some(code) => {
+            let text = format!("the database rejected the batch (SQLSTATE {})", code.code());
+            PushError::Rejected(Denied::new(Reason::Database, text))
         }
-        _ => PushError::Unavailable,
+        // It would not be read the next time either. Whether the batch is in the log is not known: it may be repeated.
+        None => {
+            let text = "the server cannot read what became of this: ask its operator";
+            PushError::Rejected(Denied::new(Reason::Database, text))
+        }
     }
 }
 

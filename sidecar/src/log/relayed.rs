@@ -5,12 +5,12 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
-use super::authorize::Denied;
+use super::authorize::{Action, Denied};
+use super::event::Origin;
 use super::outcome::{PushError, rejected};
-use super::pull::patiently;
 use super::store::StoreLog;
-use crate::metrics;
-use crate::postgres::DatabaseError;
+use super::text::PgText;
+use crate::postgres::{DatabaseError, Unreadable, retry_until_available};
 
 /// The bounds of a page.
 const PAGE_EVENTS: i32 = 100;
@@ -32,6 +32,11 @@ pub struct RelayedEvent<'a> {
 }
 
 impl RelayedEvent<'_> {
+    fn check_texts(&self) -> Result<(), String> {
+        let texts = [("eventName", self.name), ("clientId", self.client_id), ("sessionId", self.session_id)];
+        texts.into_iter().try_for_each(|(what, text)| PgText::check(what, text))
+    }
+
     /// In bytes, near enough.
     fn size(&self) -> usize {
         self.name.len() + self.data.map_or(0, |data| data.get().len()) + self.client_id.len() + self.session_id.len()
@@ -53,6 +58,8 @@ pub enum ReadError {
     Denied(#[from] Denied),
     #[error("the database is not available, try again later")]
     Unavailable,
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 impl StoreLog {
@@ -64,7 +71,8 @@ impl StoreLog {
         let appended = timeout(self.patience(), async {
             let sizes = events.iter().map(RelayedEvent::size);
             self.limits().check_sizes(sizes.clone())?;
-            self.may_push().await.map_err(|Denied(message)| PushError::Rejected(message))?;
+            events.iter().try_for_each(RelayedEvent::check_texts).map_err(PushError::Invalid)?;
+            self.authorize(Action::Push).await.map_err(PushError::Rejected)?;
             self.limits().stores.wait(self.id(), sizes.sum()).await;
             // Pushes of one store wait for each other: they shall not take all connections from those who read.
             let _turn = self.relay_turn().await.ok_or(PushError::Unavailable)?;
@@ -96,7 +104,8 @@ impl StoreLog {
         })
         .await
         .unwrap_or(Err(PushError::Unavailable));
-        metrics::pushed(self.context().dialect(), appended.as_ref().map_or_else(PushError::name, |()| "accepted"));
+        let origin = events.first().map(|event| Origin { name: event.name.into(), client_id: event.client_id.into() });
+        self.answered(&origin.unwrap_or_default(), appended.as_ref().map(drop));
         appended
     }
 
@@ -107,7 +116,7 @@ impl StoreLog {
     pub async fn relayed_since(&self, moment: DateTime<Utc>) -> Result<(i64, i64), ReadError> {
         timeout(self.patience(), async {
             self.may_pull().await?;
-            Ok((self.last_before(moment).await, self.end().await.head))
+            Ok((self.last_before(moment).await?, self.end().await?.head))
         })
         .await
         .unwrap_or(Err(ReadError::Unavailable))
@@ -123,13 +132,15 @@ impl StoreLog {
             let id = self.id().as_str();
             let arguments: [&(dyn ToSql + Sync); 4] = [&id, &after, &PAGE_EVENTS, &PAGE_BYTES];
             let row = client.in_time(client.query_one(PAGE, &arguments)).await??;
-            let events = RawValue::from_string(row.try_get("events")?).map_err(|_| DatabaseError::Busy)?;
+            let events = RawValue::from_string(row.try_get("events")?);
+            let events = events.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
             let (last, head): (Option<i64>, i64) = (row.try_get("last")?, row.try_get("head")?);
             if last.is_none() && head > after {
                 return Err(DatabaseError::EventsMissing { after, head });
             }
             Ok(RelayedPage { events, last })
         };
-        timeout(self.patience(), patiently(page)).await.map_err(|_| ReadError::Unavailable)
+        let page = timeout(self.patience(), retry_until_available(page)).await.map_err(|_| ReadError::Unavailable)?;
+        Ok(page?)
     }
 }

@@ -14,16 +14,17 @@ use tokio::time::{Instant, sleep, timeout};
 use super::aliases::Location;
 use super::authorize::{Action, Denied};
 use super::context::Context;
-use super::event::Batch;
+use super::event::{Batch, Origin};
 use super::history::History;
 use super::limits::Limits;
 use super::outcome::{PushError, Pushed};
-use super::pull::{self, Page, patiently};
+use super::pull::{self, Page};
 use super::push::Space;
 use crate::auth::{Access, Refused};
 use crate::budget::{Account, FREE, Share};
 use crate::metrics;
-use crate::postgres::Database;
+use crate::postgres::{Database, Unreadable, retry_until_available};
+use crate::refusals::{Asked, Reason, Whom, refused};
 use crate::time::passed;
 
 use super::store_id::StoreId;
@@ -75,8 +76,8 @@ enum Room {
 }
 
 impl StoreLog {
-    pub(super) fn new(log: Log, store: StoreId, context: Context) -> Self {
-        Self { log, store, context: Arc::new(context), is_connected: true, is_own: false, last_push: Arc::default() }
+    pub(super) fn new(log: Log, store: StoreId, context: Arc<Context>) -> Self {
+        Self { log, store, context, is_connected: true, is_own: false, last_push: Arc::default() }
     }
 
     pub(super) fn unconnected(self) -> Self {
@@ -154,7 +155,45 @@ impl StoreLog {
     /// Asks whether the client may connect. Waits while the database is away, and for a place among the connections of its
     /// subject.
     pub async fn connect(&self) -> Result<(), Denied> {
-        self.ask(Action::Connect).await
+        self.ask(Action::Connect).await.inspect_err(|denied| self.refuse(Action::Connect, denied))
+    }
+
+    /// Tells the operator of a client that may not.
+    fn refuse(&self, action: Action, denied: &Denied) {
+        refused(action.asked(), denied.reason, self.whom(None), &denied.text);
+    }
+
+    /// Tells the operator of a push that is none, and never gets here.
+    pub fn refuse_malformed(&self, text: &str) {
+        refused(Asked::Push, Reason::Malformed, self.whom(None), text);
+    }
+
+    /// Tells the operator of a wrong admin secret.
+    pub fn refuse_secret(&self) {
+        let whom = Whom { is_stranger: true, subject: None, ..self.whom(None) };
+        refused(Asked::Admin, Reason::Secret, whom, "a wrong admin secret, or too many guesses");
+    }
+
+    fn whom<'a>(&'a self, origin: Option<&'a Origin>) -> Whom<'a> {
+        let subject = self.context.subject().map(|subject| &**subject);
+        Whom {
+            dialect: self.context.dialect(),
+            store: Some(self.store.as_str()),
+            subject,
+            client: origin.map(|origin| &*origin.client_id),
+            event: origin.map(|origin| &*origin.name),
+            is_stranger: subject.is_none() && !self.log.authentication.is_none(),
+        }
+    }
+
+    /// Counts what became of a push, and tells the operator if it was refused.
+    pub(super) fn answered(&self, origin: &Origin, result: Result<(), &PushError>) {
+        metrics::pushed(self.context.dialect(), result.as_ref().map_or_else(|error| error.name(), |()| "accepted"));
+        if let Err(error) = result
+            && let Some(reason) = error.refusal()
+        {
+            refused(Asked::Push, reason, self.whom(Some(origin)), &error.to_string());
+        }
     }
 
     pub(super) async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
@@ -163,13 +202,17 @@ impl StoreLog {
                 Ok(identity) => break identity,
                 // It passes, and a client that was told no would stop for good.
                 Err(Refused::NoKeys | Refused::TooMany(_)) => sleep(RETRY).await,
-                Err(refused) => return Err(Denied(refused.to_string())),
+                Err(refused) => return Err(Denied::new(Reason::Token, refused.to_string())),
             }
         };
         if identity.has_ended() {
-            return Err(Denied(Refused::Expired.to_string()));
+            return Err(Denied::new(Reason::Token, Refused::Expired.to_string()));
         }
-        if self.is_own || identity.may(self.store.as_str(), access) { Ok(()) } else { Err(Denied(refusal.into())) }
+        if self.is_own || identity.may(self.store.as_str(), access) {
+            Ok(())
+        } else {
+            Err(Denied::new(Reason::Access, refusal))
+        }
     }
 
     /// Ends when the token does that let this client in, with what to tell it. The client keeps its place among the connections of
@@ -179,7 +222,7 @@ impl StoreLog {
         async move {
             passed(until).await;
             drop(context);
-            Denied(Refused::Expired.to_string())
+            Denied::new(Reason::Token, Refused::Expired.to_string())
         }
     }
 
@@ -188,7 +231,22 @@ impl StoreLog {
         self.context.identity(&self.log.authentication).await.ok()?.until
     }
 
-    async fn authorize(&self, action: Action) -> Result<(), Denied> {
+    /// Whether the token lets the client do this. Waits as [`Self::connect`].
+    pub(super) async fn has_token_for(&self, action: Action) -> bool {
+        self.check_token(action.access(), action.refusal()).await.is_ok()
+    }
+
+    /// Whether the client may do this. Waits as [`Self::connect`].
+    pub(super) async fn is_allowed(&self, action: Action) -> bool {
+        self.authorize(action).await.is_ok()
+    }
+
+    /// The same for a client that is told if it may not.
+    async fn permit(&self, action: Action) -> Result<(), Denied> {
+        self.authorize(action).await.inspect_err(|denied| self.refuse(action, denied))
+    }
+
+    pub(super) async fn authorize(&self, action: Action) -> Result<(), Denied> {
         if !self.is_connected {
             self.ask(Action::Connect).await?;
         }
@@ -199,7 +257,11 @@ impl StoreLog {
     async fn ask(&self, action: Action) -> Result<(), Denied> {
         self.check_token(action.access(), action.refusal()).await?;
         match &self.log.authorizer {
-            Some(authorizer) => patiently(|| authorizer.ask(&self.store, action, &self.context)).await,
+            Some(authorizer) => {
+                let asked = retry_until_available(|| authorizer.ask(&self.store, action, &self.context)).await;
+                let undecided = "the server could not tell whether this is allowed";
+                asked.unwrap_or_else(|_| Err(Denied::new(Reason::Authorize, undecided)))
+            }
             None => Ok(()),
         }
     }
@@ -230,11 +292,12 @@ impl StoreLog {
         batch: Batch,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let origin = batch.origin();
         let pushed = match self.log.limits.check_sizes(batch.sizes()).and_then(|()| self.room(beyond, &batch)) {
             Ok(room) => Either::Left(self.push_in_time(beyond, batch, room, backend_id)),
             Err(error) => Either::Right(std::future::ready(Err(error))),
         };
-        counted(self.context.dialect(), pushed)
+        counted(self.clone(), origin, pushed)
     }
 
     /// Room in the queue, or memory to wait for it.
@@ -314,7 +377,8 @@ impl StoreLog {
         push: Reserved,
         backend_id: Option<String>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        counted(self.context.dialect(), self.queue(push, backend_id, None))
+        let origin = push.batch.origin();
+        counted(self.clone(), origin, self.queue(push, backend_id, None))
     }
 
     /// Asks whether the client may read, for whoever reads the log elsewhere. Waits while the database is away.
@@ -322,7 +386,7 @@ impl StoreLog {
     /// # Errors
     /// It may not.
     pub async fn may_pull(&self) -> Result<(), Denied> {
-        self.authorize(Action::Pull).await
+        self.permit(Action::Pull).await
     }
 
     /// Asks whether the client may append, for whoever answers without doing so. Waits while the database is away.
@@ -330,12 +394,15 @@ impl StoreLog {
     /// # Errors
     /// It may not.
     pub async fn may_push(&self) -> Result<(), Denied> {
-        self.authorize(Action::Push).await
+        self.permit(Action::Push).await
     }
 
     /// Where the events of the store are; `None` if it does not exist. What is known is believed for a while. Waits while the
     /// database is away.
-    pub async fn locate(&self) -> Option<Location> {
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
         self.log.aliases.locate(&self.store).await
     }
 
@@ -350,43 +417,54 @@ impl StoreLog {
     /// # Errors
     /// Not allowed.
     pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<History, PullError> {
-        self.authorize(Action::Pull).await?;
+        self.permit(Action::Pull).await?;
         Ok(History::new(self.log.clone(), self.store.clone(), after, backend_id, self.until().await, self.account()))
     }
 
     /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
     /// is away; does not ask whether the client may know.
-    pub async fn end(&self) -> Page {
+    ///
+    /// # Errors
+    /// It cannot be read where the log stands.
+    pub async fn end(&self) -> Result<Page, Unreadable> {
         const ROUNDS: usize = 3;
-        let mut page = self.status().await;
+        let mut page = self.status().await?;
         for _ in 0..ROUNDS {
             if page.head == 0 || (!page.events.is_empty() && page.remaining() == 0) {
                 break;
             }
-            page = self.next_after(page.head - 1).await;
+            // One that cannot be read is told of to whoever reads it.
+            let Ok(next) = self.next_after(page.head - 1).await else { break };
+            page = next;
         }
-        page
+        Ok(page)
     }
 
     /// The first event after this one, and where the log stands. Waits while the database is away; does not ask whether the
     /// client may know.
-    pub async fn next_after(&self, after: i64) -> Page {
-        patiently(|| pull::next(&self.log.database, &self.store, after)).await
+    ///
+    /// # Errors
+    /// That event cannot be read.
+    pub async fn next_after(&self, after: i64) -> Result<Page, Unreadable> {
+        retry_until_available(|| pull::next(&self.log.database, &self.store, after)).await
     }
 
     /// The last event that was appended before a moment, 0 if none was. Waits while the database is away; does not ask
     /// whether the client may know.
-    pub async fn last_before(&self, moment: DateTime<Utc>) -> i64 {
-        let (mut before, mut not_before) = (0, self.end().await.head);
+    ///
+    /// # Errors
+    /// An event cannot be read.
+    pub async fn last_before(&self, moment: DateTime<Utc>) -> Result<i64, Unreadable> {
+        let (mut before, mut not_before) = (0, self.end().await?.head);
         while before < not_before {
             let middle = before + (not_before - before) / 2;
-            let page = self.next_after(middle).await;
+            let page = self.next_after(middle).await?;
             match page.events.first() {
                 Some(event) if event.created_at < moment => before = event.seq_num,
                 _ => not_before = middle,
             }
         }
-        before
+        Ok(before)
     }
 
     /// Follows the log from a cursor on. Waits while the database is away.
@@ -394,17 +472,17 @@ impl StoreLog {
     /// # Errors
     /// Not allowed, or the cursor is not one of this log, as Postgres knows it.
     pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
-        self.authorize(Action::Pull).await?;
+        self.permit(Action::Pull).await?;
         let tails = &self.log.tails;
         loop {
-            let subscription = tails.subscribe(&self.store, Some(after), self.account()).await;
+            let subscription = tails.subscribe(&self.store, Some(after), self.account()).await?;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
                 return Ok(subscription.of(Arc::clone(&self.context), self.until().await));
             }
             // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
             // its log, so Postgres is asked.
-            let page = self.status().await;
+            let page = self.status().await?;
             check_cursor(&self.store, &page, after, backend_id)?;
             tails.refresh(&self.store);
             drop(subscription);
@@ -419,7 +497,7 @@ impl StoreLog {
     pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
         loop {
             let subscription = self.subscribe(after, None).await?;
-            if let Some(head) = self.head_of(&subscription).await {
+            if let Some(head) = self.head_of(&subscription).await? {
                 return Ok((subscription, head));
             }
             drop(subscription);
@@ -429,23 +507,29 @@ impl StoreLog {
 
     /// The head of the log that a subscription follows, as Postgres knows it now: its tail may not have heard of everything yet.
     /// `None` if the log is another one by now, of which the subscription is about to hear. Waits while the database is away.
-    pub async fn head_of(&self, subscription: &Subscription) -> Option<i64> {
-        let page = self.status().await;
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn head_of(&self, subscription: &Subscription) -> Result<Option<i64>, Unreadable> {
+        let page = self.status().await?;
         self.log.tails.hint(&self.store, page.head);
         let is_same = page.backend_id == *subscription.backend_id();
         if !is_same {
             self.log.tails.refresh(&self.store);
         }
-        is_same.then_some(page.head)
+        Ok(is_same.then_some(page.head))
     }
 
     /// The id of this life of the log, without asking whether the client may know it. Waits while the database is away.
-    pub async fn backend_id(&self) -> Arc<str> {
-        self.status().await.backend_id
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn backend_id(&self) -> Result<Arc<str>, Unreadable> {
+        Ok(self.status().await?.backend_id)
     }
 
-    async fn status(&self) -> Page {
-        patiently(|| pull::status(&self.log.database, &self.store)).await
+    async fn status(&self) -> Result<Page, Unreadable> {
+        retry_until_available(|| pull::status(&self.log.database, &self.store)).await
     }
 
     /// Follows the log from where it stands now. Waits while the database is away.
@@ -453,20 +537,20 @@ impl StoreLog {
     /// # Errors
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
-        self.authorize(Action::Pull).await?;
-        Ok(self
-            .log
-            .tails
-            .subscribe(&self.store, None, self.account())
-            .await
-            .of(Arc::clone(&self.context), self.until().await))
+        self.permit(Action::Pull).await?;
+        let subscription = self.log.tails.subscribe(&self.store, None, self.account()).await?;
+        Ok(subscription.of(Arc::clone(&self.context), self.until().await))
     }
 }
 
-/// Counts what became of a push.
-async fn counted<T>(dialect: &'static str, pushed: impl Future<Output = Result<T, PushError>>) -> Result<T, PushError> {
+/// What became of a push, which is [`StoreLog::answered`].
+async fn counted<T>(
+    log: StoreLog,
+    origin: Arc<Origin>,
+    pushed: impl Future<Output = Result<T, PushError>>,
+) -> Result<T, PushError> {
     let pushed = pushed.await;
-    metrics::pushed(dialect, pushed.as_ref().map_or_else(PushError::name, |_| "accepted"));
+    log.answered(&origin, pushed.as_ref().map(drop));
     pushed
 }
 

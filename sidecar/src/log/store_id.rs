@@ -1,6 +1,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::text::PgText;
+
 /// The name of a store, as the extension accepts it: 1 to 1,024 characters, without U+0000.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreId(Arc<str>);
@@ -18,9 +20,7 @@ impl StoreId {
         if text.chars().nth(MAX_CHARACTERS).is_some() {
             return Err(format!("storeId is longer than {MAX_CHARACTERS} characters"));
         }
-        if text.contains('\0') {
-            return Err("storeId contains the character U+0000".into());
-        }
+        PgText::check("storeId", text)?;
         Ok(Self(text.into()))
     }
 

@@ -82,7 +82,7 @@ impl Subscription {
     /// and may return none. Cancel safe.
     ///
     /// # Errors
-    /// The log that this stream follows is no more.
+    /// The log that this stream follows is no more, or cannot be read on.
     pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
         let mut has_waited = false;
         loop {
@@ -132,7 +132,8 @@ impl Subscription {
     }
 
     async fn read_history(&mut self) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), StreamEnd> {
-        let page = self.tail.page(&mut self.ahead, self.last, &self.account).await;
+        let page =
+            self.tail.page(&mut self.ahead, self.last, &self.account).await.map_err(|_| StreamEnd::Unreadable)?;
         if page.backend_id == self.backend_id {
             Ok((page.events, page.share))
         } else {

@@ -11,16 +11,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::ahead::Ahead;
 use super::event::Event;
-use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, patiently, pull, status};
+use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, pull, status};
 use super::store_digest::StoreDigest;
 use super::store_id::StoreId;
 use super::subscription::Subscription;
 use crate::budget::Account;
-use crate::postgres::{Backoff, Database, DatabaseError};
+use crate::postgres::{Backoff, Database, DatabaseError, Retry, Unreadable, retry_until_available};
 
 /// The most that a tail holds. Whoever is further behind reads from Postgres.
 const TAIL_EVENTS: usize = 512;
@@ -128,7 +128,8 @@ impl Tails {
         let stores: Vec<StoreId> = self.tails.lock().tails.keys().cloned().collect();
         for stores in stores.chunks(STORES_A_QUERY) {
             let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();
-            let client = patiently(|| self.database.client()).await;
+            let client = retry_until_available(|| self.database.client()).await;
+            let client = client.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
             let standing = "select livestore.head(w.store_id), livestore.backend_id(w.store_id)
                  from unnest($1::text[]) with ordinality w(store_id, position) order by w.position";
             let rows = client.in_time(client.query(standing, &[&names])).await??;
@@ -142,7 +143,15 @@ impl Tails {
     }
 
     /// Follows a store from a position on; without one, from where its log stands.
-    pub async fn subscribe(self: &Arc<Self>, store: &StoreId, after: Option<i64>, account: Account) -> Subscription {
+    ///
+    /// # Errors
+    /// Where it stands cannot be read.
+    pub async fn subscribe(
+        self: &Arc<Self>,
+        store: &StoreId,
+        after: Option<i64>,
+        account: Account,
+    ) -> Result<Subscription, Unreadable> {
         loop {
             let tail = self.get_or_create(store);
             let mut changed = tail.changed.subscribe();
@@ -151,7 +160,10 @@ impl Tails {
                 let backend_id = Arc::clone(backend_id);
                 drop(standing);
                 let after = after.unwrap_or_else(|| tail.state.lock().position);
-                return Subscription::new(tail, changed, after, backend_id, account);
+                return Ok(Subscription::new(tail, changed, after, backend_id, account));
+            }
+            if matches!(standing.as_deref(), Ok(Standing::Ended(StreamEnd::Unreadable))) {
+                return Err(Unreadable);
             }
             // It ended meanwhile; the next one begins with the new life of the log.
         }
@@ -193,6 +205,8 @@ pub enum StreamEnd {
     Reset { expected: Arc<str>, received: Arc<str> },
     /// The log has lost events that it had, and has kept its backend id.
     Rewound,
+    /// What follows cannot be read.
+    Unreadable,
     /// The token of the reader has expired.
     Expired,
 }
@@ -275,13 +289,19 @@ impl Tail {
     }
 
     /// A page of events from Postgres. Waits while the database is away. Cancel safe.
-    pub async fn page(&self, ahead: &mut Ahead, after: i64, account: &Account) -> Page {
+    ///
+    /// # Errors
+    /// The event that follows cannot be read.
+    pub async fn page(&self, ahead: &mut Ahead, after: i64, account: &Account) -> Result<Page, Unreadable> {
         ahead.page(&self.tails.database, &self.store, after, account).await
     }
 
-    /// The same, if the database answers.
+    /// The same, if the database answers. An event that cannot be read is left to subscribers, who need not come to it.
     async fn pull(&self, after: i64) -> Result<Page, DatabaseError> {
-        pull(&self.tails.database, &self.store, after).await
+        match pull(&self.tails.database, &self.store, after).await {
+            Err(DatabaseError::UnreadableEvent { .. }) => status(&self.tails.database, &self.store).await,
+            page => page,
+        }
     }
 
     /// Stays for a while even if nobody subscribes.
@@ -419,6 +439,11 @@ async fn refresh(tail: Weak<Tail>) {
                 if !tail.apply(from, page) {
                     return;
                 }
+            }
+            Err(error) if error.retry() == Retry::Never => {
+                error!(store = ?tail.store, error = &error as &dyn std::error::Error, "live streams of a store end: it cannot be read");
+                tail.changed.send_replace(Standing::Ended(StreamEnd::Unreadable));
+                return;
             }
             Err(error) => {
                 if backoff.attempts() == 0 {

@@ -2,6 +2,7 @@
 
 mod backoff;
 mod pool;
+mod retry;
 mod servers;
 pub mod tls;
 
@@ -10,7 +11,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool::managed::{BuildError, Object, Pool, PoolError};
+use deadpool::managed::{BuildError, Object, Pool, PoolError, TimeoutType};
 use deadpool::{Runtime, Status};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -21,6 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backoff::Backoff;
+pub use self::retry::{Retry, Unreadable, retry_until_available};
 pub use self::servers::{Connected, Server};
 
 use self::pool::Connections;
@@ -54,8 +56,16 @@ pub enum DatabaseError {
         "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by whom this system trusts), and be for the host of --database-url"
     )]
     Tls(#[source] tokio_postgres::Error),
+    #[error("no connection to the database was made in time")]
+    ConnectTimeout,
     #[error("no connection to the database became free in time")]
-    Busy,
+    NoneFree,
+    #[error("the database did not answer in time")]
+    NoAnswer,
+    #[error("what the database answers cannot be read: {0}")]
+    Unreadable(String),
+    #[error("event {seq_num:?} of a store cannot be read: {problem}")]
+    UnreadableEvent { seq_num: Option<i64>, problem: String },
     #[error(
         "a log has no event after {after}, although its head is {head}: its last events were deleted from the table, or cannot be seen; put them back, or empty the log with livestore.reset_store"
     )]
@@ -99,9 +109,27 @@ impl DatabaseError {
         }
     }
 
-    /// Whether waiting can help: the database is away or restarting, nothing is wrong with how it is set up.
-    pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Busy | Self::Lost | Self::ReadOnly | Self::Superseded { .. })
+    /// Whether the same may succeed later.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unreachable(_)
+            | Self::ConnectTimeout
+            | Self::NoneFree
+            | Self::NoAnswer
+            | Self::Lost
+            | Self::ReadOnly
+            | Self::Superseded { .. } => Retry::Soon,
+            // Without a code, it is the login that fails.
+            Self::Refused(error) => error.code().map_or(Retry::WhenMended, Retry::after),
+            Self::Tls(_)
+            | Self::ExtensionMissing
+            | Self::ExtensionVersion { .. }
+            | Self::PrivilegeMissing
+            | Self::EventsMissing { .. }
+            | Self::RowSecurityForced { .. }
+            | Self::AuthorizeFunction { .. } => Retry::WhenMended,
+            Self::Unreadable(_) | Self::UnreadableEvent { .. } => Retry::Never,
+        }
     }
 }
 
@@ -109,7 +137,9 @@ impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         if is_tls_refusal(&error) {
             Self::Tls(error)
-        } else if is_passing(&error) {
+        } else if is_ours(&error) {
+            Self::Unreadable(error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
+        } else if error.code().map_or_else(|| is_of_the_way(&error), |code| Retry::after(code) == Retry::Soon) {
             Self::Unreachable(error)
         } else {
             Self::Refused(error)
@@ -128,25 +158,38 @@ fn is_tls_refusal(error: &tokio_postgres::Error) -> bool {
     is_rustls || source.to_string() == "server does not support TLS"
 }
 
-/// Whether an error of Postgres, or of the way to it, passes by itself: the same statement may succeed later.
-fn is_passing(error: &tokio_postgres::Error) -> bool {
-    error.code().is_none_or(is_passing_code)
+/// Whether it is neither Postgres nor the way to it: a value that cannot be read, or cannot be sent. tokio-postgres keeps the kind of
+/// an error to itself, but for its text.
+fn is_ours(error: &tokio_postgres::Error) -> bool {
+    const BEGINNINGS: [&str; 6] = [
+        "error serializing parameter",
+        "error deserializing column",
+        "error encoding message",
+        "invalid column",
+        "query returned an unexpected number",
+        "expected ",
+    ];
+    error.code().is_none() && {
+        let text = error.to_string();
+        BEGINNINGS.iter().any(|beginning| text.starts_with(beginning))
+    }
 }
 
-/// By class: connection exceptions, rolled back transactions, insufficient resources, operator intervention, system and
-/// internal errors; also locks that were not available.
-pub fn is_passing_code(code: &SqlState) -> bool {
-    matches!(code.code().get(..2), Some("08" | "40" | "53" | "57" | "58" | "XX"))
-        || [SqlState::LOCK_NOT_AVAILABLE, SqlState::READ_ONLY_SQL_TRANSACTION].contains(code)
+/// Whether the way to Postgres is broken: it is another matter if the server does not take a login.
+fn is_of_the_way(error: &tokio_postgres::Error) -> bool {
+    error.source().is_none_or(|source| source.is::<std::io::Error>())
 }
 
 /// Whether an error ends the connection, so that what became of its last statement is not known; or says that this
 /// server is not, or no longer, the one to write to.
 pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
-    error.code().is_none_or(|code| {
-        let ends = matches!(code.code().get(..2), Some("08" | "57")) && *code != SqlState::QUERY_CANCELED;
-        ends || *code == SqlState::READ_ONLY_SQL_TRANSACTION
-    })
+    match error.code() {
+        Some(code) => {
+            let ends = matches!(code.code().get(..2), Some("08" | "57")) && *code != SqlState::QUERY_CANCELED;
+            ends || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+        }
+        None => !is_ours(error),
+    }
 }
 
 /// Whether this sidecar works with a version of the extension, `pg_extension.extversion`.
@@ -272,13 +315,13 @@ impl Database {
         question: impl AsyncFnOnce(&Pooled) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
         let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.checking)).await;
-        let client = connecting.unwrap_or(Err(DatabaseError::Busy))?;
+        let client = connecting.unwrap_or(Err(DatabaseError::NoAnswer))?;
         match timeout(CONNECT_TIMEOUT, question(&client)).await {
             Ok(answer) => answer,
             Err(_) => {
                 // Whoever asks next would wait for what was asked before.
                 drop(PoolClient::take(client));
-                Err(DatabaseError::Busy)
+                Err(DatabaseError::NoAnswer)
             }
         }
     }
@@ -287,7 +330,9 @@ impl Database {
 async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError> {
     pool.get().await.map_err(|error| match error {
         PoolError::Backend(error) => error,
-        _ => DatabaseError::Busy,
+        PoolError::Timeout(TimeoutType::Create) => DatabaseError::ConnectTimeout,
+        PoolError::Timeout(TimeoutType::Wait | TimeoutType::Recycle) => DatabaseError::NoneFree,
+        PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => DatabaseError::Lost,
     })
 }
 

@@ -48,7 +48,7 @@ impl Pooled {
         async move {
             timeout(ANSWER_TIMEOUT, statements).await.map_err(|_| {
                 self.is_dead.store(true, Ordering::Relaxed);
-                DatabaseError::Busy
+                DatabaseError::NoAnswer
             })
         }
     }

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{info, warn};
 
-use super::{CONNECT_TIMEOUT, DatabaseError, TlsStream};
+use super::{CONNECT_TIMEOUT, DatabaseError, Retry, TlsStream};
 
 /// The least that one of several hosts is given.
 const LEAST: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ impl Servers {
         let mut worst = None;
         for index in (last..hosts).chain(0..last) {
             let connected = timeout(patience, self.connect_to(&self.each[index])).await;
-            match connected.unwrap_or(Err(DatabaseError::Busy)) {
+            match connected.unwrap_or(Err(DatabaseError::ConnectTimeout)) {
                 Ok(connected) => {
                     if self.last.swap(index, Ordering::Relaxed) != index {
                         info!(host = index + 1, of = hosts, "the database is at another host of its URL");
@@ -82,13 +82,13 @@ impl Servers {
                 }
                 Err(error) => {
                     let is_telling = matches!(error, DatabaseError::Superseded { .. });
-                    if is_telling || worst.as_ref().is_none_or(|worst: &DatabaseError| !worst.is_passing()) {
+                    if is_telling || worst.as_ref().is_none_or(|worst: &DatabaseError| worst.retry() != Retry::Soon) {
                         worst = Some(error);
                     }
                 }
             }
         }
-        Err(worst.unwrap_or(DatabaseError::Busy))
+        Err(worst.unwrap_or(DatabaseError::ConnectTimeout))
     }
 
     async fn connect_to(&self, config: &Config) -> Result<Connected, DatabaseError> {

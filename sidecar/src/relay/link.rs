@@ -392,7 +392,7 @@ impl Line {
         let patience = PATIENCE + PATIENCE_PER_MEBIBYTE * mebibytes;
         let arguments: [&(dyn ToSql + Sync); 3] = [&&*self.id, &sidecars, &texts];
         let sending = self.client.query_one(&self.statements.send, &arguments);
-        match timeout(patience, sending).await.map_err(|_| DatabaseError::Busy)? {
+        match timeout(patience, sending).await.map_err(|_| DatabaseError::NoAnswer)? {
             Ok(sent) if sent.try_get(0)? => Ok(true),
             // Others have taken this sidecar for dead.
             Ok(_) => Err(DatabaseError::Lost),
@@ -471,5 +471,5 @@ const SEND: &str = "select livestore.relay_send($1, $2, $3)";
 const FETCH: &str = "select livestore.relay_fetch($1)";
 
 async fn in_time<T>(statement: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, DatabaseError> {
-    Ok(timeout(PATIENCE, statement).await.map_err(|_| DatabaseError::Busy)??)
+    Ok(timeout(PATIENCE, statement).await.map_err(|_| DatabaseError::NoAnswer)??)
 }

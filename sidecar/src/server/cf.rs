@@ -17,6 +17,7 @@ use super::{INFO, STRANGERS_BYTES, Server, bad_request, refuse, refuse_any, upgr
 use crate::config::Dialect;
 use crate::log::{Context, StoreId, StoreLog};
 use crate::protocols::{cf_0_3, rpc, websocket};
+use crate::refusals::{Asked, Reason};
 
 /// How long a WebSocket waits for a database that is away before its client is told to come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,7 +86,10 @@ async fn sync(
     });
     let (store, context) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return bad_request(&error),
+        Err(error) => {
+            server.refused(Asked::Connect, Reason::Malformed, dialect, &error);
+            return bad_request(&error);
+        }
     };
     let log = server.log.store(store, context);
     match dialect {

@@ -10,10 +10,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::{Value, json};
 
-use super::Server;
+use super::{Server, observe};
+use crate::auth::penalty;
 use crate::config::Dialect;
-use crate::log::{Alias, StoreId};
+use crate::log::{Action, Age, Alias, Context, StoreId};
 use crate::protocols::electric::{GRACE, api, shape};
+use crate::refusals::{Asked, Reason};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -63,7 +65,7 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
 
 async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let account = match server.identify(&parts).await {
+    let account = match server.identify(Dialect::Electric, &parts).await {
         Ok(account) => account,
         Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null),
     };
@@ -77,7 +79,10 @@ async fn push(server: Arc<Server>, request: Request) -> Response {
     });
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
-        Err(error) => api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"})),
+        Err(error) => {
+            server.refused(Asked::Push, Reason::Malformed, Dialect::Electric, &error);
+            api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"}))
+        }
     }
 }
 
@@ -93,6 +98,8 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
     let (request, _) = request.into_parts();
     let query = request.uri.query().unwrap_or_default();
     if server.settings.electric_secret.as_ref().is_some_and(|secret| !shape::has_secret(query, secret)) {
+        server.refused(Asked::Pull, Reason::Secret, Dialect::ElectricShape, "a wrong --electric-secret");
+        penalty().await;
         return shape::wrong_secret();
     }
     let audience = shape::Audience {
@@ -104,20 +111,22 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
         Err(errors) => return errors.response(),
     };
     // Which stores there are is not for everybody.
-    if let Err(refused) = server.identify(&request).await {
+    if let Err(refused) = server.identify(Dialect::ElectricShape, &request).await {
         return shape::uncached(StatusCode::FORBIDDEN, json!({"message": refused}));
     }
     let electric = server.settings.electric.as_ref();
     let mut patience = asked.patience(electric.map(|_| GRACE).unwrap_or_default(), &server.ending);
-    let store = match patience.wait_for(find(&server, &asked)).await {
+    let context = match server.unnamed_context(Dialect::ElectricShape, None, &request.headers, request.uri.query()) {
+        Ok(context) => Arc::new(context),
+        Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
+    };
+    let store = match patience.wait_for(find(&server, &asked, &context)).await {
         Some(Ok(store)) => store,
         Some(Err(refusal)) => return refusal,
         None => return shape::nothing(&asked, &audience),
     };
-    let log = match server.context(Dialect::ElectricShape, &store, None, &request.headers, request.uri.query()) {
-        Ok(context) => server.log.store_for_request(store, context),
-        Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
-    };
+    observe::is_for(Dialect::ElectricShape, &store);
+    let log = server.log.store_for_request(store, context);
     if let Some(electric) = electric {
         match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.ending.begun).await {
             Ok(response) => return response,
@@ -130,21 +139,22 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
 
 /// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
 /// others.
-async fn find(server: &Server, asked: &shape::Request) -> Result<StoreId, Response> {
+async fn find(server: &Server, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreId, Response> {
     if let Some(store_id) = &asked.store_id {
         return StoreId::parse(store_id)
             .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})));
     }
-    let aliases = server.log.aliases();
-    let found = match asked.is_live {
-        true => aliases.wait_for(&asked.table).await.map(Some),
-        false => aliases.find(&asked.table).await,
+    // Whose token does not let it use a store of this name need not wait for one: it is refused.
+    let is_awaited = asked.is_live
+        && !server.log.has_alias(&asked.table).await.map_err(|unreadable| shape::not_found(&unreadable.into()))?;
+    let found = match is_awaited {
+        true => server.log.wait_for(&asked.table, Action::Pull, context).await.map(Some),
+        false => server.log.find(&asked.table, Age::Any, Action::Pull, context).await,
     };
-    match (found.map_err(|ambiguous| shape::ambiguous(&ambiguous))?, &asked.table) {
+    match (found.map_err(|error| shape::not_found(&error))?, &asked.table) {
         (Some(store), _) => Ok(store),
-        (None, Alias::Suffix(suffix) | Alias::Stream(suffix)) => {
-            StoreId::parse(suffix).map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})))
-        }
+        (None, Alias::Suffix(name) | Alias::Stream(name)) => StoreId::parse(name.as_str())
+            .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error}))),
         (None, Alias::Pooled(number)) => {
             let message = format!("there is no store with the number {number}: see livestore.stores");
             Err(shape::uncached(StatusCode::BAD_REQUEST, json!({"message": message})))

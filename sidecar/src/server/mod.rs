@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_request, map_response};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use http_body_util::LengthLimitError;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::value::RawValue;
@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 
-use crate::auth::{Authentication, Credentials, Refused};
+use crate::auth::{Authentication, Credentials, Refused, Secret};
 use crate::budget::{self, Account, Budget, FREE};
 use crate::config::Dialect;
 use crate::hosts::Hosts;
@@ -40,6 +40,7 @@ use crate::metrics::Limit;
 use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
 use crate::protocols::s2::api;
+use crate::refusals::{Asked, Reason, Whom, refused};
 use crate::relay::Relay;
 use crate::shutdown::Ending;
 
@@ -79,7 +80,7 @@ pub struct Settings {
     pub authentication: Arc<Authentication>,
     /// The request headers that hooks and the authorize function get.
     pub forward_headers: Vec<HeaderName>,
-    pub admin_secret: Option<String>,
+    pub admin_secret: Option<Arc<Secret>>,
     /// Asked of clients of the shape API.
     pub electric_secret: Option<String>,
     /// What clients of Electric's protocols read from, if not from Postgres.
@@ -151,10 +152,22 @@ impl Server {
         // What a page cannot send unless it is served: programs that name an origin all the same, as React Native does.
         let is_no_page = Credentials::have_bearer(headers);
         if !is_no_page && !self.settings.origins.allow(headers) {
+            self.refused(
+                Asked::Connect,
+                Reason::Origin,
+                dialect,
+                "the origin of the page is not allowed: --cors-origins",
+            );
             let message = "pages of this origin are not served: the operator can allow it with --cors-origins";
             return Err((StatusCode::FORBIDDEN, message.into()));
         }
         Ok(())
+    }
+
+    /// Tells the operator of a request that is refused before it is known who sends it.
+    fn refused(&self, asked: Asked, reason: Reason, dialect: Dialect, text: &str) {
+        let whom = Whom { dialect: dialect.name(), is_stranger: true, ..Whom::default() };
+        refused(asked, reason, whom, text);
     }
 
     /// What hooks and the authorize function may know of a request.
@@ -170,6 +183,20 @@ impl Server {
         query: Option<&str>,
     ) -> Result<Context, String> {
         observe::is_for(dialect, store);
+        self.unnamed_context(dialect, payload, headers, query)
+    }
+
+    /// The same before it is known which store the request is about.
+    ///
+    /// # Errors
+    /// The payload is too large.
+    fn unnamed_context(
+        &self,
+        dialect: Dialect,
+        payload: Option<&RawValue>,
+        headers: &HeaderMap,
+        query: Option<&str>,
+    ) -> Result<Context, String> {
         if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
             return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
         }
@@ -190,13 +217,17 @@ impl Server {
     ///
     /// # Errors
     /// What to tell the client.
-    async fn identify(&self, parts: &Parts) -> Result<Account, String> {
+    async fn identify(&self, dialect: Dialect, parts: &Parts) -> Result<Account, String> {
         let credentials = self.credentials(&parts.headers, parts.uri.query());
         match self.settings.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.settings.budget.subject(&identity.subject)),
             // What passes is waited for later.
             Ok(_) | Err(Refused::NoKeys | Refused::TooMany(_)) => Ok(self.settings.budget.strangers()),
-            Err(refused) => Err(refused.to_string()),
+            Err(refused) => {
+                let text = refused.to_string();
+                self.refused(Asked::Connect, Reason::Token, dialect, &text);
+                Err(text)
+            }
         }
     }
 
@@ -300,7 +331,8 @@ fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Respons
 }
 
 fn refuse((status, message): (StatusCode, String)) -> Response {
-    (status, format!("{message}\n")).into_response()
+    let text = format!("{message}\n");
+    (status, Extension(observe::Because(message)), text).into_response()
 }
 
 fn bad_request(message: &str) -> Response {

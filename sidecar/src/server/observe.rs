@@ -39,9 +39,14 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
     metrics::answered(status);
-    info!(parent: &span, status, milliseconds = start.elapsed().as_secs_f64() * 1000.0, "answered");
+    let because = response.extensions().get().map(|Because(because)| &**because);
+    info!(parent: &span, status, because, milliseconds = start.elapsed().as_secs_f64() * 1000.0, "answered");
     response
 }
+
+/// Why a request is refused, as an extension of its answer.
+#[derive(Clone)]
+pub struct Because(pub String);
 
 /// What a request turned out to ask for.
 pub fn is_for(dialect: Dialect, store: &StoreId) {

@@ -17,6 +17,7 @@ use crate::config::Dialect;
 use crate::log::{StoreId, StoreLog};
 use crate::protocols::relay::{self, Guest};
 use crate::protocols::websocket;
+use crate::refusals::{Asked, Reason};
 
 /// As LiveStore's other endpoints are found below `/api`.
 const PATH: &str = "/api/v1/livestore/sync";
@@ -38,6 +39,7 @@ async fn connect(State(server): State<Arc<Server>>, request: Request) -> Respons
         Ok(identity) => Arc::new(identity),
         Err(refused @ Refused::TooMany(_)) => return refuse((StatusCode::SERVICE_UNAVAILABLE, refused.to_string())),
         Err(refused) => {
+            server.refused(Asked::Connect, Reason::Token, Dialect::Relay, &refused.to_string());
             let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
             return (StatusCode::UNAUTHORIZED, headers, format!("{refused}\n")).into_response();
         }
@@ -45,7 +47,10 @@ async fn connect(State(server): State<Arc<Server>>, request: Request) -> Respons
     let history = match server.settings.relay_store.as_deref().map(|name| history(&server, name, &identity, &parts)) {
         None => None,
         Some(Ok(history)) => Some(history),
-        Some(Err(error)) => return bad_request(&error),
+        Some(Err(error)) => {
+            server.refused(Asked::Connect, Reason::Malformed, Dialect::Relay, &error);
+            return bad_request(&error);
+        }
     };
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();

@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use super::Server;
 use crate::budget::Account;
 use crate::config::Dialect;
-use crate::log::{Alias, Ambiguous, StoreId, StoreLog};
+use crate::log::{Action, Age, Alias, FindError, PgText, StoreId, StoreLog};
 use crate::protocols::read_json;
 use crate::protocols::s2::{api, rest};
+use crate::refusals::{Asked, Reason};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -67,7 +68,7 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
 
 async fn push(server: Arc<Server>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let account = match server.identify(&parts).await {
+    let account = match server.identify(Dialect::S2, &parts).await {
         Ok(account) => account,
         Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused),
     };
@@ -81,7 +82,10 @@ async fn push(server: Arc<Server>, request: Request) -> Response {
     });
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
-        Err(error) => api::failure(StatusCode::BAD_REQUEST, &error),
+        Err(error) => {
+            server.refused(Asked::Push, Reason::Malformed, Dialect::S2, &error);
+            api::failure(StatusCode::BAD_REQUEST, &error)
+        }
     }
 }
 
@@ -114,11 +118,19 @@ fn invalid(message: impl Into<String>) -> Refusal {
     Refusal(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message.into())
 }
 
+fn unreadable(error: &impl ToString) -> Refusal {
+    Refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+}
+
+fn stream_text(name: &str) -> Result<PgText, Refusal> {
+    PgText::parse("the name of a stream", name).map_err(invalid)
+}
+
 impl Server {
     async fn admit_rest(&self, parts: &Parts) -> Result<Account, Refusal> {
         let refuse = |(status, message)| Refusal(status, "permission_denied", message);
         self.admit(Dialect::S2Rest, &parts.headers).map_err(refuse)?;
-        self.identify(parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
+        self.identify(Dialect::S2Rest, parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
     }
 
     async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body, account: &Account) -> Result<T, Refusal> {
@@ -128,9 +140,16 @@ impl Server {
     }
 
     /// What is going to be appended must not create a second store of a name.
-    async fn find(&self, name: &str, method: &Method) -> Result<Option<StoreId>, Ambiguous> {
-        let (alias, aliases) = (Alias::Stream(name.into()), self.log.aliases());
-        if *method == Method::POST { aliases.find_now(&alias).await } else { aliases.find(&alias).await }
+    async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreId>, Refusal> {
+        let context =
+            self.unnamed_context(Dialect::S2Rest, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
+        let (age, action) =
+            if parts.method == Method::POST { (Age::Now, Action::Push) } else { (Age::Any, Action::Pull) };
+        let found = self.log.find(&Alias::Stream(name), age, action, &Arc::new(context)).await;
+        found.map_err(|error| match error {
+            FindError::Ambiguous => Refusal(StatusCode::CONFLICT, "ambiguous_stream", error.to_string()),
+            FindError::Unreadable(_) => unreadable(&error),
+        })
     }
 
     /// The log of a stream, and whether there is such a store already.
@@ -149,10 +168,9 @@ impl Server {
             Some(store_id) => (store_id, true),
             // What is no name that the helpers make is that of a store.
             None if !is_stream_name => (name.into(), true),
-            None => match self.find(name, &parts.method).await {
-                Ok(Some(store)) => (store.as_str().into(), true),
-                Ok(None) => (name.into(), false),
-                Err(ambiguous) => return Err(Refusal(StatusCode::CONFLICT, "ambiguous_stream", ambiguous.to_string())),
+            None => match self.find(stream_text(name)?, parts).await? {
+                Some(store) => (store.as_str().into(), true),
+                None => (name.into(), false),
             },
         };
         let store = StoreId::parse(&store_id).map_err(invalid)?;
@@ -187,8 +205,8 @@ async fn create_stream(State(server): State<Arc<Server>>, request: Request) -> R
     let Stream { stream } = server.json(body, &account).await?;
     StoreId::parse(&stream).map_err(invalid)?;
     // Which stores there are is not for everybody where somebody says who may see which.
-    let alias = Alias::Stream(stream.as_str().into());
-    let exists = server.log.is_public() && server.log.aliases().find(&alias).await != Ok(None);
+    let alias = Alias::Stream(stream_text(&stream)?);
+    let exists = server.log.is_public() && server.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
     let info = json!({"name": stream, "created_at": now(), "deleted_at": null});
     created(create(&server.created, format!("stream {stream}")) && !exists, "stream", info)
 }
@@ -223,6 +241,8 @@ async fn list_streams(State(server): State<Arc<Server>>, request: Request) -> Re
     let Params { prefix, start_after, limit } =
         serde_urlencoded::from_str(query).map_err(|error| invalid(format!("malformed search params: {error}")))?;
     let limit = limit.unwrap_or(1000).clamp(0, 1000);
+    let prefix = PgText::parse("prefix", prefix).map_err(invalid)?;
+    let start_after = PgText::parse("start_after", start_after).map_err(invalid)?;
     let mut streams = server.log.aliases().streams(&prefix, &start_after, limit + 1).await.map_err(|_| {
         Refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the database is not available, try again later".into())
     })?;
@@ -247,7 +267,10 @@ async fn append(
         .body(body, &log.account_to_send())
         .await
         .map_err(|(status, message)| Refusal(status, "invalid", message))?;
-    let append = rest::Append::parse(&body).map_err(invalid)?;
+    let append = rest::Append::parse(&body).map_err(|error| {
+        log.refuse_malformed(&error);
+        invalid(error)
+    })?;
     Ok(rest::append(log, append).await)
 }
 
@@ -260,7 +283,10 @@ async fn read(State(server): State<Arc<Server>>, Path(stream): Path<String>, req
         let query = parts.uri.query().unwrap_or_default();
         let read = rest::Read::parse(query, is_stream, header("last-event-id")).map_err(invalid)?;
         let answer = rest::read(log, read, exists, &server.connections, &server.ending).await;
-        answer.map_err(|denied| Refusal(StatusCode::FORBIDDEN, "permission_denied", denied.to_string()))
+        answer.map_err(|error| {
+            let (status, code) = rest::status(&error);
+            Refusal(status, code, error.to_string())
+        })
     };
     match reading.await {
         Ok(answer) => answer,

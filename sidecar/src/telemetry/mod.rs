@@ -1,5 +1,6 @@
 //! Log lines, on standard error, and traces, to a collector.
 
+mod text;
 pub mod traces;
 
 use std::io::IsTerminal;
@@ -32,7 +33,8 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
         .parse(format!("{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"))
 }
 
-/// Call once. Traces go to the collector at `otlp_endpoint`, if there is one, on `runtime`.
+/// Call once. Traces go to the collector at `otlp_endpoint`, if there is one, on `runtime`. `trust_traceparent`: clients decide which
+/// of their traces are sent.
 ///
 /// # Errors
 /// What is wrong with the settings.
@@ -40,15 +42,16 @@ pub fn init(
     directives: &str,
     format: LogFormat,
     otlp_endpoint: Option<&str>,
+    trust_traceparent: bool,
     runtime: &Handle,
 ) -> Result<Option<Traces>, TelemetryError> {
     let filter = filter(directives)?;
-    let traces = otlp_endpoint.map(|endpoint| Traces::to(endpoint, runtime)).transpose();
+    let traces = otlp_endpoint.map(|endpoint| Traces::to(endpoint, trust_traceparent, runtime)).transpose();
     let traces = traces.map_err(TelemetryError::Endpoint)?;
     let is_terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_ansi(is_terminal).with_writer(std::io::stderr);
     let lines = match format {
-        LogFormat::Text => lines.boxed(),
+        LogFormat::Text => lines.fmt_fields(text::Fields).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces.as_ref().map(Traces::layer)).init();

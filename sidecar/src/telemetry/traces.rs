@@ -3,11 +3,16 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider};
+use opentelemetry::trace::{
+    Link, SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+};
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::SdkTracerProvider;
+use opentelemetry_sdk::trace::{
+    IdGenerator, RandomIdGenerator, Sampler, SamplingResult, SdkTracerProvider, ShouldSample,
+};
 use tokio::runtime::Handle;
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -24,7 +29,7 @@ pub struct Traces(SdkTracerProvider);
 impl Traces {
     /// # Errors
     /// What is wrong with the endpoint, e.g. `http://collector:4318`.
-    pub fn to(endpoint: &str, runtime: &Handle) -> Result<Self, String> {
+    pub fn to(endpoint: &str, trust_traceparent: bool, runtime: &Handle) -> Result<Self, String> {
         let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let exporter = SpanExporter::builder()
             .with_http()
@@ -34,7 +39,9 @@ impl Traces {
             .build()
             .map_err(|error| error.to_string())?;
         let resource = Resource::builder().with_service_name("livestore-sidecar").build();
-        Ok(Self(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()))
+        let provider = SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter);
+        let provider = if trust_traceparent { provider } else { provider.with_sampler(OurWord::of_environment()) };
+        Ok(Self(provider.build()))
     }
 
     /// Spans of this program, whatever is logged.
@@ -50,6 +57,49 @@ impl Traces {
     /// Sends what is left. Waits, a little.
     pub fn end(self) {
         let _ = self.0.shutdown_with_timeout(FAREWELL);
+    }
+}
+
+/// Decides which traces are sent, as `OTEL_TRACES_SAMPLER` says: a trace that a client began goes on only if it would be
+/// sent, too, had it begun here. A client can leave a trace out, and not have it sent. What is below a span of ours goes with it.
+#[derive(Debug, Clone)]
+struct OurWord(Sampler);
+
+impl OurWord {
+    fn of_environment() -> Self {
+        let variable = |name| std::env::var(name).unwrap_or_default();
+        let share = || variable("OTEL_TRACES_SAMPLER_ARG").parse().unwrap_or(1.0);
+        Self(match &*variable("OTEL_TRACES_SAMPLER") {
+            "always_off" | "parentbased_always_off" => Sampler::AlwaysOff,
+            "traceidratio" | "parentbased_traceidratio" => Sampler::TraceIdRatioBased(share()),
+            _ => Sampler::AlwaysOn,
+        })
+    }
+}
+
+impl ShouldSample for OurWord {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let begun = parent.filter(|parent| parent.has_active_span()).map(|parent| parent.span().span_context().clone());
+        match begun {
+            Some(begun) if !begun.is_remote() || !begun.is_sampled() => {
+                let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOff));
+                sampler.should_sample(parent, trace_id, name, kind, attributes, links)
+            }
+            // Which ids are sampled can be told by whoever chooses them.
+            Some(_) => {
+                let ours = RandomIdGenerator::default().new_trace_id();
+                self.0.should_sample(None, ours, name, kind, attributes, links)
+            }
+            None => self.0.should_sample(None, trace_id, name, kind, attributes, links),
+        }
     }
 }
 
@@ -100,7 +150,7 @@ impl<'a> Parent<'a> {
     pub fn adopt(self, span: &Span) {
         if let Some(context) = self.context() {
             // Without a collector there is nothing to tell.
-            let _ = span.set_parent(opentelemetry::Context::new().with_remote_span_context(context));
+            let _ = span.set_parent(Context::new().with_remote_span_context(context));
         }
     }
 }

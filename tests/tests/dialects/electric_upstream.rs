@@ -311,6 +311,7 @@ async fn shape_requests_are_answered_by_electric_itself() {
     assert_eq!(header("etag").as_deref(), Some("\"of-electric:1100_0\""));
     assert_eq!(header("cache-control").as_deref(), Some("public, max-age=60, stale-while-revalidate=300"));
     assert!(header("electric-schema").is_some() && header("access-control-allow-origin").is_none());
+    assert_eq!((header("set-cookie"), header("x-internal")), (None, None), "of whatever is in front of Electric");
     let (offset, handle) = (header("electric-offset").unwrap(), header("electric-handle").unwrap());
     let first = response.chunk().await.unwrap().unwrap().len();
     let first_after = since.elapsed();
@@ -327,6 +328,21 @@ async fn shape_requests_are_answered_by_electric_itself() {
 
     let few = get(&setup.sidecar, &[table, secret, ("offset", "-1"), ("columns", "\"seqNum\",\"clientId\"")]);
     let few = Answer::to(few).await;
+    // What is checked is what is sent on.
+    let before = setup.electric.requests().len();
+    for (name, one, other) in
+        [("columns", "\"seqNum\",\"id\"", "\"seqNum\""), ("offset", "-1", "now"), ("cache-buster", "1", "2")]
+    {
+        let twice =
+            Answer::to(get(&setup.sidecar, &[table, secret, ("offset", "-1"), (name, one), (name, other)])).await;
+        assert!(
+            twice.status == 400 && twice.text.contains("more than once"),
+            "{name}: {} {}",
+            twice.status,
+            twice.text
+        );
+    }
+    assert_eq!(setup.electric.requests().len(), before);
     assert_eq!(few.json()[0]["value"], json!({"store": "1", "seqNum": "1", "clientId": "client"}));
     let asked = setup.electric.requests().last().unwrap().0["columns"].clone();
     assert_eq!(asked, "store,\"seqNum\",\"clientId\"", "with the whole key");

@@ -24,4 +24,5 @@ mod rpc_replay;
 mod s2;
 mod s2_rest;
 mod shared_store;
+mod unreadable;
 mod web;

@@ -1,11 +1,14 @@
 //! Keys of an identity provider, tokens for trying, and settings that cannot be.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
 use livestore_tests::eventually;
+use livestore_tests::rpc::Rpc;
+use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{Provider, SECRET, Signer, now};
 use serde_json::{Value, json};
@@ -52,21 +55,86 @@ async fn keys_are_fetched_when_they_are_needed_and_kept_while_the_provider_is_aw
     let confused = Signer::secret(&old.jwk("old").to_string()).sign_as("old", &claims());
     assert!(!is_let_in(&sidecar, &confused).await);
     assert!(!is_let_in(&sidecar, &new.sign_as("old", &claims())).await);
-    for number in 0..50 {
-        assert!(!is_let_in(&sidecar, &new.sign_as(&format!("unknown {number}"), &claims())).await);
-    }
-    assert_eq!(provider.requests(), 1, "who sends nonsense makes no requests to the provider");
+    assert_eq!(provider.requests(), 1);
+    let nonsense = (0..50).map(|number| new.sign_as(&format!("unknown {number}"), &claims()));
+    let refused = join_all(nonsense.map(async |token| is_let_in(&sidecar, &token).await)).await;
+    assert!(refused.iter().all(|is_in| !is_in));
+    assert_eq!(provider.requests(), 2, "who sends nonsense makes one request every few seconds, all together");
 
     // The old key is withdrawn: with the next fetch it is gone.
     provider.says(json!({"keys": [new.jwk("new")]}));
     assert!(is_let_in(&sidecar, &old.sign_as("old", &claims())).await, "as long as nobody has asked");
+    // Nonsense just before the rotation: a client with the new key is not refused, which would end its sync, but waits.
     let token = new.sign_as("new", &claims());
-    eventually("the new key is known", || async { is_let_in(&sidecar, &token).await }).await;
+    assert!(is_let_in(&sidecar, &token).await, "the first request with the new key");
+    assert_eq!(provider.requests(), 3);
     assert!(!is_let_in(&sidecar, &old.sign_as("old", &claims())).await, "a key that is withdrawn");
-    assert_eq!(provider.requests(), 2);
+    // A provider with one key need not name it.
+    let newer = Signer::es256();
+    provider.says(json!({"keys": [new.jwk("new"), newer.jwk("newer")]}));
+    assert!(is_let_in(&sidecar, &newer.sign(&claims())).await, "a new key that the token does not name");
     provider.stop();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(is_let_in(&sidecar, &token).await);
+    // Whether there is such a key cannot be told now: it passes.
+    let answer = timeout(Duration::from_secs(8), read(&sidecar, &new.sign_as("newest", &claims()))).await;
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_with_a_critical_header_is_refused() {
+    let database = Database::new().await;
+    database.admin().await.execute("select livestore.push('s', $1)", &[&chain(0, 1)]).await.unwrap();
+    let sidecar = start(&database, &["--jwt-secret", SECRET]).await;
+    let signer = Signer::secret(SECRET);
+    assert!(is_let_in(&sidecar, &signer.sign_with(json!({}), &claims())).await);
+    for header in
+        [json!({"crit": ["exp"], "exp": 1}), json!({"crit": ["b64"]}), json!({"crit": ["typ"]}), json!({"crit": []})]
+    {
+        let token = signer.sign_with(header.clone(), &claims());
+        let answer = read(&sidecar, &token).await;
+        assert!(answer.contains("crit"), "{header}: {answer}");
+    }
+}
+
+/// A secret is guessed a few times a second, however many connections guess it, and the log is not filled with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_guessed_slowly_and_the_operator_is_told_once() {
+    let database = Database::new().await;
+    let arguments = ["--admin-secret", "hunter2", "--electric-secret", "hunter3"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let guess = |secret: &str| json!({"_tag": "WSMessage.AdminInfoReq", "requestId": "a", "adminSecret": secret});
+    let url = format!("{}/websocket?storeId=s", sidecar.url());
+    let mut sockets = Vec::new();
+    for _ in 0..8 {
+        let mut rpc = Rpc::connect(&url).await;
+        for _ in 0..100 {
+            rpc.send(guess("wrong")).await;
+        }
+        sockets.push(rpc);
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let series = "livestore_refusals_total{asked=\"admin\",reason=\"secret\"}";
+    let guesses = sidecar.metric(series).await;
+    assert!((3.0..=25.0).contains(&guesses), "{guesses} guesses in 3 s");
+    drop(sockets);
+    let mut owner = Rpc::connect(&url).await;
+    owner.send(guess("hunter2")).await;
+    let answer = owner.receive_patiently().await;
+    assert!(format!("{answer:?}").contains("AdminInfoRes"), "{answer:?}");
+
+    let before = Instant::now();
+    let wrong = [("table", "eventlog_6_s"), ("offset", "-1"), ("secret", "wrong")];
+    let answers = join_all((0..5).map(async |_| shape::get(&sidecar, &wrong).send().await.unwrap().status())).await;
+    assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
+    assert!(before.elapsed() >= Duration::from_secs(1), "{:?}", before.elapsed());
+    let right = [("table", "eventlog_6_s"), ("offset", "-1"), ("secret", "hunter3")];
+    let before = Instant::now();
+    assert_eq!(shape::get(&sidecar, &right).send().await.unwrap().status(), 200);
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    let log = sidecar.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("\"secret\"")).collect();
+    assert_eq!(lines.len(), 2, "one of each secret: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

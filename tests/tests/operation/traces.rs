@@ -72,6 +72,38 @@ async fn requests_over_http_go_on_in_their_traces_and_unsampled_ones_are_not_sen
     assert!(!collector.text().contains("hunter2") && !collector.text().contains("todoCreated"));
 }
 
+/// Whether a trace is sent is not for whoever sends a header to decide, unless the operator says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_cannot_have_its_traces_sent() {
+    for (sampler, argument) in [("parentbased_always_off", ""), ("parentbased_traceidratio", "0")] {
+        for is_trusted in [false, true] {
+            let (database, collector) = (Database::new().await, Collector::start().await);
+            let sidecar = Start::new(database.url("sidecar"))
+                .environment("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.endpoint())
+                .environment("OTEL_TRACES_SAMPLER", sampler)
+                .environment("OTEL_TRACES_SAMPLER_ARG", argument)
+                .arguments(if is_trusted { &["--trust-traceparent"] } else { &[] })
+                .ready()
+                .await;
+            let body = json!({"_tag": "@livestore/sync-electric.Push", "storeId": "s", "batch": chain(0, 1)});
+            let request = Client::new().post(format!("{}/api/electric", sidecar.http_url()));
+            let request = request.header("traceparent", format!("00-{TRACE}-{SPAN}-01")).body(body.to_string());
+            assert_eq!(request.send().await.unwrap().status(), 200);
+            let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+            let payload = json!({"storeId": "s", "live": false, "cursor": {"_tag": "None"}});
+            let trace = format!("1{}", &TRACE[1..]);
+            rpc.send(json!({"_tag": "Request", "id": "1", "tag": "SyncWsRpc.Pull", "payload": payload, "headers": [],
+                            "traceId": trace, "spanId": SPAN, "sampled": true}))
+                .await;
+            while rpc.frame().await["_tag"] != "Exit" {}
+            // What is left is sent at the end.
+            assert!(sidecar.terminate().await.success());
+            let sent = [TRACE, &trace].map(|trace| !collector.spans(trace).is_empty());
+            assert_eq!(sent, [is_trusted; 2], "{sampler}, {is_trusted}");
+        }
+    }
+}
+
 /// LiveStore's own clients have trace ids in every request.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_npm_client_is_traced_and_what_is_left_is_sent_at_the_end() {

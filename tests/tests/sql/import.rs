@@ -176,6 +176,24 @@ async fn hooks_run_for_an_import_into_an_own_table() {
     assert_eq!(one::<i64>(&client, "select livestore.head('todo-app')").await, 10);
 }
 
+#[tokio::test]
+async fn a_time_that_clients_cannot_be_told_is_not_taken_over() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    electric_table(&client, 3).await;
+    run(&client, "alter table eventlog_6_todo_app add \"createdAt\" timestamptz").await;
+    for wrong in
+        ["infinity", "-infinity", "290000-01-01T00:00:00Z", "10000-01-01T00:00:00Z", "4713-01-01 00:00:00+00 BC"]
+    {
+        run(&client, &format!("update eventlog_6_todo_app set \"createdAt\" = '{wrong}' where \"seqNum\" = 2")).await;
+        let refused = rejection(import(&client, TODO_APP).await);
+        assert!(refused.sqlstate == "LS003" && refused.message.contains("event 2"), "{wrong}: {refused:?}");
+    }
+    run(&client, "update eventlog_6_todo_app set \"createdAt\" = '9999-12-31T23:59:59.999Z' where \"seqNum\" = 2")
+        .await;
+    assert_eq!(import(&client, TODO_APP).await.unwrap(), (3, 0, 3));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_follow_hear_of_an_import_and_of_a_backend_id_that_is_taken_over() {
     let database = Database::new().await;

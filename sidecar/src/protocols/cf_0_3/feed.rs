@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::messages::{Reason, error, pull_res, push_ack};
-use crate::log::{Delivery, StoreLog, StreamEnd, Subscription};
+use crate::log::{Delivery, StoreLog, StreamEnd, Subscription, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED};
@@ -170,7 +170,7 @@ impl Feed {
 
     /// Where the log stands that is followed.
     async fn head(&self) -> Option<i64> {
-        self.log.head_of(self.live.as_ref()?).await
+        self.log.head_of(self.live.as_ref()?).await.ok()?
     }
 
     async fn send(&mut self, reason: Reason, delivery: &Delivery) -> Result<(), Close> {
@@ -190,6 +190,7 @@ impl Feed {
     async fn over(&mut self, end: StreamEnd) -> Result<(), Close> {
         match end {
             StreamEnd::Reset { .. } | StreamEnd::Rewound => self.end(RESET).await,
+            StreamEnd::Unreadable => self.end(&Unreadable.to_string()).await,
             StreamEnd::Expired => Err(EXPIRED),
         }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use axum::extract::ws::WebSocket;
 use futures_util::future::BoxFuture;
-use subtle::ConstantTimeEq;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -14,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::feed::{Ask, Feed, RESET};
 use super::messages::{self, ClientMessage, PONG};
+use crate::auth::{Guess, Secret};
 use crate::log::{Batch, PushError, Pushed, Reserved, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::meter::Meter;
@@ -36,7 +36,7 @@ pub async fn serve(
     log: StoreLog,
     socket: WebSocket,
     meter: Arc<Meter>,
-    admin_secret: Option<String>,
+    admin_secret: Option<Arc<Secret>>,
     shutdown: CancellationToken,
 ) {
     let mut socket = Socket::new(socket, meter, shutdown);
@@ -89,7 +89,7 @@ struct Session {
     feed: mpsc::Sender<Ask>,
     /// The log that this connection knows, once it does.
     backend_id: Arc<OnceLock<Arc<str>>>,
-    admin_secret: Option<String>,
+    admin_secret: Option<Arc<Secret>>,
     requests: JoinSet<()>,
     /// A push that waits until it may be queued, and its id; nothing is read meanwhile.
     unqueued: Option<(String, Admission)>,
@@ -156,8 +156,8 @@ impl Session {
                 }
             }
             "WSMessage.PushReq" => match message.batch.map(|batch| Batch::parse(batch.get())) {
-                None => self.refuse(request_id, "malformed batch: it is missing").await,
-                Some(Err(error)) => self.refuse(request_id, &format!("malformed batch: {error}")).await,
+                None => self.refuse_malformed(request_id, "malformed batch: it is missing").await,
+                Some(Err(error)) => self.refuse_malformed(request_id, &format!("malformed batch: {error}")).await,
                 Some(Ok(batch)) if batch.is_empty() => self.outgoing.send(messages::push_ack(request_id)).await,
                 Some(Ok(batch)) => {
                     let log = self.log.clone();
@@ -204,9 +204,16 @@ impl Session {
             return self.refuse(&request_id, "admin requests are switched off on this server: --admin-secret").await;
         };
         let given = message.admin_secret.as_deref().unwrap_or_default();
-        if !bool::from(given.as_bytes().ct_eq(secret.as_bytes())) {
-            warn!(store = ?self.log.id(), "an admin request with a wrong secret");
-            return self.refuse(&request_id, "Invalid admin secret").await;
+        match secret.guess(given).await {
+            Guess::Right => {}
+            Guess::Wrong => {
+                self.log.refuse_secret();
+                return self.refuse(&request_id, "Invalid admin secret").await;
+            }
+            Guess::TooMany => {
+                self.log.refuse_secret();
+                return self.refuse(&request_id, "too many admin requests, try again later").await;
+            }
         }
         let (log, outgoing) = (self.log.clone(), self.outgoing.clone());
         let is_reset = message.kind == "WSMessage.AdminResetRoomReq";
@@ -228,13 +235,21 @@ impl Session {
                 }
             } else {
                 match log.may_administer().await {
-                    Ok(()) => messages::admin_info_res(&request_id, &log.backend_id().await),
+                    Ok(()) => match log.backend_id().await {
+                        Ok(backend_id) => messages::admin_info_res(&request_id, &backend_id),
+                        Err(unreadable) => messages::error(&request_id, &unreadable.to_string()),
+                    },
                     Err(denied) => messages::error(&request_id, &denied.to_string()),
                 }
             };
             let _ = outgoing.send(answer).await;
         });
         Ok(())
+    }
+
+    async fn refuse_malformed(&mut self, request_id: &str, message: &str) -> Result<(), Close> {
+        self.log.refuse_malformed(message);
+        self.refuse(request_id, message).await
     }
 
     async fn refuse(&mut self, request_id: &str, message: &str) -> Result<(), Close> {

@@ -216,6 +216,7 @@ fn refuse_pull(refusal: &ReadError) -> Response {
     let status = match refusal {
         ReadError::Denied(_) => StatusCode::FORBIDDEN,
         ReadError::Reset { .. } | ReadError::Foreign => StatusCode::GONE,
+        ReadError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         // The client takes the log for empty and asks again, live, instead of giving up for good.
         ReadError::Away => StatusCode::BAD_REQUEST,
     };

@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 
 use super::offset::{Offset, Position};
 use crate::budget::Share;
-use crate::log::{Denied, Event, PullError, StoreLog, StreamEnd};
+use crate::log::{Denied, Event, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
 /// How long a live request waits for events, as in Electric (`ELECTRIC_LONG_POLL_TIMEOUT`).
@@ -101,6 +101,8 @@ pub enum ReadError {
     Reset { offset: Offset, handle: Arc<str> },
     #[error("the position is not one of this server: the client has to drop what it synced and start anew")]
     Foreign,
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// For a client without a position only.
     #[error("the database is not available, try again later")]
     Away,
@@ -159,6 +161,7 @@ pub fn read_error(error: PullError, offset: Offset) -> ReadError {
     match error {
         PullError::Denied(denied) => ReadError::Denied(denied),
         PullError::BackendIdMismatch { expected, .. } => ReadError::Reset { offset, handle: expected },
+        PullError::Unreadable(unreadable) => unreadable.into(),
         PullError::Rewound => ReadError::Away,
     }
 }
@@ -184,6 +187,7 @@ async fn news(log: &StoreLog, position: &Position, follow: Follow) -> Result<Pag
             }
             // Nothing of the old log was read: the next request finds the new one.
             Err(StreamEnd::Reset { expected, .. }) => return Ok(Page::of(Vec::new(), after, &expected, true)),
+            Err(StreamEnd::Unreadable) => return Err(Unreadable.into()),
             Err(StreamEnd::Rewound) => return Err(PullError::Rewound),
             // The next request is refused.
             Err(StreamEnd::Expired) => return Ok(Page::of(Vec::new(), after, subscription.backend_id(), true)),

@@ -64,6 +64,7 @@ fn refused(error: ReadError) -> Refusal {
     match error {
         ReadError::Denied(denied) => Refusal::Rejected(denied.to_string()),
         ReadError::Unavailable => Refusal::Unavailable(error.to_string()),
+        ReadError::Unreadable(unreadable) => Refusal::Rejected(unreadable.to_string()),
     }
 }
 

@@ -123,7 +123,12 @@ impl Answer {
         let Request { payload, operation } = match Request::parse(Transport::Http, self.log.id(), tag, payload) {
             Ok(request) => request,
             Err(BadRequest::UnknownTag) => return self.send(id.unknown_tag(tag)).await,
-            Err(BadRequest::Malformed(message)) => return self.send(id.die(&message)).await,
+            Err(BadRequest::Malformed(message)) => {
+                if tag.ends_with(".Push") {
+                    self.log.refuse_malformed(&message);
+                }
+                return self.send(id.die(&message)).await;
+            }
         };
         if let (false, Operation::Pull { cursor: Some(cursor), .. }) = (self.is_admitted, &operation) {
             return self.nothing_new(&id, &cursor.backend_id).await;

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::requests::{Cursor, pull_failure};
 use super::wire::RequestId;
 use crate::budget::Share;
-use crate::log::{Event, PullError, StoreLog, StreamEnd};
+use crate::log::{Event, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED, REWOUND, SLOW};
@@ -64,6 +64,7 @@ impl Puller {
                 Err(StreamEnd::Reset { expected, received }) => {
                     return self.refuse(&PullError::BackendIdMismatch { expected, received: (*received).into() }).await;
                 }
+                Err(StreamEnd::Unreadable) => return self.refuse(&Unreadable.into()).await,
                 Err(StreamEnd::Rewound) => return Err(REWOUND),
                 Err(StreamEnd::Expired) => return Err(EXPIRED),
             }

@@ -165,7 +165,7 @@ fn same_store(store: &StoreId, requested: &str) -> Result<(), BadRequest> {
 pub fn pull_failure(error: &PullError) -> Option<Value> {
     match error {
         PullError::BackendIdMismatch { expected, received } => Some(backend_id_mismatch(expected, received)),
-        PullError::Denied(denied) => Some(unknown_error(&denied.to_string())),
+        PullError::Denied(_) | PullError::Unreadable(_) => Some(unknown_error(&error.to_string())),
         PullError::Rewound => None,
     }
 }

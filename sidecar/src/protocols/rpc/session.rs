@@ -132,7 +132,12 @@ impl Session {
         let Request { payload, operation } = match Request::parse(Transport::WebSocket, self.log.id(), tag, payload) {
             Ok(request) => request,
             Err(BadRequest::UnknownTag) => return self.answer(id.clone(), id.unknown_tag(tag)).await,
-            Err(BadRequest::Malformed(message)) => return self.answer(id.clone(), id.die(&message)).await,
+            Err(BadRequest::Malformed(message)) => {
+                if tag.ends_with(".Push") {
+                    self.log.refuse_malformed(&message);
+                }
+                return self.answer(id.clone(), id.die(&message)).await;
+            }
         };
         match operation {
             Operation::Pull { live, cursor } => {

@@ -20,7 +20,7 @@ use super::limits::Limits;
 use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
 use crate::budget::{Share, counted};
-use crate::log::{Batch, Denied, Event, Page, PullError, PushError, StoreLog, StreamEnd};
+use crate::log::{Batch, Event, Page, PullError, PushError, StoreLog, StreamEnd, Unreadable};
 use crate::protocols::{body, read_json};
 use crate::shutdown::Ending;
 
@@ -87,15 +87,19 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
     let pushed = if is_expected {
         log.push(batch, None).await
     } else if let Err(denied) = log.may_push().await {
-        return refuse(&denied);
+        return refuse(&denied.into());
     } else {
-        Err(PushError::ServerAhead { minimum_expected_num: log.end().await.head, provided_num: parent })
+        match log.end().await {
+            Ok(end) => Err(PushError::ServerAhead { minimum_expected_num: end.head, provided_num: parent }),
+            Err(unreadable) => return refuse(&unreadable.into()),
+        }
     };
     match pushed {
         Ok(_) => {
-            let own = log.next_after(last - 1).await;
-            let appended_at = own.events.first().map_or(0, |event| timestamp(event));
-            let end = if own.head == last { own } else { log.end().await };
+            let (appended_at, end) = match appended(&log, last).await {
+                Ok(appended) => appended,
+                Err(unreadable) => return refuse(&unreadable.into()),
+            };
             let position = |seq_num: i64, timestamp: i64| json!({"seq_num": seq_num, "timestamp": timestamp});
             let tail = tail_of(&end);
             answer(
@@ -123,12 +127,24 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
     }
 }
 
+/// When a record was appended, and where the stream ends.
+async fn appended(log: &StoreLog, last: i64) -> Result<(i64, Page), Unreadable> {
+    let own = log.next_after(last - 1).await?;
+    let appended_at = own.events.first().map_or(0, |event| timestamp(event));
+    let end = if own.head == last { own } else { log.end().await? };
+    Ok((appended_at, end))
+}
+
 /// Where a stream ends.
 pub async fn tail(log: StoreLog) -> Response {
-    if let Err(denied) = log.may_pull().await {
-        return refuse(&denied);
-    }
-    let tail = tail_of(&log.end().await).json();
+    let end = async {
+        log.may_pull().await?;
+        Ok(log.end().await?)
+    };
+    let tail = match end.await {
+        Ok(end) => tail_of(&end).json(),
+        Err(error) => return refuse(&error),
+    };
     json_answer(StatusCode::OK, format!(r#"{{"tail":{tail}}}"#))
 }
 
@@ -211,7 +227,7 @@ pub async fn read(
     exists: bool,
     tasks: &TaskTracker,
     ending: &Ending,
-) -> Result<Response, Denied> {
+) -> Result<Response, PullError> {
     debug!(store = ?log.id(), ?read, "read");
     log.may_pull().await?;
     let (start, limits, records, bytes) = match read.resumed {
@@ -220,12 +236,12 @@ pub async fn read(
         }
         None => (read.start, read.limits, 0, 0),
     };
-    let end = log.end().await;
+    let end = log.end().await?;
     let mut after = match start {
         Start::SeqNum(seq_num) => seq_num,
         Start::TailOffset(offset) => (end.head - offset).max(0),
         Start::Timestamp(timestamp) => match DateTime::from_timestamp_millis(timestamp) {
-            Some(moment) => log.last_before(moment).await,
+            Some(moment) => log.last_before(moment).await?,
             None => end.head,
         },
     };
@@ -263,7 +279,7 @@ async fn read_at_once(
     wait: Option<Duration>,
     end: &Page,
     shutdown: &CancellationToken,
-) -> Result<Response, Denied> {
+) -> Result<Response, PullError> {
     let found = if after < end.head {
         let page = async { log.history(after, None).await?.next().await };
         page.await.map(|page| page.map(|page| (page.events, page.share)).unwrap_or_default())
@@ -287,7 +303,7 @@ async fn read_at_once(
             let records = records(&events[..answered]);
             Ok(json_answer(StatusCode::OK, counted(format!(r#"{{"records":[{records}]}}"#), share)))
         }
-        Err(PullError::Denied(denied)) => Err(denied),
+        Err(error @ (PullError::Denied(_) | PullError::Unreadable(_))) => Err(error),
         Err(_) => Ok(unwritten(end)),
     }
 }
@@ -300,6 +316,7 @@ async fn news(log: &StoreLog, after: i64) -> Result<(Vec<Arc<Event>>, Option<Arc
             Ok(delivery) => return Ok((delivery.events, delivery.share)),
             // As if nothing came; the next request is refused.
             Err(StreamEnd::Expired) => return Ok((Vec::new(), None)),
+            Err(StreamEnd::Unreadable) => return Err(Unreadable.into()),
             Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => return Err(PullError::Rewound),
         }
     }
@@ -310,8 +327,19 @@ fn unwritten(end: &Page) -> Response {
     json_answer(StatusCode::RANGE_NOT_SATISFIABLE, format!(r#"{{"tail":{}}}"#, tail_of(end).json()))
 }
 
-fn refuse(denied: &Denied) -> Response {
-    failure(StatusCode::FORBIDDEN, "permission_denied", &denied.to_string())
+fn refuse(error: &PullError) -> Response {
+    let (status, code) = status(error);
+    failure(status, code, &error.to_string())
+}
+
+/// How S2 says why something cannot be read.
+pub fn status(error: &PullError) -> (StatusCode, &'static str) {
+    match error {
+        PullError::Denied(_) => (StatusCode::FORBIDDEN, "permission_denied"),
+        PullError::Unreadable(_) | PullError::BackendIdMismatch { .. } | PullError::Rewound => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+        }
+    }
 }
 
 /// An error as S2 writes it.

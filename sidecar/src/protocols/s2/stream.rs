@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::limits::Limits;
 use super::records::{Tail, batches, metered, records, seq_num, timestamp};
 use crate::budget::{Share, counted};
-use crate::log::{Event, PullError, StoreLog};
+use crate::log::{Event, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
 /// How often a live stream that has nothing new says so. S2: 5 to 15 s.
@@ -157,8 +157,12 @@ impl Writer {
                     continue;
                 }
             };
-            // The log is no more: the client's next request is told.
-            let Ok(delivery) = delivery else { return Ok(()) };
+            let delivery = match delivery {
+                Ok(delivery) => delivery,
+                Err(StreamEnd::Unreadable) => return self.fail(&Unreadable.into()).await,
+                // The log is no more: the client's next request is told.
+                Err(_) => return Ok(()),
+            };
             self.tail.seq_num = subscription.position().max(subscription.last());
             if delivery.events.is_empty() {
                 self.ping().await?;

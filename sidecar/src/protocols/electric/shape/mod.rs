@@ -24,7 +24,7 @@ use super::offset::{Offset, Position};
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error};
 use super::upstream::Upstream;
 use crate::budget::counted;
-use crate::log::{Ambiguous, StoreLog};
+use crate::log::{FindError, StoreLog};
 pub use request::{Request, Since, has_secret};
 
 /// For who does not have it.
@@ -228,6 +228,7 @@ fn refuse(refusal: &ReadError) -> Response {
             response
         }
         ReadError::Foreign => uncached(StatusCode::GONE, message),
+        ReadError::Unreadable(_) => uncached(StatusCode::INTERNAL_SERVER_ERROR, message),
         ReadError::Away => {
             let mut response = uncached(StatusCode::SERVICE_UNAVAILABLE, message);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
@@ -236,9 +237,13 @@ fn refuse(refusal: &ReadError) -> Response {
     }
 }
 
-/// Several stores have the name of the table. Not 400, which makes LiveStore's client start over, without end.
-pub fn ambiguous(problem: &Ambiguous) -> Response {
-    uncached(StatusCode::UNPROCESSABLE_ENTITY, json!({"message": problem.to_string()}))
+/// Which store is meant cannot be told. Not 400, which makes LiveStore's client start over, without end.
+pub fn not_found(problem: &FindError) -> Response {
+    let status = match problem {
+        FindError::Ambiguous => StatusCode::UNPROCESSABLE_ENTITY,
+        FindError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    uncached(status, json!({"message": problem.to_string()}))
 }
 
 /// JSON that no cache may keep: errors, and what is of the moment.
@@ -263,7 +268,7 @@ pub async fn forward(
         if let Err(denied) = log.may_pull().await {
             return Ok(refuse(&denied.into()));
         }
-        let location = log.locate().await.ok_or(Instead::ReadOurselves)?;
+        let location = log.locate().await.ok().flatten().ok_or(Instead::ReadOurselves)?;
         if matches!(&request.since, Since::At(position) if position.handle == location.backend_id) {
             return Err(Instead::ReadOurselves);
         }

@@ -1,7 +1,7 @@
 //! What a request of the shape API asks for.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -12,6 +12,7 @@ use subtle::ConstantTimeEq;
 use super::table::{parse_columns, parse_table};
 use super::uncached;
 use crate::log::Alias;
+use crate::protocols::brief;
 use crate::protocols::electric::messages::{Columns, Relation};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, LONG_POLL, Patience, Wait};
@@ -81,8 +82,13 @@ impl Request {
     /// What is wrong with it.
     pub fn parse(query: &str) -> Result<Self, Errors> {
         let params: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
-        let param = |name: &str| params.iter().rev().find(|(key, _)| key == name).map(|(_, value)| &**value);
+        let param = |name: &str| params.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
         let mut errors = Errors::default();
+        // Of two, one would be looked at here, and Electric might take the other.
+        let mut names = HashSet::new();
+        if let Some((name, _)) = params.iter().find(|(name, _)| !names.insert(name)) {
+            errors.add("params", format!("{}: is given more than once", brief(name)));
+        }
 
         let is = |name: &'static str, errors: &mut Errors| match param(name) {
             None | Some("false") => false,

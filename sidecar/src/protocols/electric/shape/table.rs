@@ -1,6 +1,6 @@
 //! Which log a client of the shape API means, from the words of SQL that it says it in.
 
-use crate::log::Alias;
+use crate::log::{Alias, PgText};
 use crate::protocols::electric::messages::Relation;
 
 /// The schema of a table that is named without one.
@@ -29,6 +29,8 @@ pub fn parse_table(
             None => return Err(invalid()),
         }
     }
+    // Nothing in Postgres has such a name.
+    PgText::check("the name", table).map_err(|problem| ("table", problem))?;
     let (schema, name) = match &mut identifiers[..] {
         [name] => (DEFAULT_SCHEMA.to_string(), std::mem::take(name)),
         [schema, name] => (std::mem::take(schema), std::mem::take(name)),
@@ -50,7 +52,8 @@ pub fn parse_table(
     if condition.is_some() {
         return Err(("where", "is not supported: a shape is the whole log of a store".into()));
     }
-    Ok((Alias::Suffix(suffix.into()), relation))
+    let suffix = PgText::parse("the name", suffix).map_err(|problem| ("table", problem))?;
+    Ok((Alias::Suffix(suffix), relation))
 }
 
 /// `store = 17`, or `store = $1` with that parameter, in any of the ways to write it.
@@ -112,7 +115,7 @@ mod tests {
     fn suffix(table: &str) -> Option<(String, String)> {
         match parse_table(table, None) {
             Ok((Alias::Suffix(suffix), relation)) => {
-                Some((suffix.into(), format!("{}/{}", relation.schema, relation.table)))
+                Some((suffix.as_str().into(), format!("{}/{}", relation.schema, relation.table)))
             }
             _ => None,
         }
@@ -140,6 +143,8 @@ mod tests {
             "eventlog_6_a; drop",
             "\"eventlog_6_a",
             "eventlog_6_a.",
+            "\"eventlog_6_a\0b\"",
+            "\"sch\0ema\".eventlog_6_a",
         ] {
             assert!(suffix(wrong).is_none(), "{wrong}");
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, Url};
 use tracing::{info, warn};
@@ -33,6 +33,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The largest page that is read: Electric's chunks have 10 MB, and a row more.
 const PAGE_BYTES: usize = 32 << 20;
+
+/// The headers of its answers that clients get, beside those that begin with `electric-`.
+const PASSED_ON: [HeaderName; 11] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::ETAG,
+    header::EXPIRES,
+    header::LAST_MODIFIED,
+    header::RETRY_AFTER,
+    header::VARY,
+    HeaderName::from_static("surrogate-control"),
+    HeaderName::from_static("x-accel-buffering"),
+];
 
 /// The columns of a row: those of an event and the other half of the primary key, without which Electric has no shape.
 const COLUMNS: &str = r#"store,"seqNum","parentSeqNum",name,args,"clientId","sessionId""#;
@@ -120,10 +135,8 @@ impl Upstream {
         self.works();
         let mut forwarded = axum::response::Response::builder().status(response.status());
         for (name, value) in response.headers() {
-            // Which pages may read it is said here, and how it travels.
-            let is_ours = name.as_str().starts_with("access-control-")
-                || [header::CONNECTION, header::TRANSFER_ENCODING, header::DATE].contains(name);
-            if !is_ours {
+            // Nothing else: a cookie of whatever is in front of Electric, for one, would be taken for ours.
+            if PASSED_ON.contains(name) || name.as_str().starts_with("electric-") {
                 forwarded = forwarded.header(name, value);
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Chunk, Failure, Upstream};
-use crate::log::{Event, Location, StoreLog};
+use crate::log::{Event, Location, StoreLog, Unreadable};
 use crate::protocols::electric::api::{Answer, RawPosition, pull_ourselves};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, Page, Patience, ReadError, read};
@@ -109,7 +109,7 @@ pub async fn pull(
     let Some(location) = patience.wait_for(locate(log, place.as_ref())).await else {
         return nothing();
     };
-    let Some(location) = location else {
+    let Some(location) = location? else {
         // A store that does not exist yet has no shape.
         return pull_ourselves(log, position, is_live, patience).await;
     };
@@ -135,7 +135,7 @@ pub async fn pull(
             log.forget_location().await;
             match patience.wait_for(log.locate()).await {
                 // The events have moved to a table of the store's own; or the client had none of those that are gone.
-                Some(Some(now))
+                Some(Ok(Some(now)))
                     if now != location && (now.backend_id == location.backend_id || reader.here.seq_num == 0) =>
                 {
                     reader.join(&now, patience).await
@@ -148,12 +148,12 @@ pub async fn pull(
 }
 
 /// Where the log is. What is known of it may be older than what a client knows, and a new client begins with it.
-async fn locate(log: &StoreLog, place: Option<&Place>) -> Option<Location> {
+async fn locate(log: &StoreLog, place: Option<&Place>) -> Result<Option<Location>, Unreadable> {
     if let Some(place) = place
-        && let Some(location) = log.locate().await
+        && let Some(location) = log.locate().await?
         && (place.seq_num == 0 || place.backend_id == location.backend_id)
     {
-        return Some(location);
+        return Ok(Some(location));
     }
     log.forget_location().await;
     log.locate().await
@@ -206,7 +206,7 @@ impl Reader<'_> {
         if here.seq_num == 0 && !events.is_empty() {
             // Any log is right for who has read nothing of it. From now on it is this one.
             self.log.forget_location().await;
-            if let Some(Some(location)) = patience.wait_for(self.log.locate()).await {
+            if let Some(Ok(Some(location))) = patience.wait_for(self.log.locate()).await {
                 here.backend_id = location.backend_id;
             }
         }
