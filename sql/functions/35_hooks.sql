@@ -111,6 +111,26 @@ $$;
 comment on function livestore.delete_events(regclass, bigint) is
 'Internal: deletes the events of a store from a table; as livestore_hooks, if that has triggers on DELETE';
 
+create or replace function livestore.admit_hooks(eventlog oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Not before it is needed: pg_dump would write down a policy that the extension creates anew.
+    if exists (select from pg_class c where c.oid = eventlog and c.relrowsecurity)
+        and not exists (select from pg_policy p where p.polrelid = eventlog and p.polname = 'livestore_hooks')
+    then
+        execute format(
+            'create policy livestore_hooks on %s for all to livestore_hooks using (true) with check (true)', eventlog::regclass
+        );
+    end if;
+end
+$$;
+
+comment on function livestore.admit_hooks(oid) is
+'Internal: where row level security is on for the table of a store, a policy that lets livestore_hooks insert what is pushed';
+
 -- Written in Rust: extension/src/hooks.rs.
 create or replace function livestore.copy_hook(hook oid, eventlog oid)
 returns void

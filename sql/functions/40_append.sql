@@ -234,6 +234,7 @@ begin
                         when is_inherited then around[4] end
                 );
             end if;
+            perform livestore.admit_hooks(part.eventlog::oid);
             inserted := inserted + livestore.insert_events(
                 part.eventlog::oid, part.ids, part.seq_nums, part.parent_seq_nums, part.names, part.args,
                 part.client_ids, part.session_ids, part.created_ats

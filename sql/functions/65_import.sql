@@ -120,6 +120,7 @@ begin
     end if;
     perform livestore.enter_context(store_id, null::text, null::text, null::text);
     update livestore.stores s set head = fresh.seq_nums[cardinality(fresh.seq_nums)] where s.id = store.id;
+    perform livestore.admit_hooks(store.eventlog::oid);
     perform livestore.insert_events(
         store.eventlog::oid, fresh.stores, fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args,
         fresh.client_ids, fresh.session_ids, fresh.created_ats

@@ -30,7 +30,14 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         Err(error) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {}", text(source)));
             report.wrong(format!("{error}{}", source.unwrap_or_default()));
-            if !matches!(error, DatabaseError::PrivilegeMissing | DatabaseError::ExtensionMissing) {
+            let is_reached = matches!(
+                error,
+                DatabaseError::PrivilegeMissing
+                    | DatabaseError::ExtensionMissing
+                    | DatabaseError::ExtensionVersion { .. }
+                    | DatabaseError::RowSecurityForced { .. }
+            );
+            if !is_reached {
                 return;
             }
         }
@@ -113,6 +120,11 @@ async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_pos
 
 /// Whether the ids of stores are told to everybody who may connect.
 async fn channels(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let callable = "select from pg_proc p join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
+         where p.proname = 'legacy_notify' and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')";
+    if client.query_opt(callable, &[]).await?.is_none() {
+        return Ok(());
+    }
     let row = client.query_one("select livestore.legacy_notify(), current_database()::text", &[]).await?;
     if row.get(0) {
         let database: &str = row.get(1);

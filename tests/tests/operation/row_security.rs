@@ -43,6 +43,16 @@ async fn row_level_security_makes_no_log_look_empty() {
         }
     }
     assert_eq!(sidecar.get("/readyz").await, (200, "ready\n".into()));
+    // A table of one store, and an import.
+    admin
+        .batch_execute(
+            "alter table livestore.eventlog_1_own enable row level security;
+             select livestore.commit('own', 'e', '{}');
+             create table public.imported as select * from livestore.eventlog_1 where store = (select id from livestore.stores where store_id = 's');
+             select livestore.import_table('public.imported', 'other')",
+        )
+        .await
+        .unwrap();
 
     // Forced on the owner, it is an error. A superuser is never bound, whatever owns the extension.
     admin.batch_execute("alter table livestore.eventlog_1 force row level security").await.unwrap();

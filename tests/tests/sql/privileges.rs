@@ -98,6 +98,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("store_of_number", "livestore.store_of_number(1)", READERS),
     ("list_streams", "livestore.list_streams('', '', 1)", READERS),
     ("locate_store", "livestore.locate_store('s')", READERS),
+    ("admit_hooks", "livestore.admit_hooks(0::oid)", NOBODY),
     ("mend_store_numbers", "livestore.mend_store_numbers()", NOBODY),
     ("has_context", "livestore.has_context()", NOBODY),
     ("save_context", "livestore.save_context()", NOBODY),
