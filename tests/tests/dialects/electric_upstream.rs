@@ -433,7 +433,8 @@ async fn a_token_that_ends_takes_what_waits_for_electric_with_it() {
     let shape = |how, position: (&str, &str)| {
         let (offset, handle) = position;
         let params = [("table", "eventlog_6_s"), ("secret", SECRET), ("offset", offset), ("handle", handle)];
-        get(&sidecar, &[&params[..], &[("live", "true"), (how, "true")]].concat())
+        let live = [("live", "true"), (how, "true")];
+        get(&sidecar, &[&params[..], &live[usize::from(how == "live")..]].concat())
     };
     let first = ask(get(&sidecar, &[("table", "eventlog_6_s"), ("secret", SECRET), ("offset", "-1")])).await;
     let position = (first.offset(), first.handle());
