@@ -133,8 +133,8 @@ async fn without_tokens_each_store_has_its_line() {
     assert_eq!(refused.0, 403);
     let refused = Rpc::connect_with(&format!("{url}&payload=%257B"), &[]).await.err().expect("a refusal");
     assert_eq!(refused.0, 400);
-    assert!(sidecar.log().contains("\"because\":\"malformed payload"), "{}", sidecar.log());
     let lines = refusals(&sidecar).await;
+    assert!(sidecar.log().contains("\"because\":\"malformed payload"), "{}", sidecar.log());
     for reason in ["origin", "malformed"] {
         let is_it = |line: &&Value| line["asked"] == "connect" && line["reason"] == reason;
         assert!(lines.iter().find(is_it).is_some(), "{reason}: {lines:?}");

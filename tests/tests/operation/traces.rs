@@ -52,7 +52,7 @@ async fn requests_over_websocket_go_on_in_their_traces() {
         while rpc.frame().await["_tag"] != "Exit" {}
     }
     goes_down_to(&collector, &trace(1), "SyncWsRpc.Push", "livestore.push_batch").await;
-    goes_down_to(&collector, &trace(2), "SyncWsRpc.Pull", "livestore.pull_page").await;
+    goes_down_to(&collector, &trace(2), "SyncWsRpc.Pull", "livestore.read_page").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
