@@ -50,6 +50,8 @@ pub enum Reason {
     Token,
     /// The token does not allow it.
     Access,
+    /// The subject of the token has too many connections, and too many requests that wait for one.
+    Connections,
     /// The admin secret, or that of Electric's clients.
     Secret,
     /// The operator's authorize function.
@@ -65,10 +67,11 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Origin,
         Self::Token,
         Self::Access,
+        Self::Connections,
         Self::Secret,
         Self::Authorize,
         Self::Hook,
@@ -82,6 +85,7 @@ impl Reason {
             Self::Origin => "origin",
             Self::Token => "token",
             Self::Access => "access",
+            Self::Connections => "connections",
             Self::Secret => "secret",
             Self::Authorize => "authorize",
             Self::Hook => "hook",

@@ -46,6 +46,8 @@ pub struct Jwt {
     pub allow: Vec<Template>,
     /// Connections of each subject.
     pub places: Arc<Places<Arc<str>>>,
+    /// Requests of each subject that wait for one of those.
+    pub queue: Arc<Places<Arc<str>>>,
 }
 
 /// Who sends a request.
@@ -75,6 +77,14 @@ impl Authentication {
         }
     }
 
+    /// A place among the requests of a subject that wait for one among its connections, if that is free.
+    pub fn queue(&self, subject: Arc<str>) -> Option<Place<Arc<str>>> {
+        match self {
+            Self::None => None,
+            Self::Jwt(jwt) => jwt.queue.take(subject),
+        }
+    }
+
     pub fn is_none(&self) -> bool {
         matches!(self, Self::None)
     }
@@ -85,7 +95,7 @@ impl Jwt {
         let claims = self.verifier.verify(token).await?;
         let place = self.places.take(Arc::clone(&claims.subject)).ok_or_else(|| {
             Limit::ConnectionsPerSubject.hit();
-            Refused::TooMany(self.places.each())
+            Refused::TooMany { subject: Arc::clone(&claims.subject), most: self.places.each() }
         })?;
         let of_token = match claims.all.get(&self.access_claim) {
             None | Some(Value::Null) => Vec::new(),
@@ -157,7 +167,8 @@ mod tests {
             let key = EncodingKey::from_secret(b"a secret");
             let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
             let verifier = Verifier::new(Duration::ZERO).with_secret("a secret");
-            let jwt = Jwt { verifier, access_claim: "livestore".into(), allow: Vec::new(), places: Places::new(1) };
+            let (places, queue) = (Places::new(1), Places::new(1));
+            let jwt = Jwt { verifier, access_claim: "livestore".into(), allow: Vec::new(), places, queue };
             let credentials = Credentials::default().with_payload(Some(&json!({"authToken": token}).to_string()));
             let identified = Authentication::Jwt(Box::new(jwt)).identify(&credentials).now_or_never().unwrap();
             let Ok(identity) = identified else { return };

@@ -78,7 +78,7 @@ pub struct Claims {
 }
 
 /// Why a client is not let in. The text is for the client, and holds nothing of the token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error(
         "this server asks for a token: send one in the header authorization, as authToken of the sync payload, as ?token= or in the cookie auth_token"
@@ -106,8 +106,8 @@ pub enum Refused {
     Claim(&'static str),
     #[error("the claim of the token that says what it allows is malformed: it maps stores to read, write or admin")]
     Access,
-    #[error("this subject has too many connections, {0}: close some, or try later")]
-    TooMany(usize),
+    #[error("this subject has too many connections, {most}: close some, or try later")]
+    TooMany { subject: Arc<str>, most: usize },
 }
 
 impl Verifier {

@@ -16,6 +16,9 @@ use crate::protocols::electric::Upstream;
 /// What an HMAC is worth ends with its secret: as many bytes as SHA-256 has (RFC 7518, section 3.2).
 const SECRET_BYTES: usize = 32;
 
+/// How many requests of a subject may wait for a place among its connections, but no more than it has places.
+const QUEUE: usize = 32;
+
 /// By how much clocks may be said to be wrong.
 const LONGEST_LEEWAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -129,6 +132,7 @@ impl Config {
             access_claim: self.access_claim.clone(),
             allow: self.allow.clone(),
             places: Places::new(self.max_connections_per_subject),
+            queue: Places::new(self.max_connections_per_subject.min(QUEUE)),
         })))
     }
 

@@ -10,11 +10,11 @@ impl StoreLog {
     /// Whether the client may append this, and now. Its own limit comes before what it makes others do.
     pub(super) async fn may_push_now(&self, batch: &Batch) -> Result<(), PushError> {
         let (limits, bytes) = (self.limits(), batch.json().len());
-        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(PushError::Rejected)?;
+        self.check_token(Access::Write, Action::Push.refusal()).await?;
         if let Some(subject) = self.context().subject() {
             limits.subjects.check(subject, bytes)?;
         }
-        self.authorize(Action::Push).await.map_err(PushError::Rejected)?;
+        self.authorize(Action::Push).await?;
         limits.stores.check(self.id(), bytes)?;
         match self.context().subject() {
             Some(subject) if self.begins(batch).await => limits.check_new_store(subject, self.id()).await,
@@ -40,11 +40,11 @@ impl StoreLog {
     pub(super) async fn wait_until_it_may_push(&self, batch: &Batch) -> Result<(), PushError> {
         let (limits, bytes) = (self.limits(), batch.json().len());
         limits.check_sizes(batch.sizes())?;
-        self.check_token(Access::Write, Action::Push.refusal()).await.map_err(PushError::Rejected)?;
+        self.check_token(Access::Write, Action::Push.refusal()).await?;
         if let Some(subject) = self.context().subject() {
             limits.subjects.wait(subject, bytes).await;
         }
-        self.authorize(Action::Push).await.map_err(PushError::Rejected)?;
+        self.authorize(Action::Push).await?;
         limits.stores.wait(self.id(), bytes).await;
         if let Some(subject) = self.context().subject()
             && self.begins(batch).await

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Log;
-use super::authorize::Action;
+use super::authorize::{Action, Denied};
 use super::context::Context;
 use super::store_id::StoreId;
 use super::text::PgText;
@@ -35,6 +35,9 @@ pub enum FindError {
     Ambiguous,
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// Whose stores are meant is known only of who has a place among the connections of its subject.
+    #[error(transparent)]
+    Denied(#[from] Denied),
 }
 
 /// How old an answer may be.
@@ -214,7 +217,7 @@ impl Log {
     /// so that nobody's store stands in the way of another's. Waits while the database is away.
     ///
     /// # Errors
-    /// It may use several.
+    /// It may use several, or there is no place for it.
     pub async fn find(
         &self,
         alias: &Alias,
@@ -226,6 +229,9 @@ impl Log {
         // There is no other of its number; whether it may be used is found out by whoever uses it.
         if let (Alias::Pooled(_), [store]) = (alias, &*stores) {
             return Ok(Some(store.clone()));
+        }
+        if let Some(store) = stores.first() {
+            self.store_of(store, context).wait_for_place().await?;
         }
         let stores = if stores.len() < NAMESAKES as usize { stores } else { self.find_among(alias, context).await? };
         let mut usable = Vec::new();

@@ -61,6 +61,11 @@ impl Denied {
     pub fn new(reason: Reason, text: impl Into<String>) -> Self {
         Self { reason, text: text.into() }
     }
+
+    /// Whether the client may do it later, as it is.
+    pub fn may_pass(&self) -> bool {
+        self.reason == Reason::Connections
+    }
 }
 
 fn denied(text: impl Into<String>) -> Denied {

@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 use crate::auth::{Authentication, Credentials, Identity, Refused};
 use crate::budget::{Account, Budget};
+use crate::places::Place;
+
+/// How long a request waits for a place among the connections of its subject.
+const QUEUE_TIME: Duration = Duration::from_secs(60);
 
 /// The sync payload of a client, the headers of its request that the operator forwards, and who it is.
 #[derive(Debug, Default)]
@@ -17,6 +24,8 @@ pub struct Context {
     dialect: &'static str,
     credentials: Credentials,
     identity: OnceCell<Arc<Identity>>,
+    /// Its place in the queue of its subject, and until when it may have that: kept by a request that is asked about again.
+    waiting: Mutex<Option<(Place<Arc<str>>, Instant)>>,
     /// The memory of a client without a token, for all requests of its connection.
     account: Arc<OnceLock<Account>>,
 }
@@ -42,6 +51,7 @@ impl Context {
             dialect,
             credentials,
             identity: OnceCell::new(),
+            waiting: Mutex::default(),
             account: Arc::default(),
         }
     }
@@ -63,6 +73,7 @@ impl Context {
                     dialect: self.dialect,
                     credentials,
                     identity: OnceCell::new(),
+                    waiting: Mutex::default(),
                     account: Arc::clone(&self.account),
                 })
             }
@@ -92,6 +103,21 @@ impl Context {
     pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, Refused> {
         let identify = async || authentication.identify(&self.credentials).await.map(Arc::new);
         self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
+    }
+
+    /// Whether the request may wait, or go on to, for a place among the connections of its subject.
+    pub fn may_wait(&self, authentication: &Authentication, subject: &Arc<str>) -> bool {
+        let mut waiting = self.waiting.lock();
+        if waiting.is_none() {
+            let place = authentication.queue(Arc::clone(subject));
+            *waiting = place.map(|place| (place, Instant::now() + QUEUE_TIME));
+        }
+        waiting.as_ref().is_some_and(|(_, until)| Instant::now() < *until)
+    }
+
+    /// It has what it waited for.
+    pub fn waits_no_more(&self) {
+        self.waiting.lock().take();
     }
 
     /// Whom the token is for, once it was looked at.

@@ -31,6 +31,12 @@ pub enum PushError {
     Unavailable,
 }
 
+impl From<Denied> for PushError {
+    fn from(denied: Denied) -> Self {
+        if denied.may_pass() { Self::Throttled(denied.text) } else { Self::Rejected(denied) }
+    }
+}
+
 impl PushError {
     /// What refuses the push; `None` if its client goes on by itself.
     pub fn refusal(&self) -> Option<Reason> {

@@ -20,7 +20,7 @@ use super::limits::Limits;
 use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page};
 use super::push::Space;
-use crate::auth::{Access, Refused};
+use crate::auth::{Access, Identity, Refused};
 use crate::budget::{Account, FREE, Share};
 use crate::metrics;
 use crate::postgres::{Database, Unreadable, retry_until_available};
@@ -117,7 +117,7 @@ impl StoreLog {
     /// Whether it is known already, by what came beside the payloads of its requests, that this client is nobody.
     pub async fn is_stranger(&self) -> bool {
         let identity = self.context.identity(&self.log.authentication).await;
-        matches!(identity, Err(refused) if !matches!(refused, Refused::NoKeys | Refused::TooMany(_)))
+        matches!(identity, Err(refused) if !matches!(refused, Refused::NoKeys | Refused::TooMany { .. }))
     }
 
     /// How long a client that is told of it waits for the database.
@@ -145,10 +145,49 @@ impl StoreLog {
     ///
     /// # Errors
     /// What to tell it.
-    pub async fn has_place(&self) -> Result<(), String> {
+    pub async fn has_place(&self) -> Result<(), Denied> {
         match self.context.identity(&self.log.authentication).await {
-            Err(refused @ Refused::TooMany(_)) => Err(refused.to_string()),
+            Err(Refused::TooMany { subject, most }) => Err(self.crowded(subject, most)),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits for a place among the connections of its subject, if it is a client that has one.
+    ///
+    /// # Errors
+    /// Too many wait, or this one has waited for too long.
+    pub(super) async fn wait_for_place(&self) -> Result<(), Denied> {
+        match self.identity().await {
+            Err(denied) if denied.may_pass() => Err(denied),
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the operator of a subject that has all of its places, and what to tell the client.
+    fn crowded(&self, subject: Arc<str>, most: usize) -> Denied {
+        let whom = Whom { subject: Some(&subject), is_stranger: false, ..self.whom(None) };
+        let text = Refused::TooMany { subject: Arc::clone(&subject), most }.to_string();
+        refused(Asked::Connect, Reason::Connections, whom, &text);
+        Denied::new(Reason::Connections, text)
+    }
+
+    /// Who it is. Waits for the keys that tell, and for a place among the connections of its subject: within bounds, since what waits
+    /// takes up a connection that somebody else could have.
+    async fn identity(&self) -> Result<&Identity, Denied> {
+        let authentication = &self.log.authentication;
+        loop {
+            match self.context.identity(authentication).await {
+                Ok(identity) => {
+                    self.context.waits_no_more();
+                    return Ok(identity);
+                }
+                // It passes, and a client that was told no would stop for good.
+                Err(Refused::NoKeys) => {}
+                Err(Refused::TooMany { subject, .. }) if self.context.may_wait(authentication, &subject) => {}
+                Err(Refused::TooMany { subject, most }) => return Err(self.crowded(subject, most)),
+                Err(refused) => return Err(Denied::new(Reason::Token, refused.to_string())),
+            }
+            sleep(RETRY).await;
         }
     }
 
@@ -160,7 +199,10 @@ impl StoreLog {
 
     /// Tells the operator of a client that may not.
     fn refuse(&self, action: Action, denied: &Denied) {
-        refused(action.asked(), denied.reason, self.whom(None), &denied.text);
+        // That has been told already.
+        if !denied.may_pass() {
+            refused(action.asked(), denied.reason, self.whom(None), &denied.text);
+        }
     }
 
     /// Tells the operator of a push that is none, and never gets here.
@@ -197,14 +239,7 @@ impl StoreLog {
     }
 
     pub(super) async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
-        let identity = loop {
-            match self.context.identity(&self.log.authentication).await {
-                Ok(identity) => break identity,
-                // It passes, and a client that was told no would stop for good.
-                Err(Refused::NoKeys | Refused::TooMany(_)) => sleep(RETRY).await,
-                Err(refused) => return Err(Denied::new(Reason::Token, refused.to_string())),
-            }
-        };
+        let identity = self.identity().await?;
         if identity.has_ended() {
             return Err(Denied::new(Reason::Token, Refused::Expired.to_string()));
         }

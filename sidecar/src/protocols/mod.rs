@@ -12,7 +12,10 @@ pub mod websocket;
 
 use std::borrow::Cow;
 
+use axum::http::StatusCode;
 use serde::Deserialize;
+
+use crate::log::Denied;
 
 /// The most of a client's own text that an error repeats.
 const BRIEF: usize = 500;
@@ -24,6 +27,11 @@ const BRIEF: usize = 500;
 pub fn read_json<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, String> {
     let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
     serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+/// The status of a refusal.
+pub fn status_of(denied: &Denied) -> StatusCode {
+    if denied.may_pass() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN }
 }
 
 /// The beginning of a message: what it says of a client's input may be as long as the input.

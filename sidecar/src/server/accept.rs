@@ -135,11 +135,12 @@ impl Reception {
     }
 }
 
-/// Says with an answer that no other request is served on its connection, as after a request that was not read to its end.
+/// Says with an answer that no other request is served on its connection, as after a request that was not read to its end, or if the
+/// connection is better given to somebody else.
 fn last_if(is_last: bool, mut response: Response) -> Response {
     let status = response.status();
-    let is_unread = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&status);
-    if (is_last || is_unread) && status != StatusCode::SWITCHING_PROTOCOLS {
+    let ends = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT, StatusCode::SERVICE_UNAVAILABLE];
+    if (is_last || ends.contains(&status)) && status != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -103,11 +103,12 @@ async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
-    if let Err(refused) = log.has_place().await {
-        return refuse((StatusCode::SERVICE_UNAVAILABLE, refused));
+    if let Err(denied) = log.has_place().await {
+        return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string()));
     }
     match timeout(CONNECT_TIMEOUT, log.connect()).await {
         Ok(Ok(())) => {}
+        Ok(Err(denied)) if denied.may_pass() => return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string())),
         Ok(Err(denied)) => return bad_request(&denied.to_string()),
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
     }

@@ -132,6 +132,7 @@ impl Server {
             .fallback_service(routes)
             .layer(from_fn(observe::observe))
             .layer(map_request(tidy::tidy))
+            .layer(map_response(to_be_tried_again))
             .layer(map_response(for_our_pages))
     }
 
@@ -222,7 +223,7 @@ impl Server {
         match self.settings.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.settings.budget.subject(&identity.subject)),
             // What passes is waited for later.
-            Ok(_) | Err(Refused::NoKeys | Refused::TooMany(_)) => Ok(self.settings.budget.strangers()),
+            Ok(_) | Err(Refused::NoKeys | Refused::TooMany { .. }) => Ok(self.settings.budget.strangers()),
             Err(refused) => {
                 let text = refused.to_string();
                 self.refused(Asked::Connect, Reason::Token, dialect, &text);
@@ -317,6 +318,17 @@ async fn for_our_pages(mut response: Response) -> Response {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // What other pages ask for by the rules of CORS is not concerned.
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
+    response
+}
+
+/// Says when to come back to whoever is refused for something that passes: rates are of a second, the rest may take longer.
+async fn to_be_tried_again(mut response: Response) -> Response {
+    let after = match response.status() {
+        StatusCode::TOO_MANY_REQUESTS => "1",
+        StatusCode::SERVICE_UNAVAILABLE => "10",
+        _ => return response,
+    };
+    response.headers_mut().entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static(after));
     response
 }
 

@@ -17,7 +17,7 @@ use crate::config::Dialect;
 use crate::log::{StoreId, StoreLog};
 use crate::protocols::relay::{self, Guest};
 use crate::protocols::websocket;
-use crate::refusals::{Asked, Reason};
+use crate::refusals::{Asked, Reason, Whom, refused};
 
 /// As LiveStore's other endpoints are found below `/api`.
 const PATH: &str = "/api/v1/livestore/sync";
@@ -37,11 +37,16 @@ async fn connect(State(server): State<Arc<Server>>, request: Request) -> Respons
     let credentials = server.credentials(&parts.headers, parts.uri.query());
     let identity = match server.settings.authentication.identify(&credentials).await {
         Ok(identity) => Arc::new(identity),
-        Err(refused @ Refused::TooMany(_)) => return refuse((StatusCode::SERVICE_UNAVAILABLE, refused.to_string())),
-        Err(refused) => {
-            server.refused(Asked::Connect, Reason::Token, Dialect::Relay, &refused.to_string());
+        Err(Refused::TooMany { subject, most }) => {
+            let whom = Whom { dialect: Dialect::Relay.name(), subject: Some(&subject), ..Whom::default() };
+            let text = Refused::TooMany { subject: Arc::clone(&subject), most }.to_string();
+            refused(Asked::Connect, Reason::Connections, whom, &text);
+            return refuse((StatusCode::SERVICE_UNAVAILABLE, text));
+        }
+        Err(error) => {
+            server.refused(Asked::Connect, Reason::Token, Dialect::Relay, &error.to_string());
             let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
-            return (StatusCode::UNAUTHORIZED, headers, format!("{refused}\n")).into_response();
+            return (StatusCode::UNAUTHORIZED, headers, format!("{error}\n")).into_response();
         }
     };
     let history = match server.settings.relay_store.as_deref().map(|name| history(&server, name, &identity, &parts)) {

@@ -18,8 +18,8 @@ use super::Server;
 use crate::budget::Account;
 use crate::config::Dialect;
 use crate::log::{Action, Age, Alias, FindError, PgText, StoreId, StoreLog};
-use crate::protocols::read_json;
 use crate::protocols::s2::{api, rest};
+use crate::protocols::{read_json, status_of};
 use crate::refusals::{Asked, Reason};
 
 pub fn router() -> Router<Arc<Server>> {
@@ -149,6 +149,7 @@ impl Server {
         found.map_err(|error| match error {
             FindError::Ambiguous => Refusal(StatusCode::CONFLICT, "ambiguous_stream", error.to_string()),
             FindError::Unreadable(_) => unreadable(&error),
+            FindError::Denied(denied) => Refusal(status_of(&denied), "unavailable", denied.to_string()),
         })
     }
 

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::{Answer, Caller, DIALECTS, WRITERS};
 use livestore_tests::events::{chain, event};
+use livestore_tests::http_rpc;
 use livestore_tests::relay::{self, Peer};
 use livestore_tests::rpc::{Received, Rpc};
 use livestore_tests::shape;
@@ -230,27 +231,30 @@ async fn a_push_that_is_tried_again_begins_one_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subject_has_so_many_connections() {
-    let (database, sidecar) = start_with_tokens(&["--max-connections-per-subject", "2"]).await;
+    let (database, sidecar) = start_with_tokens(&["--max-connections-per-subject", "5"]).await;
     database.admin().await.execute("select livestore.push('s', $1)", &[&chain(0, 1)]).await.unwrap();
     let (ann, bob) = (token("ann"), token("bob"));
     let connect = async |token: &str| {
         let url = format!("{}/?storeId=s&transport=ws", sidecar.url());
         Rpc::connect_with(&url, &[("authorization", &format!("Bearer {token}"))]).await
     };
-    let (first, _second) = (connect(&ann).await.unwrap(), connect(&ann).await.unwrap());
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(connect(&ann).await.unwrap());
+    }
     // A WebSocket tries again by itself; who uses HTTP may stop for good at an error, and waits.
     let relay = livestore_tests::relay::url(&sidecar);
     let device = async || Rpc::connect_with(&relay, &[("authorization", &format!("Bearer {ann}"))]).await;
     for refused in [connect(&ann).await.err(), device().await.err()] {
         let (status, text) = refused.expect("it is one too many");
-        assert!(status == 503 && text.contains("too many connections, 2"), "{status} {text}");
+        assert!(status == 503 && text.contains("too many connections, 5"), "{status} {text}");
     }
     let read = async |dialect| (dialect, Caller::with_token(&sidecar, "s", &ann).read(dialect).await);
     let over_http = DIALECTS.into_iter().filter(|dialect| !["cf-ws", "cf-0.3"].contains(dialect));
     let mut reads = Box::pin(join_all(over_http.map(read)));
     assert!(timeout(Duration::from_secs(3), &mut reads).await.is_err());
     let _other = connect(&bob).await.unwrap();
-    drop(first);
+    drop(held.pop());
     for (dialect, answer) in reads.await {
         assert!(answer.status == 200, "{dialect}: {answer:?}");
     }
@@ -263,6 +267,78 @@ async fn a_subject_has_so_many_connections() {
     drop(online);
     eventually("a place is free", || async { connect(&ann).await.is_ok() }).await;
     assert!(sidecar.hits("connections_per_subject").await >= 7.0);
+}
+
+/// What a subject of tokens asks for beyond its own limit waits in a short queue, and does not take the connections of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subject_over_its_limit_leaves_connections_to_others() {
+    let (database, sidecar) =
+        start_with_tokens(&["--max-connections", "100", "--max-connections-per-subject", "5"]).await;
+    database.admin().await.execute("select livestore.push('s', $1)", &[&chain(0, 1)]).await.unwrap();
+    let (ann, bob) = (token("ann"), token("bob"));
+    let url = format!("{}/?storeId=s&transport=ws", sidecar.url());
+    let node = Node::sync_backend();
+    let of_ann = json!({"payload": {"authToken": ann}});
+    let poller = node.open_with("cf-http", &sidecar.url(), "s", of_ann.clone()).await;
+    assert_eq!(poller.pull(None).await.unwrap().len(), 1);
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(Rpc::connect_with(&url, &[("authorization", &format!("Bearer {ann}"))]).await.unwrap());
+    }
+    let mut clients = Vec::new();
+    for dialect in ["cf-ws", "cf-http", "electric", "s2"] {
+        clients.push((dialect, node.open_with(dialect, &sidecar.url(), "s", of_ann.clone()).await));
+    }
+    let mut pulls =
+        Box::pin(join_all(clients.iter().map(async |(dialect, client)| (dialect, client.pull(None).await))));
+    assert!(timeout(Duration::from_secs(2), &mut pulls).await.is_err());
+
+    let records = format!("{}/v1/streams/s/records?seq_num=0", sidecar.http_url());
+    let (mut refused, mut waiting) = (0, Vec::new());
+    for n in 0..200 {
+        let request = match n % 5 {
+            0 => shape::get(&sidecar, &[("table", "eventlog_6_s"), ("offset", "-1")]),
+            1 => shape::pull(&sidecar, "s", None, false),
+            2 => reqwest::Client::new().get(&records),
+            3 => shape::push(&sidecar, "s", chain(1, 1)),
+            _ => http_rpc::post(&sidecar, "s", http_rpc::pull("s", None)),
+        };
+        let mut answer = tokio::spawn(request.bearer_auth(&ann).send());
+        match timeout(Duration::from_secs(1), &mut answer).await {
+            Ok(answer) => {
+                let answer = answer.unwrap().unwrap();
+                let expected = if n % 5 == 3 { 429 } else { 503 };
+                assert_eq!(answer.status(), expected, "{n}");
+                assert!(answer.headers().contains_key("retry-after"), "{n}: {answer:?}");
+                assert!(answer.text().await.unwrap().contains("too many connections, 5"), "{n}");
+                refused += 1;
+            }
+            Err(_) => waiting.push(answer),
+        }
+    }
+    // The clients have the other places in the queue, one or two each; a WebSocket has none, and connects again.
+    assert!((1..=2).contains(&waiting.len()) && refused + waiting.len() == 200, "{refused} {}", waiting.len());
+    let other = node.open_with("cf-ws", &sidecar.url(), "s", json!({"payload": {"authToken": bob}})).await;
+    assert_eq!(other.pull(None).await.unwrap().len(), 1);
+    // Who has a cursor hears of nothing new instead, and goes on.
+    assert!(poller.pull(Some(1)).await.unwrap().is_empty());
+    let mut live = poller.live(Some(1)).await;
+    assert!(live.is_quiet_for(Duration::from_secs(1)).await);
+    assert!(sidecar.metric("livestore_connections").await < 30.0);
+    let series = "livestore_refusals_total{asked=\"connect\",reason=\"connections\"}";
+    assert!(sidecar.metric(series).await >= 198.0);
+    let log = sidecar.log();
+    assert!(log.contains("this subject has too many connections") && log.contains("ann"), "{log}");
+
+    drop(held);
+    for (dialect, pulled) in pulls.await {
+        assert_eq!(pulled.unwrap().len(), 1, "{dialect}");
+    }
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+    other.push(chain(1, 1)).await.unwrap();
+    assert_eq!(live.events(1).await.len(), 1);
 }
 
 /// Also when all that is left of their request is what they are sent.

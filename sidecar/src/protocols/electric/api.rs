@@ -22,7 +22,7 @@ use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, read};
 use super::upstream::{self, Upstream};
 use crate::budget::counted;
 use crate::log::{Batch, PushError, StoreLog};
-use crate::protocols::{brief, read_json};
+use crate::protocols::{brief, read_json, status_of};
 use crate::shutdown::Ending;
 
 /// A pull, from the search params of its URL.
@@ -214,7 +214,7 @@ pub async fn pull_ourselves(
 
 fn refuse_pull(refusal: &ReadError) -> Response {
     let status = match refusal {
-        ReadError::Denied(_) => StatusCode::FORBIDDEN,
+        ReadError::Denied(denied) => status_of(denied),
         ReadError::Reset { .. } | ReadError::Foreign => StatusCode::GONE,
         ReadError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
         // The client takes the log for empty and asks again, live, instead of giving up for good.

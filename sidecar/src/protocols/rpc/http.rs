@@ -18,8 +18,8 @@ use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_fa
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
 use crate::budget::{Share, counted};
 use crate::log::{Denied, History, Page, PullError, StoreLog};
-use crate::protocols::body;
 use crate::protocols::chunks::chunks;
+use crate::protocols::{body, status_of};
 use crate::shutdown::Ending;
 
 /// How long an answer waits for the database before a client that has a cursor is told that there is nothing new: it will
@@ -41,11 +41,13 @@ pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, ending: 
         Err(error) => return array(StatusCode::BAD_REQUEST, format!("[{}]", defect(&error))),
     };
     let may_connect = timeout(AWAY, log.connect()).await;
-    if let Ok(Err(denied)) = &may_connect {
+    if let Ok(Err(denied)) = &may_connect
+        && !(denied.may_pass() && frames.iter().all(|frame| needs_no_place(&log, frame)))
+    {
         return refuse(&frames, denied);
     }
     let (pieces, answered) = body::written();
-    let answer = Answer { log, pieces, is_empty: true, is_admitted: may_connect.is_ok(), ending };
+    let answer = Answer { log, pieces, is_empty: true, is_admitted: matches!(may_connect, Ok(Ok(()))), ending };
     tasks.spawn(async move {
         let gone = answer.pieces.clone();
         tokio::select! {
@@ -56,11 +58,21 @@ pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, ending: 
     array(StatusCode::OK, answered)
 }
 
+/// Whether a client without a place among the connections of its subject can be answered so that it asks again in a while: with a
+/// pong, or that there is nothing new.
+fn needs_no_place(log: &StoreLog, frame: &ClientFrame<'_>) -> bool {
+    let payload = frame.payload.map_or("null", |payload| payload.get());
+    let request = Request::parse(Transport::Http, log.id(), frame.tag.as_deref().unwrap_or_default(), payload);
+    let operation = request.map(|request| request.operation);
+    &*frame.kind != "Request" || matches!(operation, Ok(Operation::Ping | Operation::Pull { cursor: Some(_), .. }))
+}
+
 /// The status says it to whoever looks at it; the client reads the array.
 fn refuse(frames: &[ClientFrame<'_>], denied: &Denied) -> Response {
     let failure = unknown_error(&denied.to_string());
     let exits = frames.iter().filter_map(|frame| frame.id.and_then(RequestId::parse)).map(|id| id.failure(&failure));
-    array(StatusCode::BAD_REQUEST, format!("[{}]", exits.collect::<Vec<_>>().join(",")))
+    let status = if denied.may_pass() { status_of(denied) } else { StatusCode::BAD_REQUEST };
+    array(status, format!("[{}]", exits.collect::<Vec<_>>().join(",")))
 }
 
 fn array(status: StatusCode, body: impl Into<Body>) -> Response {

@@ -23,7 +23,7 @@ use tracing::debug;
 use super::limits::Limits;
 use super::stream::{Follow, Writer, error_event};
 use crate::log::{Batch, PushError, StoreLog};
-use crate::protocols::{body, read_json};
+use crate::protocols::{body, read_json, status_of};
 use crate::shutdown::Ending;
 
 /// How long the answer to a client that may not pull waits for the database, to have the right status.
@@ -130,7 +130,7 @@ pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, ending: &Endin
     let Pull { after, is_live, .. } = pull;
     debug!(store = ?log.id(), after, is_live, "pull");
     if let Ok(Err(denied)) = timeout(AWAY, log.may_pull()).await {
-        return refuse_pull(StatusCode::FORBIDDEN, &denied.to_string());
+        return refuse_pull(status_of(&denied), &denied.to_string());
     }
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, Limits::NONE);

@@ -335,6 +335,7 @@ fn refuse(error: &PullError) -> Response {
 /// How S2 says why something cannot be read.
 pub fn status(error: &PullError) -> (StatusCode, &'static str) {
     match error {
+        PullError::Denied(denied) if denied.may_pass() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         PullError::Denied(_) => (StatusCode::FORBIDDEN, "permission_denied"),
         PullError::Unreadable(_) | PullError::BackendIdMismatch { .. } | PullError::Rewound => {
             (StatusCode::INTERNAL_SERVER_ERROR, "internal")

@@ -25,6 +25,7 @@ use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error
 use super::upstream::Upstream;
 use crate::budget::counted;
 use crate::log::{FindError, StoreLog};
+use crate::protocols::status_of;
 pub use request::{Request, Since, has_secret};
 
 /// For who does not have it.
@@ -218,7 +219,7 @@ fn moment() -> u128 {
 fn refuse(refusal: &ReadError) -> Response {
     let message = json!({"message": refusal.to_string()});
     match refusal {
-        ReadError::Denied(_) => uncached(StatusCode::FORBIDDEN, message),
+        ReadError::Denied(denied) => uncached(status_of(denied), message),
         ReadError::Reset { handle, .. } => {
             let mut response = uncached(StatusCode::CONFLICT, serde_json::Value::Null);
             if let Ok(handle) = HeaderValue::from_str(handle) {
@@ -242,6 +243,7 @@ pub fn not_found(problem: &FindError) -> Response {
     let status = match problem {
         FindError::Ambiguous => StatusCode::UNPROCESSABLE_ENTITY,
         FindError::Unreadable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        FindError::Denied(denied) => status_of(denied),
     };
     uncached(status, json!({"message": problem.to_string()}))
 }
