@@ -276,14 +276,13 @@ async fn a_subject_over_its_limit_leaves_connections_to_others() {
         start_with_tokens(&["--max-connections", "100", "--max-connections-per-subject", "5"]).await;
     database.admin().await.execute("select livestore.push('s', $1)", &[&chain(0, 1)]).await.unwrap();
     let (ann, bob) = (token("ann"), token("bob"));
-    let url = format!("{}/?storeId=s&transport=ws", sidecar.url());
     let node = Node::sync_backend();
     let of_ann = json!({"payload": {"authToken": ann}});
     let poller = node.open_with("cf-http", &sidecar.url(), "s", of_ann.clone()).await;
     assert_eq!(poller.pull(None).await.unwrap().len(), 1);
     let mut held = Vec::new();
     for _ in 0..5 {
-        held.push(Rpc::connect_with(&url, &[("authorization", &format!("Bearer {ann}"))]).await.unwrap());
+        held.push(Caller::with_token(&sidecar, "s", &ann).follow("cf-ws").await.unwrap());
     }
     let mut clients = Vec::new();
     for dialect in ["cf-ws", "cf-http", "electric", "s2"] {
