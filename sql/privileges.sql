@@ -20,6 +20,9 @@ begin
         join pg_type t on d.classid = 'pg_type'::regclass and d.objid = t.oid
         where d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and t.typowner <> 'livestore_owner'::regrole
             and d.refobjid = (select e.oid from pg_extension e where e.extname = 'livestore_sync')
+            -- From Postgres 18 on, the types of a table's rows and of arrays are members, too. They go with what they are of.
+            and (t.typrelid = 0 or (select c.relkind from pg_class c where c.oid = t.typrelid) = 'c')
+            and not exists (select from pg_type e where e.typarray = t.oid)
         union all
         select 'function', p.oid::regprocedure::text
         from pg_depend d

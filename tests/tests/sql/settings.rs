@@ -120,7 +120,15 @@ async fn database_with(class: &[&str]) -> Database {
          from generate_series(1, 120) n;
          grant select on public.source to admin;
          drop extension livestore_sync").await;
+    let known: Vec<String> = all(&admin, "select name from pg_settings").await;
     for setting in class {
+        // As it is called until Postgres 15, and since.
+        let setting = match setting.split_once(" = ") {
+            Some(("force_parallel_mode", value)) if known.iter().any(|name| name == "debug_parallel_query") => {
+                &format!("debug_parallel_query = {value}")
+            }
+            _ => *setting,
+        };
         run(&admin, &format!("alter database {} set {setting}", database.name())).await;
     }
     database
