@@ -175,7 +175,7 @@ fn skips_held_stores() -> bool {
     }
 }
 
-/// What is said of a push whose store is held, as `livestore.push_batch` says it.
+/// The message for a push whose store is held, as `livestore.push_batch` says it.
 const HELD: (&str, &str, &str) = ("55P03", "another transaction holds the store", "Try again.");
 
 /// The row of a store, locked.

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 /// Postgres refuses a payload of 8,000 bytes. The longest store id is 1,024 characters, which are 6,144 bytes of JSON at most.
 const PAGE_BYTES: usize = 1500;
 
-/// What stands for a store on a channel to which everybody may listen: `livestore.store_digest`.
+/// The name of a store on a channel to which everybody may listen: `livestore.store_digest`.
 pub fn store_digest(key: &str, store: &str) -> String {
     let digest = Sha256::new().chain_update(key).chain_update(store).finalize();
     let mut text = String::with_capacity(32);

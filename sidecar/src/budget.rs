@@ -94,7 +94,7 @@ impl Budget {
 }
 
 impl Account {
-    /// Waits until there is so much. What is larger than all that there is counts as that.
+    /// Waits until there is so much. An amount larger than the whole counts as the whole.
     pub async fn take(&self, bytes: usize) -> Option<Share> {
         if let Some(share) = self.try_take(bytes) {
             return Some(share);

@@ -39,7 +39,7 @@ struct Provider {
     waiters: Semaphore,
 }
 
-/// What the provider said once.
+/// The provider's last answer.
 #[derive(Clone, Default)]
 pub struct Keys {
     pub keys: Arc<[Key]>,

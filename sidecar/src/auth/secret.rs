@@ -23,7 +23,7 @@ pub struct Secret {
     turns: DefaultDirectRateLimiter,
 }
 
-/// What becomes of a guess.
+/// The outcome of a guess.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guess {
     Right,

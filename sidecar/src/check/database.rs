@@ -135,7 +135,7 @@ async fn channels(client: &Client, report: &mut Report) -> Result<(), tokio_post
     Ok(())
 }
 
-/// What somebody who switches it on expects, and does not get.
+/// What row level security does not do here, although its name suggests it.
 async fn row_security(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
     let row = client
         .query_one(
