@@ -1,5 +1,5 @@
 //! Memory for what is on its way: bodies and messages that arrive, pages that are read, and what waits for a client to read it. It is
-//! bounded in all, and for each client, in bytes. Whoever finds it taken waits, and so its client does.
+//! bounded in all, and for each client, in bytes. A reader that finds it taken waits, and so does its client.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

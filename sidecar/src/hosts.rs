@@ -36,7 +36,7 @@ impl Hosts {
         Ok(Self { any: any && listed.is_empty(), listed })
     }
 
-    /// Whether a request names a host that is served. Who names none is no browser.
+    /// Whether a request names a host that is served. A client that names none is no browser.
     pub fn serve(&self, headers: &HeaderMap) -> bool {
         let is_ours = |host: &str| self.are_ours(host) || is_of_a_local_network(host);
         let is_served = |host: &HeaderValue| host.to_str().is_ok_and(|host| is_ours(name(host)));

@@ -170,7 +170,7 @@ impl Verifier {
             ErrorKind::Json(error) if error.is_data() => Refused::Algorithm,
             _ => Refused::Malformed,
         })?;
-        // Whoever does not know such a part must not take the token (RFC 7515, section 4.1.11), and none is known here.
+        // A verifier that does not know such a part must not take the token (RFC 7515, section 4.1.11), and none is known here.
         if header.crit.is_some() {
             return Err(Refused::Critical);
         }

@@ -135,7 +135,7 @@ async fn channels(client: &Client, report: &mut Report) -> Result<(), tokio_post
     Ok(())
 }
 
-/// What row level security does not do here, although its name suggests it.
+/// Row level security does less here than its name suggests.
 async fn row_security(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
     let row = client
         .query_one(

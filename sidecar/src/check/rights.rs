@@ -1,4 +1,4 @@
-//! Who may do what in the database beside the sidecar: hooks, owners, other databases of the cluster.
+//! Checks of rights in the database beside those of the sidecar: hooks, owners, other databases of the cluster.
 
 use tokio_postgres::{Client, Error};
 

@@ -13,7 +13,7 @@ use crate::places::Places;
 use crate::postgres::{Database, tls};
 use crate::protocols::electric::Upstream;
 
-/// What an HMAC is worth ends with its secret: as many bytes as SHA-256 has (RFC 7518, section 3.2).
+/// An HMAC is worth no more than its secret: as many bytes as SHA-256 has (RFC 7518, section 3.2).
 const SECRET_BYTES: usize = 32;
 
 /// How many requests of a subject may wait for a place among its connections, but no more than it has places.

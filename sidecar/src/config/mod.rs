@@ -231,7 +231,7 @@ pub struct Config {
     pub max_frame_bytes: usize,
 
     /// How many bytes may be on their way at once, to clients and from them: bodies and messages that arrive, pages that are
-    /// read, and what waits for a client to read it. Who finds no room waits.
+    /// read, and what waits for a client to read it. A request that finds no room waits.
     #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES", default_value_t = 256 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
     pub max_buffer_bytes: usize,
 

@@ -1,4 +1,4 @@
-//! What an option takes. A value with which nobody would be served is refused at once: a sidecar that starts with it looks as if it
+//! The values that options take. A value with which nobody would be served is refused at once: a sidecar that starts with it looks as if it
 //! worked.
 
 use std::fmt::Display;
@@ -15,7 +15,7 @@ pub const LEAST_EVENT_BYTES: usize = 256;
 /// A request of any protocol with a small event in it.
 pub const LEAST_FRAME_BYTES: usize = 1000;
 
-/// What a page of a log may take while it is read.
+/// The memory that a page of a log may take while it is read.
 pub const LEAST_BUFFER_BYTES: usize = 1 << 20;
 
 /// A second's bytes: fewer, and a small event takes many seconds.

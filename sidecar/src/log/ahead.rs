@@ -71,7 +71,7 @@ async fn read(database: Database, store: StoreId, after: i64, mut share: Option<
     Ok(page)
 }
 
-/// What events take: themselves, and what is sent of them.
+/// The memory that events take: themselves, and the text that is sent of them.
 pub fn cost(events: &[Arc<Event>]) -> usize {
     2 * events.iter().map(|event| event.size()).sum::<usize>()
 }

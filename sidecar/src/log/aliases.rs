@@ -35,7 +35,7 @@ pub enum FindError {
     Ambiguous,
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// Whose stores are meant is known only of who has a place among the connections of its subject.
+    /// The stores of a name are looked up only for a request that has a place among the connections of its subject.
     #[error(transparent)]
     Denied(#[from] Denied),
 }
