@@ -178,6 +178,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let log_config = LogConfig {
         budget: Arc::clone(&budget),
         push_timeout: config.push_timeout,
+        contention_window: config.contention_window,
         last_moment: ending.last_moment.clone(),
         bounds: config.push_bounds(),
         authentication: Arc::clone(&authentication),

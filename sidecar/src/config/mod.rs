@@ -13,7 +13,8 @@ use axum::http::HeaderName;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use self::values::{
-    LEAST_BUFFER_BYTES, LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, LEAST_FRAME_BYTES, at_least, duration, lasting, rate,
+    LEAST_BUFFER_BYTES, LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, LEAST_FRAME_BYTES, at_least, duration, lasting,
+    rate, up_to,
 };
 use crate::auth::{Access, Template};
 
@@ -191,6 +192,11 @@ pub struct Config {
     /// How long a push waits for a database that is away before its client is told to come back.
     #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = lasting(Duration::from_millis(100)))]
     pub push_timeout: Duration,
+
+    /// While clients push to one store at the same moment, its live events are held back for so long and delivered together, so that
+    /// the clients converge. 0s: never. See docs/known-problems.md.
+    #[arg(long, env = "LIVESTORE_CONTENTION_WINDOW", default_value = "100ms", value_parser = up_to(Duration::from_secs(5)))]
+    pub contention_window: Duration,
 
     /// How long everything goes on once SIGTERM has come, but for 503 at /readyz and a connection: close with each answer: longer than
     /// clients keep a connection that they do not use (4 s in Node), and than a load balancer takes to look at /readyz.

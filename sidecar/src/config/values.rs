@@ -49,6 +49,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration that is not longer than this.
+pub fn up_to(most: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| match duration(text)? {
+        value if value > most => Err(format!("it must be at most {}", humantime::format_duration(most))),
+        value => Ok(value),
+    }
+}
+
 /// A duration that is not shorter than this.
 pub fn lasting(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     move |text| match duration(text)? {

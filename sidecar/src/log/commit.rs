@@ -289,7 +289,9 @@ impl Session {
         }
         // What the database knows better, live streams shall know, too.
         match error {
-            PushError::ServerAhead { minimum_expected_num, .. } => self.tails.hint(&push.store, minimum_expected_num),
+            PushError::ServerAhead { minimum_expected_num, .. } => {
+                self.tails.refused(&push.store, minimum_expected_num)
+            }
             PushError::BackendIdMismatch { .. } => self.tails.refresh(&push.store),
             _ => {}
         }

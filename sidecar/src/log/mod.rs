@@ -6,6 +6,7 @@ mod ahead;
 mod aliases;
 mod authorize;
 mod commit;
+mod contention;
 mod context;
 mod event;
 mod held;
@@ -90,6 +91,8 @@ pub struct LogConfig {
     pub push_timeout: Duration,
     /// When what waits is answered all the same, since the process ends.
     pub last_moment: CancellationToken,
+    /// For how long events of a contended store are held back, to be delivered together; zero: never.
+    pub contention_window: Duration,
     /// How much may be pushed.
     pub bounds: PushBounds,
     /// How clients prove who they are.
@@ -166,9 +169,17 @@ impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
     /// yet.
     pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
-        let LogConfig { budget, push_timeout, last_moment, bounds, authentication, authorize_function } = config;
+        let LogConfig {
+            budget,
+            push_timeout,
+            last_moment,
+            contention_window,
+            bounds,
+            authentication,
+            authorize_function,
+        } = config;
         let limits = Limits::start(bounds, tasks);
-        let tails = Tails::new(database.clone());
+        let tails = Tails::new(database.clone(), contention_window);
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout, last_moment);
         let listener =

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::ahead::{Ahead, cost};
 use super::context::Context;
 use super::event::Event;
-use super::tail::{Standing, StreamEnd, Tail};
+use super::tail::{News, Pace, Standing, StreamEnd, Tail};
 use crate::budget::{Account, FREE, Share};
 use crate::metrics::{self, Present};
 use crate::time::passed;
@@ -20,6 +20,7 @@ pub struct Subscription {
     last: i64,
     backend_id: Arc<str>,
     is_first: bool,
+    pace: Pace,
     /// When the token of the reader ends.
     until: Option<Instant>,
     ahead: Ahead,
@@ -51,6 +52,7 @@ impl Subscription {
             last,
             backend_id,
             is_first: true,
+            pace: Pace::InWindows,
             until: None,
             ahead: Ahead::default(),
             account,
@@ -64,6 +66,11 @@ impl Subscription {
         Self { until, _reader: Some((reader, present)), ..self }
     }
 
+    /// Its events are not held back while the store is contended.
+    pub fn at_once(self) -> Self {
+        Self { pace: Pace::AtOnce, ..self }
+    }
+
     pub fn backend_id(&self) -> &Arc<str> {
         &self.backend_id
     }
@@ -75,11 +82,11 @@ impl Subscription {
 
     /// Where the log stood when it was last looked at.
     pub fn position(&self) -> i64 {
-        self.tail.after(self.last).0
+        self.tail.position()
     }
 
     /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
-    /// and may return none. Cancel safe.
+    /// and may return none. Events of a contended store come some 100 ms later, together. Cancel safe.
     ///
     /// # Errors
     /// The log that this stream follows is no more, or cannot be read on.
@@ -92,8 +99,12 @@ impl Subscription {
             if let Standing::Ended(end) = &*self.changed.borrow_and_update() {
                 return Err(end.clone());
             }
-            let (position, recent) = self.tail.after(self.last);
-            if position > self.last {
+            let news = self.tail.after(self.last, self.pace);
+            let held_until = match news {
+                News::Held(until) => Some(until),
+                News::None | News::There { .. } => None,
+            };
+            if let News::There { position, recent } = news {
                 let (from, (events, share)) = match recent {
                     Some(events) => {
                         self.ahead.forget();
@@ -120,6 +131,7 @@ impl Subscription {
             tokio::select! {
                 changed = self.changed.changed() => changed.map_err(|_| StreamEnd::Rewound)?,
                 () = passed(self.until) => {}
+                () = passed(held_until) => {}
             }
             has_waited = true;
         }

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
 use super::ahead::Ahead;
+use super::contention::Contention;
 use super::event::Event;
 use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, pull, status};
 use super::store_digest::StoreDigest;
@@ -35,6 +36,8 @@ pub struct Tails {
     tails: Mutex<Followed>,
     /// The mark of notifications that are not news: what they announce is [`Tails::publish`]ed after the commit.
     own_source: Mutex<Option<Arc<str>>>,
+    /// For how long events of a contended store are held back.
+    contention_window: Duration,
 }
 
 /// The tails by the ids of their stores, and by what stands for those in notifications.
@@ -73,8 +76,9 @@ impl Followed {
 }
 
 impl Tails {
-    pub fn new(database: Database) -> Arc<Self> {
-        Arc::new(Self { database, tails: Mutex::default(), own_source: Mutex::default() })
+    /// Events of a contended store are held back for `contention_window` and delivered together; zero: never.
+    pub fn new(database: Database, contention_window: Duration) -> Arc<Self> {
+        Arc::new(Self { database, tails: Mutex::default(), own_source: Mutex::default(), contention_window })
     }
 
     /// From now on, only notifications with this mark are passed over.
@@ -111,6 +115,14 @@ impl Tails {
     /// The head of a store is said to be this.
     pub fn hint(&self, store: &StoreId, head: i64) {
         if let Some(tail) = self.get(store) {
+            tail.compare(head, None);
+        }
+    }
+
+    /// A push to a store was refused, since another one was first: the head is this.
+    pub fn refused(&self, store: &StoreId, head: i64) {
+        if let Some(tail) = self.get(store) {
+            tail.state.lock().contention.refused(Instant::now());
             tail.compare(head, None);
         }
     }
@@ -159,7 +171,7 @@ impl Tails {
             if let Ok(Standing::Following { backend_id }) = standing.as_deref() {
                 let backend_id = Arc::clone(backend_id);
                 drop(standing);
-                let after = after.unwrap_or_else(|| tail.state.lock().position);
+                let after = after.unwrap_or_else(|| tail.position());
                 return Ok(Subscription::new(tail, changed, after, backend_id, account));
             }
             if matches!(standing.as_deref(), Ok(Standing::Ended(StreamEnd::Unreadable))) {
@@ -211,6 +223,25 @@ pub enum StreamEnd {
     Expired,
 }
 
+/// What a subscriber gets next.
+pub enum News {
+    None,
+    /// There are events; they come together with what follows until then.
+    Held(Instant),
+    /// The log stands at this position, and these are the events up to there, if the tail still holds them.
+    There {
+        position: i64,
+        recent: Option<Vec<Arc<Event>>>,
+    },
+}
+
+/// Whether a subscriber's events are held back while a store is contended.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    InWindows,
+    AtOnce,
+}
+
 /// What subscribers wait for changes of.
 #[derive(Debug)]
 pub enum Standing {
@@ -237,6 +268,7 @@ struct State {
     /// The events that lead up to `position`, each the parent of the next.
     recent: VecDeque<Arc<Event>>,
     recent_bytes: usize,
+    contention: Contention,
     refresh: Refresh,
     /// A task keeps the tail until then.
     lingers_until: Option<Instant>,
@@ -261,7 +293,7 @@ impl Tail {
         let is_following =
             matches!(&*self.changed.borrow(), Standing::Following { backend_id: id } if **id == *backend_id);
         if is_following && first.parent_seq_num == state.position {
-            state.append(events);
+            self.append(&mut state, events);
             drop(state);
             self.wake();
         } else if !is_following || last.seq_num > state.position {
@@ -272,7 +304,7 @@ impl Tail {
 
     /// Looks at Postgres if the log does not stand where this tail does.
     fn compare(&self, head: i64, backend_id: Option<&str>) {
-        let position = self.state.lock().position;
+        let position = self.position();
         let is_same = match &*self.changed.borrow() {
             Standing::Following { backend_id: id } => position == head && backend_id.is_none_or(|other| **id == *other),
             _ => false,
@@ -282,10 +314,22 @@ impl Tail {
         }
     }
 
-    /// Where the log stands, and the events after `last` if they are still here.
-    pub fn after(&self, last: i64) -> (i64, Option<Vec<Arc<Event>>>) {
+    /// Where the log stands.
+    pub fn position(&self) -> i64 {
+        self.state.lock().position
+    }
+
+    /// What follows an event.
+    pub fn after(&self, last: i64, pace: Pace) -> News {
         let state = self.state.lock();
-        (state.position, state.after(last))
+        if state.position <= last {
+            return News::None;
+        }
+        let held = match pace {
+            Pace::AtOnce => None,
+            Pace::InWindows => state.contention.held(last, Instant::now()),
+        };
+        held.map_or_else(|| News::There { position: state.position, recent: state.after(last) }, News::Held)
     }
 
     /// A page of events from Postgres. Waits while the database is away. Cancel safe.
@@ -348,7 +392,7 @@ impl Tail {
             let is_chain = news.first().is_some_and(|first| first.parent_seq_num == position)
                 && news.last().is_some_and(|last| last.seq_num == page.head);
             if is_chain {
-                state.append(news);
+                self.append(&mut state, news);
             } else {
                 // Too much for one page: subscribers read it themselves.
                 debug!(store = ?self.store, from = position, to = page.head, "a tail skips ahead");
@@ -364,6 +408,12 @@ impl Tail {
             self.wake();
         }
         again
+    }
+
+    /// Events whose first one follows where the tail stands.
+    fn append(&self, state: &mut State, events: Vec<Arc<Event>>) {
+        state.contention.appended(state.position, Instant::now(), self.tails.contention_window);
+        state.append(events);
     }
 
     fn wake(&self) {
@@ -429,7 +479,7 @@ async fn refresh(tail: Weak<Tail>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     while let Some(tail) = tail.upgrade() {
         let is_first = matches!(*tail.changed.borrow(), Standing::Unknown);
-        let from = (!is_first).then(|| tail.state.lock().position);
+        let from = (!is_first).then(|| tail.position());
         let page = match from {
             None => status(&tail.tails.database, &tail.store).await,
             Some(from) => tail.pull(from).await,

@@ -3,6 +3,7 @@
 mod cf_0_3;
 mod cf_0_3_faults;
 mod client;
+mod contention;
 mod effect4;
 mod electric;
 mod electric_shape;

@@ -129,7 +129,8 @@ impl Feed {
     fn follow(&mut self, events: Subscription) {
         self.seen = Some(events.last());
         self.backend_id.get_or_init(|| Arc::clone(events.backend_id()));
-        self.live = Some(events);
+        // A push is acknowledged after its events were sent.
+        self.live = Some(events.at_once());
     }
 
     /// Answers a pull, at least up to where the log stands. What is pushed meanwhile is part of the answer: the client would mix
