@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control sql/releases/*.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-bare test-container bench soak overload fuzz chaos install extension sidecar docs packages
+.PHONY: help run demo test test-bare test-container bench soak overload fuzz chaos converge install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -42,6 +42,9 @@ fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECOND
 
 chaos: ## clients of every dialect against several sidecars, with faults: SECONDS=60 SEED=1 for the same faults again, STANDBY=1 for failovers
 	@CHAOS_SECONDS="$(or $(SECONDS),60)" CHAOS_SEED="$(SEED)" CHAOS_STANDBY="$(STANDBY)" tests/chaos/run
+
+converge: ## full clients that commit at the same moment, here and on sync-cf and s2-lite: about 3 minutes, ROUNDS=10 ONLY=cf-ws,s2 ARGUMENTS="--writers 2,5" OUT=docs/benchmarks
+	@CONVERGE_ROUNDS="$(ROUNDS)" CONVERGE_ONLY="$(ONLY)" CONVERGE_ARGUMENTS="$(ARGUMENTS)" CONVERGE_OUT="$(OUT)" tests/converge/run
 
 test-container: ## build both images from nothing, as users do, and run compose.yaml (about 20 minutes)
 	@tests/container --full

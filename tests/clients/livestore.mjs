@@ -1,21 +1,37 @@
 /**
- * Drives a full LiveStore client: the store, its SQLite databases on disk and its sync processor, with LiveStore's own
- * defaults throughout. One process is one device of a user.
+ * Drives full LiveStore clients: the store, its SQLite databases on disk and its sync processor, with LiveStore's own
+ * defaults throughout. A client is a device of a user, named by its `clientId`. One process may hold several; a request
+ * without a `clientId` is for the one that was opened last.
  *
- *     open   {url, storeId, clientId, directory, payload?, dialect?}   works offline; syncs in the background from then on
- *     commit {event, args?}                                  by the name of an event of `todo-schema.mjs`
- *     todos  {}                                            → the rows of the table, ordered by id
- *     status {}                                            → {head, backendHead, pending, isConnected}
- *     close  {}
+ *     open      {url, storeId, clientId, directory, payload?, dialect?, materializers?}
+ *                                                   works offline; syncs in the background from then on
+ *     commit    {event, args?}                      by the name of an event of `todo-schema.mjs`
+ *     commitAll {event, args, pace}                 a commit for each of these `args`: all in one turn of the event loop ("burst"),
+ *                                                   each in a turn of its own ("turns"), or one every 50 ms ("typing")
+ *     todos     {}                                → the rows of the table, ordered by id
+ *     status    {}                                → {head, backendHead, pending, pendingInSession, pendingInLeader, isConnected}
+ *     pushes    {}                                → {offered, acknowledged, failures}: the events that were pushed to the backend so
+ *                                                   far, as [number, id], and how many pushes failed, by the name of the error:
+ *                                                   "Interrupt" for those that the client gave up when a pull brought events
+ *     ended     {}                                → the cause of the store's end, or null while it runs
+ *     eventlog  {}                                → {head, events: [[number, id], …]}: what the client has on disk (Node 22)
+ *     close     {}
  *
- * When the store has ended, there is an event {"event":"shutdown","cause":{…}}: after `close` (its `reason` is
+ * `materializers: "plain"` makes the second creation of a todo an error, as in most apps.
+ *
+ * When a store has ended, there is an event {"event":"shutdown","clientId":…,"cause":{…}}: after `close` (its `reason` is
  * "manual") or by itself, for one when the log on the server turns out to be another one ("backend-id-mismatch"). It
  * can be opened again then.
  */
 import { emit, serve } from './driver/stdio.mjs'
 import './driver/websocket.mjs'
 
+import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { setImmediate, setTimeout } from 'node:timers/promises'
+
 import { makeAdapter } from '@livestore/adapter-node'
+import * as livestore from '@livestore/livestore'
 import { createStorePromise, makeShutdownDeferred } from '@livestore/livestore'
 import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
 import { makeSyncBackend as makeElectricSync } from '@livestore/sync-electric'
@@ -24,7 +40,7 @@ import { Deferred, Effect, Exit } from '@livestore/utils/effect'
 
 import { failureOf, failureOfRejection, run } from './driver/effect3.mjs'
 import { refuse, toPlain } from './driver/errors.mjs'
-import { events, schema, tables } from './todo-schema.mjs'
+import { makeTodoSchema } from './driver/todo-schema.mjs'
 
 /** All but `cf-ws` take Node 22: undici of Node 20 does not get along with the requests that they make. */
 const dialects = {
@@ -34,67 +50,146 @@ const dialects = {
   s2: ({ url }) => makeS2Sync({ endpoint: `${url}/api/s2` }),
 }
 
-/** The open store, and the promise that it has ended. */
-let store
-let ended
+const models = {
+  idempotent: makeTodoSchema(livestore),
+  plain: makeTodoSchema(livestore, { isIdempotent: false }),
+}
 
-const opened = () => store ?? refuse('The store is not open')
+/**
+ * The clients that have been opened, by their ids. Those that have ended have no `store`.
+ *
+ * @type {Map<string, { store?: any, model: any, directory: string, storeId: string, pushes: any, cause: any, ended: Promise<void> }>}
+ */
+const clients = new Map()
+let latest
 
-const open = async ({ url, storeId, clientId, directory, payload, dialect = 'cf-ws' }) => {
-  if (store !== undefined) refuse('The store is open already; start another process for another one')
+const clientNamed = (clientId = latest) => clients.get(clientId) ?? refuse('The store is not open')
+const opened = (clientId) => clientNamed(clientId).store ?? refuse('The store is not open')
+
+/** The same sync backend, with notes of what is pushed to it and how that ends. */
+const noting = (pushes, make) => (args) =>
+  Effect.map(make(args), (backend) => ({
+    ...backend,
+    push: (batch) => {
+      const events = batch.map((event) => [event.seqNum, event.args?.id ?? null])
+      pushes.offered.push(...events)
+      return backend.push(batch).pipe(
+        Effect.onExit((exit) =>
+          Effect.sync(() => {
+            if (Exit.isSuccess(exit)) return pushes.acknowledged.push(...events)
+            const { _tag } = failureOf(exit.cause).plain
+            pushes.failures[_tag] = (pushes.failures[_tag] ?? 0) + 1
+          }),
+        ),
+      )
+    },
+  }))
+
+const open = async ({ url, storeId, clientId, directory, payload, dialect = 'cf-ws', materializers = 'idempotent' }) => {
+  if (clients.get(clientId)?.cause === null) refuse('The store is open already; give another one another clientId')
+  const makeBackend = (dialects[dialect] ?? refuse(`Unknown dialect: ${dialect}`))({ url })
+  const model = models[materializers] ?? refuse(`Unknown materializers: ${materializers}`)
   const shutdownDeferred = await run(makeShutdownDeferred)
-  let hasEnded = false
-  ended = Effect.runPromiseExit(Deferred.await(shutdownDeferred)).then((exit) => {
-    hasEnded = true
-    store = undefined
-    emit({ event: 'shutdown', cause: Exit.isSuccess(exit) ? toPlain(exit.value) : failureOf(exit.cause).plain })
+  const pushes = { offered: [], acknowledged: [], failures: {} }
+  const client = { model, directory, storeId, pushes, cause: null }
+  clients.set(clientId, client)
+  latest = clientId
+  client.ended = Effect.runPromiseExit(Deferred.await(shutdownDeferred)).then((exit) => {
+    client.store = undefined
+    client.cause = Exit.isSuccess(exit) ? toPlain(exit.value) : failureOf(exit.cause).plain
+    emit({ event: 'shutdown', clientId, cause: client.cause })
   })
 
-  const created = await createStorePromise({
-    schema,
+  const store = await createStorePromise({
+    schema: model.schema,
     storeId,
     adapter: makeAdapter({
       storage: { type: 'fs', baseDirectory: directory },
       clientId,
-      sync: { backend: (dialects[dialect] ?? refuse(`Unknown dialect: ${dialect}`))({ url }) },
+      sync: { backend: noting(pushes, makeBackend) },
     }),
     syncPayload: payload,
     shutdownDeferred,
   }).catch((error) => {
+    clients.delete(clientId)
     throw failureOfRejection(error)
   })
-  if (!hasEnded) store = created
+  if (client.cause === null) client.store = store
 }
 
-const commit = ({ event, args }) => {
+const commit = ({ clientId, event, args }) => {
+  const { events } = clientNamed(clientId).model
   const define = events[event] ?? refuse(`No such event: ${event}`)
-  opened().commit(define(args))
+  opened(clientId).commit(define(args))
+}
+
+/** What happens between two commits, by the pace. */
+const pauses = {
+  burst: () => undefined,
+  turns: () => setImmediate(),
+  typing: () => setTimeout(50),
+}
+
+const commitAll = async ({ clientId, event, args, pace }) => {
+  const pause = pauses[pace] ?? refuse(`Unknown pace: ${pace}`)
+  for (const one of args) {
+    commit({ clientId, event, args: one })
+    // Nothing to wait for in a burst, not even a microtask.
+    const pausing = pause()
+    if (pausing !== undefined) await pausing
+  }
 }
 
 /**
  * The heads are the leader's, the part of the client that syncs. What the session has not handed to it yet counts as
  * pending too (an event on its way may count twice), so that `pending: 0` means that the server has everything.
  */
-const status = async () => {
-  const { session, leader } = await opened()._dev.syncStates()
-  const network = await run(opened().networkStatus.get)
+const status = async ({ clientId }) => {
+  const { session, leader } = await opened(clientId)._dev.syncStates()
+  const network = await run(opened(clientId).networkStatus.get)
   return {
     head: leader.localHead.global,
     backendHead: leader.upstreamHead.global,
     pending: session.pending.length + leader.pending.length,
+    pendingInSession: session.pending.length,
+    pendingInLeader: leader.pending.length,
     isConnected: network.isConnected,
   }
 }
 
-const close = async () => {
-  await opened().shutdownPromise()
+/** Read beside the client, from its file: there is nothing to ask once its store has ended. */
+const eventlog = async ({ clientId }) => {
+  const { directory, storeId } = clientNamed(clientId)
+  const { DatabaseSync } = await import('node:sqlite')
+  const folder = join(directory, storeId)
+  const file = (await readdir(folder)).find((name) => name.startsWith('eventlog@') && name.endsWith('.db'))
+  const database = new DatabaseSync(join(folder, file), { readOnly: true })
+  try {
+    const { head } = database.prepare('select head from __livestore_sync_status').get() ?? { head: 0 }
+    const rows = database.prepare('select seqNumGlobal as number, argsJson as args from eventlog order by 1').all()
+    return { head, events: rows.map(({ number, args }) => [number, JSON.parse(args)?.id ?? null]) }
+  } finally {
+    database.close()
+  }
+}
+
+const close = async ({ clientId }) => {
+  const { store, ended } = clientNamed(clientId)
+  await (store ?? refuse('The store is not open')).shutdownPromise()
   await ended
 }
 
 serve({
   open,
   commit,
-  todos: () => opened().query(tables.todos.orderBy('id', 'asc')),
+  commitAll,
+  todos: ({ clientId }) => {
+    const { todos } = clientNamed(clientId).model.tables
+    return opened(clientId).query(todos.orderBy('id', 'asc'))
+  },
   status,
+  pushes: ({ clientId }) => clientNamed(clientId).pushes,
+  ended: ({ clientId }) => clientNamed(clientId).cause,
+  eventlog,
   close,
 })

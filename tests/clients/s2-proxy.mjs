@@ -1,8 +1,8 @@
 /**
- * A server as LiveStore's guide for S2 has its users write it, with this project in the place of S2: every request is one that
+ * A server as LiveStore's guide for S2 has its users write it, in front of the sidecar or of s2-lite: every request is one that
  * `s2-proxy-helpers` make.
  *
- *     listen   {sidecar}   → {url}, for `makeSyncBackend({ endpoint: url })`
+ *     listen   {s2}      → {url}, for `makeSyncBackend({ endpoint: url })`; `s2` is the URL of an S2 API, with its /v1
  *     requests {}        → the method and path of the requests so far, with the status of the answer
  */
 import { serve } from './driver/stdio.mjs'
@@ -56,14 +56,14 @@ const push = async (config, request, response) => {
   response.end(JSON.stringify({ success: true }))
 }
 
-const listen = ({ sidecar }) =>
+const listen = ({ s2 }) =>
   new Promise((resolve) => {
     const config = {
       basin: 'livestore-tests',
       token: 'unused',
       lite: true,
-      basinBase: `${sidecar}/v1`,
-      accountBase: `${sidecar}/v1`,
+      basinBase: s2,
+      accountBase: s2,
     }
     const server = createServer((request, response) => {
       const url = new URL(request.url, 'http://proxy')

@@ -2,6 +2,7 @@
 //! (`tests/clients`).
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,9 +28,11 @@ struct Process {
     child: Mutex<Child>,
 }
 
-#[derive(Default)]
+type Answers = HashMap<u64, oneshot::Sender<Result<Value, Value>>>;
+
 struct Waiting {
-    answers: Mutex<HashMap<u64, oneshot::Sender<Result<Value, Value>>>>,
+    /// `None` once the process has ended.
+    answers: Mutex<Option<Answers>>,
     subscriptions: Mutex<HashMap<String, mpsc::UnboundedSender<Value>>>,
     others: Mutex<Option<mpsc::UnboundedSender<Value>>>,
 }
@@ -65,6 +68,12 @@ impl Node {
         Self::start_on(&newer_node(), Path::new("livestore.mjs"))
     }
 
+    /// The same, with what the client logs in a file.
+    pub fn livestore_with_log(log: &Path) -> Self {
+        let log = File::create(log).expect("a file for the log of a client");
+        Self::start_with(&newer_node(), Path::new("livestore.mjs"), log.into())
+    }
+
     /// A full client of LiveStore 0.3: `../clients-0.3/livestore.mjs`.
     pub fn livestore_0_3() -> Self {
         Self::start(Path::new("../clients-0.3/livestore.mjs"))
@@ -95,24 +104,36 @@ impl Node {
     }
 
     fn start_on(node: &Path, script: &Path) -> Self {
+        let is_verbose = std::env::var_os("LIVESTORE_TEST_VERBOSE").is_some();
+        Self::start_with(node, script, if is_verbose { Stdio::inherit() } else { Stdio::null() })
+    }
+
+    /// With what the client logs going there.
+    fn start_with(node: &Path, script: &Path, log: Stdio) -> Self {
         let clients = root().join("tests/clients");
         let mut child = Command::new(node)
             .arg(clients.join(script))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(if std::env::var_os("LIVESTORE_TEST_VERBOSE").is_some() { Stdio::inherit() } else { Stdio::null() })
+            .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .expect("node");
         let stdin = child.stdin.take().expect("stdin");
         let stdout = child.stdout.take().expect("stdout");
-        let waiting = Arc::new(Waiting::default());
+        let waiting = Arc::new(Waiting {
+            answers: Mutex::new(Some(Answers::new())),
+            subscriptions: Mutex::default(),
+            others: Mutex::default(),
+        });
         let reader = Arc::clone(&waiting);
         tokio::spawn(async move {
             let mut lines = BufReader::new(stdout).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 reader.receive(parse(&line));
             }
+            // Whoever waits for an answer, or asks from now on, gets none.
+            *reader.answers.lock().unwrap() = None;
         });
         Self(Arc::new(Process {
             stdin: tokio::sync::Mutex::new(stdin),
@@ -127,16 +148,18 @@ impl Node {
     /// # Errors
     /// The client's error, with its `_tag`.
     pub async fn call(&self, method: &str, params: Value) -> Result<Value, Value> {
+        self.ask(method, params).await.unwrap_or_else(|| panic!("the driver ended in {method}"))
+    }
+
+    /// The same where the process may end: no answer then.
+    pub async fn ask(&self, method: &str, params: Value) -> Option<Result<Value, Value>> {
         let id = self.0.calls.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        self.0.waiting.answers.lock().unwrap().insert(id, sender);
+        self.0.waiting.answers.lock().unwrap().as_mut()?.insert(id, sender);
         let line = format!("{}\n", json!({"id": id, "method": method, "params": params}));
-        self.0.stdin.lock().await.write_all(line.as_bytes()).await.expect("the driver reads");
-        match tokio::time::timeout(PATIENCE, receiver).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => panic!("the driver ended in {method}"),
-            Err(_) => panic!("{method} has no answer within {PATIENCE:?}"),
-        }
+        self.0.stdin.lock().await.write_all(line.as_bytes()).await.ok()?;
+        let answer = tokio::time::timeout(PATIENCE, receiver).await;
+        answer.unwrap_or_else(|_| panic!("{method} has no answer within {PATIENCE:?}")).ok()
     }
 
     /// Opens a client of a sync backend. `url` is the sidecar's; clients that speak HTTP get it as such, and poll often.
@@ -200,7 +223,8 @@ impl Waiting {
                 Some(error) => Err(error.clone()),
                 None => Ok(message["ok"].clone()),
             };
-            if let Some(waiting) = self.answers.lock().unwrap().remove(&id) {
+            let waiting = self.answers.lock().unwrap().as_mut().and_then(|answers| answers.remove(&id));
+            if let Some(waiting) = waiting {
                 let _ = waiting.send(answer);
             }
         } else if let Some(sub) = message["sub"].as_str() {

@@ -52,15 +52,24 @@ impl Device {
         Self::on(node, name, json!({"url": url, "dialect": dialect, "storeId": store})).await
     }
 
-    async fn on(node: Node, name: &str, mut params: Value) -> Self {
+    /// In this process, which may hold others, with these parameters of the driver's `open`.
+    pub async fn on(node: Node, name: &str, params: Value) -> Self {
+        Self::try_on(node, name, params).await.expect("a store")
+    }
+
+    /// The same where it may fail.
+    ///
+    /// # Errors
+    /// The client's error, or null when its process has ended.
+    pub async fn try_on(node: Node, name: &str, mut params: Value) -> Result<Self, Value> {
         let folder = tempfile::tempdir().expect("a folder");
         if params.get("storeId").is_none() {
             params["storeId"] = json!("todos");
         }
         params["clientId"] = json!(name);
         params["directory"] = json!(folder.path());
-        node.call("open", params.clone()).await.expect("a store");
-        Self { node, name: name.into(), params, _folder: folder }
+        node.ask("open", params.clone()).await.unwrap_or(Err(Value::Null))?;
+        Ok(Self { node, name: name.into(), params, _folder: folder })
     }
 
     /// Loads the app again, one of 0.4 over WebSocket, with what is on its disk.
@@ -69,19 +78,36 @@ impl Device {
         self.node.call("open", self.params.clone()).await.expect("a store");
     }
 
+    /// Asks its client, in the process that it may share with others.
+    ///
+    /// # Errors
+    /// The client's error, or null when its process has ended.
+    pub async fn ask(&self, method: &str, mut params: Value) -> Result<Value, Value> {
+        params["clientId"] = json!(self.name);
+        self.node.ask(method, params).await.unwrap_or(Err(Value::Null))
+    }
+
     pub async fn create(&self, id: &str) {
-        let args = json!({"id": id, "text": format!("todo {id}")});
-        self.node.call("commit", json!({"event": "todoCreated", "args": args})).await.expect("a commit");
+        self.ask("commit", json!({"event": "todoCreated", "args": todo(id)})).await.expect("a commit");
+    }
+
+    /// Creates all of them, each by a commit of its own, at a pace of `commitAll`.
+    ///
+    /// # Errors
+    /// The client's error, or null when its process has ended.
+    pub async fn try_create_all(&self, ids: &[String], pace: &str) -> Result<(), Value> {
+        let args: Vec<_> = ids.iter().map(|id| todo(id)).collect();
+        self.ask("commitAll", json!({"event": "todoCreated", "args": args, "pace": pace})).await.map(drop)
     }
 
     /// The ids of the todos in its table.
     pub async fn todos(&self) -> Vec<String> {
-        let rows = self.node.call("todos", json!({})).await.expect("rows");
+        let rows = self.ask("todos", json!({})).await.expect("rows");
         rows.as_array().expect("rows").iter().map(|row| row["id"].as_str().expect("an id").into()).collect()
     }
 
     pub async fn status(&self) -> Value {
-        self.node.call("status", json!({})).await.expect("a status")
+        self.ask("status", json!({})).await.expect("a status")
     }
 
     /// Waits until the table holds exactly these and the server has everything.
@@ -90,6 +116,10 @@ impl Device {
         eventually(&format!("the table of {name} holds {ids:?}"), || async { self.todos().await == ids }).await;
         eventually(&format!("{name} has nothing pending"), || async { self.status().await["pending"] == 0 }).await;
     }
+}
+
+fn todo(id: &str) -> Value {
+    json!({"id": id, "text": format!("todo {id}")})
 }
 
 /// A device of each dialect of LiveStore 0.4, each with a store of its own, of the dialect's name: full clients that commit at

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,7 @@ pub struct Sidecar {
 
 /// How to start one.
 pub struct Start {
+    program: PathBuf,
     database_url: String,
     port: u16,
     arguments: Vec<String>,
@@ -34,6 +35,7 @@ impl Start {
     /// For a database URL, on a random port.
     pub fn new(database_url: impl Into<String>) -> Self {
         Self {
+            program: binary(),
             database_url: database_url.into(),
             port: 0,
             arguments: Vec::new(),
@@ -45,6 +47,12 @@ impl Start {
     /// On this port: that of a predecessor.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
+        self
+    }
+
+    /// Another build of it.
+    pub fn build(mut self, program: &Path) -> Self {
+        self.program = program.into();
         self
     }
 
@@ -74,10 +82,12 @@ impl Start {
     /// The command, for tests of how it ends.
     pub fn command(&self) -> Command {
         let mut command = match &self.listener {
-            None => Command::new(binary()),
+            None => Command::new(&self.program),
             Some(_) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""]).arg(binary());
+                shell
+                    .args(["-c", "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\""])
+                    .arg(&self.program);
                 shell
             }
         };

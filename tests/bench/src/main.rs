@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use livestore_tests::cluster::Cluster;
+use livestore_tests::peers::{S2Lite, SyncCf};
 
-use crate::systems::{Ours, S2Lite, SyncCf};
+use crate::systems::Ours;
 use crate::works::{Peers, Size, Systems, fan_out, growth, idle, push, read, start};
 
 /// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.

@@ -2,8 +2,10 @@
  * The data model of the full clients: todos, and an event for each shape that `args` can have.
  *
  * @param {typeof import('@livestore/livestore')} livestore Of whatever version the client has.
+ * @param {{ isIdempotent?: boolean }} options Whether a todo may be created twice. It may not in most apps, whose materializers
+ *   insert as LiveStore's guide does.
  */
-export const makeTodoSchema = ({ Events, makeSchema, Schema, State }) => {
+export const makeTodoSchema = ({ Events, makeSchema, Schema, State }, { isIdempotent = true } = {}) => {
   const todos = State.SQLite.table({
     name: 'todos',
     columns: {
@@ -30,11 +32,14 @@ export const makeTodoSchema = ({ Events, makeSchema, Schema, State }) => {
     }),
   }
 
-  // Idempotent, as LiveStore demands it without saying so: in 0.4.0 a session that commits while its leader rebases
+  // Idempotent by default, as LiveStore demands it without saying so: in 0.4.0 a session that commits while its leader rebases
   // sometimes materializes one of its pending events twice, 0.3.1 doubles an event of its own when it misses the
   // confirmation, and a constraint violated by that shuts the store down.
   const materializers = State.SQLite.materializers(events, {
-    todoCreated: ({ id, text }) => todos.insert({ id, text }).onConflict('id', 'ignore'),
+    todoCreated: ({ id, text }) => {
+      const insert = todos.insert({ id, text })
+      return isIdempotent ? insert.onConflict('id', 'ignore') : insert
+    },
     todoCompleted: ({ id }) => todos.update({ completed: true }).where({ id }),
     allCompleted: () => todos.update({ completed: true }),
   })

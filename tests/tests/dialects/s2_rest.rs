@@ -62,7 +62,7 @@ async fn livestore_syncs_through_a_server_as_its_guide_shows_it() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let proxy = Node::s2_proxy();
-    let listening = proxy.call("listen", json!({"sidecar": sidecar.http_url()})).await.unwrap();
+    let listening = proxy.call("listen", json!({"s2": format!("{}/v1", sidecar.http_url())})).await.unwrap();
     let endpoint = listening["url"].as_str().unwrap();
     let node = Node::sync_backend();
     let client = node.open_with("s2", endpoint, "todo-app", json!({"options": {"endpoint": endpoint}})).await;
@@ -98,7 +98,7 @@ async fn a_full_client_behind_such_a_server_shares_its_table_with_one_of_sync_cf
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let proxy = Node::s2_proxy();
-    let listening = proxy.call("listen", json!({"sidecar": sidecar.http_url()})).await.unwrap();
+    let listening = proxy.call("listen", json!({"s2": format!("{}/v1", sidecar.http_url())})).await.unwrap();
     let (a, b) =
         tokio::join!(Device::open_s2("a", listening["url"].as_str().unwrap()), Device::open("b", sidecar.port()));
     let mut ids = Vec::new();
@@ -361,7 +361,8 @@ async fn who_may_not_reads_appends_and_lists_nothing() {
     assert_eq!(post(&sidecar, "/streams", json!({"stream": "s"})).await.0, 201, "nor whether there is one");
     // The client behind a server of the guide stops.
     let proxy = Node::s2_proxy();
-    let endpoint = proxy.call("listen", json!({"sidecar": sidecar.http_url()})).await.unwrap()["url"].clone();
+    let endpoint =
+        proxy.call("listen", json!({"s2": format!("{}/v1", sidecar.http_url())})).await.unwrap()["url"].clone();
     let options = json!({"options": {"endpoint": endpoint}});
     let client = Node::sync_backend().open_with("s2", &sidecar.url(), "s", options).await;
     let end = client.live(None).await.next().await;

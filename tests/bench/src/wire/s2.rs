@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use http_body_util::BodyExt;
+use livestore_tests::peers::BASIN;
 
 use super::http::Http;
 use super::{batch, count, event};
@@ -15,8 +16,6 @@ pub enum Api {
     /// `POST /api/s2`: a batch of events that has to go on from the head.
     LiveStore,
 }
-
-const BASIN: &str = "benchmark-basin";
 
 /// Of every request.
 const HEADERS: &[(&str, &str)] = &[("s2-basin", BASIN), ("accept", "text/event-stream")];
@@ -33,14 +32,6 @@ impl S2 {
     /// `head`: where the log is that pushes go on from.
     pub async fn open(api: Api, port: u16, store: &str, head: u64) -> Self {
         Self { http: Http::connect(port).await, api, store: store.into(), head }
-    }
-
-    /// The basin in which streams are created at the first append.
-    pub async fn create_basin(port: u16) {
-        let body = format!(
-            r#"{{"basin":"{BASIN}","config":{{"create_stream_on_append":true,"create_stream_on_read":true}}}}"#
-        );
-        Http::connect(port).await.post("/v1/basins", &[], body).await;
     }
 
     /// Pushes the next events and waits for the acknowledgement.

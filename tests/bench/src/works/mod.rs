@@ -9,7 +9,9 @@ pub mod start;
 
 use std::time::Duration;
 
-use crate::systems::{Ours, S2Lite, SyncCf};
+use livestore_tests::peers::{S2Lite, SyncCf};
+
+use crate::systems::Ours;
 
 pub const OURS: &str = "livestore_sync";
 pub const OURS_S2: &str = "livestore_sync, sync-s2";

@@ -92,7 +92,7 @@ async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize
     // A thousand Durable Objects are more than workerd starts in the time that there is.
     let with_cf = stores <= 64;
     if let Some(peers) = &systems.peers {
-        all.push(Writers::new(S2_LITE, Target::S2(Api::Rest, peers.s2_lite.port), stores));
+        all.push(Writers::new(S2_LITE, Target::S2(Api::Rest, peers.s2_lite.port()), stores));
         if with_cf {
             all.push(Writers::new(SYNC_CF, Target::Rpc(peers.sync_cf.url()), stores));
         }

@@ -54,7 +54,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
     let admin = ours.database.admin().await;
     fill(&admin, STORE, events).await;
     if let Some(peers) = &systems.peers {
-        let mut s2 = S2::open(Api::Rest, peers.s2_lite.port, STORE, 0).await;
+        let mut s2 = S2::open(Api::Rest, peers.s2_lite.port(), STORE, 0).await;
         for _ in 0..events / 1000 {
             s2.push(1000).await;
         }
@@ -84,7 +84,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
         rounds[5].push(per_second(events, start));
         if let Some(peers) = &systems.peers {
             let start = Instant::now();
-            assert_eq!(S2::open(Api::Rest, peers.s2_lite.port, STORE, 0).await.read(events).await, events);
+            assert_eq!(S2::open(Api::Rest, peers.s2_lite.port(), STORE, 0).await.read(events).await, events);
             rounds[3].push(per_second(events, start));
             let start = Instant::now();
             assert_eq!(Rpc::open(&peers.sync_cf.url(), STORE, 0).await.read(events_of_cf).await, events_of_cf);

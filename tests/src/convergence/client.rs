@@ -1,0 +1,134 @@
+//! What a round asks of a client.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::device::Device;
+
+/// A full client with a store of its own.
+pub trait Client {
+    /// Creates the todos, each by a commit of its own, at a pace of `commitAll` in `tests/clients/livestore.mjs`.
+    fn create_all(&self, ids: &[String], pace: &str) -> impl Future<Output = ()>;
+
+    fn state(&self) -> impl Future<Output = State>;
+
+    /// The ids in its table, in order; nothing if its store has ended.
+    fn todos(&self) -> impl Future<Output = Option<Vec<String>>>;
+
+    /// Everything that can be known of it in the end.
+    fn record(&self, name: &str) -> impl Future<Output = Record>;
+}
+
+/// What changes while a client syncs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum State {
+    Runs(Status),
+    /// With the cause; null when the process has ended.
+    Ended(Value),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub head: i64,
+    pub backend_head: i64,
+    /// What the session has not seen confirmed by its leader.
+    pub pending_in_session: usize,
+    /// What the leader has not seen confirmed by the server.
+    pub pending_in_leader: usize,
+    pub is_connected: bool,
+}
+
+impl State {
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Runs(Status { is_connected: true, .. }))
+    }
+
+    pub fn is_settled(&self) -> bool {
+        matches!(self, Self::Runs(Status { pending_in_session: 0, pending_in_leader: 0, .. }))
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub name: String,
+    pub state: State,
+    pub todos: Option<Vec<String>>,
+    /// Unknown of a client that cannot be watched.
+    pub pushes: Option<Pushes>,
+    pub disk: Option<Disk>,
+}
+
+/// The number of an event and the id of its todo.
+pub type Event = (i64, Option<String>);
+
+/// What a client has pushed, and the errors that its pushes ended with.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Pushes {
+    pub offered: Vec<Event>,
+    pub acknowledged: Vec<Event>,
+    pub failures: BTreeMap<String, usize>,
+}
+
+impl Pushes {
+    /// How many the server, or the network, has refused.
+    pub fn refused(&self) -> usize {
+        self.failures.iter().filter(|(error, _)| *error != Self::GIVEN_UP).map(|(_, count)| count).sum()
+    }
+
+    /// How many the client gave up, when a pull brought events.
+    pub fn given_up(&self) -> usize {
+        self.failures.get(Self::GIVEN_UP).copied().unwrap_or(0)
+    }
+
+    const GIVEN_UP: &str = "Interrupt";
+}
+
+/// A client's own log.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Disk {
+    /// Up to here it believes that the server has the events.
+    pub head: i64,
+    pub events: Vec<Event>,
+}
+
+impl Record {
+    /// Of a client that could not be opened.
+    pub fn of_failure(name: &str, error: Value) -> Self {
+        Self { name: name.into(), state: State::Ended(error), todos: None, pushes: None, disk: None }
+    }
+}
+
+impl Client for Device {
+    async fn create_all(&self, ids: &[String], pace: &str) {
+        // One that fails shows in the table.
+        let _ = self.try_create_all(ids, pace).await;
+    }
+
+    async fn state(&self) -> State {
+        match self.ask("status", json!({})).await {
+            Ok(status) => State::Runs(serde_json::from_value(status).expect("a status")),
+            Err(error) => State::Ended(self.ask("ended", json!({})).await.unwrap_or(error)),
+        }
+    }
+
+    async fn todos(&self) -> Option<Vec<String>> {
+        let rows = self.ask("todos", json!({})).await.ok()?;
+        Some(rows.as_array()?.iter().filter_map(|row| Some(row["id"].as_str()?.into())).collect())
+    }
+
+    async fn record(&self, name: &str) -> Record {
+        let known = async |method| self.ask(method, json!({})).await.ok();
+        Record {
+            name: name.into(),
+            state: self.state().await,
+            todos: Client::todos(self).await,
+            pushes: known("pushes").await.and_then(|pushes| serde_json::from_value(pushes).ok()),
+            disk: known("eventlog").await.and_then(|disk| serde_json::from_value(disk).ok()),
+        }
+    }
+}

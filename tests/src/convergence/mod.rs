@@ -1,0 +1,172 @@
+//! Rounds in which full clients commit at the same moment on one store, and what comes of it.
+
+mod client;
+mod log;
+mod verdict;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+pub use self::client::{Client, Event, Pushes, Record, State};
+pub use self::log::{Entry, Log};
+pub use self::verdict::{Missing, Verdict};
+use crate::client::Node;
+use crate::device::Device;
+
+/// How often clients are asked for their states.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long clients may take to reach their server before they commit.
+const CONNECTING: Duration = Duration::from_secs(20);
+
+/// Writers commit at once; a further client starts when they have settled.
+#[derive(Debug, Clone)]
+pub struct Round {
+    pub writers: usize,
+    /// Of each writer.
+    pub events: usize,
+    /// Of the commits of a writer: `burst`, `turns` or `typing`.
+    pub pace: String,
+    /// How long nothing may change before the clients count as stuck.
+    pub stillness: Duration,
+    /// How long the writers may take in all, and the further client after them.
+    pub limit: Duration,
+}
+
+/// What the clients of a round ended with.
+#[derive(Debug, Serialize)]
+pub struct Played {
+    /// The ids of the todos that each writer created.
+    pub created: Vec<Vec<String>>,
+    /// Of the writers, and of the client that started after them.
+    pub records: Vec<Record>,
+    /// How long the writers took to agree, if they did.
+    pub agreed_after: Option<Duration>,
+}
+
+impl Round {
+    /// Plays it with clients that are opened by name. One that cannot be opened has no store.
+    pub async fn play<C: Client>(&self, open: impl AsyncFn(&str) -> Result<C, Value>) -> Played {
+        let names: Vec<_> = (0..self.writers).map(|number| format!("writer-{number}")).collect();
+        let created: Vec<Vec<_>> =
+            names.iter().map(|name| (0..self.events).map(|event| format!("{name}-{event:04}")).collect()).collect();
+        let mut expected = created.concat();
+        expected.sort_unstable();
+
+        let mut clients = join_all(names.iter().map(|name| open(name))).await;
+        connected(&clients).await;
+        let start = Instant::now();
+        join_all(clients.iter().zip(&created).map(async |(client, ids)| {
+            if let Ok(client) = client {
+                client.create_all(ids, &self.pace).await;
+            }
+        }))
+        .await;
+        let agreed_after = self.settles(&clients, &expected).await.then(|| start.elapsed());
+        clients.push(open("reader").await);
+        self.settles(&clients, &expected).await;
+
+        let names = names.iter().map(|name| &**name).chain(["reader"]);
+        let records = join_all(names.zip(&clients).map(async |(name, client)| match client {
+            Ok(client) => client.record(name).await,
+            Err(error) => Record::of_failure(name, error.clone()),
+        }));
+        Played { created, records: records.await, agreed_after }
+    }
+
+    /// Waits until all clients have exactly these todos and nothing pending, and says whether they do; or until nothing changes.
+    async fn settles<C: Client>(&self, clients: &[Result<C, Value>], expected: &[String]) -> bool {
+        let start = Instant::now();
+        let (mut last, mut changed) = (Vec::new(), start);
+        while start.elapsed() < self.limit && changed.elapsed() < self.stillness {
+            let states = states(clients).await;
+            if states.iter().all(State::is_settled) && have(clients, expected).await {
+                return true;
+            }
+            if states != last {
+                (last, changed) = (states, Instant::now());
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+        false
+    }
+}
+
+async fn connected<C: Client>(clients: &[Result<C, Value>]) {
+    let start = Instant::now();
+    while !states(clients).await.iter().all(State::is_connected) && start.elapsed() < CONNECTING {
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn states<C: Client>(clients: &[Result<C, Value>]) -> Vec<State> {
+    join_all(clients.iter().map(async |client| match client {
+        Ok(client) => client.state().await,
+        Err(error) => State::Ended(error.clone()),
+    }))
+    .await
+}
+
+async fn have<C: Client>(clients: &[Result<C, Value>], expected: &[String]) -> bool {
+    let todos = join_all(clients.iter().flatten().map(Client::todos)).await;
+    todos.iter().all(|todos| todos.as_deref() == Some(expected))
+}
+
+/// Full clients on Node 24, each with databases of its own.
+#[derive(Debug, Clone)]
+pub struct Nodes {
+    pub dialect: String,
+    /// What clients of the dialect are given as `url`.
+    pub url: String,
+    pub store: String,
+    /// `plain` or `idempotent`, see `tests/clients/livestore.mjs`.
+    pub materializers: String,
+    pub processes: Processes,
+    /// Where their logs go.
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Processes {
+    /// One for all writers.
+    One,
+    /// One for each.
+    Each,
+}
+
+impl Nodes {
+    /// The clients that started after the others have a process of their own in any case.
+    pub async fn play(&self, round: &Round) -> Played {
+        std::fs::create_dir_all(&self.folder).expect("a folder for the logs of clients");
+        let shared = (self.processes == Processes::One).then(|| Node::livestore_with_log(&self.log("writers")));
+        round
+            .play(async |name| {
+                let shared = shared.as_ref().filter(|_| name != "reader");
+                let node = shared.cloned().unwrap_or_else(|| Node::livestore_with_log(&self.log(name)));
+                let params = json!({
+                    "url": self.url,
+                    "dialect": self.dialect,
+                    "storeId": self.store,
+                    "materializers": self.materializers,
+                });
+                Device::try_on(node, name, params).await
+            })
+            .await
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.folder.join(name).with_extension("log")
+    }
+}
+
+/// What clients have logged into the files of a folder.
+pub fn logs(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
+    let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+    logs.filter_map(|path| Some(String::from_utf8_lossy(&std::fs::read(path).ok()?).into_owned())).collect()
+}

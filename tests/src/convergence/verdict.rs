@@ -1,0 +1,166 @@
+//! What a round proves: of the clients, and of the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Entry, Event, Log, Played, Pushes, Record, State};
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// All clients have the same todos, all of them, and nothing pending.
+    pub converged: bool,
+    /// Until the writers agreed.
+    pub seconds: Option<f64>,
+    /// Why it did not converge.
+    pub reasons: BTreeSet<String>,
+    pub missing: Missing,
+    /// Events that were acknowledged to a client, or are confirmed in its database, and are not in the log.
+    pub lost: BTreeSet<String>,
+    /// Todos that were created by several events of the log, each of which a client has pushed.
+    pub pushed_twice: BTreeSet<String>,
+    /// Events of the log that no client has pushed with their numbers.
+    pub never_pushed: BTreeSet<String>,
+    pub is_chain: bool,
+    /// Pushes that failed, by the name of the error.
+    pub failures: BTreeMap<String, usize>,
+    pub refused: usize,
+    pub given_up: usize,
+    /// Refused ones of the client that had most of them.
+    pub most_refused: usize,
+}
+
+/// The events that are not in the log.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Missing {
+    pub count: usize,
+    /// Their client never handed them to its sync backend.
+    pub never_pushed: usize,
+    /// They are in the database of their client.
+    pub on_disk: usize,
+}
+
+impl Verdict {
+    /// `logs` is what the clients have logged.
+    pub fn of(played: &Played, log: &Log, logs: &str) -> Self {
+        let all: BTreeSet<_> = played.created.iter().flatten().collect();
+        let in_log = log.0.iter().map(|entry| &entry.id).collect();
+        let converged = played.records.iter().all(|record| record.state.is_settled() && shows(record, &all));
+        let mut reasons = BTreeSet::new();
+        if !converged {
+            reasons.extend(played.records.iter().filter_map(|record| reason(record, &in_log, logs)));
+        }
+        let pushes = || played.records.iter().filter_map(|record| record.pushes.as_ref());
+        let mut failures = BTreeMap::new();
+        for (error, count) in pushes().flat_map(|pushes| &pushes.failures) {
+            *failures.entry(error.clone()).or_insert(0) += count;
+        }
+        Self {
+            converged,
+            seconds: played.agreed_after.map(|time| time.as_secs_f64()),
+            reasons,
+            missing: Missing::of(played, log),
+            lost: lost(played, log),
+            pushed_twice: log.doubled().into_iter().collect(),
+            never_pushed: never_pushed(played, log),
+            is_chain: log.is_chain(),
+            failures,
+            refused: pushes().map(Pushes::refused).sum(),
+            given_up: pushes().map(Pushes::given_up).sum(),
+            most_refused: pushes().map(Pushes::refused).max().unwrap_or(0),
+        }
+    }
+
+    /// Whether the log is as it has to be, whatever the clients made of it: one chain of what they have pushed, each event once, with
+    /// everything that was acknowledged.
+    pub fn is_log_whole(&self) -> bool {
+        self.is_chain && self.lost.is_empty() && self.never_pushed.is_empty()
+    }
+}
+
+impl Missing {
+    fn of(played: &Played, log: &Log) -> Self {
+        let mut missing = Self::default();
+        for (ids, record) in played.created.iter().zip(&played.records) {
+            for id in ids.iter().filter(|id| !log.has(id)) {
+                let is_it = |event: &Event| event.1.as_ref() == Some(id);
+                let was_pushed = |pushes: &Pushes| pushes.offered.iter().any(is_it);
+                missing.count += 1;
+                missing.never_pushed += usize::from(record.pushes.as_ref().is_some_and(|pushes| !was_pushed(pushes)));
+                missing.on_disk += usize::from(record.disk.as_ref().is_some_and(|disk| disk.events.iter().any(is_it)));
+            }
+        }
+        missing
+    }
+}
+
+fn shows(record: &Record, ids: &BTreeSet<&String>) -> bool {
+    record.todos.as_ref().is_some_and(|todos| todos.len() == ids.len() && todos.iter().all(|id| ids.contains(id)))
+}
+
+/// What was acknowledged and is not in the log, and what a client has below its head that the log does not have there.
+fn lost(played: &Played, log: &Log) -> BTreeSet<String> {
+    let pushes = played.records.iter().filter_map(|record| record.pushes.as_ref());
+    let acknowledged = pushes.flat_map(|pushes| &pushes.acknowledged);
+    let disks = played.records.iter().filter_map(|record| record.disk.as_ref());
+    let confirmed = disks.flat_map(|disk| disk.events.iter().filter(|(number, _)| *number <= disk.head));
+    acknowledged.chain(confirmed).filter(|event| !log.has_event(event)).filter_map(|(_, id)| id.clone()).collect()
+}
+
+/// Of clients whose pushes are unknown, every event counts as pushed.
+fn never_pushed(played: &Played, log: &Log) -> BTreeSet<String> {
+    let writers = &played.records[..played.created.len()];
+    let Some(pushes) = writers.iter().map(|record| record.pushes.as_ref()).collect::<Option<Vec<_>>>() else {
+        return BTreeSet::new();
+    };
+    let pushed: BTreeSet<_> = pushes.iter().flat_map(|pushes| &pushes.offered).collect();
+    let was_pushed = |entry: &&Entry| pushed.contains(&(entry.number, Some(entry.id.clone())));
+    log.0.iter().filter(|entry| !was_pushed(entry)).map(|entry| entry.id.clone()).collect()
+}
+
+/// What is wrong with a client. It is nothing if it has what the log has.
+fn reason(record: &Record, in_log: &BTreeSet<&String>, logs: &str) -> Option<String> {
+    let who = if record.name == "reader" { "the client that started later" } else { "a writer" };
+    let what = match &record.state {
+        State::Ended(Value::Null) => "its process ended".into(),
+        State::Ended(cause) => format!("its store shut down: {}", summary(cause, logs)),
+        State::Runs(status) if status.pending_in_leader > 0 => {
+            let refused = record.pushes.as_ref().is_some_and(|pushes| pushes.refused() > 0);
+            format!("its leader stopped pushing{}", if refused { ", after a push was refused" } else { "" })
+        }
+        State::Runs(status) if status.pending_in_session > 0 => {
+            "its session stopped handing events to its leader".into()
+        }
+        State::Runs(_) if shows(record, in_log) => return None,
+        State::Runs(status) if !status.is_connected => "it is not connected".into(),
+        State::Runs(_) => "it has nothing pending, and other todos than the log".into(),
+    };
+    Some(format!("{who}: {what}"))
+}
+
+/// The innermost message of an error.
+fn summary(cause: &Value, logs: &str) -> String {
+    let text = cause.to_string();
+    if let Some(unique) = unique(&text).or_else(|| unique(logs)) {
+        return unique;
+    }
+    let mut innermost = cause;
+    while let Some(next) =
+        ["cause", "reason", "note"].into_iter().map(|key| &innermost[key]).find(|next| next.is_object())
+    {
+        innermost = next;
+    }
+    let message = innermost["message"].as_str().unwrap_or(&text);
+    let tag = innermost["_tag"].as_str().unwrap_or("error");
+    let line = message.lines().next().unwrap_or_default();
+    format!("{tag} {}", line.chars().take(100).collect::<String>()).trim().into()
+}
+
+fn unique(text: &str) -> Option<String> {
+    let found = text.split("UNIQUE constraint failed: ").nth(1)?;
+    let column: String = found.chars().take_while(|c| c.is_alphanumeric() || "_.".contains(*c)).collect();
+    Some(format!("UNIQUE constraint failed: {column}"))
+}
