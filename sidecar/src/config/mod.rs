@@ -193,9 +193,10 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = lasting(Duration::from_millis(100)))]
     pub push_timeout: Duration,
 
-    /// While clients push to one store at the same moment, its live events are held back for so long and delivered together, so that
-    /// the clients converge. 0s: never. See docs/known-problems.md.
-    #[arg(long, env = "LIVESTORE_CONTENTION_WINDOW", default_value = "100ms", value_parser = up_to(Duration::from_secs(5)))]
+    /// While clients push to one store at the same moment, its live events are held back until none has followed for so long, four
+    /// times that at most, and delivered together: clients of LiveStore 0.4 lose fewer of their events. 0s: never. See
+    /// docs/known-problems.md.
+    #[arg(long, env = "LIVESTORE_CONTENTION_WINDOW", default_value = "250ms", value_parser = up_to(Duration::from_secs(5)))]
     pub contention_window: Duration,
 
     /// How long everything goes on once SIGTERM has come, but for 503 at /readyz and a connection: close with each answer: longer than

@@ -1,18 +1,19 @@
-//! Delivery in windows, while clients of one store push at the same moment.
+//! Delivery in windows, while clients push to one store at the same moment.
 //!
 //! A LiveStore client whose push is refused, since another client was first, rebases what it has pending onto the events that it
-//! gets, and pushes again. Event by event it would rebase and lose again and again; clients of 0.4.0 break over that
-//! (docs/known-problems.md). So while a store is contended, its live events are held back for a moment, and delivered together.
+//! gets, and pushes again. Clients of 0.4.0 lose events if they get more while they do so, or while their user goes on typing: the
+//! fewer deliveries, the better (docs/known-problems.md). So the live events of a contended store are held back until nothing
+//! follows them for a while, and delivered together.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a store counts as contended after a push was refused.
-const CALM: Duration = Duration::from_secs(1);
+/// A window lasts at most so many times as long as nothing must follow an event for it to end.
+const LONGEST: u32 = 4;
 
-/// A window lasts no longer than so many times that.
-const MOST: u32 = 5;
+/// How long clients are given, once they have got what they lack, to be refused again before the store counts as calm.
+const CALM: Duration = Duration::from_secs(1);
 
 /// What delays the live events of one store.
 #[derive(Default)]
@@ -30,18 +31,19 @@ struct Window {
 }
 
 impl Contention {
-    /// A push was refused, since another one was first.
-    pub fn refused(&mut self, now: Instant) {
-        self.until = Some(now + CALM);
+    /// A push was refused, since another one was first. What it lacks comes when a window ends, which lasts until nothing follows
+    /// for `quiet`.
+    pub fn refused(&mut self, now: Instant, quiet: Duration) {
+        self.until = Some(now + quiet * LONGEST + CALM);
     }
 
-    /// Events that follow `after` were appended: in a contended store they are held back until nothing follows them for this long.
+    /// Events that follow `after` were appended: in a contended store they are held back.
     pub fn appended(&mut self, after: i64, now: Instant, quiet: Duration) {
         let end = now + quiet;
         match &mut self.window {
             Some(window) if now < window.end => window.end = end.min(window.latest_end),
             window if self.until.is_some_and(|until| now < until) => {
-                *window = Some(Window { after, end, latest_end: now + quiet * MOST });
+                *window = Some(Window { after, end, latest_end: now + quiet * LONGEST });
             }
             _ => {}
         }
@@ -58,7 +60,7 @@ impl Contention {
 mod tests {
     use super::*;
 
-    const LENGTH: Duration = Duration::from_millis(100);
+    const QUIET: Duration = Duration::from_millis(100);
 
     fn after(start: Instant, milliseconds: u64) -> Instant {
         start + Duration::from_millis(milliseconds)
@@ -67,43 +69,59 @@ mod tests {
     #[test]
     fn without_a_refusal_nothing_is_held_back() {
         let (mut contention, now) = (Contention::default(), Instant::now());
-        contention.appended(0, now, LENGTH);
+        contention.appended(0, now, QUIET);
         assert_eq!(contention.held(0, now), None);
     }
 
     #[test]
-    fn what_follows_a_refusal_is_held_back_until_the_end_of_its_window() {
+    fn what_follows_a_refusal_is_held_back_until_nothing_follows_it() {
         let (mut contention, start) = (Contention::default(), Instant::now());
-        contention.refused(start);
-        contention.appended(7, after(start, 10), LENGTH);
-        contention.appended(8, after(start, 90), LENGTH);
-        assert_eq!(contention.held(7, after(start, 109)), Some(after(start, 110)), "nothing makes a window longer");
-        assert_eq!(contention.held(7, after(start, 110)), None);
-        contention.appended(9, after(start, 110), LENGTH);
-        assert_eq!(contention.held(9, after(start, 110)), Some(after(start, 210)), "the next window");
+        contention.refused(start, QUIET);
+        contention.appended(7, after(start, 10), QUIET);
+        assert_eq!(contention.held(7, after(start, 10)), Some(after(start, 110)));
+        contention.appended(8, after(start, 90), QUIET);
+        assert_eq!(contention.held(7, after(start, 189)), Some(after(start, 190)));
+        assert_eq!(contention.held(7, after(start, 190)), None);
+        contention.appended(9, after(start, 200), QUIET);
+        assert_eq!(contention.held(9, after(start, 200)), Some(after(start, 300)), "the next window");
+    }
+
+    #[test]
+    fn a_window_ends_however_much_follows() {
+        let (mut contention, start) = (Contention::default(), Instant::now());
+        contention.refused(start, QUIET);
+        let mut now = start;
+        for last in 0.. {
+            contention.appended(last, now, QUIET);
+            if contention.held(0, now).is_none() {
+                break;
+            }
+            now += QUIET / 2;
+        }
+        assert_eq!(now, start + QUIET * LONGEST);
     }
 
     #[test]
     fn a_reader_that_is_behind_does_not_wait() {
         let (mut contention, now) = (Contention::default(), Instant::now());
-        contention.refused(now);
-        contention.appended(7, now, LENGTH);
+        contention.refused(now, QUIET);
+        contention.appended(7, now, QUIET);
         assert_eq!(contention.held(6, now), None);
     }
 
     #[test]
     fn contention_ends() {
         let (mut contention, start) = (Contention::default(), Instant::now());
-        contention.refused(start);
-        let calm = start + CALM;
-        contention.appended(7, calm, LENGTH);
+        contention.refused(start, QUIET);
+        let calm = start + QUIET * LONGEST + CALM;
+        contention.appended(7, calm, QUIET);
         assert_eq!(contention.held(7, calm), None);
     }
 
     #[test]
-    fn a_window_of_no_length_holds_nothing_back() {
+    fn without_a_window_nothing_is_held_back() {
         let (mut contention, now) = (Contention::default(), Instant::now());
-        contention.refused(now);
+        contention.refused(now, Duration::ZERO);
         contention.appended(7, now, Duration::ZERO);
         assert_eq!(contention.held(7, now), None);
     }

@@ -122,7 +122,7 @@ impl Tails {
     /// A push to a store was refused, since another one was first: the head is this.
     pub fn refused(&self, store: &StoreId, head: i64) {
         if let Some(tail) = self.get(store) {
-            tail.state.lock().contention.refused(Instant::now());
+            tail.state.lock().contention.refused(Instant::now(), self.contention_window);
             tail.compare(head, None);
         }
     }
