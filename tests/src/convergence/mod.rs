@@ -88,7 +88,9 @@ impl Round {
             if states.iter().all(State::is_settled) && have(clients, expected).await {
                 return true;
             }
-            if states != last {
+            // One that is still on its way to the server is not stuck.
+            let is_waiting = states.iter().any(|state| matches!(state, State::Runs(status) if !status.is_connected));
+            if states != last || is_waiting {
                 (last, changed) = (states, Instant::now());
             }
             tokio::time::sleep(INTERVAL).await;

@@ -3,6 +3,7 @@
 mod cf_0_3;
 mod cf_0_3_faults;
 mod client;
+mod converge;
 mod effect4;
 mod electric;
 mod electric_shape;
