@@ -5,9 +5,10 @@
  *
  *     open      {url, storeId, clientId, directory, payload?, dialect?, materializers?}
  *                                                   works offline; syncs in the background from then on
- *     commit    {event, args?}                      by the name of an event of `todo-schema.mjs`
+ *     commit    {event, args?}                      by the name of an event of `driver/todo-schema.mjs`
  *     commitAll {event, args, pace}                 a commit for each of these `args`: all in one turn of the event loop ("burst"),
- *                                                   each in a turn of its own ("turns"), or one every 50 ms ("typing")
+ *                                                   ten in a turn ("groups"), each in a turn of its own ("turns"), or one
+ *                                                   every 50 ms ("typing")
  *     todos     {}                                → the rows of the table, ordered by id
  *     status    {}                                → {head, backendHead, pending, pendingInSession, pendingInLeader, isConnected}
  *     pushes    {}                                → {offered, acknowledged, failures}: the events that were pushed to the backend so
@@ -123,20 +124,19 @@ const commit = ({ clientId, event, args }) => {
   opened(clientId).commit(define(args))
 }
 
-/** What happens between two commits, by the pace. */
-const pauses = {
-  burst: () => undefined,
-  turns: () => setImmediate(),
-  typing: () => setTimeout(50),
+/** How many commits there are in one turn of the event loop, and what is waited for after them, by the pace. */
+const paces = {
+  burst: { size: Infinity, pause: () => {} },
+  groups: { size: 10, pause: () => setImmediate() },
+  turns: { size: 1, pause: () => setImmediate() },
+  typing: { size: 1, pause: () => setTimeout(50) },
 }
 
 const commitAll = async ({ clientId, event, args, pace }) => {
-  const pause = pauses[pace] ?? refuse(`Unknown pace: ${pace}`)
-  for (const one of args) {
+  const { size, pause } = paces[pace] ?? refuse(`Unknown pace: ${pace}`)
+  for (const [index, one] of args.entries()) {
+    if (index > 0 && index % size === 0) await pause()
     commit({ clientId, event, args: one })
-    // Nothing to wait for in a burst, not even a microtask.
-    const pausing = pause()
-    if (pausing !== undefined) await pausing
   }
 }
 

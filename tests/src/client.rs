@@ -84,6 +84,12 @@ impl Node {
         Self::start(Path::new("../web/driver.mjs"))
     }
 
+    /// The same, with what pages and workers log in a file.
+    pub fn browsers_with_log(log: &Path) -> Self {
+        let log = File::create(log).expect("a file for the log of browsers");
+        Self::start_with(Path::new("node"), Path::new("../web/driver.mjs"), log.into())
+    }
+
     /// Electric's own client: `shape-stream.mjs`.
     pub fn shape_stream() -> Self {
         Self::start(Path::new("shape-stream.mjs"))

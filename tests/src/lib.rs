@@ -2,6 +2,7 @@
 //! network between them. Everything has random ports and folders of its own and is gone when the test process is.
 
 pub mod breaker;
+pub mod browsers;
 pub mod client;
 pub mod cluster;
 pub mod collector;

@@ -43,6 +43,10 @@ impl SyncCf {
         Self { port, _process: process, _folder: folder }
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What clients are given as `url`.
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)

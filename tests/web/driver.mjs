@@ -4,9 +4,13 @@
  *
  *     serve      {}                          → the URL of the app
  *     open       {profile, directory, url}     starts a browser with its user data in the directory, and opens the URL
+ *     tab        {profile, of, url}            opens one more tab in the browser of another profile, under this name
  *     add        {profile, text}               types a todo and presses Enter
  *     complete   {profile, text}               checks the box of a todo
  *     todos      {profile}                   → [{text, completed}, …] in the order of the page
+ *     createAll  {profile, ids, pace}          commits todos to the page's store, at a pace of `commitAll` in ../clients/livestore.mjs
+ *     ids        {profile}                   → the ids of the todos in the page's store, or null when the store has ended
+ *     syncState  {profile}                   → as `status` of ../clients/livestore.mjs, or null when the store has ended
  *     status     {profile}                   → "connecting", "connected" or "offline"
  *     offline    {profile, offline}            what DevTools calls offline: sockets stay open and silent
  *     reload     {profile}
@@ -64,11 +68,24 @@ const open = async ({ profile, directory, url }) => {
   context.setDefaultTimeout(TIMEOUT)
   const errors = []
   context.on('console', (message) => {
+    // Standard output is the tests'; there is nothing to see unless somebody keeps standard error.
+    console.error(`${profile}: ${message.text()}`)
     if (message.type() === 'error' || LIVESTORE_ERROR.test(message.text())) errors.push(message.text())
   })
   context.on('weberror', (error) => errors.push(String(error.error())))
   const [page] = context.pages()
   profiles.set(profile, { context, page, errors })
+  await load(page, url)
+}
+
+const tab = async ({ profile, of: other, url }) => {
+  const { context, errors } = of(other)
+  const page = await context.newPage()
+  profiles.set(profile, { context, page, errors })
+  await load(page, url)
+}
+
+const load = async (page, url) => {
   await page.goto(url)
   await page.getByRole('heading', { name: 'Todos' }).waitFor()
 }
@@ -92,9 +109,53 @@ const todos = ({ profile }) =>
       items.map((item) => ({ text: item.innerText, completed: item.querySelector('input').checked })),
     )
 
+/** LiveStore shows the stores of a page to whoever debugs it. */
+const createAll = ({ profile, ids, pace }) =>
+  pageOf(profile).evaluate(
+    async ({ ids, pace }) => {
+      const wait = (time) => new Promise((resolve) => setTimeout(resolve, time))
+      const paces = {
+        burst: { size: Infinity },
+        groups: { size: 10, time: 0 },
+        turns: { size: 1, time: 0 },
+        typing: { size: 1, time: 50 },
+      }
+      const { size, time } = paces[pace]
+      for (const [index, id] of ids.entries()) {
+        if (index > 0 && index % size === 0) await wait(time)
+        Object.values(globalThis.__debugLiveStore)[0].commit({ name: 'todoCreated', args: { id, text: `todo ${id}` } })
+      }
+    },
+    { ids, pace },
+  )
+
+const ids = ({ profile }) =>
+  pageOf(profile).evaluate(() => {
+    const store = Object.values(globalThis.__debugLiveStore ?? {})[0]
+    return store?.query({ query: 'select id from todos order by id', bindValues: {} }).map(({ id }) => id) ?? null
+  })
+
+const syncState = ({ profile }) =>
+  pageOf(profile).evaluate(async () => {
+    const store = Object.values(globalThis.__debugLiveStore ?? {})[0]
+    if (store === undefined) return null
+    const { session, leader } = await store._dev.syncStates()
+    return {
+      head: leader.localHead.global,
+      backendHead: leader.upstreamHead.global,
+      pendingInSession: session.pending.length,
+      pendingInLeader: leader.pending.length,
+      isConnected: document.querySelector('[role=status]')?.innerText === 'connected',
+    }
+  })
+
 serve({
   serve: serveApp,
   open,
+  tab,
+  createAll,
+  ids,
+  syncState,
   add,
   complete,
   todos,

@@ -10,7 +10,7 @@ export default defineConfig({
     // What only the worker imports would be found late, and the page loaded twice.
     entries: ['index.html', 'src/livestore.worker.ts'],
   },
-  // The schema is that of the Node clients, `../clients/todo-schema.mjs`, but on the packages of this folder.
+  // The schema is that of the Node clients, `../clients/driver/todo-schema.mjs`, but on the packages of this folder.
   resolve: { dedupe: ['@livestore/livestore'] },
   server: { fs: { allow: ['.', '../clients'] } },
 })

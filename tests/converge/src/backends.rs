@@ -17,6 +17,8 @@ pub struct Contestant {
     pub dialect: &'static str,
     /// What clients are given.
     pub url: String,
+    /// Of a backend whose clients are browsers.
+    pub web: Option<u16>,
     backend: Arc<Backend>,
 }
 
@@ -24,7 +26,7 @@ pub struct Contestant {
 enum Backend {
     Ours {
         database: Database,
-        _sidecar: Sidecar,
+        sidecar: Sidecar,
     },
     SyncCf {
         _server: SyncCf,
@@ -41,6 +43,15 @@ impl Contestant {
         matches!(&*self.backend, Backend::Ours { .. })
     }
 
+    /// How many pushes the server has refused so far because its log has more, where it says so.
+    pub async fn server_ahead(&self) -> Option<usize> {
+        let Backend::Ours { sidecar, .. } = &*self.backend else { return None };
+        let (_, metrics) = sidecar.get("/metrics").await;
+        let refused = |line: &&str| line.starts_with("livestore_pushes_total{") && line.contains("\"server_ahead\"");
+        let counts = metrics.lines().filter(refused).filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+        Some(counts.sum::<f64>() as usize)
+    }
+
     /// The log of a store.
     pub async fn log(&self, store: &str) -> Result<Log, String> {
         match &*self.backend {
@@ -50,39 +61,35 @@ impl Contestant {
     }
 }
 
+/// A dialect of ours, by the name that selects it.
+const OURS: [&str; 5] = ["cf-ws", "cf-http", "electric", "s2", WEB];
+const WORKERD: &str = "workerd";
+const WEB_WORKERD: &str = "web-workerd";
+const S2_LITE: &str = "s2-lite";
+const WEB: &str = "web";
+
 /// All that are wanted, up; and why others are not among them.
 pub async fn contestants(cluster: &'static Cluster, arguments: &Arguments) -> (Vec<Contestant>, Vec<String>) {
-    let wants = |name: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name);
+    let wants = |name: &str| arguments.wants(name);
     let mut contestants = Vec::new();
     let mut absent = vec!["Electric's own backend is in no registry.".into()];
-
-    let ours = ["cf-ws", "cf-http", "electric", "s2"].map(|dialect| (dialect, wants(dialect)));
-    let mut variants = arguments.sidecar_argument.clone();
-    if variants.is_empty() {
-        variants.push(String::new());
-    }
-    if ours.iter().any(|(_, wanted)| *wanted) {
-        for variant in &variants {
-            contestants.extend(this_backend(cluster, arguments, variant, &ours).await);
+    if OURS.into_iter().any(wants) {
+        let as_it_is = [String::new()];
+        let variants = if arguments.sidecar_argument.is_empty() { &as_it_is[..] } else { &arguments.sidecar_argument };
+        for variant in variants {
+            contestants.extend(this_backend(cluster, arguments, variant).await);
         }
     }
-    if wants("workerd") {
+    if [WORKERD, WEB_WORKERD].into_iter().any(wants) {
         if arguments.peers.join("sync-cf/node_modules/.bin/wrangler").exists() {
-            let server = SyncCf::start(&arguments.peers).await;
-            let url = server.url();
-            let backend = Arc::new(Backend::SyncCf { _server: server });
-            contestants.push(Contestant { system: "sync-cf on workerd".into(), dialect: "cf-ws", url, backend });
+            contestants.extend(sync_cf(arguments).await);
         } else {
             absent.push("sync-cf on workerd is not installed: tests/bench/install-peers.".into());
         }
     }
-    if wants("s2-lite") {
+    if wants(S2_LITE) {
         if arguments.peers.join("s2-lite/bin/server").exists() {
-            let (server, proxy) = (S2Lite::start(&arguments.peers).await, Node::s2_proxy());
-            let listening = proxy.call("listen", json!({"s2": server.url()})).await.expect("a proxy");
-            let url = listening["url"].as_str().expect("a URL").into();
-            let backend = Arc::new(Backend::S2Lite { _server: server, _proxy: proxy });
-            contestants.push(Contestant { system: "s2-lite".into(), dialect: "s2", url, backend });
+            contestants.push(s2_lite(arguments).await);
         } else {
             absent.push("s2-lite is not installed: tests/bench/install-peers.".into());
         }
@@ -90,26 +97,46 @@ pub async fn contestants(cluster: &'static Cluster, arguments: &Arguments) -> (V
     (contestants, absent)
 }
 
-async fn this_backend(
-    cluster: &'static Cluster,
-    arguments: &Arguments,
-    variant: &str,
-    dialects: &[(&'static str, bool)],
-) -> Vec<Contestant> {
+/// A sidecar with a database of its own, in each dialect.
+async fn this_backend(cluster: &'static Cluster, arguments: &Arguments, variant: &str) -> Vec<Contestant> {
     let database = cluster.database().await;
     let mut start = Start::new(database.url("sidecar")).arguments(&variant.split_whitespace().collect::<Vec<_>>());
     if let Some(build) = &arguments.sidecar {
         start = start.build(build);
     }
     let sidecar = start.ready().await;
-    let (ws, http) = (sidecar.url(), sidecar.http_url());
-    let backend = Arc::new(Backend::Ours { database, _sidecar: sidecar });
-    let wanted = dialects.iter().filter(|(_, wanted)| *wanted);
-    let contestant = |&(dialect, _): &(&'static str, bool)| Contestant {
+    let (ws, http, port) = (sidecar.url(), sidecar.http_url(), sidecar.port());
+    let backend = Arc::new(Backend::Ours { database, sidecar });
+    let wanted = OURS.into_iter().filter(|name| arguments.wants(name));
+    let contestant = |name: &'static str| Contestant {
         system: format!("livestore_sync {variant}").trim().into(),
-        dialect,
-        url: if dialect == "cf-ws" { ws.clone() } else { http.clone() },
+        dialect: if name == WEB { "cf-ws" } else { name },
+        url: if ["cf-ws", WEB].contains(&name) { ws.clone() } else { http.clone() },
+        web: (name == WEB).then_some(port),
         backend: Arc::clone(&backend),
     };
     wanted.map(contestant).collect()
+}
+
+async fn sync_cf(arguments: &Arguments) -> Vec<Contestant> {
+    let server = SyncCf::start(&arguments.peers).await;
+    let (url, port) = (server.url(), server.port());
+    let backend = Arc::new(Backend::SyncCf { _server: server });
+    let wanted = [WORKERD, WEB_WORKERD].into_iter().filter(|name| arguments.wants(name));
+    let contestant = |name| Contestant {
+        system: "sync-cf on workerd".into(),
+        dialect: "cf-ws",
+        url: url.clone(),
+        web: (name == WEB_WORKERD).then_some(port),
+        backend: Arc::clone(&backend),
+    };
+    wanted.map(contestant).collect()
+}
+
+async fn s2_lite(arguments: &Arguments) -> Contestant {
+    let (server, proxy) = (S2Lite::start(&arguments.peers).await, Node::s2_proxy());
+    let listening = proxy.call("listen", json!({"s2": server.url()})).await.expect("a proxy");
+    let url = listening["url"].as_str().expect("a URL").into();
+    let backend = Arc::new(Backend::S2Lite { _server: server, _proxy: proxy });
+    Contestant { system: S2_LITE.into(), dialect: "s2", url, web: None, backend }
 }

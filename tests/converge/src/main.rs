@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use livestore_tests::cluster::Cluster;
-use livestore_tests::convergence::{Nodes, Processes, Round, Verdict, logs};
+use livestore_tests::convergence::{Log, Nodes, Processes, Round, Verdict, Web, logs};
 
 use crate::backends::{Contestant, contestants};
 use crate::report::{Row, Variation};
@@ -24,7 +24,8 @@ struct Arguments {
     /// How often each system is tried.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Only these: cf-ws, cf-http, electric, s2 (this backend), workerd, s2-lite (the original ones).
+    /// Only these: cf-ws, cf-http, electric, s2, web (this backend; the last in browsers), workerd, web-workerd, s2-lite (the
+    /// original ones). Without: all but the browsers.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// How many clients commit at the same moment.
@@ -33,7 +34,8 @@ struct Arguments {
     /// How many events each of them commits.
     #[arg(long, value_delimiter = ',', default_value = "30")]
     events: Vec<usize>,
-    /// How they commit: burst (all events at once), turns (each in a turn of the event loop of its own), typing (one every 50 ms).
+    /// How they commit: burst (all events in one turn of the event loop), groups (ten in a turn), turns (each in a turn of its
+    /// own), typing (one every 50 ms).
     #[arg(long, value_delimiter = ',', default_value = "burst")]
     pace: Vec<String>,
     /// One process for all writers, or one for each.
@@ -60,6 +62,14 @@ struct Arguments {
     /// Where the report goes. The logs of the clients stay in target/converge.
     #[arg(long, default_value = ROUNDS)]
     out: PathBuf,
+}
+
+impl Arguments {
+    /// Whether it is wanted, by its name.
+    fn wants(&self, name: &str) -> bool {
+        let is_quick = !name.starts_with("web");
+        if self.only.is_empty() { is_quick } else { self.only.iter().any(|only| only == name) }
+    }
 }
 
 fn rounds() -> PathBuf {
@@ -111,7 +121,11 @@ fn rows<'a>(contestants: &'a [Contestant], arguments: &Arguments) -> Vec<(&'a Co
     for variation in variations(arguments) {
         for contestant in contestants {
             let (system, dialect) = (contestant.system.clone(), contestant.dialect.into());
-            rows.push((contestant, Row { system, dialect, variation: variation.clone(), verdicts: Vec::new() }));
+            let is_web = contestant.web.is_some();
+            rows.push((
+                contestant,
+                Row { system, dialect, is_web, variation: variation.clone(), verdicts: Vec::new() },
+            ));
         }
     }
     rows
@@ -142,24 +156,30 @@ async fn play(contestant: &Contestant, row: &Row, arguments: &Arguments, name: &
         stillness: Duration::from_secs(arguments.stillness),
         limit: Duration::from_secs(arguments.limit),
     };
-    let nodes = Nodes {
-        dialect: row.dialect.clone(),
-        url: contestant.url.clone(),
-        store: format!("converge-{name}"),
-        materializers: row.variation.materializers.clone(),
-        processes: row.variation.processes,
-        folder: rounds().join(name),
+    let (store, folder) = (format!("converge-{name}"), rounds().join(name));
+    let Variation { processes, materializers, .. } = row.variation.clone();
+    let before = contestant.server_ahead().await;
+    let played = match contestant.web {
+        Some(port) => {
+            let (store, folder) = (store.clone(), folder.clone());
+            Web { port, store, materializers, processes, folder }.play(&round).await
+        }
+        None => {
+            let (dialect, url) = (row.dialect.clone(), contestant.url.clone());
+            let (store, folder) = (store.clone(), folder.clone());
+            Nodes { dialect, url, store, materializers, processes, folder }.play(&round).await
+        }
     };
-    let played = nodes.play(&round).await;
-    let (log, error) = match contestant.log(&nodes.store).await {
+    let (log, error) = match contestant.log(&store).await {
         Ok(log) => (log, None),
-        Err(error) => (Default::default(), Some(error)),
+        Err(error) => (Log::default(), Some(error)),
     };
-    let mut verdict = Verdict::of(&played, &log, &logs(&nodes.folder));
+    let mut verdict = Verdict::of(&played, &log, &logs(&folder));
+    verdict.server_ahead = contestant.server_ahead().await.zip(before).map(|(after, before)| after - before);
     if let Some(error) = error {
         verdict.reasons.insert(format!("its log cannot be read: {error}"));
         verdict.converged = false;
     }
-    report::keep(&nodes.folder, row, &verdict, &played, &log);
+    report::keep(&folder, row, &verdict, &played, &log);
     verdict
 }

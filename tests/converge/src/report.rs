@@ -15,6 +15,8 @@ use serde_json::json;
 pub struct Row {
     pub system: String,
     pub dialect: String,
+    /// Its clients are browsers.
+    pub is_web: bool,
     #[serde(flatten)]
     pub variation: Variation,
     pub verdicts: Vec<Verdict>,
@@ -38,9 +40,11 @@ impl Row {
     /// What tells it from other rows.
     fn columns(&self) -> [String; 6] {
         let Variation { writers, events, pace, processes, materializers } = &self.variation;
-        let processes = match processes {
-            Processes::One => "one",
-            Processes::Each => "each",
+        let processes = match (processes, self.is_web) {
+            (Processes::One, false) => "one process",
+            (Processes::Each, false) => "a process each",
+            (Processes::One, true) => "tabs of one browser",
+            (Processes::Each, true) => "a browser each",
         };
         let extent = format!("{writers} × {events}");
         [self.system.clone(), self.dialect.clone(), extent, pace.clone(), processes.into(), materializers.clone()]
@@ -115,19 +119,20 @@ fn markdown(rows: &[&Row], about: &str, absent: &[String]) -> String {
     let mut text = format!("{HEAD}\n{about}. {}\n\n", absent.join(" "));
     let _ = writeln!(
         text,
-        "{COLUMNS} converged | seconds | refused | of one client | given up | missing | lost | pushed twice | whole logs |"
+        "{COLUMNS} converged | seconds | refused by the server | seen | by one client | given up | missing | lost | pushed twice | whole logs |"
     );
-    let _ = writeln!(text, "{}", "|---".repeat(15) + "|");
+    let _ = writeln!(text, "{}", "|---".repeat(16) + "|");
     for row in rows {
         let rounds = row.verdicts.len();
         let mean = |what: fn(&Verdict) -> usize| row.sum(what) as f64 / rounds.max(1) as f64;
         let seconds = row.verdicts.iter().filter(|verdict| verdict.converged).filter_map(|verdict| verdict.seconds);
         let _ = writeln!(
             text,
-            "| {} | **{} of {rounds}** | {} | {:.1} | {} | {:.1} | {} | {} | {} | {} of {rounds} |",
+            "| {} | **{} of {rounds}** | {} | {} | {:.1} | {} | {:.1} | {} | {} | {} | {} of {rounds} |",
             row.columns().join(" | "),
             row.count(|verdict| verdict.converged),
             median(seconds.collect()),
+            server_ahead(row),
             mean(|verdict| verdict.refused),
             row.verdicts.iter().map(|verdict| verdict.most_refused).max().unwrap_or(0),
             mean(|verdict| verdict.given_up),
@@ -158,6 +163,13 @@ fn missing(row: &Row) -> String {
     format!("{count} ({never_pushed} never pushed, {on_disk} on disk)")
 }
 
+/// A round, where the server says so.
+fn server_ahead(row: &Row) -> String {
+    let counts: Option<Vec<_>> = row.verdicts.iter().map(|verdict| verdict.server_ahead).collect();
+    let mean = |counts: Vec<usize>| counts.iter().sum::<usize>() as f64 / counts.len() as f64;
+    counts.filter(|counts| !counts.is_empty()).map_or("–".into(), |counts| format!("{:.1}", mean(counts)))
+}
+
 fn median(mut values: Vec<f64>) -> String {
     values.sort_unstable_by(f64::total_cmp);
     match values.len() {
@@ -167,7 +179,7 @@ fn median(mut values: Vec<f64>) -> String {
 }
 
 /// Those of [`Row::columns`].
-const COLUMNS: &str = "| system | dialect | writers × events | pace | processes | todos |";
+const COLUMNS: &str = "| system | dialect | writers × events | pace | clients | todos |";
 
 const HEAD: &str = "# Two people who type at the same moment
 
@@ -175,14 +187,17 @@ Written by `make converge`. In a round, several full clients of LiveStore 0.4.0 
 for the round) commit their events at the same moment on one store. When nothing changes any more, another client starts. A round
 has converged when all have the same todos, all of them, and nothing pending. The systems take turns, round by round.
 
-- **pace**: `burst`, all events of a writer in one turn of its event loop; `turns`, each in a turn of its own; `typing`, one every
-  50 ms.
-- **processes**: `one` for all writers, or one for `each`.
+- **pace**: `burst`, all events of a writer in one turn of its event loop; `groups`, ten in a turn; `turns`, each in a turn of its
+  own; `typing`, one every 50 ms.
+- **clients**: one process for all writers, or a process each. In browsers (`@livestore/adapter-web`): a browser profile each, or tabs
+  of one. Tabs are sessions of one client with one leader, so only one client talks to the server, and the contention is between the
+  sessions and their leader. What browsers push cannot be watched: of them *seen*, *given up* and *never pushed* are not known.
 - **todos**: with `plain` materializers, as in most apps, a todo that a client inserts twice is an error that ends its store; with
   `idempotent` ones it is not.
 - **seconds**: until the writers agreed, the median of the rounds that converged.
-- **refused**: the pushes a round that the server refused because its log has events that the client lacks (ServerAhead), and
-  those that failed for another reason. *Of one client*: the most that one client met in a round.
+- **refused by the server**: the pushes a round that it refused because its log has events that the client lacks (ServerAhead).
+  *Seen*: the refusals, and other errors, that reached a client that still waited for the answer. *By one client*: the most that one
+  client met in a round.
 - **given up**: the pushes a round that a client gave up, because a pull brought such events before the answer.
 - **missing** events were committed by a client and are not in the log. *Never pushed*: the client never handed them to its sync
   backend. *On disk*: they are in the database of the client; the others are gone with its process.

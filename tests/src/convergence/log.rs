@@ -1,6 +1,6 @@
 //! The log of a store after a round.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -64,6 +64,11 @@ impl Log {
             *counts.entry(id).or_insert(0) += 1;
         }
         counts.into_iter().filter(|(_, count)| *count > 1).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The todos that it creates, in order.
+    pub fn ids(&self) -> Vec<String> {
+        self.0.iter().map(|entry| entry.id.clone()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     pub fn has(&self, id: &str) -> bool {

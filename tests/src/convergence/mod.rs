@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 pub use self::client::{Client, Event, Pushes, Record, State};
 pub use self::log::{Entry, Log};
 pub use self::verdict::{Missing, Verdict};
+use crate::browsers::{Browser, Browsers, page};
 use crate::client::Node;
 use crate::device::Device;
 
@@ -29,7 +30,7 @@ pub struct Round {
     pub writers: usize,
     /// Of each writer.
     pub events: usize,
-    /// Of the commits of a writer: `burst`, `turns` or `typing`.
+    /// Of the commits of a writer: `burst`, `groups`, `turns` or `typing`.
     pub pace: String,
     /// How long nothing may change before the clients count as stuck.
     pub stillness: Duration,
@@ -51,7 +52,7 @@ pub struct Played {
 impl Round {
     /// Plays it with clients that are opened by name. One that cannot be opened has no store.
     pub async fn play<C: Client>(&self, open: impl AsyncFn(&str) -> Result<C, Value>) -> Played {
-        let names: Vec<_> = (0..self.writers).map(|number| format!("writer-{number}")).collect();
+        let names: Vec<_> = (0..self.writers).map(writer).collect();
         let created: Vec<Vec<_>> =
             names.iter().map(|name| (0..self.events).map(|event| format!("{name}-{event:04}")).collect()).collect();
         let mut expected = created.concat();
@@ -87,7 +88,9 @@ impl Round {
             if states.iter().all(State::is_settled) && have(clients, expected).await {
                 return true;
             }
-            if states != last {
+            // One that is still on its way to the server is not stuck.
+            let is_waiting = states.iter().any(|state| matches!(state, State::Runs(status) if !status.is_connected));
+            if states != last || is_waiting {
                 (last, changed) = (states, Instant::now());
             }
             tokio::time::sleep(INTERVAL).await;
@@ -162,6 +165,54 @@ impl Nodes {
     fn log(&self, name: &str) -> PathBuf {
         self.folder.join(name).with_extension("log")
     }
+}
+
+/// Browsers with the app of `tests/web`, whose clients live in workers.
+#[derive(Debug, Clone)]
+pub struct Web {
+    /// Of the sync backend, for `makeWsSync`.
+    pub port: u16,
+    pub store: String,
+    pub materializers: String,
+    /// One: the writers are tabs of one profile. These are sessions of one client, with one leader, and only it talks to the server.
+    pub processes: Processes,
+    /// Where what they log goes.
+    pub folder: PathBuf,
+}
+
+impl Web {
+    /// The client that starts after the others has a profile of its own in any case.
+    pub async fn play(&self, round: &Round) -> Played {
+        std::fs::create_dir_all(&self.folder).expect("a folder for the logs of browsers");
+        let browsers = Browsers::with_log(&self.folder.join("browsers.log"));
+        let app = browsers.serve_app().await;
+        let url = format!("{}&materializers={}", page(&app, &self.store, self.port), self.materializers);
+        let tabs = match self.processes {
+            Processes::One => tabs(&browsers, &url, round.writers).await,
+            Processes::Each => Vec::new(),
+        };
+        round
+            .play(async |name| match tabs.iter().find(|(tab, _)| tab == name) {
+                Some((_, tab)) => Ok(tab.clone()),
+                None => browsers.try_open(name, &url).await,
+            })
+            .await
+    }
+}
+
+/// Tabs for the writers, in one browser.
+async fn tabs(browsers: &Browsers, url: &str, writers: usize) -> Vec<(String, Browser)> {
+    let first = browsers.open(&writer(0), url).await;
+    let mut tabs = vec![(writer(0), first.clone())];
+    for name in (1..writers).map(writer) {
+        let tab = browsers.open_tab(&name, &first, url).await;
+        tabs.push((name, tab));
+    }
+    tabs
+}
+
+fn writer(number: usize) -> String {
+    format!("writer-{number}")
 }
 
 /// What clients have logged into the files of a folder.

@@ -26,7 +26,10 @@ pub struct Verdict {
     pub is_chain: bool,
     /// Pushes that failed, by the name of the error.
     pub failures: BTreeMap<String, usize>,
+    /// What clients have seen of it.
     pub refused: usize,
+    /// How many pushes the server has refused because its log has more, where it says so.
+    pub server_ahead: Option<usize>,
     pub given_up: usize,
     /// Refused ones of the client that had most of them.
     pub most_refused: usize,
@@ -68,6 +71,7 @@ impl Verdict {
             never_pushed: never_pushed(played, log),
             is_chain: log.is_chain(),
             failures,
+            server_ahead: None,
             refused: pushes().map(Pushes::refused).sum(),
             given_up: pushes().map(Pushes::given_up).sum(),
             most_refused: pushes().map(Pushes::refused).max().unwrap_or(0),

@@ -4,6 +4,7 @@ mod cf_0_3;
 mod cf_0_3_faults;
 mod client;
 mod contention;
+mod converge;
 mod effect4;
 mod electric;
 mod electric_shape;

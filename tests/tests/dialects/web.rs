@@ -10,122 +10,15 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use livestore_tests::breaker::Breaker;
-use livestore_tests::client::Node;
+use livestore_tests::browsers::{Browsers, page};
 use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::{PATIENCE, eventually, free_port, root};
-use serde_json::{Value, json};
-use tempfile::TempDir;
-use tokio::process::Command;
-use tokio::sync::OnceCell;
+use livestore_tests::{eventually, free_port, root};
+use serde_json::json;
 
 /// How long building the sidecar may take on a slow machine, which `make demo` does first.
 const BUILDING: Duration = Duration::from_secs(1200);
-
-/// Browsers, each with user data of its own.
-struct Browsers {
-    node: Node,
-    folder: TempDir,
-}
-
-impl Browsers {
-    fn new() -> Self {
-        Self { node: Node::browsers(), folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// Serves the app; its URL for a sync backend at a port is [`page`].
-    async fn serve_app(&self) -> String {
-        static BUILT: OnceCell<()> = OnceCell::const_new();
-        BUILT.get_or_init(build).await;
-        self.node.call("serve", json!({})).await.unwrap().as_str().unwrap().into()
-    }
-
-    async fn open(&self, name: &'static str, url: &str) -> Browser {
-        let browser = Browser { node: self.node.clone(), name };
-        browser.call("open", json!({"directory": self.folder.path().join(name), "url": url})).await;
-        browser
-    }
-}
-
-impl Drop for Browsers {
-    /// Browsers that still run would write to the folder while it is removed.
-    fn drop(&mut self) {
-        self.node.terminate();
-    }
-}
-
-async fn build() {
-    let mut npm = Command::new("npm");
-    npm.args(["run", "build"]).current_dir(root().join("tests/web")).kill_on_drop(true);
-    let output =
-        tokio::time::timeout(4 * PATIENCE, npm.output()).await.expect("the app is built in time").expect("npm");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-}
-
-fn page(app: &str, port: u16) -> String {
-    format!("{app}?storeId=todos&sync=ws://127.0.0.1:{port}")
-}
-
-struct Browser {
-    node: Node,
-    name: &'static str,
-}
-
-impl Browser {
-    async fn call(&self, method: &str, mut params: Value) -> Value {
-        params["profile"] = json!(self.name);
-        let answer = self.node.call(method, params).await;
-        answer.unwrap_or_else(|error| panic!("{method} in browser {}: {error}", self.name))
-    }
-
-    async fn add(&self, text: &str) {
-        self.call("add", json!({"text": text})).await;
-    }
-
-    async fn complete(&self, text: &str) {
-        self.call("complete", json!({"text": text})).await;
-    }
-
-    async fn reload(&self) {
-        self.call("reload", json!({})).await;
-    }
-
-    /// The list on the page; what is completed has a check mark.
-    async fn todos(&self) -> Vec<String> {
-        let todos = self.call("todos", json!({})).await;
-        let line = |todo: &Value| {
-            let mark = if todo["completed"] == true { "✓ " } else { "" };
-            format!("{mark}{}", todo["text"].as_str().unwrap())
-        };
-        todos.as_array().unwrap().iter().map(line).collect()
-    }
-
-    /// Waits until the page has exactly this list.
-    async fn shows(&self, list: &[&str]) {
-        let what = format!("browser {} shows {list:?}", self.name);
-        eventually(&what, || async { self.todos().await == list }).await;
-    }
-
-    /// Waits until the page says this about its connection.
-    async fn says(&self, status: &str) {
-        let what = format!("browser {} says {status}", self.name);
-        eventually(&what, || async { self.call("status", json!({})).await == status }).await;
-    }
-
-    /// Saves a picture of the page for people to look at.
-    async fn picture(&self, name: &str) {
-        let folder = root().join("target/test-artifacts/web");
-        std::fs::create_dir_all(&folder).unwrap();
-        self.call("screenshot", json!({"path": folder.join(name).with_extension("png")})).await;
-    }
-
-    /// What went wrong on the page and in its worker.
-    async fn errors(&self) -> Vec<String> {
-        let errors = self.call("errors", json!({})).await;
-        errors.as_array().unwrap().iter().map(|error| error.as_str().unwrap().into()).collect()
-    }
-}
 
 /// What Postgres has of the store, which must be a chain: the client of each event, its name and the text of its todo.
 async fn log(database: &Database) -> (Vec<String>, Vec<String>) {
@@ -156,7 +49,7 @@ async fn two_browsers_converge_after_one_was_offline_and_after_reloads_and_resta
     let (a_network, b_network) = (Breaker::to(port).await, Breaker::to(port).await);
     let browsers = Browsers::new();
     let app = browsers.serve_app().await;
-    let (a_page, b_page) = (page(&app, a_network.port()), page(&app, b_network.port()));
+    let (a_page, b_page) = (page(&app, "todos", a_network.port()), page(&app, "todos", b_network.port()));
     let (a, b) = tokio::join!(browsers.open("a", &a_page), browsers.open("b", &b_page));
     tokio::join!(a.says("connected"), b.says("connected"));
 
@@ -223,7 +116,7 @@ async fn a_browser_and_node_share_a_store() {
     let sidecar = Sidecar::on(&database).await;
     let browsers = Browsers::new();
     let app = browsers.serve_app().await;
-    let browser = browsers.open("web", &page(&app, sidecar.port())).await;
+    let browser = browsers.open("web", &page(&app, "todos", sidecar.port())).await;
     let device = Device::open("node", sidecar.port()).await;
 
     device.create("0").await;

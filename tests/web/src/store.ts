@@ -15,6 +15,9 @@ export const syncUrl = page.searchParams.get('sync') ?? import.meta.env.VITE_SYN
 
 const workerUrl = new URL(workerFile, page)
 workerUrl.searchParams.set('sync', syncUrl)
+// Its schema has to be that of the page.
+const materializers = page.searchParams.get('materializers')
+if (materializers !== null) workerUrl.searchParams.set('materializers', materializers)
 
 const options = storeOptions({
   storeId,
