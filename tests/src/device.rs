@@ -1,5 +1,7 @@
 //! A device of a user: a full LiveStore client in a process of its own, with what it keeps on disk.
 
+use std::path::PathBuf;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,7 +14,7 @@ pub struct Device {
     pub node: Node,
     name: String,
     params: Value,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Device {
@@ -60,13 +62,19 @@ impl Device {
         params["clientId"] = json!(name);
         params["directory"] = json!(folder.path());
         node.call("open", params.clone()).await.expect("a store");
-        Self { node, name: name.into(), params, _folder: folder }
+        Self { node, name: name.into(), params, folder }
     }
 
     /// Loads the app again, one of 0.4 over WebSocket, with what is on its disk.
     pub async fn reload(&mut self) {
         self.node = Node::livestore();
         self.node.call("open", self.params.clone()).await.expect("a store");
+    }
+
+    /// The database of its event log, of a client of 0.4.
+    pub fn eventlog(&self) -> PathBuf {
+        let store = self.params["storeId"].as_str().expect("a store");
+        self.folder.path().join(store).join("eventlog@6.db")
     }
 
     pub async fn create(&self, id: &str) {
