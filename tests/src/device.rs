@@ -101,7 +101,7 @@ impl Device {
 }
 
 /// A device of each dialect of LiveStore 0.4, each with a store of its own, of the dialect's name: full clients that commit at
-/// the same moment would meet livestorejs/livestore#1530.
+/// the same moment can lose events (`docs/known-problems.md`).
 pub struct Fleet(Vec<Device>);
 
 impl Fleet {
