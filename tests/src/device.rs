@@ -1,5 +1,7 @@
 //! A device of a user: a full LiveStore client in a process of its own, with what it keeps on disk.
 
+use std::path::PathBuf;
+
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,7 +14,7 @@ pub struct Device {
     pub node: Node,
     name: String,
     params: Value,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Device {
@@ -69,7 +71,7 @@ impl Device {
         params["clientId"] = json!(name);
         params["directory"] = json!(folder.path());
         node.ask("open", params.clone()).await.unwrap_or(Err(Value::Null))?;
-        Ok(Self { node, name: name.into(), params, _folder: folder })
+        Ok(Self { node, name: name.into(), params, folder })
     }
 
     /// Loads the app again, one of 0.4 over WebSocket, with what is on its disk.
@@ -85,6 +87,12 @@ impl Device {
     pub async fn ask(&self, method: &str, mut params: Value) -> Result<Value, Value> {
         params["clientId"] = json!(self.name);
         self.node.ask(method, params).await.unwrap_or(Err(Value::Null))
+    }
+
+    /// The database of its event log, of a client of 0.4.
+    pub fn eventlog(&self) -> PathBuf {
+        let store = self.params["storeId"].as_str().expect("a store");
+        self.folder.path().join(store).join("eventlog@6.db")
     }
 
     pub async fn create(&self, id: &str) {
@@ -123,7 +131,7 @@ fn todo(id: &str) -> Value {
 }
 
 /// A device of each dialect of LiveStore 0.4, each with a store of its own, of the dialect's name: full clients that commit at
-/// the same moment would meet livestorejs/livestore#1530.
+/// the same moment can lose events (`docs/known-problems.md`).
 pub struct Fleet(Vec<Device>);
 
 impl Fleet {

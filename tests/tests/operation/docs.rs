@@ -1,12 +1,14 @@
 //! The examples of the documentation work as they stand.
 
+use std::net::TcpListener;
 use std::process::Command;
 
-use livestore_tests::client::Node;
+use livestore_tests::client::{Node, newer_node};
 use livestore_tests::cluster::Database;
+use livestore_tests::device::Device;
 use livestore_tests::events::event;
-use livestore_tests::root;
 use livestore_tests::sidecar::Start;
+use livestore_tests::{eventually, root};
 use serde_json::json;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
@@ -82,6 +84,37 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     sidecar.execute("select livestore.push('shared', $1)", &[&third]).await.unwrap();
     let todos = "select count(*) from app.todos where id = '3'";
     assert_eq!(admin.query_one(todos, &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_a_client_did_not_upload_are_recovered_from_its_database() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ann = Device::open("ann", unused).await;
+    for id in ["1", "2", "3"] {
+        ann.create(id).await;
+    }
+    eventually("the client's database has them", || async { ann.status().await["head"] == 3 }).await;
+    let uploaded = "select livestore.commit('todos', 'todoCreated', $1, 'ann', 'static')";
+    admin.execute(uploaded, &[&json!({"id": "1", "text": "todo 1"})]).await.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    let (pending, sql) = (folder.path().join("pending.json"), folder.path().join("recover.sql"));
+    let in_memory = json!(
+        ["3", "it's 4"].map(|id| json!({"name": "todoCreated", "args": {"id": id, "text": format!("todo {id}")}}))
+    );
+    std::fs::write(&pending, in_memory.to_string()).unwrap();
+    for _ in 0..2 {
+        let mut recover = Command::new(newer_node());
+        recover.arg(root().join("examples/recover-events/recover.mjs")).arg("todos").arg(ann.eventlog()).arg(&pending);
+        let output = recover.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::write(&sql, output.stdout).unwrap();
+        database.tool("psql", &["-f", sql.to_str().unwrap()]);
+        let log = "select args->>'id', client_id from livestore.events order by seq_num";
+        assert_eq!(result_of(&admin, log).await, "1 ann, 2 ann, 3 ann, it's 4 ann");
+    }
 }
 
 #[test]
