@@ -11,9 +11,10 @@
  *                                                   every 50 ms ("typing")
  *     todos     {}                                → the rows of the table, ordered by id
  *     status    {}                                → {head, backendHead, pending, pendingInSession, pendingInLeader, isConnected}
- *     pushes    {}                                → {offered, acknowledged, failures}: the events that were pushed to the backend so
- *                                                   far, as [number, id], and how many pushes failed, by the name of the error:
- *                                                   "Interrupt" for those that the client gave up when a pull brought events
+ *     traffic   {}                                → {offered, acknowledged, failures, received}: the events that were pushed to the
+ *                                                   backend so far, as [number, id]; how many pushes failed, by the name of the
+ *                                                   error, "Interrupt" for those that the client gave up when a pull brought
+ *                                                   events; and the number of the last event that the backend has brought
  *     ended     {}                                → the cause of the store's end, or null while it runs
  *     eventlog  {}                                → {head, events: [[number, id], …]}: what the client has on disk (Node 22)
  *     close     {}
@@ -37,7 +38,7 @@ import { createStorePromise, makeShutdownDeferred } from '@livestore/livestore'
 import { makeHttpSync, makeWsSync } from '@livestore/sync-cf/client'
 import { makeSyncBackend as makeElectricSync } from '@livestore/sync-electric'
 import { makeSyncBackend as makeS2Sync } from '@livestore/sync-s2'
-import { Deferred, Effect, Exit } from '@livestore/utils/effect'
+import { Deferred, Effect, Exit, Stream } from '@livestore/utils/effect'
 
 import { failureOf, failureOfRejection, run } from './driver/effect3.mjs'
 import { refuse, toPlain } from './driver/errors.mjs'
@@ -59,7 +60,7 @@ const models = {
 /**
  * The clients that have been opened, by their ids. Those that have ended have no `store`.
  *
- * @type {Map<string, { store?: any, model: any, directory: string, storeId: string, pushes: any, cause: any, ended: Promise<void> }>}
+ * @type {Map<string, { store?: any, model: any, directory: string, storeId: string, traffic: any, cause: any, ended: Promise<void> }>}
  */
 const clients = new Map()
 let latest
@@ -67,21 +68,23 @@ let latest
 const clientNamed = (clientId = latest) => clients.get(clientId) ?? refuse('The store is not open')
 const opened = (clientId) => clientNamed(clientId).store ?? refuse('The store is not open')
 
-/** The same sync backend, with notes of what is pushed to it and how that ends. */
-const noting = (pushes, make) => (args) =>
+/** The same sync backend, with notes of what is pushed to it and how that ends, and of what it brings. */
+const noting = (traffic, make) => (args) =>
   Effect.map(make(args), (backend) => ({
     ...backend,
+    pull: (...args) =>
+      Stream.tap(backend.pull(...args), ({ batch }) =>
+        Effect.sync(() => (traffic.received = batch.at(-1)?.eventEncoded.seqNum ?? traffic.received)),
+      ),
     push: (batch) => {
       const events = batch.map((event) => [event.seqNum, event.args?.id ?? null])
-      pushes.offered.push(...events)
-      return backend.push(batch).pipe(
-        Effect.onExit((exit) =>
-          Effect.sync(() => {
-            if (Exit.isSuccess(exit)) return pushes.acknowledged.push(...events)
-            const { _tag } = failureOf(exit.cause).plain
-            pushes.failures[_tag] = (pushes.failures[_tag] ?? 0) + 1
-          }),
-        ),
+      traffic.offered.push(...events)
+      return Effect.onExit(backend.push(batch), (exit) =>
+        Effect.sync(() => {
+          if (Exit.isSuccess(exit)) return traffic.acknowledged.push(...events)
+          const { _tag } = failureOf(exit.cause).plain
+          traffic.failures[_tag] = (traffic.failures[_tag] ?? 0) + 1
+        }),
       )
     },
   }))
@@ -91,8 +94,8 @@ const open = async ({ url, storeId, clientId, directory, payload, dialect = 'cf-
   const makeBackend = (dialects[dialect] ?? refuse(`Unknown dialect: ${dialect}`))({ url })
   const model = models[materializers] ?? refuse(`Unknown materializers: ${materializers}`)
   const shutdownDeferred = await run(makeShutdownDeferred)
-  const pushes = { offered: [], acknowledged: [], failures: {} }
-  const client = { model, directory, storeId, pushes, cause: null }
+  const traffic = { offered: [], acknowledged: [], failures: {}, received: 0 }
+  const client = { model, directory, storeId, traffic, cause: null }
   clients.set(clientId, client)
   latest = clientId
   client.ended = Effect.runPromiseExit(Deferred.await(shutdownDeferred)).then((exit) => {
@@ -107,7 +110,7 @@ const open = async ({ url, storeId, clientId, directory, payload, dialect = 'cf-
     adapter: makeAdapter({
       storage: { type: 'fs', baseDirectory: directory },
       clientId,
-      sync: { backend: noting(pushes, makeBackend) },
+      sync: { backend: noting(traffic, makeBackend) },
     }),
     syncPayload: payload,
     shutdownDeferred,
@@ -188,7 +191,7 @@ serve({
     return opened(clientId).query(todos.orderBy('id', 'asc'))
   },
   status,
-  pushes: ({ clientId }) => clientNamed(clientId).pushes,
+  traffic: ({ clientId }) => clientNamed(clientId).traffic,
   ended: ({ clientId }) => clientNamed(clientId).cause,
   eventlog,
   close,

@@ -169,6 +169,6 @@ impl Client for Browser {
     /// What its worker pushes, and what is in the browser's storage, cannot be seen from the page.
     async fn record(&self, name: &str) -> Record {
         let (state, todos) = (self.state().await, Client::todos(self).await);
-        Record { name: name.into(), state, todos, pushes: None, disk: None }
+        Record { name: name.into(), state, todos, traffic: None, disk: None }
     }
 }

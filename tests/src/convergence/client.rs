@@ -59,22 +59,24 @@ pub struct Record {
     pub state: State,
     pub todos: Option<Vec<String>>,
     /// Unknown of a client that cannot be watched.
-    pub pushes: Option<Pushes>,
+    pub traffic: Option<Traffic>,
     pub disk: Option<Disk>,
 }
 
 /// The number of an event and the id of its todo.
 pub type Event = (i64, Option<String>);
 
-/// What a client has pushed, and the errors that its pushes ended with.
+/// What a client has pushed, the errors that its pushes ended with, and what it was brought.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Pushes {
+pub struct Traffic {
     pub offered: Vec<Event>,
     pub acknowledged: Vec<Event>,
     pub failures: BTreeMap<String, usize>,
+    /// The number of the last event that its pull has brought.
+    pub received: i64,
 }
 
-impl Pushes {
+impl Traffic {
     /// How many the server, or the network, has refused.
     pub fn refused(&self) -> usize {
         self.failures.iter().filter(|(error, _)| *error != Self::GIVEN_UP).map(|(_, count)| count).sum()
@@ -99,7 +101,7 @@ pub struct Disk {
 impl Record {
     /// Of a client that could not be opened.
     pub fn of_failure(name: &str, error: Value) -> Self {
-        Self { name: name.into(), state: State::Ended(error), todos: None, pushes: None, disk: None }
+        Self { name: name.into(), state: State::Ended(error), todos: None, traffic: None, disk: None }
     }
 }
 
@@ -127,7 +129,7 @@ impl Client for Device {
             name: name.into(),
             state: self.state().await,
             todos: Client::todos(self).await,
-            pushes: known("pushes").await.and_then(|pushes| serde_json::from_value(pushes).ok()),
+            traffic: known("traffic").await.and_then(|traffic| serde_json::from_value(traffic).ok()),
             disk: known("eventlog").await.and_then(|disk| serde_json::from_value(disk).ok()),
         }
     }

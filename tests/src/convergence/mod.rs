@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub use self::client::{Client, Event, Pushes, Record, State};
+pub use self::client::{Client, Event, Record, State, Traffic};
 pub use self::log::{Entry, Log};
 pub use self::verdict::{Missing, Verdict};
 use crate::browsers::{Browser, Browsers, page};

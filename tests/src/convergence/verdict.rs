@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Entry, Event, Log, Played, Pushes, Record, State};
+use super::{Entry, Event, Log, Played, Record, State, Traffic};
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -24,7 +24,7 @@ pub struct Verdict {
     /// Events of the log that no client has pushed with their numbers.
     pub never_pushed: BTreeSet<String>,
     pub is_chain: bool,
-    /// Pushes that failed, by the name of the error.
+    /// Traffic that failed, by the name of the error.
     pub failures: BTreeMap<String, usize>,
     /// What clients have seen of it.
     pub refused: usize,
@@ -50,15 +50,14 @@ impl Verdict {
     /// `logs` is what the clients have logged.
     pub fn of(played: &Played, log: &Log, logs: &str) -> Self {
         let all: BTreeSet<_> = played.created.iter().flatten().collect();
-        let in_log = log.0.iter().map(|entry| &entry.id).collect();
         let converged = played.records.iter().all(|record| record.state.is_settled() && shows(record, &all));
         let mut reasons = BTreeSet::new();
         if !converged {
-            reasons.extend(played.records.iter().filter_map(|record| reason(record, &in_log, logs)));
+            reasons.extend(played.records.iter().filter_map(|record| reason(record, log, logs)));
         }
-        let pushes = || played.records.iter().filter_map(|record| record.pushes.as_ref());
+        let traffic = || played.records.iter().filter_map(|record| record.traffic.as_ref());
         let mut failures = BTreeMap::new();
-        for (error, count) in pushes().flat_map(|pushes| &pushes.failures) {
+        for (error, count) in traffic().flat_map(|traffic| &traffic.failures) {
             *failures.entry(error.clone()).or_insert(0) += count;
         }
         Self {
@@ -72,9 +71,9 @@ impl Verdict {
             is_chain: log.is_chain(),
             failures,
             server_ahead: None,
-            refused: pushes().map(Pushes::refused).sum(),
-            given_up: pushes().map(Pushes::given_up).sum(),
-            most_refused: pushes().map(Pushes::refused).max().unwrap_or(0),
+            refused: traffic().map(Traffic::refused).sum(),
+            given_up: traffic().map(Traffic::given_up).sum(),
+            most_refused: traffic().map(Traffic::refused).max().unwrap_or(0),
         }
     }
 
@@ -91,9 +90,10 @@ impl Missing {
         for (ids, record) in played.created.iter().zip(&played.records) {
             for id in ids.iter().filter(|id| !log.has(id)) {
                 let is_it = |event: &Event| event.1.as_ref() == Some(id);
-                let was_pushed = |pushes: &Pushes| pushes.offered.iter().any(is_it);
+                let was_pushed = |traffic: &Traffic| traffic.offered.iter().any(is_it);
                 missing.count += 1;
-                missing.never_pushed += usize::from(record.pushes.as_ref().is_some_and(|pushes| !was_pushed(pushes)));
+                missing.never_pushed +=
+                    usize::from(record.traffic.as_ref().is_some_and(|traffic| !was_pushed(traffic)));
                 missing.on_disk += usize::from(record.disk.as_ref().is_some_and(|disk| disk.events.iter().any(is_it)));
             }
         }
@@ -107,8 +107,8 @@ fn shows(record: &Record, ids: &BTreeSet<&String>) -> bool {
 
 /// What was acknowledged and is not in the log, and what a client has below its head that the log does not have there.
 fn lost(played: &Played, log: &Log) -> BTreeSet<String> {
-    let pushes = played.records.iter().filter_map(|record| record.pushes.as_ref());
-    let acknowledged = pushes.flat_map(|pushes| &pushes.acknowledged);
+    let pushes = played.records.iter().filter_map(|record| record.traffic.as_ref());
+    let acknowledged = pushes.flat_map(|traffic| &traffic.acknowledged);
     let disks = played.records.iter().filter_map(|record| record.disk.as_ref());
     let confirmed = disks.flat_map(|disk| disk.events.iter().filter(|(number, _)| *number <= disk.head));
     acknowledged.chain(confirmed).filter(|event| !log.has_event(event)).filter_map(|(_, id)| id.clone()).collect()
@@ -117,32 +117,46 @@ fn lost(played: &Played, log: &Log) -> BTreeSet<String> {
 /// Of clients whose pushes are unknown, every event counts as pushed.
 fn never_pushed(played: &Played, log: &Log) -> BTreeSet<String> {
     let writers = &played.records[..played.created.len()];
-    let Some(pushes) = writers.iter().map(|record| record.pushes.as_ref()).collect::<Option<Vec<_>>>() else {
+    let Some(pushes) = writers.iter().map(|record| record.traffic.as_ref()).collect::<Option<Vec<_>>>() else {
         return BTreeSet::new();
     };
-    let pushed: BTreeSet<_> = pushes.iter().flat_map(|pushes| &pushes.offered).collect();
+    let pushed: BTreeSet<_> = pushes.iter().flat_map(|traffic| &traffic.offered).collect();
     let was_pushed = |entry: &&Entry| pushed.contains(&(entry.number, Some(entry.id.clone())));
     log.0.iter().filter(|entry| !was_pushed(entry)).map(|entry| entry.id.clone()).collect()
 }
 
 /// What is wrong with a client. It is nothing if it has what the log has.
-fn reason(record: &Record, in_log: &BTreeSet<&String>, logs: &str) -> Option<String> {
+fn reason(record: &Record, log: &Log, logs: &str) -> Option<String> {
     let who = if record.name == "reader" { "the client that started later" } else { "a writer" };
     let what = match &record.state {
         State::Ended(Value::Null) => "its process ended".into(),
         State::Ended(cause) => format!("its store shut down: {}", summary(cause, logs)),
-        State::Runs(status) if status.pending_in_leader > 0 => {
-            let refused = record.pushes.as_ref().is_some_and(|pushes| pushes.refused() > 0);
-            format!("its leader stopped pushing{}", if refused { ", after a push was refused" } else { "" })
-        }
-        State::Runs(status) if status.pending_in_session > 0 => {
-            "its session stopped handing events to its leader".into()
-        }
-        State::Runs(_) if shows(record, in_log) => return None,
         State::Runs(status) if !status.is_connected => "it is not connected".into(),
+        State::Runs(status) if (status.backend_head as usize) < log.0.len() => {
+            let received = record.traffic.as_ref().map(|traffic| traffic.received > status.backend_head);
+            let what = match received {
+                Some(true) => "does not take events that its pull brought",
+                Some(false) => "is not brought the newest events",
+                None => "does not have the newest events",
+            };
+            format!("its leader {what}")
+        }
+        State::Runs(status) if status.pending_in_leader > 0 && has_gap(record) => {
+            "its leader holds events whose numbers leave gaps, which it cannot push".into()
+        }
+        State::Runs(status) if status.pending_in_leader > 0 => "its leader does not push what it holds".into(),
+        State::Runs(status) if status.pending_in_session > 0 => "its session does not hand over what it holds".into(),
+        State::Runs(_) if shows(record, &log.0.iter().map(|entry| &entry.id).collect()) => return None,
         State::Runs(_) => "it has nothing pending, and other todos than the log".into(),
     };
     Some(format!("{who}: {what}"))
+}
+
+/// Whether what a client has to push does not go on from the log that it knows, each event from the one before.
+fn has_gap(record: &Record) -> bool {
+    let Some(disk) = &record.disk else { return false };
+    let pending = disk.events.iter().map(|(number, _)| *number).filter(|number| *number > disk.head);
+    !pending.eq(disk.head + 1..=disk.events.iter().map(|(number, _)| *number).max().unwrap_or(disk.head))
 }
 
 /// The innermost message of an error.
@@ -167,4 +181,49 @@ fn unique(text: &str) -> Option<String> {
     let found = text.split("UNIQUE constraint failed: ").nth(1)?;
     let column: String = found.chars().take_while(|c| c.is_alphanumeric() || "_.".contains(*c)).collect();
     Some(format!("UNIQUE constraint failed: {column}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A writer that has pushed two events, which were acknowledged, and the reader.
+    fn played() -> Played {
+        let created = vec![vec!["a".to_string(), "b".into()]];
+        let events = json!([[1, "a"], [2, "b"]]);
+        let traffic = json!({"offered": events, "acknowledged": events, "failures": {}, "received": 2});
+        let status =
+            json!({"head": 2, "backendHead": 2, "pendingInSession": 0, "pendingInLeader": 0, "isConnected": true});
+        let record = |name: &str, traffic: Value| Record {
+            name: name.into(),
+            state: State::Runs(serde_json::from_value(status.clone()).unwrap()),
+            todos: Some(created.concat()),
+            traffic: serde_json::from_value(traffic).ok(),
+            disk: serde_json::from_value(json!({"head": 2, "events": events})).ok(),
+        };
+        let records = vec![record("writer-0", traffic), record("reader", Value::Null)];
+        Played { created, records, agreed_after: None }
+    }
+
+    fn verdict(log: &[(i64, i64, &str)]) -> Verdict {
+        let entry = |&(number, parent, id): &(i64, i64, &str)| Entry { number, parent, id: id.into() };
+        Verdict::of(&played(), &Log(log.iter().map(entry).collect()), "")
+    }
+
+    #[test]
+    fn a_log_is_whole_if_it_has_what_was_pushed_and_nothing_else() {
+        let whole = verdict(&[(1, 0, "a"), (2, 1, "b")]);
+        assert!(whole.is_log_whole() && whole.converged, "{whole:?}");
+
+        let lacks_one = verdict(&[(1, 0, "a")]);
+        assert!(!lacks_one.is_log_whole() && lacks_one.lost.contains("b"), "{lacks_one:?}");
+        let other_place = verdict(&[(1, 0, "b"), (2, 1, "a")]);
+        assert!(!other_place.is_log_whole() && other_place.lost.len() == 2, "{other_place:?}");
+        let twice = verdict(&[(1, 0, "a"), (2, 1, "b"), (3, 2, "b")]);
+        assert!(!twice.is_log_whole() && twice.never_pushed.contains("b"), "{twice:?}");
+        let gap = verdict(&[(1, 0, "a"), (2, 1, "b"), (4, 3, "c")]);
+        assert!(!gap.is_log_whole() && !gap.is_chain, "{gap:?}");
+    }
 }
