@@ -30,7 +30,7 @@ impl SyncCf {
     pub async fn start(peers: &Path) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
-        let process = Command::new(peers.join("sync-cf/node_modules/.bin/wrangler"))
+        let process = watched(&peers.join("sync-cf/node_modules/.bin/wrangler"))
             .args(["dev", "--local", "--ip", "127.0.0.1", "--port", &port.to_string(), "--inspector-port"])
             .arg(free_port().to_string())
             .arg("--persist-to")
@@ -65,7 +65,7 @@ impl S2Lite {
     pub async fn start(peers: &Path) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
-        let process = Command::new(peers.join("s2-lite/bin/server"))
+        let process = watched(&peers.join("s2-lite/bin/server"))
             .arg("--local-root")
             .arg(folder.path())
             .args(["--no-dashboard", "--port", &port.to_string()])
@@ -97,12 +97,19 @@ async fn create_basin(port: u16) {
     assert!(answer.status().is_success(), "s2-lite creates no basin: {}", answer.status());
 }
 
-/// A process with the processes that it has started: ended together.
+/// A program with the processes that it starts: they end together, at the latest with this process, however that ends.
+fn watched(program: &Path) -> Command {
+    assert!(program.exists(), "{} is not there; install-peers comes before", program.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", "\"$0\" \"$@\" < /dev/null & cat > /dev/null; kill -KILL 0"]).arg(program);
+    command
+}
+
 struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).status();
+        drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
@@ -113,8 +120,8 @@ trait SpawnQuietly {
 
 impl SpawnQuietly for Command {
     fn spawn_quietly(&mut self) -> Group {
-        self.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
-        Group(self.spawn().unwrap_or_else(|error| panic!("{self:?}: {error}; install-peers comes before")))
+        self.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        Group(self.spawn().expect("a shell"))
     }
 }
 
