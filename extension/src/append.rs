@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 
 use crate::bounds::max_ahead;
+use crate::hooks::are_on_shared_log;
 use crate::notification::{heads_payloads, store_digest};
 use crate::plan::{Insert, Plan, Push, Verdict, plan};
 use crate::roles::RunsAs;
@@ -101,14 +102,6 @@ thread_local! {
             &[TEXTARRAYOID],
         )
     };
-    /// After the locks, and not with them: a hook may be made while they are waited for.
-    static HOOKS: Statement = const {
-        Statement::new(
-            c"select from pg_catalog.pg_trigger t
-              where t.tgrelid = 'livestore.eventlog_1'::regclass and not t.tgisinternal limit 1",
-            &[],
-        )
-    };
     static ADVANCE: Statement = const {
         Statement::new(
             c"update livestore.stores s set head = n.head
@@ -147,17 +140,15 @@ thread_local! {
             &[INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID],
         )
     };
-    /// By way of JSON, since the SQL of version 0.2.0, which may call this library, has no such columns: it has the old channel only.
     static CHANNELS: Statement = const {
         Statement::new(
-            c"select instance operator(pg_catalog.->>) 'heads_key',
+            c"select i.heads_key,
                   coalesce(
                       pg_catalog.lower(nullif(pg_catalog.current_setting('livestore.legacy_notify', true), ''))
                           in ('on', 'true', 'yes', '1'),
-                      (instance operator(pg_catalog.->>) 'legacy_notify')::pg_catalog.bool,
-                      true
+                      i.legacy_notify
                   )
-              from (select pg_catalog.to_jsonb(i) from livestore.instance i order by i.created_at limit 1) as i(instance)",
+              from livestore.instance i order by i.created_at limit 1",
             &[],
         )
     };
@@ -172,6 +163,15 @@ fn skips_held_stores() -> bool {
     unsafe {
         let value = pgrx::pg_sys::GetConfigOption(c"livestore.held_stores".as_ptr(), true, false);
         !value.is_null() && CStr::from_ptr(value) == c"skip"
+    }
+}
+
+fn has_heads_key() -> bool {
+    // SAFETY: the names end with a NUL, and what does not exist may be missing.
+    unsafe {
+        let schema = pgrx::pg_sys::get_namespace_oid(c"livestore".as_ptr(), true);
+        let instance = pgrx::pg_sys::get_relname_relid(c"instance".as_ptr(), schema);
+        pgrx::pg_sys::get_attnum(instance, c"heads_key".as_ptr()) > 0
     }
 }
 
@@ -218,7 +218,8 @@ fn append_pooled(
         let Some(stores) = lock(client, &names)? else {
             return Ok(TableIterator::new([]));
         };
-        if !HOOKS.with(|hooks| hooks.execute(client, &[]))?.is_empty() {
+        // After the locks: a hook may be made while they are waited for.
+        if are_on_shared_log() {
             return Ok(TableIterator::new([]));
         }
         // Others are held.
@@ -342,9 +343,13 @@ fn write(
 
 /// Tells those who listen where the logs stand.
 fn notify(client: &mut SpiClient<'_>, heads: &HashMap<&str, i64>, source: Option<&str>) -> spi::Result<()> {
-    let channels = CHANNELS.with(|channels| channels.execute(client, &[]))?;
-    let (key, is_legacy) =
-        if channels.is_empty() { (None, Some(true)) } else { channels.first().get_two::<String, bool>()? };
+    // The SQL of version 0.2.0, which may call this library, has the old channel only.
+    let (key, is_legacy) = if has_heads_key() {
+        let channels = CHANNELS.with(|channels| channels.execute(client, &[]))?;
+        if channels.is_empty() { (None, Some(true)) } else { channels.first().get_two::<String, bool>()? }
+    } else {
+        (None, Some(true))
+    };
     let digests =
         key.map(|key| heads.iter().map(|(store, head)| (store_digest(&key, store), *head)).collect::<Vec<_>>());
     let ids = (is_legacy == Some(true)).then(|| heads.iter().map(|(store, head)| (*store, *head)));

@@ -14,6 +14,26 @@ pub extern "C" fn pg_finfo_run_as_hooks() -> &'static pg_sys::Pg_finfo_record {
     &VERSION_1
 }
 
+/// Whether the shared log has hooks, for pushes that run none.
+pub fn are_on_shared_log() -> bool {
+    // SAFETY: the names end with a NUL, and what does not exist may be missing. A table that is open has as many triggers as its
+    // description says, and stays as it is until it is closed.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"livestore".as_ptr(), false);
+        let eventlog = pg_sys::get_relname_relid(c"eventlog_1".as_ptr(), schema);
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = pg_sys::relation_open(eventlog, mode);
+        let described = (*table).trigdesc;
+        let triggers = match described.as_ref().and_then(|all| usize::try_from(all.numtriggers).ok()) {
+            Some(count) if count > 0 => std::slice::from_raw_parts((*described).triggers, count),
+            _ => &[],
+        };
+        let are_there = triggers.iter().any(|trigger| !trigger.tgisinternal);
+        pg_sys::relation_close(table, mode);
+        are_there
+    }
+}
+
 /// Calls the function that is named like the called one with `_now` behind it, in the same schema and with the same arguments
 /// and result, as `livestore_hooks`. A nested `security definer` function of that role would not do: a hook runs as that
 /// role too, and could alter the function to be run by the owner of the logs.
