@@ -77,7 +77,7 @@ mod tests {
     use crate::config::Program;
 
     /// Options of which 0 is a good value: clocks that agree, no second try, no delay.
-    const MAY_BE_NOTHING: [&str; 3] = ["--jwt-leeway", "--database-wait", "--shutdown-delay"];
+    const MAY_BE_NOTHING: [&str; 4] = ["--jwt-leeway", "--database-wait", "--shutdown-delay", "--contention-window"];
 
     fn parse(option: &str, value: &str) -> Result<Program, clap::Error> {
         let given = format!("{option}={value}");

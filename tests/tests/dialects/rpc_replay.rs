@@ -12,13 +12,14 @@ use std::collections::HashMap;
 use livestore_tests::cluster::Database;
 use livestore_tests::root;
 use livestore_tests::rpc::Rpc;
-use livestore_tests::sidecar::Sidecar;
+use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_recording_over_websocket_gets_the_same_answers() {
     let database = Database::new().await;
-    let sidecar = Sidecar::on(&database).await;
+    // The original never holds events back to deliver them together.
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--contention-window=0s"]).ready().await;
     let recording = std::fs::read_to_string(root().join("tests/wire/sync-cf-0.4.0-ws.jsonl")).unwrap();
     let lines: Vec<Value> = recording.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut backend_id = None;
