@@ -14,12 +14,13 @@ check() {
     fi
 }
 
-# Usage: runner NAME COMMAND…: the command counts its tests itself, in lines as cargo and `finish` print them.
+# Usage: runner NAME COMMAND…: the command counts its tests itself, in lines as cargo prints them, or as `finish` prints its sums,
+# which have everything before them in them.
 runner() {
     local sums
     observe "$@"
-    sums=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/\1 \2/p; s/^([0-9]+) passed, ([0-9]+) failed$/\1 \2/p' "$observed" |
-        awk '{ passed += $1; failed += $2 } END { print passed + 0, failed + 0 }')
+    sums=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/one \1 \2/p; s/^([0-9]+) passed, ([0-9]+) failed$/all \1 \2/p' "$observed" |
+        awk '$1 == "all" { passed = $2; failed = $3 } $1 == "one" { passed += $2; failed += $3 } END { print passed + 0, failed + 0 }')
     passed=$((passed + ${sums% *}))
     failed=$((failed + ${sums#* }))
     # It did not compile, or it crashed.
