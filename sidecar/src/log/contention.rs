@@ -15,7 +15,7 @@ const LONGEST: u32 = 4;
 /// How long clients are given, once they have got what they lack, to be refused again before the store counts as calm.
 const CALM: Duration = Duration::from_secs(1);
 
-/// What delays the live events of one store.
+/// The delay of the live events of one store. It takes the same few bytes however much is held back.
 #[derive(Default)]
 pub struct Contention {
     until: Option<Instant>,

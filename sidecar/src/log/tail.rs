@@ -223,7 +223,7 @@ pub enum StreamEnd {
     Expired,
 }
 
-/// What a subscriber gets next.
+/// The next events of a subscriber.
 pub enum News {
     None,
     /// There are events; they come together with what follows until then.
@@ -319,7 +319,7 @@ impl Tail {
         self.state.lock().position
     }
 
-    /// What follows an event.
+    /// The events that follow this one.
     pub fn after(&self, last: i64, pace: Pace) -> News {
         let state = self.state.lock();
         if state.position <= last {

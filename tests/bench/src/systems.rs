@@ -1,4 +1,4 @@
-//! This backend, as it is measured. What it is measured against is in `livestore_tests::peers`.
+//! This backend, as it is measured. The other systems are in `livestore_tests::peers`.
 
 use std::path::PathBuf;
 

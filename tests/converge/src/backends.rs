@@ -1,4 +1,4 @@
-//! Who is compared: this backend in each of its dialects, and the original ones that a registry has.
+//! The backends that are compared: this one in each of its dialects, and the original ones that a registry has.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::Arguments;
 pub struct Contestant {
     pub system: String,
     pub dialect: &'static str,
-    /// What clients are given.
+    /// The URL for clients.
     pub url: String,
     /// Of a backend whose clients are browsers.
     pub web: Option<u16>,

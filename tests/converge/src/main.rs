@@ -105,7 +105,7 @@ async fn run(arguments: &Arguments) -> ExitCode {
             eprintln!("converge: {}: {}", row.name(), report::line(&verdict));
             row.verdicts.push(verdict);
         }
-        // What is known so far, if somebody ends it.
+        // The results so far, in case somebody ends the run.
         let known: Vec<_> = rows.iter().map(|(_, row)| row).collect();
         report::write(&arguments.out, &known, &absent);
     }

@@ -1,4 +1,4 @@
-//! What a run says: a line for each round, a table, and files for what has to be explained.
+//! The output of a run: a line for each round, a table, and files for what has to be explained.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -22,7 +22,7 @@ pub struct Row {
     pub verdicts: Vec<Verdict>,
 }
 
-/// What is varied.
+/// The variables of a round.
 #[derive(Clone, Serialize)]
 pub struct Variation {
     pub writers: usize,
@@ -191,7 +191,7 @@ has converged when all have the same todos, all of them, and nothing pending. Th
   own; `typing`, one every 50 ms.
 - **clients**: one process for all writers, or a process each. In browsers (`@livestore/adapter-web`): a browser profile each, or tabs
   of one. Tabs are sessions of one client with one leader, so only one client talks to the server, and the contention is between the
-  sessions and their leader. What browsers push cannot be watched: of them *seen*, *given up* and *never pushed* are not known.
+  sessions and their leader. The pushes of browsers cannot be watched: of them *seen*, *given up* and *never pushed* are not known.
 - **todos**: with `plain` materializers, as in most apps, a todo that a client inserts twice is an error that ends its store; with
   `idempotent` ones it is not.
 - **seconds**: until the writers agreed, the median of the rounds that converged.
