@@ -49,14 +49,15 @@ impl Statement {
 
 thread_local! {
     /// Nothing is locked unless all stores are there: new ones have to come first, or two groups could wait for each other.
-    /// Joins, since `= any ($1)` in a plan that is kept may compare each name with each store.
+    /// Joins, since `= any ($1)` in a plan that is kept may compare each name with each store. In the order of names: a number
+    /// changes with a reset, and two groups could wait for each other if one of them saw the number before it.
     static LOCK: Statement = const {
         Statement::new(
             c"select s.store_id, s.id, s.head, s.backend_id, s.eventlog = 'livestore.eventlog_1'::regclass
               from pg_catalog.unnest($1) name
               join livestore.stores s on s.store_id = name
               where (select count(*) from pg_catalog.unnest($1) name join livestore.stores k on k.store_id = name) = $2
-              order by s.id
+              order by s.store_id collate \"C\"
               for update of s",
             &[TEXTARRAYOID, INT8OID],
         )
@@ -78,7 +79,7 @@ thread_local! {
               from pg_catalog.unnest($1) name
               join livestore.stores s on s.store_id = name
               where (select count(*) from pg_catalog.unnest($1) name join livestore.stores k on k.store_id = name) = $2
-              order by s.id
+              order by s.store_id collate \"C\"
               for update of s skip locked",
             &[TEXTARRAYOID, INT8OID],
         )

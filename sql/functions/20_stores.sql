@@ -259,7 +259,7 @@ declare
     renewed bigint;
 begin
     perform livestore.notify_heads(array_agg(s.store_id), array_agg(null::bigint))
-    from (select l.store_id from livestore.stores l order by l.id for update) s;
+    from (select l.store_id from livestore.stores l order by l.store_id collate "C" for update) s;
     update livestore.stores s set backend_id = livestore.make_backend_id(gen_random_uuid()::text);
     get diagnostics renewed = row_count;
     update livestore.dropped_stores d set backend_id = livestore.make_backend_id(gen_random_uuid()::text);

@@ -36,7 +36,8 @@ begin
         end if;
 
         select count(*) into existing from livestore.stores s where s.store_id = any (store_ids);
-        perform from livestore.stores s where s.store_id = any (store_ids) order by s.id for update;
+        -- By name: the number of a store changes with a reset, and whoever saw the one before it would lock in another order.
+        perform from livestore.stores s where s.store_id = any (store_ids) order by s.store_id collate "C" for update;
         get diagnostics locked = row_count;
         -- Again, if a store was dropped while this waited for its lock.
         exit when locked >= existing;
@@ -136,7 +137,8 @@ language sql
 set search_path = pg_catalog, pg_temp
 as $$
     with locked as materialized (
-        select s.id from livestore.stores s where s.store_id = any (store_ids) order by s.id for update skip locked
+        select s.id from livestore.stores s where s.store_id = any (store_ids)
+        order by s.store_id collate "C" for update skip locked
     )
     select array_agg(p.push::integer order by p.push) filter (where l.id is not null),
         array_agg(p.push::integer order by p.push) filter (where l.id is null and s.id is not null),
@@ -148,6 +150,37 @@ $$;
 
 comment on function livestore.lock_free_stores(text[]) is
 'Internal: locks the rows of the stores that nobody else holds, without waiting, and tells which pushes are to those, which to stores that are held, and which to stores that do not exist';
+
+-- SKIP LOCKED waits all the same for whoever has locked a version of the row that is newer than what the statement sees.
+create or replace function livestore.find_free_stores(store_ids text[], out free integer[], out held integer[], out new integer[])
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '3ms'
+as $$
+declare
+    half constant integer := cardinality(store_ids) / 2;
+    first record;
+    second record;
+begin
+    select * into free, held, new from livestore.lock_free_stores(store_ids);
+exception when lock_not_available then
+    if half = 0 then
+        held := array[1];
+        return;
+    end if;
+    first := livestore.find_free_stores(store_ids[:half]);
+    second := livestore.find_free_stores(store_ids[half + 1:]);
+    free := first.free || array(select p.push + half from unnest(second.free) p(push));
+    held := first.held || array(select p.push + half from unnest(second.held) p(push));
+    new := first.new || array(select p.push + half from unnest(second.new) p(push));
+    free := nullif(free, '{}');
+    held := nullif(held, '{}');
+    new := nullif(new, '{}');
+end
+$$;
+
+comment on function livestore.find_free_stores(text[]) is
+'Internal: livestore.lock_free_stores for any stores, which never fails: where it would wait, it tries halves, so that only the stores for which it would wait count as held';
 
 -- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others. Who tries again by
 -- itself, and says so by livestore.held_stores, does not wait at all; sidecars of 0.2 do not.
@@ -204,7 +237,7 @@ begin
     -- Something failed, and took everything with it, or a store is held. Stores that somebody else holds are left out now; the
     -- others are free, so that locking them waits for nobody. New stores come last: whether somebody else is just creating one
     -- can only be found out by waiting.
-    select * into stores from livestore.lock_free_stores(store_ids);
+    select * into stores from livestore.find_free_stores(store_ids);
     return query
     select held.push, null::bigint, 0, null::text, null::timestamptz,
         '55P03', 'another transaction holds the store', null::text, 'Try again.'

@@ -422,3 +422,31 @@ async fn a_store_that_comes_into_being_while_a_group_waits_is_not_forked() {
     let parents: Vec<i64> = all(&holder, "select parent_seq_num from livestore.events order by seq_num").await;
     assert_eq!(parents, [0, 1, 2, 3]);
 }
+
+/// A group that waits for a store holds only those whose names come before it, whatever their numbers are: a reset gives a store
+/// another number, and groups that go by what they have read of it could wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_does_not_change_the_order_of_locks() {
+    let database = Database::new().await;
+    let mut holder = database.admin().await;
+    for store in ["a", "b"] {
+        push(&holder, store, chain(0, 1)).await.unwrap();
+    }
+    run(&holder, "select livestore.reset_store('a')").await;
+    assert_eq!(all::<String>(&holder, "select store_id from livestore.stores order by id").await, ["b", "a"]);
+    for locks in [
+        "select livestore.lock_stores('{b,a}', '{[],[]}', '{null,null}')",
+        "select livestore.append_pooled('{b,a}', '{[],[]}', '{null,null}', null)",
+    ] {
+        let held = holder.transaction().await.unwrap();
+        held.execute("select from livestore.stores where store_id = 'a' for update", &[]).await.unwrap();
+        let group = database.admin().await;
+        let waiting = tokio::spawn(async move { group.batch_execute(locks).await.unwrap() });
+        let admin = database.admin().await;
+        let waits = "select count(*) = 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        eventually("the group waits", async || one::<bool>(&admin, waits).await).await;
+        run(&admin, "select from livestore.stores where store_id = 'b' for update nowait").await;
+        held.commit().await.unwrap();
+        waiting.await.unwrap();
+    }
+}

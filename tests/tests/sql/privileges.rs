@@ -72,6 +72,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
         NOBODY,
     ),
     ("lock_free_stores", "livestore.lock_free_stores('{s}')", NOBODY),
+    ("find_free_stores", "livestore.find_free_stores('{s}')", NOBODY),
     ("push_some", "livestore.push_some('{s}', '{[]}', '{null}', '{1}', null, null, null, null)", NOBODY),
     ("stored_events", "livestore.stored_events('{1}', '{1}')", NOBODY),
     ("lock_existing_store", "livestore.lock_existing_store('s')", NOBODY),
