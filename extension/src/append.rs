@@ -302,8 +302,11 @@ fn lock(client: &mut SpiClient<'_>, names: &[&str]) -> spi::Result<Option<HashMa
     if count > 0 && i64::try_from(stores.len()) == Ok(count) {
         return Ok(Some(stores));
     }
+    if !skips && !stores.is_empty() {
+        // A store was dropped while this waited for its lock. Whoever creates it again must not hold the others.
+        ereport!(ERROR, PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction has dropped a store");
+    }
     if !skips || count == 0 {
-        // A store may have been dropped while this waited for its lock.
         return Ok(None);
     }
     let pooled = COUNT_POOLED.with(|pooled| pooled.execute(client, &[distinct.into()]))?.first().get(1)?;

@@ -101,7 +101,7 @@ comment on function livestore.create_store(text, boolean) is
 'Registers a store and returns the table of its events. Idempotent, and not needed before a push. own_table => true gives the store a table of its own, and moves the events that it has';
 
 -- Taken by every function that writes to stores, always in this order, so that no two wait for each other: first new rows,
--- by store_id, while nothing is locked; then locks, by id.
+-- while nothing is locked; then locks. Both by store_id.
 create or replace function livestore.mend_store_numbers()
 returns void
 language plpgsql

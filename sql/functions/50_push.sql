@@ -39,8 +39,12 @@ begin
         -- By name: the number of a store changes with a reset, and whoever saw the one before it would lock in another order.
         perform from livestore.stores s where s.store_id = any (store_ids) order by s.store_id collate "C" for update;
         get diagnostics locked = row_count;
-        -- Again, if a store was dropped while this waited for its lock.
         exit when locked >= existing;
+        -- A store was dropped while this waited for its lock. Again, but not while holding others: one that is created now may
+        -- come before them.
+        if locked > 0 then
+            raise exception 'another transaction has dropped a store' using errcode = 'lock_not_available', hint = 'Try again.';
+        end if;
     end loop;
     if skips then
         perform set_config('lock_timeout', patience, true);
@@ -199,6 +203,7 @@ set livestore.claims = ''
 as $$
 declare
     stores record;
+    known record;
     are_free boolean := true;
     skips constant boolean := coalesce(current_setting('livestore.held_stores', true), '') = 'skip';
 begin
@@ -234,19 +239,30 @@ begin
         null;
     end;
 
-    -- Something failed, and took everything with it, or a store is held. Stores that somebody else holds are left out now; the
-    -- others are free, so that locking them waits for nobody. New stores come last: whether somebody else is just creating one
-    -- can only be found out by waiting.
-    select * into stores from livestore.find_free_stores(store_ids);
-    return query
-    select held.push, null::bigint, 0, null::text, null::timestamptz,
-        '55P03', 'another transaction holds the store', null::text, 'Try again.'
-    from unnest(stores.held) held(push);
-    if stores.free is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.free, source, payloads, headers, claims);
+    -- Something failed, and took everything with it, or a store is held. New stores come first, by name: whether somebody else is
+    -- just creating one can only be found out by waiting, and whoever waits must hold nothing that comes later. Stores that
+    -- somebody else holds are left out then; the others are free, so that locking them waits for nobody.
+    select array_agg(p.push::integer order by p.store_id collate "C", p.push) filter (where s.id is null) as new,
+        array_agg(p.push::integer order by p.push) filter (where s.id is not null) as existing
+    into known
+    from unnest(store_ids) with ordinality p(store_id, push)
+    left join livestore.stores s on s.store_id = p.store_id;
+    if known.new is not null then
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, known.new, source, payloads, headers, claims);
     end if;
-    if stores.new is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, stores.new, source, payloads, headers, claims);
+    select * into stores
+    from livestore.find_free_stores((select array_agg(store_ids[p.push] order by p.n) from unnest(known.existing) with ordinality p(push, n)));
+    return query
+    select known.existing[held.n], null::bigint, 0, null::text, null::timestamptz,
+        '55P03', 'another transaction holds the store', null::text, 'Try again.'
+    -- Those that are new now were dropped a moment ago.
+    from unnest(stores.held || stores.new) held(n);
+    if stores.free is not null then
+        return query
+        select * from livestore.push_some(
+            store_ids, batches, backend_ids, array(select known.existing[f.n] from unnest(stores.free) with ordinality f(n, i) order by f.i),
+            source, payloads, headers, claims
+        );
     end if;
 end
 $$;

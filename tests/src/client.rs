@@ -350,6 +350,17 @@ impl Live {
         tokio::time::timeout(time, news).await.is_err()
     }
 
+    /// How the stream ends. Until then it brings no event; clients that poll find empty pages.
+    pub async fn end(&mut self) -> Value {
+        loop {
+            let message = self.next().await;
+            if message["event"] != "page" {
+                return message;
+            }
+            assert_eq!(message["value"]["batch"], json!([]), "{message}");
+        }
+    }
+
     /// Interrupts the stream.
     pub async fn stop(self) {
         self.client.call("stop", json!({"sub": self.sub})).await.expect("stop");

@@ -371,7 +371,7 @@ async fn admin_requests_take_the_secret_and_the_privilege() {
     rpc.send(reset("hunter2")).await;
     assert_eq!(next(&mut rpc, "AdminResetRoomRes").await["requestId"], "a");
     assert_eq!(heads().await, 0);
-    let end = live.next().await;
+    let end = live.end().await;
     assert!(end["event"] == "fail" && end.to_string().contains("was reset"), "{end}");
     let mut fresh = by_hand(&sidecar, "none").await;
     fresh.send(reset("hunter2")).await;

@@ -181,7 +181,7 @@ async fn a_reset_is_a_backend_id_mismatch(cf: &str) {
     let after: String = admin.query_one("select livestore.reset_store('s')", &[]).await.unwrap().get(0);
     assert_ne!(before, after);
 
-    let end = live.next().await;
+    let end = live.end().await;
     assert_eq!((&end["event"], &end["error"]["_tag"]), (&json!("fail"), &json!("BackendIdMismatchError")), "{end}");
     for error in [client.push(chain(3, 1)).await.unwrap_err(), client.pull(Some(3)).await.unwrap_err()] {
         assert_eq!(error["_tag"], "BackendIdMismatchError");

@@ -85,7 +85,7 @@ async fn errors_have_a_form_that_it_understands() {
     live.page().await;
     let id: String = database.admin().await.query_one("select livestore.reset_store('s')", &[]).await.unwrap().get(0);
     for mismatch in [
-        live.next().await["error"].clone(),
+        live.end().await["error"].clone(),
         client.pull(Some(5)).await.unwrap_err(),
         client.push(chain(5, 1)).await.unwrap_err(),
     ] {
@@ -103,7 +103,7 @@ async fn a_restart_of_the_sidecar_ends_the_stream_and_the_client_comes_back() {
     let mut live = client.live(None).await;
     assert_eq!(numbers(&live.events(2).await), [1, 2]);
     assert!(sidecar.terminate().await.success());
-    assert_eq!(live.next().await["error"]["_tag"], "IsOfflineError");
+    assert_eq!(live.end().await["error"]["_tag"], "IsOfflineError");
     let _sidecar = Start::new(database.url("sidecar")).port(port).ready().await;
     eventually("the client pulls again", || async { client.pull(Some(2)).await.is_ok() }).await;
     let mut live = client.live(Some(2)).await;

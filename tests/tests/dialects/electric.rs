@@ -137,7 +137,7 @@ async fn a_store_that_was_reset_or_moved_here_says_so_to_a_cursor_of_before() {
     let mut live = client.live(Some(3)).await;
     assert!(live.page().await.is_empty());
     database.admin().await.execute("select livestore.reset_store('s')", &[]).await.unwrap();
-    let end = live.next().await;
+    let end = live.end().await;
     assert_eq!(end["event"], "fail", "{end}");
     for error in [end["error"].clone(), client.pull(Some(3)).await.unwrap_err()] {
         assert_eq!(error["_tag"], "UnknownError");

@@ -24,7 +24,7 @@ async fn pushes_are_refused_early_and_nothing_piles_up() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let admin = database.admin().await;
-    // Two hundred events a second.
+    // Two hundred events a second, or fewer where the machine is busy.
     let hook =
         "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.005); return new; end $$;
                 create trigger slow before insert on livestore.eventlog_1 for each row execute function slow()";
@@ -33,6 +33,7 @@ async fn pushes_are_refused_early_and_nothing_piles_up() {
     let (memory, url) = (sidecar.memory(), sidecar.http_url());
 
     // Three times as many, and nobody waits for an answer before the next.
+    let start = Instant::now();
     let mut pushes = JoinSet::new();
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -42,7 +43,7 @@ async fn pushes_are_refused_early_and_nothing_piles_up() {
             pushes.spawn(push(client.clone(), url.clone(), format!("overload-{tick}-{n}")));
         }
     }
-    let (mut acknowledged, mut refused, mut longest) = (0, 0, Duration::ZERO);
+    let (mut acknowledged, mut refused, mut longest) = (0_u32, 0_u32, Duration::ZERO);
     while let Some(pushed) = pushes.join_next().await {
         let (status, answer, took) = pushed.unwrap();
         longest = longest.max(took);
@@ -55,15 +56,18 @@ async fn pushes_are_refused_early_and_nothing_piles_up() {
         }
     }
     let stored: i64 = admin.query_one("select count(*) from livestore.events", &[]).await.unwrap().get(0);
-    assert_eq!(stored, acknowledged, "what is in the log, and what was acknowledged");
+    assert_eq!(stored, i64::from(acknowledged), "what is in the log, and what was acknowledged");
     assert!(refused > 100, "{refused} were refused, {acknowledged} acknowledged, after {longest:?} at most");
-    // Without a limit of time the last would have waited for 16 s. A commit of 512 takes 2.6 s.
-    assert!(longest < Duration::from_secs(12), "an answer took {longest:?}");
+    // Without a limit of time the last would have waited until all of them were committed, but for the 8 s that sending took: 16 s
+    // at two hundred a second. A commit of 512 takes 2.6 s of them.
+    let all = start.elapsed().mul_f64(f64::from(acknowledged + refused) / f64::from(acknowledged));
+    let limit = (all - Duration::from_secs(8)).mul_f64(0.75);
+    assert!(longest < limit, "an answer took {longest:?}, the limit is {limit:?}");
     assert!(sidecar.memory() < memory + (256 << 20), "from {memory} to {} bytes", sidecar.memory());
     assert_eq!(sidecar.hits("queue").await, f64::from(refused));
 
     // Afterwards it is as if nothing had been.
     let (status, answer, took) = push(client, url, "afterwards".into()).await;
     assert_eq!(status, 200, "{answer}");
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

@@ -443,7 +443,8 @@ async fn a_reset_does_not_change_the_order_of_locks() {
         let group = database.admin().await;
         let waiting = tokio::spawn(async move { group.batch_execute(locks).await.unwrap() });
         let admin = database.admin().await;
-        let waits = "select count(*) = 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let waits =
+            "select count(*) = 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         eventually("the group waits", async || one::<bool>(&admin, waits).await).await;
         run(&admin, "select from livestore.stores where store_id = 'b' for update nowait").await;
         held.commit().await.unwrap();
