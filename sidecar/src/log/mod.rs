@@ -29,6 +29,7 @@ mod text;
 #[allow(dead_code)]
 mod validation;
 
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -70,7 +71,10 @@ use crate::seldom::Seldom;
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]
-pub struct Log {
+pub struct Log(Arc<Parts>);
+
+/// What all of them share.
+pub struct Parts {
     database: Database,
     commits: CommitQueue,
     tails: Arc<Tails>,
@@ -165,6 +169,14 @@ impl NotReady {
     }
 }
 
+impl Deref for Log {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
 impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
     /// yet.
@@ -189,7 +201,7 @@ impl Log {
         let aliases = Aliases::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
         let relay_turns = Arc::new(Semaphore::new(RELAY_TURNS));
-        Self {
+        Self(Arc::new(Parts {
             database,
             commits,
             tails,
@@ -200,7 +212,7 @@ impl Log {
             budget,
             authorizer,
             is_listening,
-        }
+        }))
     }
 
     /// The log of a store, for a client with this context.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::future::Either;
+use futures_util::future::{Either, FutureExt};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -371,7 +371,8 @@ impl StoreLog {
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
         *last_push = Some(next);
-        Either::Right(async move {
+        // It is large, and every request would have room for it.
+        Either::Right(Box::pin(async move {
             let last_moment = this.log.commits.last_moment();
             let admitted = async {
                 match beyond {
@@ -392,7 +393,7 @@ impl StoreLog {
             let pushed = this.queue(Reserved { batch, space }, backend_id, Some(patience));
             drop(queued);
             pushed.await
-        })
+        }))
     }
 
     fn queue(
@@ -579,14 +580,12 @@ impl StoreLog {
 }
 
 /// What became of a push, which is [`StoreLog::answered`].
-async fn counted<T>(
+fn counted<T>(
     log: StoreLog,
     origin: Arc<Origin>,
     pushed: impl Future<Output = Result<T, PushError>>,
-) -> Result<T, PushError> {
-    let pushed = pushed.await;
-    log.answered(&origin, pushed.as_ref().map(drop));
-    pushed
+) -> impl Future<Output = Result<T, PushError>> {
+    pushed.inspect(move |pushed| log.answered(&origin, pushed.as_ref().map(drop)))
 }
 
 /// What ends when a push is queued, unless it is queued already.

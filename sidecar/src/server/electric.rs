@@ -32,7 +32,8 @@ async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
     }
     match *request.method() {
         Method::HEAD => api::ping(),
-        Method::GET => pull(server, &request.into_parts().0).await,
+        // Boxed: a future has room for the largest it waits for, and pushes are many.
+        Method::GET => Box::pin(pull(server, &request.into_parts().0)).await,
         Method::POST => push(server, request).await,
         _ => {
             let headers = [(header::ALLOW, "GET, HEAD, POST, OPTIONS")];

@@ -21,7 +21,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state, map_request, map_response};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use http_body_util::LengthLimitError;
@@ -123,22 +123,15 @@ impl Server {
             .fallback(cf::any_path)
             .layer(CompressionLayer::new())
             .layer(server.settings.origins.cors())
-            .layer(from_fn(no_content_for_options))
-            .layer(from_fn(not_encoded))
-            .layer(from_fn_with_state(Arc::clone(&server), of_our_hosts));
+            .layer(from_fn_with_state(Arc::clone(&server), for_clients));
         let routes = probes::router().fallback_service(sync.with_state(Arc::clone(&server))).with_state(server);
         // Around the routes as a whole: a path is what it is when it comes to them.
-        Router::new()
-            .fallback_service(routes)
-            .layer(from_fn(observe::observe))
-            .layer(map_request(tidy::tidy))
-            .layer(map_response(to_be_tried_again))
-            .layer(map_response(for_our_pages))
+        Router::new().fallback_service(routes).layer(from_fn(around))
     }
 
     /// What is asked of this process alone, on an address of its own.
     pub fn probes(self: Arc<Self>) -> Router {
-        probes::router().with_state(self).layer(map_response(for_our_pages))
+        probes::router().with_state(self).layer(map_response(async |response| for_our_pages(response)))
     }
 
     /// Whether a request is served at all.
@@ -290,30 +283,36 @@ fn too_large(most: usize) -> (StatusCode, String) {
     (StatusCode::PAYLOAD_TOO_LARGE, format!("length limit exceeded: a request has at most {most} bytes"))
 }
 
-/// A few bytes that are compressed may stand for very many.
-async fn not_encoded(request: Request, next: Next) -> Response {
-    match request.headers().get(header::CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => refuse_any(
-            request.headers(),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "the body of a request must not be compressed",
-        ),
-        _ => next.run(request).await,
-    }
+/// What every request meets, whatever its path. In one layer: each of them boxes and copies what is within.
+async fn around(request: Request, next: Next) -> Response {
+    let response = observe::observe(tidy::tidy(request), next).await;
+    for_our_pages(to_be_tried_again(response))
 }
 
-/// Keeps out pages whose name resolves to this machine, where no token does.
-async fn of_our_hosts(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    if server.settings.hosts.serve(request.headers()) {
-        return next.run(request).await;
+/// What the requests of clients have in common.
+async fn for_clients(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    // Keeps out pages whose name resolves to this machine, where no token does.
+    if !server.settings.hosts.serve(request.headers()) {
+        let message = "this server answers to the names of its own machine only, as nobody has to prove here who they are: \
+                       use localhost, or let the operator allow this name with --allowed-hosts";
+        return refuse_any(request.headers(), StatusCode::MISDIRECTED_REQUEST, message);
     }
-    let message = "this server answers to the names of its own machine only, as nobody has to prove here who they are: \
-                   use localhost, or let the operator allow this name with --allowed-hosts";
-    refuse_any(request.headers(), StatusCode::MISDIRECTED_REQUEST, message)
+    // A few bytes that are compressed may stand for very many.
+    if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let message = "the body of a request must not be compressed";
+        return refuse_any(request.headers(), StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+    }
+    let is_preflight = request.method() == Method::OPTIONS;
+    let mut response = next.run(request).await;
+    if is_preflight {
+        // As sync-cf's worker answers.
+        *response.status_mut() = StatusCode::NO_CONTENT;
+    }
+    response
 }
 
 /// Keeps browsers from taking an answer for something else, and from handing it to pages that may not read it.
-async fn for_our_pages(mut response: Response) -> Response {
+fn for_our_pages(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // What other pages ask for by the rules of CORS is not concerned.
@@ -322,7 +321,7 @@ async fn for_our_pages(mut response: Response) -> Response {
 }
 
 /// Says when to come back to whoever is refused for something that passes: rates are of a second, the rest may take longer.
-async fn to_be_tried_again(mut response: Response) -> Response {
+fn to_be_tried_again(mut response: Response) -> Response {
     let after = match response.status() {
         StatusCode::TOO_MANY_REQUESTS => "1",
         StatusCode::SERVICE_UNAVAILABLE => "10",
@@ -355,16 +354,6 @@ fn bad_request(message: &str) -> Response {
 fn upgrade_required() -> Response {
     let headers = [(header::UPGRADE, "websocket")];
     (StatusCode::UPGRADE_REQUIRED, headers, "this endpoint speaks WebSocket\n").into_response()
-}
-
-/// As sync-cf's worker answers a preflight.
-async fn no_content_for_options(request: Request, next: Next) -> Response {
-    let is_options = request.method() == Method::OPTIONS;
-    let mut response = next.run(request).await;
-    if is_options {
-        *response.status_mut() = StatusCode::NO_CONTENT;
-    }
-    response
 }
 
 /// The headers of these names that the request has, names in lower case. What is not UTF-8 in them is replaced.

@@ -39,7 +39,8 @@ async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
         (Method::GET, Err((status, message))) => api::refuse_pull(status, &message),
         (_, Err((status, message))) => api::failure(status, &message),
         (Method::HEAD, _) => api::ping(),
-        (Method::GET, _) => pull(server, &request.into_parts().0).await,
+        // Boxed: a future has room for the largest it waits for, and pushes are many.
+        (Method::GET, _) => Box::pin(pull(server, &request.into_parts().0)).await,
         (Method::POST, _) => push(server, request).await,
         _ => {
             let headers = [(header::ALLOW, "GET, HEAD, POST, OPTIONS")];
