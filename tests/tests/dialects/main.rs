@@ -11,6 +11,7 @@ mod electric_shape;
 mod electric_shape_http;
 mod electric_upstream;
 mod endpoints;
+mod examples;
 mod faults;
 mod livestore;
 mod outages;

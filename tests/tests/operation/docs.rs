@@ -117,15 +117,77 @@ async fn events_that_a_client_did_not_upload_are_recovered_from_its_database() {
     }
 }
 
+/// The pages that people read, by their paths in the project.
+fn pages() -> Vec<String> {
+    let files = Command::new("git")
+        .args(["ls-files", "--cached", "--others", "--exclude-standard", "*.md"])
+        .current_dir(root())
+        .output();
+    let files = String::from_utf8(files.unwrap().stdout).unwrap();
+    files.lines().map(String::from).collect()
+}
+
+/// The anchor that a heading gets.
+fn anchor(heading: &str) -> String {
+    let text = heading.trim_start_matches('#').trim().to_lowercase();
+    text.chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | ' '))
+        .map(|c| if c == ' ' { '-' } else { c })
+        .collect()
+}
+
 #[test]
-fn every_page_that_the_readme_links_to_exists() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let links: Vec<&str> = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
-    assert!(links.len() > 5);
-    for link in links.into_iter().filter(|link| !link.starts_with("http")) {
-        let page = link.split('#').next().unwrap();
-        assert!(root().join(page).exists(), "{link}");
+fn every_link_between_pages_leads_somewhere() {
+    let read = |page: &str| std::fs::read_to_string(root().join(page)).unwrap();
+    let mut count = 0;
+    for page in pages() {
+        let text = read(&page);
+        let folder = std::path::Path::new(&page).parent().unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(char::is_whitespace) {
+                continue;
+            }
+            count += 1;
+            let (path, fragment) = link.split_once('#').map_or((link, None), |(path, fragment)| (path, Some(fragment)));
+            let target = if path.is_empty() { root().join(&page) } else { root().join(folder).join(path) };
+            assert!(target.exists(), "{page} links to {link}");
+            if let Some(fragment) = fragment {
+                let text = std::fs::read_to_string(&target).unwrap();
+                let mut headings = text.lines().filter(|line| line.starts_with('#'));
+                assert!(headings.any(|heading| anchor(heading) == fragment), "{page} links to {link}");
+            }
+        }
     }
+    assert!(count > 50, "{count} links");
+}
+
+#[test]
+fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let example = |path: &str| std::fs::read_to_string(root().join("examples").join(path)).unwrap();
+    let examples = ["react/src/livestore.worker.ts", "expo/store.ts", "node/main.ts"].map(example);
+    let snippets: Vec<&str> = readme.split("```ts\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(snippets.len(), examples.len());
+    for (snippet, example) in snippets.iter().zip(&examples) {
+        assert!(example.contains(snippet), "{snippet} is not in\n{example}");
+    }
+
+    // What the commands install is what the examples were tried with.
+    let commands: Vec<&str> = readme.split("`pnpm add ").skip(1).map(|rest| rest.split('`').next().unwrap()).collect();
+    let manifests = ["react", "expo", "node"].map(|name| {
+        let manifest = example(&format!("{name}/package.json"));
+        serde_json::from_str::<serde_json::Value>(&manifest).unwrap()
+    });
+    assert_eq!(commands.len(), manifests.len());
+    for (command, manifest) in commands.iter().zip(&manifests) {
+        for package in command.split(' ') {
+            let (name, version) = package.rsplit_once('@').unwrap();
+            assert_eq!(manifest["dependencies"][name], version, "{name}");
+        }
+    }
+    let overrides = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let overrides: serde_json::Value = serde_json::from_str(overrides).unwrap();
+    assert!(manifests.iter().all(|manifest| manifest["overrides"] == overrides["overrides"]), "{overrides}");
 }
 
 /// What a statement returns, as the page writes it: rows are separated by commas, columns by spaces.

@@ -1,0 +1,201 @@
+//! The folders of `examples`, as a reader uses them: copied to another place, installed from their lockfiles, and run.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use livestore_tests::browsers::Browsers;
+use livestore_tests::client::newer_node;
+use livestore_tests::cluster::Database;
+use livestore_tests::sidecar::Sidecar;
+use livestore_tests::{eventually, root};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+
+/// How long an installation from the registry may take, on a machine that is busy.
+const INSTALLING: Duration = Duration::from_secs(300);
+
+/// A copy of an example, without what may lie in the folder of a developer.
+struct Example(TempDir);
+
+impl Example {
+    fn copy(name: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let files = std::process::Command::new("git")
+            .args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"])
+            .current_dir(root().join("examples").join(name))
+            .output()
+            .unwrap();
+        assert!(files.status.success() && !files.stdout.is_empty(), "{files:?}");
+        for file in String::from_utf8(files.stdout).unwrap().split_terminator('\0') {
+            let to = folder.path().join(file);
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(root().join("examples").join(name).join(file), to).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A command in the folder, with Node 24 as `node`.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let node = newer_node();
+        let mut folders: Vec<PathBuf> = node.parent().map(PathBuf::from).into_iter().collect();
+        folders.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+        let mut command = Command::new(program);
+        // Expo shows its progress, and tells its makers, unless it is told that it runs for a test.
+        command.envs([("CI", "1"), ("EXPO_NO_TELEMETRY", "1"), ("EXPO_OFFLINE", "1")]);
+        command.current_dir(self.path()).env("PATH", std::env::join_paths(folders).unwrap()).kill_on_drop(true);
+        command
+    }
+
+    async fn run(&self, program: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Output {
+        let run = self.command(program).args(arguments).output();
+        let output = tokio::time::timeout(INSTALLING, run).await.expect("an end in time").unwrap();
+        let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {stdout}\n{stderr}");
+        output
+    }
+
+    /// From the lockfile, which has to fit the package.json.
+    async fn install_with_npm(&self) {
+        self.run("npm", &["ci", "--no-progress"]).await;
+    }
+
+    async fn install_with_pnpm(&self) {
+        let pnpm = root().join("tests/clients/node_modules/pnpm/bin/pnpm.mjs");
+        self.run(newer_node(), &[pnpm.to_str().unwrap(), "install", "--frozen-lockfile"]).await;
+    }
+
+    /// A script of the example that goes on until this is dropped.
+    fn start(&self, program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Running {
+        let mut command = self.command(program);
+        command.args(arguments).envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A group of its own: npm would leave what it has started behind.
+        command.process_group(0);
+        Running::of(command.spawn().unwrap())
+    }
+}
+
+/// A process, and what it has printed.
+struct Running {
+    child: Child,
+    printed: Arc<Mutex<String>>,
+}
+
+impl Running {
+    fn of(mut child: Child) -> Self {
+        let printed = Arc::new(Mutex::new(String::new()));
+        follow(child.stdout.take().unwrap(), Arc::clone(&printed));
+        follow(child.stderr.take().unwrap(), Arc::clone(&printed));
+        Self { child, printed }
+    }
+
+    fn printed(&self) -> String {
+        self.printed.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(id) = self.child.id() {
+            let _ = std::process::Command::new("kill").args(["--", &format!("-{id}")]).status();
+        }
+    }
+}
+
+fn follow(lines: impl AsyncRead + Unpin + Send + 'static, printed: Arc<Mutex<String>>) {
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(lines).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            printed.lock().unwrap().push_str(&(line + "\n"));
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_for_node_syncs_two_clients() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let example = Example::copy("node");
+    example.install_with_npm().await;
+    example.run("npm", &["run", "check"]).await;
+
+    let node = newer_node();
+    let start = |data: &str, todo: &str| {
+        let url = sidecar.url();
+        example.start(node.to_str().unwrap(), &["main.ts", todo], &[("DATA", data), ("SYNC_URL", &url)])
+    };
+    let first = start("data", "buy milk");
+    eventually("the first prints its todo", || async { first.printed().contains("buy milk") }).await;
+    let second = start("data-2", "bake bread");
+    for client in [&first, &second] {
+        eventually("a client prints both", || async {
+            let printed = client.printed();
+            printed.contains("buy milk") && printed.contains("bake bread")
+        })
+        .await;
+    }
+    let admin = database.admin().await;
+    let stored = "select count(*) = 2 from livestore.events where store_id = 'todos' and name = 'todoCreated'";
+    eventually("both are in Postgres", || async { admin.query_one(stored, &[]).await.unwrap().get(0) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_for_react_syncs_two_browsers() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let example = Example::copy("react");
+    example.install_with_npm().await;
+    let port = livestore_tests::free_port().to_string();
+    let url = sidecar.url();
+    let vite = example.start(
+        "npm",
+        &["run", "dev", "--", "--host", "127.0.0.1", "--port", &port, "--strictPort"],
+        &[("VITE_SYNC_URL", &url)],
+    );
+    eventually("Vite serves the page", || async {
+        assert!(!vite.printed().contains("error"), "{}", vite.printed());
+        vite.printed().contains("ready in")
+    })
+    .await;
+
+    let browsers = Browsers::new();
+    let page = format!("http://127.0.0.1:{port}/");
+    let first = browsers.open("first", &page).await;
+    first.add("buy milk").await;
+    let second = browsers.open("second", &page).await;
+    second.shows(&["buy milk"]).await;
+    second.add("bake bread").await;
+    first.shows(&["buy milk", "bake bread"]).await;
+    first.complete("buy milk").await;
+    second.shows(&["✓ buy milk", "bake bread"]).await;
+    assert_eq!((first.errors().await, second.errors().await), (vec![], vec![]));
+    let stored = "select count(*) from livestore.events where store_id = 'todos'";
+    assert_eq!(database.admin().await.query_one(stored, &[]).await.unwrap().get::<_, i64>(0), 3);
+}
+
+/// There is no device to run it on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_for_expo_compiles_and_is_bundled() {
+    let example = Example::copy("expo");
+    example.install_with_npm().await;
+    example.run("npm", &["run", "check"]).await;
+    // For iOS it takes as long again, and is made in the same way.
+    example.run("npm", &["run", "bundle", "--", "--platform", "android"]).await;
+    let bundles = example.path().join("dist/_expo/static/js/android");
+    assert_eq!(std::fs::read_dir(bundles).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pnpm_installs_the_examples_and_they_compile() {
+    for name in ["node", "react", "expo"] {
+        let example = Example::copy(name);
+        example.install_with_pnpm().await;
+        example.run(newer_node(), &["node_modules/typescript/bin/tsc"]).await;
+    }
+}
