@@ -68,7 +68,7 @@ pub struct Config {
     pub jwt_public_key: Option<String>,
 
     /// Where the public keys of an identity provider are (JWKS), e.g. https://id.example.com/.well-known/jwks.json. They are
-    /// asked for at most every 30 s, and kept while the provider is away.
+    /// asked for at most every 5 s, and kept while the provider is away.
     #[arg(long, env = "LIVESTORE_JWKS_URL", value_name = "URL")]
     pub jwks_url: Option<String>,
 

@@ -156,7 +156,8 @@ impl Held {
                 }
             } else if waiting.pushes.is_empty() {
                 if waiting.is_logged {
-                    info!(?store, seconds = waiting.since.elapsed().as_secs_f64(), "pushes wait no longer");
+                    let seconds = (waiting.since.elapsed().as_secs_f64() * 1e3).round() / 1e3;
+                    info!(?store, seconds, "pushes wait no longer");
                 }
                 stores.remove(store);
             } else {

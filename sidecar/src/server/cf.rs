@@ -112,7 +112,8 @@ async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request
         Ok(Err(denied)) => return bad_request(&denied.to_string()),
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
     }
-    info!(store = ?log.id(), %dialect, "connected");
+    // The span of the request names store and dialect.
+    info!("connected");
     let meter = websocket::meter::of(&parts.extensions);
     meter.begin(log.account_to_send());
     let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);

@@ -40,7 +40,8 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let status = response.status().as_u16();
     metrics::answered(status);
     let because = response.extensions().get().map(|Because(because)| &**because);
-    info!(parent: &span, status, because, milliseconds = start.elapsed().as_secs_f64() * 1000.0, "answered");
+    let milliseconds = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
+    info!(parent: &span, status, because, milliseconds, "answered");
     response
 }
 

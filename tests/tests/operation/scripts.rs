@@ -113,3 +113,39 @@ fn what_a_command_takes_is_listed() {
     assert!(!packages.contains("chromium"), "{packages}");
     assert_eq!(list(&["build", "nonsense"]).0, Some(2));
 }
+
+/// The default is what the machine has, then what its distribution has.
+#[test]
+fn no_version_of_postgres_is_taken_for_granted() {
+    let folder = tempfile::tempdir().unwrap();
+    let installed = folder.path().join("installed");
+    let apt = folder.path().join("apt-cache");
+    std::fs::write(
+        &apt,
+        "#!/bin/sh\nprintf 'postgresql\\n  Depends: postgresql-%s\\n  Suggests: postgresql-doc\\n' \"$OFFERED\"\n",
+    )
+    .unwrap();
+    std::fs::set_permissions(&apt, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let which = |offered: &str, wanted: Option<&str>| {
+        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+        let mut script = Command::new(root().join("packaging/which-pg-major"));
+        script.env_remove("PG_MAJOR").env("PATH", path).env("POSTGRES_FOLDER", &installed).env("OFFERED", offered);
+        if let Some(wanted) = wanted {
+            script.env("PG_MAJOR", wanted);
+        }
+        let output = script.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    // Ubuntu 22.04, Debian 12, Ubuntu 24.04, Debian 13.
+    for offered in ["14", "15", "16", "17"] {
+        assert_eq!(which(offered, None), offered);
+    }
+    for major in ["14", "16"] {
+        let bin = installed.join(major).join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy(&apt, bin.join("initdb")).unwrap();
+    }
+    assert_eq!(which("15", None), "16", "the newest that is installed");
+    assert_eq!(which("15", Some("14")), "14");
+}

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::machine::Machine;
 use crate::measure::{Bound, Figure, Section, Target};
+use crate::works::{S2_LITE, SYNC_CF};
 
 #[derive(Serialize)]
 struct Results<'a> {
@@ -32,8 +33,8 @@ pub fn write(folder: &Path, sections: &[Section], machine: &Machine) {
 
 fn text(sections: &[Section], machine: &Machine) -> String {
     let mut out = String::from(
-        "# Benchmarks\n\nWritten by `make bench`: systems take turns on one machine in one run, a figure is the median of the rounds. \
-         Absolute figures move from machine to machine; what counts are the ratios.\n\n",
+        "# Benchmarks\n\nWritten by `make bench`. The systems take turns on one machine in one run, and each figure is the median of the \
+         rounds. Absolute figures differ from machine to machine, so compare the ratios.\n\n",
     );
     let m = machine;
     let quick = if m.is_quick { " (QUICK=1: shorter and smaller)" } else { "" };
@@ -54,21 +55,7 @@ fn text(sections: &[Section], machine: &Machine) -> String {
             m.node
         ),
     );
-    out.push_str("| work | against | ratio | target | |\n|---|---|---|---|---|\n");
-    for section in sections {
-        for target in &section.targets {
-            let (bound, mark) = (bound(target), if target.reached { "reached" } else { "**missed**" });
-            write_all(
-                &mut out,
-                format_args!(
-                    "| {} | {} | {} | {bound} | {mark} |\n",
-                    section.title,
-                    target.against,
-                    number(target.ratio)
-                ),
-            );
-        }
-    }
+    compare(&mut out, sections);
     for section in sections {
         write_all(&mut out, format_args!("\n## {}\n\n![{}]({}.svg)\n\n", section.title, section.title, section.id));
         write_all(
@@ -86,7 +73,40 @@ fn text(sections: &[Section], machine: &Machine) -> String {
         }
     }
     out.push_str(NOT_COMPARABLE);
+    list_targets(&mut out, sections);
     out
+}
+
+/// What a user wants to know first: how fast it is beside the others.
+fn compare(out: &mut String, sections: &[Section]) {
+    out.push_str(
+        "## How fast is it, compared with what?\n\n| work | compared with | this backend has |\n|---|---|---|\n",
+    );
+    for section in sections {
+        for target in section.targets.iter().filter(|target| is_other(&target.against)) {
+            let what = match target.bound {
+                Bound::AtLeast(_) => "the events per second",
+                Bound::AtMost(_) => "the time",
+            };
+            let (work, ratio) = (&section.title, number(target.ratio));
+            write_all(out, format_args!("| {work} | {} | {ratio} × {what} |\n", target.against));
+        }
+    }
+}
+
+/// Whether something is compared with another system, and not with itself or with a bound.
+fn is_other(against: &str) -> bool {
+    [SYNC_CF, S2_LITE, "bare PostgreSQL", "copy"].iter().any(|other| against.starts_with(other))
+}
+
+fn list_targets(out: &mut String, sections: &[Section]) {
+    out.push_str("\n## Targets of this project\n\n| work | against | measured | target |\n|---|---|---|---|\n");
+    for section in sections {
+        for target in &section.targets {
+            let (work, ratio, bound) = (&section.title, number(target.ratio), bound(target));
+            write_all(out, format_args!("| {work} | {} | {ratio} | {bound} |\n", target.against));
+        }
+    }
 }
 
 fn row(figure: &Figure) -> String {
@@ -142,17 +162,17 @@ fn write_all(out: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 const NOT_COMPARABLE: &str = "
-## What is not comparable
+## How to read the comparison
 
-- workerd under `wrangler dev` is what runs on one's own machine. It is not Cloudflare's network, which spreads stores over machines.
-- s2-lite checks no order of events and knows no stores: it appends what it is given. Its acknowledgements wait for a flush every few
+- workerd runs under `wrangler dev`, as on a developer's machine. Cloudflare's network spreads stores over many machines.
+- s2-lite does not check the order of events and knows no stores: it appends what it is given. It acknowledges after a flush every few
   milliseconds.
-- Durability: Postgres has `fsync` and `synchronous_commit` on, and each acknowledgement comes after a commit that is on disk. s2-lite
-  writes to the local disk (`--local-root`) before it acknowledges. workerd writes to SQLite in a local folder, and Durable Objects
-  hold an answer back until what it depends on is written; whether that includes an fsync under `wrangler dev` was not found out.
-- bare PostgreSQL checks nothing, notifies nobody, and is driven by pgbench over a Unix socket, without WebSocket or JSON.
-- Nobody writes a line of log for each request here: ours and s2-lite would, at `info`.
-- Logs to be read are made in different ways: ours past its functions, in the table; s2-lite's and sync-cf's through their APIs.
-- Reads are live pulls over WebSocket, as clients make them, until the last event is there; over SSE they end by themselves.
-- The load generator shares the machine with what it measures; what it took is in the tables.
+- Durability: Postgres runs with `fsync` and `synchronous_commit` on, and each acknowledgement follows a commit that is on disk. s2-lite
+  writes to the local disk (`--local-root`) before it acknowledges. workerd writes to SQLite in a local folder, and a Durable Object holds
+  an answer back until its writes are done; we did not find out whether that includes an fsync under `wrangler dev`.
+- Bare PostgreSQL checks nothing and notifies nobody. pgbench drives it over a Unix socket, without WebSocket or JSON.
+- No system writes a log line for each request in this run. This backend and s2-lite would, at the level `info`.
+- The logs to read are filled in different ways: this backend's directly in the table, the others' through their APIs.
+- Reads are live pulls over WebSocket, as clients make them, until the last event has arrived. Over SSE they end by themselves.
+- The load generator shares the machine with the systems. The tables show what it took.
 ";
