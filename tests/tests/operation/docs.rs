@@ -190,6 +190,40 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
     assert!(manifests.iter().all(|manifest| manifest["overrides"] == overrides["overrides"]), "{overrides}");
 }
 
+/// The names that a snippet takes from the reader's app.
+const OF_THE_APP: &str = "declare const schema: import('@livestore/livestore').LiveStoreSchema.Any
+declare const adapter: import('@livestore/livestore').Adapter
+declare const storeId: string
+declare const token: () => string
+";
+
+#[test]
+fn the_typescript_of_the_pages_compiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let modules = root().join("tests/clients/node_modules");
+    std::os::unix::fs::symlink(modules, folder.path().join("node_modules")).unwrap();
+    let mut snippets = Vec::new();
+    for page in pages().into_iter().filter(|page| page.starts_with("docs/")) {
+        let text = std::fs::read_to_string(root().join(&page)).unwrap();
+        for snippet in text.split("```ts\n").skip(1) {
+            let snippet = snippet.split("```").next().unwrap();
+            let name = format!("{}-{}.ts", page.replace(['/', '.'], "-"), snippets.len());
+            std::fs::write(folder.path().join(&name), format!("{OF_THE_APP}export {{}}\n{snippet}")).unwrap();
+            snippets.push(name);
+        }
+    }
+    assert!(snippets.len() >= 5, "{snippets:?}");
+    let options = "--noEmit --skipLibCheck --target ES2023 --module ESNext --moduleResolution bundler --lib ES2023,DOM,DOM.Iterable";
+    let output = Command::new("node")
+        .arg(root().join("tests/web/node_modules/typescript/bin/tsc"))
+        .args(options.split(' '))
+        .args(&snippets)
+        .current_dir(&folder)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 /// What a statement returns, as the page writes it: rows are separated by commas, columns by spaces.
 async fn result_of(client: &tokio_postgres::Client, statement: &str) -> String {
     let messages = client.simple_query(statement).await.unwrap_or_else(|error| panic!("{error:?}\n{statement}"));

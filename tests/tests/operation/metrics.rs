@@ -151,12 +151,11 @@ async fn each_request_has_a_line_with_its_ids_and_without_its_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_line_of_a_connection_names_its_store_and_dialect_once() {
     let database = Database::new().await;
-    let sidecar =
-        Start::new(database.url("sidecar")).arguments(&["--log", "info", "--log-format", "text"]).ready().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--log", "info"]).ready().await;
     let client = Node::sync_backend().open("cf-ws", &sidecar.url(), "the-store").await;
     client.pull(None).await.unwrap();
     let log = sidecar.log();
-    let line = log.lines().find(|line| line.contains("connected")).unwrap_or_else(|| panic!("{log}"));
+    let line = log.lines().find(|line| line.contains("\"connected\"")).unwrap_or_else(|| panic!("{log}"));
     assert_eq!((line.matches("the-store").count(), line.matches("cf-ws").count()), (1, 1), "{line}");
 }
 
