@@ -23,4 +23,5 @@ mod rolling_update;
 mod row_security;
 mod scripts;
 mod sidecar;
+mod snippets;
 mod traces;
