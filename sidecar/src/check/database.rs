@@ -10,8 +10,8 @@ use crate::config::Config;
 use crate::log::check_authorize_function;
 use crate::postgres::{Database, DatabaseError};
 
-/// Committer, listener, the peer relay and what /readyz asks have one each, beside the pool.
-const OWN_CONNECTIONS: i64 = 4;
+/// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
+const OWN_CONNECTIONS: i64 = 5;
 
 /// How long a notification may take to come back.
 const NOTIFICATION: Duration = Duration::from_secs(3);

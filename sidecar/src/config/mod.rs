@@ -181,7 +181,7 @@ pub struct Config {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     pub database_root_certificate: Option<PathBuf>,
 
-    /// Connections to the database for reading; four more push, listen, relay and ask for /readyz.
+    /// Connections to the database for reading; up to five more push (two), listen, relay and ask for /readyz.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = at_least(1_u16))]
     pub database_connections: u16,
 
