@@ -303,7 +303,7 @@ fn lock(client: &mut SpiClient<'_>, names: &[&str]) -> spi::Result<Option<HashMa
         return Ok(Some(stores));
     }
     if !skips && !stores.is_empty() {
-        // A store was dropped while this waited for its lock. Whoever creates it again must not hold the others.
+        // A store was dropped while this waited for its lock. It is created again without holding the others.
         ereport!(ERROR, PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction has dropped a store");
     }
     if !skips || count == 0 {

@@ -73,7 +73,7 @@ use crate::seldom::Seldom;
 #[derive(Clone)]
 pub struct Log(Arc<Parts>);
 
-/// What all of them share.
+/// The state behind all clones of a [`Log`].
 pub struct Parts {
     database: Database,
     commits: CommitQueue,

@@ -283,13 +283,13 @@ fn too_large(most: usize) -> (StatusCode, String) {
     (StatusCode::PAYLOAD_TOO_LARGE, format!("length limit exceeded: a request has at most {most} bytes"))
 }
 
-/// What every request meets, whatever its path. In one layer: each of them boxes and copies what is within.
+/// Wraps every request, whatever its path. One layer, because each layer boxes and copies the request inside it.
 async fn around(request: Request, next: Next) -> Response {
     let response = observe::observe(tidy::tidy(request), next).await;
     for_our_pages(to_be_tried_again(response))
 }
 
-/// What the requests of clients have in common.
+/// Checks that every request of a client passes, and the answer to a preflight.
 async fn for_clients(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     // Keeps out pages whose name resolves to this machine, where no token does.
     if !server.settings.hosts.serve(request.headers()) {

@@ -172,7 +172,7 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
         assert!(example.contains(snippet), "{snippet} is not in\n{example}");
     }
 
-    // What the commands install is what the examples were tried with.
+    // The commands install the versions that the examples were tried with.
     let commands: Vec<&str> = readme.split("`pnpm add ").skip(1).map(|rest| rest.split('`').next().unwrap()).collect();
     let manifests = ["react", "expo", "node"].map(|name| {
         let manifest = example(&format!("{name}/package.json"));
