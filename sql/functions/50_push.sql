@@ -36,7 +36,7 @@ begin
         end if;
 
         select count(*) into existing from livestore.stores s where s.store_id = any (store_ids);
-        -- By name: the number of a store changes with a reset, and whoever saw the one before it would lock in another order.
+        -- By name: the number of a store changes with a reset, and a session that saw the old one would lock in another order.
         perform from livestore.stores s where s.store_id = any (store_ids) order by s.store_id collate "C" for update;
         get diagnostics locked = row_count;
         exit when locked >= existing;
@@ -155,7 +155,7 @@ $$;
 comment on function livestore.lock_free_stores(text[]) is
 'Internal: locks the rows of the stores that nobody else holds, without waiting, and tells which pushes are to those, which to stores that are held, and which to stores that do not exist';
 
--- SKIP LOCKED waits all the same for whoever has locked a version of the row that is newer than what the statement sees.
+-- SKIP LOCKED still waits if another transaction has locked a version of the row that is newer than the one the statement sees.
 create or replace function livestore.find_free_stores(store_ids text[], out free integer[], out held integer[], out new integer[])
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -240,7 +240,7 @@ begin
     end;
 
     -- Something failed, and took everything with it, or a store is held. New stores come first, by name: whether somebody else is
-    -- just creating one can only be found out by waiting, and whoever waits must hold nothing that comes later. Stores that
+    -- just creating one can only be found out by waiting, and a session that waits must hold nothing that comes later. Stores that
     -- somebody else holds are left out then; the others are free, so that locking them waits for nobody.
     select array_agg(p.push::integer order by p.store_id collate "C", p.push) filter (where s.id is null) as new,
         array_agg(p.push::integer order by p.push) filter (where s.id is not null) as existing

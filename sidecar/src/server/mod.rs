@@ -289,7 +289,7 @@ async fn around(request: Request, next: Next) -> Response {
     for_our_pages(to_be_tried_again(response))
 }
 
-/// Checks that every request of a client passes, and the answer to a preflight.
+/// Refuses requests that no client of ours sends, whatever their protocol, and answers preflights as sync-cf does.
 async fn for_clients(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     // Keeps out pages whose name resolves to this machine, where no token does.
     if !server.settings.hosts.serve(request.headers()) {
@@ -305,7 +305,6 @@ async fn for_clients(State(server): State<Arc<Server>>, request: Request, next: 
     let is_preflight = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     if is_preflight {
-        // As sync-cf's worker answers.
         *response.status_mut() = StatusCode::NO_CONTENT;
     }
     response

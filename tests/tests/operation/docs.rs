@@ -172,6 +172,10 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
         assert!(example.contains(snippet), "{snippet} is not in\n{example}");
     }
 
+    // Each example is a folder to copy: they have the same schema, and none takes it from another.
+    let schemas = ["react/src/schema.ts", "expo/schema.ts", "node/schema.ts"].map(example);
+    assert!(schemas.iter().all(|schema| *schema == schemas[0]));
+
     // The commands install the versions that the examples were tried with.
     let commands: Vec<&str> = readme.split("`pnpm add ").skip(1).map(|rest| rest.split('`').next().unwrap()).collect();
     let manifests = ["react", "expo", "node"].map(|name| {
