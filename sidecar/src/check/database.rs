@@ -165,7 +165,7 @@ async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(
     let (is_superuser, is_admin): (bool, bool) = (row.get("is_superuser"), row.get("is_admin"));
     if is_superuser {
         report.advise(format!(
-            "the role {name} is a superuser: the sidecar needs livestore_writer only; create role sidecar login in role livestore_writer"
+            "the role {name} is a superuser: the sidecar needs livestore_writer only; create role livestore_sidecar login in role livestore_writer"
         ));
     }
     match (&config.admin_secret, is_admin) {
