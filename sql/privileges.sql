@@ -68,7 +68,7 @@ $$;
 
 grant usage, create on schema livestore to livestore_owner;
 grant usage on schema livestore to livestore_reader, livestore_hooks;
-grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.relayed_events to livestore_reader;
+grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.commits, livestore.relayed_events to livestore_reader;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
 grant insert on livestore.eventlog_1 to livestore_hooks;
@@ -91,6 +91,8 @@ grant execute on function
     livestore.list_streams(text, text, bigint),
     livestore.locate_store(text),
     livestore.current_store_id(),
+    livestore.context_value(text),
+    livestore.current_context(),
     livestore.current_payload(),
     livestore.current_headers(),
     livestore.current_claims(),
@@ -101,6 +103,7 @@ to livestore_reader;
 grant execute on function
     livestore.create_store(text, boolean),
     livestore.push(text, json, text),
+    livestore.push_batch(text[], text[], text[], text, text[]),
     livestore.push_batch(text[], text[], text[], text, text[], text[], text[]),
     livestore.commit(text, text, json, text, text),
     livestore.relay_enter(interval, text),
@@ -111,6 +114,7 @@ grant execute on function
     livestore.relay_leave(text, text[], text[], bigint[]),
     livestore.relay_send(text, text[], text[]),
     livestore.relay_fetch(bigint),
+    livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text),
     livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text)
 to livestore_writer;
 

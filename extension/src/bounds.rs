@@ -3,7 +3,7 @@
 
 use pgrx::prelude::*;
 
-use crate::plan::MAX_AHEAD;
+use livestore_rules::plan::MAX_AHEAD;
 
 /// By way of JSON, since the SQL of version 0.2.0, which may call this library, has no such column.
 const MAX_AHEAD_SET: &str = "\

@@ -2,129 +2,121 @@
 
 use std::ffi::CStr;
 
-use pgrx::pgrx_extern_c_guard;
 use pgrx::prelude::*;
-use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+use pgrx::spi::{SpiClient, quote_identifier, quote_qualified_identifier};
 
-use crate::roles::{FormerUser, RunsAs};
+use crate::hook_errors::{Watch, repaired};
+use crate::roles::RunsAs;
 
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_run_as_hooks() -> &'static pg_sys::Pg_finfo_record {
-    const VERSION_1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &VERSION_1
+/// The table of events of one or of many stores, with what its triggers ask of those who insert.
+pub struct Eventlog {
+    /// `None` for the shared one.
+    dedicated_name: Option<String>,
+    has_hooks: bool,
+    may_change_events: bool,
+    /// Names as SQL writes them, and whether the hook is deferred from the start.
+    deferrable_hooks: Vec<(String, bool)>,
 }
 
-/// Whether the shared log has hooks, for pushes that run none.
-pub fn are_on_shared_log() -> bool {
-    // SAFETY: the names end with a NUL, and what does not exist may be missing. A table that is open has as many triggers as its
-    // description says, and stays as it is until it is closed.
+impl Eventlog {
+    /// Locks the table against others who would add a hook, and reads what is there.
+    ///
+    /// # Errors
+    /// Of statements.
+    pub fn open(client: &mut SpiClient<'_>, table: pg_sys::Oid) -> spi::Result<Self> {
+        let shared = shared();
+        // SAFETY: an open table has as many triggers as its description says, and stays as it is until it is closed. The names are
+        // texts that live as long as the description.
+        let (eventlog, is_secured) = unsafe {
+            let relation = pg_sys::relation_open(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+            let described = (*relation).trigdesc;
+            let triggers = match described.as_ref().and_then(|all| usize::try_from(all.numtriggers).ok()) {
+                Some(count) if count > 0 => std::slice::from_raw_parts((*described).triggers, count),
+                _ => &[],
+            };
+            let hooks = || triggers.iter().filter(|trigger| !trigger.tgisinternal);
+            let eventlog = Self {
+                dedicated_name: (table != shared).then(|| table_name(table)),
+                has_hooks: hooks().next().is_some(),
+                may_change_events: hooks().any(|hook| i32::from(hook.tgtype) & pg_sys::TRIGGER_TYPE_BEFORE as i32 != 0),
+                deferrable_hooks: hooks()
+                    .filter(|hook| hook.tgdeferrable)
+                    .map(|hook| (quote_identifier(CStr::from_ptr(hook.tgname).to_string_lossy()), hook.tginitdeferred))
+                    .collect(),
+            };
+            let is_secured = (*(*relation).rd_rel).relrowsecurity;
+            // The lock stays: no hook is added before the events are in.
+            pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            (eventlog, is_secured)
+        };
+        if is_secured {
+            client.update("select livestore.admit_hooks($1)", None, &[table.into()])?;
+        }
+        Ok(eventlog)
+    }
+
+    /// The name of a table as SQL writes it.
+    pub fn name(table: pg_sys::Oid) -> String {
+        table_name(table)
+    }
+
+    /// The name of the table, if it is not the shared one.
+    pub fn dedicated_name(&self) -> Option<&str> {
+        self.dedicated_name.as_deref()
+    }
+
+    pub fn has_hooks(&self) -> bool {
+        self.has_hooks
+    }
+
+    /// Whether there are BEFORE triggers.
+    pub fn may_change_events(&self) -> bool {
+        self.may_change_events
+    }
+
+    pub fn deferrable_hooks(&self) -> &[(String, bool)] {
+        &self.deferrable_hooks
+    }
+}
+
+/// `livestore.eventlog_1`.
+fn shared() -> pg_sys::Oid {
+    // SAFETY: the names end with a NUL.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"livestore".as_ptr(), false);
-        let eventlog = pg_sys::get_relname_relid(c"eventlog_1".as_ptr(), schema);
-        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let table = pg_sys::relation_open(eventlog, mode);
-        let described = (*table).trigdesc;
-        let triggers = match described.as_ref().and_then(|all| usize::try_from(all.numtriggers).ok()) {
-            Some(count) if count > 0 => std::slice::from_raw_parts((*described).triggers, count),
-            _ => &[],
-        };
-        let are_there = triggers.iter().any(|trigger| !trigger.tgisinternal);
-        pg_sys::relation_close(table, mode);
-        are_there
+        pg_sys::get_relname_relid(c"eventlog_1".as_ptr(), schema)
     }
 }
 
-/// Calls the function that is named like the called one with `_now` behind it, in the same schema and with the same arguments
-/// and result, as `livestore_hooks`. A nested `security definer` function of that role would not do: a hook runs as that
-/// role too, and could alter the function to be run by the owner of the logs.
-///
-/// Not a `#[pg_extern]`: what a hook raises has to arrive as it was raised, with its context and the names of constraints, and
-/// pgrx raises an error anew, without them.
-///
-/// # Safety
-///
-/// Postgres calls it, as a function of version 1.
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn run_as_hooks(info: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: the guard turns what Rust and Postgres raise inside it into errors of Postgres.
-    let call = unsafe { pgrx_extern_c_guard(|| Call::prepare(info)) };
-    // SAFETY: `prepare` has put down all that a function of version 1 reads. An error in it leaves by a jump over this
-    // frame, which has nothing to drop; the end of the (sub)transaction restores user and settings.
-    let result = unsafe { (call.function)(call.info) };
-    // SAFETY: as above; both pointers are good for as long as the call.
-    unsafe {
-        pgrx_extern_c_guard(|| call.user.restore());
-        (*info).isnull = (*call.info).isnull;
-    }
-    result
+/// Copies the events of a store from the shared table to one of its own, whose constraints may be the application's. Postgres calls
+/// it by way of [`livestore_move_events`].
+#[pg_extern(sql = false)]
+fn move_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
+    let statement =
+        format!("insert into {} select * from only livestore.eventlog_1 where store = $1", table_name(eventlog));
+    run_as_hooks(&statement, store)
 }
 
-/// A call that is about to happen. Copied, and never dropped.
-#[derive(Clone, Copy)]
-struct Call {
-    function: unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum,
-    info: pg_sys::FunctionCallInfo,
-    user: FormerUser,
+repaired!(livestore_move_events, move_events_wrapper, pg_finfo_livestore_move_events);
+
+/// Deletes the events of a store from a table that has triggers on DELETE. Postgres calls it by way of
+/// [`livestore_delete_hooked_events`].
+#[pg_extern(sql = false)]
+fn delete_hooked_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
+    run_as_hooks(&format!("delete from only {} where store = $1", table_name(eventlog)), store)
 }
 
-impl Call {
-    /// Looks the other function up, copies the arguments and switches the user.
-    ///
-    /// # Safety
-    ///
-    /// `info` is what Postgres gives a function of version 1.
-    unsafe fn prepare(info: pg_sys::FunctionCallInfo) -> Self {
-        // SAFETY: a call has a function, unless somebody calls it from C.
-        let called = unsafe { (*info).flinfo.as_ref() }.map(|function| function.fn_oid);
-        let Some(other) = called.and_then(function_now) else {
-            error!("there is no function with the same arguments and result, and _now behind its name");
-        };
-        // SAFETY: the memory is zero, and large enough for the arguments, whose number both calls share.
-        unsafe {
-            let count = usize::try_from((*info).nargs).unwrap_or_default();
-            let size = size_of::<pg_sys::FunctionCallInfoBaseData>() + count * size_of::<pg_sys::NullableDatum>();
-            let copy: pg_sys::FunctionCallInfo = pg_sys::palloc0(size).cast();
-            let function: *mut pg_sys::FmgrInfo = pg_sys::palloc0(size_of::<pg_sys::FmgrInfo>()).cast();
-            pg_sys::fmgr_info(other, function);
-            (*copy).flinfo = function;
-            (*copy).fncollation = (*info).fncollation;
-            (*copy).nargs = (*info).nargs;
-            std::ptr::copy_nonoverlapping((*info).args.as_ptr(), (*copy).args.as_mut_ptr(), count);
-            let Some(address) = (*function).fn_addr else {
-                error!("the function with _now behind its name cannot be called");
-            };
-            Self { function: address, info: copy, user: FormerUser::switch_to_hooks() }
-        }
-    }
-}
+repaired!(livestore_delete_hooked_events, delete_hooked_events_wrapper, pg_finfo_livestore_delete_hooked_events);
 
-/// The function of that name with the same arguments and result. One that is strict would have to be spared nulls.
-fn function_now(called: pg_sys::Oid) -> Option<pg_sys::Oid> {
-    // SAFETY: rows of the cache are good until they are released.
-    unsafe {
-        let row = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as i32, called.into());
-        if row.is_null() {
-            return None;
-        }
-        let called: pg_sys::Form_pg_proc = pg_sys::heap_tuple_get_struct(row);
-        let name = format!("{}_now", CStr::from_ptr((*called).proname.data.as_ptr()).to_string_lossy());
-        let name = std::ffi::CString::new(name).ok()?;
-        let other = pg_sys::SearchSysCache3(
-            pg_sys::SysCacheIdentifier::PROCNAMEARGSNSP as i32,
-            name.as_ptr().into(),
-            (&raw const (*called).proargtypes).into(),
-            (*called).pronamespace.into(),
-        );
-        let mut found = None;
-        if !other.is_null() {
-            let form: pg_sys::Form_pg_proc = pg_sys::heap_tuple_get_struct(other);
-            let is_alike = (*form).prorettype == (*called).prorettype && !(*form).proretset && !(*form).proisstrict;
-            found = (is_alike && !(*called).proretset).then_some((*form).oid);
-            pg_sys::ReleaseSysCache(other);
-        }
-        pg_sys::ReleaseSysCache(row);
-        found
-    }
+/// A nested `security definer` function of that role would not do: a hook runs as that role too, and could alter the function to be
+/// run by the owner of the logs.
+fn run_as_hooks(statement: &str, store: i64) -> spi::Result<()> {
+    Spi::connect_mut(|client| {
+        let _watch = Watch::new();
+        let _hooks = RunsAs::hooks(true);
+        client.update(statement, None, &[store.into()])?;
+        Ok(())
+    })
 }
 
 /// Creates one of the shared log's hooks on the table of a store. The owner of the logs may not use the schemas in which

@@ -1,25 +1,22 @@
-//! The extension `livestore_sync`: the part of the event log that is easier to get right, and to prove right, in Rust
-//! than in SQL. Everything else of the extension is SQL, in `sql/`.
+//! The extension `livestore_sync`: what is easier to get right, or faster, in Rust than in SQL. Everything else is in `sql/`.
 //!
-//! - [`validation`] reads a batch of events and says whether it is a chain.
-//! - [`plan`] decides what becomes of each push, given the heads of the locked stores.
-//! - [`notification`] is what live streams are told.
+//! - [`append`] carries out pushes, by the rules of the crate `livestore-rules`.
+//! - [`hooks`] knows the triggers on event logs, [`roles`] says as whom they run, [`context`] what they may know of the request, and
+//!   [`hook_errors`] hands on what they raise.
+//! - [`notify`] tells those who listen.
+//! - [`import`] reads the log of another backend.
 //! - [`bounds`] is what the database's owner has set.
-//! - [`append`] carries out the usual push.
-//! - [`sql`] lets SQL ask for a plan, and carry out what is not usual.
-//! - [`hooks`] writes to event logs where hooks run, and [`roles`] says as whom.
-//! - [`source`] reads what is imported.
-//!
-//! The first three know nothing of Postgres, so they are tested without one.
+//! - [`legacy`] is for databases whose SQL is of an earlier version.
 
 mod append;
 mod bounds;
+mod context;
+mod hook_errors;
 mod hooks;
-pub mod notification;
-pub mod plan;
+mod import;
+mod legacy;
+mod notify;
 mod roles;
-mod source;
-mod sql;
-pub mod validation;
+mod statement;
 
 pgrx::pg_module_magic!();

@@ -19,16 +19,6 @@ pub struct FormerUser {
 }
 
 impl FormerUser {
-    /// Switches to the role of the hooks, if the current user is the owner of the extension's objects. A database that has not
-    /// been updated to such an owner goes on as before, and so does a superuser who calls internal functions.
-    pub fn switch_to_hooks() -> Self {
-        match role_of_hooks() {
-            Some(hooks) => Self::switch(hooks, pg_sys::SECURITY_LOCAL_USERID_CHANGE),
-            None => Self::switch(current_user(), 0),
-        }
-        .keep_settings()
-    }
-
     fn switch(user: pg_sys::Oid, flags: u32) -> Self {
         let (mut former, mut context) = (pg_sys::Oid::INVALID, 0);
         // SAFETY: both pointers are good, and a context is bits to which others can be added.
@@ -60,9 +50,16 @@ impl FormerUser {
 pub struct RunsAs(FormerUser);
 
 impl RunsAs {
-    /// The role of the hooks, where none are known of.
-    pub fn hooks() -> Option<Self> {
-        Some(Self(FormerUser::switch(role_of_hooks()?, pg_sys::SECURITY_LOCAL_USERID_CHANGE)))
+    /// The role of the hooks, if the current user is the owner of the extension's objects. A database that has not been updated to
+    /// such an owner goes on as before, and so does a superuser who calls internal functions. `are_known`: hooks will run, and the
+    /// settings that they make end with this.
+    pub fn hooks(are_known: bool) -> Option<Self> {
+        let former = match role_of_hooks() {
+            Some(hooks) => FormerUser::switch(hooks, pg_sys::SECURITY_LOCAL_USERID_CHANGE),
+            None if are_known => FormerUser::switch(current_user(), 0),
+            None => return None,
+        };
+        Some(Self(if are_known { former.keep_settings() } else { former }))
     }
 
     /// The owner of what a superuser reads, as `refresh materialized view` does it. Anybody else reads as who they are.

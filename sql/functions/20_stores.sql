@@ -148,6 +148,20 @@ $$;
 
 comment on function livestore.register_stores(text[]) is 'Internal: adds the stores that do not exist yet';
 
+create or replace function livestore.register_free_stores(store_ids text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '3ms'
+as $$
+begin
+    perform livestore.register_stores(store_ids);
+end
+$$;
+
+comment on function livestore.register_free_stores(text[]) is
+'Internal: livestore.register_stores for a caller that does not wait: fails with 55P03 if another transaction is creating one of them';
+
 create or replace function livestore.lock_store(store_id text)
 returns livestore.stores
 language plpgsql

@@ -1,94 +1,37 @@
--- livestore.insert_events calls livestore.insert_events_now as livestore_hooks: hooks are not to run as the owner of the tables.
--- How, is in extension/src/hooks.rs.
-create or replace function livestore.insert_events_now(
-    eventlog oid, stores bigint[], seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
-    client_ids text[], session_ids text[], created_ats timestamptz[]
-)
-returns bigint
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    inserted bigint;
-    hook record;
-begin
-    execute format(
-        'insert into %s
-         select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
-         from unnest($1, $2, $3, $4, $5, $6, $7, $8)
-             e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)',
-        eventlog::regclass
-    )
-    using stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats;
-    get diagnostics inserted = row_count;
-    -- A hook that is deferred to the commit would run as whoever commits, and fail everything that is committed with this push:
-    -- it runs now. One that is merely deferrable may have been deferred for the transaction.
-    for hook in
-        select distinct t.tgname, t.tginitdeferred from pg_trigger t
-        where t.tgrelid = eventlog and not t.tgisinternal and t.tgdeferrable
-    loop
-        execute format('set constraints livestore.%I immediate', hook.tgname);
-        if hook.tginitdeferred then
-            execute format('set constraints livestore.%I deferred', hook.tgname);
-        end if;
-    end loop;
-    return inserted;
-end
-$$;
-
-comment on function livestore.insert_events_now(oid, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
-'Internal: inserts events into the table of a store, and runs its hooks, deferred ones too; returns how many were inserted';
-
+-- Statements on event logs that fire hooks, or check constraints of applications, run as livestore_hooks: nobody else's code is to run
+-- as the owner of the tables. Written in Rust: extension/src/hooks.rs, extension/src/import.rs.
 create or replace function livestore.insert_events(
-    eventlog oid, stores bigint[], seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
+    store_id text, store bigint, eventlog oid, seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
     client_ids text[], session_ids text[], created_ats timestamptz[]
 )
-returns bigint
-language c
-as 'MODULE_PATHNAME', 'run_as_hooks';
-
-comment on function livestore.insert_events(oid, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
-'Internal: livestore.insert_events_now as livestore_hooks';
-
-create or replace function livestore.move_events_now(eventlog oid, store bigint)
 returns void
-language plpgsql
+language c
+strict
 set search_path = pg_catalog, pg_temp
-as $$
-begin
-    execute format('insert into %s select * from only livestore.eventlog_1 where store = $1', eventlog::regclass) using store;
-end
-$$;
+as 'MODULE_PATHNAME', 'livestore_insert_events';
 
-comment on function livestore.move_events_now(oid, bigint) is
-'Internal: copies the events of a store from the shared table to one of its own, whose constraints may be the application''s';
+comment on function livestore.insert_events(text, bigint, oid, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
+'Internal: inserts events into the table of a store whose row is locked, and runs its hooks, deferred ones too';
 
 create or replace function livestore.move_events(eventlog oid, store bigint)
 returns void
 language c
-as 'MODULE_PATHNAME', 'run_as_hooks';
-
-comment on function livestore.move_events(oid, bigint) is 'Internal: livestore.move_events_now as livestore_hooks';
-
-create or replace function livestore.delete_hooked_events_now(eventlog oid, store bigint)
-returns void
-language plpgsql
+strict
 set search_path = pg_catalog, pg_temp
-as $$
-begin
-    execute format('delete from only %s where store = $1', eventlog::regclass) using store;
-end
-$$;
+as 'MODULE_PATHNAME', 'livestore_move_events';
 
-comment on function livestore.delete_hooked_events_now(oid, bigint) is
-'Internal: deletes the events of a store from a table that has triggers on DELETE';
+comment on function livestore.move_events(oid, bigint) is
+'Internal: copies the events of a store from the shared table to a dedicated one, whose constraints may be the application''s';
 
 create or replace function livestore.delete_hooked_events(eventlog oid, store bigint)
 returns void
 language c
-as 'MODULE_PATHNAME', 'run_as_hooks';
+strict
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'livestore_delete_hooked_events';
 
-comment on function livestore.delete_hooked_events(oid, bigint) is 'Internal: livestore.delete_hooked_events_now as livestore_hooks';
+comment on function livestore.delete_hooked_events(oid, bigint) is
+'Internal: deletes the events of a store from a table that has triggers on DELETE';
 
 create or replace function livestore.delete_events(eventlog regclass, store bigint)
 returns void

@@ -1,60 +1,3 @@
-create or replace function livestore.lock_stores(store_ids text[], batches text[], backend_ids text[])
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set row_security = off
-as $$
-declare
-    missing record;
-    existing bigint;
-    locked bigint;
-    patience constant text := current_setting('lock_timeout');
-    skips constant boolean := coalesce(current_setting('livestore.held_stores', true), '') = 'skip';
-begin
-    -- Whether somebody else is just creating a store can only be found out by waiting: hardly, if the caller tries again.
-    if skips then
-        perform set_config('lock_timeout', '3ms', true);
-    end if;
-    if array_position(store_ids, null) is not null then
-        raise exception 'a store id is null' using errcode = 'null_value_not_allowed';
-    end if;
-    loop
-        -- Only a push that will be accepted creates a store: bad input changes nothing.
-        select array_agg(p.store_id) as store_ids, array_agg(p.batch) as batches, array_agg(p.backend_id) as backend_ids,
-            array_agg(0::bigint) as heads, array_agg(livestore.backend_id(p.store_id)) as store_backend_ids
-        into missing
-        from unnest(store_ids, batches, backend_ids) p(store_id, batch, backend_id)
-        where not exists (select from livestore.stores s where s.store_id = p.store_id);
-        if missing.store_ids is not null then
-            perform livestore.register_stores(array_agg(p.store_id))
-            from livestore.plan_pushes(
-                    missing.store_ids, missing.batches, missing.backend_ids, missing.heads, missing.store_backend_ids,
-                    null::text[], null::bigint[], null::bigint[], null::text[], null::text[], null::text[], null::text[]
-                ) plan,
-                unnest(missing.store_ids, plan.appended) p(store_id, appended)
-            where p.appended > 0;
-        end if;
-
-        select count(*) into existing from livestore.stores s where s.store_id = any (store_ids);
-        -- By name: the number of a store changes with a reset, and a session that saw the old one would lock in another order.
-        perform from livestore.stores s where s.store_id = any (store_ids) order by s.store_id collate "C" for update;
-        get diagnostics locked = row_count;
-        exit when locked >= existing;
-        -- A store was dropped while this waited for its lock. Again, but not while holding others: one that is created now may
-        -- come before them.
-        if locked > 0 then
-            raise exception 'another transaction has dropped a store' using errcode = 'lock_not_available', hint = 'Try again.';
-        end if;
-    end loop;
-    if skips then
-        perform set_config('lock_timeout', patience, true);
-    end if;
-end
-$$;
-
-comment on function livestore.lock_stores(text[], text[], text[]) is
-'Internal: creates the stores that the pushes begin and locks the rows of all, in an order that cannot deadlock';
-
 create or replace function livestore.push(store_id text, events json, backend_id text default null)
 returns bigint
 language plpgsql
@@ -64,7 +7,6 @@ as $$
 declare
     result livestore.push_result;
 begin
-    perform livestore.lock_stores(array[store_id], array[events::text], array[backend_id]);
     select * into result from livestore.append(array[store_id], array[events::text], array[backend_id]);
     if result.sqlstate is not null then
         raise exception '%', result.message
@@ -78,8 +20,7 @@ comment on function livestore.push(text, json, text) is
 'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
 
 create or replace function livestore.push_some(
-    store_ids text[], batches text[], backend_ids text[], positions integer[], source text,
-    payloads text[], headers text[], claims text[]
+    store_ids text[], batches text[], backend_ids text[], positions integer[], source text, contexts text[]
 )
 returns setof livestore.push_result
 language plpgsql
@@ -93,17 +34,12 @@ begin
     select array_agg(store_ids[p.push] order by p.n) as store_ids,
         array_agg(batches[p.push] order by p.n) as batches,
         array_agg(backend_ids[p.push] order by p.n) as backend_ids,
-        array_agg(payloads[p.push] order by p.n) as payloads,
-        array_agg(headers[p.push] order by p.n) as headers,
-        array_agg(claims[p.push] order by p.n) as claims
+        array_agg(contexts[p.push] order by p.n) as contexts
     into chosen
     from unnest(positions) with ordinality p(push, n);
     begin
-        perform livestore.lock_stores(chosen.store_ids, chosen.batches, chosen.backend_ids);
         for result in
-            select * from livestore.append(
-                chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.payloads, chosen.headers, chosen.claims
-            )
+            select * from livestore.append(chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.contexts)
         loop
             result.push := positions[result.push];
             return next result;
@@ -128,12 +64,12 @@ begin
         end if;
     end;
     -- One of them failed and took the others with it. Halves find it, in the order of the pushes.
-    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source, payloads, headers, claims);
-    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source, payloads, headers, claims);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[:half], source, contexts);
+    return query select * from livestore.push_some(store_ids, batches, backend_ids, positions[half + 1:], source, contexts);
 end
 $$;
 
-comment on function livestore.push_some(text[], text[], text[], integer[], text, text[], text[], text[]) is
+comment on function livestore.push_some(text[], text[], text[], integer[], text, text[]) is
 'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
 
 create or replace function livestore.lock_free_stores(store_ids text[], out free integer[], out held integer[], out new integer[])
@@ -189,57 +125,35 @@ comment on function livestore.find_free_stores(text[]) is
 -- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others. Who tries again by
 -- itself, and says so by livestore.held_stores, does not wait at all; sidecars of 0.2 do not.
 create or replace function livestore.push_batch(
-    store_ids text[], batches text[], backend_ids text[], source text default null,
-    payloads text[] default null, headers text[] default null, claims text[] default null
+    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
 )
 returns setof livestore.push_result
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '200ms'
-set livestore.payload = ''
-set livestore.headers = ''
-set livestore.claims = ''
 as $$
 declare
     stores record;
     known record;
-    are_free boolean := true;
-    skips constant boolean := coalesce(current_setting('livestore.held_stores', true), '') = 'skip';
 begin
-    if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids) then
-        raise exception 'store_ids, batches and backend_ids must have one element for each push'
-            using errcode = 'array_subscript_error';
-    end if;
-    if cardinality(payloads) <> cardinality(store_ids) or cardinality(headers) <> cardinality(store_ids)
-        or cardinality(claims) <> cardinality(store_ids) then
-        raise exception 'payloads, headers and claims must have one element for each push, or be null'
+    if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids)
+        or cardinality(contexts) <> cardinality(store_ids) then
+        raise exception 'store_ids, batches, backend_ids and contexts must have one element for each push'
             using errcode = 'array_subscript_error';
     end if;
     if octet_length(source) > 200 then
         raise exception 'source has more than 200 bytes' using errcode = 'string_data_right_truncation';
     end if;
-    -- The usual case, and what is almost as usual. Locks and updates belong to one subtransaction: a row that another one
-    -- locked would need a multixact.
+    -- Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
     begin
-        return query select * from livestore.append_pooled(store_ids, batches, backend_ids, source);
-        if found then
-            return;
-        end if;
-        if skips then
-            select * into stores from livestore.lock_free_stores(store_ids);
-            are_free := stores.held is null;
-        end if;
-        if are_free then
-            perform livestore.lock_stores(store_ids, batches, backend_ids);
-            return query select * from livestore.append(store_ids, batches, backend_ids, source, payloads, headers, claims);
-            return;
-        end if;
+        return query select * from livestore.append(store_ids, batches, backend_ids, source, contexts);
+        return;
     exception when others then
         null;
     end;
 
-    -- Something failed, and took everything with it, or a store is held. New stores come first, by name: whether somebody else is
+    -- Something failed, and took everything with it. New stores come first, by name: whether somebody else is
     -- just creating one can only be found out by waiting, and a session that waits must hold nothing that comes later. Stores that
     -- somebody else holds are left out then; the others are free, so that locking them waits for nobody.
     select array_agg(p.push::integer order by p.store_id collate "C", p.push) filter (where s.id is null) as new,
@@ -248,7 +162,7 @@ begin
     from unnest(store_ids) with ordinality p(store_id, push)
     left join livestore.stores s on s.store_id = p.store_id;
     if known.new is not null then
-        return query select * from livestore.push_some(store_ids, batches, backend_ids, known.new, source, payloads, headers, claims);
+        return query select * from livestore.push_some(store_ids, batches, backend_ids, known.new, source, contexts);
     end if;
     select * into stores
     from livestore.find_free_stores((select array_agg(store_ids[p.push] order by p.n) from unnest(known.existing) with ordinality p(push, n)));
@@ -261,14 +175,14 @@ begin
         return query
         select * from livestore.push_some(
             store_ids, batches, backend_ids, array(select known.existing[f.n] from unnest(stores.free) with ordinality f(n, i) order by f.i),
-            source, payloads, headers, claims
+            source, contexts
         );
     end if;
 end
 $$;
 
-comment on function livestore.push_batch(text[], text[], text[], text, text[], text[], text[]) is
-'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. payloads, headers, claims: what hooks may know of each request, each as JSON text or null';
+comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
+'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. contexts: what hooks may know of each request, a JSON object as text or null (livestore.current_context)';
 
 create or replace function livestore.commit(
     store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'

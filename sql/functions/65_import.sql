@@ -29,6 +29,17 @@ $$;
 comment on function livestore.begin_import(text, text) is
 'Internal: creates the store of an import if need be, and gives an empty one the backend id of the other backend';
 
+-- Written in Rust: extension/src/import.rs.
+create or replace function livestore.check_batch(batch text, after bigint)
+returns table (sqlstate text, message text, detail text)
+language c
+strict
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'check_batch_wrapper';
+
+comment on function livestore.check_batch(text, bigint) is
+'Internal: what is wrong with a batch that should follow the event after of a log, as livestore.push_batch says it; nulls if nothing is';
+
 create or replace function livestore.import_events(
     store_id text, after bigint, seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
     client_ids text[], session_ids text[], created_ats timestamptz[]
@@ -37,19 +48,13 @@ returns bigint
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set livestore.store_id = ''
-set livestore.payload = ''
-set livestore.headers = ''
-set livestore.claims = ''
-set livestore.signature = ''
 as $$
 declare
     store livestore.stores;
     batch text;
-    plan record;
+    verdict record;
     wrong bigint;
     fresh record;
-    inserted bigint;
 begin
     store := livestore.lock_store(store_id);
     select json_agg(
@@ -69,13 +74,10 @@ begin
             using errcode = 'LS003',
                 hint = 'The first event has the parent 0, every other the event before it. Nothing was imported.';
     end if;
-    plan := livestore.plan_pushes(
-        array[store_id], array[batch], array[null::text], array[after], array[store.backend_id],
-        null::text[], null::bigint[], null::bigint[], null::text[], null::text[], null::text[], null::text[]
-    );
-    if plan.sqlstate[1] is not null then
-        raise exception 'this is not an event log, in what follows event %: %', after, plan.message[1]
-            using errcode = plan.sqlstate[1], detail = coalesce(plan.detail[1], ''), hint = 'Nothing was imported.';
+    select * into verdict from livestore.check_batch(batch, after);
+    if verdict.sqlstate is not null then
+        raise exception 'this is not an event log, in what follows event %: %', after, verdict.message
+            using errcode = verdict.sqlstate, detail = coalesce(verdict.detail, ''), hint = 'Nothing was imported.';
     end if;
 
     -- Not every dialect can write other years, nor can JavaScript; infinity is none.
@@ -98,7 +100,7 @@ begin
     where i.seq_num <= store.head
         and (e."seqNum" is null or (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId")
             is distinct from (i.parent_seq_num, i.name, i.args, i.client_id, i.session_id));
-    select array_agg(store.id) as stores, array_agg(i.seq_num order by i.n) as seq_nums,
+    select array_agg(i.seq_num order by i.n) as seq_nums,
         array_agg(i.parent_seq_num order by i.n) as parent_seq_nums, array_agg(i.name order by i.n) as names,
         array_agg(i.args order by i.n) as args, array_agg(i.client_id order by i.n) as client_ids,
         array_agg(i.session_id order by i.n) as session_ids,
@@ -118,26 +120,16 @@ begin
     if fresh.seq_nums is null then
         return 0;
     end if;
-    perform livestore.enter_context(store_id, null::text, null::text, null::text);
     update livestore.stores s set head = fresh.seq_nums[cardinality(fresh.seq_nums)] where s.id = store.id;
-    perform livestore.admit_hooks(store.eventlog::oid);
+    insert into livestore.queued_commits (stores, after, upto, events)
+    values (
+        array[store.id], array[store.head], array[fresh.seq_nums[cardinality(fresh.seq_nums)]], array[cardinality(fresh.seq_nums)]
+    );
     perform livestore.insert_events(
-        store.eventlog::oid, fresh.stores, fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args,
+        store_id, store.id, store.eventlog::oid, fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args,
         fresh.client_ids, fresh.session_ids, fresh.created_ats
     );
-    select count(*) into inserted
-    from unnest(
-        fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args, fresh.client_ids, fresh.session_ids, fresh.created_ats
-    ) i(seq_num, parent_seq_num, name, args, client_id, session_id, created_at)
-    join livestore.stored_events(fresh.stores, fresh.seq_nums) e on e."seqNum" = i.seq_num
-    where (e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId", e."createdAt")
-        is not distinct from (i.parent_seq_num, i.name, i.args, i.client_id, i.session_id, i.created_at);
-    if inserted <> cardinality(fresh.seq_nums) then
-        raise exception 'a BEFORE trigger on the event log skipped or changed events'
-            using errcode = 'triggered_data_change_violation',
-                hint = 'A hook lets an event pass as it is (return new) or rejects it (raise exception).';
-    end if;
-    return inserted;
+    return cardinality(fresh.seq_nums);
 end
 $$;
 

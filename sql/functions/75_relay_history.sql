@@ -12,16 +12,13 @@ comment on function livestore.relay_key(text, text, text) is 'Internal: by what 
 -- Arrays and not JSON: Postgres cannot take a JSON text apart that has \u0000 in it, which is legal in a client's string.
 create or replace function livestore.relay_append(
     store_id text, names text[], args text[], client_ids text[], session_ids text[], event_numbers text[], timestamps text[],
-    payload text default null, headers text default null, claims text default null
+    context text default null
 )
 returns bigint
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'
-set livestore.payload = ''
-set livestore.headers = ''
-set livestore.claims = ''
 as $$
 declare
     store livestore.stores;
@@ -70,7 +67,7 @@ begin
         return store.head;
     end if;
     select * into result from livestore.append(
-        array[store_id], array[batch::text], array[null::text], null::text, array[payload], array[headers], array[claims]
+        array[store_id], array[batch::text], array[null::text], null::text, array[context]
     );
     if result.sqlstate is not null then
         raise exception '%', result.message
@@ -80,8 +77,8 @@ begin
 end
 $$;
 
-comment on function livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text) is
-'Appends events of the peer relay to the log of a store, those that it does not have, and returns the new head. Arrays with one element for each event: eventName, data (JSON text, or null for none), clientId, sessionId, eventNumber and timestamp (JSON texts, or null). payload, headers, claims: what hooks may know of the request. Raises LS003 (invalid batch), or what a hook raises. What the sidecar uses';
+comment on function livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text) is
+'Appends events of the peer relay to the log of a store, those that it does not have, and returns the new head. Arrays with one element for each event: eventName, data (JSON text, or null for none), clientId, sessionId, eventNumber and timestamp (JSON texts, or null). context: what hooks may know of the request, a JSON object as text or null. Raises LS003 (invalid batch), or what a hook raises. What the sidecar uses';
 
 create or replace function livestore.relay_page(store_id text, after bigint, max_events integer, max_bytes integer)
 returns table (seq_num bigint, event json)

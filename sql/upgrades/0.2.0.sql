@@ -62,10 +62,6 @@ alter table livestore.instance replica identity full;
 alter table livestore.instance add column max_ahead bigint not null default 2147483648 check (max_ahead >= 0);
 comment on column livestore.instance.max_ahead is 'How far ahead of the head of its log an event may be that leaves a gap: a push beyond is invalid. Clients of LiveStore leave no gaps';
 
-alter table livestore.instance
-    add column context_secret text not null default gen_random_uuid()::text || gen_random_uuid()::text;
-comment on column livestore.instance.context_secret is 'What the context of hooks is signed with: livestore.sign_context';
-
 create unlogged table livestore.relay_presence ();
 
 comment on table livestore.relay_presence is 'Empty. Locked by a transaction that changes who is connected to the peer relay: a lock that only its owner can take';
@@ -80,3 +76,65 @@ comment on column livestore.instance.legacy_notify is 'Whether commits are told 
 -- Sidecars of earlier versions listen to the old channel until they are updated. Not by alter database: connections that are
 -- open would not notice.
 update livestore.instance set legacy_notify = true;
+
+-- The commit log: a position for every event of every store, in the order in which commits become visible. A transaction queues what
+-- it appends, and takes its positions when it commits (livestore.number_commit).
+create sequence livestore.commit_positions;
+
+comment on sequence livestore.commit_positions is 'The last position of livestore.commits';
+
+create table livestore.commits (
+    first_position bigint not null,
+    position bigint primary key,
+    stores bigint[] not null,
+    after bigint[] not null,
+    upto bigint[] not null,
+    events integer[] not null,
+    committed_at timestamptz not null
+);
+
+comment on table livestore.commits is 'The commit log: what each commit has appended. Whoever has read up to a position will never find a smaller one later. Written by functions only';
+comment on column livestore.commits.first_position is 'Position of the first event of this commit: it has as many consecutive positions as it has events';
+comment on column livestore.commits.position is 'Position of its last event';
+comment on column livestore.commits.stores is 'livestore.stores.id of each store that it has appended to; its events are in this order, those of a store in the order of its log';
+comment on column livestore.commits.after is 'For each store: the head of its log before';
+comment on column livestore.commits.upto is 'For each store: the head of its log afterwards';
+comment on column livestore.commits.events is 'For each store: how many events were appended';
+comment on column livestore.commits.committed_at is 'When the transaction committed';
+
+create unlogged table livestore.commit_turn ();
+
+comment on table livestore.commit_turn is 'Empty. Locked by a transaction that takes its positions, until its commit is visible: a lock that only its owner can take';
+
+create table livestore.queued_commits (
+    id bigint generated always as identity primary key,
+    stores bigint[] not null,
+    after bigint[] not null,
+    upto bigint[] not null,
+    events integer[] not null,
+    is_last boolean not null default false
+)
+-- Rows are changed once and deleted: room on the page keeps that cheap.
+with (fillfactor = 50);
+
+comment on table livestore.queued_commits is 'Entries of livestore.commits whose transaction has not committed. To anybody else it is empty';
+comment on column livestore.queued_commits.id is 'In the order of appends';
+comment on column livestore.queued_commits.stores is 'As in livestore.commits';
+comment on column livestore.queued_commits.after is 'As in livestore.commits';
+comment on column livestore.queued_commits.upto is 'As in livestore.commits';
+comment on column livestore.queued_commits.events is 'As in livestore.commits';
+comment on column livestore.queued_commits.is_last is 'Whether it is behind everything that was deferred to the commit when it began';
+
+select pg_catalog.pg_extension_config_dump('livestore.commits', '');
+select pg_catalog.pg_extension_config_dump('livestore.commit_positions', '');
+
+-- Pushes are carried out by one function in Rust, and the context of a request is one JSON object.
+drop function if exists livestore.plan_pushes(text[], text[], text[], bigint[], text[], text[], bigint[], bigint[], text[], text[], text[], text[]);
+drop function if exists livestore.append_pooled(text[], text[], text[], text);
+drop function if exists livestore.lock_stores(text[], text[], text[]);
+drop function if exists livestore.append(text[], text[], text[], text, text[], text[], text[]);
+drop function if exists livestore.push_some(text[], text[], text[], integer[], text, text[], text[], text[]);
+drop function if exists livestore.enter_context(text, text, text, text);
+-- With defaults for the last arguments, calls with three to five would be ambiguous.
+drop function if exists livestore.push_batch(text[], text[], text[], text, text[], text[], text[]);
+drop function if exists livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text);

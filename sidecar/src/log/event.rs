@@ -285,7 +285,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::log::validation::{self, read_batch};
+    use livestore_rules::validation::{self, read_batch};
 
     fn quote(text: &str) -> String {
         serde_json::Value::from(text).to_string()

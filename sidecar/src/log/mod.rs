@@ -23,11 +23,6 @@ mod store_id;
 mod subscription;
 mod tail;
 mod text;
-/// What the database makes of a batch.
-#[cfg(test)]
-#[path = "../../../extension/src/validation.rs"]
-#[allow(dead_code)]
-mod validation;
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,18 +1,12 @@
-//! What reads events in the extension. Without pgrx, which would have to be built for the fuzzer, too.
+//! What reads events in the extension.
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../../extension/src/plan.rs"]
-#[allow(dead_code)]
-mod plan;
-#[path = "../../../extension/src/validation.rs"]
-mod validation;
-
 use std::collections::HashMap;
 
-use plan::{MAX_AHEAD, Plan, Push, Stored, StoredEvent, Verdict, plan};
+use livestore_rules::plan::{MAX_AHEAD, Plan, Push, Stored, StoredEvent, Verdict, plan};
+use livestore_rules::validation::{Event, MAX_ARGS_DEPTH, MAX_SEQ_NUM, read_batch};
 use serde_json::{Value, json};
-use validation::{Event, MAX_ARGS_DEPTH, MAX_SEQ_NUM, read_batch};
 
 /// How deep JSON nests, counted in another way than the extension does: without its strings.
 fn depth(json: &str) -> i64 {

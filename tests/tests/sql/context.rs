@@ -1,6 +1,7 @@
 //! What hooks know of the request that they run for: its store, its sync payload and its headers.
 
-use crate::support::{Push, all, one, push, push_batch, rejection, run};
+use crate::push_batch::reject_bad_events;
+use crate::support::{Push, all, all_with, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
 use serde_json::json;
@@ -237,60 +238,54 @@ async fn a_context_cannot_be_forged_by_settings() {
         insert into public.orders values (2)";
     run(&client, forged).await;
     assert_eq!(seen(&admin).await, ["orders 1 - -", "orders 2 - -"]);
-    for secret in [
-        "select context_secret from livestore.instance",
-        "select livestore.sign_context(pg_current_xact_id(), '', '', '', '')",
-        "select livestore.enter_context('s', '{}', '{}', '{}')",
-        "select livestore.restore_context('{}')",
-    ] {
-        for role in ["stranger", "sidecar", "reader"] {
-            let refused = database.connect(role).await.query(secret, &[]).await;
-            assert_eq!(rejection(refused).sqlstate, "42501", "{secret} by {role}");
-        }
+    // Nor by a role that may push without a push of its own.
+    for role in ["sidecar", "reader"] {
+        let client = database.connect(role).await;
+        run(&client, "set livestore.payload = '{}'; set livestore.claims = '{}'").await;
+        let none = "select num_nulls(livestore.current_context()::text, livestore.current_claims()::text, livestore.current_store_id())";
+        assert_eq!(one::<i32>(&client, none).await, 3, "{role}");
     }
 }
 
-/// What a hook has seen of the settings themselves, to be made again.
 #[tokio::test]
-async fn the_context_of_another_transaction_is_none() {
+async fn a_push_that_fails_leaves_no_context() {
+    let (database, admin) = setup().await;
+    reject_bad_events(&admin).await;
+    let client = database.connect("sidecar").await;
+    let bad = json!([event(0, "bad", json!({}))]);
+    run(&client, "begin").await;
+    let outcomes = push_batch(&client, &[Push::to("a", &bad).by("ann"), Push::to("b", chain(0, 1)).by("bob")]).await;
+    assert_eq!(outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(), [Err("P0042"), Ok(1)]);
+    let none = "select num_nulls(livestore.current_context()::text, livestore.current_store_id())";
+    assert_eq!(one::<i32>(&client, none).await, 2);
+    run(&client, "select livestore.commit('s', 'e')").await;
+    run(&client, "commit").await;
+    assert_eq!(seen(&admin).await, ["b 1 {\"user\":\"bob\"} {\"cookie\":\"session=bob\"}", "s 1 - -"]);
+}
+
+#[tokio::test]
+async fn the_whole_context_is_there_as_it_was_passed() {
     let (database, admin) = setup().await;
     run(
         &admin,
-        "create table public.overheard (setting text, value text);
-         create function public.overhear() returns trigger language plpgsql security definer as $$
+        "create table public.contexts (context text, claims text);
+         grant insert on public.contexts to livestore_hooks;
+         create function public.overhear() returns trigger language plpgsql as $$
          begin
-             insert into public.overheard select 'livestore.' || n, current_setting('livestore.' || n)
-             from unnest('{store_id,payload,headers,claims,signature}'::text[]) n;
+             insert into public.contexts values (livestore.current_context()::text, livestore.current_claims()::text);
              return null;
          end $$;
          create trigger overhear after insert on livestore.eventlog_1 for each row execute function public.overhear()",
     )
     .await;
     let client = database.connect("sidecar").await;
-    push_batch(&client, &[Push::to("a", chain(0, 1)).by("ann")]).await;
-    assert_eq!(seen(&admin).await.len(), 1);
-    let stranger = stranger(&database, &admin).await;
-    run(
-        &admin,
-        "grant select on public.overheard to stranger; alter table livestore.eventlog_1 disable trigger overhear",
-    )
-    .await;
-    run(
-        &stranger,
-        "begin; select set_config(setting, value, true) from public.overheard; insert into public.orders values (1); commit",
-    )
-    .await;
-    assert_eq!(seen(&admin).await[1..], ["orders 1 - -"]);
-    // With its parts in other places it is no context, either.
-    let moved: i32 = one(
-        &admin,
-        "with signed as (
-             select livestore.sign_context(pg_current_xact_id(), 's', '{}', '', '') as a,
-                 livestore.sign_context(pg_current_xact_id(), 's', '', '{}', '') as b
-         ) select count(distinct d)::int from signed, unnest(array[a, b]) d",
-    )
-    .await;
-    assert_eq!(moved, 2);
+    let context = r#"{"payload": [1.0, "\u0000"],"claims":{"sub":"ann","n":1e2},"dialect":"cf-ws"}"#;
+    let sql = "select sqlstate from livestore.push_batch(array['s'], array[$1], array[null], null, array[$2])";
+    let batch = chain(0, 1).to_string();
+    assert_eq!(all_with::<Option<String>>(&client, sql, &[&batch, &context]).await, [None]);
+    let overheard = admin.query_one("select context, claims from public.contexts", &[]).await.unwrap();
+    assert_eq!(overheard.get::<_, String>(0), context);
+    assert_eq!(overheard.get::<_, String>(1), r#"{"sub":"ann","n":1e2}"#);
 }
 
 #[tokio::test]
@@ -304,7 +299,7 @@ async fn a_hook_is_in_its_own_context_again_after_it_has_appended_elsewhere() {
                  perform livestore.commit('log', 'noted');
                  perform livestore.push_batch(
                      '{other}', array['[{\"name\":\"e\",\"seqNum\":' || new.\"seqNum\" || ',\"parentSeqNum\":' || new.\"parentSeqNum\" || ',\"clientId\":\"c\",\"sessionId\":\"s\"}]'], '{null}', null,
-                     array['{\"user\":\"other\"}'], null, null
+                     array['{\"payload\":{\"user\":\"other\"}}']
                  );
                  begin
                      perform livestore.push('log', '[{}]');

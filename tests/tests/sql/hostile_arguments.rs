@@ -132,44 +132,14 @@ async fn every_function_of_the_library_survives_hostile_arguments() {
 }
 
 #[tokio::test]
-async fn a_function_of_the_library_that_is_declared_otherwise_does_nothing() {
-    let database = Database::new().await;
-    let client = database.admin().await;
-    let library: String = one(&client, "select distinct probin from pg_proc where proname = 'plan_pushes'").await;
-    for (declaration, call) in [
-        ("public.f(text) returns text", "public.f('x')"),
-        ("public.f() returns bigint", "public.f()"),
-        ("public.f(bigint) returns setof bigint", "public.f(1)"),
-        ("public.g(bigint) returns text", "public.g(1)"),
-        ("public.h(bigint) returns bigint", "public.h(null)"),
-        ("public.h(bigint) returns bigint", "public.h(-1)"),
-    ] {
-        run(
-            &client,
-            "create or replace function public.g_now(bigint) returns bigint language sql as 'select 1::bigint';
-             create or replace function public.h_now(bigint) returns bigint language sql strict as 'select 1::bigint'",
-        )
-        .await;
-        run(&client, &format!("create function {declaration} language c as '{library}', 'run_as_hooks'")).await;
-        assert!(survives(&client, &format!("select {call}")).await, "{declaration}");
-        run(
-            &client,
-            "drop function if exists public.f(text), public.f(), public.f(bigint), public.g(bigint), public.h(bigint)",
-        )
-        .await;
-    }
-    assert_eq!(all::<i32>(&client, "select 1").await, [1]);
-}
-
-#[tokio::test]
 async fn arrays_of_different_lengths_are_refused() {
     let database = Database::new().await;
     let client = database.admin().await;
     for call in [
-        "livestore.append_pooled('{s,t}', '{[]}', '{null}', null)",
-        "livestore.append_pooled('{s}', '{[]}', '{}', null)",
-        "livestore.plan_pushes('{s,t}', '{[]}', '{null}', '{0}', '{x}', null, null, null, null, null, null, null)",
-        "livestore.plan_pushes('{s}', '{[]}', '{null}', '{0}', '{x}', '{s}', '{1}', '{0}', '{e}', '{}', '{c}', '{s}')",
+        "livestore.append('{s,t}', '{[]}', '{null}')",
+        "livestore.append('{s}', '{[]}', '{}')",
+        "livestore.append('{s}', '{[]}', '{null}', null, '{}')",
+        "livestore.insert_events('s', 1, 'livestore.eventlog_1'::regclass, '{1,2}', '{0}', '{e}', '{null}', '{c}', '{s}', '{2024-01-01}')",
     ] {
         let refused = crate::support::rejection(client.query(&format!("select * from {call}"), &[]).await);
         assert_eq!(refused.sqlstate, "2202E", "{call}");

@@ -30,19 +30,20 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("create_store", "livestore.create_store('new', own_table => true)", WRITERS),
     ("push", "livestore.push('s', '[]')", WRITERS),
     ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}')", WRITERS),
+    ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}', null, null, null, null)", WRITERS),
+    ("legacy_context", "livestore.legacy_context('1', null, null)", NOBODY),
     ("reset_store", "livestore.reset_store('s')", ADMINS),
     ("drop_store", "livestore.drop_store('s')", ADMINS),
     ("current_store_id", "livestore.current_store_id()", READERS),
+    ("context_value", "livestore.context_value(null)", READERS),
+    ("current_context", "livestore.current_context()", READERS),
     ("current_payload", "livestore.current_payload()", READERS),
     ("current_headers", "livestore.current_headers()", READERS),
     ("current_claims", "livestore.current_claims()", READERS),
-    ("enter_context", "livestore.enter_context('s', null, null, null)", NOBODY),
     ("apply_hooks", "livestore.apply_hooks('livestore.eventlog_1_own')", NOBODY),
     ("append", "livestore.append('{s}', '{[]}', '{null}')", NOBODY),
-    ("append_pooled", "livestore.append_pooled('{s}', '{[]}', '{null}', null)", NOBODY),
     ("hash_string", "livestore.hash_string('s')", READERS),
     ("lock_store", "livestore.lock_store('s')", NOBODY),
-    ("lock_stores", "livestore.lock_stores('{s}', '{[]}', '{null}')", NOBODY),
     ("make_backend_id", "livestore.make_backend_id('seed')", NOBODY),
     ("notify_heads", "livestore.notify_heads('{s}', '{1}')", NOBODY),
     ("own_table_name", "livestore.own_table_name('s', 1)", NOBODY),
@@ -57,26 +58,20 @@ const CALLS: &[(&str, &str, &[&str])] = &[
              'select 1::bigint, 0::bigint, ''e'', null::text, ''c'', ''s'', now()'), 1)",
         ADMINS,
     ),
-    ("insert_events", "livestore.insert_events(0, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')", NOBODY),
-    ("insert_events_now", "livestore.insert_events_now(0, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')", NOBODY),
+    ("insert_events", "livestore.insert_events('s', 1, 0::oid, '{}', '{}', '{}', '{}', '{}', '{}', '{}')", NOBODY),
+    ("check_batch", "livestore.check_batch('[]', 0)", NOBODY),
     ("delete_events", "livestore.delete_events('livestore.eventlog_1', 1)", NOBODY),
     ("delete_hooked_events", "livestore.delete_hooked_events('livestore.eventlog_1'::regclass, 1)", NOBODY),
-    ("delete_hooked_events_now", "livestore.delete_hooked_events_now('livestore.eventlog_1'::regclass, 1)", NOBODY),
     ("move_events", "livestore.move_events('livestore.eventlog_1_own'::regclass, -1)", NOBODY),
-    ("move_events_now", "livestore.move_events_now('livestore.eventlog_1_own'::regclass, -1)", NOBODY),
     ("copy_hook", "livestore.copy_hook(1, 1)", NOBODY),
     ("adopt_table", "livestore.adopt_table('livestore.eventlog_1_own')", NOBODY),
-    (
-        "plan_pushes",
-        "livestore.plan_pushes('{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
-        NOBODY,
-    ),
     ("lock_free_stores", "livestore.lock_free_stores('{s}')", NOBODY),
     ("find_free_stores", "livestore.find_free_stores('{s}')", NOBODY),
-    ("push_some", "livestore.push_some('{s}', '{[]}', '{null}', '{1}', null, null, null, null)", NOBODY),
+    ("push_some", "livestore.push_some('{s}', '{[]}', '{null}', '{1}', null, null)", NOBODY),
     ("stored_events", "livestore.stored_events('{1}', '{1}')", NOBODY),
     ("lock_existing_store", "livestore.lock_existing_store('s')", NOBODY),
     ("register_stores", "livestore.register_stores('{s}')", NOBODY),
+    ("register_free_stores", "livestore.register_free_stores('{s}')", NOBODY),
     ("renew_backend_ids", "livestore.renew_backend_ids()", NOBODY),
     ("relay_enter", "livestore.relay_enter('15 s')", WRITERS),
     ("relay_miss", "livestore.relay_miss('x', '{u}')", WRITERS),
@@ -87,6 +82,11 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("relay_exit", "livestore.relay_exit('x')", WRITERS),
     ("relay_fetch", "livestore.relay_fetch(1)", WRITERS),
     ("relay_append", "livestore.relay_append('s', '{e}', '{null}', '{c}', '{s}', '{1}', '{1}')", WRITERS),
+    (
+        "relay_append",
+        "livestore.relay_append('s', '{f}', '{null}', '{c}', '{s}', '{2}', '{1}', null, null, null)",
+        WRITERS,
+    ),
     ("relay_key", "livestore.relay_key('c', 's', '1')", NOBODY),
     ("relay_page", "livestore.relay_page('s', 0, 100, 1000)", READERS),
     ("relay_lock", "livestore.relay_lock()", NOBODY),
@@ -101,10 +101,6 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("locate_store", "livestore.locate_store('s')", READERS),
     ("admit_hooks", "livestore.admit_hooks(0::oid)", NOBODY),
     ("mend_store_numbers", "livestore.mend_store_numbers()", NOBODY),
-    ("has_context", "livestore.has_context()", NOBODY),
-    ("save_context", "livestore.save_context()", NOBODY),
-    ("restore_context", "livestore.restore_context('{}')", NOBODY),
-    ("sign_context", "livestore.sign_context(null, '', '', '', '')", NOBODY),
     ("relay_notify", "livestore.relay_notify('x', 'body')", NOBODY),
     ("relay_forget", "livestore.relay_forget('{x}')", NOBODY),
 ];
@@ -152,7 +148,7 @@ async fn every_function_is_for_whom_it_is_for() {
     for (function, call, roles) in CALLS {
         let granted: Vec<String> = all_with(
             &admin,
-            "select role from unnest($2::text[]) role, pg_proc p
+            "select distinct role from unnest($2::text[]) role, pg_proc p
              where p.pronamespace = 'livestore'::regnamespace and p.proname = $1 and has_function_privilege(role, p.oid, 'execute')
              order by role",
             &[function, &&ROLES[..]],
@@ -215,7 +211,7 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
     .await;
     let mut expected = Vec::new();
     for role in ["admin", "reader", "sidecar"] {
-        for table in ["eventlog_1", "eventlog_1_own", "events", "relayed_events", "stores"] {
+        for table in ["commits", "eventlog_1", "eventlog_1_own", "events", "relayed_events", "stores"] {
             expected.push(format!("{role}: select livestore.{table}"));
         }
     }

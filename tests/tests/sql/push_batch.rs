@@ -14,7 +14,7 @@ fn named(parent: i64, name: &str) -> Value {
 }
 
 /// A hook that rejects events named `bad`.
-async fn reject_bad_events(admin: &Client) {
+pub async fn reject_bad_events(admin: &Client) {
     run(
         admin,
         "create function public.reject_bad() returns trigger language plpgsql as $$
@@ -211,35 +211,6 @@ async fn a_push_to_an_impossible_store_id_fails_alone() {
     assert!(sqlstates[0].is_none() && sqlstates[1].is_some(), "{sqlstates:?}");
 }
 
-/// How many results the short way of the usual push gives for one push, in a transaction that is rolled back.
-async fn short_way(client: &Client, store: &str, batch: Value) -> i64 {
-    run(client, "begin").await;
-    let call = "select count(*) from livestore.append_pooled(array[$1], array[$2], array[null], null)";
-    let results = client.query_one(call, &[&store, &batch.to_string()]).await.unwrap().get(0);
-    let written = "select (select count(*) from livestore.stores where xmin = pg_current_xact_id_if_assigned()::xid)
-        + (select count(*) from livestore.eventlog_1 where xmin = pg_current_xact_id_if_assigned()::xid)";
-    let written: i64 = one(client, written).await;
-    assert!(results == 1 || written == 0, "it leaves the push to others, and has written");
-    run(client, "rollback").await;
-    results
-}
-
-#[tokio::test]
-async fn the_short_way_is_for_pushes_to_shared_stores_without_hooks_that_repeat_nothing() {
-    let database = Database::new().await;
-    let admin = database.admin().await;
-    run(&admin, "select livestore.create_store('own', own_table => true)").await;
-    push(&admin, "s", chain(0, 3)).await.unwrap();
-
-    assert_eq!(short_way(&admin, "s", chain(3, 2)).await, 1, "the usual push");
-    assert_eq!(short_way(&admin, "s", chain(7, 2)).await, 1, "one that is rejected is as usual");
-    assert_eq!(short_way(&admin, "s", chain(2, 2)).await, 0, "one that repeats an event has to be compared");
-    assert_eq!(short_way(&admin, "new", chain(0, 2)).await, 0, "a store that does not exist");
-    assert_eq!(short_way(&admin, "own", chain(0, 2)).await, 0, "an own table");
-    reject_bad_events(&admin).await;
-    assert_eq!(short_way(&admin, "s", chain(3, 2)).await, 0, "a hook");
-}
-
 #[tokio::test]
 async fn a_group_with_one_unusual_push_is_carried_out_as_well() {
     let database = Database::new().await;
@@ -352,6 +323,8 @@ async fn three_hundred_new_stores_take_as_many_writes_as_one() {
     for statements in &mut writes {
         statements.retain(|statement| ["insert", "update", "delete"].iter().any(|verb| statement.starts_with(verb)));
     }
-    assert_eq!(writes[0], writes[1]);
-    assert_eq!(writes[0].len(), 3, "stores, heads, events: {:#?}", writes[0]);
+    // stores, heads, events; the entry of the commit log, queued, marked, numbered and taken from the queue
+    for statements in writes {
+        assert_eq!(statements.len(), 7, "{statements:#?}");
+    }
 }

@@ -113,6 +113,13 @@ impl Push {
     pub fn with_headers(self, headers: impl Display) -> Self {
         Self { headers: Some(headers.to_string()), ..self }
     }
+
+    fn context(&self) -> Option<String> {
+        let values = [("payload", &self.payload), ("headers", &self.headers)];
+        let values: Vec<_> =
+            values.iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value.as_ref()?))).collect();
+        (!values.is_empty()).then(|| format!("{{{}}}", values.join(",")))
+    }
 }
 
 /// A row of `livestore.push_result`.
@@ -157,10 +164,9 @@ pub async fn try_push_batch(client: &Client, pushes: &[Push]) -> Result<Vec<Outc
     let stores: Vec<_> = pushes.iter().map(|push| &push.store).collect();
     let batches: Vec<_> = pushes.iter().map(|push| &push.batch).collect();
     let backend_ids: Vec<_> = pushes.iter().map(|push| &push.backend_id).collect();
-    let payloads: Vec<_> = pushes.iter().map(|push| &push.payload).collect();
-    let headers: Vec<_> = pushes.iter().map(|push| &push.headers).collect();
-    let sql = "select * from livestore.push_batch($1, $2, $3, 'tests', $4, $5)";
-    let rows = client.query(sql, &[&stores, &batches, &backend_ids, &payloads, &headers]).await?;
+    let contexts: Vec<_> = pushes.iter().map(Push::context).collect();
+    let sql = "select * from livestore.push_batch($1, $2, $3, 'tests', $4)";
+    let rows = client.query(sql, &[&stores, &batches, &backend_ids, &contexts]).await?;
     let outcome = |row: &tokio_postgres::Row| Outcome {
         push: row.get("push"),
         head: row.get("head"),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use livestore_sync::validation::{Event, Invalid, MAX_ARGS_DEPTH, MAX_SEQ_NUM, read_batch};
+use livestore_rules::validation::{Event, Invalid, MAX_ARGS_DEPTH, MAX_SEQ_NUM, read_batch};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use serde_json::value::RawValue;

@@ -1,5 +1,5 @@
 //! What `NOTIFY livestore_heads` says: `{"source": …, "heads": {"<digest>": <head>, …}}`, and `NOTIFY livestore` with store ids instead.
-//! `livestore.notify_heads` writes the same in SQL.
+//! A head of null: the log is another one now.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,10 @@ pub fn store_digest(key: &str, store: &str) -> String {
 }
 
 /// The payloads that name these heads: several, if one would be too long.
-pub fn heads_payloads<S: Into<String>>(source: Option<&str>, heads: impl IntoIterator<Item = (S, i64)>) -> Vec<String> {
+pub fn heads_payloads<S: Into<String>>(
+    source: Option<&str>,
+    heads: impl IntoIterator<Item = (S, Option<i64>)>,
+) -> Vec<String> {
     let mut payloads = Vec::new();
     let mut page = Map::new();
     let mut bytes = 0;

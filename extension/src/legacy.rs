@@ -1,11 +1,40 @@
-//! `livestore.plan_pushes`, declared in `sql/functions/40_append.sql`: arrays in, [`plan`], arrays out.
+//! Functions that the SQL of versions 0.1 and 0.2 declares. A database has that SQL until `alter extension livestore_sync update`, and
+//! calls today's library with it. To be removed once no update from those versions is supported.
 
+use livestore_rules::plan::{Plan, Push, Stored, StoredEvent, Verdict, plan};
 use pgrx::Array;
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::prelude::*;
 
 use crate::bounds::max_ahead;
-use crate::plan::{Plan, Push, Stored, StoredEvent, Verdict, plan};
 
+/// The usual push of 0.2, which it carries out by `livestore.append`, as any other, if this gives no row.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn append_pooled(
+    _store_ids: Array<'_, &str>,
+    _batches: Array<'_, &str>,
+    _backend_ids: Array<'_, &str>,
+    _source: Option<&str>,
+) -> TableIterator<
+    'static,
+    (
+        name!(push, i32),
+        name!(head, Option<i64>),
+        name!(appended, i32),
+        name!(backend_id, Option<String>),
+        name!(created_at, Option<TimestampWithTimeZone>),
+        name!(sqlstate, Option<&'static str>),
+        name!(message, Option<String>),
+        name!(detail, Option<String>),
+        name!(hint, Option<&'static str>),
+    ),
+> {
+    TableIterator::new([])
+}
+
+/// Decides what becomes of each push.
+///
 /// The first five arrays have one element for each push; the `stored_*` arrays one for each event that an earlier call
 /// asked for and that exists, or are all null in a first call.
 ///
@@ -148,7 +177,7 @@ fn columns(
 }
 
 /// Arrays with one element for each push, or for each event, have as many.
-pub fn same_length(lengths: &[usize]) {
+fn same_length(lengths: &[usize]) {
     if lengths.windows(2).any(|pair| pair[0] != pair[1]) {
         ereport!(
             ERROR,

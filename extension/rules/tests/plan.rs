@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use livestore_sync::plan::{Insert, MAX_AHEAD, Plan, Push, Stored, StoredEvent, Verdict, plan};
+use livestore_rules::plan::{Insert, MAX_AHEAD, Plan, Push, Stored, StoredEvent, Verdict, plan};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use livestore_sync::notification::{heads_payloads, store_digest};
+use livestore_rules::notification::{heads_payloads, store_digest};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ fn the_longest_ids_of_the_longest_source_fit() {
         let mut heads: Vec<_> = (0..before).map(|n| (format!("a{n:020}"), HEAD)).collect();
         heads.push(("\u{1}".repeat(1024), HEAD));
         heads.extend((0..after).map(|n| (format!("z{n:020}"), HEAD)));
-        let payloads = heads_payloads(Some(&source), heads.iter().map(|(store, head)| (store.as_str(), *head)));
+        let payloads = heads_payloads(Some(&source), heads.iter().map(|(store, head)| (store.as_str(), Some(*head))));
         assert_eq!(united(&payloads, Some(&source)), heads.into_iter().collect());
     }
 }
@@ -53,7 +53,7 @@ fn nothing_is_not_notified() {
 proptest! {
     #[test]
     fn each_head_is_named_once(heads in proptest::collection::btree_map(".{1,60}", 0..=HEAD, 1..200)) {
-        let payloads = heads_payloads(None, heads.iter().map(|(store, head)| (store.as_str(), *head)));
+        let payloads = heads_payloads(None, heads.iter().map(|(store, head)| (store.as_str(), Some(*head))));
         prop_assert_eq!(united(&payloads, None), heads);
     }
 }

@@ -1,0 +1,226 @@
+//! Heads, and the events with their hooks.
+
+use std::collections::HashMap;
+
+use livestore_rules::plan::StoredEvent;
+use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
+use pgrx::pg_sys::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID};
+use pgrx::prelude::*;
+use pgrx::spi::SpiClient;
+
+use super::Advance;
+use super::stored;
+use super::stores::Row;
+use crate::context::Entered;
+use crate::hook_errors::Watch;
+use crate::hooks::Eventlog;
+use crate::roles::RunsAs;
+use crate::statement::Statement;
+
+/// Events of several stores, in one statement. `{}`: the table.
+macro_rules! insert {
+    ($table:literal) => {
+        concat!(
+            "insert into ", $table, "
+             select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
+             from rows from (
+                 pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),
+                 pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8)
+             ) e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)"
+        )
+    };
+}
+
+/// One event, which is a third of the work: an array that is taken apart is a table that is written and read.
+macro_rules! insert_one {
+    ($table:literal) => {
+        concat!("insert into ", $table, " values ($1, $2, $3, $4, $5::json, $6, $7, $8)")
+    };
+}
+
+const MANY: &[PgBuiltInOids] = &[
+    INT8ARRAYOID,
+    INT8ARRAYOID,
+    INT8ARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TEXTARRAYOID,
+    TIMESTAMPTZARRAYOID,
+];
+const ONE: &[PgBuiltInOids] = &[INT8OID, INT8OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID];
+
+thread_local! {
+    static ADVANCE: Statement = const {
+        Statement::new(
+            "update livestore.stores s set head = n.head
+              from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) n(id, head)
+              where s.id = n.id",
+            &[INT8ARRAYOID, INT8ARRAYOID],
+        )
+    };
+    static ADVANCE_ONE: Statement =
+        const { Statement::new("update livestore.stores s set head = $2 where s.id = $1", &[INT8OID, INT8OID]) };
+    static INSERT: Statement = const { Statement::new(insert!("livestore.eventlog_1"), MANY) };
+    static INSERT_ONE: Statement = const { Statement::new(insert_one!("livestore.eventlog_1"), ONE) };
+}
+
+/// An event to insert.
+pub struct Event<'a> {
+    pub row: Row,
+    pub store: &'a str,
+    /// What hooks may know of its request.
+    pub context: Option<&'a str>,
+    /// The push that it came with. Hooks run for one push at a time.
+    pub push: usize,
+    pub seq_num: i64,
+    pub created_at: TimestampWithTimeZone,
+    pub content: StoredEvent<'a>,
+}
+
+/// Advances the heads of stores whose rows are locked.
+///
+/// # Errors
+/// Of the statement.
+pub fn advance(client: &mut SpiClient<'_>, advances: &[Advance<'_>]) -> spi::Result<()> {
+    let advanced = match advances {
+        [only] => ADVANCE_ONE.with(|advance| advance.execute(client, &[only.row.id.into(), only.upto.into()])),
+        _ => {
+            let ids: Vec<i64> = advances.iter().map(|advance| advance.row.id).collect();
+            let heads: Vec<i64> = advances.iter().map(|advance| advance.upto).collect();
+            ADVANCE.with(|advance| advance.execute(client, &[ids.into(), heads.into()]))
+        }
+    }?
+    .len();
+    if advanced != advances.len() {
+        error!("of {} heads {advanced} were advanced", advances.len());
+    }
+    Ok(())
+}
+
+/// Inserts the events into the tables of their stores. Where there are hooks, a statement for each push, which has the context of its
+/// request; else one for each table.
+///
+/// # Errors
+/// Of statements. What a hook raises unwinds, and so does an error if a hook has changed events: a client that gets back another
+/// event than it pushed takes its own for missing, and pushes it again.
+pub fn insert_with_hooks(client: &mut SpiClient<'_>, events: &[Event<'_>]) -> spi::Result<()> {
+    let mut tables: HashMap<pg_sys::Oid, Eventlog> = HashMap::with_capacity(1);
+    for event in events {
+        if !tables.contains_key(&event.row.eventlog) {
+            tables.insert(event.row.eventlog, Eventlog::open(client, event.row.eventlog)?);
+        }
+    }
+    let mut parts: Vec<(&Eventlog, Vec<&Event<'_>>)> = Vec::with_capacity(tables.len());
+    let mut places: HashMap<(pg_sys::Oid, Option<usize>), usize> = HashMap::new();
+    for event in events {
+        let Some(table) = tables.get(&event.row.eventlog) else { continue };
+        let key = (event.row.eventlog, table.has_hooks().then_some(event.push));
+        let place = *places.entry(key).or_insert_with(|| {
+            parts.push((table, Vec::new()));
+            parts.len() - 1
+        });
+        if let Some((_, part)) = parts.get_mut(place) {
+            part.push(event);
+        }
+    }
+    let mut inserted = 0;
+    for (table, part) in &parts {
+        inserted += insert_part(client, table, part)?;
+    }
+    let may_be_changed = |event: &&Event<'_>| tables.get(&event.row.eventlog).is_some_and(Eventlog::may_change_events);
+    let to_check: Vec<&Event<'_>> = events.iter().filter(may_be_changed).collect();
+    if inserted != events.len() && to_check.is_empty() {
+        error!("of {} events {inserted} were inserted", events.len());
+    }
+    if inserted != events.len() || !are_in_log(client, &to_check)? {
+        let message = "a BEFORE trigger on the event log skipped or changed events";
+        let hint = "A hook lets an event pass as it is (return new) or rejects it (raise exception).";
+        pgrx::pg_sys::panic::ErrorReport::new(PgSqlErrorCode::ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, message, "")
+            .set_hint(hint)
+            .report(PgLogLevel::ERROR);
+    }
+    Ok(())
+}
+
+/// One statement, and the hooks that it fires.
+fn insert_part(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> spi::Result<usize> {
+    let _context = match part {
+        [first, ..] if table.has_hooks() => Some(Entered::new(first.store, first.context)),
+        _ => None,
+    };
+    let _watch = Watch::new();
+    let _hooks = RunsAs::hooks(table.has_hooks());
+    let inserted = insert(client, table, part)?;
+    // A hook that is deferred to the commit would run as whoever commits, and fail everything that is committed with this push: it
+    // runs now. One that is merely deferrable may have been deferred for the transaction.
+    for (name, is_initially_deferred) in table.deferrable_hooks() {
+        client.update(format!("set constraints livestore.{name} immediate").as_str(), None, &[])?;
+        if *is_initially_deferred {
+            client.update(format!("set constraints livestore.{name} deferred").as_str(), None, &[])?;
+        }
+    }
+    Ok(inserted)
+}
+
+fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> spi::Result<usize> {
+    let inserted = if let [event] = part {
+        let content = &event.content;
+        let arguments = [
+            event.row.id.into(),
+            event.seq_num.into(),
+            content.parent_seq_num.into(),
+            content.name.into(),
+            content.args.into(),
+            content.client_id.into(),
+            content.session_id.into(),
+            event.created_at.into(),
+        ];
+        match table.dedicated_name() {
+            None => INSERT_ONE.with(|insert| insert.execute(client, &arguments))?.len(),
+            Some(name) => execute(client, &format!(insert_one!("{}"), name), ONE, &arguments)?,
+        }
+    } else {
+        let arguments = [
+            part.iter().map(|event| event.row.id).collect::<Vec<_>>().into(),
+            part.iter().map(|event| event.seq_num).collect::<Vec<_>>().into(),
+            part.iter().map(|event| event.content.parent_seq_num).collect::<Vec<_>>().into(),
+            part.iter().map(|event| event.content.name).collect::<Vec<_>>().into(),
+            part.iter().map(|event| event.content.args).collect::<Vec<_>>().into(),
+            part.iter().map(|event| event.content.client_id).collect::<Vec<_>>().into(),
+            part.iter().map(|event| event.content.session_id).collect::<Vec<_>>().into(),
+            part.iter().map(|event| event.created_at).collect::<Vec<_>>().into(),
+        ];
+        match table.dedicated_name() {
+            None => INSERT.with(|insert| insert.execute(client, &arguments))?.len(),
+            Some(name) => execute(client, &format!(insert!("{}"), name), MANY, &arguments)?,
+        }
+    };
+    Ok(inserted)
+}
+
+/// A statement that is not kept: there may be many tables.
+fn execute(
+    client: &mut SpiClient<'_>,
+    text: &str,
+    parameters: &[PgBuiltInOids],
+    arguments: &[DatumWithOid<'_>],
+) -> spi::Result<usize> {
+    let types: Vec<PgOid> = parameters.iter().map(|&oid| oid.into()).collect();
+    let statement = client.prepare_mut(text, &types)?;
+    Ok(client.update(&statement, None, arguments)?.len())
+}
+
+/// Whether these events are in the log, each as it is here.
+fn are_in_log(client: &mut SpiClient<'_>, events: &[&Event<'_>]) -> spi::Result<bool> {
+    if events.is_empty() {
+        return Ok(true);
+    }
+    let rows = stored::read(client, events.iter().map(|event| (event.row, event.seq_num)))?;
+    let rows: HashMap<(i64, i64), &stored::StoredRow> =
+        rows.iter().map(|row| ((row.store, row.seq_num), row)).collect();
+    Ok(events.iter().all(|event| {
+        rows.get(&(event.row.id, event.seq_num))
+            .is_some_and(|row| row.created_at == event.created_at && row.event() == event.content)
+    }))
+}

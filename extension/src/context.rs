@@ -1,0 +1,73 @@
+//! What hooks may know of the request whose events are being inserted: `livestore.current_store_id()`,
+//! `livestore.current_context()`. It is in the memory of this session, where no role can forge it.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pgrx::prelude::*;
+use serde_json::value::RawValue;
+
+/// The context of one push.
+#[derive(Clone)]
+struct Context {
+    store_id: String,
+    /// A JSON object, as the caller of `livestore.push_batch` wrote it; `None` for a push from SQL.
+    request: Option<Rc<str>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
+}
+
+/// The context of a push, for as long as this lives. Then that of the push around it is back, whose hook has made this one.
+pub struct Entered {
+    around: Option<Context>,
+}
+
+impl Entered {
+    /// A push that a hook makes, and that says nothing of a request, belongs to the request that the hook runs for.
+    pub fn new(store_id: &str, request: Option<&str>) -> Self {
+        let around = CURRENT.take();
+        let request = match request {
+            Some(request) => Some(Rc::from(request)),
+            None => around.as_ref().and_then(|around| around.request.clone()),
+        };
+        CURRENT.set(Some(Context { store_id: store_id.to_owned(), request }));
+        Self { around }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.around.take());
+    }
+}
+
+/// The store that is pushed to, in a hook; elsewhere null.
+#[pg_extern(sql = false, stable)]
+fn current_store_id() -> Option<String> {
+    CURRENT.with_borrow(|current| current.as_ref().map(|context| context.store_id.clone()))
+}
+
+/// The context of the request, in a hook; elsewhere, and for pushes from SQL, null. With a key its value, null if there is none. As JSON
+/// text, since Postgres cannot take a JSON text apart that has `\u0000` in it, which is legal in a client's string.
+#[pg_extern(sql = false, stable)]
+fn context_value(key: Option<&str>) -> Option<String> {
+    let request = CURRENT.with_borrow(|current| current.as_ref()?.request.clone())?;
+    let values: HashMap<Cow<'_, str>, &RawValue> = match serde_json::from_str(&request) {
+        Ok(values) => values,
+        Err(error) => {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+                format!("the context of the request is not a JSON object: {error}")
+            );
+        }
+    };
+    match key {
+        Some(key) => values.get(key).map(|value| value.get().to_owned()),
+        None => Some(request.to_string()),
+    }
+}
