@@ -1,22 +1,16 @@
 //! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
 
 mod auth;
-mod budget;
 mod check;
-mod config;
-mod flow;
+mod gate;
 mod health;
-mod hosts;
+mod limits;
 mod log;
-mod metrics;
-mod origins;
-mod places;
 mod postgres;
 mod protocols;
-mod refusals;
 mod relay;
-mod seldom;
 mod server;
+mod settings;
 mod shutdown;
 mod telemetry;
 mod time;
@@ -34,17 +28,17 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::budget::Budget;
-use crate::config::{Command, Config, Dialect, NewToken, Program};
-use crate::flow::Rate;
+use crate::limits::memory::Budget;
+use crate::limits::rate_limit::Rate;
 use crate::log::{Log, LogConfig};
 use crate::postgres::DatabaseError;
+use crate::protocols::s2::routes::Created;
 use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
-use crate::server::door::{Door, NoDoor};
-use crate::server::s2::Created;
-use crate::server::turn::Patience;
+use crate::server::listen_socket::{Door, NoDoor};
+use crate::server::timeouts::Patience;
 use crate::server::{Server, Settings};
+use crate::settings::{Command, Config, Dialect, NewToken, Program};
 use crate::shutdown::{By, Ending, Signals};
 
 /// A push allocates small pieces and frees them soon, often on another thread: with glibc that was an eighth of its time.
@@ -149,7 +143,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let hosts = config.hosts().map_err(Failure::Config)?;
     let origins = config.origins().map_err(Failure::Config)?;
     let electric = config.electric().map_err(Failure::Config)?;
-    let metrics = metrics::install().map_err(|error| Failure::Config(error.to_string()))?;
+    let metrics = telemetry::metrics::install().map_err(|error| Failure::Config(error.to_string()))?;
     let database = config.database().map_err(Failure::Config)?;
     // A connection is a file; how many are served is said by --max-connections.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -173,7 +167,7 @@ async fn run(config: Config) -> Result<(), Failure> {
     let ending = Ending::default();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(metrics::maintain(metrics.clone()));
+    tasks.spawn(telemetry::metrics::maintain(metrics.clone()));
     let budget = Budget::new(config.max_buffer_bytes, config.max_buffer_bytes_per_client);
     let log_config = LogConfig {
         budget: Arc::clone(&budget),

@@ -27,8 +27,8 @@ pub use self::verifier::{Refused, Verifier};
 
 use self::access::{Rule, most, named};
 use self::verifier::Claims;
-use crate::metrics::Limit;
-use crate::places::{Place, Places};
+use crate::limits::quota::{Place, Places};
+use crate::telemetry::metrics::Limit;
 
 /// How clients prove who they are.
 pub enum Authentication {

@@ -6,9 +6,9 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Row};
 
 use super::{Report, rights};
-use crate::config::Config;
 use crate::log::check_authorize_function;
 use crate::postgres::{Database, DatabaseError};
+use crate::settings::Config;
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
 const OWN_CONNECTIONS: i64 = 5;

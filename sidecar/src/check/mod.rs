@@ -11,8 +11,8 @@ use std::time::Duration;
 use axum::http::StatusCode;
 
 use crate::auth::check_jwks;
-use crate::config::{Auth, Config};
-use crate::server::door::bind;
+use crate::server::listen_socket::bind;
+use crate::settings::{Auth, Config};
 use crate::telemetry;
 
 /// How long others may take to answer.

@@ -8,7 +8,7 @@ use tracing::Instrument;
 use super::event::Event;
 use super::pull::{PAGE_BYTES, Page, pull};
 use super::store_id::StoreId;
-use crate::budget::{Account, FREE, Share};
+use crate::limits::memory::{Account, FREE, Share};
 use crate::postgres::{Database, Unreadable, retry_until_available};
 
 /// A page ends with the event with which it is large enough: so much may it take, with an event as large as any may be by default.

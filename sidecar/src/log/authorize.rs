@@ -10,7 +10,7 @@ use super::context::Context;
 use super::store_id::StoreId;
 use crate::auth::Access;
 use crate::postgres::{Database, DatabaseError, Pooled, Retry};
-use crate::refusals::{Asked, Reason};
+use crate::telemetry::refusals::{Asked, Reason};
 
 /// What a client wants to do with a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

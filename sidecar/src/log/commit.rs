@@ -18,8 +18,8 @@ use super::held::Held;
 use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
 use super::push::{Push, size};
 use super::tail::Tails;
-use crate::metrics;
 use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
+use crate::telemetry::metrics;
 
 /// The most that one transaction takes on. More makes a commit slower without making it cheaper.
 pub const GROUP_PUSHES: usize = 512;

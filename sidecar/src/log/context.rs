@@ -10,8 +10,8 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::auth::{Authentication, Credentials, Identity, Refused};
-use crate::budget::{Account, Budget};
-use crate::places::Place;
+use crate::limits::memory::{Account, Budget};
+use crate::limits::quota::Place;
 
 /// How long a request waits for a place among the connections of its subject.
 const QUEUE_TIME: Duration = Duration::from_secs(60);

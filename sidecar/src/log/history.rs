@@ -8,8 +8,8 @@ use super::pull::Page;
 use super::store_id::StoreId;
 use super::{Log, PullError, check_cursor};
 use crate::auth::Refused;
-use crate::budget::Account;
-use crate::refusals::Reason;
+use crate::limits::memory::Account;
+use crate::telemetry::refusals::Reason;
 
 /// The pages of a log up to its end.
 pub struct History {

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::outcome::PushError;
 use super::store_id::StoreId;
-use crate::flow::{Flow, Rate};
-use crate::metrics::Limit;
+use crate::limits::rate_limit::{Flow, Rate};
+use crate::telemetry::metrics::Limit;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

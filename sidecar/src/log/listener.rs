@@ -11,8 +11,8 @@ use tracing::{debug, info, warn};
 
 use super::store_digest::StoreDigest;
 use super::tail::Tails;
-use crate::metrics;
 use crate::postgres::{Backoff, Database, DatabaseError};
+use crate::telemetry::metrics;
 
 /// A connection that is silent for this long is asked whether it is still there, and has as long to answer.
 const HEARTBEAT: Duration = Duration::from_secs(5);

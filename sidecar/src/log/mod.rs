@@ -58,11 +58,11 @@ use push::CommitQueue;
 use tail::Tails;
 
 use crate::auth::Authentication;
-use crate::budget::Budget;
-use crate::metrics::Standing;
+use crate::limits::memory::Budget;
 pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
-use crate::seldom::Seldom;
+use crate::telemetry::log_throttle::Seldom;
+use crate::telemetry::metrics::Standing;
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::authorize::Denied;
 use crate::postgres::Retry;
-use crate::refusals::Reason;
+use crate::telemetry::refusals::Reason;
 
 /// Why a push is not in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -11,9 +11,9 @@ use tracing::{Instrument, debug_span, error, warn};
 
 use super::event::{Event, StoredEvent};
 use super::store_id::StoreId;
-use crate::budget::Share;
+use crate::limits::memory::Share;
 use crate::postgres::{Database, DatabaseError, PoolClient};
-use crate::seldom::Seldom;
+use crate::telemetry::log_throttle::Seldom;
 
 /// The bounds of a page. A page ends with the event that reaches one of them.
 pub const PAGE_EVENTS: i32 = 1000;

@@ -19,8 +19,8 @@ use super::held::Held;
 use super::outcome::{PushError, Pushed};
 use super::store_id::StoreId;
 use super::tail::Tails;
-use crate::metrics::Limit;
 use crate::postgres::Database;
+use crate::telemetry::metrics::Limit;
 
 /// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later. So they are when the committer is
 /// behind: what is refused early costs next to nothing, and what is accepted is answered soon.

@@ -21,10 +21,10 @@ use super::outcome::{PushError, Pushed};
 use super::pull::{self, Page};
 use super::push::Space;
 use crate::auth::{Access, Identity, Refused};
-use crate::budget::{Account, FREE, Share};
-use crate::metrics;
+use crate::limits::memory::{Account, FREE, Share};
 use crate::postgres::{Database, Unreadable, retry_until_available};
-use crate::refusals::{Asked, Reason, Whom, refused};
+use crate::telemetry::metrics;
+use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 use crate::time::passed;
 
 use super::store_id::StoreId;

@@ -9,8 +9,8 @@ use super::ahead::{Ahead, cost};
 use super::context::Context;
 use super::event::Event;
 use super::tail::{News, Pace, Standing, StreamEnd, Tail};
-use crate::budget::{Account, FREE, Share};
-use crate::metrics::{self, Present};
+use crate::limits::memory::{Account, FREE, Share};
+use crate::telemetry::metrics::{self, Present};
 use crate::time::passed;
 
 /// One reader of a live log.

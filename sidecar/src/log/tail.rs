@@ -20,7 +20,7 @@ use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, pull, status};
 use super::store_digest::StoreDigest;
 use super::store_id::StoreId;
 use super::subscription::Subscription;
-use crate::budget::Account;
+use crate::limits::memory::Account;
 use crate::postgres::{Backoff, Database, DatabaseError, Retry, Unreadable, retry_until_available};
 
 /// The most that a tail holds. Whoever is further behind reads from Postgres.

@@ -8,6 +8,7 @@ pub mod electric;
 pub mod relay;
 pub mod rpc;
 pub mod s2;
+pub mod sync_cf;
 pub mod websocket;
 
 use std::borrow::Cow;

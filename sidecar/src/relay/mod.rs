@@ -20,9 +20,9 @@ pub use self::mailbox::{Ended, Ending, Inbox};
 use self::hub::{Hub, Place, Requested};
 use self::link::{Link, Way};
 use self::parcel::{Kind, Message};
-use crate::flow::{Flow, Rate};
-use crate::metrics::{self, Limit};
+use crate::limits::rate_limit::{Flow, Rate};
 use crate::postgres::Database;
+use crate::telemetry::metrics::{self, Limit};
 
 /// Whose device it is.
 pub type UserId = Arc<str>;

@@ -26,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::turn::{self, Clock, Patience, Used};
-use crate::metrics::{Limit, Present};
-use crate::places::{Place, Places};
+use super::timeouts::{self, Clock, Patience, Used};
+use crate::limits::quota::{Place, Places};
 use crate::protocols::websocket::meter::Meter;
 use crate::shutdown::Ending;
+use crate::telemetry::metrics::{Limit, Present};
 
 /// How long a client may leave what it is sent unread before it is disconnected.
 const UNREAD: Duration = Duration::from_secs(30);
@@ -151,7 +151,7 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
     let (meter, router) = (Arc::clone(&stream.meter), TowerToHyperService::new(router));
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&meter));
-        turn::answer(&router, &used, request)
+        timeouts::answer(&router, &used, request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -1,15 +1,11 @@
 //! HTTP: which request goes to which protocol, and what a load balancer asks.
 
 pub mod accept;
-mod cf;
-pub mod door;
-mod electric;
-mod observe;
+pub mod listen_socket;
+mod normalize;
+pub mod observe;
 mod probes;
-mod relay;
-pub mod s2;
-mod tidy;
-pub mod turn;
+pub mod timeouts;
 
 use std::collections::{BTreeMap, HashSet};
 use std::error::Error;
@@ -32,17 +28,18 @@ use tokio_util::task::TaskTracker;
 use tower_http::compression::CompressionLayer;
 
 use crate::auth::{Authentication, Credentials, Refused, Secret};
-use crate::budget::{self, Account, Budget, FREE};
-use crate::config::Dialect;
-use crate::hosts::Hosts;
+use crate::gate::hosts::Hosts;
+use crate::gate::origins::Origins;
+use crate::limits::memory::{self, Account, Budget, FREE};
 use crate::log::{Context, Log, StoreId, StoreLog};
-use crate::metrics::Limit;
-use crate::origins::Origins;
 use crate::protocols::electric::Upstream;
 use crate::protocols::s2::api;
-use crate::refusals::{Asked, Reason, Whom, refused};
+use crate::protocols::{electric, relay, s2, sync_cf};
 use crate::relay::Relay;
+use crate::settings::Dialect;
 use crate::shutdown::Ending;
+use crate::telemetry::metrics::Limit;
+use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
 /// How long the body of a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -54,7 +51,7 @@ const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
 const UNANNOUNCED: u64 = 4 << 20;
 
 /// What somebody may send who has no good token, to be told so in the form of the protocol.
-const STRANGERS_BYTES: usize = 64 << 10;
+pub const STRANGERS_BYTES: usize = 64 << 10;
 
 /// What the handlers share.
 pub struct Server {
@@ -67,7 +64,7 @@ pub struct Server {
     pub relay: Option<Relay>,
     pub metrics: PrometheusHandle,
     /// What clients of S2 have created here.
-    pub created: s2::Created,
+    pub created: s2::routes::Created,
     /// Connections are taken.
     pub is_open: AtomicBool,
 }
@@ -92,7 +89,7 @@ pub struct Settings {
     pub budget: Arc<Budget>,
 }
 
-const INFO: &str = concat!(
+pub const INFO: &str = concat!(
     "livestore-sidecar ",
     env!("CARGO_PKG_VERSION"),
     "\n
@@ -117,10 +114,10 @@ impl Server {
     pub fn router(self: Arc<Self>) -> Router {
         let server = self;
         let sync = Router::new()
-            .merge(electric::router())
-            .merge(s2::router())
-            .merge(relay::router())
-            .fallback(cf::any_path)
+            .merge(electric::routes::router())
+            .merge(s2::routes::router())
+            .merge(relay::routes::router())
+            .fallback(sync_cf::any_path)
             .layer(CompressionLayer::new())
             .layer(server.settings.origins.cors())
             .layer(from_fn_with_state(Arc::clone(&server), for_clients));
@@ -138,7 +135,7 @@ impl Server {
     ///
     /// # Errors
     /// The answer to one that is not.
-    fn admit(&self, dialect: Dialect, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+    pub fn admit(&self, dialect: Dialect, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
         if !self.settings.dialects.contains(&dialect) {
             let message = format!("{dialect} is switched off on this server: --dialects switches it on");
             return Err((StatusCode::NOT_FOUND, message));
@@ -159,7 +156,7 @@ impl Server {
     }
 
     /// Tells the operator of a request that is refused before it is known who sends it.
-    fn refused(&self, asked: Asked, reason: Reason, dialect: Dialect, text: &str) {
+    pub fn refused(&self, asked: Asked, reason: Reason, dialect: Dialect, text: &str) {
         let whom = Whom { dialect: dialect.name(), is_stranger: true, ..Whom::default() };
         refused(asked, reason, whom, text);
     }
@@ -168,7 +165,7 @@ impl Server {
     ///
     /// # Errors
     /// The payload is too large.
-    fn context(
+    pub fn context(
         &self,
         dialect: Dialect,
         store: &StoreId,
@@ -184,7 +181,7 @@ impl Server {
     ///
     /// # Errors
     /// The payload is too large.
-    fn unnamed_context(
+    pub fn unnamed_context(
         &self,
         dialect: Dialect,
         payload: Option<&RawValue>,
@@ -202,7 +199,7 @@ impl Server {
     }
 
     /// The tokens that a request brings beside its sync payload.
-    fn credentials(&self, headers: &HeaderMap, query: Option<&str>) -> Credentials {
+    pub fn credentials(&self, headers: &HeaderMap, query: Option<&str>) -> Credentials {
         Credentials::new(headers, query, self.settings.origins.trust_cookies(headers))
     }
 
@@ -211,7 +208,7 @@ impl Server {
     ///
     /// # Errors
     /// What to tell the client.
-    async fn identify(&self, dialect: Dialect, parts: &Parts) -> Result<Account, String> {
+    pub async fn identify(&self, dialect: Dialect, parts: &Parts) -> Result<Account, String> {
         let credentials = self.credentials(&parts.headers, parts.uri.query());
         match self.settings.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.settings.budget.subject(&identity.subject)),
@@ -229,7 +226,7 @@ impl Server {
     ///
     /// # Errors
     /// There can be no such store, or the payload is too large.
-    fn store(
+    pub fn store(
         &self,
         dialect: Dialect,
         store_id: &str,
@@ -247,11 +244,16 @@ impl Server {
     ///
     /// # Errors
     /// Which of the bounds it exceeds.
-    async fn body(&self, body: Body, account: &Account) -> Result<Bytes, (StatusCode, String)> {
+    pub async fn body(&self, body: Body, account: &Account) -> Result<Bytes, (StatusCode, String)> {
         self.body_of_at_most(body, account, self.settings.max_frame_bytes).await
     }
 
-    async fn body_of_at_most(&self, body: Body, account: &Account, most: usize) -> Result<Bytes, (StatusCode, String)> {
+    pub async fn body_of_at_most(
+        &self,
+        body: Body,
+        account: &Account,
+        most: usize,
+    ) -> Result<Bytes, (StatusCode, String)> {
         let hint = body.size_hint();
         let announced = usize::try_from(hint.upper().unwrap_or(hint.lower().max(UNANNOUNCED))).unwrap_or(usize::MAX);
         if hint.upper().is_some() && announced > most {
@@ -268,7 +270,7 @@ impl Server {
         };
         // What says nothing of its size has as much as was taken for it.
         match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, most.min(announced))).await {
-            Ok(Ok(body)) => Ok(budget::counted(body, share)),
+            Ok(Ok(body)) => Ok(memory::counted(body, share)),
             Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".into())),
             Ok(Err(error)) if !error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
                 Err((StatusCode::BAD_REQUEST, "the request broke off".into()))
@@ -285,7 +287,7 @@ fn too_large(most: usize) -> (StatusCode, String) {
 
 /// Wraps every request, whatever its path. One layer, because each layer boxes and copies the request inside it.
 async fn around(request: Request, next: Next) -> Response {
-    let response = observe::observe(tidy::tidy(request), next).await;
+    let response = observe::observe(normalize::normalize(request), next).await;
     for_our_pages(to_be_tried_again(response))
 }
 
@@ -332,7 +334,7 @@ fn to_be_tried_again(mut response: Response) -> Response {
 
 /// Refuses a request of which nobody knows the protocol, in a form that each client understands: that of S2 takes everything but
 /// an event for an empty log, and asks again at once.
-fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Response {
+pub fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     if accept.is_some_and(|accept| accept.contains("text/event-stream")) {
         return api::refuse_pull(status, message);
@@ -340,17 +342,17 @@ fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Respons
     refuse((status, message.into()))
 }
 
-fn refuse((status, message): (StatusCode, String)) -> Response {
+pub fn refuse((status, message): (StatusCode, String)) -> Response {
     let text = format!("{message}\n");
     (status, Extension(observe::Because(message)), text).into_response()
 }
 
-fn bad_request(message: &str) -> Response {
+pub fn bad_request(message: &str) -> Response {
     refuse((StatusCode::BAD_REQUEST, message.into()))
 }
 
 /// To a request without the headers of a WebSocket.
-fn upgrade_required() -> Response {
+pub fn upgrade_required() -> Response {
     let headers = [(header::UPGRADE, "websocket")];
     (StatusCode::UPGRADE_REQUIRED, headers, "this endpoint speaks WebSocket\n").into_response()
 }

@@ -8,9 +8,9 @@ use axum::response::Response;
 use tracing::field::{Empty, display};
 use tracing::{Instrument, Span, info, info_span};
 
-use crate::config::Dialect;
 use crate::log::StoreId;
-use crate::metrics;
+use crate::settings::Dialect;
+use crate::telemetry::metrics;
 use crate::telemetry::traces::Parent;
 
 /// What is asked every few seconds, and says nothing of clients.

@@ -11,8 +11,8 @@ use axum::routing::get;
 use tracing::warn;
 
 use super::Server;
-use crate::metrics::{Standing, render};
 use crate::relay::Relay;
+use crate::telemetry::metrics::{Standing, render};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()

@@ -1,5 +1,8 @@
 //! Log lines, on standard error, and traces, to a collector.
 
+pub mod log_throttle;
+pub mod metrics;
+pub mod refusals;
 mod text;
 pub mod traces;
 
@@ -12,7 +15,7 @@ use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::traces::Traces;
-use crate::config::LogFormat;
+use crate::settings::LogFormat;
 
 /// Why nothing can be logged.
 #[derive(Debug, thiserror::Error)]

@@ -20,7 +20,7 @@ use super::messages::{self, Columns, Relation, up_to_date};
 use super::offset::Position;
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, read};
 use super::upstream::{self, Upstream};
-use crate::budget::counted;
+use crate::limits::memory::counted;
 use crate::log::{Batch, PushError, StoreLog};
 use crate::protocols::{brief, read_json, status_of};
 use crate::shutdown::Ending;

@@ -9,6 +9,7 @@ pub mod api;
 mod messages;
 mod offset;
 mod read;
+pub mod routes;
 pub mod shape;
 mod upstream;
 

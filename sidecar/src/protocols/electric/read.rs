@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::sleep_until;
 
 use super::offset::{Offset, Position};
-use crate::budget::Share;
+use crate::limits::memory::Share;
 use crate::log::{Denied, Event, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 

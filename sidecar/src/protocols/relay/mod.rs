@@ -5,6 +5,7 @@
 
 mod history;
 mod messages;
+pub mod routes;
 mod session;
 
 pub use self::session::{Guest, serve};

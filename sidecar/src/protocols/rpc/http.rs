@@ -16,7 +16,7 @@ use tracing::{Instrument, debug};
 
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
-use crate::budget::{Share, counted};
+use crate::limits::memory::{Share, counted};
 use crate::log::{Denied, History, Page, PullError, StoreLog};
 use crate::protocols::chunks::chunks;
 use crate::protocols::{body, status_of};

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::requests::{Cursor, pull_failure};
 use super::wire::RequestId;
-use crate::budget::Share;
+use crate::limits::memory::Share;
 use crate::log::{Event, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;

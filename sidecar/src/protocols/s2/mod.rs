@@ -8,4 +8,5 @@ pub mod api;
 mod limits;
 mod records;
 pub mod rest;
+pub mod routes;
 mod stream;

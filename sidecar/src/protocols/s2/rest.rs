@@ -19,7 +19,7 @@ use super::api::events;
 use super::limits::Limits;
 use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
-use crate::budget::{Share, counted};
+use crate::limits::memory::{Share, counted};
 use crate::log::{Batch, Event, Page, PullError, PushError, StoreLog, StreamEnd, Unreadable};
 use crate::protocols::{body, read_json};
 use crate::shutdown::Ending;

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::limits::Limits;
 use super::records::{Tail, batches, metered, records, seq_num, timestamp};
-use crate::budget::{Share, counted};
+use crate::limits::memory::{Share, counted};
 use crate::log::{Event, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::budget::{Account, FREE, Share};
+use crate::limits::memory::{Account, FREE, Share};
 
 /// Memory is taken in pieces, as a message arrives.
 const STEP: usize = 128 << 10;

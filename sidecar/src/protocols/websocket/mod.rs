@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE, UNFINISHED};
-use crate::budget::Share;
-use crate::metrics::Limit;
+use crate::limits::memory::Share;
 use crate::protocols::websocket::meter::Meter;
+use crate::telemetry::metrics::Limit;
 
 /// Frames that wait for a client to read them: with the frames' size this bounds what a slow client costs.
 const OUTGOING_FRAMES: usize = 8;

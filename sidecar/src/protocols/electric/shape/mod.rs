@@ -23,7 +23,7 @@ use super::messages::{MUST_REFETCH, page, up_to_date};
 use super::offset::{Offset, Position};
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error};
 use super::upstream::Upstream;
-use crate::budget::counted;
+use crate::limits::memory::counted;
 use crate::log::{FindError, StoreLog};
 use crate::protocols::status_of;
 pub use request::{Request, Since, has_secret};

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-use crate::budget::counted;
+use crate::limits::memory::counted;
 use crate::log::{Delivery, StoreLog, Subscription};
 use crate::protocols::body;
 use crate::protocols::electric::messages::{Columns, Relation, row, up_to_date};

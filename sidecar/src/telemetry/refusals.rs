@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::metrics;
-use crate::seldom::Seldom;
+use crate::telemetry::log_throttle::Seldom;
+use crate::telemetry::metrics;
 
 /// How often a refusal of one subject is mentioned in the log.
 const MENTION_EVERY: Duration = Duration::from_secs(60);

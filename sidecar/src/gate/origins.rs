@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::Url;
 use tower_http::cors::{AllowHeaders, AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
-use crate::hosts::Hosts;
+use crate::gate::hosts::Hosts;
 
 /// What pages read of an answer beside its body: without the first three, clients of Electric give up.
 const ELECTRIC_HEADERS: [&str; 7] = [

@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Server;
-use crate::budget::Account;
-use crate::config::Dialect;
+use crate::limits::memory::Account;
 use crate::log::{Action, Age, Alias, FindError, PgText, StoreId, StoreLog};
 use crate::protocols::s2::{api, rest};
 use crate::protocols::{read_json, status_of};
-use crate::refusals::{Asked, Reason};
+use crate::server::Server;
+use crate::settings::Dialect;
+use crate::telemetry::refusals::{Asked, Reason};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()

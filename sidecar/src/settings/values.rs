@@ -74,7 +74,7 @@ mod tests {
 
     use clap::{CommandFactory, Parser};
 
-    use crate::config::Program;
+    use crate::settings::Program;
 
     /// Options of which 0 is a good value: clocks that agree, no second try, no delay.
     const MAY_BE_NOTHING: [&str; 4] = ["--jwt-leeway", "--database-wait", "--shutdown-delay", "--contention-window"];

@@ -13,11 +13,11 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{INFO, STRANGERS_BYTES, Server, bad_request, refuse, refuse_any, upgrade_required};
-use crate::config::Dialect;
 use crate::log::{Context, StoreId, StoreLog};
 use crate::protocols::{cf_0_3, rpc, websocket};
-use crate::refusals::{Asked, Reason};
+use crate::server::{INFO, STRANGERS_BYTES, Server, bad_request, refuse, refuse_any, upgrade_required};
+use crate::settings::Dialect;
+use crate::telemetry::refusals::{Asked, Reason};
 
 /// How long a WebSocket waits for a database that is away before its client is told to come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

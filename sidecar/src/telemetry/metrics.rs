@@ -6,7 +6,7 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::refusals::{Asked, Reason};
+use crate::telemetry::refusals::{Asked, Reason};
 
 const PUSHES: &str = "livestore_pushes_total";
 const COMMIT_PUSHES: &str = "livestore_commit_pushes";

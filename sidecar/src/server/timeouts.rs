@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::metrics::Limit;
+use crate::telemetry::metrics::Limit;
 
 /// How long a client may take over what it still sends on a connection that is closed for it, and over a pause in that.
 const LINGER: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
 /// Takes empty segments out of the path, and leaves of `Connection` and `Upgrade` what asks for a WebSocket.
-pub fn tidy(mut request: Request) -> Request {
+pub fn normalize(mut request: Request) -> Request {
     if let Some(uri) = without_empty_segments(request.uri()) {
         *request.uri_mut() = uri;
     }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
-use crate::metrics::Limit;
+use crate::telemetry::metrics::Limit;
 
 /// What costs about as much as the rest of a connection is not counted: signs of life and acknowledgements pass at any time, so that
 /// what others hold is given back.

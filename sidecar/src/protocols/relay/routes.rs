@@ -11,13 +11,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tracing::info;
 
-use super::{Server, bad_request, refuse, upgrade_required};
 use crate::auth::{Identity, Refused};
-use crate::config::Dialect;
 use crate::log::{StoreId, StoreLog};
 use crate::protocols::relay::{self, Guest};
 use crate::protocols::websocket;
-use crate::refusals::{Asked, Reason, Whom, refused};
+use crate::server::{Server, bad_request, refuse, upgrade_required};
+use crate::settings::Dialect;
+use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
 /// As LiveStore's other endpoints are found below `/api`.
 const PATH: &str = "/api/v1/livestore/sync";

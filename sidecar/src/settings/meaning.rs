@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use super::{Auth, Config};
 use crate::auth::{Authentication, Jwt, Verifier};
-use crate::flow::Rate;
-use crate::hosts::Hosts;
+use crate::gate::hosts::Hosts;
+use crate::gate::origins::Origins;
+use crate::limits::quota::Places;
+use crate::limits::rate_limit::Rate;
 use crate::log::{PushBounds, StoreId};
-use crate::origins::Origins;
-use crate::places::Places;
 use crate::postgres::{Database, tls};
 use crate::protocols::electric::Upstream;
 

@@ -10,12 +10,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::{Value, json};
 
-use super::{Server, observe};
 use crate::auth::penalty;
-use crate::config::Dialect;
 use crate::log::{Action, Age, Alias, Context, StoreId};
 use crate::protocols::electric::{GRACE, api, shape};
-use crate::refusals::{Asked, Reason};
+use crate::server::{Server, observe};
+use crate::settings::Dialect;
+use crate::telemetry::refusals::{Asked, Reason};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()

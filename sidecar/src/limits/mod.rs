@@ -1,0 +1,5 @@
+//! Limits on what clients use: memory, rates, and the number of something.
+
+pub mod memory;
+pub mod quota;
+pub mod rate_limit;
