@@ -28,15 +28,15 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
-use crate::limits::memory::Budget;
+use crate::limits::memory::Memory;
 use crate::limits::rate_limit::Rate;
 use crate::log::{Log, LogConfig};
 use crate::postgres::DatabaseError;
 use crate::protocols::s2::routes::Created;
 use crate::relay::Relay;
 use crate::server::accept::{self, Bounds};
-use crate::server::listen_socket::{Door, NoDoor};
-use crate::server::timeouts::Patience;
+use crate::server::listen_socket::{ListenError, ListenSocket};
+use crate::server::timeouts::Timeouts;
 use crate::server::{Server, Settings};
 use crate::settings::{Command, Config, Dialect, NewToken, Program};
 use crate::shutdown::{By, Ending, Signals};
@@ -61,7 +61,7 @@ enum Failure {
     #[error("{0}")]
     Database(#[source] DatabaseError),
     #[error(transparent)]
-    Listen(#[from] NoDoor),
+    Listen(#[from] ListenError),
     #[error("a task that never ends has ended: please report this, with the log")]
     Bug,
     #[error("the operating system refuses")]
@@ -71,11 +71,11 @@ enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::System(_) | Self::Bug | Self::Listen(NoDoor::System(_)) => 1,
-            Self::Config(_) | Self::Listen(NoDoor::NotAListener(_)) => 2,
+            Self::System(_) | Self::Bug | Self::Listen(ListenError::System(_)) => 1,
+            Self::Config(_) | Self::Listen(ListenError::NotAListener(_)) => 2,
             Self::Unreachable(_) => 3,
             Self::Database(_) => 4,
-            Self::Listen(NoDoor::Taken(..) | NoDoor::NotShared(..)) => 5,
+            Self::Listen(ListenError::Taken(..) | ListenError::NotShared(..)) => 5,
         }
     }
 }
@@ -152,23 +152,23 @@ async fn run(config: Config) -> Result<(), Failure> {
     // Before clients can come: it may be another's.
     let probes = match config.health_listen {
         None => None,
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| NoDoor::Taken(address, error))?),
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| ListenError::Taken(address, error))?),
     };
-    let door = Door::open(config.listen, config.reuse_port)?;
-    let listen = door.address()?;
+    let socket = ListenSocket::open(config.listen, config.reuse_port)?;
+    let listen = socket.address()?;
     config.check_address(listen).map_err(Failure::Config)?;
 
     let bounds = Bounds {
         connections: config.max_connections,
         connections_per_address: config.max_connections_per_address,
-        patience: Patience { head: config.head_timeout, idle: config.idle_close },
+        timeouts: Timeouts { head: config.head_timeout, idle: config.idle_close },
         head_bytes: config.max_head_bytes as usize,
     };
     let ending = Ending::default();
     let connections = TaskTracker::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(telemetry::metrics::maintain(metrics.clone()));
-    let budget = Budget::new(config.max_buffer_bytes, config.max_buffer_bytes_per_client);
+    let budget = Memory::new(config.max_buffer_bytes, config.max_buffer_bytes_per_client);
     let log_config = LogConfig {
         budget: Arc::clone(&budget),
         push_timeout: config.push_timeout,
@@ -214,10 +214,10 @@ async fn run(config: Config) -> Result<(), Failure> {
     tokio::select! {
         biased;
         _ = signals.requested() => return Ok(()),
-        () = door.is_ours() => {}
+        () = socket.is_ours() => {}
         ready = ready(&log, config.database_wait) => ready?,
     }
-    let listener = door.listen()?;
+    let listener = socket.listen()?;
     server.is_open.store(true, Ordering::Relaxed);
     let serving = tokio::spawn(accept::serve(listener, server.router(), bounds, ending.clone()));
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
@@ -233,7 +233,7 @@ async fn run(config: Config) -> Result<(), Failure> {
         if matches!(result, Ok(By::Manager)) {
             sleep(config.shutdown_delay).await;
         }
-        door.close().await;
+        socket.close().await;
         ending.begin(config.shutdown_deadline);
         connections.close();
         let deadline = Instant::now() + config.shutdown_deadline;

@@ -27,7 +27,7 @@ pub use self::verifier::{Refused, Verifier};
 
 use self::access::{Rule, most, named};
 use self::verifier::Claims;
-use crate::limits::quota::{Place, Places};
+use crate::limits::quota::{Permit, Quota};
 use crate::telemetry::metrics::Limit;
 
 /// How clients prove who they are.
@@ -45,9 +45,9 @@ pub struct Jwt {
     /// What every token allows.
     pub allow: Vec<Template>,
     /// Connections of each subject.
-    pub places: Arc<Places<Arc<str>>>,
+    pub connections: Arc<Quota<Arc<str>>>,
     /// Requests of each subject that wait for one of those.
-    pub queue: Arc<Places<Arc<str>>>,
+    pub queue: Arc<Quota<Arc<str>>>,
 }
 
 /// Who sends a request.
@@ -62,7 +62,7 @@ pub struct Identity {
     /// `None`: everything.
     rules: Option<Vec<Rule>>,
     /// Among the connections of this subject.
-    _place: Option<Place<Arc<str>>>,
+    _permit: Option<Permit<Arc<str>>>,
 }
 
 impl Authentication {
@@ -72,13 +72,13 @@ impl Authentication {
     /// There is no token, or not a good one.
     pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, Refused> {
         match self {
-            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, _place: None }),
+            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, _permit: None }),
             Self::Jwt(jwt) => jwt.identify(credentials.token().ok_or(Refused::Missing)?).await,
         }
     }
 
-    /// A place among the requests of a subject that wait for one among its connections, if that is free.
-    pub fn queue(&self, subject: Arc<str>) -> Option<Place<Arc<str>>> {
+    /// Takes a place in the queue of a subject: one of its requests that wait for a connection, if there may be another.
+    pub fn queue(&self, subject: Arc<str>) -> Option<Permit<Arc<str>>> {
         match self {
             Self::None => None,
             Self::Jwt(jwt) => jwt.queue.take(subject),
@@ -93,9 +93,9 @@ impl Authentication {
 impl Jwt {
     async fn identify(&self, token: &str) -> Result<Identity, Refused> {
         let claims = self.verifier.verify(token).await?;
-        let place = self.places.take(Arc::clone(&claims.subject)).ok_or_else(|| {
+        let permit = self.connections.take(Arc::clone(&claims.subject)).ok_or_else(|| {
             Limit::ConnectionsPerSubject.hit();
-            Refused::TooMany { subject: Arc::clone(&claims.subject), most: self.places.each() }
+            Refused::TooMany { subject: Arc::clone(&claims.subject), most: self.connections.each() }
         })?;
         let of_token = match claims.all.get(&self.access_claim) {
             None | Some(Value::Null) => Vec::new(),
@@ -110,7 +110,7 @@ impl Jwt {
             until,
             claims: Some(Value::Object(all).to_string().into()),
             rules: Some(rules),
-            _place: Some(place),
+            _permit: Some(permit),
         })
     }
 }
@@ -167,8 +167,8 @@ mod tests {
             let key = EncodingKey::from_secret(b"a secret");
             let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
             let verifier = Verifier::new(Duration::ZERO).with_secret("a secret");
-            let (places, queue) = (Places::new(1), Places::new(1));
-            let jwt = Jwt { verifier, access_claim: "livestore".into(), allow: Vec::new(), places, queue };
+            let (connections, queue) = (Quota::new(1), Quota::new(1));
+            let jwt = Jwt { verifier, access_claim: "livestore".into(), allow: Vec::new(), connections, queue };
             let credentials = Credentials::default().with_payload(Some(&json!({"authToken": token}).to_string()));
             let identified = Authentication::Jwt(Box::new(jwt)).identify(&credentials).now_or_never().unwrap();
             let Ok(identity) = identified else { return };

@@ -20,7 +20,7 @@ pub const FREE: usize = 16 << 10;
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The memory of the process.
-pub struct Budget {
+pub struct Memory {
     all: Arc<Semaphore>,
     bytes: usize,
     each: usize,
@@ -32,7 +32,7 @@ pub struct Budget {
 /// That of one client.
 #[derive(Clone)]
 pub struct Account {
-    budget: Arc<Budget>,
+    memory: Arc<Memory>,
     own: Arc<Semaphore>,
 }
 
@@ -42,7 +42,7 @@ pub struct Share {
     all: OwnedSemaphorePermit,
 }
 
-impl Budget {
+impl Memory {
     /// So many bytes in all, and for each client.
     pub fn new(bytes: usize, each: usize) -> Arc<Self> {
         let [bytes, each] = [bytes, each].map(|bytes| bytes.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS));
@@ -64,17 +64,17 @@ impl Budget {
             own
         });
         drop(subjects);
-        Account { budget: Arc::clone(self), own }
+        Account { memory: Arc::clone(self), own }
     }
 
     /// So are all of whom nobody knows who they are.
     pub fn strangers(self: &Arc<Self>) -> Account {
-        Account { budget: Arc::clone(self), own: Arc::clone(&self.strangers) }
+        Account { memory: Arc::clone(self), own: Arc::clone(&self.strangers) }
     }
 
     /// A client that is known by its connection only.
     pub fn connection(self: &Arc<Self>) -> Account {
-        Account { budget: Arc::clone(self), own: Arc::new(Semaphore::new(self.each)) }
+        Account { memory: Arc::clone(self), own: Arc::new(Semaphore::new(self.each)) }
     }
 
     /// How much is taken, in bytes.
@@ -99,11 +99,11 @@ impl Account {
         if let Some(share) = self.try_take(bytes) {
             return Some(share);
         }
-        self.budget.exceeded();
+        self.memory.exceeded();
         let bytes = self.permits(bytes);
         // Nobody waits for what is everybody's before it has what is its own.
         let own = Arc::clone(&self.own).acquire_many_owned(bytes).await.ok()?;
-        let all = Arc::clone(&self.budget.all).acquire_many_owned(bytes).await.ok()?;
+        let all = Arc::clone(&self.memory.all).acquire_many_owned(bytes).await.ok()?;
         Some(Share { own, all })
     }
 
@@ -111,12 +111,12 @@ impl Account {
     pub fn try_take(&self, bytes: usize) -> Option<Share> {
         let bytes = self.permits(bytes);
         let own = Arc::clone(&self.own).try_acquire_many_owned(bytes).ok()?;
-        let all = Arc::clone(&self.budget.all).try_acquire_many_owned(bytes).ok()?;
+        let all = Arc::clone(&self.memory.all).try_acquire_many_owned(bytes).ok()?;
         Some(Share { own, all })
     }
 
     fn permits(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.min(self.budget.each).min(self.budget.bytes)).unwrap_or(u32::MAX)
+        u32::try_from(bytes.min(self.memory.each).min(self.memory.bytes)).unwrap_or(u32::MAX)
     }
 }
 
@@ -174,21 +174,21 @@ mod tests {
 
     #[test]
     fn each_has_its_part_and_all_together_have_no_more() {
-        let budget = Budget::new(100, 60);
-        let (ann, bob) = (budget.subject(&"ann".into()), budget.subject(&"bob".into()));
+        let memory = Memory::new(100, 60);
+        let (ann, bob) = (memory.subject(&"ann".into()), memory.subject(&"bob".into()));
         let first = ann.try_take(40).unwrap();
-        assert!(budget.subject(&"ann".into()).try_take(21).is_none(), "ann has it on all of her connections");
+        assert!(memory.subject(&"ann".into()).try_take(21).is_none(), "ann has it on all of her connections");
         let mut second = bob.try_take(1000).unwrap();
-        assert_eq!((second.bytes(), budget.taken()), (60, 100), "what is too large counts as all");
+        assert_eq!((second.bytes(), memory.taken()), (60, 100), "what is too large counts as all");
         assert!(ann.take(10).now_or_never().is_none());
         second.shrink(50);
         let third = ann.take(10).now_or_never().unwrap().unwrap();
-        assert!(budget.connection().try_take(1).is_none());
+        assert!(memory.connection().try_take(1).is_none());
         let rides = counted("text", Some(Arc::new(third)));
         drop((first, second));
-        assert_eq!(budget.taken(), 10);
+        assert_eq!(memory.taken(), 10);
         drop(rides.slice(1..));
         drop(rides);
-        assert_eq!(budget.taken(), 0);
+        assert_eq!(memory.taken(), 0);
     }
 }

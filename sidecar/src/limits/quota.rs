@@ -1,4 +1,4 @@
-//! Places of which each holder has a limited number, such as connections.
+//! Limits on how many of something, such as connections, each holder may have at a time.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,19 +7,19 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// So many for each.
-pub struct Places<K> {
+/// A counting limit per holder.
+pub struct Quota<K> {
     each: usize,
     taken: Mutex<HashMap<K, usize>>,
 }
 
-/// One that is taken, until this is dropped.
-pub struct Place<K: Hash + Eq> {
-    places: Arc<Places<K>>,
+/// One that is taken; given back when this is dropped.
+pub struct Permit<K: Hash + Eq> {
+    quota: Arc<Quota<K>>,
     holder: K,
 }
 
-impl<K: Hash + Eq + Clone> Places<K> {
+impl<K: Hash + Eq + Clone> Quota<K> {
     pub fn new(each: usize) -> Arc<Self> {
         Arc::new(Self { each, taken: Mutex::default() })
     }
@@ -28,8 +28,8 @@ impl<K: Hash + Eq + Clone> Places<K> {
         self.each
     }
 
-    /// `None` if this holder has them all.
-    pub fn take(self: &Arc<Self>, holder: K) -> Option<Place<K>> {
+    /// `None` if this holder has as many as it may.
+    pub fn take(self: &Arc<Self>, holder: K) -> Option<Permit<K>> {
         let mut taken = self.taken.lock();
         let count = taken.get(&holder).copied().unwrap_or_default();
         if count >= self.each {
@@ -37,13 +37,13 @@ impl<K: Hash + Eq + Clone> Places<K> {
         }
         taken.insert(holder.clone(), count + 1);
         drop(taken);
-        Some(Place { places: Arc::clone(self), holder })
+        Some(Permit { quota: Arc::clone(self), holder })
     }
 }
 
-impl<K: Hash + Eq> Drop for Place<K> {
+impl<K: Hash + Eq> Drop for Permit<K> {
     fn drop(&mut self) {
-        let mut taken = self.places.taken.lock();
+        let mut taken = self.quota.taken.lock();
         if let Some(count) = taken.get_mut(&self.holder) {
             *count -= 1;
             if *count == 0 {
@@ -53,9 +53,9 @@ impl<K: Hash + Eq> Drop for Place<K> {
     }
 }
 
-impl<K: Hash + Eq> fmt::Debug for Place<K> {
+impl<K: Hash + Eq> fmt::Debug for Permit<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Place")
+        f.write_str("Permit")
     }
 }
 
@@ -66,15 +66,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_counted_for_each_and_given_back() {
-        let places = Places::new(2);
-        let (first, second) = (places.take("a").unwrap(), places.take("a").unwrap());
-        assert!(places.take("a").is_none());
-        let other = places.take("b").unwrap();
+    fn permits_are_counted_for_each_and_given_back() {
+        let quota = Quota::new(2);
+        let (first, second) = (quota.take("a").unwrap(), quota.take("a").unwrap());
+        assert!(quota.take("a").is_none());
+        let other = quota.take("b").unwrap();
         drop(first);
-        let again = places.take("a").unwrap();
-        assert!(places.take("a").is_none());
+        let again = quota.take("a").unwrap();
+        assert!(quota.take("a").is_none());
         drop((second, other, again));
-        assert!(places.taken.lock().is_empty(), "who has none is forgotten");
+        assert!(quota.taken.lock().is_empty(), "who has none is forgotten");
     }
 }

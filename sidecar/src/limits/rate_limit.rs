@@ -1,4 +1,4 @@
-//! How much somebody may send: so many things and so many bytes a second, with bursts of a second.
+//! Rate limits per key: a number of things and of bytes per second, with bursts of one second.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -7,27 +7,27 @@ use std::time::{Duration, Instant};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-/// How often those that have been quiet are forgotten.
+/// How often keys that have been quiet are removed.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// What is admitted faster did not wait.
+/// Whoever is admitted faster did not wait.
 const NOTICEABLE: Duration = Duration::from_millis(1);
 
-/// What each may send in a second.
+/// What each key may send in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     pub things: NonZeroU32,
     pub bytes: NonZeroU32,
 }
 
-/// Keeps everybody to one rate.
-pub struct Flow<K: Hash + Eq + Clone> {
+/// One rate, for each key by itself.
+pub struct RateLimit<K: Hash + Eq + Clone> {
     things: DefaultKeyedRateLimiter<K>,
     bytes: DefaultKeyedRateLimiter<K>,
     rate: Rate,
 }
 
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> Flow<K> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> RateLimit<K> {
     pub fn new(rate: Rate) -> Arc<Self> {
         let (things, bytes) = (Quota::per_second(rate.things), Quota::per_second(rate.bytes));
         Arc::new(Self { things: RateLimiter::keyed(things), bytes: RateLimiter::keyed(bytes), rate })
@@ -70,28 +70,28 @@ mod tests {
 
     use super::*;
 
-    fn flow(things: u32, bytes: u32) -> Arc<Flow<&'static str>> {
-        Flow::new(Rate { things: things.try_into().unwrap(), bytes: bytes.try_into().unwrap() })
+    fn rate_limit(things: u32, bytes: u32) -> Arc<RateLimit<&'static str>> {
+        RateLimit::new(Rate { things: things.try_into().unwrap(), bytes: bytes.try_into().unwrap() })
     }
 
     #[test]
     fn each_has_a_burst_of_a_second() {
-        let things = flow(2, 1000);
+        let things = rate_limit(2, 1000);
         assert!(things.may(&"a", 0) && things.may(&"a", 1) && !things.may(&"a", 1));
         assert!(things.may(&"b", 1));
-        let bytes = flow(1000, 100);
+        let bytes = rate_limit(1000, 100);
         assert!(bytes.may(&"a", 40) && bytes.may(&"a", 40) && !bytes.may(&"a", 40) && bytes.may(&"b", 40));
     }
 
     #[test]
     fn what_is_larger_than_the_limit_counts_as_half_of_it() {
-        let bytes = flow(1000, 100);
+        let bytes = rate_limit(1000, 100);
         assert!(bytes.may(&"a", 20) && bytes.may(&"a", usize::MAX) && !bytes.may(&"a", 40));
     }
 
     #[tokio::test]
     async fn who_waits_pays_for_all_of_it() {
-        let bytes = flow(1000, 1000);
+        let bytes = rate_limit(1000, 1000);
         assert!(!bytes.admit(&"a", 800).await, "at once");
         let start = Instant::now();
         assert!(bytes.admit(&"a", 700).await);

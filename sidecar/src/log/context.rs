@@ -10,8 +10,8 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::auth::{Authentication, Credentials, Identity, Refused};
-use crate::limits::memory::{Account, Budget};
-use crate::limits::quota::Place;
+use crate::limits::memory::{Account, Memory};
+use crate::limits::quota::Permit;
 
 /// How long a request waits for a place among the connections of its subject.
 const QUEUE_TIME: Duration = Duration::from_secs(60);
@@ -25,7 +25,7 @@ pub struct Context {
     credentials: Credentials,
     identity: OnceCell<Arc<Identity>>,
     /// Its place in the queue of its subject, and until when it may have that: kept by a request that is asked about again.
-    waiting: Mutex<Option<(Place<Arc<str>>, Instant)>>,
+    waiting: Mutex<Option<(Permit<Arc<str>>, Instant)>>,
     /// The memory of a client without a token, for all requests of its connection.
     account: Arc<OnceLock<Account>>,
 }
@@ -126,7 +126,7 @@ impl Context {
     }
 
     /// The memory for what the client is sent.
-    pub fn account(&self, budget: &Arc<Budget>) -> Account {
+    pub fn account(&self, budget: &Arc<Memory>) -> Account {
         match self.subject() {
             Some(subject) => budget.subject(subject),
             None => self.account.get_or_init(|| budget.connection()).clone(),

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::outcome::PushError;
 use super::store_id::StoreId;
-use crate::limits::rate_limit::{Flow, Rate};
+use crate::limits::rate_limit::{Rate, RateLimit};
 use crate::telemetry::metrics::Limit;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -121,7 +121,7 @@ impl Limits {
 
 /// One rate, and what is said of whoever exceeds it.
 pub struct Gate<K: Hash + Eq + Clone> {
-    flow: Arc<Flow<K>>,
+    rate_limit: Arc<RateLimit<K>>,
     rate: Rate,
     limit: Limit,
     complaint: &'static str,
@@ -129,14 +129,14 @@ pub struct Gate<K: Hash + Eq + Clone> {
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
     fn start(rate: Rate, limit: Limit, complaint: &'static str, tasks: &mut JoinSet<()>) -> Self {
-        let flow = Flow::new(rate);
-        tasks.spawn(Arc::clone(&flow).forget_regularly());
-        Self { flow, rate, limit, complaint }
+        let rate_limit = RateLimit::new(rate);
+        tasks.spawn(Arc::clone(&rate_limit).forget_regularly());
+        Self { rate_limit, rate, limit, complaint }
     }
 
     /// Whether this much more may be pushed now; then it counts.
     pub fn may(&self, who: &K, bytes: usize) -> bool {
-        self.flow.may(who, bytes)
+        self.rate_limit.may(who, bytes)
     }
 
     /// The same for a client that is told if it may not.
@@ -155,7 +155,7 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
 
     /// Waits until this much more may be pushed.
     pub async fn wait(&self, who: &K, bytes: usize) {
-        if self.flow.admit(who, bytes).await {
+        if self.rate_limit.admit(who, bytes).await {
             self.limit.hit();
         }
     }

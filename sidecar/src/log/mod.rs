@@ -58,11 +58,11 @@ use push::CommitQueue;
 use tail::Tails;
 
 use crate::auth::Authentication;
-use crate::limits::memory::Budget;
+use crate::limits::memory::Memory;
 pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
-use crate::telemetry::log_throttle::Seldom;
-use crate::telemetry::metrics::Standing;
+use crate::telemetry::log_throttle::LogThrottle;
+use crate::telemetry::metrics::GaugeValues;
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]
@@ -77,7 +77,7 @@ pub struct Parts {
     limits: Arc<Limits>,
     relay_turns: Arc<Semaphore>,
     authentication: Arc<Authentication>,
-    budget: Arc<Budget>,
+    budget: Arc<Memory>,
     authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
 }
@@ -85,7 +85,7 @@ pub struct Parts {
 /// What an operator can set.
 pub struct LogConfig {
     /// Memory for pages and frames.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<Memory>,
     /// How long a push waits for the database.
     pub push_timeout: Duration,
     /// When what waits is answered all the same, since the process ends.
@@ -129,7 +129,7 @@ fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str
     }
     if after > log.head {
         // To go on would join what the client has to events that do not follow it.
-        static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(Duration::from_secs(60), 1000));
+        static SAID: LazyLock<LogThrottle<StoreId>> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(60), 1000));
         if let Some(suppressed) = SAID.suppressed(store.clone()) {
             warn!(
                 ?store,
@@ -247,9 +247,9 @@ impl Log {
     }
 
     /// How things stand, for metrics.
-    pub fn standing(&self) -> Standing {
+    pub fn gauges(&self) -> GaugeValues {
         let (pool_idle, pool_busy, pool_waiting) = self.database.pool();
-        Standing {
+        GaugeValues {
             is_listening: self.is_listening.load(Ordering::Relaxed),
             queued_bytes: self.commits.waiting(),
             buffer_bytes: self.budget.taken(),

@@ -13,7 +13,7 @@ use super::event::{Event, StoredEvent};
 use super::store_id::StoreId;
 use crate::limits::memory::Share;
 use crate::postgres::{Database, DatabaseError, PoolClient};
-use crate::telemetry::log_throttle::Seldom;
+use crate::telemetry::log_throttle::LogThrottle;
 
 /// The bounds of a page. A page ends with the event that reaches one of them.
 pub const PAGE_EVENTS: i32 = 1000;
@@ -117,7 +117,8 @@ fn read(store: &StoreId, rows: &[Row]) -> Result<Page, DatabaseError> {
 
 /// Tells the operator of an event that stops everybody who reads its store.
 fn unreadable(store: &StoreId, row: &Row, problem: &tokio_postgres::Error) -> DatabaseError {
-    static SAID: LazyLock<Seldom<(StoreId, Option<i64>)>> = LazyLock::new(|| Seldom::new(MENTION_EVERY, MENTIONED));
+    static SAID: LazyLock<LogThrottle<(StoreId, Option<i64>)>> =
+        LazyLock::new(|| LogThrottle::new(MENTION_EVERY, MENTIONED));
     let seq_num = row.try_get(2).ok().flatten();
     if let Some(suppressed) = SAID.suppressed((store.clone(), seq_num)) {
         error!(
@@ -133,7 +134,7 @@ fn unreadable(store: &StoreId, row: &Row, problem: &tokio_postgres::Error) -> Da
 
 /// Tells the operator of events whose time cannot be told to clients.
 fn mention_time(store: &StoreId, seq_num: i64) {
-    static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(MENTION_EVERY, MENTIONED));
+    static SAID: LazyLock<LogThrottle<StoreId>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, MENTIONED));
     if let Some(suppressed) = SAID.suppressed(store.clone()) {
         warn!(
             ?store,

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::event::Event;
 use super::tail::{News, Pace, Standing, StreamEnd, Tail};
 use crate::limits::memory::{Account, FREE, Share};
-use crate::telemetry::metrics::{self, Present};
+use crate::telemetry::metrics::{self, GaugeGuard};
 use crate::time::passed;
 
 /// One reader of a live log.
@@ -25,7 +25,7 @@ pub struct Subscription {
     until: Option<Instant>,
     ahead: Ahead,
     account: Account,
-    _reader: Option<(Arc<Context>, Present)>,
+    _reader: Option<(Arc<Context>, GaugeGuard)>,
 }
 
 /// Events to deliver next.
@@ -62,8 +62,8 @@ impl Subscription {
 
     /// Ends with the token of the reader, who keeps a place among the connections of its subject.
     pub(super) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
-        let present = Present::stream(reader.dialect());
-        Self { until, _reader: Some((reader, present)), ..self }
+        let gauge = GaugeGuard::stream(reader.dialect());
+        Self { until, _reader: Some((reader, gauge)), ..self }
     }
 
     /// Its events are not held back while the store is contended.

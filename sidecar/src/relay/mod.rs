@@ -20,7 +20,7 @@ pub use self::mailbox::{Ended, Ending, Inbox};
 use self::hub::{Hub, Place, Requested};
 use self::link::{Link, Way};
 use self::parcel::{Kind, Message};
-use crate::limits::rate_limit::{Flow, Rate};
+use crate::limits::rate_limit::{Rate, RateLimit};
 use crate::postgres::Database;
 use crate::telemetry::metrics::{self, Limit};
 
@@ -36,7 +36,7 @@ pub type SidecarId = Arc<str>;
 pub struct Relay {
     hub: Arc<Hub>,
     way: Way,
-    flow: Arc<Flow<UserId>>,
+    rate_limit: Arc<RateLimit<UserId>>,
 }
 
 /// The others could not be reached: those elsewhere have not got the message, those here have.
@@ -58,16 +58,16 @@ impl Relay {
     pub fn start(database: Database, rate: Rate, tasks: &mut JoinSet<()>) -> Self {
         let hub = Arc::<Hub>::default();
         let (way, link) = Link::new(database, Arc::clone(&hub));
-        let flow = Flow::new(rate);
+        let rate_limit = RateLimit::new(rate);
         tasks.spawn(link.run());
-        tasks.spawn(Arc::clone(&flow).forget_regularly());
-        Self { hub, way, flow }
+        tasks.spawn(Arc::clone(&rate_limit).forget_regularly());
+        Self { hub, way, rate_limit }
     }
 
     /// Waits while this user's devices send more than they may.
     pub async fn admit(&self, user: &UserId, bytes: usize) {
         metrics::relayed();
-        if self.flow.admit(user, bytes).await {
+        if self.rate_limit.admit(user, bytes).await {
             Limit::Relay.hit();
         }
     }

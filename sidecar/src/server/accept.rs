@@ -26,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::timeouts::{self, Clock, Patience, Used};
-use crate::limits::quota::{Place, Places};
+use super::timeouts::{self, Activity, Clock, Timeouts};
+use crate::limits::quota::{Permit, Quota};
 use crate::protocols::websocket::meter::Meter;
 use crate::shutdown::Ending;
-use crate::telemetry::metrics::{Limit, Present};
+use crate::telemetry::metrics::{GaugeGuard, Limit};
 
 /// How long a client may leave what it is sent unread before it is disconnected.
 const UNREAD: Duration = Duration::from_secs(30);
@@ -64,7 +64,7 @@ pub struct Bounds {
     pub connections: usize,
     /// From one address that is not this machine's.
     pub connections_per_address: usize,
-    pub patience: Patience,
+    pub timeouts: Timeouts,
     pub head_bytes: usize,
 }
 
@@ -117,9 +117,10 @@ impl Reception {
     fn take(&mut self, stream: TcpStream, address: SocketAddr) {
         prepare(&stream);
         match self.open.admit(address) {
-            Some(place) => {
-                let used = Used::new(self.bounds.patience);
-                let stream = Counted { stream, used, clock: Clock::default(), meter: Arc::default(), _place: place };
+            Some(admitted) => {
+                let activity = Activity::new(self.bounds.timeouts);
+                let stream =
+                    Counted { stream, activity, clock: Clock::default(), meter: Arc::default(), _admitted: admitted };
                 self.tasks.spawn(serve_one(stream, self.router.clone(), self.bounds, self.shutdown.clone()));
             }
             // Beyond some, they are closed without a word.
@@ -147,24 +148,24 @@ fn last_if(is_last: bool, mut response: Response) -> Response {
 }
 
 async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: CancellationToken) {
-    let used = Arc::clone(&stream.used);
+    let activity = Arc::clone(&stream.activity);
     let (meter, router) = (Arc::clone(&stream.meter), TowerToHyperService::new(router));
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&meter));
-        timeouts::answer(&router, &used, request)
+        timeouts::answer(&router, &activity, request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         // The connection looks at the time itself, whenever it is read from; with a time of its own hyper does that, too, as soon
         // as an answer is sent.
-        .header_read_timeout(bounds.patience.longest())
+        .header_read_timeout(bounds.timeouts.longest())
         .max_buf_size(bounds.head_bytes)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = unused_in(&shutdown, &used) => {
+        () = unused_in(&shutdown, &activity) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -178,10 +179,10 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
 }
 
 /// Ends in a shutdown, when the connection has not been used for a while.
-async fn unused_in(shutdown: &CancellationToken, used: &Used) {
+async fn unused_in(shutdown: &CancellationToken, activity: &Activity) {
     shutdown.cancelled().await;
     loop {
-        let until = used.last() + LINGER;
+        let until = activity.last() + LINGER;
         if until <= Instant::now() {
             return;
         }
@@ -224,21 +225,21 @@ fn is_the_clients(error: &io::Error) -> bool {
 struct Open {
     bounds: Bounds,
     all: Arc<Semaphore>,
-    by_address: Arc<Places<IpAddr>>,
+    by_address: Arc<Quota<IpAddr>>,
     warned: Option<Instant>,
 }
 
-/// The place of one among them, until this is dropped.
+/// A connection that counts, until this is dropped.
 struct Admitted {
     _of_all: OwnedSemaphorePermit,
-    _of_address: Option<Place<IpAddr>>,
-    _present: Present,
+    _of_address: Option<Permit<IpAddr>>,
+    _gauge: GaugeGuard,
 }
 
 impl Open {
     fn new(bounds: Bounds) -> Self {
         let all = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
-        Self { bounds, all, by_address: Places::new(bounds.connections_per_address), warned: None }
+        Self { bounds, all, by_address: Quota::new(bounds.connections_per_address), warned: None }
     }
 
     fn admit(&mut self, address: SocketAddr) -> Option<Admitted> {
@@ -251,10 +252,10 @@ impl Open {
             None => None,
             Some(address) => match self.by_address.take(address) {
                 None => return self.refuse(Limit::ConnectionsPerAddress),
-                place => place,
+                permit => permit,
             },
         };
-        Some(Admitted { _of_all: of_all, _of_address: of_address, _present: Present::connection() })
+        Some(Admitted { _of_all: of_all, _of_address: of_address, _gauge: GaugeGuard::connection() })
     }
 
     fn refuse(&mut self, limit: Limit) -> Option<Admitted> {
@@ -276,13 +277,13 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A connection that has its place for as long as it is open, as a WebSocket, too.
+/// A connection that counts for as long as it is open, as a WebSocket, too.
 struct Counted {
     stream: TcpStream,
-    used: Arc<Used>,
+    activity: Arc<Activity>,
     clock: Clock,
     meter: Arc<Meter>,
-    _place: Admitted,
+    _admitted: Admitted,
 }
 
 impl AsyncRead for Counted {
@@ -291,15 +292,15 @@ impl AsyncRead for Counted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, used, clock, meter, .. } = &mut *self;
+        let Self { stream, activity, clock, meter, .. } = &mut *self;
         ready!(meter.poll_room(context));
         let before = buffer.filled().len();
         let read = Pin::new(stream).poll_read(context, buffer);
         meter.read(buffer.filled().len() - before);
         match read {
-            Poll::Ready(_) => used.now(true),
+            Poll::Ready(_) => activity.now(true),
             // As if the client had closed it.
-            Poll::Pending if clock.is_over(used, context) => return Poll::Ready(Ok(())),
+            Poll::Pending if clock.is_over(activity, context) => return Poll::Ready(Ok(())),
             Poll::Pending => {}
         }
         read
@@ -338,7 +339,7 @@ impl AsyncWrite for Counted {
 impl Counted {
     fn written<T>(&self, polled: Poll<T>) -> Poll<T> {
         if polled.is_ready() {
-            self.used.now(false);
+            self.activity.now(false);
         }
         polled
     }
@@ -352,8 +353,8 @@ mod tests {
 
     #[test]
     fn places_are_counted_and_given_back() {
-        let patience = Patience { head: Duration::ZERO, idle: Duration::ZERO };
-        let bounds = Bounds { connections: 4, connections_per_address: 2, patience, head_bytes: 0 };
+        let timeouts = Timeouts { head: Duration::ZERO, idle: Duration::ZERO };
+        let bounds = Bounds { connections: 4, connections_per_address: 2, timeouts, head_bytes: 0 };
         let mut open = Open::new(bounds);
         let mut from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
         let (first, second) = (from("10.0.0.1").unwrap(), from("::ffff:10.0.0.1").unwrap());

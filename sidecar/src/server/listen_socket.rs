@@ -2,9 +2,9 @@
 //!
 //! Connections that wait in a listening socket are reset when it closes. One that a service manager holds (`LISTEN_FDS`) does
 //! not close with this process. One of several with `SO_REUSEPORT` does: the kernel deals new connections to all of them, and
-//! what it has dealt to one it does not move to another (but where `net.ipv4.tcp_migrate_req` is set). So this one is made deaf
-//! first: a filter on it drops what would begin a connection. A client sends that again after a second and is dealt anew, by
-//! then among those that are left. What had begun before completes, and is accepted.
+//! what it has dealt to one it does not move to another (unless `net.ipv4.tcp_migrate_req` is set). So this socket first gets a
+//! filter that drops requests for new connections. A client repeats its request after a second, and by then the kernel chooses
+//! among the other sockets. Connections that had begun before complete and are accepted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::warn;
 
-/// How long connections that had begun are given to complete: several round trips, and less than the second after which who
-/// was not heard tries again.
+/// How long connections that had begun may take to complete: several round trips, but less than the second after which a client
+/// repeats its request.
 const HANDSHAKES: Duration = Duration::from_millis(900);
 
 /// Connections that may wait to be accepted; the kernel has its own bound (`net.core.somaxconn`).
@@ -24,7 +24,7 @@ const BACKLOG: i32 = 4096;
 
 /// Why there is no listening socket.
 #[derive(Debug, thiserror::Error)]
-pub enum NoDoor {
+pub enum ListenError {
     #[error("cannot listen on {0}: is another process there? Choose another --listen")]
     Taken(SocketAddr, #[source] io::Error),
     #[error("cannot listen on {0}: another process is there, without --reuse-port or as another user")]
@@ -35,42 +35,42 @@ pub enum NoDoor {
     System(#[from] io::Error),
 }
 
-/// An address, to be listened on and to be given up when it is time.
-pub enum Door {
-    /// Connections wait in it already.
+/// A bound address: listened on while the sidecar serves, given up when it stops.
+pub enum ListenSocket {
+    /// It listens already: connections wait in it.
     Own(std::net::TcpListener),
     /// Beside those of other processes on the same port.
     Shared(Socket),
 }
 
-impl Door {
-    /// The socket that is held for this service (`LISTEN_FDS`), or else one of our own.
+impl ListenSocket {
+    /// Takes the socket that a service manager passes (`LISTEN_FDS`), or else binds one.
     ///
     /// # Errors
     /// There is none.
-    pub fn open(address: SocketAddr, reuse_port: bool) -> Result<Self, NoDoor> {
+    pub fn open(address: SocketAddr, reuse_port: bool) -> Result<Self, ListenError> {
         let mut inherited = listenfd::ListenFd::from_env();
-        if let Some(listener) = inherited.take_tcp_listener(0).map_err(NoDoor::NotAListener)? {
+        if let Some(listener) = inherited.take_tcp_listener(0).map_err(ListenError::NotAListener)? {
             if reuse_port {
                 warn!("--reuse-port does nothing for a socket that was handed over");
             }
             return Ok(Self::Own(listener));
         }
         if reuse_port {
-            return bind(address, true).map(Self::Shared).map_err(|error| NoDoor::NotShared(address, error));
+            return bind(address, true).map(Self::Shared).map_err(|error| ListenError::NotShared(address, error));
         }
         let listen = || {
             let socket = bind(address, false)?;
             socket.listen(BACKLOG)?;
             Ok(socket.into())
         };
-        listen().map(Self::Own).map_err(|error| NoDoor::Taken(address, error))
+        listen().map(Self::Own).map_err(|error| ListenError::Taken(address, error))
     }
 
-    /// Where it is, with the port that was found for port 0.
+    /// Its address; for port 0, with the port that the system chose.
     ///
     /// # Errors
-    /// The socket is none of the internet.
+    /// The socket is not an internet socket.
     pub fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Own(listener) => listener.local_addr(),
@@ -80,28 +80,28 @@ impl Door {
         }
     }
 
-    /// Ends when no other process listens here, and soon: from then on connections are refused.
+    /// Waits until no other process listens here. Connections are refused from then on, so listen soon.
     pub async fn is_ours(&self) {
         const AGAIN: Duration = Duration::from_millis(10);
         if let (Self::Shared(_), Ok(address)) = (self, self.address()) {
-            // What is bound to find out never listens: it keeps nobody from doing so.
+            // The probing socket never listens, so it keeps nobody else from listening.
             while bind(address, false).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
                 sleep(AGAIN).await;
             }
         }
     }
 
-    /// From now on connections are taken.
+    /// Starts to accept connections.
     ///
     /// # Errors
-    /// Somebody else, who does not share the address, was there first; or the system refuses.
-    pub fn listen(&self) -> Result<TcpListener, NoDoor> {
+    /// Another process has the address and does not share it, or the system refuses.
+    pub fn listen(&self) -> Result<TcpListener, ListenError> {
         let listener = match self {
             Self::Own(listener) => listener.try_clone()?,
             Self::Shared(socket) => {
                 let taken = |error| match self.address() {
-                    Ok(address) => NoDoor::NotShared(address, error),
-                    Err(_) => NoDoor::System(error),
+                    Ok(address) => ListenError::NotShared(address, error),
+                    Err(_) => ListenError::System(error),
                 };
                 socket.listen(BACKLOG).map_err(taken)?;
                 socket.try_clone()?.into()
@@ -111,8 +111,8 @@ impl Door {
         Ok(TcpListener::from_std(listener)?)
     }
 
-    /// Sees to it that no connection begins here any more, if others take them, and waits for those that have begun. The
-    /// listener goes on accepting until this ends.
+    /// If other processes share the address, stops new connections from arriving here and waits for those that have begun. Keep
+    /// accepting until this returns.
     pub async fn close(self) {
         if let Self::Shared(socket) = self {
             match socket.attach_filter(&NO_BEGINNINGS) {
@@ -126,10 +126,10 @@ impl Door {
     }
 }
 
-/// Takes an address without listening there, beside others who share it or not.
+/// Binds an address without listening; `beside` others that share it.
 ///
 /// # Errors
-/// Somebody listens there, who does not share it.
+/// Another process listens there and does not share it.
 pub fn bind(address: SocketAddr, beside: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -165,10 +165,10 @@ mod tests {
     /// the last look at a socket and its end.
     #[tokio::test(flavor = "multi_thread")]
     async fn who_comes_while_a_shared_socket_closes_is_served_by_another() {
-        let door = Door::open((std::net::Ipv4Addr::LOCALHOST, 0).into(), true).unwrap();
-        let address = door.address().unwrap();
-        let closing = door.listen().unwrap();
-        let other = Door::open(address, true).unwrap();
+        let socket = ListenSocket::open((std::net::Ipv4Addr::LOCALHOST, 0).into(), true).unwrap();
+        let address = socket.address().unwrap();
+        let closing = socket.listen().unwrap();
+        let other = ListenSocket::open(address, true).unwrap();
         assert!(timeout(HANDSHAKES, other.is_ours()).await.is_err(), "it is taken");
         let staying = other.listen().unwrap();
         tokio::spawn(async move {
@@ -176,7 +176,7 @@ mod tests {
                 stream.write_all(b"served").await.unwrap();
             }
         });
-        let closed = tokio::spawn(door.close());
+        let closed = tokio::spawn(socket.close());
         sleep(HANDSHAKES / 3).await;
         let comers: Vec<_> = (0..64)
             .map(|_| {

@@ -30,7 +30,7 @@ use tower_http::compression::CompressionLayer;
 use crate::auth::{Authentication, Credentials, Refused, Secret};
 use crate::gate::hosts::Hosts;
 use crate::gate::origins::Origins;
-use crate::limits::memory::{self, Account, Budget, FREE};
+use crate::limits::memory::{self, Account, FREE, Memory};
 use crate::log::{Context, Log, StoreId, StoreLog};
 use crate::protocols::electric::Upstream;
 use crate::protocols::s2::api;
@@ -86,7 +86,7 @@ pub struct Settings {
     pub relay_store: Option<String>,
     pub max_frame_bytes: usize,
     /// Memory for bodies.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<Memory>,
 }
 
 pub const INFO: &str = concat!(

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::Server;
 use crate::relay::Relay;
-use crate::telemetry::metrics::{Standing, render};
+use crate::telemetry::metrics::{GaugeValues, render};
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -24,8 +24,8 @@ pub fn router() -> Router<Arc<Server>> {
 /// For Prometheus.
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
     let relay_devices = server.relay.as_ref().map_or(0, Relay::devices);
-    let standing = Standing { relay_devices, ..server.log.standing() };
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&server.metrics, standing)).into_response()
+    let gauges = GaugeValues { relay_devices, ..server.log.gauges() };
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&server.metrics, gauges)).into_response()
 }
 
 async fn readyz(State(server): State<Arc<Server>>) -> Response {

@@ -1,5 +1,5 @@
-//! Whose turn it is on a connection, and for how long it may be kept waiting: a client that has begun a request and does not get
-//! on with it is in nobody's interest, while one that is only quiet may be a proxy that keeps connections for the next request.
+//! How long a connection may keep the sidecar waiting. A client that has begun a request must finish it soon; a connection without a
+//! request may be a proxy's, kept open for the next one.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,24 +20,24 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::telemetry::metrics::Limit;
 
-/// How long a client may take over what it still sends on a connection that is closed for it, and over a pause in that.
+/// A connection that closes is read for so long, or until such a pause: the client may still be sending.
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is read and thrown away meanwhile.
+/// What is read and dropped meanwhile, at most.
 const LINGER_BYTES: usize = 256 << 20;
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// For the head of a request, the first one of a connection from its beginning.
     pub head: Duration,
     /// To begin the next request.
     pub idle: Duration,
 }
 
-impl Patience {
-    /// Longer than both, and short enough to be added to any time.
+impl Timeouts {
+    /// Longer than both, and short enough to add to any instant.
     pub fn longest(self) -> Duration {
         const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
         self.head.max(self.idle).min(YEAR) + Duration::from_secs(1)
@@ -45,25 +45,25 @@ impl Patience {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Turn {
-    /// The client's, to send the head of a request; whether anything of it has come.
+enum Phase {
+    /// The client is to send the head of a request; `has_begun` once a byte of it has arrived.
     Head { since: Instant, has_begun: bool },
-    /// Ours, until the answer is sent; for ever with a WebSocket.
-    Ours,
-    /// Nobody's, between two requests.
+    /// The sidecar is to answer; a WebSocket stays in this phase.
+    Answering,
+    /// Between two requests.
     Idle { since: Instant },
 }
 
-/// What has gone over a connection, and what is waited for.
-pub struct Used {
-    state: Mutex<(Instant, Turn)>,
-    patience: Patience,
+/// When a connection was last used, and its phase.
+pub struct Activity {
+    state: Mutex<(Instant, Phase)>,
+    timeouts: Timeouts,
 }
 
-impl Used {
-    pub fn new(patience: Patience) -> Arc<Self> {
+impl Activity {
+    pub fn new(timeouts: Timeouts) -> Arc<Self> {
         let since = Instant::now();
-        Arc::new(Self { state: Mutex::new((since, Turn::Head { since, has_begun: false })), patience })
+        Arc::new(Self { state: Mutex::new((since, Phase::Head { since, has_begun: false })), timeouts })
     }
 
     /// When something last went over the connection.
@@ -71,49 +71,49 @@ impl Used {
         self.state.lock().0
     }
 
-    fn turn(&self, turn: Turn) {
-        self.state.lock().1 = turn;
+    fn enter(&self, phase: Phase) {
+        self.state.lock().1 = phase;
     }
 
-    /// Something has come, or gone.
+    /// Bytes were read, or written.
     pub fn now(&self, is_read: bool) {
         let mut state = self.state.lock();
         let now = Instant::now();
         state.0 = now;
         if is_read {
             match state.1 {
-                Turn::Idle { .. } => state.1 = Turn::Head { since: now, has_begun: true },
-                Turn::Head { since, .. } => state.1 = Turn::Head { since, has_begun: true },
-                Turn::Ours => {}
+                Phase::Idle { .. } => state.1 = Phase::Head { since: now, has_begun: true },
+                Phase::Head { since, .. } => state.1 = Phase::Head { since, has_begun: true },
+                Phase::Answering => {}
             }
         }
     }
 
-    /// When it is too late for what is waited for.
+    /// When the present phase times out.
     fn deadline(&self) -> Option<Instant> {
         match self.state.lock().1 {
-            Turn::Head { since, .. } => since.checked_add(self.patience.head),
-            Turn::Idle { since } => since.checked_add(self.patience.idle),
-            Turn::Ours => None,
+            Phase::Head { since, .. } => since.checked_add(self.timeouts.head),
+            Phase::Idle { since } => since.checked_add(self.timeouts.idle),
+            Phase::Answering => None,
         }
     }
 
-    fn is_too_late(&self) {
+    fn timed_out(&self) {
         // A connection that is quiet between two requests may be closed at any time.
-        if matches!(self.state.lock().1, Turn::Head { has_begun: true, .. }) {
+        if matches!(self.state.lock().1, Phase::Head { has_begun: true, .. }) {
             Limit::HeadTimeout.hit();
         }
     }
 }
 
-/// The clock of a connection. It has a timer only while something is waited for.
+/// The clock of a connection. It has a timer only while a phase can time out.
 #[derive(Default)]
 pub struct Clock {
     timer: Option<Pin<Box<Sleep>>>,
     lingering: Option<Lingering>,
 }
 
-/// The client's last bytes.
+/// Reading what a client still sends on a connection that closes.
 struct Lingering {
     until: Instant,
     pause: Instant,
@@ -121,11 +121,11 @@ struct Lingering {
 }
 
 impl Clock {
-    /// Whether a client that has sent nothing new has been waited for long enough.
-    pub fn is_over(&mut self, used: &Used, context: &mut Context<'_>) -> bool {
-        let is_over = used.deadline().is_some_and(|deadline| self.poll(deadline, context).is_ready());
+    /// Whether the present phase has timed out; called when there is nothing to read.
+    pub fn is_over(&mut self, activity: &Activity, context: &mut Context<'_>) -> bool {
+        let is_over = activity.deadline().is_some_and(|deadline| self.poll(deadline, context).is_ready());
         if is_over {
-            used.is_too_late();
+            activity.timed_out();
         }
         is_over
     }
@@ -183,29 +183,29 @@ impl Clock {
 /// None.
 pub fn answer(
     router: &TowerToHyperService<Router>,
-    used: &Arc<Used>,
+    activity: &Arc<Activity>,
     request: Request<Incoming>,
 ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + Send + use<> {
-    used.turn(Turn::Ours);
-    let (answer, used) = (router.call(request), Arc::clone(used));
+    activity.enter(Phase::Answering);
+    let (answer, activity) = (router.call(request), Arc::clone(activity));
     async move {
         let answer = answer.await?;
         // A WebSocket knows by itself how long it waits.
-        let used = (answer.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(used);
-        Ok(answer.map(|body| Answer { body, used }))
+        let activity = (answer.status() != StatusCode::SWITCHING_PROTOCOLS).then_some(activity);
+        Ok(answer.map(|body| Answer { body, activity }))
     }
 }
 
 /// The body of an answer. When it is sent, or nobody wants it any more, the connection is free for the next request.
 pub struct Answer {
     body: Body,
-    used: Option<Arc<Used>>,
+    activity: Option<Arc<Activity>>,
 }
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        if let Some(used) = &self.used {
-            used.turn(Turn::Idle { since: Instant::now() });
+        if let Some(activity) = &self.activity {
+            activity.enter(Phase::Idle { since: Instant::now() });
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{Auth, Config};
 use crate::auth::{Authentication, Jwt, Verifier};
 use crate::gate::hosts::Hosts;
 use crate::gate::origins::Origins;
-use crate::limits::quota::Places;
+use crate::limits::quota::Quota;
 use crate::limits::rate_limit::Rate;
 use crate::log::{PushBounds, StoreId};
 use crate::postgres::{Database, tls};
@@ -131,8 +131,8 @@ impl Config {
             verifier,
             access_claim: self.access_claim.clone(),
             allow: self.allow.clone(),
-            places: Places::new(self.max_connections_per_subject),
-            queue: Places::new(self.max_connections_per_subject.min(QUEUE)),
+            connections: Quota::new(self.max_connections_per_subject),
+            queue: Quota::new(self.max_connections_per_subject.min(QUEUE)),
         })))
     }
 

@@ -1,4 +1,4 @@
-//! Lines of the log that somebody else causes: each once in a while.
+//! A limit on log lines that clients cause: each is written once in a while.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,27 +6,27 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Says whether something was said lately, and counts what was not said meanwhile.
-pub struct Seldom<K> {
+/// Says whether a line is due, and counts those that were not written meanwhile.
+pub struct LogThrottle<K> {
     every: Duration,
-    /// How many are told apart at once. Beyond that, new ones wait until the time of others is over.
+    /// How many keys are told apart at once. Beyond that, new keys wait until others expire.
     keys: usize,
-    said: Mutex<HashMap<K, (Instant, u64)>>,
+    written: Mutex<HashMap<K, (Instant, u64)>>,
 }
 
-impl<K: Hash + Eq> Seldom<K> {
+impl<K: Hash + Eq> LogThrottle<K> {
     pub fn new(every: Duration, keys: usize) -> Self {
-        Self { every, keys, said: Mutex::default() }
+        Self { every, keys, written: Mutex::default() }
     }
 
-    /// Whether it is time to say this, and if so, how often it was not said since the last time.
+    /// `None` if this was written lately; otherwise how many lines were suppressed since.
     pub fn suppressed(&self, key: K) -> Option<u64> {
         self.suppressed_at(key, Instant::now())
     }
 
     fn suppressed_at(&self, key: K, now: Instant) -> Option<u64> {
-        let mut said = self.said.lock();
-        if let Some((last, count)) = said.get_mut(&key) {
+        let mut written = self.written.lock();
+        if let Some((last, count)) = written.get_mut(&key) {
             if now.duration_since(*last) < self.every {
                 *count = count.saturating_add(1);
                 return None;
@@ -34,13 +34,13 @@ impl<K: Hash + Eq> Seldom<K> {
             *last = now;
             return Some(std::mem::take(count));
         }
-        if said.len() >= self.keys {
-            said.retain(|_, (last, _)| now.duration_since(*last) < self.every);
-            if said.len() >= self.keys {
+        if written.len() >= self.keys {
+            written.retain(|_, (last, _)| now.duration_since(*last) < self.every);
+            if written.len() >= self.keys {
                 return None;
             }
         }
-        said.insert(key, (now, 0));
+        written.insert(key, (now, 0));
         Some(0)
     }
 }
@@ -53,21 +53,21 @@ mod tests {
 
     #[test]
     fn each_key_has_a_line_a_while_and_the_others_are_counted() {
-        let (seldom, start) = (Seldom::new(MINUTE, 100), Instant::now());
-        let said = [1, 1, 1, 2].map(|key| seldom.suppressed_at(key, start));
+        let (throttle, start) = (LogThrottle::new(MINUTE, 100), Instant::now());
+        let said = [1, 1, 1, 2].map(|key| throttle.suppressed_at(key, start));
         assert_eq!(said, [Some(0), None, None, Some(0)]);
-        let said = [1, 1].map(|key| seldom.suppressed_at(key, start + MINUTE));
+        let said = [1, 1].map(|key| throttle.suppressed_at(key, start + MINUTE));
         assert_eq!(said, [Some(2), None]);
     }
 
     #[test]
     fn there_is_a_bound_to_what_is_remembered() {
-        let (seldom, start) = (Seldom::new(MINUTE, 100), Instant::now());
+        let (throttle, start) = (LogThrottle::new(MINUTE, 100), Instant::now());
         for key in 0..200 {
-            seldom.suppressed_at(key, start);
+            throttle.suppressed_at(key, start);
         }
-        let remembered = seldom.said.lock().len();
-        assert_eq!((remembered, seldom.suppressed_at(100, start)), (100, None));
-        assert_eq!(seldom.suppressed_at(100, start + MINUTE), Some(0));
+        let remembered = throttle.written.lock().len();
+        assert_eq!((remembered, throttle.suppressed_at(100, start)), (100, None));
+        assert_eq!(throttle.suppressed_at(100, start + MINUTE), Some(0));
     }
 }

@@ -137,11 +137,11 @@ pub fn delivery_lag(lag: Duration) {
     histogram!(DELIVERY_LAG).record(lag);
 }
 
-/// Something of which there are some at a time, until it is dropped.
+/// Counts one in a gauge until it is dropped.
 #[derive(Debug)]
-pub struct Present(metrics::Gauge);
+pub struct GaugeGuard(metrics::Gauge);
 
-impl Present {
+impl GaugeGuard {
     fn new(gauge: metrics::Gauge) -> Self {
         gauge.increment(1.0);
         Self(gauge)
@@ -157,7 +157,7 @@ impl Present {
     }
 }
 
-impl Drop for Present {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.decrement(1.0);
     }
@@ -178,9 +178,9 @@ pub fn relayed() {
     counter!(RELAY_MESSAGES).increment(1);
 }
 
-/// How things stand.
+/// The values of gauges that are read when Prometheus asks.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing {
+pub struct GaugeValues {
     pub is_listening: bool,
     pub queued_bytes: usize,
     pub held_stores: usize,
@@ -192,8 +192,8 @@ pub struct Standing {
 }
 
 /// What Prometheus is to read now.
-pub fn render(handle: &PrometheusHandle, standing: Standing) -> String {
-    let Standing {
+pub fn render(handle: &PrometheusHandle, gauges: GaugeValues) -> String {
+    let GaugeValues {
         is_listening,
         queued_bytes,
         held_stores,
@@ -202,7 +202,7 @@ pub fn render(handle: &PrometheusHandle, standing: Standing) -> String {
         pool_busy,
         pool_waiting,
         relay_devices,
-    } = standing;
+    } = gauges;
     gauge!(LISTENING).set(f64::from(u8::from(is_listening)));
     gauge!(COMMIT_QUEUE).set(queued_bytes as f64);
     gauge!(BUFFER_BYTES).set(buffer_bytes as f64);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use crate::telemetry::log_throttle::Seldom;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics;
 
 /// How often a refusal of one subject is mentioned in the log.
@@ -114,7 +114,7 @@ pub struct Whom<'a> {
 /// Counts a refusal, and tells the operator of it once in a while for each subject; without tokens, for each store.
 pub fn refused(asked: Asked, reason: Reason, whom: Whom<'_>, text: &str) {
     type Key = (Asked, Reason, Option<Arc<str>>);
-    static SAID: LazyLock<Seldom<Key>> = LazyLock::new(|| Seldom::new(MENTION_EVERY, TOLD_APART));
+    static SAID: LazyLock<LogThrottle<Key>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, TOLD_APART));
     metrics::refused(asked, reason);
     let Whom { dialect, store, subject, client, event, is_stranger } = whom;
     let who = subject.or(store.filter(|_| !is_stranger));
