@@ -5,15 +5,32 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Args;
+
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether the sidecar that listens on this address, or on all of this machine's (0.0.0.0), says that it lives.
-pub fn ask(address: SocketAddr) -> ExitCode {
-    match status_line(address) {
-        Ok(line) if line.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
-        Ok(line) => fail(address, &line),
-        Err(error) => fail(address, &error.to_string()),
+/// Whom to ask.
+#[derive(Debug, Args)]
+pub struct Health {
+    /// Where it serves.
+    #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
+    listen: SocketAddr,
+
+    /// Where it says how it is, if that is elsewhere.
+    #[arg(long, env = "LIVESTORE_HEALTH_LISTEN", value_name = "ADDRESS")]
+    health_listen: Option<SocketAddr>,
+}
+
+impl Health {
+    /// Whether the sidecar that listens on this address, or on all of this machine's (0.0.0.0), says that it lives.
+    pub fn ask(&self) -> ExitCode {
+        let address = self.health_listen.unwrap_or(self.listen);
+        match status_line(address) {
+            Ok(line) if line.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
+            Ok(line) => fail(address, &line),
+            Err(error) => fail(address, &error.to_string()),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod access;
 mod credentials;
 mod jwks;
 mod secret;
+mod settings;
 mod verifier;
 
 use std::sync::Arc;
@@ -19,14 +20,15 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-pub use self::access::{Access, Template};
+pub use self::access::Access;
 pub use self::credentials::Credentials;
 pub use self::jwks::check_jwks;
 pub use self::secret::{Guess, Secret, penalty};
-pub use self::verifier::{Refused, Verifier};
+pub use self::settings::{Auth, AuthSettings};
+pub use self::verifier::Refused;
 
-use self::access::{Rule, most, named};
-use self::verifier::Claims;
+use self::access::{Rule, Template, most, named};
+use self::verifier::{Claims, Verifier};
 use crate::limits::quota::{Permit, Quota};
 use crate::telemetry::metrics::Limit;
 

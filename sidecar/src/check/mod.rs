@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use crate::auth::check_jwks;
+use crate::auth::{Auth, check_jwks};
+use crate::program::Settings;
 use crate::server::listen_socket::bind;
-use crate::settings::{Auth, Config};
+use crate::server::{ConnectionSettings, Timeouts};
+use crate::settings::SettingsError;
 use crate::telemetry;
 
 /// How long others may take to answer.
@@ -71,17 +73,17 @@ impl Report {
 }
 
 /// Prints a line for each thing that was looked at. Exit code 0 if nothing is wrong, else 1.
-pub fn run(config: &Config) -> ExitCode {
+pub fn run(settings: &Settings) -> ExitCode {
     let mut report = Report { wrong: 0, advice: 0 };
-    settings(config, &mut report);
-    address(config, &mut report);
-    match (config.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
+    look(settings, &mut report);
+    address(settings, &mut report);
+    match (settings.database.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
         (Ok(database), Ok(runtime)) => runtime.block_on(async {
-            keys(config, &mut report).await;
-            electric(config, &mut report).await;
-            database::look(config, database, &mut report).await;
+            keys(settings, &mut report).await;
+            electric(settings, &mut report).await;
+            database::look(settings, database, &mut report).await;
         }),
-        (Err(problem), _) => report.wrong(problem),
+        (Err(problem), _) => report.wrong(problem.to_string()),
         (_, Err(error)) => report.wrong(error.to_string()),
     }
     let Report { wrong, advice } = report;
@@ -90,8 +92,8 @@ pub fn run(config: &Config) -> ExitCode {
 }
 
 /// Whether the identity provider answers. While it does not, clients wait.
-async fn keys(config: &Config, report: &mut Report) {
-    if let Some(url) = &config.jwks_url {
+async fn keys(settings: &Settings, report: &mut Report) {
+    if let Some(url) = &settings.auth.jwks_url {
         match check_jwks(url).await {
             Ok(()) => report.good("--jwks-url has keys"),
             Err(problem) => report.wrong(format!("--jwks-url: {problem}")),
@@ -100,8 +102,8 @@ async fn keys(config: &Config, report: &mut Report) {
 }
 
 /// Whether the Electric server behind this sidecar answers. While it does not, Postgres is read.
-async fn electric(config: &Config, report: &mut Report) {
-    let Some(url) = config.electric_url.as_deref().filter(|_| config.electric().is_ok()) else {
+async fn electric(settings: &Settings, report: &mut Report) {
+    let Some(url) = settings.protocols.electric.url() else {
         return;
     };
     let health = format!("{}/v1/health", url.trim_end_matches('/'));
@@ -117,9 +119,10 @@ async fn electric(config: &Config, report: &mut Report) {
 }
 
 /// Whether there is room for a sidecar.
-fn address(config: &Config, report: &mut Report) {
-    let listen = Some(("--listen", config.listen, config.reuse_port));
-    let health = config.health_listen.map(|address| ("--health-listen", address, false));
+fn address(settings: &Settings, report: &mut Report) {
+    let server = &settings.server;
+    let listen = Some(("--listen", server.listen, server.reuse_port));
+    let health = server.health_listen.map(|address| ("--health-listen", address, false));
     for (option, address, shared) in listen.into_iter().chain(health) {
         match bind(address, shared) {
             Ok(_) if shared => report.good(format!("{address} is free, or shared by --reuse-port")),
@@ -130,67 +133,69 @@ fn address(config: &Config, report: &mut Report) {
             Err(error) => report.wrong(format!("{option} {address}: {error}")),
         }
     }
-    if config.reuse_port && config.health_listen.is_none() {
+    if server.reuse_port && server.health_listen.is_none() {
         report.advise("--reuse-port without --health-listen: who asks how this sidecar is may be answered by another");
     }
 }
 
 /// What can be seen without anybody else.
-fn settings(config: &Config, report: &mut Report) {
+fn look(settings: &Settings, report: &mut Report) {
+    let auth = &settings.auth;
+    let directives = telemetry::filter(&settings.telemetry.directives);
     let problems = [
-        config.check().err(),
-        config.authentication().err(),
-        config.hosts().and_then(|_| config.origins()).err(),
-        config.check_address(config.listen).err(),
-        config.electric().err(),
-        telemetry::filter(&config.log).err().map(|error| format!("--log: {error}")),
+        settings.check().err(),
+        auth.authentication().err(),
+        settings.gate.origins(auth).err(),
+        auth.check_address(settings.server.listen).err(),
+        directives.err().map(SettingsError::of("--log")),
     ];
     let problems: Vec<_> = problems.into_iter().flatten().collect();
     for problem in &problems {
-        report.wrong(problem);
+        report.wrong(problem.to_string());
     }
     if problems.is_empty() {
         report.good("the settings go together");
     }
-    if config.auth == Auth::Jwt {
+    if auth.auth == Auth::Jwt {
         for (option, is_given) in
-            [("--jwt-audience", config.jwt_audience.is_some()), ("--jwt-issuer", config.jwt_issuer.is_some())]
+            [("--jwt-audience", auth.jwt_audience.is_some()), ("--jwt-issuer", auth.jwt_issuer.is_some())]
         {
-            if !is_given && config.jwks_url.is_some() {
+            if !is_given && auth.jwks_url.is_some() {
                 report
                     .advise(format!("{option}: without, tokens that the provider made for others are good here, too"));
             }
         }
-    } else if !config.listen.ip().is_loopback() {
+    } else if !settings.server.listen.ip().is_loopback() {
         report.advise(
             "--auth none: everybody who reaches this address reads and writes every store; --auth jwt asks for tokens",
         );
     }
-    if config.cors_origins.iter().any(|origin| origin == "*") {
+    if settings.gate.cors_origins.iter().any(|origin| origin == "*") {
         report.advise("--cors-origins *: pages of every origin are served; list those of your app");
     }
-    if config.auth == Auth::None && config.allowed_hosts.iter().any(|host| host == "*") {
+    if auth.auth == Auth::None && settings.gate.allowed_hosts.iter().any(|host| host == "*") {
         report.advise(
             "--allowed-hosts *: without authentication, pages whose name resolves to this machine read everything; list the names that clients use",
         );
     }
-    if config.idle_close <= PROXIES_KEEP {
+    let ConnectionSettings { max_connections, timeouts: Timeouts { idle_close, .. }, .. } = settings.server.connections;
+    if idle_close <= PROXIES_KEEP {
         report.advise(format!(
             "--idle-close is {}: proxies keep connections for 60 s or more, and some of their requests will meet one that is being closed",
-            humantime::format_duration(config.idle_close)
+            humantime::format_duration(idle_close)
         ));
     }
-    if config.has_short_secret() && config.insecure_short_secret {
+    if auth.takes_short_secret() {
         report.advise(
             "--insecure-short-secret: --jwt-secret has less than 32 bytes, and who guesses it makes tokens; openssl rand -base64 32 makes one",
         );
     }
     let files = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
-    let needed = config.max_connections as u64 + u64::from(config.database_connections) + 32;
+    let needed = max_connections as u64 + u64::from(settings.database.database_connections) + 32;
     if files < needed {
         report.advise(format!(
             "--max-connections is {}, but this system gives a process {files} files: raise the limit (LimitNOFILE= in systemd, ulimit -Hn) to {needed}",
-            config.max_connections
+            max_connections
         ));
     }
 }

@@ -4,18 +4,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::Url;
 use tower_http::cors::{AllowHeaders, AllowOrigin, AllowPrivateNetwork, CorsLayer};
 
-use crate::gate::hosts::Hosts;
-
-/// What pages read of an answer beside its body: without the first three, clients of Electric give up.
-const ELECTRIC_HEADERS: [&str; 7] = [
-    "electric-handle",
-    "electric-offset",
-    "electric-schema",
-    "electric-cursor",
-    "electric-up-to-date",
-    "electric-has-data",
-    "etag",
-];
+use super::hosts::Hosts;
 
 /// The pages that are served, by WebSocket and by HTTP alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,12 +66,12 @@ impl Origins {
         }
     }
 
-    /// The headers that tell browsers the same.
-    pub fn cors(&self) -> CorsLayer {
+    /// The headers that tell browsers the same, and which headers of answers pages may read.
+    pub fn cors(&self, exposed: Vec<HeaderName>) -> CorsLayer {
         let cors = CorsLayer::new()
             .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
             .allow_headers(AllowHeaders::mirror_request())
-            .expose_headers(ELECTRIC_HEADERS.map(HeaderName::from_static))
+            .expose_headers(exposed)
             .max_age(std::time::Duration::from_secs(3600));
         if *self == Self::Any {
             return cors.allow_origin(tower_http::cors::Any).allow_private_network(true);

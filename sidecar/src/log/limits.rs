@@ -1,7 +1,6 @@
 //! How much may be pushed: by one batch, by one subject, to one store.
 
 use std::hash::Hash;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use moka::future::Cache;
 use tokio::task::JoinSet;
 
 use super::outcome::PushError;
+use super::settings::PushSettings;
 use super::store_id::StoreId;
 use crate::limits::rate_limit::{Rate, RateLimit};
 use crate::telemetry::metrics::Limit;
@@ -22,20 +22,10 @@ const BEGUN: u64 = 100_000;
 /// Whom a token is for.
 type Subject = Arc<str>;
 
-/// What an operator sets.
-#[derive(Debug, Clone, Copy)]
-pub struct PushBounds {
-    pub batch_events: usize,
-    pub event_bytes: usize,
-    pub per_subject: Rate,
-    pub per_store: Rate,
-    pub new_stores_per_hour: NonZeroU32,
-}
-
 /// Keeps pushes within the bounds. What they say of subjects is for those that a token names: without authentication all clients
 /// would be one.
 pub struct Limits {
-    bounds: PushBounds,
+    settings: PushSettings,
     pub subjects: Gate<Subject>,
     pub stores: Gate<StoreId>,
     new_stores: DefaultKeyedRateLimiter<Subject>,
@@ -45,12 +35,12 @@ pub struct Limits {
 
 impl Limits {
     /// What is to be forgotten is forgotten on `tasks`.
-    pub fn start(bounds: PushBounds, tasks: &mut JoinSet<()>) -> Arc<Self> {
+    pub fn start(settings: PushSettings, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let limits = Arc::new(Self {
-            bounds,
-            subjects: Gate::start(bounds.per_subject, Limit::PushesPerSubject, "you push too fast", tasks),
-            stores: Gate::start(bounds.per_store, Limit::PushesPerStore, "this store is pushed to too fast", tasks),
-            new_stores: RateLimiter::keyed(Quota::per_hour(bounds.new_stores_per_hour)),
+            settings,
+            subjects: Gate::start(settings.per_subject(), Limit::PushesPerSubject, "you push too fast", tasks),
+            stores: Gate::start(settings.per_store(), Limit::PushesPerStore, "this store is pushed to too fast", tasks),
+            new_stores: RateLimiter::keyed(Quota::per_hour(settings.new_stores_per_hour)),
             begun: Cache::builder().max_capacity(BEGUN).time_to_live(HOUR).build(),
         });
         tasks.spawn(Arc::clone(&limits).forget_regularly());
@@ -69,7 +59,7 @@ impl Limits {
     /// # Errors
     /// There are too many, or one is too large.
     pub fn check_sizes(&self, sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), PushError> {
-        let PushBounds { batch_events, event_bytes, .. } = self.bounds;
+        let PushSettings { max_batch_events: batch_events, max_event_bytes: event_bytes, .. } = self.settings;
         let count = sizes.len();
         if count > batch_events {
             Limit::BatchEvents.hit();
@@ -92,7 +82,7 @@ impl Limits {
             return Ok(());
         }
         Limit::NewStoresPerSubject.hit();
-        let most = self.bounds.new_stores_per_hour;
+        let most = self.settings.new_stores_per_hour;
         Err(PushError::Throttled(format!("you begin too many stores: at most {most} an hour; try again later")))
     }
 

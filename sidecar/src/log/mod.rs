@@ -17,6 +17,7 @@ mod outcome;
 mod pull;
 mod push;
 mod relayed;
+mod settings;
 mod store;
 mod store_digest;
 mod store_id;
@@ -40,10 +41,10 @@ pub use authorize::{Action, Denied, check_authorize_function};
 pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use history::History;
-pub use limits::PushBounds;
 pub use outcome::{PushError, Pushed};
 pub use pull::Page;
 pub use relayed::{ReadError, RelayedEvent};
+pub use settings::LogSettings;
 pub use store::{Reserved, StoreLog};
 pub use store_id::StoreId;
 pub use subscription::{Delivery, Subscription};
@@ -77,27 +78,9 @@ pub struct Parts {
     limits: Arc<Limits>,
     relay_turns: Arc<Semaphore>,
     authentication: Arc<Authentication>,
-    budget: Arc<Memory>,
+    memory: Arc<Memory>,
     authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
-}
-
-/// What an operator can set.
-pub struct LogConfig {
-    /// Memory for pages and frames.
-    pub budget: Arc<Memory>,
-    /// How long a push waits for the database.
-    pub push_timeout: Duration,
-    /// When what waits is answered all the same, since the process ends.
-    pub last_moment: CancellationToken,
-    /// For how long events of a contended store are held back, to be delivered together; zero: never.
-    pub contention_window: Duration,
-    /// How much may be pushed.
-    pub bounds: PushBounds,
-    /// How clients prove who they are.
-    pub authentication: Arc<Authentication>,
-    /// The SQL function to ask whether a client may do what it asks for.
-    pub authorize_function: Option<String>,
 }
 
 /// Connections that pushes of the peer relay may use at once.
@@ -174,18 +157,17 @@ impl Deref for Log {
 
 impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
-    /// yet.
-    pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
-        let LogConfig {
-            budget,
-            push_timeout,
-            last_moment,
-            contention_window,
-            bounds,
-            authentication,
-            authorize_function,
-        } = config;
-        let limits = Limits::start(bounds, tasks);
+    /// yet. `memory` is for pages and frames. `last_moment`: when what waits is answered all the same, since the process ends.
+    pub fn start(
+        database: Database,
+        settings: LogSettings,
+        memory: Arc<Memory>,
+        authentication: Arc<Authentication>,
+        last_moment: CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let LogSettings { push_timeout, contention_window, push, authorize_function } = settings;
+        let limits = Limits::start(push, tasks);
         let tails = Tails::new(database.clone(), contention_window);
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout, last_moment);
@@ -204,7 +186,7 @@ impl Log {
             limits,
             relay_turns,
             authentication,
-            budget,
+            memory,
             authorizer,
             is_listening,
         }))
@@ -227,6 +209,16 @@ impl Log {
     /// Names of stores that somebody else gave them.
     pub fn aliases(&self) -> &Aliases {
         &self.aliases
+    }
+
+    /// How clients prove who they are.
+    pub fn authentication(&self) -> Arc<Authentication> {
+        Arc::clone(&self.authentication)
+    }
+
+    /// Memory for what is on its way.
+    pub fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
     }
 
     /// Whether everybody who can reach this sidecar may read every log.
@@ -252,7 +244,7 @@ impl Log {
         GaugeValues {
             is_listening: self.is_listening.load(Ordering::Relaxed),
             queued_bytes: self.commits.waiting(),
-            buffer_bytes: self.budget.taken(),
+            buffer_bytes: self.memory.taken(),
             held_stores: self.commits.held_stores(),
             pool_idle,
             pool_busy,

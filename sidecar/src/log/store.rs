@@ -103,14 +103,14 @@ impl StoreLog {
 
     /// The memory for what this client is sent, once it is known who it is.
     pub fn account(&self) -> Account {
-        self.context.account(&self.log.budget)
+        self.context.account(&self.log.memory)
     }
 
     /// The memory for what this client sends.
     pub fn account_to_send(&self) -> Account {
         match self.context.subject() {
-            Some(subject) => self.log.budget.subject(subject),
-            None => self.log.budget.strangers(),
+            Some(subject) => self.log.memory.subject(subject),
+            None => self.log.memory.strangers(),
         }
     }
 

@@ -4,7 +4,8 @@ mod backoff;
 mod pool;
 mod retry;
 mod servers;
-pub mod tls;
+mod settings;
+mod tls;
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -24,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use self::backoff::Backoff;
 pub use self::retry::{Retry, Unreadable, retry_until_available};
 pub use self::servers::{Connected, Server};
+pub use self::settings::DatabaseSettings;
 
 use self::pool::Connections;
 pub use self::pool::Pooled;

@@ -1,25 +1,151 @@
 //! One module for each protocol that LiveStore clients speak. Each translates between its wire and [`crate::log`], or
 //! [`crate::relay`]; none knows of another.
+//!
+//! A protocol has in its folder all that is its own: routes, state, settings, messages. A new one needs its `mod` below and its name
+//! in the list.
 
 mod body;
-pub mod cf_0_3;
+mod cf_0_3;
 mod chunks;
-pub mod electric;
-pub mod relay;
-pub mod rpc;
-pub mod s2;
-pub mod sync_cf;
+mod electric;
+mod relay;
+mod rpc;
+mod s2;
+mod sync_cf;
 pub mod websocket;
 
 use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
 
-use axum::http::StatusCode;
+use axum::Router;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::Response;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use crate::auth::AuthSettings;
+use crate::gate::answers::refuse;
+use crate::gate::{Dialect, Gate};
 use crate::log::Denied;
+use crate::relay::Relay;
+use crate::settings::SettingsError;
 
 /// The most of a client's own text that an error repeats.
 const BRIEF: usize = 500;
+
+/// What a protocol tells of itself.
+struct Protocol {
+    dialects: &'static [Dialect],
+    /// Where its endpoints are, if it has paths of its own.
+    paths: &'static [&'static str],
+    /// Headers of its answers that web pages read.
+    headers: &'static [&'static str],
+}
+
+/// What the handlers of protocols use.
+pub struct Services {
+    pub gate: Arc<Gate>,
+    /// If the peer relay is served.
+    pub relay: Option<Relay>,
+}
+
+macro_rules! protocols {
+    ($($name:ident),*) => {
+        static PROTOCOLS: &[Protocol] = &[$($name::PROTOCOL),*];
+
+        /// Which protocols are served, and how.
+        #[derive(Debug, Args)]
+        pub struct ProtocolSettings {
+            /// The protocols that are spoken.
+            #[arg(long, env = "LIVESTORE_DIALECTS", value_delimiter = ',', value_enum, default_values_t = DIALECTS.clone())]
+            pub dialects: Vec<Dialect>,
+
+            $(#[command(flatten)]
+            pub $name: $name::Settings,)*
+        }
+
+        impl ProtocolSettings {
+            /// # Errors
+            /// What to change.
+            pub fn check(&self, auth: &AuthSettings) -> Result<(), SettingsError> {
+                $(self.$name.check(auth)?;)*
+                Ok(())
+            }
+        }
+
+        /// The endpoints of all protocols.
+        ///
+        /// # Errors
+        /// What to change in the settings.
+        pub fn router(services: &Services, settings: ProtocolSettings) -> Result<Router, SettingsError> {
+            Ok(Router::new()$(.merge($name::router(services, settings.$name)?))*)
+        }
+    };
+}
+
+// The protocols, in the order in which they are shown.
+protocols!(sync_cf, electric, s2, relay);
+
+static DIALECTS: LazyLock<Vec<Dialect>> =
+    LazyLock::new(|| PROTOCOLS.iter().flat_map(|protocol| protocol.dialects).copied().collect());
+
+impl ValueEnum for Dialect {
+    fn value_variants<'a>() -> &'a [Self] {
+        &DIALECTS
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name).help(self.clients))
+    }
+}
+
+impl ProtocolSettings {
+    /// Whether the peer relay is served.
+    pub fn has_relay(&self) -> bool {
+        self.dialects.contains(&relay::RELAY)
+    }
+}
+
+/// Headers of answers that web pages read.
+pub fn headers() -> impl Iterator<Item = HeaderName> {
+    PROTOCOLS.iter().flat_map(|protocol| protocol.headers).map(|name| HeaderName::from_static(name))
+}
+
+/// What a person reads who opens the address in a browser.
+fn info() -> &'static str {
+    static INFO: LazyLock<String> = LazyLock::new(|| {
+        let endpoints: String =
+            DIALECTS.iter().map(|Dialect { url, usage, .. }| format!("  {url:<50} {usage}\n")).collect();
+        format!(
+            "livestore-sidecar {}\n
+A LiveStore sync backend on Postgres. Endpoints:
+
+{endpoints}  /healthz                                           200 while the process lives
+  /readyz                                            200 when it can serve, else 503 with the reason
+  /metrics                                           for Prometheus
+",
+            env!("CARGO_PKG_VERSION")
+        )
+    });
+    &INFO
+}
+
+/// The endpoint of a protocol that is part of a path, and where it begins there.
+fn endpoint_in(path: &str) -> Option<(&'static str, usize)> {
+    let mut endpoints = PROTOCOLS.iter().flat_map(|protocol| protocol.paths);
+    endpoints.find_map(|endpoint| Some((*endpoint, path.find(endpoint)?)))
+}
+
+/// Refuses a request of which nobody knows the protocol, in a form that each client understands: that of S2 takes everything but
+/// an event for an empty log, and asks again at once.
+pub fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    if accept.is_some_and(|accept| accept.contains("text/event-stream")) {
+        return s2::refuse_pull(status, message);
+    }
+    refuse((status, message.into()))
+}
 
 /// Reads a body. It must be UTF-8 from end to end (RFC 8259, section 8.1): `serde_json` itself does not look at what it skips.
 ///

@@ -1,30 +1,64 @@
-//! The requests of sync-cf, on any path: their search params tell them.
+//! sync-cf: which of its dialects a request is in. Requests come on any path; their search params tell them apart.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use clap::Args;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tracing::info;
 
+use super::{Protocol, Services, cf_0_3, endpoint_in, info, refuse_any, rpc, websocket};
+use crate::auth::{AuthSettings, Secret};
+use crate::gate::answers::{bad_request, refuse, upgrade_required};
+use crate::gate::{Dialect, Gate};
 use crate::log::{Context, StoreId, StoreLog};
-use crate::protocols::{cf_0_3, rpc, websocket};
-use crate::server::{INFO, STRANGERS_BYTES, Server, bad_request, refuse, refuse_any, upgrade_required};
-use crate::settings::Dialect;
+use crate::settings::{SettingsError, check_secret};
 use crate::telemetry::refusals::{Asked, Reason};
+
+pub const PROTOCOL: Protocol = Protocol { dialects: &[rpc::WS, rpc::HTTP, cf_0_3::CF_0_3], paths: &[], headers: &[] };
+
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Settings {
+    /// The secret of sync-cf 0.3's admin requests. Without, there are none. The database role then needs livestore_admin, too.
+    #[arg(long, env = "LIVESTORE_ADMIN_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub admin_secret: Option<String>,
+}
+
+impl Settings {
+    /// # Errors
+    /// What to change.
+    pub fn check(&self, _: &AuthSettings) -> Result<(), SettingsError> {
+        check_secret("--admin-secret", self.admin_secret.as_deref())
+    }
+}
+
+struct SyncCf {
+    gate: Arc<Gate>,
+    admin_secret: Option<Arc<Secret>>,
+}
+
+/// # Errors
+/// None.
+pub fn router(services: &Services, settings: Settings) -> Result<Router, SettingsError> {
+    let admin_secret = settings.admin_secret.map(|secret| Arc::new(Secret::new(secret)));
+    let state = SyncCf { gate: Arc::clone(&services.gate), admin_secret };
+    Ok(Router::new().fallback(any_path).with_state(Arc::new(state)))
+}
+
+/// What somebody may send who has no good token, to be told so in the form of the protocol.
+const STRANGERS_BYTES: usize = 64 << 10;
 
 /// How long a WebSocket waits for a database that is away before its client is told to come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The paths of the other protocols.
-const ENDPOINTS: [&str; 6] =
-    ["/api/electric", "/api/s2", "/v1/shape", "/v1/streams", "/v1/basins", "/api/v1/livestore/sync"];
 
 /// The search params by which sync-cf's own worker tells its requests (`SearchParamsSchema`).
 #[derive(Deserialize)]
@@ -35,23 +69,23 @@ struct SearchParams {
     payload: Option<String>,
 }
 
-pub async fn any_path(State(server): State<Arc<Server>>, request: Request) -> Response {
+async fn any_path(State(cf): State<Arc<SyncCf>>, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let path = request.uri().path();
     match serde_urlencoded::from_str(query) {
         Ok(SearchParams { store_id, transport, payload }) => {
             // Effect 4's HTTP client ends the URL that it was given with a slash.
             let dialect = match transport.as_deref().map(|transport| transport.trim_end_matches('/')) {
-                Some("ws") => Dialect::CfWs,
-                Some("http") => Dialect::CfHttp,
-                None if path.ends_with("/websocket") => Dialect::Cf03,
+                Some("ws") => &rpc::WS,
+                Some("http") => &rpc::HTTP,
+                None if path.ends_with("/websocket") => &cf_0_3::CF_0_3,
                 None => return bad_request("no such endpoint, see / for those there are (missing field `transport`)"),
                 Some(_) => return bad_request("no such endpoint, see / for those there are (unknown `transport`)"),
             };
-            sync(server, dialect, &store_id, payload.as_deref(), request).await
+            sync(&cf, dialect, &store_id, payload.as_deref(), request).await
         }
         Err(_) if path == "/" && query.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) => {
-            INFO.into_response()
+            info().into_response()
         }
         Err(error) => refuse_any(request.headers(), StatusCode::NOT_FOUND, &no_endpoint(path, &error.to_string())),
     }
@@ -59,8 +93,7 @@ pub async fn any_path(State(server): State<Arc<Server>>, request: Request) -> Re
 
 /// What to do about a URL that leads nowhere: most often something in front was to take a prefix away.
 fn no_endpoint(path: &str, error: &str) -> String {
-    let found = ENDPOINTS.iter().find_map(|endpoint| Some((endpoint, path.find(endpoint)?)));
-    match found {
+    match endpoint_in(path) {
         Some((endpoint, at)) if at > 0 => format!(
             "no such endpoint: {endpoint} is one, let the proxy in front take {} away, or the client leave it out",
             &path[..at]
@@ -69,36 +102,27 @@ fn no_endpoint(path: &str, error: &str) -> String {
     }
 }
 
-async fn sync(
-    server: Arc<Server>,
-    dialect: Dialect,
-    store_id: &str,
-    payload: Option<&str>,
-    request: Request,
-) -> Response {
-    if let Err(refusal) = server.admit(dialect, request.headers()) {
+async fn sync(cf: &SyncCf, dialect: &Dialect, store_id: &str, payload: Option<&str>, request: Request) -> Response {
+    if let Err(refusal) = cf.gate.admit(dialect, request.headers()) {
         return refuse(refusal);
     }
     let parsed = StoreId::parse(store_id).and_then(|store| {
         let payload = payload.map(decode_payload).transpose()?;
-        let context = server.context(dialect, &store, payload.as_deref(), request.headers(), request.uri().query())?;
+        let context = cf.gate.context(dialect, &store, payload.as_deref(), request.headers(), request.uri().query())?;
         Ok((store, context))
     });
     let (store, context) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            server.refused(Asked::Connect, Reason::Malformed, dialect, &error);
+            cf.gate.refused(Asked::Connect, Reason::Malformed, dialect, &error);
             return bad_request(&error);
         }
     };
-    let log = server.log.store(store, context);
-    match dialect {
-        Dialect::CfHttp => http(server, log, request).await,
-        _ => websocket(server, dialect, log, request).await,
-    }
+    let log = cf.gate.log.store(store, context);
+    if *dialect == rpc::HTTP { http(&cf.gate, log, request).await } else { websocket(cf, dialect, log, request).await }
 }
 
-async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request: Request) -> Response {
+async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
@@ -116,31 +140,25 @@ async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request
     info!("connected");
     let meter = websocket::meter::of(&parts.extensions);
     meter.begin(log.account_to_send());
-    let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
-    let (connections, shutdown) = (server.connections.clone(), server.ending.begun.clone());
-    match dialect {
-        Dialect::Cf03 => {
-            let secret = server.settings.admin_secret.clone();
-            upgrade
-                .on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, meter, secret, shutdown)))
-        }
-        _ => upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, meter, shutdown))),
+    let upgrade = websocket::bounded(upgrade, cf.gate.max_frame_bytes);
+    let (connections, shutdown) = (cf.gate.connections.clone(), cf.gate.ending.begun.clone());
+    if *dialect == cf_0_3::CF_0_3 {
+        let secret = cf.admin_secret.clone();
+        upgrade.on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, meter, secret, shutdown)))
+    } else {
+        upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, meter, shutdown)))
     }
 }
 
-async fn http(server: Arc<Server>, log: StoreLog, request: Request) -> Response {
+async fn http(gate: &Gate, log: StoreLog, request: Request) -> Response {
     if request.method() != Method::POST {
         let headers = [(header::ALLOW, "POST, OPTIONS")];
         return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
     }
     // Who it is comes first, and what it sends is looked at only if it is somebody.
-    let most = if log.is_stranger().await {
-        STRANGERS_BYTES.min(server.settings.max_frame_bytes)
-    } else {
-        server.settings.max_frame_bytes
-    };
-    match server.body_of_at_most(request.into_body(), &log.account_to_send(), most).await {
-        Ok(body) => rpc::answer(log, body, &server.connections, server.ending.clone()).await,
+    let most = if log.is_stranger().await { STRANGERS_BYTES } else { gate.max_frame_bytes };
+    match gate.body_of_at_most(request.into_body(), &log.account_to_send(), most).await {
+        Ok(body) => rpc::answer(log, body, &gate.connections, gate.ending.clone()).await,
         Err(refusal) => refuse(refusal),
     }
 }

@@ -9,6 +9,7 @@ mod hub;
 mod link;
 mod mailbox;
 mod parcel;
+mod settings;
 
 use std::sync::Arc;
 
@@ -16,11 +17,12 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 pub use self::mailbox::{Ended, Ending, Inbox};
+pub use self::settings::RelaySettings;
 
 use self::hub::{Hub, Place, Requested};
 use self::link::{Link, Way};
 use self::parcel::{Kind, Message};
-use crate::limits::rate_limit::{Rate, RateLimit};
+use crate::limits::rate_limit::RateLimit;
 use crate::postgres::Database;
 use crate::telemetry::metrics::{self, Limit};
 
@@ -55,10 +57,10 @@ pub enum AskError {
 
 impl Relay {
     /// Starts the link to other sidecars on `tasks`; it never ends by itself, and does not need the database to be there.
-    pub fn start(database: Database, rate: Rate, tasks: &mut JoinSet<()>) -> Self {
+    pub fn start(database: Database, settings: &RelaySettings, tasks: &mut JoinSet<()>) -> Self {
         let hub = Arc::<Hub>::default();
         let (way, link) = Link::new(database, Arc::clone(&hub));
-        let rate_limit = RateLimit::new(rate);
+        let rate_limit = RateLimit::new(settings.per_user());
         tasks.spawn(link.run());
         tasks.spawn(Arc::clone(&rate_limit).forget_regularly());
         Self { hub, way, rate_limit }

@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::timeouts::{self, Activity, Clock, Timeouts};
+use super::settings::ConnectionSettings;
+use super::timeouts::{self, Activity, Clock};
 use crate::limits::quota::{Permit, Quota};
 use crate::protocols::websocket::meter::Meter;
 use crate::shutdown::Ending;
@@ -58,24 +59,14 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/
 const ALIVE: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\nconnection: close\r\n\r\nok\n";
 
-/// What an operator sets.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    pub connections: usize,
-    /// From one address that is not this machine's.
-    pub connections_per_address: usize,
-    pub timeouts: Timeouts,
-    pub head_bytes: usize,
-}
-
 /// Serves until a shutdown begins, and then until every request is answered.
-pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, ending: Ending) {
+pub async fn serve(listener: TcpListener, router: Router, settings: ConnectionSettings, ending: Ending) {
     let Ending { announced, begun: shutdown, .. } = ending;
     let router =
         router.layer(map_response(move |response| std::future::ready(last_if(announced.is_cancelled(), response))));
     let refusals = Arc::new(Semaphore::new(REFUSALS));
-    let (open, tasks) = (Open::new(bounds), TaskTracker::new());
-    let mut reception = Reception { router, bounds, open, refusals, tasks, shutdown: shutdown.clone() };
+    let (open, tasks) = (Open::new(settings), TaskTracker::new());
+    let mut reception = Reception { router, settings, open, refusals, tasks, shutdown: shutdown.clone() };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -106,7 +97,7 @@ pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, ending
 /// Where connections come in.
 struct Reception {
     router: Router,
-    bounds: Bounds,
+    settings: ConnectionSettings,
     open: Open,
     refusals: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -118,10 +109,10 @@ impl Reception {
         prepare(&stream);
         match self.open.admit(address) {
             Some(admitted) => {
-                let activity = Activity::new(self.bounds.timeouts);
+                let activity = Activity::new(self.settings.timeouts);
                 let stream =
                     Counted { stream, activity, clock: Clock::default(), meter: Arc::default(), _admitted: admitted };
-                self.tasks.spawn(serve_one(stream, self.router.clone(), self.bounds, self.shutdown.clone()));
+                self.tasks.spawn(serve_one(stream, self.router.clone(), self.settings, self.shutdown.clone()));
             }
             // Beyond some, they are closed without a word.
             None => {
@@ -147,7 +138,7 @@ fn last_if(is_last: bool, mut response: Response) -> Response {
     response
 }
 
-async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: CancellationToken) {
+async fn serve_one(stream: Counted, router: Router, settings: ConnectionSettings, shutdown: CancellationToken) {
     let activity = Arc::clone(&stream.activity);
     let (meter, router) = (Arc::clone(&stream.meter), TowerToHyperService::new(router));
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
@@ -158,8 +149,8 @@ async fn serve_one(stream: Counted, router: Router, bounds: Bounds, shutdown: Ca
         .timer(TokioTimer::new())
         // The connection looks at the time itself, whenever it is read from; with a time of its own hyper does that, too, as soon
         // as an answer is sent.
-        .header_read_timeout(bounds.timeouts.longest())
-        .max_buf_size(bounds.head_bytes)
+        .header_read_timeout(settings.timeouts.longest())
+        .max_buf_size(settings.max_head_bytes as usize)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);
@@ -223,7 +214,7 @@ fn is_the_clients(error: &io::Error) -> bool {
 
 /// The connections that are open.
 struct Open {
-    bounds: Bounds,
+    settings: ConnectionSettings,
     all: Arc<Semaphore>,
     by_address: Arc<Quota<IpAddr>>,
     warned: Option<Instant>,
@@ -237,9 +228,9 @@ struct Admitted {
 }
 
 impl Open {
-    fn new(bounds: Bounds) -> Self {
-        let all = Arc::new(Semaphore::new(bounds.connections.min(Semaphore::MAX_PERMITS)));
-        Self { bounds, all, by_address: Quota::new(bounds.connections_per_address), warned: None }
+    fn new(settings: ConnectionSettings) -> Self {
+        let all = Arc::new(Semaphore::new(settings.max_connections.min(Semaphore::MAX_PERMITS)));
+        Self { settings, all, by_address: Quota::new(settings.max_connections_per_address), warned: None }
     }
 
     fn admit(&mut self, address: SocketAddr) -> Option<Admitted> {
@@ -262,7 +253,7 @@ impl Open {
         limit.hit();
         if self.warned.is_none_or(|warned| warned.elapsed() > WARN_EVERY) {
             self.warned = Some(Instant::now());
-            let open = self.bounds.connections - self.all.available_permits();
+            let open = self.settings.max_connections - self.all.available_permits();
             warn!(open, "connections are refused: see --max-connections and --max-connections-per-address");
         }
         None
@@ -349,13 +340,15 @@ impl Counted {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::super::settings::Timeouts;
     use super::*;
 
     #[test]
     fn places_are_counted_and_given_back() {
-        let timeouts = Timeouts { head: Duration::ZERO, idle: Duration::ZERO };
-        let bounds = Bounds { connections: 4, connections_per_address: 2, timeouts, head_bytes: 0 };
-        let mut open = Open::new(bounds);
+        let timeouts = Timeouts { head_timeout: Duration::ZERO, idle_close: Duration::ZERO };
+        let settings =
+            ConnectionSettings { max_connections: 4, max_connections_per_address: 2, timeouts, max_head_bytes: 0 };
+        let mut open = Open::new(settings);
         let mut from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
         let (first, second) = (from("10.0.0.1").unwrap(), from("::ffff:10.0.0.1").unwrap());
         assert!(from("10.0.0.1").is_none(), "the same address, as IPv4 and as IPv6");

@@ -5,11 +5,10 @@ use std::time::Instant;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use tracing::field::{Empty, display};
-use tracing::{Instrument, Span, info, info_span};
+use tracing::field::Empty;
+use tracing::{Instrument, info, info_span};
 
-use crate::log::StoreId;
-use crate::settings::Dialect;
+use crate::gate::answers::Because;
 use crate::telemetry::metrics;
 use crate::telemetry::traces::Parent;
 
@@ -43,15 +42,4 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let milliseconds = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     info!(parent: &span, status, because, milliseconds, "answered");
     response
-}
-
-/// Why a request is refused, as an extension of its answer.
-#[derive(Clone)]
-pub struct Because(pub String);
-
-/// What a request turned out to ask for.
-pub fn is_for(dialect: Dialect, store: &StoreId) {
-    let span = Span::current();
-    span.record("dialect", display(dialect));
-    span.record("store", store.as_str());
 }

@@ -23,19 +23,19 @@ pub fn router() -> Router<Arc<Server>> {
 
 /// For Prometheus.
 async fn metrics(State(server): State<Arc<Server>>) -> Response {
-    let relay_devices = server.relay.as_ref().map_or(0, Relay::devices);
-    let gauges = GaugeValues { relay_devices, ..server.log.gauges() };
+    let relay_devices = server.services.relay.as_ref().map_or(0, Relay::devices);
+    let gauges = GaugeValues { relay_devices, ..server.gate().log.gauges() };
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], render(&server.metrics, gauges)).into_response()
 }
 
 async fn readyz(State(server): State<Arc<Server>>) -> Response {
-    if server.ending.announced.is_cancelled() {
+    if server.gate().ending.announced.is_cancelled() {
         return not_ready("this process is about to end");
     }
     if !server.is_open.load(Ordering::Relaxed) {
         return not_ready("others listen here, and this process will when its database answers");
     }
-    match server.log.ready().await {
+    match server.gate().log.ready().await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
             warn!(error = &error as &dyn std::error::Error, "not ready");

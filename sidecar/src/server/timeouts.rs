@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::settings::Timeouts;
 use crate::telemetry::metrics::Limit;
 
 /// A connection that closes is read for so long, or until such a pause: the client may still be sending.
@@ -26,23 +27,6 @@ const LINGER_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is read and dropped meanwhile, at most.
 const LINGER_BYTES: usize = 256 << 20;
-
-/// How long a client may take.
-#[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
-    /// For the head of a request, the first one of a connection from its beginning.
-    pub head: Duration,
-    /// To begin the next request.
-    pub idle: Duration,
-}
-
-impl Timeouts {
-    /// Longer than both, and short enough to add to any instant.
-    pub fn longest(self) -> Duration {
-        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-        self.head.max(self.idle).min(YEAR) + Duration::from_secs(1)
-    }
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
@@ -92,8 +76,8 @@ impl Activity {
     /// When the present phase times out.
     fn deadline(&self) -> Option<Instant> {
         match self.state.lock().1 {
-            Phase::Head { since, .. } => since.checked_add(self.timeouts.head),
-            Phase::Idle { since } => since.checked_add(self.timeouts.idle),
+            Phase::Head { since, .. } => since.checked_add(self.timeouts.head_timeout),
+            Phase::Idle { since } => since.checked_add(self.timeouts.idle_close),
             Phase::Answering => None,
         }
     }

@@ -3,6 +3,7 @@
 pub mod log_throttle;
 pub mod metrics;
 pub mod refusals;
+mod settings;
 mod text;
 pub mod traces;
 
@@ -14,8 +15,10 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub use self::settings::TelemetrySettings;
+
+use self::settings::LogFormat;
 use self::traces::Traces;
-use crate::settings::LogFormat;
 
 /// Why nothing can be logged.
 #[derive(Debug, thiserror::Error)]
@@ -36,24 +39,18 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
         .parse(format!("{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"))
 }
 
-/// Call once. Traces go to the collector at `otlp_endpoint`, if there is one, on `runtime`. `trust_traceparent`: clients decide which
-/// of their traces are sent.
+/// Call once. Traces are sent on `runtime`.
 ///
 /// # Errors
 /// What is wrong with the settings.
-pub fn init(
-    directives: &str,
-    format: LogFormat,
-    otlp_endpoint: Option<&str>,
-    trust_traceparent: bool,
-    runtime: &Handle,
-) -> Result<Option<Traces>, TelemetryError> {
-    let filter = filter(directives)?;
-    let traces = otlp_endpoint.map(|endpoint| Traces::to(endpoint, trust_traceparent, runtime)).transpose();
+pub fn init(settings: &TelemetrySettings, runtime: &Handle) -> Result<Option<Traces>, TelemetryError> {
+    let filter = filter(&settings.directives)?;
+    let endpoint = settings.otlp_endpoint.as_deref();
+    let traces = endpoint.map(|endpoint| Traces::to(endpoint, settings.trust_traceparent, runtime)).transpose();
     let traces = traces.map_err(TelemetryError::Endpoint)?;
     let is_terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_ansi(is_terminal).with_writer(std::io::stderr);
-    let lines = match format {
+    let lines = match settings.log_format {
         LogFormat::Text => lines.fmt_fields(text::Fields).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };

@@ -14,3 +14,12 @@ mod messages;
 mod session;
 
 pub use session::serve;
+
+use crate::gate::Dialect;
+
+pub const CF_0_3: Dialect = Dialect {
+    name: "cf-0.3",
+    clients: "@livestore/sync-cf 0.3",
+    url: "ws://<this host>/websocket?storeId=<store>",
+    usage: "@livestore/sync-cf 0.3: makeCfSync({ url })",
+};

@@ -10,31 +10,45 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::{Value, json};
 
+use super::{ELECTRIC, GRACE, SHAPE, Settings, Upstream, api, shape};
 use crate::auth::penalty;
+use crate::gate::{Gate, is_for};
 use crate::log::{Action, Age, Alias, Context, StoreId};
-use crate::protocols::electric::{GRACE, api, shape};
-use crate::server::{Server, observe};
-use crate::settings::Dialect;
+use crate::protocols::Services;
+use crate::settings::SettingsError;
 use crate::telemetry::refusals::{Asked, Reason};
 
-pub fn router() -> Router<Arc<Server>> {
-    Router::new()
+struct Electric {
+    gate: Arc<Gate>,
+    /// Asked of clients of the shape API.
+    secret: Option<String>,
+    /// What clients read from, if not from Postgres.
+    upstream: Option<Upstream>,
+}
+
+/// # Errors
+/// What to change in the settings.
+pub fn router(services: &Services, settings: Settings) -> Result<Router, SettingsError> {
+    let upstream = settings.upstream()?;
+    let state = Electric { gate: Arc::clone(&services.gate), secret: settings.electric_secret, upstream };
+    let router = Router::new()
         // The client may be given a URL of its own for each of its requests.
         .route("/api/electric", any(api))
         .route("/api/electric/{request}", any(api))
         .route("/v1/shape", any(shape))
-        .route("/v1/health", get(health))
+        .route("/v1/health", get(health));
+    Ok(router.with_state(Arc::new(state)))
 }
 
-async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
-    if let Err((status, message)) = server.admit(Dialect::Electric, request.headers()) {
+async fn api(State(electric): State<Arc<Electric>>, request: Request) -> Response {
+    if let Err((status, message)) = electric.gate.admit(&ELECTRIC, request.headers()) {
         return api::failure(status, &message, Value::Null);
     }
     match *request.method() {
         Method::HEAD => api::ping(),
         // Boxed: a future has room for the largest it waits for, and pushes are many.
-        Method::GET => Box::pin(pull(server, &request.into_parts().0)).await,
-        Method::POST => push(server, request).await,
+        Method::GET => Box::pin(pull(electric, &request.into_parts().0)).await,
+        Method::POST => push(electric, request).await,
         _ => {
             let headers = [(header::ALLOW, "GET, HEAD, POST, OPTIONS")];
             (
@@ -46,10 +60,10 @@ async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
     }
 }
 
-async fn pull(server: Arc<Server>, request: &Parts) -> Response {
+async fn pull(electric: Arc<Electric>, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
-        let log = server.store(
-            Dialect::Electric,
+        let log = electric.gate.store(
+            &ELECTRIC,
             &pull.store_id,
             pull.payload.as_deref(),
             &request.headers,
@@ -58,37 +72,37 @@ async fn pull(server: Arc<Server>, request: &Parts) -> Response {
         Ok((pull, log))
     });
     match parsed {
-        Ok((pull, log)) => api::pull(log, pull, server.settings.electric.as_ref(), &server.ending).await,
+        Ok((pull, log)) => api::pull(log, pull, electric.upstream.as_ref(), &electric.gate.ending).await,
         // Not 400, which the client takes for an empty log.
         Err(error) => api::failure(StatusCode::UNPROCESSABLE_ENTITY, &error, Value::Null),
     }
 }
 
-async fn push(server: Arc<Server>, request: Request) -> Response {
+async fn push(electric: Arc<Electric>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let account = match server.identify(Dialect::Electric, &parts).await {
+    let account = match electric.gate.identify(&ELECTRIC, &parts).await {
         Ok(account) => account,
         Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null),
     };
-    let body = match server.body(body, &account).await {
+    let body = match electric.gate.body(body, &account).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message, Value::Null),
     };
     let parsed = api::Push::parse(&body).and_then(|push| {
-        let log = server.store(Dialect::Electric, &push.store_id, None, &parts.headers, parts.uri.query())?;
+        let log = electric.gate.store(&ELECTRIC, &push.store_id, None, &parts.headers, parts.uri.query())?;
         Ok((push.batch, log))
     });
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
         Err(error) => {
-            server.refused(Asked::Push, Reason::Malformed, Dialect::Electric, &error);
+            electric.gate.refused(Asked::Push, Reason::Malformed, &ELECTRIC, &error);
             api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"}))
         }
     }
 }
 
-async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response {
-    if let Err((status, message)) = server.admit(Dialect::ElectricShape, request.headers()) {
+async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Response {
+    if let Err((status, message)) = electric.gate.admit(&SHAPE, request.headers()) {
         return shape::uncached(status, json!({"message": message}));
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -98,13 +112,13 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
     }
     let (request, _) = request.into_parts();
     let query = request.uri.query().unwrap_or_default();
-    if server.settings.electric_secret.as_ref().is_some_and(|secret| !shape::has_secret(query, secret)) {
-        server.refused(Asked::Pull, Reason::Secret, Dialect::ElectricShape, "a wrong --electric-secret");
+    if electric.secret.as_ref().is_some_and(|secret| !shape::has_secret(query, secret)) {
+        electric.gate.refused(Asked::Pull, Reason::Secret, &SHAPE, "a wrong --electric-secret");
         penalty().await;
         return shape::wrong_secret();
     }
     let audience = shape::Audience {
-        is_public: server.log.is_public(),
+        is_public: electric.gate.log.is_public(),
         if_none_match: request.headers.get(header::IF_NONE_MATCH).cloned(),
     };
     let asked = match shape::Request::parse(query) {
@@ -112,45 +126,50 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
         Err(errors) => return errors.response(),
     };
     // Which stores there are is not for everybody.
-    if let Err(refused) = server.identify(Dialect::ElectricShape, &request).await {
+    if let Err(refused) = electric.gate.identify(&SHAPE, &request).await {
         return shape::uncached(StatusCode::FORBIDDEN, json!({"message": refused}));
     }
-    let electric = server.settings.electric.as_ref();
-    let mut patience = asked.patience(electric.map(|_| GRACE).unwrap_or_default(), &server.ending);
-    let context = match server.unnamed_context(Dialect::ElectricShape, None, &request.headers, request.uri.query()) {
+    let upstream = electric.upstream.as_ref();
+    let mut patience = asked.patience(upstream.map(|_| GRACE).unwrap_or_default(), &electric.gate.ending);
+    let context = match electric.gate.unnamed_context(&SHAPE, None, &request.headers, request.uri.query()) {
         Ok(context) => Arc::new(context),
         Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };
-    let store = match patience.wait_for(find(&server, &asked, &context)).await {
+    let store = match patience.wait_for(find(&electric, &asked, &context)).await {
         Some(Ok(store)) => store,
         Some(Err(refusal)) => return refusal,
         None => return shape::nothing(&asked, &audience),
     };
-    observe::is_for(Dialect::ElectricShape, &store);
-    let log = server.log.store_for_request(store, context);
-    if let Some(electric) = electric {
-        match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.ending.begun).await {
+    is_for(&SHAPE, &store);
+    let log = electric.gate.log.store_for_request(store, context);
+    if let Some(upstream) = upstream {
+        match shape::forward(upstream, &log, &asked, &audience, &mut patience, &electric.gate.ending.begun).await {
             Ok(response) => return response,
             Err(shape::Instead::Nothing) => return shape::nothing(&asked, &audience),
             Err(shape::Instead::ReadOurselves) => {}
         }
     }
-    shape::answer(log, asked, audience, patience, &server.connections, server.ending.begun.clone()).await
+    shape::answer(log, asked, audience, patience, &electric.gate.connections, electric.gate.ending.begun.clone()).await
 }
 
 /// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
 /// others.
-async fn find(server: &Server, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreId, Response> {
+async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreId, Response> {
     if let Some(store_id) = &asked.store_id {
         return StoreId::parse(store_id)
             .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})));
     }
     // Whose token does not let it use a store of this name need not wait for one: it is refused.
     let is_awaited = asked.is_live
-        && !server.log.has_alias(&asked.table).await.map_err(|unreadable| shape::not_found(&unreadable.into()))?;
+        && !electric
+            .gate
+            .log
+            .has_alias(&asked.table)
+            .await
+            .map_err(|unreadable| shape::not_found(&unreadable.into()))?;
     let found = match is_awaited {
-        true => server.log.wait_for(&asked.table, Action::Pull, context).await.map(Some),
-        false => server.log.find(&asked.table, Age::Any, Action::Pull, context).await,
+        true => electric.gate.log.wait_for(&asked.table, Action::Pull, context).await.map(Some),
+        false => electric.gate.log.find(&asked.table, Age::Any, Action::Pull, context).await,
     };
     match (found.map_err(|error| shape::not_found(&error))?, &asked.table) {
         (Some(store), _) => Ok(store),
@@ -164,11 +183,11 @@ async fn find(server: &Server, asked: &shape::Request, context: &Arc<Context>) -
 }
 
 /// As Electric says whether it can serve.
-async fn health(State(server): State<Arc<Server>>) -> Response {
-    if !server.settings.dialects.contains(&Dialect::ElectricShape) {
+async fn health(State(electric): State<Arc<Electric>>) -> Response {
+    if !electric.gate.serves(&SHAPE) {
         return shape::uncached(StatusCode::NOT_FOUND, json!({"message": "the shape API is switched off"}));
     }
-    let (status, text) = match server.log.ready().await {
+    let (status, text) = match electric.gate.log.ready().await {
         Ok(()) => (StatusCode::OK, "active"),
         Err(_) => (StatusCode::ACCEPTED, "waiting"),
     };

@@ -11,71 +11,83 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tracing::info;
 
+use super::session::{self, Guest};
+use super::{PATH, RELAY, Settings};
 use crate::auth::{Identity, Refused};
+use crate::gate::Gate;
+use crate::gate::answers::{bad_request, refuse, upgrade_required};
 use crate::log::{StoreId, StoreLog};
-use crate::protocols::relay::{self, Guest};
-use crate::protocols::websocket;
-use crate::server::{Server, bad_request, refuse, upgrade_required};
-use crate::settings::Dialect;
+use crate::protocols::{Services, websocket};
+use crate::relay::Relay;
+use crate::settings::SettingsError;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
-/// As LiveStore's other endpoints are found below `/api`.
-const PATH: &str = "/api/v1/livestore/sync";
-
-pub fn router() -> Router<Arc<Server>> {
-    Router::new().route(PATH, get(connect))
+struct PeerRelay {
+    gate: Arc<Gate>,
+    relay: Option<Relay>,
+    /// The store in which events are kept, with `{user}` for the user.
+    store: Option<String>,
 }
 
-async fn connect(State(server): State<Arc<Server>>, request: Request) -> Response {
+/// # Errors
+/// None.
+pub fn router(services: &Services, settings: Settings) -> Result<Router, SettingsError> {
+    let (gate, relay) = (Arc::clone(&services.gate), services.relay.clone());
+    let state = PeerRelay { gate, relay, store: settings.relay_store };
+    Ok(Router::new().route(PATH, get(connect)).with_state(Arc::new(state)))
+}
+
+async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
-    if let Err(refusal) = server.admit(Dialect::Relay, &parts.headers) {
+    let gate = &peers.gate;
+    if let Err(refusal) = gate.admit(&RELAY, &parts.headers) {
         return refuse(refusal);
     }
-    let Some(relay) = server.relay.clone() else {
+    let Some(relay) = peers.relay.clone() else {
         return refuse((StatusCode::NOT_FOUND, "the peer relay is switched off on this server".into()));
     };
-    let credentials = server.credentials(&parts.headers, parts.uri.query());
-    let identity = match server.settings.authentication.identify(&credentials).await {
+    let credentials = gate.credentials(&parts.headers, parts.uri.query());
+    let identity = match gate.authentication.identify(&credentials).await {
         Ok(identity) => Arc::new(identity),
         Err(Refused::TooMany { subject, most }) => {
-            let whom = Whom { dialect: Dialect::Relay.name(), subject: Some(&subject), ..Whom::default() };
+            let whom = Whom { dialect: RELAY.name, subject: Some(&subject), ..Whom::default() };
             let text = Refused::TooMany { subject: Arc::clone(&subject), most }.to_string();
             refused(Asked::Connect, Reason::Connections, whom, &text);
             return refuse((StatusCode::SERVICE_UNAVAILABLE, text));
         }
         Err(error) => {
-            server.refused(Asked::Connect, Reason::Token, Dialect::Relay, &error.to_string());
+            gate.refused(Asked::Connect, Reason::Token, &RELAY, &error.to_string());
             let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
             return (StatusCode::UNAUTHORIZED, headers, format!("{error}\n")).into_response();
         }
     };
-    let history = match server.settings.relay_store.as_deref().map(|name| history(&server, name, &identity, &parts)) {
+    let history = match peers.store.as_deref().map(|name| history(gate, name, &identity, &parts)) {
         None => None,
         Some(Ok(history)) => Some(history),
         Some(Err(error)) => {
-            server.refused(Asked::Connect, Reason::Malformed, Dialect::Relay, &error);
+            gate.refused(Asked::Connect, Reason::Malformed, &RELAY, &error);
             return bad_request(&error);
         }
     };
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
-    info!(dialect = %Dialect::Relay, "connected");
-    let budget = &server.settings.budget;
+    info!(dialect = %RELAY, "connected");
+    let memory = &gate.memory;
     let meter = websocket::meter::of(&parts.extensions);
     meter.begin(match &identity.claims {
-        Some(_) => budget.subject(&identity.subject),
-        None => budget.strangers(),
+        Some(_) => memory.subject(&identity.subject),
+        None => memory.strangers(),
     });
-    let upgrade = websocket::bounded(upgrade, server.settings.max_frame_bytes);
-    let (connections, shutdown) = (server.connections.clone(), server.ending.begun.clone());
+    let upgrade = websocket::bounded(upgrade, gate.max_frame_bytes);
+    let (connections, shutdown) = (gate.connections.clone(), gate.ending.begun.clone());
     let guest = Guest { identity, history };
-    upgrade.on_upgrade(move |socket| connections.track_future(relay::serve(relay, guest, socket, meter, shutdown)))
+    upgrade.on_upgrade(move |socket| connections.track_future(session::serve(relay, guest, socket, meter, shutdown)))
 }
 
 /// The log of the user's store.
-fn history(server: &Server, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, String> {
+fn history(gate: &Gate, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, String> {
     let store = StoreId::parse(&name.replace("{user}", &identity.subject))?;
-    let context = server.context(Dialect::Relay, &store, None, &parts.headers, parts.uri.query())?;
-    Ok(server.log.store_for_request(store, context.of(Arc::clone(identity))).given())
+    let context = gate.context(&RELAY, &store, None, &parts.headers, parts.uri.query())?;
+    Ok(gate.log.store_for_request(store, context.of(Arc::clone(identity))).given())
 }

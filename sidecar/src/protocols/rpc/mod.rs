@@ -11,3 +11,19 @@ mod wire;
 
 pub use http::answer;
 pub use session::serve;
+
+use crate::gate::Dialect;
+
+pub const WS: Dialect = Dialect {
+    name: "cf-ws",
+    clients: "@livestore/sync-cf 0.4 and later over WebSocket",
+    url: "ws://<this host>/?storeId=<store>&transport=ws",
+    usage: "@livestore/sync-cf 0.4 and later: makeWsSync({ url })",
+};
+
+pub const HTTP: Dialect = Dialect {
+    name: "cf-http",
+    clients: "@livestore/sync-cf 0.4 and later over HTTP",
+    url: "http://<this host>/?storeId=<store>&transport=http",
+    usage: "@livestore/sync-cf 0.4 and later: makeHttpSync({ url })",
+};

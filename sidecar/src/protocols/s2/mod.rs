@@ -4,9 +4,49 @@
 //! A store is a stream, an event a record. S2 numbers records from 0 on and without gaps; here the `seq_num` of a record is
 //! the event's `seqNum` less one, and the tail, where S2 will write next, is the head of the log.
 
-pub mod api;
+mod api;
 mod limits;
 mod records;
-pub mod rest;
-pub mod routes;
+mod rest;
+mod routes;
 mod stream;
+
+use clap::Args;
+
+pub use self::api::refuse_pull;
+pub use self::routes::router;
+
+use super::Protocol;
+use crate::auth::AuthSettings;
+use crate::gate::Dialect;
+use crate::settings::SettingsError;
+
+const SYNC_S2: Dialect = Dialect {
+    name: "s2",
+    clients: "@livestore/sync-s2",
+    url: "http://<this host>/api/s2",
+    usage: "@livestore/sync-s2: makeSyncBackend({ endpoint })",
+};
+
+const REST: Dialect = Dialect {
+    name: "s2-rest",
+    clients: "S2's REST API, for servers that make their requests with s2-proxy-helpers",
+    url: "http://<this host>/v1/streams",
+    usage: "s2-proxy-helpers: { lite: true, basinBase, accountBase }",
+};
+
+pub const PROTOCOL: Protocol =
+    Protocol { dialects: &[SYNC_S2, REST], paths: &["/api/s2", "/v1/streams", "/v1/basins"], headers: &[] };
+
+/// There are none.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Settings {}
+
+impl Settings {
+    /// # Errors
+    /// None.
+    pub fn check(&self, _: &AuthSettings) -> Result<(), SettingsError> {
+        Ok(())
+    }
+}

@@ -14,34 +14,42 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::{REST, SYNC_S2, Settings, api, rest};
+use crate::gate::Gate;
 use crate::limits::memory::Account;
 use crate::log::{Action, Age, Alias, FindError, PgText, StoreId, StoreLog};
-use crate::protocols::s2::{api, rest};
-use crate::protocols::{read_json, status_of};
-use crate::server::Server;
-use crate::settings::Dialect;
+use crate::protocols::{Services, read_json, status_of};
+use crate::settings::SettingsError;
 use crate::telemetry::refusals::{Asked, Reason};
 
-pub fn router() -> Router<Arc<Server>> {
-    Router::new()
+struct S2 {
+    gate: Arc<Gate>,
+    created: Created,
+}
+
+/// # Errors
+/// None.
+pub fn router(services: &Services, _: Settings) -> Result<Router, SettingsError> {
+    let router = Router::new()
         // The client may be given a URL of its own for each of its requests.
         .route("/api/s2", any(api))
         .route("/api/s2/{request}", any(api))
         .route("/v1/basins", post(create_basin))
         .route("/v1/streams", get(list_streams).post(create_stream))
         .route("/v1/streams/{stream}/records", get(read).post(append))
-        .route("/v1/streams/{stream}/records/tail", get(tail))
+        .route("/v1/streams/{stream}/records/tail", get(tail));
+    Ok(router.with_state(Arc::new(S2 { gate: Arc::clone(&services.gate), created: Created::default() })))
 }
 
-async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
-    let refusal = server.admit(Dialect::S2, request.headers());
+async fn api(State(s2): State<Arc<S2>>, request: Request) -> Response {
+    let refusal = s2.gate.admit(&SYNC_S2, request.headers());
     match (request.method().clone(), refusal) {
         (Method::GET, Err((status, message))) => api::refuse_pull(status, &message),
         (_, Err((status, message))) => api::failure(status, &message),
         (Method::HEAD, _) => api::ping(),
         // Boxed: a future has room for the largest it waits for, and pushes are many.
-        (Method::GET, _) => Box::pin(pull(server, &request.into_parts().0)).await,
-        (Method::POST, _) => push(server, request).await,
+        (Method::GET, _) => Box::pin(pull(s2, &request.into_parts().0)).await,
+        (Method::POST, _) => push(s2, request).await,
         _ => {
             let headers = [(header::ALLOW, "GET, HEAD, POST, OPTIONS")];
             let message = "this endpoint takes GET, HEAD and POST";
@@ -50,41 +58,36 @@ async fn api(State(server): State<Arc<Server>>, request: Request) -> Response {
     }
 }
 
-async fn pull(server: Arc<Server>, request: &Parts) -> Response {
+async fn pull(s2: Arc<S2>, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
-        let log = server.store(
-            Dialect::S2,
-            &pull.store_id,
-            pull.payload.as_deref(),
-            &request.headers,
-            request.uri.query(),
-        )?;
+        let log =
+            s2.gate.store(&SYNC_S2, &pull.store_id, pull.payload.as_deref(), &request.headers, request.uri.query())?;
         Ok((pull, log))
     });
     match parsed {
-        Ok((pull, log)) => api::pull(log, pull, &server.connections, &server.ending).await,
+        Ok((pull, log)) => api::pull(log, pull, &s2.gate.connections, &s2.gate.ending).await,
         Err(error) => api::refuse_pull(StatusCode::BAD_REQUEST, &error),
     }
 }
 
-async fn push(server: Arc<Server>, request: Request) -> Response {
+async fn push(s2: Arc<S2>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let account = match server.identify(Dialect::S2, &parts).await {
+    let account = match s2.gate.identify(&SYNC_S2, &parts).await {
         Ok(account) => account,
         Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused),
     };
-    let body = match server.body(body, &account).await {
+    let body = match s2.gate.body(body, &account).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message),
     };
     let parsed = api::Push::parse(&body).and_then(|push| {
-        let log = server.store(Dialect::S2, &push.store_id, None, &parts.headers, parts.uri.query())?;
+        let log = s2.gate.store(&SYNC_S2, &push.store_id, None, &parts.headers, parts.uri.query())?;
         Ok((push.batch, log))
     });
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
         Err(error) => {
-            server.refused(Asked::Push, Reason::Malformed, Dialect::S2, &error);
+            s2.gate.refused(Asked::Push, Reason::Malformed, &SYNC_S2, &error);
             api::failure(StatusCode::BAD_REQUEST, &error)
         }
     }
@@ -92,7 +95,7 @@ async fn push(server: Arc<Server>, request: Request) -> Response {
 
 /// Names of basins and streams that were created here. They need not be: a basin is a name for this database, and a stream
 /// begins with its first record.
-pub type Created = Arc<Mutex<HashSet<String>>>;
+type Created = Mutex<HashSet<String>>;
 
 /// How many are remembered.
 const CREATED: usize = 10_000;
@@ -127,26 +130,25 @@ fn stream_text(name: &str) -> Result<PgText, Refusal> {
     PgText::parse("the name of a stream", name).map_err(invalid)
 }
 
-impl Server {
+impl S2 {
     async fn admit_rest(&self, parts: &Parts) -> Result<Account, Refusal> {
         let refuse = |(status, message)| Refusal(status, "permission_denied", message);
-        self.admit(Dialect::S2Rest, &parts.headers).map_err(refuse)?;
-        self.identify(Dialect::S2Rest, parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
+        self.gate.admit(&REST, &parts.headers).map_err(refuse)?;
+        self.gate.identify(&REST, parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
     }
 
     async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body, account: &Account) -> Result<T, Refusal> {
-        let body = self.body(body, account).await;
+        let body = self.gate.body(body, account).await;
         let body = body.map_err(|(status, message)| Refusal(status, "invalid", message))?;
         read_json(&body).map_err(|error| invalid(format!("malformed request: {error}")))
     }
 
     /// What is going to be appended must not create a second store of a name.
     async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreId>, Refusal> {
-        let context =
-            self.unnamed_context(Dialect::S2Rest, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
+        let context = self.gate.unnamed_context(&REST, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
         let (age, action) =
             if parts.method == Method::POST { (Age::Now, Action::Push) } else { (Age::Any, Action::Pull) };
-        let found = self.log.find(&Alias::Stream(name), age, action, &Arc::new(context)).await;
+        let found = self.gate.log.find(&Alias::Stream(name), age, action, &Arc::new(context)).await;
         found.map_err(|error| match error {
             FindError::Ambiguous => Refusal(StatusCode::CONFLICT, "ambiguous_stream", error.to_string()),
             FindError::Unreadable(_) => unreadable(&error),
@@ -176,41 +178,40 @@ impl Server {
             },
         };
         let store = StoreId::parse(&store_id).map_err(invalid)?;
-        let context =
-            self.context(Dialect::S2Rest, &store, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
-        Ok((self.log.store_for_request(store, context), exists))
+        let context = self.gate.context(&REST, &store, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
+        Ok((self.gate.log.store_for_request(store, context), exists))
     }
 }
 
-async fn create_basin(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Refusal> {
+async fn create_basin(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, Refusal> {
     #[derive(Deserialize)]
     struct Basin {
         basin: String,
     }
     let (parts, body) = request.into_parts();
-    let account = server.admit_rest(&parts).await?;
-    let Basin { basin } = server.json(body, &account).await?;
+    let account = s2.admit_rest(&parts).await?;
+    let Basin { basin } = s2.json(body, &account).await?;
     if basin.is_empty() || basin.len() > 48 {
         return Err(invalid("the name of a basin has 1 to 48 characters"));
     }
     let info = json!({"name": basin, "scope": "aws:us-east-1", "state": "active"});
-    created(create(&server.created, format!("basin {basin}")), "basin", info)
+    created(create(&s2.created, format!("basin {basin}")), "basin", info)
 }
 
-async fn create_stream(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Refusal> {
+async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, Refusal> {
     #[derive(Deserialize)]
     struct Stream {
         stream: String,
     }
     let (parts, body) = request.into_parts();
-    let account = server.admit_rest(&parts).await?;
-    let Stream { stream } = server.json(body, &account).await?;
+    let account = s2.admit_rest(&parts).await?;
+    let Stream { stream } = s2.json(body, &account).await?;
     StoreId::parse(&stream).map_err(invalid)?;
     // Which stores there are is not for everybody where somebody says who may see which.
     let alias = Alias::Stream(stream_text(&stream)?);
-    let exists = server.log.is_public() && server.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
+    let exists = s2.gate.log.is_public() && s2.gate.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
     let info = json!({"name": stream, "created_at": now(), "deleted_at": null});
-    created(create(&server.created, format!("stream {stream}")) && !exists, "stream", info)
+    created(create(&s2.created, format!("stream {stream}")) && !exists, "stream", info)
 }
 
 fn created(is_new: bool, what: &str, info: Value) -> Result<Response, Refusal> {
@@ -224,7 +225,7 @@ fn now() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
 
-async fn list_streams(State(server): State<Arc<Server>>, request: Request) -> Result<Response, Refusal> {
+async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, Refusal> {
     #[derive(Deserialize)]
     struct Params {
         #[serde(default)]
@@ -234,8 +235,8 @@ async fn list_streams(State(server): State<Arc<Server>>, request: Request) -> Re
         limit: Option<i64>,
     }
     let (parts, _) = request.into_parts();
-    server.admit_rest(&parts).await?;
-    if !server.log.is_public() {
+    s2.admit_rest(&parts).await?;
+    if !s2.gate.log.is_public() {
         let message = "streams are not listed where an authorize function says who may see which";
         return Err(Refusal(StatusCode::FORBIDDEN, "permission_denied", message.into()));
     }
@@ -245,7 +246,7 @@ async fn list_streams(State(server): State<Arc<Server>>, request: Request) -> Re
     let limit = limit.unwrap_or(1000).clamp(0, 1000);
     let prefix = PgText::parse("prefix", prefix).map_err(invalid)?;
     let start_after = PgText::parse("start_after", start_after).map_err(invalid)?;
-    let mut streams = server.log.aliases().streams(&prefix, &start_after, limit + 1).await.map_err(|_| {
+    let mut streams = s2.gate.log.aliases().streams(&prefix, &start_after, limit + 1).await.map_err(|_| {
         Refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the database is not available, try again later".into())
     })?;
     let has_more = i64::try_from(streams.len()).is_ok_and(|count| count > limit);
@@ -255,17 +256,14 @@ async fn list_streams(State(server): State<Arc<Server>>, request: Request) -> Re
     Ok(rest::answer(StatusCode::OK, json!({"streams": streams, "has_more": has_more})))
 }
 
-async fn append(
-    State(server): State<Arc<Server>>,
-    Path(stream): Path<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
+async fn append(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
     let (parts, body) = request.into_parts();
-    let (log, _) = server.stream(&stream, &parts).await?;
+    let (log, _) = s2.stream(&stream, &parts).await?;
     if parts.headers.get("s2-format").is_some_and(|format| format != "raw") {
         return Err(invalid("records are text: s2-format must be raw"));
     }
-    let body = server
+    let body = s2
+        .gate
         .body(body, &log.account_to_send())
         .await
         .map_err(|(status, message)| Refusal(status, "invalid", message))?;
@@ -276,15 +274,15 @@ async fn append(
     Ok(rest::append(log, append).await)
 }
 
-async fn read(State(server): State<Arc<Server>>, Path(stream): Path<String>, request: Request) -> Response {
+async fn read(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
     let is_stream = header("accept").is_some_and(|accept| accept.contains("text/event-stream"));
     let reading = async {
-        let (log, exists) = server.stream(&stream, &parts).await?;
+        let (log, exists) = s2.stream(&stream, &parts).await?;
         let query = parts.uri.query().unwrap_or_default();
         let read = rest::Read::parse(query, is_stream, header("last-event-id")).map_err(invalid)?;
-        let answer = rest::read(log, read, exists, &server.connections, &server.ending).await;
+        let answer = rest::read(log, read, exists, &s2.gate.connections, &s2.gate.ending).await;
         answer.map_err(|error| {
             let (status, code) = rest::status(&error);
             Refusal(status, code, error.to_string())
@@ -298,11 +296,7 @@ async fn read(State(server): State<Arc<Server>>, Path(stream): Path<String>, req
     }
 }
 
-async fn tail(
-    State(server): State<Arc<Server>>,
-    Path(stream): Path<String>,
-    request: Request,
-) -> Result<Response, Refusal> {
-    let (log, _) = server.stream(&stream, &request.into_parts().0).await?;
+async fn tail(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
+    let (log, _) = s2.stream(&stream, &request.into_parts().0).await?;
     Ok(rest::tail(log).await)
 }

@@ -1,0 +1,57 @@
+//! Bodies of requests, within bounds.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::StatusCode;
+use http_body_util::LengthLimitError;
+use tokio::time::timeout;
+
+use crate::limits::memory::{Account, FREE, counted};
+use crate::telemetry::metrics::Limit;
+
+/// How long the body of a request may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long it may wait for memory.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The size of a body that does not say how large it is.
+const UNANNOUNCED: u64 = 4 << 20;
+
+/// Reads a body of `most` bytes at most, once there is memory for as much as it announces. The memory is given back with the body.
+///
+/// # Errors
+/// Which of the bounds it exceeds.
+pub async fn read(body: Body, account: &Account, most: usize) -> Result<Bytes, (StatusCode, String)> {
+    let hint = body.size_hint();
+    let announced = usize::try_from(hint.upper().unwrap_or(hint.lower().max(UNANNOUNCED))).unwrap_or(usize::MAX);
+    if hint.upper().is_some() && announced > most {
+        return Err(too_large(most));
+    }
+    let share = match announced {
+        0..=FREE => None,
+        _ => match timeout(MEMORY_TIMEOUT, account.take(announced)).await {
+            Ok(share) => share.map(Arc::new),
+            Err(_) => {
+                return Err((StatusCode::SERVICE_UNAVAILABLE, "others send too much, try again later".into()));
+            }
+        },
+    };
+    // A body that does not say its size may have as much as was taken for it.
+    match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, most.min(announced))).await {
+        Ok(Ok(body)) => Ok(counted(body, share)),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".into())),
+        Ok(Err(error)) if !error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+            Err((StatusCode::BAD_REQUEST, "the request broke off".into()))
+        }
+        Ok(Err(_)) => Err(too_large(most.min(announced))),
+    }
+}
+
+fn too_large(most: usize) -> (StatusCode, String) {
+    Limit::FrameBytes.hit();
+    (StatusCode::PAYLOAD_TOO_LARGE, format!("length limit exceeded: a request has at most {most} bytes"))
+}

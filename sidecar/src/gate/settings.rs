@@ -1,0 +1,76 @@
+//! The settings of the gate: from where requests may come, and how much they may send.
+
+use axum::http::HeaderName;
+use clap::Args;
+
+use super::hosts::Hosts;
+use super::origins::Origins;
+use crate::auth::AuthSettings;
+use crate::settings::SettingsError;
+use crate::settings::values::{LEAST_BUFFER_BYTES, LEAST_FRAME_BYTES, at_least};
+
+#[derive(Debug, Args)]
+pub struct GateSettings {
+    /// Request headers that hooks and the authorize function get, e.g. cookie,authorization.
+    #[arg(long, env = "LIVESTORE_FORWARD_HEADERS", value_name = "NAMES", value_delimiter = ',')]
+    pub forward_headers: Vec<HeaderName>,
+
+    /// Origins of the web pages that are served, e.g. https://app.example.com, or * for all, or local for those of this machine.
+    /// Without: local.
+    #[arg(long, env = "LIVESTORE_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+
+    /// Names in the header Host that are served beside those of this machine (localhost, 127.0.0.1) and names without a dot, e.g.
+    /// sync.example.com for a proxy in front, or * for all. Pages of these hosts are served, too, unless --cors-origins says otherwise. Without: all names with
+    /// --auth jwt or --insecure-no-auth, else none.
+    #[arg(long, env = "LIVESTORE_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+
+    /// The largest frame that a client may send, in bytes.
+    #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20, value_parser = at_least(LEAST_FRAME_BYTES))]
+    pub max_frame_bytes: usize,
+
+    /// How many bytes may be on their way at once, to clients and from them: bodies and messages that arrive, pages that are
+    /// read, and what waits for a client to read it. A request that finds no room waits.
+    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES", default_value_t = 256 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
+    pub max_buffer_bytes: usize,
+
+    /// How many of them for one subject of tokens, for all clients without a token that send something, and for each
+    /// connection without a token that reads.
+    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES_PER_CLIENT", default_value_t = 32 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
+    pub max_buffer_bytes_per_client: usize,
+}
+
+impl GateSettings {
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        if self.max_buffer_bytes < self.max_buffer_bytes_per_client
+            || self.max_buffer_bytes_per_client < self.max_frame_bytes
+        {
+            return Err(
+                "--max-buffer-bytes must not be less than --max-buffer-bytes-per-client, nor that than --max-frame-bytes: \
+                 a frame that may be sent could not be taken"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Which of --allowed-hosts is no host.
+    pub fn hosts(&self, auth: &AuthSettings) -> Result<Hosts, SettingsError> {
+        Hosts::parse(&self.allowed_hosts, auth.is_decided()).map_err(SettingsError::of("--allowed-hosts"))
+    }
+
+    /// # Errors
+    /// Which of --cors-origins is no origin, or of --allowed-hosts no host.
+    pub fn origins(&self, auth: &AuthSettings) -> Result<Origins, SettingsError> {
+        let hosts = self.hosts(auth)?;
+        match self.cors_origins.as_slice() {
+            [] if auth.insecure_no_auth => Ok(Origins::Any),
+            [] => Ok(Origins::Local(hosts)),
+            origins => Origins::parse(origins, hosts).map_err(SettingsError::of("--cors-origins")),
+        }
+    }
+}

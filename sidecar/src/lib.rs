@@ -1,0 +1,21 @@
+//! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
+
+mod auth;
+mod check;
+mod gate;
+mod health;
+mod limits;
+mod log;
+mod postgres;
+mod process;
+mod program;
+mod protocols;
+mod relay;
+mod server;
+mod settings;
+mod shutdown;
+mod telemetry;
+mod time;
+mod token;
+
+pub use program::Program;

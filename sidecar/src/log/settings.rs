@@ -1,0 +1,82 @@
+//! The settings of logs.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::limits::rate_limit::Rate;
+use crate::settings::values::{LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, at_least, lasting, rate, up_to};
+use crate::settings::{SettingsError, check_text};
+
+#[derive(Debug, Args)]
+pub struct LogSettings {
+    /// An SQL function that says who may do what, e.g. app.may_sync: (store_id text, action text, payload json, headers json)
+    /// returns boolean. Asked with the actions connect, pull and push. See docs/hooks.md.
+    #[arg(long, env = "LIVESTORE_AUTHORIZE_FUNCTION", value_name = "FUNCTION")]
+    pub authorize_function: Option<String>,
+
+    #[command(flatten)]
+    pub push: PushSettings,
+
+    /// How long a push waits for a database that is away before its client is told to come back.
+    #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = lasting(Duration::from_millis(100)))]
+    pub push_timeout: Duration,
+
+    /// While clients push to one store at the same moment, its live events are held back until none has followed for so long, four
+    /// times that at most, and delivered together: clients of LiveStore 0.4 lose fewer of their events. 0s: never. See
+    /// docs/known-problems.md.
+    #[arg(long, env = "LIVESTORE_CONTENTION_WINDOW", default_value = "250ms", value_parser = up_to(Duration::from_secs(5)))]
+    pub contention_window: Duration,
+}
+
+impl LogSettings {
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        check_text("--authorize-function", self.authorize_function.as_deref())
+    }
+}
+
+/// How much may be pushed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PushSettings {
+    /// How many events one push may hold.
+    #[arg(long, env = "LIVESTORE_MAX_BATCH_EVENTS", default_value_t = 10_000, value_parser = at_least(1_usize))]
+    pub max_batch_events: usize,
+
+    /// The largest event that may be pushed, in bytes.
+    #[arg(long, env = "LIVESTORE_MAX_EVENT_BYTES", default_value_t = 4 << 20, value_parser = at_least(LEAST_EVENT_BYTES))]
+    pub max_event_bytes: usize,
+
+    /// How many pushes a second are taken from one subject of tokens. More are refused, to be tried again; those of clients that
+    /// would not try again wait.
+    #[arg(long, env = "LIVESTORE_PUSHES_PER_SECOND", default_value = "1000", value_parser = rate(1))]
+    pushes_per_second: NonZeroU32,
+
+    /// Bytes per second that one subject of tokens may push.
+    #[arg(long, env = "LIVESTORE_PUSH_BYTES_PER_SECOND", default_value = "16777216", value_parser = rate(LEAST_BYTES_PER_SECOND))]
+    push_bytes_per_second: NonZeroU32,
+
+    /// How many pushes a second one store takes, of all clients on this sidecar.
+    #[arg(long, env = "LIVESTORE_STORE_PUSHES_PER_SECOND", default_value = "10000", value_parser = rate(1))]
+    store_pushes_per_second: NonZeroU32,
+
+    /// Bytes per second that all clients on this sidecar may push to one store.
+    #[arg(long, env = "LIVESTORE_STORE_BYTES_PER_SECOND", default_value = "67108864", value_parser = rate(LEAST_BYTES_PER_SECOND))]
+    store_bytes_per_second: NonZeroU32,
+
+    /// How many new stores one subject of tokens may create in an hour.
+    #[arg(long, env = "LIVESTORE_NEW_STORES_PER_HOUR", default_value = "1000", value_parser = rate(1))]
+    pub new_stores_per_hour: NonZeroU32,
+}
+
+impl PushSettings {
+    pub fn per_subject(&self) -> Rate {
+        Rate { things: self.pushes_per_second, bytes: self.push_bytes_per_second }
+    }
+
+    pub fn per_store(&self) -> Rate {
+        Rate { things: self.store_pushes_per_second, bytes: self.store_bytes_per_second }
+    }
+}

@@ -1,0 +1,249 @@
+//! The life of the serving process: start, serve, shut down.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::{error, info, warn};
+
+use crate::gate::Gate;
+use crate::limits::memory::Memory;
+use crate::log::Log;
+use crate::postgres::DatabaseError;
+use crate::program::Settings;
+use crate::protocols::Services;
+use crate::relay::Relay;
+use crate::server::listen_socket::{ListenError, ListenSocket};
+use crate::server::{Server, ServerSettings, accept};
+use crate::settings::SettingsError;
+use crate::shutdown::{By, Ending, Signals};
+use crate::telemetry::{self, metrics};
+
+/// How often a database that is away is tried at start.
+const START_RETRY: Duration = Duration::from_millis(250);
+
+/// How long telling other sidecars may take.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why the process ends other than by a signal. Each has an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+enum Fatal {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("{0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    #[error("{0}; start Postgres, or correct --database-url")]
+    Unreachable(#[source] DatabaseError),
+    #[error("{0}")]
+    Database(#[source] DatabaseError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("a task that never ends has ended: please report this, with the log")]
+    Bug,
+    #[error("the operating system refuses")]
+    System(#[from] std::io::Error),
+}
+
+impl Fatal {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::System(_) | Self::Bug | Self::Listen(ListenError::System(_)) => 1,
+            Self::Settings(_) | Self::Metrics(_) | Self::Listen(ListenError::NotAListener(_)) => 2,
+            Self::Unreachable(_) => 3,
+            Self::Database(_) => 4,
+            Self::Listen(ListenError::Taken(..) | ListenError::NotShared(..)) => 5,
+        }
+    }
+}
+
+/// Serves until a signal ends it.
+pub fn run(settings: Settings) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("livestore-sidecar: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let traces = match telemetry::init(&settings.telemetry, runtime.handle()) {
+        Ok(traces) => traces,
+        Err(error) => {
+            eprintln!("livestore-sidecar: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let result = runtime.block_on(async {
+        let mut sidecar = Sidecar::start(settings).await?;
+        match sidecar.serve().await? {
+            Some((serving, end)) => sidecar.shut_down(serving, end).await,
+            None => Ok(()),
+        }
+    });
+    if let Some(traces) = traces {
+        traces.end();
+    }
+    // What is still running is past the deadline.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fatal) => {
+            error!(error = &fatal as &dyn std::error::Error, "cannot go on");
+            ExitCode::from(fatal.exit_code())
+        }
+    }
+}
+
+/// A sidecar that is started.
+struct Sidecar {
+    settings: ServerSettings,
+    database_wait: Duration,
+    socket: ListenSocket,
+    server: Arc<Server>,
+    router: Router,
+    /// None of them ends by itself.
+    tasks: JoinSet<()>,
+    signals: Signals,
+}
+
+impl Sidecar {
+    /// Builds everything from the settings, binds the addresses, and answers probes. Needs no database yet.
+    async fn start(settings: Settings) -> Result<Self, Fatal> {
+        settings.check()?;
+        let authentication = Arc::new(settings.auth.authentication()?);
+        let database = settings.database.database()?;
+        let metrics = metrics::install()?;
+        // Each connection is a file; --max-connections limits how many there are.
+        if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+            warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
+        }
+        // Before clients can come: another process may have the address.
+        let probes = match settings.server.health_listen {
+            None => None,
+            Some(address) => {
+                Some(TcpListener::bind(address).await.map_err(|error| ListenError::Taken(address, error))?)
+            }
+        };
+        let socket = ListenSocket::open(settings.server.listen, settings.server.reuse_port)?;
+        settings.auth.check_address(socket.address()?)?;
+
+        let (ending, mut tasks) = (Ending::default(), JoinSet::new());
+        tasks.spawn(metrics::maintain(metrics.clone()));
+        let memory = Memory::new(settings.gate.max_buffer_bytes, settings.gate.max_buffer_bytes_per_client);
+        let has_relay = settings.protocols.has_relay();
+        let relay = has_relay.then(|| Relay::start(database.clone(), &settings.relay, &mut tasks));
+        let last_moment = ending.last_moment.clone();
+        let log = Log::start(database, settings.log, memory, authentication, last_moment, &mut tasks);
+        let dialects = settings.protocols.dialects.clone();
+        let gate = Arc::new(Gate::new(settings.gate, &settings.auth, dialects, log, ending)?);
+        let services = Services { gate, relay };
+        let server = Arc::new(Server { services, metrics, is_open: AtomicBool::new(false) });
+        let router = Arc::clone(&server).router(settings.protocols)?;
+        if let Some(listener) = probes {
+            // To the very end of the process.
+            let router = Arc::clone(&server).probes();
+            tokio::spawn(accept::serve(listener, router, settings.server.connections, Ending::default()));
+        }
+        let (database_wait, signals) = (settings.database.database_wait, Signals::catch()?);
+        Ok(Self { settings: settings.server, database_wait, socket, server, router, tasks, signals })
+    }
+
+    /// Accepts connections until a signal comes or something fails. `None` if a signal comes before that.
+    async fn serve(&mut self) -> Result<Option<(JoinHandle<()>, Result<By, Fatal>)>, Fatal> {
+        let Services { gate, .. } = &self.server.services;
+        // Serving begins before the database is known to be there: clients wait better than they reconnect. But if another process
+        // serves them, they do not have to wait.
+        tokio::select! {
+            biased;
+            _ = self.signals.requested() => return Ok(None),
+            () = self.socket.is_ours() => {}
+            ready = ready(&gate.log, self.database_wait) => ready?,
+        }
+        let listener = self.socket.listen()?;
+        self.server.is_open.store(true, Ordering::Relaxed);
+        let router = self.router.clone();
+        let serving = tokio::spawn(accept::serve(listener, router, self.settings.connections, gate.ending.clone()));
+        info!(listen = %self.socket.address()?, version = env!("CARGO_PKG_VERSION"), "serving");
+        let end = tokio::select! {
+            by = self.signals.requested() => Ok(by),
+            Some(_) = self.tasks.join_next() => Err(Fatal::Bug),
+            fatal = watch_database(&gate.log, self.database_wait) => Err(fatal),
+        };
+        Ok(Some((serving, end)))
+    }
+
+    /// Lets what is under way come to its end, within the deadline or until somebody insists.
+    async fn shut_down(self, serving: JoinHandle<()>, end: Result<By, Fatal>) -> Result<(), Fatal> {
+        let Self { settings, socket, server, mut signals, tasks: _tasks, .. } = self;
+        let Services { gate, relay } = &server.services;
+        let shutting_down = async {
+            gate.ending.announced.cancel();
+            if matches!(end, Ok(By::Manager)) {
+                sleep(settings.shutdown_delay).await;
+            }
+            socket.close().await;
+            gate.ending.begin(settings.shutdown_deadline);
+            gate.connections.close();
+            let deadline = Instant::now() + settings.shutdown_deadline;
+            let ended = timeout_at(deadline, async {
+                let exited = async {
+                    if let Some(relay) = relay {
+                        // Within bounds: without a link there is nobody to tell.
+                        let _ = timeout(EXIT_TIMEOUT, relay.exit()).await;
+                    }
+                };
+                // Other sidecars' devices hear of it at once, however long the devices here take to leave.
+                tokio::join!(exited, gate.connections.wait());
+                let _ = serving.await;
+            });
+            if ended.await.is_err() {
+                warn!("the deadline passed with connections open");
+            }
+        };
+        tokio::select! {
+            () = shutting_down => {}
+            () = signals.insisted() => warn!("interrupted again: what is open is cut off"),
+        }
+        end.map(drop)
+    }
+}
+
+/// Ends only if the database cannot be used: it does not come up in time, or is set up wrong.
+async fn watch_database(log: &Log, wait: Duration) -> Fatal {
+    match ready(log, wait).await {
+        Ok(()) => {
+            info!("the database is ready");
+            std::future::pending().await
+        }
+        Err(fatal) => fatal,
+    }
+}
+
+/// Waits for the database.
+///
+/// # Errors
+/// It does not come up in time, or is set up wrong.
+async fn ready(log: &Log, wait: Duration) -> Result<(), Fatal> {
+    let waiting = async {
+        let mut is_first = true;
+        loop {
+            match log.check().await {
+                Err(error) if error.retry().may_pass() => {
+                    if std::mem::take(&mut is_first) {
+                        warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                    }
+                    sleep(START_RETRY).await;
+                }
+                result => return result,
+            }
+        }
+    };
+    match timeout(wait, waiting).await {
+        Ok(result) => result.map_err(Fatal::Database),
+        Err(_) => log.check().await.map_err(Fatal::Unreachable),
+    }
+}

@@ -1,0 +1,139 @@
+//! The command line: the settings of all parts, as flags and as environment variables, and what else the program does.
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::auth::AuthSettings;
+use crate::gate::GateSettings;
+use crate::health::Health;
+use crate::log::LogSettings;
+use crate::postgres::DatabaseSettings;
+use crate::protocols::ProtocolSettings;
+use crate::relay::RelaySettings;
+use crate::server::ServerSettings;
+use crate::settings::SettingsError;
+use crate::telemetry::TelemetrySettings;
+use crate::token::NewToken;
+use crate::{check, process};
+
+/// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
+#[derive(Debug, Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Program {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it
+    Check(Box<Settings>),
+
+    /// Makes a token, to try --auth jwt with, and prints it
+    Token(NewToken),
+    /// Asks the sidecar on this machine whether it lives, for a container's health check
+    Health(Health),
+}
+
+/// The settings of a sidecar.
+#[derive(Debug, Args)]
+pub struct Settings {
+    #[command(flatten)]
+    pub server: ServerSettings,
+
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    #[command(flatten)]
+    pub auth: AuthSettings,
+
+    #[command(flatten)]
+    pub gate: GateSettings,
+
+    #[command(flatten)]
+    pub protocols: ProtocolSettings,
+
+    #[command(flatten)]
+    pub log: LogSettings,
+
+    #[command(flatten)]
+    pub relay: RelaySettings,
+
+    #[command(flatten)]
+    pub telemetry: TelemetrySettings,
+}
+
+impl Program {
+    pub fn run(self) -> ExitCode {
+        match self.command {
+            None => process::run(self.settings),
+            Some(Command::Check(settings)) => check::run(&settings),
+            Some(Command::Token(token)) => token.print(),
+            Some(Command::Health(health)) => health.ask(),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks what settings mean together, although each alone is right.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.auth.check()?;
+        self.log.check()?;
+        self.telemetry.check()?;
+        self.server.check()?;
+        self.gate.check()?;
+        self.protocols.check(&self.auth)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::expect_used)]
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Options of which 0 is a good value: clocks that agree, no second try, no delay.
+    const MAY_BE_NOTHING: [&str; 4] = ["--jwt-leeway", "--database-wait", "--shutdown-delay", "--contention-window"];
+
+    fn parse(option: &str, value: &str) -> Result<Program, clap::Error> {
+        let given = format!("{option}={value}");
+        Program::try_parse_from(["livestore-sidecar", "--database-url", "postgres://a@b/c", &given])
+    }
+
+    /// An option that is added is looked at by this test, too: its default tells that it is a number or a duration.
+    #[test]
+    fn nothing_that_is_counted_or_measured_can_be_none() {
+        let mut looked_at = 0;
+        for argument in Program::command().get_arguments() {
+            let Some(name) = argument.get_long().map(|name| format!("--{name}")) else { continue };
+            let default = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<String>();
+            let (is_number, is_duration) =
+                (default.parse::<u64>().is_ok(), humantime::parse_duration(&default).is_ok());
+            if !is_number && !is_duration {
+                continue;
+            }
+            looked_at += 1;
+            assert!(parse(&name, &default).is_ok(), "{name}: its default");
+            let nothing = if is_number { "0" } else { "0s" };
+            let refusal = parse(&name, nothing).err();
+            assert_eq!(refusal.is_none(), MAY_BE_NOTHING.contains(&&*name), "{name} {nothing}: {refusal:?}");
+            let beyond = if is_number { "99999999999999999999999" } else { "5000years" };
+            for value in ["", "-1", "some", beyond] {
+                let refusal = parse(&name, value).expect_err(&format!("{name} {value:?}"));
+                assert_eq!(refusal.exit_code(), 2, "{name} {value:?}");
+                assert!(refusal.to_string().contains(&name), "{refusal}");
+            }
+        }
+        assert!(looked_at >= 21, "{looked_at} options are numbers or durations");
+    }
+}

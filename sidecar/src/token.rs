@@ -1,0 +1,53 @@
+//! `livestore-sidecar token`: a token to try authentication with.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::auth::{Access, mint};
+use crate::settings::values::lasting;
+
+/// What a token shall say.
+#[derive(Debug, Args)]
+pub struct NewToken {
+    /// The secret of the sidecar that will take it.
+    #[arg(long, env = "LIVESTORE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    jwt_secret: String,
+
+    /// A store that it opens, or the beginning of its name with * behind; several if given several times.
+    #[arg(long, required = true)]
+    store: Vec<String>,
+
+    /// What it allows there: read, write or admin.
+    #[arg(long, default_value = "write")]
+    access: Access,
+
+    /// How long it lasts.
+    #[arg(long, default_value = "1h", value_parser = lasting(Duration::from_secs(1)))]
+    expires: Duration,
+
+    /// Who it is for (sub).
+    #[arg(long, default_value = "developer")]
+    subject: String,
+
+    /// The claim that says what it allows: as the sidecar has it.
+    #[arg(long, env = "LIVESTORE_ACCESS_CLAIM", default_value = "livestore", value_name = "CLAIM")]
+    access_claim: String,
+}
+
+impl NewToken {
+    /// Prints it.
+    pub fn print(&self) -> ExitCode {
+        let Self { jwt_secret, store, access, expires, subject, access_claim } = self;
+        let minted = mint(jwt_secret, subject, *expires, access_claim, store, *access);
+        match minted.and_then(|token| writeln!(std::io::stdout(), "{token}").map_err(|error| error.to_string())) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("livestore-sidecar: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
