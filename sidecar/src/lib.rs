@@ -2,6 +2,7 @@
 
 mod auth;
 mod check;
+mod config;
 mod gate;
 mod health;
 mod limits;

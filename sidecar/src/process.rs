@@ -11,11 +11,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use crate::config::Config;
 use crate::gate::Gate;
 use crate::limits::memory::Memory;
 use crate::log::Log;
 use crate::postgres::DatabaseError;
-use crate::program::Settings;
 use crate::protocols::Services;
 use crate::relay::Relay;
 use crate::server::listen_socket::{ListenError, ListenSocket};
@@ -62,7 +62,7 @@ impl Fatal {
 }
 
 /// Serves until a signal ends it.
-pub fn run(settings: Settings) -> ExitCode {
+pub fn run(config: Config) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -70,7 +70,7 @@ pub fn run(settings: Settings) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let traces = match telemetry::init(&settings.telemetry, runtime.handle()) {
+    let traces = match telemetry::init(&config.telemetry, runtime.handle()) {
         Ok(traces) => traces,
         Err(error) => {
             eprintln!("livestore-sidecar: {error}");
@@ -78,7 +78,7 @@ pub fn run(settings: Settings) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        let mut sidecar = Sidecar::start(settings).await?;
+        let mut sidecar = Sidecar::start(config).await?;
         match sidecar.serve().await? {
             Some((serving, end)) => sidecar.shut_down(serving, end).await,
             None => Ok(()),
@@ -112,44 +112,44 @@ struct Sidecar {
 
 impl Sidecar {
     /// Builds everything from the settings, binds the addresses, and answers probes. Needs no database yet.
-    async fn start(settings: Settings) -> Result<Self, Fatal> {
-        settings.check()?;
-        let authentication = Arc::new(settings.auth.authentication()?);
-        let database = settings.database.database()?;
+    async fn start(config: Config) -> Result<Self, Fatal> {
+        config.check()?;
+        let authentication = Arc::new(config.auth.authentication()?);
+        let database = config.database.database()?;
         let metrics = metrics::install()?;
         // Each connection is a file; --max-connections limits how many there are.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
             warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
         }
         // Before clients can come: another process may have the address.
-        let probes = match settings.server.health_listen {
+        let probes = match config.server.health_listen {
             None => None,
             Some(address) => {
                 Some(TcpListener::bind(address).await.map_err(|error| ListenError::Taken(address, error))?)
             }
         };
-        let socket = ListenSocket::open(settings.server.listen, settings.server.reuse_port)?;
-        settings.auth.check_address(socket.address()?)?;
+        let socket = ListenSocket::open(config.server.listen, config.server.reuse_port)?;
+        config.auth.check_address(socket.address()?)?;
 
         let (ending, mut tasks) = (Ending::default(), JoinSet::new());
         tasks.spawn(metrics::maintain(metrics.clone()));
-        let memory = Memory::new(settings.gate.max_buffer_bytes, settings.gate.max_buffer_bytes_per_client);
-        let has_relay = settings.protocols.has_relay();
-        let relay = has_relay.then(|| Relay::start(database.clone(), &settings.relay, &mut tasks));
+        let memory = Memory::new(config.gate.max_buffer_bytes, config.gate.max_buffer_bytes_per_client);
+        let has_relay = config.protocols.has_relay();
+        let relay = has_relay.then(|| Relay::start(database.clone(), &config.relay, &mut tasks));
         let last_moment = ending.last_moment.clone();
-        let log = Log::start(database, settings.log, memory, authentication, last_moment, &mut tasks);
-        let dialects = settings.protocols.dialects.clone();
-        let gate = Arc::new(Gate::new(settings.gate, &settings.auth, dialects, log, ending)?);
+        let log = Log::start(database, config.log, memory, authentication, last_moment, &mut tasks);
+        let dialects = config.protocols.dialects.clone();
+        let gate = Arc::new(Gate::new(config.gate, &config.auth, dialects, log, ending)?);
         let services = Services { gate, relay };
         let server = Arc::new(Server { services, metrics, is_open: AtomicBool::new(false) });
-        let router = Arc::clone(&server).router(settings.protocols)?;
+        let router = Arc::clone(&server).router(config.protocols)?;
         if let Some(listener) = probes {
             // To the very end of the process.
             let router = Arc::clone(&server).probes();
-            tokio::spawn(accept::serve(listener, router, settings.server.connections, Ending::default()));
+            tokio::spawn(accept::serve(listener, router, config.server.connections, Ending::default()));
         }
-        let (database_wait, signals) = (settings.database.database_wait, Signals::catch()?);
-        Ok(Self { settings: settings.server, database_wait, socket, server, router, tasks, signals })
+        let (database_wait, signals) = (config.database.database_wait, Signals::catch()?);
+        Ok(Self { settings: config.server, database_wait, socket, server, router, tasks, signals })
     }
 
     /// Accepts connections until a signal comes or something fails. `None` if a signal comes before that.

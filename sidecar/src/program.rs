@@ -1,19 +1,11 @@
-//! The command line: the settings of all parts, as flags and as environment variables, and what else the program does.
+//! The command line: what the program does, and with which settings.
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::auth::AuthSettings;
-use crate::gate::GateSettings;
+use crate::config::Config;
 use crate::health::Health;
-use crate::log::LogSettings;
-use crate::postgres::DatabaseSettings;
-use crate::protocols::ProtocolSettings;
-use crate::relay::RelaySettings;
-use crate::server::ServerSettings;
-use crate::settings::SettingsError;
-use crate::telemetry::TelemetrySettings;
 use crate::token::NewToken;
 use crate::{check, process};
 
@@ -25,14 +17,14 @@ pub struct Program {
     command: Option<Command>,
 
     #[command(flatten)]
-    settings: Settings,
+    config: Config,
 }
 
 /// What else the program does.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it
-    Check(Box<Settings>),
+    Check(Box<Config>),
 
     /// Makes a token, to try --auth jwt with, and prints it
     Token(NewToken),
@@ -40,57 +32,14 @@ enum Command {
     Health(Health),
 }
 
-/// The settings of a sidecar.
-#[derive(Debug, Args)]
-pub struct Settings {
-    #[command(flatten)]
-    pub server: ServerSettings,
-
-    #[command(flatten)]
-    pub database: DatabaseSettings,
-
-    #[command(flatten)]
-    pub auth: AuthSettings,
-
-    #[command(flatten)]
-    pub gate: GateSettings,
-
-    #[command(flatten)]
-    pub protocols: ProtocolSettings,
-
-    #[command(flatten)]
-    pub log: LogSettings,
-
-    #[command(flatten)]
-    pub relay: RelaySettings,
-
-    #[command(flatten)]
-    pub telemetry: TelemetrySettings,
-}
-
 impl Program {
     pub fn run(self) -> ExitCode {
         match self.command {
-            None => process::run(self.settings),
-            Some(Command::Check(settings)) => check::run(&settings),
+            None => process::run(self.config),
+            Some(Command::Check(config)) => check::run(&config),
             Some(Command::Token(token)) => token.print(),
             Some(Command::Health(health)) => health.ask(),
         }
-    }
-}
-
-impl Settings {
-    /// Checks what settings mean together, although each alone is right.
-    ///
-    /// # Errors
-    /// What to change.
-    pub fn check(&self) -> Result<(), SettingsError> {
-        self.auth.check()?;
-        self.log.check()?;
-        self.telemetry.check()?;
-        self.server.check()?;
-        self.gate.check()?;
-        self.protocols.check(&self.auth)
     }
 }
 

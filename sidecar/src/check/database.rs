@@ -6,9 +6,9 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Row};
 
 use super::{Report, rights};
+use crate::config::Config;
 use crate::log::check_authorize_function;
 use crate::postgres::{Database, DatabaseError};
-use crate::program::Settings;
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
 const OWN_CONNECTIONS: i64 = 5;
@@ -24,7 +24,7 @@ const TESTED: [i32; 3] = [15, 16, 18];
 const COMPILES: std::ops::RangeInclusive<i32> = 14..=18;
 
 /// Adds what there is to say of the database.
-pub async fn look(settings: &Settings, database: Database, report: &mut Report) {
+pub async fn look(config: &Config, database: Database, report: &mut Report) {
     match database.check().await {
         Ok(()) => report.good("the database is reached, has the extension, and its role may push"),
         Err(error) => {
@@ -48,8 +48,8 @@ pub async fn look(settings: &Settings, database: Database, report: &mut Report) 
         extension(&client, report).await?;
         row_security(&client, report).await?;
         channels(&client, report).await?;
-        role(&client, settings, report).await?;
-        parameters(&client, settings, report).await?;
+        role(&client, config, report).await?;
+        parameters(&client, config, report).await?;
         rights::look(&client, report).await?;
         Ok::<_, DatabaseError>(())
     };
@@ -57,7 +57,7 @@ pub async fn look(settings: &Settings, database: Database, report: &mut Report) 
         report.wrong(format!("the database does not answer what it is asked: {error}"));
         return;
     }
-    if let Some(function) = &settings.log.authorize_function {
+    if let Some(function) = &config.log.authorize_function {
         match check_authorize_function(database.clone(), function.clone()).await {
             Ok(()) => report.good(format!("--authorize-function {function} can be called")),
             Err(error) => report.wrong(error.to_string()),
@@ -152,7 +152,7 @@ async fn row_security(client: &Client, report: &mut Report) -> Result<(), tokio_
     Ok(())
 }
 
-async fn role(client: &Client, settings: &Settings, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(), tokio_postgres::Error> {
     let row = client
         .query_one(
             "select current_user::text as name, r.rolsuper as is_superuser,
@@ -168,7 +168,7 @@ async fn role(client: &Client, settings: &Settings, report: &mut Report) -> Resu
             "the role {name} is a superuser: the sidecar needs livestore_writer only; create role livestore_sidecar login in role livestore_writer"
         ));
     }
-    match (&settings.protocols.sync_cf.admin_secret, is_admin) {
+    match (&config.protocols.sync_cf.admin_secret, is_admin) {
         (Some(_), false) => report.wrong(format!("--admin-secret: the role {name} may not reset stores; grant livestore_admin to {name}")),
         (None, true) if !is_superuser => report.advise(format!("the role {name} may reset stores, and nobody can ask for it without --admin-secret: revoke livestore_admin from {name}")),
         _ => {}
@@ -176,7 +176,7 @@ async fn role(client: &Client, settings: &Settings, report: &mut Report) -> Resu
     Ok(())
 }
 
-async fn parameters(client: &Client, settings: &Settings, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Result<(), tokio_postgres::Error> {
     let row = client
         .query_one(
             "select current_setting('fsync')::boolean as fsync, current_setting('synchronous_commit') as synchronous_commit,
@@ -193,7 +193,7 @@ async fn parameters(client: &Client, settings: &Settings, report: &mut Report) -
         .await?;
     durability(&row, report);
     let (places, others, sidecars): (i64, i64, i64) = (row.get("places"), row.get("others"), row.get("sidecars"));
-    let needed = i64::from(settings.database.database_connections) + OWN_CONNECTIONS;
+    let needed = i64::from(config.database.database_connections) + OWN_CONNECTIONS;
     match places - others {
         free if free < needed => report.wrong(format!(
             "max_connections leaves {free} to sidecars, one needs {needed}: raise max_connections, or lower --database-connections"

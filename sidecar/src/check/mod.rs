@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 
 use crate::auth::{Auth, check_jwks};
-use crate::program::Settings;
+use crate::config::Config;
 use crate::server::listen_socket::bind;
 use crate::server::{ConnectionSettings, Timeouts};
 use crate::settings::SettingsError;
@@ -73,15 +73,15 @@ impl Report {
 }
 
 /// Prints a line for each thing that was looked at. Exit code 0 if nothing is wrong, else 1.
-pub fn run(settings: &Settings) -> ExitCode {
+pub fn run(config: &Config) -> ExitCode {
     let mut report = Report { wrong: 0, advice: 0 };
-    look(settings, &mut report);
-    address(settings, &mut report);
-    match (settings.database.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
+    look(config, &mut report);
+    address(config, &mut report);
+    match (config.database.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
         (Ok(database), Ok(runtime)) => runtime.block_on(async {
-            keys(settings, &mut report).await;
-            electric(settings, &mut report).await;
-            database::look(settings, database, &mut report).await;
+            keys(config, &mut report).await;
+            electric(config, &mut report).await;
+            database::look(config, database, &mut report).await;
         }),
         (Err(problem), _) => report.wrong(problem.to_string()),
         (_, Err(error)) => report.wrong(error.to_string()),
@@ -92,8 +92,8 @@ pub fn run(settings: &Settings) -> ExitCode {
 }
 
 /// Whether the identity provider answers. While it does not, clients wait.
-async fn keys(settings: &Settings, report: &mut Report) {
-    if let Some(url) = &settings.auth.jwks_url {
+async fn keys(config: &Config, report: &mut Report) {
+    if let Some(url) = &config.auth.jwks_url {
         match check_jwks(url).await {
             Ok(()) => report.good("--jwks-url has keys"),
             Err(problem) => report.wrong(format!("--jwks-url: {problem}")),
@@ -102,8 +102,8 @@ async fn keys(settings: &Settings, report: &mut Report) {
 }
 
 /// Whether the Electric server behind this sidecar answers. While it does not, Postgres is read.
-async fn electric(settings: &Settings, report: &mut Report) {
-    let Some(url) = settings.protocols.electric.url() else {
+async fn electric(config: &Config, report: &mut Report) {
+    let Some(url) = config.protocols.electric.url() else {
         return;
     };
     let health = format!("{}/v1/health", url.trim_end_matches('/'));
@@ -119,8 +119,8 @@ async fn electric(settings: &Settings, report: &mut Report) {
 }
 
 /// Whether there is room for a sidecar.
-fn address(settings: &Settings, report: &mut Report) {
-    let server = &settings.server;
+fn address(config: &Config, report: &mut Report) {
+    let server = &config.server;
     let listen = Some(("--listen", server.listen, server.reuse_port));
     let health = server.health_listen.map(|address| ("--health-listen", address, false));
     for (option, address, shared) in listen.into_iter().chain(health) {
@@ -139,14 +139,14 @@ fn address(settings: &Settings, report: &mut Report) {
 }
 
 /// What can be seen without anybody else.
-fn look(settings: &Settings, report: &mut Report) {
-    let auth = &settings.auth;
-    let directives = telemetry::filter(&settings.telemetry.directives);
+fn look(config: &Config, report: &mut Report) {
+    let auth = &config.auth;
+    let directives = telemetry::filter(&config.telemetry.directives);
     let problems = [
-        settings.check().err(),
+        config.check().err(),
         auth.authentication().err(),
-        settings.gate.origins(auth).err(),
-        auth.check_address(settings.server.listen).err(),
+        config.gate.origins(auth).err(),
+        auth.check_address(config.server.listen).err(),
         directives.err().map(SettingsError::of("--log")),
     ];
     let problems: Vec<_> = problems.into_iter().flatten().collect();
@@ -165,20 +165,20 @@ fn look(settings: &Settings, report: &mut Report) {
                     .advise(format!("{option}: without, tokens that the provider made for others are good here, too"));
             }
         }
-    } else if !settings.server.listen.ip().is_loopback() {
+    } else if !config.server.listen.ip().is_loopback() {
         report.advise(
             "--auth none: everybody who reaches this address reads and writes every store; --auth jwt asks for tokens",
         );
     }
-    if settings.gate.cors_origins.iter().any(|origin| origin == "*") {
+    if config.gate.cors_origins.iter().any(|origin| origin == "*") {
         report.advise("--cors-origins *: pages of every origin are served; list those of your app");
     }
-    if auth.auth == Auth::None && settings.gate.allowed_hosts.iter().any(|host| host == "*") {
+    if auth.auth == Auth::None && config.gate.allowed_hosts.iter().any(|host| host == "*") {
         report.advise(
             "--allowed-hosts *: without authentication, pages whose name resolves to this machine read everything; list the names that clients use",
         );
     }
-    let ConnectionSettings { max_connections, timeouts: Timeouts { idle_close, .. }, .. } = settings.server.connections;
+    let ConnectionSettings { max_connections, timeouts: Timeouts { idle_close, .. }, .. } = config.server.connections;
     if idle_close <= PROXIES_KEEP {
         report.advise(format!(
             "--idle-close is {}: proxies keep connections for 60 s or more, and some of their requests will meet one that is being closed",
@@ -191,7 +191,7 @@ fn look(settings: &Settings, report: &mut Report) {
         );
     }
     let files = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);
-    let needed = max_connections as u64 + u64::from(settings.database.database_connections) + 32;
+    let needed = max_connections as u64 + u64::from(config.database.database_connections) + 32;
     if files < needed {
         report.advise(format!(
             "--max-connections is {}, but this system gives a process {files} files: raise the limit (LimitNOFILE= in systemd, ulimit -Hn) to {needed}",

@@ -8,6 +8,7 @@ mod check;
 mod connections;
 mod docs;
 mod failover;
+mod folders;
 mod limits;
 mod logs;
 mod make_run;

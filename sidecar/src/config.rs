@@ -1,0 +1,55 @@
+//! The settings of a sidecar: those of each part, and what they mean together.
+
+use clap::Args;
+
+use crate::auth::AuthSettings;
+use crate::gate::GateSettings;
+use crate::log::LogSettings;
+use crate::postgres::DatabaseSettings;
+use crate::protocols::ProtocolSettings;
+use crate::relay::RelaySettings;
+use crate::server::ServerSettings;
+use crate::settings::SettingsError;
+use crate::telemetry::TelemetrySettings;
+
+#[derive(Debug, Args)]
+pub struct Config {
+    #[command(flatten)]
+    pub server: ServerSettings,
+
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    #[command(flatten)]
+    pub auth: AuthSettings,
+
+    #[command(flatten)]
+    pub gate: GateSettings,
+
+    #[command(flatten)]
+    pub protocols: ProtocolSettings,
+
+    #[command(flatten)]
+    pub log: LogSettings,
+
+    #[command(flatten)]
+    pub relay: RelaySettings,
+
+    #[command(flatten)]
+    pub telemetry: TelemetrySettings,
+}
+
+impl Config {
+    /// Checks what settings mean together, although each alone is right.
+    ///
+    /// # Errors
+    /// What to change.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.auth.check()?;
+        self.log.check()?;
+        self.telemetry.check()?;
+        self.server.check()?;
+        self.gate.check()?;
+        self.protocols.check(&self.auth)
+    }
+}
