@@ -41,9 +41,6 @@ pub struct Config {
 
 impl Config {
     /// Checks what settings mean together, although each alone is right.
-    ///
-    /// # Errors
-    /// What to change.
     pub fn check(&self) -> Result<(), SettingsError> {
         self.auth.check()?;
         self.log.check()?;

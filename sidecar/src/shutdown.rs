@@ -60,8 +60,6 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// # Errors
-    /// They cannot be caught.
     pub fn catch() -> std::io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }

@@ -97,9 +97,6 @@ impl Pattern {
 
 impl Rule {
     /// The rules of a claim: an object of stores and what is allowed in each, e.g. `{"todos": "write", "public-*": "read"}`.
-    ///
-    /// # Errors
-    /// The claim is of another form.
     pub fn of_claim(claim: &Value) -> Result<Vec<Self>, String> {
         let rules = claim.as_object().ok_or("it is not an object of stores and what is allowed in them")?;
         let rule = |(stores, access): (&String, &Value)| {

@@ -79,9 +79,6 @@ enum Failure {
 }
 
 /// Whether there are keys at a URL now.
-///
-/// # Errors
-/// Why not.
 pub async fn check_jwks(url: &str) -> Result<(), String> {
     let fetched = Jwks::new(url)?.0.fetch().await;
     fetched.map(drop).map_err(|error| match std::error::Error::source(&error) {
@@ -92,9 +89,6 @@ pub async fn check_jwks(url: &str) -> Result<(), String> {
 
 impl Jwks {
     /// Asks for nothing yet.
-    ///
-    /// # Errors
-    /// What is wrong with the URL.
     pub fn new(url: &str) -> Result<Self, String> {
         let url: Url = url.parse().map_err(|error| format!("not a URL: {error}"))?;
         let is_local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));

@@ -118,9 +118,6 @@ impl Jwt {
 }
 
 /// A token that a secret signs, for trying.
-///
-/// # Errors
-/// It cannot be made.
 pub fn mint(
     secret: &str,
     subject: &str,

@@ -93,8 +93,6 @@ impl AuthSettings {
         self.jwt_secret.as_ref().is_some_and(|secret| secret.len() < SECRET_BYTES)
     }
 
-    /// # Errors
-    /// What to change.
     pub fn check(&self) -> Result<(), SettingsError> {
         check_secret("--jwt-secret", self.jwt_secret.as_deref())?;
         check_text("--jwt-audience", self.jwt_audience.as_deref())?;
@@ -103,9 +101,6 @@ impl AuthSettings {
     }
 
     /// Whether the sidecar may serve on this address: that of --listen, or of a socket that it was given.
-    ///
-    /// # Errors
-    /// What to change.
     pub fn check_address(&self, address: SocketAddr) -> Result<(), SettingsError> {
         if self.auth == Auth::None && !address.ip().is_loopback() && !self.insecure_no_auth {
             let text = format!(
@@ -118,9 +113,6 @@ impl AuthSettings {
     }
 
     /// How clients prove who they are.
-    ///
-    /// # Errors
-    /// What to change.
     pub fn authentication(&self) -> Result<Authentication, SettingsError> {
         if self.auth == Auth::None {
             let is_given = [

@@ -145,24 +145,16 @@ impl Verifier {
     }
 
     /// Takes tokens whose signature this public key verifies: RSA, EC or Ed25519, as PEM or JWK.
-    ///
-    /// # Errors
-    /// It is no such key.
     pub fn with_public_key(mut self, key: &str) -> Result<Self, String> {
         self.keys.push(public_key(key.trim())?);
         Ok(self)
     }
 
     /// Takes tokens whose signature a key at this URL verifies.
-    ///
-    /// # Errors
-    /// What is wrong with the URL.
     pub fn with_jwks(self, url: &str) -> Result<Self, String> {
         Ok(Self { provider: Some(Jwks::new(url)?), ..self })
     }
 
-    /// # Errors
-    /// The token is not good.
     pub async fn verify(&self, token: &str) -> Result<Claims, Refused> {
         let header = decode_header(token).map_err(|error| match error.kind() {
             // `none`, for one.

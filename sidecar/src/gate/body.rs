@@ -22,9 +22,6 @@ const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
 const UNANNOUNCED: u64 = 4 << 20;
 
 /// Reads a body of `most` bytes at most, once there is memory for as much as it announces. The memory is given back with the body.
-///
-/// # Errors
-/// Which of the bounds it exceeds.
 pub async fn read(body: Body, account: &Account, most: usize) -> Result<Bytes, (StatusCode, String)> {
     let hint = body.size_hint();
     let announced = usize::try_from(hint.upper().unwrap_or(hint.lower().max(UNANNOUNCED))).unwrap_or(usize::MAX);

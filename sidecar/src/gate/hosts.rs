@@ -16,9 +16,6 @@ pub struct Hosts {
 
 impl Hosts {
     /// Reads names, with or without a port, or `*` for all. Without any, all are served if `any`, or else those of this machine.
-    ///
-    /// # Errors
-    /// Which of them is none.
     pub fn parse(listed: &[String], any: bool) -> Result<Self, String> {
         if listed.iter().any(|host| host == "*") {
             return Ok(Self { any: true, listed: Vec::new() });

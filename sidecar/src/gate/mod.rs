@@ -53,8 +53,6 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// # Errors
-    /// What to change in the settings.
     pub fn new(
         settings: GateSettings,
         auth: &AuthSettings,
@@ -81,9 +79,6 @@ impl Gate {
     }
 
     /// Whether a request is served at all.
-    ///
-    /// # Errors
-    /// The answer to one that is not.
     pub fn admit(&self, dialect: &Dialect, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
         if !self.serves(dialect) {
             let message = format!("{dialect} is switched off on this server: --dialects switches it on");
@@ -107,9 +102,6 @@ impl Gate {
     }
 
     /// What hooks and the authorize function may know of a request.
-    ///
-    /// # Errors
-    /// The payload is too large.
     pub fn context(
         &self,
         dialect: &Dialect,
@@ -123,9 +115,6 @@ impl Gate {
     }
 
     /// The same before it is known which store the request is about.
-    ///
-    /// # Errors
-    /// The payload is too large.
     pub fn unnamed_context(
         &self,
         dialect: &Dialect,
@@ -150,9 +139,6 @@ impl Gate {
 
     /// Checks the token of a request that has no sync payload, or whose payload is not read yet: before anything is read or looked
     /// up for it.
-    ///
-    /// # Errors
-    /// What to tell the client.
     pub async fn identify(&self, dialect: &Dialect, parts: &Parts) -> Result<Account, String> {
         let credentials = self.credentials(&parts.headers, parts.uri.query());
         match self.authentication.identify(&credentials).await {
@@ -185,17 +171,11 @@ impl Gate {
     }
 
     /// Reads a body within the bounds, once there is memory for it.
-    ///
-    /// # Errors
-    /// Which of the bounds it exceeds.
     pub async fn body(&self, body: Body, account: &Account) -> Result<Bytes, (StatusCode, String)> {
         body::read(body, account, self.max_frame_bytes).await
     }
 
     /// The same with a bound that may be lower.
-    ///
-    /// # Errors
-    /// Which of the bounds it exceeds.
     pub async fn body_of_at_most(
         &self,
         body: Body,

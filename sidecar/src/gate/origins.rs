@@ -19,9 +19,6 @@ pub enum Origins {
 
 impl Origins {
     /// Reads origins as browsers write them, e.g. `https://app.example.com`, or nearly so, or `*`, or `local`.
-    ///
-    /// # Errors
-    /// Which of them is none.
     pub fn parse(origins: &[String], hosts: Hosts) -> Result<Self, String> {
         if origins.iter().any(|origin| origin == "*") {
             return Ok(Self::Any);

@@ -42,8 +42,6 @@ pub struct GateSettings {
 }
 
 impl GateSettings {
-    /// # Errors
-    /// What to change.
     pub fn check(&self) -> Result<(), SettingsError> {
         if self.max_buffer_bytes < self.max_buffer_bytes_per_client
             || self.max_buffer_bytes_per_client < self.max_frame_bytes
@@ -57,8 +55,6 @@ impl GateSettings {
         Ok(())
     }
 
-    /// # Errors
-    /// Which of --allowed-hosts is no host.
     pub fn hosts(&self, auth: &AuthSettings) -> Result<Hosts, SettingsError> {
         Hosts::parse(&self.allowed_hosts, auth.is_decided()).map_err(SettingsError::of("--allowed-hosts"))
     }

@@ -239,9 +239,6 @@ pub struct Database {
 
 impl Database {
     /// Makes no connection yet. `connections` bounds the pool.
-    ///
-    /// # Errors
-    /// The pool's configuration is refused.
     pub fn new(mut config: Config, tls: MakeRustlsConnect, connections: usize) -> Result<Self, BuildError> {
         config
             .application_name("livestore-sidecar")

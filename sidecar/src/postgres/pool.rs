@@ -36,9 +36,6 @@ pub struct Pooled {
 impl Pooled {
     /// What comes of statements on this connection, if it does in time; otherwise nobody gets the connection any more, who would
     /// wait, too.
-    ///
-    /// # Errors
-    /// It did not.
     pub fn in_time<'a, T: 'a>(
         &'a self,
         statements: impl Future<Output = T> + Send + 'a,

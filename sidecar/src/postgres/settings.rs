@@ -31,9 +31,6 @@ pub struct DatabaseSettings {
 
 impl DatabaseSettings {
     /// Where the database is; makes no connection yet.
-    ///
-    /// # Errors
-    /// What to change.
     pub fn database(&self) -> Result<Database, SettingsError> {
         let url = self.database_url.as_deref().unwrap_or_default();
         let url = tls::parse(url).map_err(SettingsError::of("--database-url"))?;

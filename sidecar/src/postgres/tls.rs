@@ -18,9 +18,6 @@ const VERIFYING: [&str; 2] = ["sslmode=verify-full", "sslmode=verify-ca"];
 
 /// Reads a database URL, or libpq's `key=value` form. `sslmode`: `require`, `verify-ca` and `verify-full` mean TLS with a server
 /// that proves who it is; everything else, none.
-///
-/// # Errors
-/// What is wrong with it.
 pub fn parse(url: &str) -> Result<Config, String> {
     let url = VERIFYING.iter().fold(url.to_string(), |url, mode| url.replace(mode, "sslmode=require"));
     let mut config: Config =

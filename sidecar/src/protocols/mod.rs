@@ -66,8 +66,6 @@ macro_rules! protocols {
         }
 
         impl ProtocolSettings {
-            /// # Errors
-            /// What to change.
             pub fn check(&self, auth: &AuthSettings) -> Result<(), SettingsError> {
                 $(self.$name.check(auth)?;)*
                 Ok(())
@@ -75,9 +73,6 @@ macro_rules! protocols {
         }
 
         /// The endpoints of all protocols.
-        ///
-        /// # Errors
-        /// What to change in the settings.
         pub fn router(services: &Services, settings: ProtocolSettings) -> Result<Router, SettingsError> {
             Ok(Router::new()$(.merge($name::router(services, settings.$name)?))*)
         }
@@ -148,9 +143,6 @@ pub fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Res
 }
 
 /// Reads a body. It must be UTF-8 from end to end (RFC 8259, section 8.1): `serde_json` itself does not look at what it skips.
-///
-/// # Errors
-/// What is wrong with it.
 pub fn read_json<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, String> {
     let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
     serde_json::from_str(text).map_err(|error| error.to_string())

@@ -34,8 +34,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// # Errors
-    /// What to change.
     pub fn check(&self, _: &AuthSettings) -> Result<(), SettingsError> {
         check_secret("--admin-secret", self.admin_secret.as_deref())
     }
@@ -46,8 +44,6 @@ struct SyncCf {
     admin_secret: Option<Arc<Secret>>,
 }
 
-/// # Errors
-/// None.
 pub fn router(services: &Services, settings: Settings) -> Result<Router, SettingsError> {
     let admin_secret = settings.admin_secret.map(|secret| Arc::new(Secret::new(secret)));
     let state = SyncCf { gate: Arc::clone(&services.gate), admin_secret };

@@ -112,9 +112,6 @@ impl Device {
     }
 
     /// Sends a JSON text to all other devices of the user. Messages of one device come in the order of these calls.
-    ///
-    /// # Errors
-    /// Some could not be reached.
     pub async fn push(&self, text: Bytes) -> Result<(), Unreachable> {
         let elsewhere = self.relay.hub.spread(&self.user, &self.client_id, self.id, &text).ok_or(Unreachable)?;
         self.send(elsewhere, Kind::Push, &text).await
@@ -134,9 +131,6 @@ impl Device {
     }
 
     /// Sends an answer to the device that asked. Nobody gets it if that one has left, or nobody asked.
-    ///
-    /// # Errors
-    /// It could not be reached.
     pub async fn answer(&self, request_id: &str, text: Bytes) -> Result<(), Unreachable> {
         match self.relay.hub.requested(&self.user, &self.client_id, request_id) {
             None => Ok(()),

@@ -45,9 +45,6 @@ pub enum ListenSocket {
 
 impl ListenSocket {
     /// Takes the socket that a service manager passes (`LISTEN_FDS`), or else binds one.
-    ///
-    /// # Errors
-    /// There is none.
     pub fn open(address: SocketAddr, reuse_port: bool) -> Result<Self, ListenError> {
         let mut inherited = listenfd::ListenFd::from_env();
         if let Some(listener) = inherited.take_tcp_listener(0).map_err(ListenError::NotAListener)? {

@@ -39,9 +39,6 @@ impl Server {
     }
 
     /// All that is served to clients.
-    ///
-    /// # Errors
-    /// What to change in the settings.
     pub fn router(self: Arc<Self>, settings: ProtocolSettings) -> Result<Router, SettingsError> {
         let sync = protocols::router(&self.services, settings)?
             .layer(CompressionLayer::new())

@@ -70,8 +70,6 @@ pub struct Timeouts {
 }
 
 impl ServerSettings {
-    /// # Errors
-    /// What to change.
     pub fn check(&self) -> Result<(), SettingsError> {
         if self.health_listen == Some(self.listen) && self.listen.port() != 0 {
             return Err("--health-listen is the address of --listen: give it a port of its own".into());

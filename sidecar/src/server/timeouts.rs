@@ -162,9 +162,6 @@ impl Clock {
 }
 
 /// Serves the requests of a connection, one after the other.
-///
-/// # Errors
-/// None.
 pub fn answer(
     router: &TowerToHyperService<Router>,
     activity: &Arc<Activity>,

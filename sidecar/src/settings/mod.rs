@@ -55,9 +55,6 @@ impl From<String> for SettingsError {
 }
 
 /// Checks that a secret, if it is given, is not empty.
-///
-/// # Errors
-/// It is.
 pub fn check_secret(option: &str, secret: Option<&str>) -> Result<(), SettingsError> {
     match secret {
         Some("") => Err(format!("{option} is empty: give it one that nobody guesses, or leave it out").into()),
@@ -66,9 +63,6 @@ pub fn check_secret(option: &str, secret: Option<&str>) -> Result<(), SettingsEr
 }
 
 /// The same for another text.
-///
-/// # Errors
-/// It is empty.
 pub fn check_text(option: &str, text: Option<&str>) -> Result<(), SettingsError> {
     match text {
         Some(text) if text.trim().is_empty() => {

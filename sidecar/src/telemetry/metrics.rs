@@ -8,29 +8,45 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 
 use crate::telemetry::refusals::{Asked, Reason};
 
-const PUSHES: &str = "livestore_pushes_total";
-const COMMIT_PUSHES: &str = "livestore_commit_pushes";
-const COMMIT_SECONDS: &str = "livestore_commit_seconds";
-const COMMIT_FAILURES: &str = "livestore_commit_failures_total";
-const COMMITTED_EVENTS: &str = "livestore_committed_events_total";
-const COMMIT_QUEUE: &str = "livestore_commit_queue_bytes";
-const BUFFER_BYTES: &str = "livestore_buffer_bytes";
-const HELD_STORES: &str = "livestore_held_stores";
-const DELIVERED_EVENTS: &str = "livestore_delivered_events_total";
-const DELIVERY_LAG: &str = "livestore_delivery_lag_seconds";
-const TAIL_READS: &str = "livestore_tail_reads_total";
-const LIVE_STREAMS: &str = "livestore_live_streams";
-const CONNECTIONS: &str = "livestore_connections";
-const REQUESTS: &str = "livestore_http_requests_total";
-const POOL: &str = "livestore_database_pool_connections";
-const POOL_WAITING: &str = "livestore_database_pool_waiting";
-const LISTENING: &str = "livestore_listening";
-const LISTENER_LOSSES: &str = "livestore_listener_losses_total";
-const RELAY_DEVICES: &str = "livestore_relay_devices";
-const RELAY_MESSAGES: &str = "livestore_relay_messages_total";
-const LIMIT_HITS: &str = "livestore_limit_hits_total";
-const REFUSALS: &str = "livestore_refusals_total";
-const BUILD: &str = "livestore_build_info";
+/// The metrics: a line for each, with its text.
+macro_rules! metrics {
+    ($($kind:ident $name:ident = $metric:literal, $text:literal;)*) => {
+        $(const $name: &str = $metric;)*
+
+        fn describe() {
+            $(metrics!($kind $name $text);)*
+        }
+    };
+    (counter $name:ident $text:literal) => { describe_counter!($name, $text) };
+    (gauge $name:ident $text:literal) => { describe_gauge!($name, $text) };
+    (histogram $name:ident $text:literal) => { describe_histogram!($name, $text) };
+}
+
+metrics! {
+    counter PUSHES = "livestore_pushes_total", "Pushes that were answered, by dialect and outcome";
+    histogram COMMIT_PUSHES = "livestore_commit_pushes", "Pushes in one transaction";
+    histogram COMMIT_SECONDS = "livestore_commit_seconds", "How long a transaction took, from here to Postgres and back";
+    counter COMMIT_FAILURES = "livestore_commit_failures_total", "Transactions that were rolled back, or that the database was not there for; they are tried again";
+    counter COMMITTED_EVENTS = "livestore_committed_events_total", "Events that this sidecar appended, but for those of the peer relay";
+    gauge COMMIT_QUEUE = "livestore_commit_queue_bytes", "Pushes that wait for the database, in bytes; 64 MiB may";
+    gauge BUFFER_BYTES = "livestore_buffer_bytes", "Memory that is taken for what is on its way to clients and from them, of --max-buffer-bytes";
+    gauge HELD_STORES = "livestore_held_stores", "Stores whose pushes wait, since another transaction holds them";
+    counter DELIVERED_EVENTS = "livestore_delivered_events_total", "Events that live streams were given, each stream counted";
+    histogram DELIVERY_LAG = "livestore_delivery_lag_seconds", "From an event's createdAt, by the clock of Postgres, until a stream that waited for it was given it, by the clock of this machine";
+    counter TAIL_READS = "livestore_tail_reads_total", "How often live streams were given events, from memory (tail) or from Postgres (database)";
+    gauge LIVE_STREAMS = "livestore_live_streams", "Live streams and long polls, by dialect";
+    gauge CONNECTIONS = "livestore_connections", "Connections of clients";
+    counter REQUESTS = "livestore_http_requests_total", "HTTP requests that were answered, by status; a WebSocket is one";
+    gauge POOL = "livestore_database_pool_connections", "Connections to Postgres for reading, by state";
+    gauge POOL_WAITING = "livestore_database_pool_waiting", "What waits for a connection to Postgres";
+    gauge LISTENING = "livestore_listening", "1 while commits of others are heard of";
+    counter LISTENER_LOSSES = "livestore_listener_losses_total", "How often the connection that listens for commits was lost";
+    gauge RELAY_DEVICES = "livestore_relay_devices", "Devices of the peer relay that are connected here";
+    counter RELAY_MESSAGES = "livestore_relay_messages_total", "Messages that devices of the peer relay sent here";
+    counter LIMIT_HITS = "livestore_limit_hits_total", "How often a limit that an operator sets was exceeded, by limit";
+    counter REFUSALS = "livestore_refusals_total", "Requests of clients that were refused, by what they asked for and the reason";
+    gauge BUILD = "livestore_build_info", "1, with the version of the sidecar";
+}
 
 /// How often what was recorded is summed up.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -38,62 +54,27 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const GROUPS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 32.0, 128.0, 256.0, 512.0];
 
-/// A limit that somebody can exceed. All but that of the queue are the operator's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    Connections,
-    ConnectionsPerAddress,
-    ConnectionsPerSubject,
-    HeadTimeout,
-    HeadBytes,
-    FrameBytes,
-    BatchEvents,
-    EventBytes,
-    PushesPerSubject,
-    PushesPerStore,
-    NewStoresPerSubject,
-    BufferBytes,
-    Queue,
-    Relay,
+labels! {
+    /// A limit that somebody can exceed. All but that of the queue are the operator's.
+    pub enum Limit {
+        Connections = "connections",
+        ConnectionsPerAddress = "connections_per_address",
+        ConnectionsPerSubject = "connections_per_subject",
+        HeadTimeout = "head_timeout",
+        HeadBytes = "head_bytes",
+        FrameBytes = "frame_bytes",
+        BatchEvents = "batch_events",
+        EventBytes = "event_bytes",
+        PushesPerSubject = "pushes_per_subject",
+        PushesPerStore = "pushes_per_store",
+        NewStoresPerSubject = "new_stores_per_subject",
+        BufferBytes = "buffer_bytes",
+        Queue = "queue",
+        Relay = "relay",
+    }
 }
 
 impl Limit {
-    const ALL: [Self; 14] = [
-        Self::Connections,
-        Self::ConnectionsPerAddress,
-        Self::ConnectionsPerSubject,
-        Self::HeadTimeout,
-        Self::HeadBytes,
-        Self::FrameBytes,
-        Self::BatchEvents,
-        Self::EventBytes,
-        Self::PushesPerSubject,
-        Self::PushesPerStore,
-        Self::NewStoresPerSubject,
-        Self::BufferBytes,
-        Self::Queue,
-        Self::Relay,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::ConnectionsPerAddress => "connections_per_address",
-            Self::ConnectionsPerSubject => "connections_per_subject",
-            Self::HeadTimeout => "head_timeout",
-            Self::HeadBytes => "head_bytes",
-            Self::FrameBytes => "frame_bytes",
-            Self::BatchEvents => "batch_events",
-            Self::EventBytes => "event_bytes",
-            Self::PushesPerSubject => "pushes_per_subject",
-            Self::PushesPerStore => "pushes_per_store",
-            Self::NewStoresPerSubject => "new_stores_per_subject",
-            Self::BufferBytes => "buffer_bytes",
-            Self::Queue => "queue",
-            Self::Relay => "relay",
-        }
-    }
-
     /// Somebody went beyond it.
     pub fn hit(self) {
         counter!(LIMIT_HITS, "limit" => self.name()).increment(1);
@@ -223,49 +204,12 @@ pub async fn maintain(handle: PrometheusHandle) {
 }
 
 /// Call once, before anything is counted.
-///
-/// # Errors
-/// Something else records already.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(COMMIT_PUSHES.into()), &GROUPS)?
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
         .install_recorder()?;
-    describe_counter!(PUSHES, "Pushes that were answered, by dialect and outcome");
-    describe_histogram!(COMMIT_PUSHES, "Pushes in one transaction");
-    describe_histogram!(COMMIT_SECONDS, "How long a transaction took, from here to Postgres and back");
-    describe_counter!(
-        COMMIT_FAILURES,
-        "Transactions that were rolled back, or that the database was not there for; they are tried again"
-    );
-    describe_counter!(COMMITTED_EVENTS, "Events that this sidecar appended, but for those of the peer relay");
-    describe_gauge!(COMMIT_QUEUE, "Pushes that wait for the database, in bytes; 64 MiB may");
-    describe_gauge!(
-        BUFFER_BYTES,
-        "Memory that is taken for what is on its way to clients and from them, of --max-buffer-bytes"
-    );
-    describe_gauge!(HELD_STORES, "Stores whose pushes wait, since another transaction holds them");
-    describe_counter!(DELIVERED_EVENTS, "Events that live streams were given, each stream counted");
-    describe_histogram!(
-        DELIVERY_LAG,
-        "From an event's createdAt, by the clock of Postgres, until a stream that waited for it was given it, by the clock of this machine"
-    );
-    describe_counter!(
-        TAIL_READS,
-        "How often live streams were given events, from memory (tail) or from Postgres (database)"
-    );
-    describe_gauge!(LIVE_STREAMS, "Live streams and long polls, by dialect");
-    describe_gauge!(CONNECTIONS, "Connections of clients");
-    describe_counter!(REQUESTS, "HTTP requests that were answered, by status; a WebSocket is one");
-    describe_gauge!(POOL, "Connections to Postgres for reading, by state");
-    describe_gauge!(POOL_WAITING, "What waits for a connection to Postgres");
-    describe_gauge!(LISTENING, "1 while commits of others are heard of");
-    describe_counter!(LISTENER_LOSSES, "How often the connection that listens for commits was lost");
-    describe_gauge!(RELAY_DEVICES, "Devices of the peer relay that are connected here");
-    describe_counter!(RELAY_MESSAGES, "Messages that devices of the peer relay sent here");
-    describe_counter!(LIMIT_HITS, "How often a limit that an operator sets was exceeded, by limit");
-    describe_counter!(REFUSALS, "Requests of clients that were refused, by what they asked for and the reason");
-    describe_gauge!(BUILD, "1, with the version of the sidecar");
+    describe();
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // The rate of a series that was not there before misses its first count.
     for limit in Limit::ALL {

@@ -1,5 +1,22 @@
 //! Log lines, on standard error, and traces, to a collector.
 
+/// An enum whose values are labels of metrics: a line for each, with its name there.
+macro_rules! labels {
+    ($(#[$attribute:meta])* $visibility:vis enum $name:ident { $($(#[$of:meta])* $value:ident = $label:literal,)* }) => {
+        $(#[$attribute])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        $visibility enum $name { $($(#[$of])* $value,)* }
+
+        impl $name {
+            $visibility const ALL: &[Self] = &[$(Self::$value),*];
+
+            $visibility fn name(self) -> &'static str {
+                match self { $(Self::$value => $label,)* }
+            }
+        }
+    };
+}
+
 pub mod log_throttle;
 pub mod metrics;
 pub mod refusals;
@@ -30,9 +47,6 @@ pub enum TelemetryError {
 }
 
 /// What is logged.
-///
-/// # Errors
-/// The directives cannot be read.
 pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
     EnvFilter::builder()
@@ -40,9 +54,6 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 }
 
 /// Call once. Traces are sent on `runtime`.
-///
-/// # Errors
-/// What is wrong with the settings.
 pub fn init(settings: &TelemetrySettings, runtime: &Handle) -> Result<Option<Traces>, TelemetryError> {
     let filter = filter(&settings.directives)?;
     let endpoint = settings.otlp_endpoint.as_deref();

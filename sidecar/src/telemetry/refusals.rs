@@ -18,81 +18,40 @@ const TOLD_APART: usize = 1000;
 /// The most of a client's text, or of a hook's, that a line has.
 const TEXT_CHARACTERS: usize = 300;
 
-/// What was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Asked {
-    Connect,
-    Pull,
-    Push,
-    /// To administer a store.
-    Admin,
-}
-
-impl Asked {
-    pub const ALL: [Self; 4] = [Self::Connect, Self::Pull, Self::Push, Self::Admin];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Pull => "pull",
-            Self::Push => "push",
-            Self::Admin => "admin",
-        }
+labels! {
+    /// What was asked for.
+    pub enum Asked {
+        Connect = "connect",
+        Pull = "pull",
+        Push = "push",
+        /// To administer a store.
+        Admin = "admin",
     }
 }
 
-/// What refuses a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// The page comes from an origin that is not allowed.
-    Origin,
-    /// There is no token, or not a good one.
-    Token,
-    /// The token does not allow it.
-    Access,
-    /// The subject of the token has too many connections, and too many requests that wait for one.
-    Connections,
-    /// The admin secret, or that of Electric's clients.
-    Secret,
-    /// The operator's authorize function.
-    Authorize,
-    /// A hook of the operator.
-    Hook,
-    /// Another error of Postgres: a constraint, for one.
-    Database,
-    /// The batch is none that a log can have, or exceeds a limit of its size.
-    Invalid,
-    /// The request has not the form of its protocol.
-    Malformed,
-}
-
-impl Reason {
-    pub const ALL: [Self; 10] = [
-        Self::Origin,
-        Self::Token,
-        Self::Access,
-        Self::Connections,
-        Self::Secret,
-        Self::Authorize,
-        Self::Hook,
-        Self::Database,
-        Self::Invalid,
-        Self::Malformed,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Origin => "origin",
-            Self::Token => "token",
-            Self::Access => "access",
-            Self::Connections => "connections",
-            Self::Secret => "secret",
-            Self::Authorize => "authorize",
-            Self::Hook => "hook",
-            Self::Database => "database",
-            Self::Invalid => "invalid",
-            Self::Malformed => "malformed",
-        }
+labels! {
+    /// What refuses a request.
+    pub enum Reason {
+        /// The page comes from an origin that is not allowed.
+        Origin = "origin",
+        /// There is no token, or not a good one.
+        Token = "token",
+        /// The token does not allow it.
+        Access = "access",
+        /// The subject of the token has too many connections, and too many requests that wait for one.
+        Connections = "connections",
+        /// The admin secret, or that of Electric's clients.
+        Secret = "secret",
+        /// The operator's authorize function.
+        Authorize = "authorize",
+        /// A hook of the operator.
+        Hook = "hook",
+        /// Another error of Postgres: a constraint, for one.
+        Database = "database",
+        /// The batch is none that a log can have, or exceeds a limit of its size.
+        Invalid = "invalid",
+        /// The request has not the form of its protocol.
+        Malformed = "malformed",
     }
 }
 

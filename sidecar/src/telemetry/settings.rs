@@ -32,8 +32,6 @@ pub enum LogFormat {
 }
 
 impl TelemetrySettings {
-    /// # Errors
-    /// What to change.
     pub fn check(&self) -> Result<(), SettingsError> {
         check_text("--otlp-endpoint", self.otlp_endpoint.as_deref())
     }

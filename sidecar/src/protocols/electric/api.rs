@@ -42,8 +42,6 @@ pub struct RawPosition {
 }
 
 impl Pull {
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(query: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct SearchParams {
@@ -89,8 +87,6 @@ pub struct Push {
 }
 
 impl Push {
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

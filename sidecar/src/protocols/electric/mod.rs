@@ -67,8 +67,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// # Errors
-    /// What to change.
     pub fn check(&self, _: &AuthSettings) -> Result<(), SettingsError> {
         check_secret("--electric-secret", self.electric_secret.as_deref())?;
         check_text("--electric-url", self.electric_url.as_deref())?;

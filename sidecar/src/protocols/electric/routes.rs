@@ -26,8 +26,6 @@ struct Electric {
     upstream: Option<Upstream>,
 }
 
-/// # Errors
-/// What to change in the settings.
 pub fn router(services: &Services, settings: Settings) -> Result<Router, SettingsError> {
     let upstream = settings.upstream()?;
     let state = Electric { gate: Arc::clone(&services.gate), secret: settings.electric_secret, upstream };

@@ -40,8 +40,6 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// # Errors
-    /// What to change.
     pub fn check(&self, auth: &AuthSettings) -> Result<(), SettingsError> {
         let Some(store) = &self.relay_store else {
             return Ok(());

@@ -29,8 +29,6 @@ struct PeerRelay {
     store: Option<String>,
 }
 
-/// # Errors
-/// None.
 pub fn router(services: &Services, settings: Settings) -> Result<Router, SettingsError> {
     let (gate, relay) = (Arc::clone(&services.gate), services.relay.clone());
     let state = PeerRelay { gate, relay, store: settings.relay_store };

@@ -58,9 +58,6 @@ impl ClientFrame<'_> {
 }
 
 /// Reads a WebSocket message: a frame, or an array of frames.
-///
-/// # Errors
-/// What is wrong, for the client.
 pub fn read_frames(text: &str) -> Result<Vec<ClientFrame<'_>>, String> {
     let frames = if text.trim_ascii_start().starts_with('[') {
         serde_json::from_str::<Vec<&RawValue>>(text).and_then(|frames| {

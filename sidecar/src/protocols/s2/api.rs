@@ -43,8 +43,6 @@ pub struct Pull {
 }
 
 impl Pull {
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(query: &str) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct SearchParams {
@@ -85,8 +83,6 @@ pub struct Push {
 }
 
 impl Push {
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]

@@ -44,8 +44,6 @@ pub const PROTOCOL: Protocol =
 pub struct Settings {}
 
 impl Settings {
-    /// # Errors
-    /// None.
     pub fn check(&self, _: &AuthSettings) -> Result<(), SettingsError> {
         Ok(())
     }

@@ -39,8 +39,6 @@ pub struct Append {
 }
 
 impl Append {
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Body {
@@ -174,9 +172,6 @@ enum Start {
 
 impl Read {
     /// `last_event_id` is of a stream only.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(query: &str, is_stream: bool, last_event_id: Option<&str>) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Params {

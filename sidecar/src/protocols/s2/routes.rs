@@ -27,8 +27,6 @@ struct S2 {
     created: Created,
 }
 
-/// # Errors
-/// None.
 pub fn router(services: &Services, _: Settings) -> Result<Router, SettingsError> {
     let router = Router::new()
         // The client may be given a URL of its own for each of its requests.

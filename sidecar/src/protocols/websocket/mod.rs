@@ -77,17 +77,11 @@ pub struct Outgoing {
 
 impl Outgoing {
     /// Sends a text frame; waits while the client is slow.
-    ///
-    /// # Errors
-    /// The connection is ending.
     pub async fn send(&self, frame: impl Into<Utf8Bytes>) -> Result<(), Close> {
         self.send_counted(frame, None).await
     }
 
     /// The same for a frame that holds this memory until it is written.
-    ///
-    /// # Errors
-    /// The connection is ending.
     pub async fn send_counted(&self, frame: impl Into<Utf8Bytes>, share: Option<Arc<Share>>) -> Result<(), Close> {
         self.frames.send((Message::Text(frame.into()), share)).await.map_err(|_| SLOW)
     }

@@ -78,8 +78,6 @@ const FORWARDED: [&str; 12] = [
 ];
 
 impl Request {
-    /// # Errors
-    /// What is wrong with it.
     pub fn parse(query: &str) -> Result<Self, Errors> {
         let params: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
         let param = |name: &str| params.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);

@@ -65,9 +65,6 @@ fn store_of(condition: &str, param: Option<&str>) -> Option<i64> {
 }
 
 /// Reads the parameter `columns`.
-///
-/// # Errors
-/// What is wrong with it.
 pub fn parse_columns(columns: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     let mut rest = columns;

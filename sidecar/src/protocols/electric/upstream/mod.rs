@@ -72,9 +72,6 @@ enum Failure {
 
 impl Upstream {
     /// `url` is that of the server, without `/v1/shape`; what is behind its `?` is asked of it each time.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub fn new(url: &str, secret: Option<String>) -> Result<Self, String> {
         let mut url: Url = url.parse().map_err(|error| format!("{error}"))?;
         if !matches!(url.scheme(), "http" | "https") {
