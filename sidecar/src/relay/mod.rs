@@ -2,7 +2,7 @@
 //! What they mean is the protocol's. Nothing is stored: those who are not online miss what is sent.
 //!
 //! - [`hub`] knows the devices that are connected here, and of their users those that are connected elsewhere.
-//! - [`link`] is the way to other sidecars: one connection to Postgres.
+//! - [`link`] is the connection to other sidecars, through Postgres.
 //! - [`parcel`] is what goes over it.
 
 mod hub;
@@ -20,7 +20,7 @@ pub use self::mailbox::{Ended, Ending, Inbox};
 pub use self::settings::RelaySettings;
 
 use self::hub::{Hub, Place, Requested};
-use self::link::{Link, Way};
+use self::link::{LinkHandle, LinkTask};
 use self::parcel::{Kind, Message};
 use crate::limits::rate_limit::RateLimit;
 use crate::postgres::Database;
@@ -37,7 +37,7 @@ pub type SidecarId = Arc<str>;
 #[derive(Clone)]
 pub struct Relay {
     hub: Arc<Hub>,
-    way: Way,
+    link: LinkHandle,
     rate_limit: Arc<RateLimit<UserId>>,
 }
 
@@ -59,11 +59,11 @@ impl Relay {
     /// Starts the link to other sidecars on `tasks`; it never ends by itself, and does not need the database to be there.
     pub fn start(database: Database, settings: &RelaySettings, tasks: &mut JoinSet<()>) -> Self {
         let hub = Arc::<Hub>::default();
-        let (way, link) = Link::new(database, Arc::clone(&hub));
+        let (link, task) = LinkTask::new(database, Arc::clone(&hub));
         let rate_limit = RateLimit::new(settings.per_user());
-        tasks.spawn(link.run());
+        tasks.spawn(task.run());
         tasks.spawn(Arc::clone(&rate_limit).forget_regularly());
-        Self { hub, way, rate_limit }
+        Self { hub, link, rate_limit }
     }
 
     /// Waits while this user's devices send more than they may.
@@ -78,7 +78,7 @@ impl Relay {
     pub async fn join(&self, user: UserId, client_id: ClientId) -> (Device, Inbox) {
         let (id, inbox) = self.hub.join(&user, &client_id);
         let device = Device { relay: self.clone(), user, client_id, id };
-        self.way.join(&device.user, &device.client_id).await;
+        self.link.join(&device.user, &device.client_id).await;
         (device, inbox)
     }
 
@@ -89,7 +89,7 @@ impl Relay {
 
     /// Tells the other sidecars that this one ends, and with it all of its devices.
     pub async fn exit(&self) {
-        self.way.exit().await;
+        self.link.exit().await;
     }
 }
 
@@ -149,14 +149,14 @@ impl Device {
             return Ok(());
         }
         let message = Message::encode(&self.user, &self.client_id, kind, text).ok_or(Unreachable)?;
-        if self.relay.way.send(to, message).await { Ok(()) } else { Err(Unreachable) }
+        if self.relay.link.send(to, message).await { Ok(()) } else { Err(Unreachable) }
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
         if let Some(connection) = self.relay.hub.leave(&self.user, &self.client_id, self.id) {
-            self.relay.way.leave(&self.user, &self.client_id, connection);
+            self.relay.link.leave(&self.user, &self.client_id, connection);
         }
     }
 }

@@ -1,0 +1,234 @@
+//! The link to other sidecars: one connection to Postgres, which tells them who is online here, brings them messages, and
+//! hears what they say. Devices use its [`handle`]; each life of the connection is a [`session`].
+//!
+//! While it is broken, messages are lost in both directions. Once it is back, whoever may have missed one is told to connect
+//! again, here and elsewhere: devices that connect ask for what they missed.
+
+mod handle;
+mod session;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+pub use self::handle::LinkHandle;
+
+use self::handle::Command;
+use self::session::{LinkSession, RENEWAL};
+use super::SidecarId;
+use super::hub::Hub;
+use crate::postgres::{Backoff, Database, DatabaseError};
+
+/// What goes into one statement.
+const GROUP_COMMANDS: usize = 512;
+const GROUP_BYTES: usize = 1 << 20;
+
+/// Carries out the commands, on one connection after the other.
+pub struct LinkTask {
+    database: Database,
+    hub: Arc<Hub>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// A command that does not fit into the group before it.
+    next: Option<Command>,
+}
+
+/// How a life of the connection ends.
+enum End {
+    Lost(DatabaseError),
+    /// The sidecar ends.
+    Exit,
+}
+
+impl From<DatabaseError> for End {
+    fn from(error: DatabaseError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl LinkTask {
+    pub fn new(database: Database, hub: Arc<Hub>) -> (LinkHandle, Self) {
+        let (handle, commands) = LinkHandle::new();
+        (handle, Self { database, hub, commands, next: None })
+    }
+
+    /// Runs for ever, connecting again when the connection is lost.
+    pub async fn run(mut self) {
+        let first_backoff = || Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        let (mut backoff, mut previous) = (first_backoff(), None);
+        // As long as no device has connected, there is nobody to tell and nothing to hear.
+        match self.commands.recv().await {
+            Some(Command::Exit { done }) => {
+                let _ = done.send(());
+                return self.refuse_all().await;
+            }
+            first => self.next = first,
+        }
+        loop {
+            match self.open(previous.as_ref()).await {
+                Ok(session) => {
+                    info!(sidecar = &*session.id, "relaying to other sidecars");
+                    let is_first = previous.replace(session.id.clone()).is_none();
+                    let since = Instant::now();
+                    match self.serve(session, is_first).await {
+                        End::Exit => return self.refuse_all().await,
+                        End::Lost(error) => {
+                            warn!(
+                                error = &error as &dyn std::error::Error,
+                                "the way to other sidecars is lost, reconnecting"
+                            );
+                        }
+                    }
+                    if since.elapsed() > RENEWAL {
+                        backoff = first_backoff();
+                    }
+                }
+                Err(error) if backoff.attempts() == 0 => {
+                    warn!(error = &error as &dyn std::error::Error, "other sidecars cannot be reached, trying again");
+                }
+                Err(_) => {}
+            }
+            // Before there was a first connection, nothing is known, and everybody waits for it.
+            let has_been_up = previous.is_some();
+            if has_been_up && let Some(command) = self.next.take() {
+                command.refuse();
+            }
+            let pause = backoff.sleep();
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(command) = self.commands.recv(), if has_been_up => command.refuse(),
+                }
+            }
+        }
+    }
+
+    async fn refuse_all(mut self) {
+        while let Some(command) = self.commands.recv().await {
+            command.refuse();
+        }
+    }
+
+    /// Connects, while nothing can be sent.
+    async fn open(&mut self, previous: Option<&SidecarId>) -> Result<LinkSession, DatabaseError> {
+        let opening = LinkSession::open(&self.database, previous);
+        tokio::pin!(opening);
+        loop {
+            tokio::select! {
+                biased;
+                session = &mut opening => return session,
+                Some(command) = self.commands.recv(), if previous.is_some() => command.refuse(),
+            }
+        }
+    }
+
+    /// Serves one life of the connection, until it breaks.
+    async fn serve(&mut self, mut session: LinkSession, is_first: bool) -> End {
+        if !is_first {
+            let missed = self.hub.start_over();
+            if let Err(error) = session.tell(&missed).await {
+                self.hub.remember(missed);
+                return End::Lost(error);
+            }
+        }
+        loop {
+            let waiting = self.next.take();
+            let result = tokio::select! {
+                biased;
+                _ = session.renewal.tick() => {
+                    self.next = waiting;
+                    session.renew(&self.hub).await.map_err(End::Lost)
+                }
+                notification = session.notifications.next() => {
+                    self.next = waiting;
+                    match notification {
+                        Some(notification) => session.hear(&self.hub, &notification).await.map_err(End::Lost),
+                        None => Err(End::Lost(DatabaseError::Lost)),
+                    }
+                }
+                command = next_command(waiting.is_some(), &mut self.commands) => match waiting.or(command) {
+                    Some(command) => self.carry_out(&mut session, command).await,
+                    None => Err(End::Exit),
+                },
+            };
+            if let Err(end) = result {
+                return end;
+            }
+        }
+    }
+
+    /// Carries out a command, together with those of its kind that follow.
+    async fn carry_out(&mut self, session: &mut LinkSession, command: Command) -> Result<(), End> {
+        match command {
+            Command::Join { user, client_id, done } => {
+                let mut known = HashSet::from([(user.clone(), client_id.clone())]);
+                let (mut devices, mut waiting) = (vec![(user, client_id)], vec![done]);
+                while let Some(Command::Join { user, client_id, done }) = self.another(devices.len(), |command| {
+                    matches!(command, Command::Join { user, client_id, .. } if known.insert((user.clone(), client_id.clone())))
+                }) {
+                    devices.push((user, client_id));
+                    waiting.push(done);
+                }
+                let result = session.join(&self.hub, &devices).await;
+                for done in waiting {
+                    let _ = done.send(());
+                }
+                Ok(result?)
+            }
+            Command::Leave { user, client_id, connection } => {
+                let mut devices = vec![(user, client_id, connection)];
+                while let Some(Command::Leave { user, client_id, connection }) =
+                    self.another(devices.len(), |command| matches!(command, Command::Leave { .. }))
+                {
+                    devices.push((user, client_id, connection));
+                }
+                Ok(session.leave(&devices).await?)
+            }
+            Command::Send { to, message, done, _room } => {
+                let mut bytes = message.len();
+                let (mut messages, mut waiting) = (vec![(to, message)], vec![(done, _room)]);
+                while bytes < GROUP_BYTES
+                    && let Some(Command::Send { to, message, done, _room }) =
+                        self.another(messages.len(), |command| matches!(command, Command::Send { .. }))
+                {
+                    bytes += message.len();
+                    messages.push((to, message));
+                    waiting.push((done, _room));
+                }
+                let sent = session.send(&messages).await;
+                for (done, _) in waiting {
+                    let _ = done.send(matches!(sent, Ok(true)));
+                }
+                sent.map(drop)?;
+                Ok(())
+            }
+            Command::Exit { done } => {
+                let _ = session.exit().await;
+                let _ = done.send(());
+                Err(End::Exit)
+            }
+        }
+    }
+
+    /// The next command, if there is one that fits.
+    fn another(&mut self, len: usize, mut fits: impl FnMut(&Command) -> bool) -> Option<Command> {
+        if len >= GROUP_COMMANDS || self.next.is_some() {
+            return None;
+        }
+        let command = self.commands.try_recv().ok()?;
+        if fits(&command) {
+            return Some(command);
+        }
+        self.next = Some(command);
+        None
+    }
+}
+
+/// None if there is a command that waits.
+async fn next_command(is_waiting: bool, commands: &mut mpsc::UnboundedReceiver<Command>) -> Option<Command> {
+    if is_waiting { None } else { commands.recv().await }
+}
