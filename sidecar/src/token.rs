@@ -42,7 +42,11 @@ impl NewToken {
     pub fn print(&self) -> ExitCode {
         let Self { jwt_secret, store, access, expires, subject, access_claim } = self;
         let minted = mint(jwt_secret, subject, *expires, access_claim, store, *access);
-        match minted.and_then(|token| writeln!(std::io::stdout(), "{token}").map_err(|error| error.to_string())) {
+        let printed = match minted {
+            Ok(token) => writeln!(std::io::stdout(), "{token}").map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match printed {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("livestore-sidecar: {error}");

@@ -45,27 +45,39 @@ impl Access {
     }
 }
 
-impl FromStr for Access {
-    type Err = String;
+/// Why a rule cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RuleError {
+    #[error("{0:?} is not read, write or admin")]
+    Access(String),
+    #[error("a rule is written <store>=<access>, e.g. user-{{sub}}-*=write")]
+    Form,
+    #[error("a rule begins with the name of a store, or * for all")]
+    NoStore,
+    #[error("it is not an object of stores and what is allowed in them")]
+    Claim,
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Access {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
         match text {
             "read" => Ok(Self::Read),
             "write" => Ok(Self::Write),
             "admin" => Ok(Self::Admin),
-            _ => Err(format!("{text:?} is not read, write or admin")),
+            _ => Err(RuleError::Access(text.into())),
         }
     }
 }
 
 impl FromStr for Template {
-    type Err = String;
+    type Err = RuleError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (stores, access) =
-            text.rsplit_once('=').ok_or("a rule is written <store>=<access>, e.g. user-{sub}-*=write")?;
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let (stores, access) = text.rsplit_once('=').ok_or(RuleError::Form)?;
         if stores.is_empty() {
-            return Err("a rule begins with the name of a store, or * for all".into());
+            return Err(RuleError::NoStore);
         }
         Ok(Self(Rule { stores: Pattern::read(stores), access: access.parse()? }))
     }
@@ -97,8 +109,8 @@ impl Pattern {
 
 impl Rule {
     /// The rules of a claim: an object of stores and what is allowed in each, e.g. `{"todos": "write", "public-*": "read"}`.
-    pub fn of_claim(claim: &Value) -> Result<Vec<Self>, String> {
-        let rules = claim.as_object().ok_or("it is not an object of stores and what is allowed in them")?;
+    pub fn of_claim(claim: &Value) -> Result<Vec<Self>, RuleError> {
+        let rules = claim.as_object().ok_or(RuleError::Claim)?;
         let rule = |(stores, access): (&String, &Value)| {
             let access = access.as_str().unwrap_or_default().parse()?;
             Ok(Self { stores: Pattern::read(stores), access })

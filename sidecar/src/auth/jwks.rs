@@ -1,5 +1,6 @@
 //! The public keys of an identity provider, at a URL (JSON Web Key Set).
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,9 +66,15 @@ impl Known {
     }
 }
 
-/// Why there are no keys. For the log.
+/// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub enum JwksError {
+    #[error("not a URL")]
+    NotUrl(#[source] <Url as FromStr>::Err),
+    #[error("keys have to come over https: whoever is in between could make tokens")]
+    NotHttps,
+    #[error("the client for requests cannot be made")]
+    Client(#[source] reqwest::Error),
     #[error("the request failed")]
     Request(#[from] reqwest::Error),
     #[error("the answer has more than {BYTES} bytes")]
@@ -79,26 +86,22 @@ enum Failure {
 }
 
 /// Whether there are keys at a URL now.
-pub async fn check_jwks(url: &str) -> Result<(), String> {
-    let fetched = Jwks::new(url)?.0.fetch().await;
-    fetched.map(drop).map_err(|error| match std::error::Error::source(&error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    })
+pub async fn check_jwks(url: &str) -> Result<(), JwksError> {
+    Jwks::new(url)?.0.fetch().await.map(drop)
 }
 
 impl Jwks {
     /// Asks for nothing yet.
-    pub fn new(url: &str) -> Result<Self, String> {
-        let url: Url = url.parse().map_err(|error| format!("not a URL: {error}"))?;
+    pub fn new(url: &str) -> Result<Self, JwksError> {
+        let url: Url = url.parse().map_err(JwksError::NotUrl)?;
         let is_local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
         match url.scheme() {
             "https" => {}
             "http" if is_local => {}
-            _ => return Err("keys have to come over https: whoever is in between could make tokens".into()),
+            _ => return Err(JwksError::NotHttps),
         }
         let client = Client::builder().timeout(TIMEOUT).redirect(redirect::Policy::none()).build();
-        let client = client.map_err(|error| error.to_string())?;
+        let client = client.map_err(JwksError::Client)?;
         let (known, settled) = (Mutex::default(), watch::Sender::new(0));
         let waiters = Semaphore::new(WAITERS);
         Ok(Self(Arc::new(Provider { url, client, known, settled, waiters })))
@@ -169,17 +172,17 @@ impl Jwks {
 }
 
 impl Provider {
-    async fn fetch(&self) -> Result<Vec<Key>, Failure> {
+    async fn fetch(&self) -> Result<Vec<Key>, JwksError> {
         let mut response = self.client.get(self.url.clone()).send().await?.error_for_status()?;
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await? {
             if body.len() + chunk.len() > BYTES {
-                return Err(Failure::TooLong);
+                return Err(JwksError::TooLong);
             }
             body.extend_from_slice(&chunk);
         }
         let keys: Vec<_> = read(&body)?;
-        if keys.is_empty() { Err(Failure::Empty) } else { Ok(keys) }
+        if keys.is_empty() { Err(JwksError::Empty) } else { Ok(keys) }
     }
 }
 

@@ -125,12 +125,12 @@ pub fn mint(
     access_claim: &str,
     stores: &[String],
     access: Access,
-) -> Result<String, String> {
-    let ends = (SystemTime::now() + lasts).duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?.as_secs();
+) -> Result<String, jsonwebtoken::errors::Error> {
+    let ends = (SystemTime::now() + lasts).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let allowed: Map<String, Value> = stores.iter().map(|store| (store.clone(), access.name().into())).collect();
     let claims = json!({"sub": subject, "exp": ends, access_claim: allowed});
     let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&Header::default(), &claims, &key).map_err(|error| error.to_string())
+    jsonwebtoken::encode(&Header::default(), &claims, &key)
 }
 
 impl Identity {

@@ -162,8 +162,8 @@ impl AuthSettings {
         if let Some(key) = &self.jwt_public_key {
             const OPTION: &str = "--jwt-public-key";
             let is_key = key.trim_start().starts_with(['-', '{']);
-            let read = |error| SettingsError::of(OPTION)(format!("cannot read the file: {error}"));
-            let file = || std::fs::read_to_string(key).map_err(read);
+            let unreadable = |error| SettingsError::of(OPTION)(format!("cannot read the file: {error}"));
+            let file = || std::fs::read_to_string(key).map_err(unreadable);
             let key = if is_key { key.clone() } else { file()? };
             verifier = verifier.with_public_key(&key).map_err(SettingsError::of(OPTION))?;
         }

@@ -9,7 +9,7 @@ use jsonwebtoken::{DecodingKey, Header, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
-use super::jwks::Jwks;
+use super::jwks::{Jwks, JwksError};
 
 /// The longest `sub`, in bytes: it is in an index.
 const SUBJECT_BYTES: usize = 256;
@@ -36,17 +36,30 @@ impl From<DecodingKey> for Key {
     }
 }
 
+/// Why a key cannot verify tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("a secret is not a public key")]
+    Secret,
+    #[error("it is not for signatures")]
+    NotForSignatures,
+    #[error("not a key to verify tokens with")]
+    Unusable(#[source] jsonwebtoken::errors::Error),
+    #[error("not a JWK")]
+    NotJwk(#[source] serde_json::Error),
+    #[error("not a public key of RSA, EC or Ed25519, as PEM (-----BEGIN PUBLIC KEY-----) or JWK")]
+    NotPublic,
+}
+
 impl Key {
-    /// # Errors
-    /// It is no public key for signatures.
-    pub fn of_jwk(jwk: &Jwk) -> Result<Self, String> {
+    pub fn of_jwk(jwk: &Jwk) -> Result<Self, KeyError> {
         if matches!(jwk.algorithm, AlgorithmParameters::OctetKey(_)) {
-            return Err("a secret is not a public key".into());
+            return Err(KeyError::Secret);
         }
         if jwk.common.public_key_use.as_ref().is_some_and(|usage| *usage != PublicKeyUse::Signature) {
-            return Err("it is not for signatures".into());
+            return Err(KeyError::NotForSignatures);
         }
-        let key = DecodingKey::from_jwk(jwk).map_err(|error| format!("not a key to verify tokens with: {error}"))?;
+        let key = DecodingKey::from_jwk(jwk).map_err(KeyError::Unusable)?;
         let algorithm = jwk.common.key_algorithm.map(|algorithm| algorithm.to_string());
         Ok(Self { key, name: jwk.common.key_id.clone(), algorithm })
     }
@@ -145,13 +158,13 @@ impl Verifier {
     }
 
     /// Takes tokens whose signature this public key verifies: RSA, EC or Ed25519, as PEM or JWK.
-    pub fn with_public_key(mut self, key: &str) -> Result<Self, String> {
+    pub fn with_public_key(mut self, key: &str) -> Result<Self, KeyError> {
         self.keys.push(public_key(key.trim())?);
         Ok(self)
     }
 
     /// Takes tokens whose signature a key at this URL verifies.
-    pub fn with_jwks(self, url: &str) -> Result<Self, String> {
+    pub fn with_jwks(self, url: &str) -> Result<Self, JwksError> {
         Ok(Self { provider: Some(Jwks::new(url)?), ..self })
     }
 
@@ -221,9 +234,9 @@ impl Claims {
     }
 }
 
-fn public_key(key: &str) -> Result<Key, String> {
+fn public_key(key: &str) -> Result<Key, KeyError> {
     if key.starts_with('{') {
-        let jwk: Jwk = serde_json::from_str(key).map_err(|error| format!("not a JWK: {error}"))?;
+        let jwk: Jwk = serde_json::from_str(key).map_err(KeyError::NotJwk)?;
         return Key::of_jwk(&jwk);
     }
     // As environment variables often hold it.
@@ -231,9 +244,7 @@ fn public_key(key: &str) -> Result<Key, String> {
     let kinds = [DecodingKey::from_rsa_pem, DecodingKey::from_ec_pem, DecodingKey::from_ed_pem];
     let known = kinds.iter().find_map(|read| read(pem.as_bytes()).ok());
     let known = known.filter(|_| !pem.contains("PRIVATE KEY"));
-    known
-        .map(Into::into)
-        .ok_or_else(|| "not a public key of RSA, EC or Ed25519, as PEM (-----BEGIN PUBLIC KEY-----) or JWK".into())
+    known.map(Into::into).ok_or(KeyError::NotPublic)
 }
 
 fn reason(error: &jsonwebtoken::errors::Error) -> Refused {

@@ -96,7 +96,7 @@ async fn keys(config: &Config, report: &mut Report) {
     if let Some(url) = &config.auth.jwks_url {
         match check_jwks(url).await {
             Ok(()) => report.good("--jwks-url has keys"),
-            Err(problem) => report.wrong(format!("--jwks-url: {problem}")),
+            Err(problem) => report.wrong(SettingsError::of("--jwks-url")(problem).to_string()),
         }
     }
 }

@@ -14,20 +14,21 @@ pub struct Hosts {
     listed: Vec<String>,
 }
 
+/// It is neither a name nor `*`.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a host: write its name, sync.example.com, or * for all")]
+pub struct NotAHost(String);
+
 impl Hosts {
     /// Reads names, with or without a port, or `*` for all. Without any, all are served if `any`, or else those of this machine.
-    pub fn parse(listed: &[String], any: bool) -> Result<Self, String> {
+    pub fn parse(listed: &[String], any: bool) -> Result<Self, NotAHost> {
         if listed.iter().any(|host| host == "*") {
             return Ok(Self { any: true, listed: Vec::new() });
         }
         let parse = |text: &String| {
             let is_host = text.parse::<axum::http::uri::Authority>().is_ok() && !text.contains('@');
             let host = name(text);
-            if is_host && !host.is_empty() {
-                Ok(host.to_ascii_lowercase())
-            } else {
-                Err(format!("{text} is not a host: write its name, sync.example.com, or * for all"))
-            }
+            if is_host && !host.is_empty() { Ok(host.to_ascii_lowercase()) } else { Err(NotAHost(text.clone())) }
         };
         let listed = listed.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { any: any && listed.is_empty(), listed })

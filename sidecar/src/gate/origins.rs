@@ -17,22 +17,21 @@ pub enum Origins {
     Listed(Vec<HeaderValue>),
 }
 
+/// It is no origin.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not an origin: write it as the browser does, https://app.example.com, or * for all")]
+pub struct NotAnOrigin(String);
+
 impl Origins {
     /// Reads origins as browsers write them, e.g. `https://app.example.com`, or nearly so, or `*`, or `local`.
-    pub fn parse(origins: &[String], hosts: Hosts) -> Result<Self, String> {
+    pub fn parse(origins: &[String], hosts: Hosts) -> Result<Self, NotAnOrigin> {
         if origins.iter().any(|origin| origin == "*") {
             return Ok(Self::Any);
         }
         if origins == ["local"] {
             return Ok(Self::Local(hosts));
         }
-        let parse = |origin: &String| {
-            normal(origin).ok_or_else(|| {
-                format!(
-                    "{origin} is not an origin: write it as the browser does, https://app.example.com, or * for all"
-                )
-            })
-        };
+        let parse = |origin: &String| normal(origin).ok_or_else(|| NotAnOrigin(origin.clone()));
         origins.iter().map(parse).collect::<Result<_, _>>().map(Self::Listed)
     }
 
@@ -105,7 +104,7 @@ mod tests {
         Origins::Local(Hosts::default())
     }
 
-    fn parse(origins: &[&str]) -> Result<Origins, String> {
+    fn parse(origins: &[&str]) -> Result<Origins, NotAnOrigin> {
         let origins: Vec<_> = origins.iter().map(|&origin| origin.into()).collect();
         Origins::parse(&origins, Hosts::default())
     }

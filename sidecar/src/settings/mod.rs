@@ -27,20 +27,21 @@ impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Together(text) => f.write_str(text),
-            Self::Value { option, problem } => write!(f, "{option}: {problem}"),
+            Self::Value { option, problem } => {
+                write!(f, "{option}: {problem}")?;
+                let mut cause = problem.source();
+                while let Some(error) = cause {
+                    write!(f, ": {error}")?;
+                    cause = error.source();
+                }
+                Ok(())
+            }
         }
     }
 }
 
-impl Error for SettingsError {
-    /// What caused the problem: the problem itself is part of the text.
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Together(_) => None,
-            Self::Value { problem, .. } => problem.source(),
-        }
-    }
-}
+/// Without a source: what caused it is part of the text.
+impl Error for SettingsError {}
 
 impl From<&'static str> for SettingsError {
     fn from(text: &'static str) -> Self {

@@ -26,6 +26,7 @@ pub mod traces;
 
 use std::io::IsTerminal;
 
+use opentelemetry_otlp::ExporterBuildError;
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -43,7 +44,7 @@ pub enum TelemetryError {
     #[error("--log: {0}")]
     Directives(#[from] ParseError),
     #[error("--otlp-endpoint: {0}")]
-    Endpoint(String),
+    Endpoint(#[from] ExporterBuildError),
 }
 
 /// What is logged.
@@ -57,8 +58,7 @@ pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
 pub fn init(settings: &TelemetrySettings, runtime: &Handle) -> Result<Option<Traces>, TelemetryError> {
     let filter = filter(&settings.directives)?;
     let endpoint = settings.otlp_endpoint.as_deref();
-    let traces = endpoint.map(|endpoint| Traces::to(endpoint, settings.trust_traceparent, runtime)).transpose();
-    let traces = traces.map_err(TelemetryError::Endpoint)?;
+    let traces = endpoint.map(|endpoint| Traces::to(endpoint, settings.trust_traceparent, runtime)).transpose()?;
     let is_terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_ansi(is_terminal).with_writer(std::io::stderr);
     let lines = match settings.log_format {

@@ -8,7 +8,7 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     IdGenerator, RandomIdGenerator, Sampler, SamplingResult, SdkTracerProvider, ShouldSample,
@@ -29,15 +29,14 @@ pub struct Traces(SdkTracerProvider);
 impl Traces {
     /// # Errors
     /// What is wrong with the endpoint, e.g. `http://collector:4318`.
-    pub fn to(endpoint: &str, trust_traceparent: bool, runtime: &Handle) -> Result<Self, String> {
+    pub fn to(endpoint: &str, trust_traceparent: bool, runtime: &Handle) -> Result<Self, ExporterBuildError> {
         let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(OnRuntime { runtime: runtime.clone(), client: reqwest::Client::new() })
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(endpoint)
-            .build()
-            .map_err(|error| error.to_string())?;
+            .build()?;
         let resource = Resource::builder().with_service_name("livestore-sidecar").build();
         let provider = SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter);
         let provider = if trust_traceparent { provider } else { provider.with_sampler(OurWord::of_environment()) };

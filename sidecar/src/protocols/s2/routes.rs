@@ -108,54 +108,54 @@ fn create(created: &Created, name: String) -> bool {
 }
 
 /// An error for a client of the REST API.
-struct Refusal(StatusCode, &'static str, String);
+struct RestError(StatusCode, &'static str, String);
 
-impl IntoResponse for Refusal {
+impl IntoResponse for RestError {
     fn into_response(self) -> Response {
         rest::failure(self.0, self.1, &self.2)
     }
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
-    Refusal(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message.into())
+fn invalid(message: impl Into<String>) -> RestError {
+    RestError(StatusCode::UNPROCESSABLE_ENTITY, "invalid", message.into())
 }
 
-fn unreadable(error: &impl ToString) -> Refusal {
-    Refusal(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
+fn unreadable(error: &impl ToString) -> RestError {
+    RestError(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string())
 }
 
-fn stream_text(name: &str) -> Result<PgText, Refusal> {
+fn stream_text(name: &str) -> Result<PgText, RestError> {
     PgText::parse("the name of a stream", name).map_err(invalid)
 }
 
 impl S2 {
-    async fn admit_rest(&self, parts: &Parts) -> Result<Account, Refusal> {
-        let refuse = |(status, message)| Refusal(status, "permission_denied", message);
+    async fn admit_rest(&self, parts: &Parts) -> Result<Account, RestError> {
+        let refuse = |(status, message)| RestError(status, "permission_denied", message);
         self.gate.admit(&REST, &parts.headers).map_err(refuse)?;
         self.gate.identify(&REST, parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
     }
 
-    async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body, account: &Account) -> Result<T, Refusal> {
+    async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body, account: &Account) -> Result<T, RestError> {
         let body = self.gate.body(body, account).await;
-        let body = body.map_err(|(status, message)| Refusal(status, "invalid", message))?;
+        let body = body.map_err(|(status, message)| RestError(status, "invalid", message))?;
         read_json(&body).map_err(|error| invalid(format!("malformed request: {error}")))
     }
 
     /// What is going to be appended must not create a second store of a name.
-    async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreId>, Refusal> {
+    async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreId>, RestError> {
         let context = self.gate.unnamed_context(&REST, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
         let (age, action) =
             if parts.method == Method::POST { (Age::Now, Action::Push) } else { (Age::Any, Action::Pull) };
         let found = self.gate.log.find(&Alias::Stream(name), age, action, &Arc::new(context)).await;
         found.map_err(|error| match error {
-            FindError::Ambiguous => Refusal(StatusCode::CONFLICT, "ambiguous_stream", error.to_string()),
+            FindError::Ambiguous => RestError(StatusCode::CONFLICT, "ambiguous_stream", error.to_string()),
             FindError::Unreadable(_) => unreadable(&error),
-            FindError::Denied(denied) => Refusal(status_of(&denied), "unavailable", denied.to_string()),
+            FindError::Denied(denied) => RestError(status_of(&denied), "unavailable", denied.to_string()),
         })
     }
 
     /// The log of a stream, and whether there is such a store already.
-    async fn stream(&self, name: &str, parts: &Parts) -> Result<(StoreLog, bool), Refusal> {
+    async fn stream(&self, name: &str, parts: &Parts) -> Result<(StoreLog, bool), RestError> {
         #[derive(Deserialize)]
         struct Params {
             store_id: Option<String>,
@@ -181,7 +181,7 @@ impl S2 {
     }
 }
 
-async fn create_basin(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, Refusal> {
+async fn create_basin(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, RestError> {
     #[derive(Deserialize)]
     struct Basin {
         basin: String,
@@ -196,7 +196,7 @@ async fn create_basin(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
     created(create(&s2.created, format!("basin {basin}")), "basin", info)
 }
 
-async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, Refusal> {
+async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, RestError> {
     #[derive(Deserialize)]
     struct Stream {
         stream: String,
@@ -212,18 +212,18 @@ async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Re
     created(create(&s2.created, format!("stream {stream}")) && !exists, "stream", info)
 }
 
-fn created(is_new: bool, what: &str, info: Value) -> Result<Response, Refusal> {
+fn created(is_new: bool, what: &str, info: Value) -> Result<Response, RestError> {
     if is_new {
         return Ok(rest::answer(StatusCode::CREATED, info));
     }
-    Err(Refusal(StatusCode::CONFLICT, "resource_already_exists", format!("the {what} exists")))
+    Err(RestError(StatusCode::CONFLICT, "resource_already_exists", format!("the {what} exists")))
 }
 
 fn now() -> String {
     humantime::format_rfc3339_seconds(std::time::SystemTime::now()).to_string()
 }
 
-async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, Refusal> {
+async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, RestError> {
     #[derive(Deserialize)]
     struct Params {
         #[serde(default)]
@@ -236,7 +236,7 @@ async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
     s2.admit_rest(&parts).await?;
     if !s2.gate.log.is_public() {
         let message = "streams are not listed where an authorize function says who may see which";
-        return Err(Refusal(StatusCode::FORBIDDEN, "permission_denied", message.into()));
+        return Err(RestError(StatusCode::FORBIDDEN, "permission_denied", message.into()));
     }
     let query = parts.uri.query().unwrap_or_default();
     let Params { prefix, start_after, limit } =
@@ -245,7 +245,11 @@ async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
     let prefix = PgText::parse("prefix", prefix).map_err(invalid)?;
     let start_after = PgText::parse("start_after", start_after).map_err(invalid)?;
     let mut streams = s2.gate.log.aliases().streams(&prefix, &start_after, limit + 1).await.map_err(|_| {
-        Refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the database is not available, try again later".into())
+        RestError(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the database is not available, try again later".into(),
+        )
     })?;
     let has_more = i64::try_from(streams.len()).is_ok_and(|count| count > limit);
     streams.truncate(usize::try_from(limit).unwrap_or(0));
@@ -254,7 +258,11 @@ async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
     Ok(rest::answer(StatusCode::OK, json!({"streams": streams, "has_more": has_more})))
 }
 
-async fn append(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
+async fn append(
+    State(s2): State<Arc<S2>>,
+    Path(stream): Path<String>,
+    request: Request,
+) -> Result<Response, RestError> {
     let (parts, body) = request.into_parts();
     let (log, _) = s2.stream(&stream, &parts).await?;
     if parts.headers.get("s2-format").is_some_and(|format| format != "raw") {
@@ -264,7 +272,7 @@ async fn append(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: 
         .gate
         .body(body, &log.account_to_send())
         .await
-        .map_err(|(status, message)| Refusal(status, "invalid", message))?;
+        .map_err(|(status, message)| RestError(status, "invalid", message))?;
     let append = rest::Append::parse(&body).map_err(|error| {
         log.refuse_malformed(&error);
         invalid(error)
@@ -283,18 +291,18 @@ async fn read(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: Re
         let answer = rest::read(log, read, exists, &s2.gate.connections, &s2.gate.ending).await;
         answer.map_err(|error| {
             let (status, code) = rest::status(&error);
-            Refusal(status, code, error.to_string())
+            RestError(status, code, error.to_string())
         })
     };
     match reading.await {
         Ok(answer) => answer,
         // A server between here and LiveStore's client passes it on, and the client reads nothing else.
-        Err(Refusal(status, _, message)) if is_stream => api::refuse_pull(status, &message),
+        Err(RestError(status, _, message)) if is_stream => api::refuse_pull(status, &message),
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn tail(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: Request) -> Result<Response, Refusal> {
+async fn tail(State(s2): State<Arc<S2>>, Path(stream): Path<String>, request: Request) -> Result<Response, RestError> {
     let (log, _) = s2.stream(&stream, &request.into_parts().0).await?;
     Ok(rest::tail(log).await)
 }

@@ -6,6 +6,7 @@
 mod messages;
 mod reader;
 
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -60,8 +61,21 @@ pub struct Upstream {
     is_failing: AtomicBool,
 }
 
+/// Why a URL cannot be that of an Electric server.
+#[derive(Debug, thiserror::Error)]
+pub enum UrlError {
+    #[error(transparent)]
+    NotUrl(<Url as FromStr>::Err),
+    #[error("it must begin with http:// or https://")]
+    NotHttp,
+    #[error("it has no host")]
+    NoHost,
+    #[error(transparent)]
+    Client(#[from] reqwest::Error),
+}
+
 /// Why Electric has no page.
-enum Failure {
+enum NoPage {
     /// It does not know the shape, or no longer.
     Unknown,
     /// Events were changed or deleted.
@@ -72,14 +86,13 @@ enum Failure {
 
 impl Upstream {
     /// `url` is that of the server, without `/v1/shape`; what is behind its `?` is asked of it each time.
-    pub fn new(url: &str, secret: Option<String>) -> Result<Self, String> {
-        let mut url: Url = url.parse().map_err(|error| format!("{error}"))?;
+    pub fn new(url: &str, secret: Option<String>) -> Result<Self, UrlError> {
+        let mut url: Url = url.parse().map_err(UrlError::NotUrl)?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err("it must begin with http:// or https://".into());
+            return Err(UrlError::NotHttp);
         }
-        url.path_segments_mut().map_err(|()| "it has no host")?.pop_if_empty().extend(["v1", "shape"]);
-        let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build();
-        let client = client.map_err(|error| format!("{error}"))?;
+        url.path_segments_mut().map_err(|()| UrlError::NoHost)?.pop_if_empty().extend(["v1", "shape"]);
+        let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build()?;
         Ok(Self { client, url, secret, is_failing: AtomicBool::new(false) })
     }
 
@@ -95,7 +108,7 @@ impl Upstream {
         url
     }
 
-    async fn get(&self, url: Url, timeout: Duration) -> Result<Response, Failure> {
+    async fn get(&self, url: Url, timeout: Duration) -> Result<Response, NoPage> {
         let response = self.client.get(url).timeout(timeout).send().await;
         // Without the URL, which has the secret in it.
         response.map_err(|error| self.unavailable(&error.without_url().to_string()))
@@ -144,7 +157,7 @@ impl Upstream {
     }
 
     /// A page of a shape from this position on, or its beginning.
-    async fn page(&self, location: &Location, position: Option<&RawPosition>, is_live: bool) -> Result<Chunk, Failure> {
+    async fn page(&self, location: &Location, position: Option<&RawPosition>, is_live: bool) -> Result<Chunk, NoPage> {
         // Where a shape stands changes, while the URL that asks for it does not: no cache is to answer.
         let moment = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let moment = moment.as_nanos().to_string();
@@ -179,13 +192,13 @@ impl Upstream {
                 self.works();
                 Ok(Chunk { events, position, is_up_to_date })
             }
-            Ok(Messages::Mutations) => Err(Failure::Mutated),
+            Ok(Messages::Mutations) => Err(NoPage::Mutated),
             Ok(Messages::MustRefetch) => Err(self.unknown("another one has taken its place")),
             Err(error) => Err(self.unavailable(&format!("its answer cannot be read: {error}"))),
         }
     }
 
-    async fn body(&self, response: Response) -> Result<Vec<u8>, Failure> {
+    async fn body(&self, response: Response) -> Result<Vec<u8>, NoPage> {
         let mut body = Vec::new();
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces.next().await {
@@ -198,16 +211,16 @@ impl Upstream {
         Ok(body)
     }
 
-    fn unavailable(&self, problem: &str) -> Failure {
+    fn unavailable(&self, problem: &str) -> NoPage {
         if !self.is_failing.swap(true, Ordering::Relaxed) {
             warn!(problem, "Electric does not answer as it should: logs are read from Postgres meanwhile");
         }
-        Failure::Unavailable
+        NoPage::Unavailable
     }
 
-    fn unknown(&self, problem: &str) -> Failure {
+    fn unknown(&self, problem: &str) -> NoPage {
         info!(problem, "a shape of Electric is gone or was never there: its readers join again");
-        Failure::Unknown
+        NoPage::Unknown
     }
 
     fn works(&self) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Chunk, Failure, Upstream};
+use super::{Chunk, NoPage, Upstream};
 use crate::log::{Event, Location, StoreLog, Unreadable};
 use crate::protocols::electric::api::{Answer, RawPosition, pull_ourselves};
 use crate::protocols::electric::offset::{Offset, Position};
@@ -129,9 +129,9 @@ pub async fn pull(
     };
     match patience.wait_for(following).await.transpose()? {
         Some(Ok(chunk)) => reader.followed(chunk, patience).await,
-        Some(Err(Failure::Unavailable)) => reader.read_ourselves(reader.here.shape.clone(), patience).await,
-        Some(Err(Failure::Unknown)) => reader.join(&location, patience).await,
-        Some(Err(Failure::Mutated)) => {
+        Some(Err(NoPage::Unavailable)) => reader.read_ourselves(reader.here.shape.clone(), patience).await,
+        Some(Err(NoPage::Unknown)) => reader.join(&location, patience).await,
+        Some(Err(NoPage::Mutated)) => {
             log.forget_location().await;
             match patience.wait_for(log.locate()).await {
                 // The events have moved to a table of the store's own; or the client had none of those that are gone.
@@ -171,7 +171,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Reads on in the shape, until there is an event or the end.
-    async fn follow(&self, location: &Location) -> Result<Chunk, Failure> {
+    async fn follow(&self, location: &Location) -> Result<Chunk, NoPage> {
         let Self { upstream, here, .. } = self;
         let mut shape = here.shape.clone();
         loop {
