@@ -107,11 +107,10 @@ impl Gate {
         dialect: &Dialect,
         store: &StoreId,
         payload: Option<&RawValue>,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        parts: &Parts,
     ) -> Result<Context, String> {
         is_for(dialect, store);
-        self.unnamed_context(dialect, payload, headers, query)
+        self.unnamed_context(dialect, payload, parts)
     }
 
     /// The same before it is known which store the request is about.
@@ -119,28 +118,27 @@ impl Gate {
         &self,
         dialect: &Dialect,
         payload: Option<&RawValue>,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        parts: &Parts,
     ) -> Result<Context, String> {
         if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
             return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
         }
-        let mut forwarded = forwarded(&self.forward_headers, headers);
-        if !self.origins.trust_cookies(headers) {
+        let mut forwarded = forwarded(&self.forward_headers, &parts.headers);
+        if !self.origins.trust_cookies(&parts.headers) {
             forwarded.remove(header::COOKIE.as_str());
         }
-        Ok(Context::new(dialect.name, payload, &forwarded, self.credentials(headers, query)))
+        Ok(Context::new(dialect.name, payload, &forwarded, self.credentials(parts)))
     }
 
     /// The tokens that a request brings beside its sync payload.
-    pub fn credentials(&self, headers: &HeaderMap, query: Option<&str>) -> Credentials {
-        Credentials::new(headers, query, self.origins.trust_cookies(headers))
+    pub fn credentials(&self, parts: &Parts) -> Credentials {
+        Credentials::new(&parts.headers, parts.uri.query(), self.origins.trust_cookies(&parts.headers))
     }
 
     /// Checks the token of a request that has no sync payload, or whose payload is not read yet: before anything is read or looked
     /// up for it.
     pub async fn identify(&self, dialect: &Dialect, parts: &Parts) -> Result<Account, String> {
-        let credentials = self.credentials(&parts.headers, parts.uri.query());
+        let credentials = self.credentials(parts);
         match self.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.memory.subject(&identity.subject)),
             // The request waits later for what may pass.
@@ -162,11 +160,10 @@ impl Gate {
         dialect: &Dialect,
         store_id: &str,
         payload: Option<&RawValue>,
-        headers: &HeaderMap,
-        query: Option<&str>,
+        parts: &Parts,
     ) -> Result<StoreLog, String> {
         let store = StoreId::parse(store_id)?;
-        let context = self.context(dialect, &store, payload, headers, query)?;
+        let context = self.context(dialect, &store, payload, parts)?;
         Ok(self.log.store_for_request(store, context))
     }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use clap::Args;
@@ -66,8 +68,8 @@ struct SearchParams {
 }
 
 async fn any_path(State(cf): State<Arc<SyncCf>>, request: Request) -> Response {
-    let query = request.uri().query().unwrap_or_default();
-    let path = request.uri().path();
+    let (parts, body) = request.into_parts();
+    let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
     match serde_urlencoded::from_str(query) {
         Ok(SearchParams { store_id, transport, payload }) => {
             // Effect 4's HTTP client ends the URL that it was given with a slash.
@@ -78,12 +80,12 @@ async fn any_path(State(cf): State<Arc<SyncCf>>, request: Request) -> Response {
                 None => return bad_request("no such endpoint, see / for those there are (missing field `transport`)"),
                 Some(_) => return bad_request("no such endpoint, see / for those there are (unknown `transport`)"),
             };
-            sync(&cf, dialect, &store_id, payload.as_deref(), request).await
+            sync(&cf, dialect, &store_id, payload.as_deref(), parts, body).await
         }
-        Err(_) if path == "/" && query.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) => {
+        Err(_) if path == "/" && query.is_empty() && matches!(parts.method, Method::GET | Method::HEAD) => {
             info().into_response()
         }
-        Err(error) => refuse_any(request.headers(), StatusCode::NOT_FOUND, &no_endpoint(path, &error.to_string())),
+        Err(error) => refuse_any(&parts.headers, StatusCode::NOT_FOUND, &no_endpoint(path, &error.to_string())),
     }
 }
 
@@ -98,13 +100,20 @@ fn no_endpoint(path: &str, error: &str) -> String {
     }
 }
 
-async fn sync(cf: &SyncCf, dialect: &Dialect, store_id: &str, payload: Option<&str>, request: Request) -> Response {
-    if let Err(refusal) = cf.gate.admit(dialect, request.headers()) {
+async fn sync(
+    cf: &SyncCf,
+    dialect: &Dialect,
+    store_id: &str,
+    payload: Option<&str>,
+    parts: Parts,
+    body: Body,
+) -> Response {
+    if let Err(refusal) = cf.gate.admit(dialect, &parts.headers) {
         return refuse(refusal);
     }
     let parsed = StoreId::parse(store_id).and_then(|store| {
         let payload = payload.map(decode_payload).transpose()?;
-        let context = cf.gate.context(dialect, &store, payload.as_deref(), request.headers(), request.uri().query())?;
+        let context = cf.gate.context(dialect, &store, payload.as_deref(), &parts)?;
         Ok((store, context))
     });
     let (store, context) = match parsed {
@@ -115,11 +124,13 @@ async fn sync(cf: &SyncCf, dialect: &Dialect, store_id: &str, payload: Option<&s
         }
     };
     let log = cf.gate.log.store(store, context);
-    if *dialect == rpc::HTTP { http(&cf.gate, log, request).await } else { websocket(cf, dialect, log, request).await }
+    match *dialect == rpc::HTTP {
+        true => http(&cf.gate, log, &parts.method, body).await,
+        false => websocket(cf, dialect, log, parts).await,
+    }
 }
 
-async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, request: Request) -> Response {
-    let (mut parts, _) = request.into_parts();
+async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, mut parts: Parts) -> Response {
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
@@ -146,14 +157,14 @@ async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, request: Reque
     }
 }
 
-async fn http(gate: &Gate, log: StoreLog, request: Request) -> Response {
-    if request.method() != Method::POST {
+async fn http(gate: &Gate, log: StoreLog, method: &Method, body: Body) -> Response {
+    if method != Method::POST {
         let headers = [(header::ALLOW, "POST, OPTIONS")];
         return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
     }
     // Who it is comes first, and what it sends is looked at only if it is somebody.
     let most = if log.is_stranger().await { STRANGERS_BYTES } else { gate.max_frame_bytes };
-    match gate.body_of_at_most(request.into_body(), &log.account_to_send(), most).await {
+    match gate.body_of_at_most(body, &log.account_to_send(), most).await {
         Ok(body) => rpc::answer(log, body, &gate.connections, gate.ending.clone()).await,
         Err(refusal) => refuse(refusal),
     }

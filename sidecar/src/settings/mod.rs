@@ -5,57 +5,34 @@ pub mod values;
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::fmt;
 
-/// A setting that cannot be used.
-#[derive(Debug)]
-pub enum SettingsError {
-    /// Settings that contradict each other, and what to change.
-    Together(Cow<'static, str>),
-    /// The value of one option.
-    Value { option: &'static str, problem: Box<dyn Error + Send + Sync> },
-}
+/// A setting that cannot be used, or settings that contradict each other: what to change.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(Cow<'static, str>);
 
 impl SettingsError {
-    /// Names the option whose value is the problem.
+    /// Names the option whose value is the problem. What caused the problem becomes part of the text.
     pub fn of<E: Into<Box<dyn Error + Send + Sync>>>(option: &'static str) -> impl FnOnce(E) -> Self {
-        move |problem| Self::Value { option, problem: problem.into() }
-    }
-}
-
-impl fmt::Display for SettingsError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Together(text) => f.write_str(text),
-            Self::Value { option, problem } => {
-                write!(f, "{option}: {problem}")?;
-                let mut cause = problem.source();
-                while let Some(error) = cause {
-                    write!(f, ": {error}")?;
-                    cause = error.source();
-                }
-                Ok(())
+        move |problem| {
+            let problem = problem.into();
+            let (mut text, mut cause) = (option.to_string(), Some(&*problem as &dyn Error));
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
             }
+            Self(text.into())
         }
     }
 }
 
-/// Without a source: what caused it is part of the text.
-impl Error for SettingsError {}
-
-impl From<&'static str> for SettingsError {
-    fn from(text: &'static str) -> Self {
-        Self::Together(text.into())
+impl<T: Into<Cow<'static, str>>> From<T> for SettingsError {
+    fn from(text: T) -> Self {
+        Self(text.into())
     }
 }
 
-impl From<String> for SettingsError {
-    fn from(text: String) -> Self {
-        Self::Together(text.into())
-    }
-}
-
-/// Checks that a secret, if it is given, is not empty.
+/// A secret, if it is given, is not empty.
 pub fn check_secret(option: &str, secret: Option<&str>) -> Result<(), SettingsError> {
     match secret {
         Some("") => Err(format!("{option} is empty: give it one that nobody guesses, or leave it out").into()),
@@ -65,10 +42,8 @@ pub fn check_secret(option: &str, secret: Option<&str>) -> Result<(), SettingsEr
 
 /// The same for another text.
 pub fn check_text(option: &str, text: Option<&str>) -> Result<(), SettingsError> {
-    match text {
-        Some(text) if text.trim().is_empty() => {
-            Err(format!("{option} is empty: say what it is, or leave it out").into())
-        }
-        _ => Ok(()),
+    if text.is_some_and(|text| text.trim().is_empty()) {
+        return Err(format!("{option} is empty: say what it is, or leave it out").into());
     }
+    Ok(())
 }

@@ -173,25 +173,15 @@ pub struct GaugeValues {
 }
 
 /// What Prometheus is to read now.
-pub fn render(handle: &PrometheusHandle, gauges: GaugeValues) -> String {
-    let GaugeValues {
-        is_listening,
-        queued_bytes,
-        held_stores,
-        buffer_bytes,
-        pool_idle,
-        pool_busy,
-        pool_waiting,
-        relay_devices,
-    } = gauges;
-    gauge!(LISTENING).set(f64::from(u8::from(is_listening)));
-    gauge!(COMMIT_QUEUE).set(queued_bytes as f64);
-    gauge!(BUFFER_BYTES).set(buffer_bytes as f64);
-    gauge!(HELD_STORES).set(held_stores as f64);
-    gauge!(POOL, "state" => "idle").set(pool_idle as f64);
-    gauge!(POOL, "state" => "busy").set(pool_busy as f64);
-    gauge!(POOL_WAITING).set(pool_waiting as f64);
-    gauge!(RELAY_DEVICES).set(relay_devices as f64);
+pub fn render(handle: &PrometheusHandle, values: GaugeValues) -> String {
+    gauge!(LISTENING).set(f64::from(u8::from(values.is_listening)));
+    gauge!(COMMIT_QUEUE).set(values.queued_bytes as f64);
+    gauge!(BUFFER_BYTES).set(values.buffer_bytes as f64);
+    gauge!(HELD_STORES).set(values.held_stores as f64);
+    gauge!(POOL, "state" => "idle").set(values.pool_idle as f64);
+    gauge!(POOL, "state" => "busy").set(values.pool_busy as f64);
+    gauge!(POOL_WAITING).set(values.pool_waiting as f64);
+    gauge!(RELAY_DEVICES).set(values.relay_devices as f64);
     handle.render()
 }
 

@@ -60,13 +60,7 @@ async fn api(State(electric): State<Arc<Electric>>, request: Request) -> Respons
 
 async fn pull(electric: Arc<Electric>, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
-        let log = electric.gate.store(
-            &ELECTRIC,
-            &pull.store_id,
-            pull.payload.as_deref(),
-            &request.headers,
-            request.uri.query(),
-        )?;
+        let log = electric.gate.store(&ELECTRIC, &pull.store_id, pull.payload.as_deref(), request)?;
         Ok((pull, log))
     });
     match parsed {
@@ -87,7 +81,7 @@ async fn push(electric: Arc<Electric>, request: Request) -> Response {
         Err((status, message)) => return api::failure(status, &message, Value::Null),
     };
     let parsed = api::Push::parse(&body).and_then(|push| {
-        let log = electric.gate.store(&ELECTRIC, &push.store_id, None, &parts.headers, parts.uri.query())?;
+        let log = electric.gate.store(&ELECTRIC, &push.store_id, None, &parts)?;
         Ok((push.batch, log))
     });
     match parsed {
@@ -129,7 +123,7 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
     }
     let upstream = electric.upstream.as_ref();
     let mut patience = asked.patience(upstream.map(|_| GRACE).unwrap_or_default(), &electric.gate.ending);
-    let context = match electric.gate.unnamed_context(&SHAPE, None, &request.headers, request.uri.query()) {
+    let context = match electric.gate.unnamed_context(&SHAPE, None, &request) {
         Ok(context) => Arc::new(context),
         Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };

@@ -44,7 +44,7 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
     let Some(relay) = peers.relay.clone() else {
         return refuse((StatusCode::NOT_FOUND, "the peer relay is switched off on this server".into()));
     };
-    let credentials = gate.credentials(&parts.headers, parts.uri.query());
+    let credentials = gate.credentials(&parts);
     let identity = match gate.authentication.identify(&credentials).await {
         Ok(identity) => Arc::new(identity),
         Err(Refused::TooMany { subject, most }) => {
@@ -86,6 +86,6 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
 /// The log of the user's store.
 fn history(gate: &Gate, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, String> {
     let store = StoreId::parse(&name.replace("{user}", &identity.subject))?;
-    let context = gate.context(&RELAY, &store, None, &parts.headers, parts.uri.query())?;
+    let context = gate.context(&RELAY, &store, None, parts)?;
     Ok(gate.log.store_for_request(store, context.of(Arc::clone(identity))).given())
 }

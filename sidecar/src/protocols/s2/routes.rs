@@ -58,8 +58,7 @@ async fn api(State(s2): State<Arc<S2>>, request: Request) -> Response {
 
 async fn pull(s2: Arc<S2>, request: &Parts) -> Response {
     let parsed = api::Pull::parse(request.uri.query().unwrap_or_default()).and_then(|pull| {
-        let log =
-            s2.gate.store(&SYNC_S2, &pull.store_id, pull.payload.as_deref(), &request.headers, request.uri.query())?;
+        let log = s2.gate.store(&SYNC_S2, &pull.store_id, pull.payload.as_deref(), request)?;
         Ok((pull, log))
     });
     match parsed {
@@ -79,7 +78,7 @@ async fn push(s2: Arc<S2>, request: Request) -> Response {
         Err((status, message)) => return api::failure(status, &message),
     };
     let parsed = api::Push::parse(&body).and_then(|push| {
-        let log = s2.gate.store(&SYNC_S2, &push.store_id, None, &parts.headers, parts.uri.query())?;
+        let log = s2.gate.store(&SYNC_S2, &push.store_id, None, &parts)?;
         Ok((push.batch, log))
     });
     match parsed {
@@ -143,7 +142,7 @@ impl S2 {
 
     /// What is going to be appended must not create a second store of a name.
     async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreId>, RestError> {
-        let context = self.gate.unnamed_context(&REST, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
+        let context = self.gate.unnamed_context(&REST, None, parts).map_err(invalid)?;
         let (age, action) =
             if parts.method == Method::POST { (Age::Now, Action::Push) } else { (Age::Any, Action::Pull) };
         let found = self.gate.log.find(&Alias::Stream(name), age, action, &Arc::new(context)).await;
@@ -176,7 +175,7 @@ impl S2 {
             },
         };
         let store = StoreId::parse(&store_id).map_err(invalid)?;
-        let context = self.gate.context(&REST, &store, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
+        let context = self.gate.context(&REST, &store, None, parts).map_err(invalid)?;
         Ok((self.gate.log.store_for_request(store, context), exists))
     }
 }
