@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Log;
-use super::authorize::{Action, Denied};
+use super::access::authorize::{Action, Denied};
 use super::context::Context;
 use super::store_id::StoreId;
 use super::text::PgText;

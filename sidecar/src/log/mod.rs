@@ -1,28 +1,15 @@
 //! The log: all that a protocol knows of event logs in Postgres.
 
-mod admin;
-mod admission;
-mod ahead;
+mod access;
 mod aliases;
-mod authorize;
-mod commit;
-mod contention;
 mod context;
 mod event;
-mod held;
-mod history;
 mod limits;
-mod listener;
-mod outcome;
-mod pull;
-mod push;
+mod read;
 mod relayed;
-mod store;
-mod store_digest;
 mod store_id;
-mod subscription;
-mod tail;
 mod text;
+mod write;
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,28 +21,28 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-pub use admin::ResetError;
+pub use access::administrator::ResetError;
+pub use access::authorize::{Action, Denied, check_authorize_function};
+pub use access::store::{Reserved, StoreLog};
 pub use aliases::{Age, Alias, FindError, Location};
-pub use authorize::{Action, Denied, check_authorize_function};
 pub use context::Context;
 pub use event::{AbsentArgs, Batch, Event, EventFields};
-pub use history::History;
 pub use limits::PushBounds;
-pub use outcome::{PushError, Pushed};
-pub use pull::Page;
+pub use read::page::Page;
+pub use read::scan::History;
+pub use read::subscription::{Delivery, Subscription};
+pub use read::tail::StreamEnd;
 pub use relayed::{ReadError, RelayedEvent};
-pub use store::{Reserved, StoreLog};
 pub use store_id::StoreId;
-pub use subscription::{Delivery, Subscription};
-pub use tail::StreamEnd;
 pub use text::PgText;
+pub use write::outcome::{PushError, Pushed};
 
+use access::authorize::Authorizer;
 use aliases::Aliases;
-use authorize::Authorizer;
 use limits::Limits;
-use listener::Listener;
-use push::CommitQueue;
-use tail::Tails;
+use read::listener::Listener;
+use read::tail::Tails;
+use write::queue::CommitQueue;
 
 use crate::auth::Authentication;
 use crate::budget::Budget;

@@ -5,11 +5,11 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
-use super::authorize::{Action, Denied};
+use super::access::authorize::{Action, Denied};
+use super::access::store::StoreLog;
 use super::event::Origin;
-use super::outcome::{PushError, rejected};
-use super::store::StoreLog;
 use super::text::PgText;
+use super::write::outcome::{PushError, rejected};
 use crate::postgres::{DatabaseError, Unreadable, retry_until_available};
 
 /// The bounds of a page.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::event::Event;
-use super::pull::{PAGE_BYTES, Page, pull};
-use super::store_id::StoreId;
+use super::page::{PAGE_BYTES, Page, pull};
 use crate::budget::{Account, FREE, Share};
+use crate::log::event::Event;
+use crate::log::store_id::StoreId;
 use crate::postgres::{Database, Unreadable, retry_until_available};
 
 /// A page ends with the event with which it is large enough: so much may it take, with an event as large as any may be by default.

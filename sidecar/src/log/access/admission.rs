@@ -1,14 +1,14 @@
 //! Whether a push may go into the queue, and when.
 
 use super::authorize::Action;
-use super::event::Batch;
-use super::outcome::PushError;
 use super::store::{Reserved, StoreLog};
 use crate::auth::Access;
+use crate::log::event::Batch;
+use crate::log::write::outcome::PushError;
 
 impl StoreLog {
     /// Whether the client may append this, and now. Its own limit comes before what it makes others do.
-    pub(super) async fn may_push_now(&self, batch: &Batch) -> Result<(), PushError> {
+    pub(in crate::log) async fn may_push_now(&self, batch: &Batch) -> Result<(), PushError> {
         let (limits, bytes) = (self.limits(), batch.json().len());
         self.check_token(Access::Write, Action::Push.refusal()).await?;
         if let Some(subject) = self.context().subject() {
@@ -37,7 +37,7 @@ impl StoreLog {
         Some(Ok(Reserved { batch, space }))
     }
 
-    pub(super) async fn wait_until_it_may_push(&self, batch: &Batch) -> Result<(), PushError> {
+    pub(in crate::log) async fn wait_until_it_may_push(&self, batch: &Batch) -> Result<(), PushError> {
         let (limits, bytes) = (self.limits(), batch.json().len());
         limits.check_sizes(batch.sizes())?;
         self.check_token(Access::Write, Action::Push.refusal()).await?;

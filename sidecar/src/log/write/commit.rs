@@ -16,8 +16,8 @@ use tracing::{Span, debug_span, error, warn};
 
 use super::held::Held;
 use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
-use super::push::{Push, size};
-use super::tail::Tails;
+use super::queue::{Push, size};
+use crate::log::read::tail::Tails;
 use crate::metrics;
 use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
 
@@ -32,7 +32,7 @@ const QUEUE_TIME: Duration = Duration::from_secs(1);
 /// without a word would otherwise stay silent for minutes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The other end of a [`super::push::CommitQueue`]: owns one connection and runs one transaction at a time, so that a store's pushes
+/// The other end of a [`super::queue::CommitQueue`]: owns one connection and runs one transaction at a time, so that a store's pushes
 /// commit, and reach its tail, in order. What is to be tried again is left to [`Held`].
 pub struct Committer {
     session: Session,
@@ -115,7 +115,7 @@ impl Committer {
         Self { session: Session { database, tails, is_main: true, connection: None }, held, waiting, is_behind }
     }
 
-    /// Commits until every [`super::push::CommitQueue`] is dropped and the queue is empty.
+    /// Commits until every [`super::queue::CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
         let Session { database, tails, .. } = &self.session;
         let again = Session { database: database.clone(), tails: Arc::clone(tails), is_main: false, connection: None };

@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::commit::Committer;
-use super::context::Context;
-use super::event::Batch;
 use super::held::Held;
 use super::outcome::{PushError, Pushed};
-use super::store_id::StoreId;
-use super::tail::Tails;
+use crate::log::context::Context;
+use crate::log::event::Batch;
+use crate::log::read::tail::Tails;
+use crate::log::store_id::StoreId;
 use crate::metrics::Limit;
 use crate::postgres::Database;
 

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use super::authorize::Denied;
+use crate::log::access::authorize::Denied;
 use crate::postgres::Retry;
 use crate::refusals::Reason;
 

@@ -11,25 +11,25 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::aliases::Location;
 use super::authorize::{Action, Denied};
-use super::context::Context;
-use super::event::{Batch, Origin};
-use super::history::History;
-use super::limits::Limits;
-use super::outcome::{PushError, Pushed};
-use super::pull::{self, Page};
-use super::push::Space;
 use crate::auth::{Access, Identity, Refused};
 use crate::budget::{Account, FREE, Share};
+use crate::log::aliases::Location;
+use crate::log::context::Context;
+use crate::log::event::{Batch, Origin};
+use crate::log::limits::Limits;
+use crate::log::read::page::{self as pull, Page};
+use crate::log::read::scan::History;
+use crate::log::write::outcome::{PushError, Pushed};
+use crate::log::write::queue::Space;
 use crate::metrics;
 use crate::postgres::{Database, Unreadable, retry_until_available};
 use crate::refusals::{Asked, Reason, Whom, refused};
 use crate::time::passed;
 
-use super::store_id::StoreId;
-use super::subscription::Subscription;
-use super::{LAG, Log, PullError, check_cursor};
+use crate::log::read::subscription::Subscription;
+use crate::log::store_id::StoreId;
+use crate::log::{LAG, Log, PullError, check_cursor};
 
 /// How often keys that are away, or a place among the connections of a subject, are looked for.
 const RETRY: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Cheap to clone. Pushes and pulls are asked of the operator's authorize function first, if there is one.
 #[derive(Clone)]
 pub struct StoreLog {
-    pub(super) log: Log,
+    pub(in crate::log) log: Log,
     store: StoreId,
     context: Arc<Context>,
     /// With another payload than that which was asked about, a request is a connection of its own.
@@ -50,8 +50,8 @@ pub struct StoreLog {
 
 /// A batch that has its room in the queue.
 pub struct Reserved {
-    pub(super) batch: Batch,
-    pub(super) space: Space,
+    pub(in crate::log) batch: Batch,
+    pub(in crate::log) space: Space,
 }
 
 impl Reserved {
@@ -76,28 +76,28 @@ enum Room {
 }
 
 impl StoreLog {
-    pub(super) fn new(log: Log, store: StoreId, context: Arc<Context>) -> Self {
+    pub(in crate::log) fn new(log: Log, store: StoreId, context: Arc<Context>) -> Self {
         Self { log, store, context, is_connected: true, is_own: false, last_push: Arc::default() }
     }
 
-    pub(super) fn unconnected(self) -> Self {
+    pub(in crate::log) fn unconnected(self) -> Self {
         Self { is_connected: false, ..self }
     }
 
-    pub(super) fn database(&self) -> &Database {
+    pub(in crate::log) fn database(&self) -> &Database {
         &self.log.database
     }
 
     /// One of the connections that pushes of the peer relay may use at once.
-    pub(super) async fn relay_turn(&self) -> Option<SemaphorePermit<'_>> {
+    pub(in crate::log) async fn relay_turn(&self) -> Option<SemaphorePermit<'_>> {
         self.log.relay_turns.acquire().await.ok()
     }
 
-    pub(super) fn limits(&self) -> &Limits {
+    pub(in crate::log) fn limits(&self) -> &Limits {
         &self.log.limits
     }
 
-    pub(super) fn context(&self) -> &Context {
+    pub(in crate::log) fn context(&self) -> &Context {
         &self.context
     }
 
@@ -121,7 +121,7 @@ impl StoreLog {
     }
 
     /// How long a client that is told of it waits for the database.
-    pub(super) fn patience(&self) -> Duration {
+    pub(in crate::log) fn patience(&self) -> Duration {
         self.log.commits.timeout()
     }
 
@@ -156,7 +156,7 @@ impl StoreLog {
     ///
     /// # Errors
     /// Too many wait, or this one has waited for too long.
-    pub(super) async fn wait_for_place(&self) -> Result<(), Denied> {
+    pub(in crate::log) async fn wait_for_place(&self) -> Result<(), Denied> {
         match self.identity().await {
             Err(denied) if denied.may_pass() => Err(denied),
             _ => Ok(()),
@@ -229,7 +229,7 @@ impl StoreLog {
     }
 
     /// Counts what became of a push, and tells the operator if it was refused.
-    pub(super) fn answered(&self, origin: &Origin, result: Result<(), &PushError>) {
+    pub(in crate::log) fn answered(&self, origin: &Origin, result: Result<(), &PushError>) {
         metrics::pushed(self.context.dialect(), result.as_ref().map_or_else(|error| error.name(), |()| "accepted"));
         if let Err(error) = result
             && let Some(reason) = error.refusal()
@@ -238,7 +238,7 @@ impl StoreLog {
         }
     }
 
-    pub(super) async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
+    pub(in crate::log) async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
         let identity = self.identity().await?;
         if identity.has_ended() {
             return Err(Denied::new(Reason::Token, Refused::Expired.to_string()));
@@ -267,12 +267,12 @@ impl StoreLog {
     }
 
     /// Whether the token lets the client do this. Waits as [`Self::connect`].
-    pub(super) async fn has_token_for(&self, action: Action) -> bool {
+    pub(in crate::log) async fn has_token_for(&self, action: Action) -> bool {
         self.check_token(action.access(), action.refusal()).await.is_ok()
     }
 
     /// Whether the client may do this. Waits as [`Self::connect`].
-    pub(super) async fn is_allowed(&self, action: Action) -> bool {
+    pub(in crate::log) async fn is_allowed(&self, action: Action) -> bool {
         self.authorize(action).await.is_ok()
     }
 
@@ -281,7 +281,7 @@ impl StoreLog {
         self.authorize(action).await.inspect_err(|denied| self.refuse(action, denied))
     }
 
-    pub(super) async fn authorize(&self, action: Action) -> Result<(), Denied> {
+    pub(in crate::log) async fn authorize(&self, action: Action) -> Result<(), Denied> {
         if !self.is_connected {
             self.ask(Action::Connect).await?;
         }

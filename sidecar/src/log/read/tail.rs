@@ -13,14 +13,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
-use super::ahead::Ahead;
 use super::contention::Contention;
-use super::event::Event;
-use super::pull::{PAGE_BYTES, PAGE_EVENTS, Page, pull, status};
+use super::page::{PAGE_BYTES, PAGE_EVENTS, Page, pull, status};
+use super::prefetch::Ahead;
 use super::store_digest::StoreDigest;
-use super::store_id::StoreId;
 use super::subscription::Subscription;
 use crate::budget::Account;
+use crate::log::event::Event;
+use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Database, DatabaseError, Retry, Unreadable, retry_until_available};
 
 /// The most that a tail holds. Whoever is further behind reads from Postgres.

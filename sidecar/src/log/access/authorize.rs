@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use super::context::Context;
-use super::store_id::StoreId;
 use crate::auth::Access;
+use crate::log::context::Context;
+use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Pooled, Retry};
 use crate::refusals::{Asked, Reason};
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::ahead::{Ahead, cost};
-use super::context::Context;
-use super::event::Event;
+use super::prefetch::{Ahead, cost};
 use super::tail::{News, Pace, Standing, StreamEnd, Tail};
 use crate::budget::{Account, FREE, Share};
+use crate::log::context::Context;
+use crate::log::event::Event;
 use crate::metrics::{self, Present};
 use crate::time::passed;
 
@@ -39,7 +39,7 @@ pub struct Delivery {
 }
 
 impl Subscription {
-    pub(super) fn new(
+    pub(in crate::log) fn new(
         tail: Arc<Tail>,
         changed: watch::Receiver<Standing>,
         last: i64,
@@ -61,7 +61,7 @@ impl Subscription {
     }
 
     /// Ends with the token of the reader, who keeps a place among the connections of its subject.
-    pub(super) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
+    pub(in crate::log) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
         let present = Present::stream(reader.dialect());
         Self { until, _reader: Some((reader, present)), ..self }
     }

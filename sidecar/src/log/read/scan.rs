@@ -2,13 +2,13 @@
 
 use tokio::time::Instant;
 
-use super::ahead::Ahead;
-use super::authorize::Denied;
-use super::pull::Page;
-use super::store_id::StoreId;
-use super::{Log, PullError, check_cursor};
+use super::page::Page;
+use super::prefetch::Ahead;
 use crate::auth::Refused;
 use crate::budget::Account;
+use crate::log::access::authorize::Denied;
+use crate::log::store_id::StoreId;
+use crate::log::{Log, PullError, check_cursor};
 use crate::refusals::Reason;
 
 /// The pages of a log up to its end.
@@ -25,7 +25,7 @@ pub struct History {
 
 impl History {
     /// Of the events after a cursor, as far as a token lasts.
-    pub(super) fn new(
+    pub(in crate::log) fn new(
         log: Log,
         store: StoreId,
         after: i64,

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use super::commit::{GROUP_BYTES, GROUP_PUSHES, Session};
-use super::push::{Push, size};
-use super::store_id::StoreId;
+use super::queue::{Push, size};
+use crate::log::store_id::StoreId;
 
 /// How long the pushes of a store wait before they are tried again: at first as long as another commit takes.
 const SHORTEST: Duration = Duration::from_millis(2);

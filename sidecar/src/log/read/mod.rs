@@ -1,0 +1,10 @@
+//! Reading logs: page by page from Postgres, and live from tails.
+
+pub mod contention;
+pub mod listener;
+pub mod page;
+pub mod prefetch;
+pub mod scan;
+pub mod store_digest;
+pub mod subscription;
+pub mod tail;
