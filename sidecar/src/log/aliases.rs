@@ -10,8 +10,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::Log;
-use super::access::authorize::{Action, Denied};
+use super::access::authorize::Action;
 use super::context::Context;
+use super::error::Denied;
 use super::store_id::StoreId;
 use super::text::PgText;
 use crate::postgres::{Database, DatabaseError, Unreadable, retry_until_available};

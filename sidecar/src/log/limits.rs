@@ -9,8 +9,8 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
 use tokio::task::JoinSet;
 
+use super::error::PushError;
 use super::store_id::StoreId;
-use super::write::outcome::PushError;
 use crate::flow::{Flow, Rate};
 use crate::metrics::Limit;
 

@@ -3,6 +3,7 @@
 mod access;
 mod aliases;
 mod context;
+mod error;
 mod event;
 mod limits;
 mod read;
@@ -12,36 +13,37 @@ mod text;
 mod write;
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 pub use access::administrator::ResetError;
-pub use access::authorize::{Action, Denied, check_authorize_function};
+pub use access::authorize::{Action, check_authorize_function};
 pub use access::store::{Reserved, StoreLog};
 pub use aliases::{Age, Alias, FindError, Location};
 pub use context::Context;
+pub use error::{Denied, PullError, PushError};
 pub use event::{AbsentArgs, Batch, Event, EventFields};
 pub use limits::PushBounds;
 pub use read::page::Page;
-pub use read::scan::History;
+pub use read::scan::Scan;
 pub use read::subscription::{Delivery, Subscription};
 pub use read::tail::StreamEnd;
 pub use relayed::{ReadError, RelayedEvent};
 pub use store_id::StoreId;
 pub use text::PgText;
-pub use write::outcome::{PushError, Pushed};
+pub use write::outcome::Pushed;
 
 use access::authorize::Authorizer;
 use aliases::Aliases;
 use limits::Limits;
 use read::listener::Listener;
-use read::tail::Tails;
+use read::tails::Tails;
+use write::commit::Committer;
 use write::queue::CommitQueue;
 
 use crate::auth::Authentication;
@@ -49,7 +51,6 @@ use crate::budget::Budget;
 use crate::metrics::Standing;
 pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
-use crate::seldom::Seldom;
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]
@@ -92,45 +93,6 @@ const RELAY_TURNS: usize = 2;
 
 /// How long a tail is given to catch up with Postgres before it is looked at again.
 const LAG: Duration = Duration::from_millis(20);
-
-/// Why a client cannot read on from where it is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PullError {
-    /// Its cursor is from another life of the log.
-    #[error("the log was reset")]
-    BackendIdMismatch { expected: Arc<str>, received: String },
-    /// Its cursor is beyond the head: the log has lost events that a client has seen.
-    #[error("the log has lost events that this client has seen: ask the operator")]
-    Rewound,
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-}
-
-fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
-    if let Some(received) = backend_id
-        && *received != *log.backend_id
-    {
-        return Err(PullError::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
-    }
-    if after > log.head {
-        // To go on would join what the client has to events that do not follow it.
-        static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(Duration::from_secs(60), 1000));
-        if let Some(suppressed) = SAID.suppressed(store.clone()) {
-            warn!(
-                ?store,
-                head = log.head,
-                claimed = after,
-                suppressed,
-                "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
-                 livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
-            );
-        }
-        return Err(PullError::Rewound);
-    }
-    Ok(())
-}
 
 /// Why the sidecar is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -175,7 +137,8 @@ impl Log {
         let limits = Limits::start(bounds, tasks);
         let tails = Tails::new(database.clone(), contention_window);
         let is_listening = Arc::new(AtomicBool::new(false));
-        let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout, last_moment);
+        let (commits, waiting) = CommitQueue::new(push_timeout, last_moment);
+        let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);
         let listener =
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());

@@ -5,11 +5,12 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
-use super::access::authorize::{Action, Denied};
+use super::access::authorize::Action;
 use super::access::store::StoreLog;
+use super::error::{Denied, PushError};
 use super::event::Origin;
 use super::text::PgText;
-use super::write::outcome::{PushError, rejected};
+use super::write::outcome::rejected;
 use crate::postgres::{DatabaseError, Unreadable, retry_until_available};
 
 /// The bounds of a page.

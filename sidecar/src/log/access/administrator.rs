@@ -2,9 +2,9 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::authorize::Denied;
 use super::store::StoreLog;
 use crate::auth::Access;
+use crate::log::error::Denied;
 use crate::postgres::DatabaseError;
 
 /// What `livestore.reset_store` raises for a store that there is not.

@@ -3,8 +3,8 @@
 use super::authorize::Action;
 use super::store::{Reserved, StoreLog};
 use crate::auth::Access;
+use crate::log::error::PushError;
 use crate::log::event::Batch;
-use crate::log::write::outcome::PushError;
 
 impl StoreLog {
     /// Whether the client may append this, and now. Its own limit comes before what it makes others do.

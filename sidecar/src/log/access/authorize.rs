@@ -8,6 +8,7 @@ use tracing::warn;
 
 use crate::auth::Access;
 use crate::log::context::Context;
+use crate::log::error::Denied;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Pooled, Retry};
 use crate::refusals::{Asked, Reason};
@@ -45,26 +46,6 @@ impl Action {
             Self::Pull => "not allowed to pull from this store",
             Self::Push => "not allowed to push to this store",
         }
-    }
-}
-
-/// The token, the operator's function or something else says no.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct Denied {
-    pub reason: Reason,
-    /// For the client.
-    pub text: String,
-}
-
-impl Denied {
-    pub fn new(reason: Reason, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into() }
-    }
-
-    /// Whether the client may do it later, as it is.
-    pub fn may_pass(&self) -> bool {
-        self.reason == Reason::Connections
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::authorize::{Action, Denied};
+use super::authorize::Action;
 use crate::auth::{Access, Identity, Refused};
 use crate::budget::{Account, FREE, Share};
 use crate::log::aliases::Location;
@@ -19,17 +19,20 @@ use crate::log::context::Context;
 use crate::log::event::{Batch, Origin};
 use crate::log::limits::Limits;
 use crate::log::read::page::{self as pull, Page};
-use crate::log::read::scan::History;
-use crate::log::write::outcome::{PushError, Pushed};
-use crate::log::write::queue::Space;
+use crate::log::read::scan::Scan;
+use crate::log::write::outcome::Pushed;
+use crate::log::write::push::Space;
 use crate::metrics;
 use crate::postgres::{Database, Unreadable, retry_until_available};
 use crate::refusals::{Asked, Reason, Whom, refused};
 use crate::time::passed;
 
+use crate::log::error::{Denied, PullError, PushError};
+use crate::log::read::cursor::check_cursor;
+use crate::log::read::prefetch::Prefetch;
 use crate::log::read::subscription::Subscription;
 use crate::log::store_id::StoreId;
-use crate::log::{LAG, Log, PullError, check_cursor};
+use crate::log::{LAG, Log};
 
 /// How often keys that are away, or a place among the connections of a subject, are looked for.
 const RETRY: Duration = Duration::from_secs(1);
@@ -447,14 +450,18 @@ impl StoreLog {
         self.log.aliases.forget(&self.store).await;
     }
 
+    fn prefetch(&self) -> Prefetch {
+        Prefetch::new(self.log.database.clone(), self.store.clone(), self.account())
+    }
+
     /// The events after a cursor, up to where the log stands now: the last event that a client has seen, and the backend
     /// id that came with it.
     ///
     /// # Errors
     /// Not allowed.
-    pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<History, PullError> {
+    pub async fn history(&self, after: i64, backend_id: Option<String>) -> Result<Scan, PullError> {
         self.permit(Action::Pull).await?;
-        Ok(History::new(self.log.clone(), self.store.clone(), after, backend_id, self.until().await, self.account()))
+        Ok(Scan::new(self.prefetch(), after, backend_id, self.until().await))
     }
 
     /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
@@ -511,7 +518,7 @@ impl StoreLog {
         self.permit(Action::Pull).await?;
         let tails = &self.log.tails;
         loop {
-            let subscription = tails.subscribe(&self.store, Some(after), self.account()).await?;
+            let subscription = Subscription::begin(tails, Some(after), self.prefetch()).await?;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
                 return Ok(subscription.of(Arc::clone(&self.context), self.until().await));
@@ -533,27 +540,12 @@ impl StoreLog {
     pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
         loop {
             let subscription = self.subscribe(after, None).await?;
-            if let Some(head) = self.head_of(&subscription).await? {
+            if let Some(head) = subscription.head().await? {
                 return Ok((subscription, head));
             }
             drop(subscription);
             tokio::time::sleep(LAG).await;
         }
-    }
-
-    /// The head of the log that a subscription follows, as Postgres knows it now: its tail may not have heard of everything yet.
-    /// `None` if the log is another one by now, of which the subscription is about to hear. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub async fn head_of(&self, subscription: &Subscription) -> Result<Option<i64>, Unreadable> {
-        let page = self.status().await?;
-        self.log.tails.hint(&self.store, page.head);
-        let is_same = page.backend_id == *subscription.backend_id();
-        if !is_same {
-            self.log.tails.refresh(&self.store);
-        }
-        Ok(is_same.then_some(page.head))
     }
 
     /// The id of this life of the log, without asking whether the client may know it. Waits while the database is away.
@@ -574,7 +566,7 @@ impl StoreLog {
     /// Not allowed.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
         self.permit(Action::Pull).await?;
-        let subscription = self.log.tails.subscribe(&self.store, None, self.account()).await?;
+        let subscription = Subscription::begin(&self.log.tails, None, self.prefetch()).await?;
         Ok(subscription.of(Arc::clone(&self.context), self.until().await))
     }
 }

@@ -1,10 +1,14 @@
 //! Reading logs: page by page from Postgres, and live from tails.
 
 pub mod contention;
+pub mod cursor;
 pub mod listener;
 pub mod page;
 pub mod prefetch;
+pub mod registry;
 pub mod scan;
 pub mod store_digest;
 pub mod subscription;
 pub mod tail;
+pub mod tails;
+pub mod window;

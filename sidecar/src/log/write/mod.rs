@@ -3,4 +3,5 @@
 pub mod commit;
 pub mod held;
 pub mod outcome;
+pub mod push;
 pub mod queue;

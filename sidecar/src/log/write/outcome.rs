@@ -6,59 +6,9 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use crate::log::access::authorize::Denied;
+use crate::log::error::{Denied, PushError};
 use crate::postgres::Retry;
 use crate::refusals::Reason;
-
-/// Why a push is not in the log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PushError {
-    #[error("the batch builds on event {provided_num}, but the head of the log is {minimum_expected_num}")]
-    ServerAhead { minimum_expected_num: i64, provided_num: i64 },
-    #[error("the backend id is {expected}, not {received}")]
-    BackendIdMismatch { expected: String, received: String },
-    #[error("{0}")]
-    Invalid(String),
-    /// A hook of the operator says no, or the authorize function, whose message it is; or the token.
-    #[error(transparent)]
-    Rejected(Denied),
-    /// More than may be pushed in a while: nothing of it is in the log.
-    #[error("{0}")]
-    Throttled(String),
-    /// The database was away for too long: whether the push is in the log is not known. It may
-    /// be repeated, since a repeated push is accepted.
-    #[error("the database is not available, try again later")]
-    Unavailable,
-}
-
-impl From<Denied> for PushError {
-    fn from(denied: Denied) -> Self {
-        if denied.may_pass() { Self::Throttled(denied.text) } else { Self::Rejected(denied) }
-    }
-}
-
-impl PushError {
-    /// What refuses the push; `None` if its client goes on by itself.
-    pub fn refusal(&self) -> Option<Reason> {
-        match self {
-            Self::Rejected(denied) => Some(denied.reason),
-            Self::Invalid(_) => Some(Reason::Invalid),
-            Self::ServerAhead { .. } | Self::BackendIdMismatch { .. } | Self::Throttled(_) | Self::Unavailable => None,
-        }
-    }
-
-    /// As metrics name it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::ServerAhead { .. } => "server_ahead",
-            Self::BackendIdMismatch { .. } => "backend_id_mismatch",
-            Self::Invalid(_) => "invalid",
-            Self::Rejected(_) => "rejected",
-            Self::Throttled(_) => "throttled",
-            Self::Unavailable => "unavailable",
-        }
-    }
-}
 
 /// What a push that succeeded left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -171,7 +171,7 @@ impl Feed {
 
     /// Where the log stands that is followed.
     async fn head(&self) -> Option<i64> {
-        self.log.head_of(self.live.as_ref()?).await.ok()?
+        self.live.as_ref()?.head().await.ok()?
     }
 
     async fn send(&mut self, reason: Reason, delivery: &Delivery) -> Result<(), Close> {

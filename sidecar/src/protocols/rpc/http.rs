@@ -17,7 +17,7 @@ use tracing::{Instrument, debug};
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
 use crate::budget::{Share, counted};
-use crate::log::{Denied, History, Page, PullError, StoreLog};
+use crate::log::{Denied, Page, PullError, Scan, StoreLog};
 use crate::protocols::chunks::chunks;
 use crate::protocols::{body, status_of};
 use crate::shutdown::Ending;
@@ -202,7 +202,7 @@ impl Answer {
         self.send(id.success("null")).await
     }
 
-    async fn pages(&mut self, id: &RequestId, mut pages: History, mut page: Page) -> Result<(), Gone> {
+    async fn pages(&mut self, id: &RequestId, mut pages: Scan, mut page: Page) -> Result<(), Gone> {
         loop {
             for (chunk, left) in chunks(&page.events, page.remaining()) {
                 self.send_counted(id.chunk(chunk, left, &page.backend_id), page.share.clone()).await?;
@@ -230,7 +230,7 @@ impl Answer {
     }
 }
 
-async fn first_page(log: &StoreLog, cursor: Option<Cursor>) -> Result<(History, Page), PullError> {
+async fn first_page(log: &StoreLog, cursor: Option<Cursor>) -> Result<(Scan, Page), PullError> {
     let after = cursor.as_ref().map_or(0, |cursor| cursor.event_sequence_number);
     let mut pages = log.history(after, cursor.map(|cursor| cursor.backend_id)).await?;
     let page = pages.next().await?.ok_or(PullError::Rewound)?;
