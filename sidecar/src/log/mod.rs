@@ -7,7 +7,6 @@ mod error;
 mod event;
 mod limits;
 mod read;
-mod relayed;
 mod store_id;
 mod text;
 mod write;
@@ -17,23 +16,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use access::administrator::ResetError;
 pub use access::authorize::{Action, check_authorize_function};
-pub use access::store::{Reserved, StoreLog};
-pub use aliases::{Age, Alias, FindError, Location};
+pub use access::find::FindError;
+pub use access::reader::Reader;
+pub use access::store::StoreLog;
+pub use access::writer::{Admitted, Receipt};
+pub use aliases::{Age, Alias, Location, Naming};
 pub use context::Context;
 pub use error::{Denied, PullError, PushError};
-pub use event::{AbsentArgs, Batch, Event, EventFields};
-pub use limits::PushBounds;
+pub use event::{AbsentArgs, Batch, Event, EventFields, Origin};
+pub use limits::{OverLimit, PushBounds};
 pub use read::page::Page;
 pub use read::scan::Scan;
 pub use read::subscription::{Delivery, Subscription};
 pub use read::tail::StreamEnd;
-pub use relayed::{ReadError, RelayedEvent};
 pub use store_id::StoreId;
 pub use text::PgText;
 pub use write::outcome::Pushed;
@@ -63,7 +63,6 @@ pub struct Parts {
     tails: Arc<Tails>,
     aliases: Aliases,
     limits: Arc<Limits>,
-    relay_turns: Arc<Semaphore>,
     authentication: Arc<Authentication>,
     budget: Arc<Budget>,
     authorizer: Option<Arc<Authorizer>>,
@@ -87,12 +86,6 @@ pub struct LogConfig {
     /// The SQL function to ask whether a client may do what it asks for.
     pub authorize_function: Option<String>,
 }
-
-/// Connections that pushes of the peer relay may use at once.
-const RELAY_TURNS: usize = 2;
-
-/// How long a tail is given to catch up with Postgres before it is looked at again.
-const LAG: Duration = Duration::from_millis(20);
 
 /// Why the sidecar is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -145,14 +138,12 @@ impl Log {
         tasks.spawn(listener.run());
         let aliases = Aliases::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
-        let relay_turns = Arc::new(Semaphore::new(RELAY_TURNS));
         Self(Arc::new(Parts {
             database,
             commits,
             tails,
             aliases,
             limits,
-            relay_turns,
             authentication,
             budget,
             authorizer,
@@ -160,21 +151,7 @@ impl Log {
         }))
     }
 
-    /// The log of a store, for a client with this context.
-    pub fn store(&self, store: StoreId, context: Context) -> StoreLog {
-        StoreLog::new(self.clone(), store, context.into())
-    }
-
-    /// The same for a single request, before which nobody has asked whether the client may connect.
-    pub fn store_for_request(&self, store: StoreId, context: impl Into<Arc<Context>>) -> StoreLog {
-        StoreLog::new(self.clone(), store, context.into()).unconnected()
-    }
-
-    fn store_of(&self, store: &StoreId, context: &Arc<Context>) -> StoreLog {
-        self.store_for_request(store.clone(), Arc::clone(context))
-    }
-
-    /// Names of stores that somebody else gave them.
+    /// Stores by the names that other systems have for them.
     pub fn aliases(&self) -> &Aliases {
         &self.aliases
     }

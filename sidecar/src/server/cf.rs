@@ -106,12 +106,12 @@ async fn websocket(server: Arc<Server>, dialect: Dialect, log: StoreLog, request
     if let Err(denied) = log.has_place().await {
         return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string()));
     }
-    match timeout(CONNECT_TIMEOUT, log.connect()).await {
-        Ok(Ok(())) => {}
+    let log = match timeout(CONNECT_TIMEOUT, log.connect()).await {
+        Ok(Ok(log)) => log,
         Ok(Err(denied)) if denied.may_pass() => return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string())),
         Ok(Err(denied)) => return bad_request(&denied.to_string()),
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
-    }
+    };
     // The span of the request names store and dialect.
     info!("connected");
     let meter = websocket::meter::of(&parts.extensions);

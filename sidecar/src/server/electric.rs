@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Server, observe};
 use crate::auth::penalty;
 use crate::config::Dialect;
-use crate::log::{Action, Age, Alias, Context, StoreId};
+use crate::log::{Action, Age, Alias, Context, StoreId, StoreLog};
 use crate::protocols::electric::{GRACE, api, shape};
 use crate::refusals::{Asked, Reason};
 
@@ -121,29 +121,22 @@ async fn shape(State(server): State<Arc<Server>>, request: Request) -> Response 
         Ok(context) => Arc::new(context),
         Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };
-    let store = match patience.wait_for(find(&server, &asked, &context)).await {
-        Some(Ok(store)) => store,
+    let log = match patience.wait_for(find(&server, &asked, &context)).await {
+        Some(Ok(log)) => log,
         Some(Err(refusal)) => return refusal,
         None => return shape::nothing(&asked, &audience),
     };
-    observe::is_for(Dialect::ElectricShape, &store);
-    let log = server.log.store_for_request(store, context);
-    if let Some(electric) = electric {
-        match shape::forward(electric, &log, &asked, &audience, &mut patience, &server.ending.begun).await {
-            Ok(response) => return response,
-            Err(shape::Instead::Nothing) => return shape::nothing(&asked, &audience),
-            Err(shape::Instead::ReadOurselves) => {}
-        }
-    }
-    shape::answer(log, asked, audience, patience, &server.connections, server.ending.begun.clone()).await
+    observe::is_for(Dialect::ElectricShape, log.id());
+    shape::answer(log, asked, audience, patience, electric, &server.connections, server.ending.begun.clone()).await
 }
 
 /// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
 /// others.
-async fn find(server: &Server, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreId, Response> {
+async fn find(server: &Server, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreLog, Response> {
+    let store = |name: &str| StoreId::parse(name).map(|store| server.log.store(store, Arc::clone(context)));
+    let invalid = |error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error}));
     if let Some(store_id) = &asked.store_id {
-        return StoreId::parse(store_id)
-            .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})));
+        return store(store_id).map_err(invalid);
     }
     // Whose token does not let it use a store of this name need not wait for one: it is refused.
     let is_awaited = asked.is_live
@@ -153,10 +146,9 @@ async fn find(server: &Server, asked: &shape::Request, context: &Arc<Context>) -
         false => server.log.find(&asked.table, Age::Any, Action::Pull, context).await,
     };
     match (found.map_err(|error| shape::not_found(&error))?, &asked.table) {
-        (Some(store), _) => Ok(store),
-        (None, Alias::Suffix(name) | Alias::Stream(name)) => StoreId::parse(name.as_str())
-            .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error}))),
-        (None, Alias::Pooled(number)) => {
+        (Some(log), _) => Ok(log),
+        (None, Alias::Name(_, name)) => store(name.as_str()).map_err(invalid),
+        (None, Alias::Number(number)) => {
             let message = format!("there is no store with the number {number}: see livestore.stores");
             Err(shape::uncached(StatusCode::BAD_REQUEST, json!({"message": message})))
         }

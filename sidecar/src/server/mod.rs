@@ -239,7 +239,7 @@ impl Server {
     ) -> Result<StoreLog, String> {
         let store = StoreId::parse(store_id)?;
         let context = self.context(dialect, &store, payload, headers, query)?;
-        Ok(self.log.store_for_request(store, context))
+        Ok(self.log.store(store, context))
     }
 
     /// Reads a body within the bounds, once there is memory for it: as much as it says that it has. The memory is given back with

@@ -77,5 +77,5 @@ async fn connect(State(server): State<Arc<Server>>, request: Request) -> Respons
 fn history(server: &Server, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, String> {
     let store = StoreId::parse(&name.replace("{user}", &identity.subject))?;
     let context = server.context(Dialect::Relay, &store, None, &parts.headers, parts.uri.query())?;
-    Ok(server.log.store_for_request(store, context.of(Arc::clone(identity))).given())
+    Ok(server.log.store(store, context.of(Arc::clone(identity))).given())
 }

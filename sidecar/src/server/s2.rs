@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Server;
+use super::{Server, observe};
 use crate::budget::Account;
 use crate::config::Dialect;
-use crate::log::{Action, Age, Alias, FindError, PgText, StoreId, StoreLog};
-use crate::protocols::s2::{api, rest};
+use crate::log::{Action, Age, FindError, PgText, StoreId, StoreLog};
+use crate::protocols::s2::{api, names, rest};
 use crate::protocols::{read_json, status_of};
 use crate::refusals::{Asked, Reason};
 
@@ -141,12 +141,12 @@ impl Server {
     }
 
     /// What is going to be appended must not create a second store of a name.
-    async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreId>, Refusal> {
+    async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreLog>, Refusal> {
         let context =
             self.unnamed_context(Dialect::S2Rest, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
         let (age, action) =
             if parts.method == Method::POST { (Age::Now, Action::Push) } else { (Age::Any, Action::Pull) };
-        let found = self.log.find(&Alias::Stream(name), age, action, &Arc::new(context)).await;
+        let found = self.log.find(&names::stream(name), age, action, &Arc::new(context)).await;
         found.map_err(|error| match error {
             FindError::Ambiguous => Refusal(StatusCode::CONFLICT, "ambiguous_stream", error.to_string()),
             FindError::Unreadable(_) => unreadable(&error),
@@ -171,14 +171,17 @@ impl Server {
             // What is no name that the helpers make is that of a store.
             None if !is_stream_name => (name.into(), true),
             None => match self.find(stream_text(name)?, parts).await? {
-                Some(store) => (store.as_str().into(), true),
+                Some(log) => {
+                    observe::is_for(Dialect::S2Rest, log.id());
+                    return Ok((log, true));
+                }
                 None => (name.into(), false),
             },
         };
         let store = StoreId::parse(&store_id).map_err(invalid)?;
         let context =
             self.context(Dialect::S2Rest, &store, None, &parts.headers, parts.uri.query()).map_err(invalid)?;
-        Ok((self.log.store_for_request(store, context), exists))
+        Ok((self.log.store(store, context), exists))
     }
 }
 
@@ -207,7 +210,7 @@ async fn create_stream(State(server): State<Arc<Server>>, request: Request) -> R
     let Stream { stream } = server.json(body, &account).await?;
     StoreId::parse(&stream).map_err(invalid)?;
     // Which stores there are is not for everybody where somebody says who may see which.
-    let alias = Alias::Stream(stream_text(&stream)?);
+    let alias = names::stream(stream_text(&stream)?);
     let exists = server.log.is_public() && server.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
     let info = json!({"name": stream, "created_at": now(), "deleted_at": null});
     created(create(&server.created, format!("stream {stream}")) && !exists, "stream", info)
@@ -245,7 +248,7 @@ async fn list_streams(State(server): State<Arc<Server>>, request: Request) -> Re
     let limit = limit.unwrap_or(1000).clamp(0, 1000);
     let prefix = PgText::parse("prefix", prefix).map_err(invalid)?;
     let start_after = PgText::parse("start_after", start_after).map_err(invalid)?;
-    let mut streams = server.log.aliases().streams(&prefix, &start_after, limit + 1).await.map_err(|_| {
+    let mut streams = server.log.aliases().list(names::LIST, &prefix, &start_after, limit + 1).await.map_err(|_| {
         Refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the database is not available, try again later".into())
     })?;
     let has_more = i64::try_from(streams.len()).is_ok_and(|count| count > limit);

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Span, debug_span, error, warn};
 
 use super::held::Held;
-use super::outcome::{Appended, Outcome, Pushed, log_rollback, outcome, rejected};
+use super::outcome::{Appended, Outcome, Pushed, log_rollback, outcome};
 use super::push::{GROUP_BYTES, GROUP_PUSHES, Push};
 use super::queue::Waiting;
 use crate::log::error::PushError;
@@ -202,7 +202,7 @@ impl Session {
                 Err(CommitError::RolledBack(error)) => {
                     metrics::not_committed("rolled_back");
                     log_rollback(&error, "a commit was rolled back");
-                    let rejected = rejected(error.code(), error.as_db_error().map_or("", |error| error.message()));
+                    let rejected = PushError::from(&error);
                     for push in group {
                         self.fail(push, rejected.clone(), &mut again);
                     }

@@ -13,7 +13,13 @@ use crate::refusals::Reason;
 /// What a push that succeeded left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {
-    pub head: i64,
+    pub(super) head: i64,
+}
+
+impl Pushed {
+    pub fn head(&self) -> i64 {
+        self.head
+    }
 }
 
 /// A row of `livestore.push_batch`.
@@ -86,7 +92,7 @@ pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
 
 /// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every
 /// other text is Postgres' own and may name what is not the client's business.
-pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
+fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
         Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(Denied::new(Reason::Hook, message)),
         Some(code) if Retry::after(code).may_pass() => PushError::Unavailable,
@@ -99,6 +105,12 @@ pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
             let text = "the server cannot read what became of this: ask its operator";
             PushError::Rejected(Denied::new(Reason::Database, text))
         }
+    }
+}
+
+impl From<&tokio_postgres::Error> for PushError {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        rejected(error.code(), error.as_db_error().map_or("", |error| error.message()))
     }
 }
 

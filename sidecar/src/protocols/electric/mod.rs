@@ -7,6 +7,7 @@
 
 pub mod api;
 mod messages;
+mod names;
 mod offset;
 mod read;
 pub mod shape;

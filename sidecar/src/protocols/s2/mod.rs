@@ -6,6 +6,7 @@
 
 pub mod api;
 mod limits;
+pub mod names;
 mod records;
 pub mod rest;
 mod stream;
