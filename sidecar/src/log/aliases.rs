@@ -130,9 +130,6 @@ impl Aliases {
     }
 
     /// Names in order, at most `limit`, with the time of creation of a store. `function`: the SQL function that lists them.
-    ///
-    /// # Errors
-    /// The database is away.
     pub async fn list(
         &self,
         function: &'static str,
@@ -147,9 +144,6 @@ impl Aliases {
     }
 
     /// Where the events of a store are; `None` if there is no such store. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It cannot be told.
     pub(super) async fn locate(&self, store: &StoreId) -> Result<Option<Location>, Unreadable> {
         if let Some(known) = self.locations.get(store).await {
             return Ok(Some(known));

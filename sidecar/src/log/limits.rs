@@ -73,9 +73,6 @@ impl Limits {
     }
 
     /// Looks at the sizes of the events of a push, in bytes.
-    ///
-    /// # Errors
-    /// There are too many, or one is too large.
     pub fn check_sizes(&self, sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), PushError> {
         let PushBounds { batch_events, event_bytes, .. } = self.bounds;
         let count = sizes.len();
@@ -94,9 +91,6 @@ impl Limits {
     }
 
     /// Lets a subject begin a store: now, or as soon as it has not begun too many in the last hour.
-    ///
-    /// # Errors
-    /// Too many, if that is to be refused.
     pub async fn begin(&self, subject: &Subject, store: &StoreId, over_limit: OverLimit) -> Result<(), PushError> {
         if self.has_begun(subject, store).await || self.may_begin(subject, store).await {
             return Ok(());
@@ -147,9 +141,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
     }
 
     /// Lets so much more be pushed: now, or as soon as it may be.
-    ///
-    /// # Errors
-    /// It is too much, if that is to be refused.
     pub async fn pass(&self, who: &K, bytes: usize, over_limit: OverLimit) -> Result<(), PushError> {
         let is_over = match over_limit {
             OverLimit::Refuse => !self.may(who, bytes),

@@ -189,9 +189,6 @@ impl Log {
     }
 
     /// Whether pushes and pulls would be served right now.
-    ///
-    /// # Errors
-    /// What is missing.
     pub async fn ready(&self) -> Result<(), NotReady> {
         self.check().await?;
         if self.is_listening.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NotListening) }

@@ -74,9 +74,6 @@ pub enum ReadError {
 }
 
 /// Appends events, those that the log does not have. Returns after the commit.
-///
-/// # Errors
-/// As for other pushes.
 pub async fn append(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<(), PushError> {
     let appended = timeout(log.patience(), append_in_time(log, events)).await.unwrap_or(Err(PushError::Unavailable));
     let origin = events.first().map(|event| Origin { name: event.name.into(), client_id: event.client_id.into() });
@@ -116,9 +113,6 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
 }
 
 /// What was appended from a moment on.
-///
-/// # Errors
-/// Not allowed, or the database is away.
 pub async fn since(log: &StoreLog, moment: DateTime<Utc>) -> Result<Pages, ReadError> {
     let patience = log.patience();
     timeout(patience, async {
@@ -132,9 +126,6 @@ pub async fn since(log: &StoreLog, moment: DateTime<Utc>) -> Result<Pages, ReadE
 
 impl Pages {
     /// The next page, which may be empty.
-    ///
-    /// # Errors
-    /// The database is away.
     pub async fn next(&mut self) -> Result<Page, ReadError> {
         let (reader, after) = (&self.reader, self.after);
         let page = async || {

@@ -81,6 +81,8 @@ async fn sync(
     }
     let parsed = StoreId::parse(store_id).and_then(|store| {
         let payload = payload.map(decode_payload).transpose()?;
+        // Effect 4 writes an absent payload as null.
+        let payload = payload.filter(|payload| payload.get() != "null");
         let context = server.context(dialect, &store, payload.as_deref(), request.headers(), request.uri().query())?;
         Ok((store, context))
     });

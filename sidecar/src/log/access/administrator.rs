@@ -18,9 +18,6 @@ pub struct Administrator<'a>(&'a StoreLog);
 
 impl StoreLog {
     /// Whether the token lets the client administer the store.
-    ///
-    /// # Errors
-    /// It does not.
     pub async fn administrator(&self) -> Result<Administrator<'_>, Denied> {
         self.check_token(Access::Admin, "the token does not allow to administer this store").await?;
         Ok(Administrator(self))
@@ -29,17 +26,11 @@ impl StoreLog {
 
 impl Administrator<'_> {
     /// The id of this life of the log. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It cannot be read.
     pub async fn backend_id(&self) -> Result<Arc<str>, Unreadable> {
         Ok(self.0.status().await?.backend_id)
     }
 
     /// Empties the log. One that does not exist is empty already.
-    ///
-    /// # Errors
-    /// It was not emptied, or is not known to be.
     pub async fn reset(&self) -> Result<(), ResetError> {
         let mut client = self.0.database().client().await.map_err(ResetError::Database)?;
         let reset = async {

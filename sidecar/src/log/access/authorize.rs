@@ -71,9 +71,6 @@ const FIND: &str = "\
     where p.oid = case when $1 like '%(%' then to_regprocedure($1)::oid else to_regproc($1)::oid end";
 
 /// Whether a function is there, and can be asked.
-///
-/// # Errors
-/// What is wrong with it.
 pub async fn check_authorize_function(database: Database, function: String) -> Result<(), DatabaseError> {
     Authorizer::new(database, function).check().await
 }

@@ -29,9 +29,6 @@ pub enum FindError {
 
 impl Log {
     /// Whether there is a store of a name. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It cannot be told.
     pub async fn has_alias(&self, alias: &Alias) -> Result<bool, Unreadable> {
         Ok(!self.aliases.find(alias, Age::Any).await?.is_empty())
     }
@@ -95,9 +92,6 @@ impl Log {
     }
 
     /// The same, once there is one.
-    ///
-    /// # Errors
-    /// There are several.
     pub async fn wait_for(&self, alias: &Alias, action: Action, context: &Arc<Context>) -> Result<StoreLog, FindError> {
         loop {
             if let Some(store) = self.find(alias, Age::Any, action, context).await? {

@@ -11,10 +11,9 @@ use super::store::StoreLog;
 use crate::auth::Refused;
 use crate::log::aliases::Location;
 use crate::log::error::{Denied, PullError};
-use crate::log::read::cursor::check_cursor;
 use crate::log::read::page::{self, Page};
 use crate::log::read::prefetch::Prefetch;
-use crate::log::read::scan::Scan;
+use crate::log::read::scan::{Scan, check_cursor};
 use crate::log::read::subscription::Subscription;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, Unreadable, retry_until_available};
@@ -32,10 +31,7 @@ pub struct Reader {
 }
 
 impl StoreLog {
-    /// Asks whether the client may read, once for each pull. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It may not. The operator is told.
+    /// Asks whether the client may read, once for each pull, and tells the operator if not. Waits while the database is away.
     pub async fn reader(&self) -> Result<Reader, Denied> {
         self.authorize(Action::Pull).await.inspect_err(|denied| self.tell(Action::Pull, denied))?;
         Ok(Reader { store: self.clone(), until: self.until().await })
@@ -95,17 +91,11 @@ impl Reader {
 
     /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
     /// is away.
-    ///
-    /// # Errors
-    /// It cannot be read where the log stands.
     pub async fn end(&self) -> Result<Page, Unreadable> {
         self.store.end().await
     }
 
     /// The last event that was appended before a moment, 0 if none was. Waits while the database is away.
-    ///
-    /// # Errors
-    /// An event cannot be read.
     pub async fn last_before(&self, moment: DateTime<Utc>) -> Result<i64, Unreadable> {
         let (mut before, mut not_before) = (0, self.end().await?.head);
         while before < not_before {
@@ -120,18 +110,12 @@ impl Reader {
     }
 
     /// Follows the log from where it stands now. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It cannot be read where the log stands.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
         let subscription = Subscription::begin(&self.store.log.tails, None, self.prefetch()).await?;
         Ok(subscription.of(Arc::clone(&self.store.context), self.until))
     }
 
     /// Follows the log from a cursor on. Waits while the database is away.
-    ///
-    /// # Errors
-    /// The cursor is not one of this log, as Postgres knows it.
     pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
         let tails = &self.store.log.tails;
         loop {
@@ -151,9 +135,6 @@ impl Reader {
     }
 
     /// [`Self::subscribe`], and [`Subscription::head`] of that.
-    ///
-    /// # Errors
-    /// The cursor is not one of this log.
     pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
         loop {
             let subscription = self.subscribe(after, None).await?;
@@ -167,9 +148,6 @@ impl Reader {
 
     /// Where Postgres has the events of the store; `None` if it does not exist. An answer is cached for a while. Waits while the
     /// database is away.
-    ///
-    /// # Errors
-    /// It cannot be read.
     pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
         self.store.locate().await
     }

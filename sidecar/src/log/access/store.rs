@@ -93,9 +93,6 @@ impl StoreLog {
     }
 
     /// Whether this client has a place among the connections of its subject.
-    ///
-    /// # Errors
-    /// What to tell it.
     pub async fn has_place(&self) -> Result<(), Denied> {
         match self.context.identity(&self.log.authentication).await {
             Err(Refused::TooMany { subject, most }) => Err(self.crowded(subject, most)),
@@ -104,9 +101,6 @@ impl StoreLog {
     }
 
     /// Waits for a place among the connections of its subject, if it is a client that has one.
-    ///
-    /// # Errors
-    /// Too many wait, or this one has waited for too long.
     pub(super) async fn wait_for_place(&self) -> Result<(), Denied> {
         match self.identity().await {
             Err(denied) if denied.may_pass() => Err(denied),
@@ -142,11 +136,8 @@ impl StoreLog {
         }
     }
 
-    /// Asks whether the client may connect, and returns the log for its connection. Waits while the database is away, and for a place
-    /// among the connections of its subject.
-    ///
-    /// # Errors
-    /// It may not. The operator is told.
+    /// Asks whether the client may connect, and returns the log for its connection; tells the operator if not. Waits while the database
+    /// is away, and for a place among the connections of its subject.
     pub async fn connect(&self) -> Result<Self, Denied> {
         self.ask(Action::Connect).await.inspect_err(|denied| self.tell(Action::Connect, denied))?;
         Ok(Self { allowed: Some(Action::Connect), ..self.clone() })

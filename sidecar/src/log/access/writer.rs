@@ -46,10 +46,8 @@ enum Room {
 }
 
 impl StoreLog {
-    /// Asks whether the client may append, for a protocol that answers without doing so. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It may not. The operator is told.
+    /// Asks whether the client may append, for a protocol that answers without doing so, and tells the operator if not. Waits while the
+    /// database is away.
     pub async fn writer(&self) -> Result<Writer<'_>, Denied> {
         self.authorize(Action::Push).await.inspect_err(|denied| self.tell(Action::Push, denied))?;
         Ok(Writer(self))
@@ -93,9 +91,6 @@ impl StoreLog {
     }
 
     /// When an event was appended that this client has pushed, and where the log stands. Waits while the database is away.
-    ///
-    /// # Errors
-    /// An event cannot be read.
     pub async fn receipt(&self, _: &Pushed, seq_num: i64) -> Result<Receipt, Unreadable> {
         let own = self.next_after(seq_num - 1).await?;
         let appended_at = own.events.first().map(|event| event.created_at);
@@ -186,17 +181,11 @@ impl StoreLog {
     }
 
     /// Looks at the sizes of the events of a push, in bytes.
-    ///
-    /// # Errors
-    /// There are too many, or one is too large.
     pub fn check_sizes(&self, sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), PushError> {
         self.log.limits.check_sizes(sizes)
     }
 
     /// Asks whether the client may append, and keeps to the limit of the store. [`Self::answered`] tells the operator.
-    ///
-    /// # Errors
-    /// It may not.
     pub async fn writer_of(&self, bytes: usize, over_limit: OverLimit) -> Result<Writer<'_>, PushError> {
         self.authorize(Action::Push).await?;
         self.log.limits.stores.pass(self.id(), bytes, over_limit).await?;
@@ -219,9 +208,6 @@ impl Writer<'_> {
     }
 
     /// The head of the log. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It cannot be read.
     pub async fn head(&self) -> Result<i64, Unreadable> {
         Ok(self.0.status().await?.head)
     }

@@ -1,7 +1,6 @@
 //! Reading logs: page by page from Postgres, and live from tails.
 
 pub mod contention;
-pub mod cursor;
 pub mod listener;
 pub mod page;
 pub mod prefetch;

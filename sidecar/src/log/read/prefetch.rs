@@ -38,9 +38,6 @@ impl Prefetch {
     }
 
     /// The page after `after`. Waits while the database is away, and for memory. Cancel safe.
-    ///
-    /// # Errors
-    /// The event that follows cannot be read.
     pub async fn page(&mut self, after: i64) -> Result<Page, Unreadable> {
         let ready = match &mut self.next {
             Some((from, reading)) if *from == after => reading.await.ok(),

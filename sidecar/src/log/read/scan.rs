@@ -1,13 +1,18 @@
 //! Reading a log up to where it stands, page by page.
 
-use tokio::time::Instant;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
-use super::cursor::check_cursor;
+use tokio::time::Instant;
+use tracing::warn;
+
 use super::page::Page;
 use super::prefetch::Prefetch;
 use crate::auth::Refused;
 use crate::log::error::{Denied, PullError};
+use crate::log::store_id::StoreId;
 use crate::refusals::Reason;
+use crate::seldom::Seldom;
 
 /// The pages of a log up to its end.
 pub struct Scan {
@@ -43,4 +48,29 @@ impl Scan {
         self.is_complete = page.remaining() == 0;
         Ok(Some(page))
     }
+}
+
+/// Whether the cursor of a client is one of the log that a page is of.
+pub fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+    if let Some(received) = backend_id
+        && *received != *log.backend_id
+    {
+        return Err(PullError::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
+    }
+    if after > log.head {
+        // To go on would join the events that the client has to events that do not follow them.
+        static SAID: LazyLock<Seldom<StoreId>> = LazyLock::new(|| Seldom::new(Duration::from_secs(60), 1000));
+        if let Some(suppressed) = SAID.suppressed(store.clone()) {
+            warn!(
+                ?store,
+                head = log.head,
+                claimed = after,
+                suppressed,
+                "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
+                 livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
+            );
+        }
+        return Err(PullError::Rewound);
+    }
+    Ok(())
 }

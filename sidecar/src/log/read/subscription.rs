@@ -41,9 +41,6 @@ pub struct Delivery {
 
 impl Subscription {
     /// Follows a log from a position on, or from where it stands; `prefetch` reads what its tail does not hold.
-    ///
-    /// # Errors
-    /// Where the log stands cannot be read.
     pub(in crate::log) async fn begin(
         tails: &Tails,
         after: Option<i64>,
@@ -91,9 +88,6 @@ impl Subscription {
 
     /// The head of the log that is followed, as Postgres knows it now: the tail may not have heard of everything yet. `None` if the log
     /// is another one by now, of which this subscription is about to hear. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It cannot be read.
     pub async fn head(&self) -> Result<Option<i64>, Unreadable> {
         let page = retry_until_available(|| self.tail.status()).await?;
         self.tail.compare(page.head, Some(&page.backend_id));

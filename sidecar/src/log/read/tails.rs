@@ -104,9 +104,6 @@ impl Tails {
     }
 
     /// The tail of a store, its changes, and the backend id of its log. Waits until it is known where the log stands.
-    ///
-    /// # Errors
-    /// Where it stands cannot be read.
     pub async fn follow(
         &self,
         store: &StoreId,

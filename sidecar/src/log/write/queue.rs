@@ -81,9 +81,6 @@ impl CommitQueue {
     }
 
     /// Takes the room that a push needs.
-    ///
-    /// # Errors
-    /// Too much is waiting, or for too long.
     pub fn reserve(&self, store: &StoreId, batch: &Batch, context: &Context) -> Result<Space, PushError> {
         if self.held.is_full(store) {
             Limit::Queue.hit();

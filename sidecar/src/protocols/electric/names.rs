@@ -6,8 +6,3 @@ use crate::log::{Alias, Naming, PgText};
 pub fn table(suffix: PgText) -> Alias {
     Alias::Name(Naming("livestore.stores_of_table_suffix"), suffix)
 }
-
-/// The rows of `livestore.eventlog_1` with this number of a store.
-pub fn rows(store: i64) -> Alias {
-    Alias::Number(store)
-}

@@ -41,7 +41,7 @@ pub fn parse_table(
     if name == POOL {
         let store = condition.and_then(|(condition, param)| store_of(condition, param));
         let needed = "must be store = <livestore.stores.id>: this table has the events of many stores";
-        return store.map(|store| (names::rows(store), relation)).ok_or(("where", needed.into()));
+        return store.map(|store| (Alias::Number(store), relation)).ok_or(("where", needed.into()));
     }
     let suffix = name.strip_prefix("eventlog_").and_then(|rest| rest.split_once('_')).filter(|(version, suffix)| {
         !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()) && !suffix.is_empty()
