@@ -164,7 +164,7 @@ impl Gate {
     ) -> Result<StoreLog, String> {
         let store = StoreId::parse(store_id)?;
         let context = self.context(dialect, &store, payload, parts)?;
-        Ok(self.log.store_for_request(store, context))
+        Ok(self.log.store(store, context))
     }
 
     /// Reads a body within the bounds, once there is memory for it.

@@ -43,17 +43,9 @@ impl Context {
         credentials: Credentials,
     ) -> Self {
         let headers = (!headers.is_empty()).then(|| serde_json::json!(headers).to_string().into());
-        let payload = present(payload);
+        let payload = payload.map(RawValue::get);
         let credentials = credentials.with_payload(payload);
-        Self {
-            payload: payload.map(Box::from),
-            headers,
-            dialect,
-            credentials,
-            identity: OnceCell::new(),
-            waiting: Mutex::default(),
-            account: Arc::default(),
-        }
+        Self { payload: payload.map(Box::from), headers, dialect, credentials, ..Self::default() }
     }
 
     /// The same for somebody who is known already.
@@ -63,20 +55,16 @@ impl Context {
 
     /// The same with the payload of a single request, if that one has its own.
     pub fn with_payload(self: &Arc<Self>, payload: Option<&RawValue>) -> Arc<Self> {
-        match present(payload) {
-            Some(payload) if self.payload() != Some(payload) => {
-                let (headers, credentials) = (self.headers.clone(), self.credentials.clone());
-                let credentials = credentials.with_payload(Some(payload));
-                Arc::new(Self {
-                    payload: Some(payload.into()),
-                    headers,
-                    dialect: self.dialect,
-                    credentials,
-                    identity: OnceCell::new(),
-                    waiting: Mutex::default(),
-                    account: Arc::clone(&self.account),
-                })
-            }
+        match payload.map(RawValue::get) {
+            Some(payload) if self.payload() != Some(payload) => Arc::new(Self {
+                payload: Some(payload.into()),
+                headers: self.headers.clone(),
+                dialect: self.dialect,
+                credentials: self.credentials.clone().with_payload(Some(payload)),
+                identity: OnceCell::new(),
+                waiting: Mutex::default(),
+                account: Arc::clone(&self.account),
+            }),
             _ => Arc::clone(self),
         }
     }
@@ -97,9 +85,6 @@ impl Context {
     }
 
     /// Who sends the request.
-    ///
-    /// # Errors
-    /// There is no token, or not a good one.
     pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, Refused> {
         let identify = async || authentication.identify(&self.credentials).await.map(Arc::new);
         self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
@@ -142,9 +127,4 @@ impl Context {
     pub fn size(&self) -> usize {
         [self.payload(), self.headers(), self.claims()].into_iter().flatten().map(str::len).sum()
     }
-}
-
-/// Effect 4 writes an absent payload as null.
-fn present(payload: Option<&RawValue>) -> Option<&str> {
-    payload.map(RawValue::get).filter(|payload| *payload != "null")
 }

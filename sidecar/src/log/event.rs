@@ -138,9 +138,6 @@ impl Event {
     }
 
     /// What the event says; `args` are absent if the client sent none.
-    ///
-    /// # Errors
-    /// None: this is the JSON that was written here.
     pub fn fields(&self) -> Result<EventFields<'_>, serde_json::Error> {
         serde_json::from_str(self.json(AbsentArgs::Omit))
     }

@@ -8,7 +8,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use moka::future::Cache;
 use tokio::task::JoinSet;
 
-use super::outcome::PushError;
+use super::error::PushError;
 use super::settings::PushSettings;
 use super::store_id::StoreId;
 use crate::limits::rate_limit::{Rate, RateLimit};
@@ -16,11 +16,19 @@ use crate::telemetry::metrics::Limit;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How many beginnings are remembered.
+/// How many store creations are remembered.
 const BEGUN: u64 = 100_000;
 
 /// Whom a token is for.
 type Subject = Arc<str>;
+
+/// What becomes of a push that is over a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverLimit {
+    Refuse,
+    /// For a client that is not to be told of what passes.
+    Wait,
+}
 
 /// Keeps pushes within the bounds. What they say of subjects is for those that a token names: without authentication all clients
 /// would be one.
@@ -29,7 +37,7 @@ pub struct Limits {
     pub subjects: Gate<Subject>,
     pub stores: Gate<StoreId>,
     new_stores: DefaultKeyedRateLimiter<Subject>,
-    /// Whose beginning has counted: who tries again does not begin another.
+    /// Store creations already counted; a retry is free.
     begun: Cache<(Subject, StoreId), ()>,
 }
 
@@ -55,9 +63,6 @@ impl Limits {
     }
 
     /// Looks at the sizes of the events of a push, in bytes.
-    ///
-    /// # Errors
-    /// There are too many, or one is too large.
     pub fn check_sizes(&self, sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), PushError> {
         let PushSettings { max_batch_events: batch_events, max_event_bytes: event_bytes, .. } = self.settings;
         let count = sizes.len();
@@ -75,25 +80,21 @@ impl Limits {
         Ok(())
     }
 
-    /// # Errors
-    /// This subject has begun too many stores in the last hour to begin this one.
-    pub async fn check_new_store(&self, subject: &Subject, store: &StoreId) -> Result<(), PushError> {
+    /// Lets a subject begin a store: now, or as soon as it has not begun too many in the last hour.
+    pub async fn begin(&self, subject: &Subject, store: &StoreId, over_limit: OverLimit) -> Result<(), PushError> {
         if self.has_begun(subject, store).await || self.may_begin(subject, store).await {
             return Ok(());
         }
         Limit::NewStoresPerSubject.hit();
-        let most = self.settings.new_stores_per_hour;
-        Err(PushError::Throttled(format!("you begin too many stores: at most {most} an hour; try again later")))
-    }
-
-    /// Waits until this subject may begin this store.
-    pub async fn wait_for_new_store(&self, subject: &Subject, store: &StoreId) {
-        if self.has_begun(subject, store).await || self.may_begin(subject, store).await {
-            return;
+        if over_limit == OverLimit::Refuse {
+            let most = self.settings.new_stores_per_hour;
+            return Err(PushError::Throttled(format!(
+                "you begin too many stores: at most {most} an hour; try again later"
+            )));
         }
-        Limit::NewStoresPerSubject.hit();
         self.new_stores.until_key_ready(subject).await;
         self.begun.insert((Arc::clone(subject), store.clone()), ()).await;
+        Ok(())
     }
 
     async fn has_begun(&self, subject: &Subject, store: &StoreId) -> bool {
@@ -109,7 +110,7 @@ impl Limits {
     }
 }
 
-/// One rate, and what is said of whoever exceeds it.
+/// One rate, and what a client that exceeds it is told.
 pub struct Gate<K: Hash + Eq + Clone> {
     rate_limit: Arc<RateLimit<K>>,
     rate: Rate,
@@ -129,24 +130,20 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
         self.rate_limit.may(who, bytes)
     }
 
-    /// The same for a client that is told if it may not.
-    ///
-    /// # Errors
-    /// What it may.
-    pub fn check(&self, who: &K, bytes: usize) -> Result<(), PushError> {
-        if self.may(who, bytes) {
-            return Ok(());
-        }
-        self.limit.hit();
-        let (Rate { things, bytes }, complaint) = (self.rate, self.complaint);
-        let message = format!("{complaint}: at most {things} pushes and {bytes} bytes a second; try again later");
-        Err(PushError::Throttled(message))
-    }
-
-    /// Waits until this much more may be pushed.
-    pub async fn wait(&self, who: &K, bytes: usize) {
-        if self.rate_limit.admit(who, bytes).await {
+    /// Lets so much more be pushed: now, or as soon as it may be.
+    pub async fn pass(&self, who: &K, bytes: usize, over_limit: OverLimit) -> Result<(), PushError> {
+        let is_over = match over_limit {
+            OverLimit::Refuse => !self.may(who, bytes),
+            OverLimit::Wait => self.rate_limit.admit(who, bytes).await,
+        };
+        if is_over {
             self.limit.hit();
         }
+        if is_over && over_limit == OverLimit::Refuse {
+            let (Rate { things, bytes }, complaint) = (self.rate, self.complaint);
+            let message = format!("{complaint}: at most {things} pushes and {bytes} bytes a second; try again later");
+            return Err(PushError::Throttled(message));
+        }
+        Ok(())
     }
 }

@@ -1,68 +1,56 @@
 //! The log: all that a protocol knows of event logs in Postgres.
 
-mod admin;
-mod admission;
-mod ahead;
+mod access;
 mod aliases;
-mod authorize;
-mod commit;
-mod contention;
 mod context;
+mod error;
 mod event;
-mod held;
-mod history;
 mod limits;
-mod listener;
-mod outcome;
-mod pull;
-mod push;
-mod relayed;
+mod read;
 mod settings;
-mod store;
-mod store_digest;
 mod store_id;
-mod subscription;
-mod tail;
 mod text;
+mod write;
 
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-pub use admin::ResetError;
-pub use aliases::{Age, Alias, FindError, Location};
-pub use authorize::{Action, Denied, check_authorize_function};
+pub use access::administrator::ResetError;
+pub use access::authorize::{Action, check_authorize_function};
+pub use access::find::FindError;
+pub use access::reader::Reader;
+pub use access::store::StoreLog;
+pub use access::writer::{Admitted, Receipt};
+pub use aliases::{Age, Alias, Location, Naming};
 pub use context::Context;
-pub use event::{AbsentArgs, Batch, Event, EventFields};
-pub use history::History;
-pub use outcome::{PushError, Pushed};
-pub use pull::Page;
-pub use relayed::{ReadError, RelayedEvent};
+pub use error::{Denied, PullError, PushError};
+pub use event::{AbsentArgs, Batch, Event, EventFields, Origin};
+pub use limits::OverLimit;
+pub use read::page::Page;
+pub use read::scan::Scan;
+pub use read::subscription::{Delivery, Subscription};
+pub use read::tail::StreamEnd;
 pub use settings::LogSettings;
-pub use store::{Reserved, StoreLog};
 pub use store_id::StoreId;
-pub use subscription::{Delivery, Subscription};
-pub use tail::StreamEnd;
 pub use text::PgText;
+pub use write::outcome::Pushed;
 
+use access::authorize::Authorizer;
 use aliases::Aliases;
-use authorize::Authorizer;
 use limits::Limits;
-use listener::Listener;
-use push::CommitQueue;
-use tail::Tails;
+use read::listener::Listener;
+use read::tails::Tails;
+use write::commit::Committer;
+use write::queue::CommitQueue;
 
 use crate::auth::Authentication;
 use crate::limits::memory::Memory;
 pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
-use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::GaugeValues;
 
 /// The logs of all stores. Cheap to clone.
@@ -76,56 +64,10 @@ pub struct Parts {
     tails: Arc<Tails>,
     aliases: Aliases,
     limits: Arc<Limits>,
-    relay_turns: Arc<Semaphore>,
     authentication: Arc<Authentication>,
     memory: Arc<Memory>,
     authorizer: Option<Arc<Authorizer>>,
     is_listening: Arc<AtomicBool>,
-}
-
-/// Connections that pushes of the peer relay may use at once.
-const RELAY_TURNS: usize = 2;
-
-/// How long a tail is given to catch up with Postgres before it is looked at again.
-const LAG: Duration = Duration::from_millis(20);
-
-/// Why a client cannot read on from where it is.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PullError {
-    /// Its cursor is from another life of the log.
-    #[error("the log was reset")]
-    BackendIdMismatch { expected: Arc<str>, received: String },
-    /// Its cursor is beyond the head: the log has lost events that a client has seen.
-    #[error("the log has lost events that this client has seen: ask the operator")]
-    Rewound,
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    #[error(transparent)]
-    Unreadable(#[from] Unreadable),
-}
-
-fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
-    if let Some(received) = backend_id
-        && *received != *log.backend_id
-    {
-        return Err(PullError::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
-    }
-    if after > log.head {
-        // To go on would join what the client has to events that do not follow it.
-        static SAID: LazyLock<LogThrottle<StoreId>> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(60), 1000));
-        if let Some(suppressed) = SAID.suppressed(store.clone()) {
-            warn!(
-                ?store,
-                head = log.head,
-                claimed = after,
-                suppressed,
-                "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
-                 livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
-            );
-        }
-        return Err(PullError::Rewound);
-    }
-    Ok(())
 }
 
 /// Why the sidecar is not ready.
@@ -170,21 +112,20 @@ impl Log {
         let limits = Limits::start(push, tasks);
         let tails = Tails::new(database.clone(), contention_window);
         let is_listening = Arc::new(AtomicBool::new(false));
-        let (commits, committer) = CommitQueue::new(database.clone(), Arc::clone(&tails), push_timeout, last_moment);
+        let (commits, waiting) = CommitQueue::new(push_timeout, last_moment);
+        let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);
         let listener =
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
         let aliases = Aliases::new(database.clone());
         let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
-        let relay_turns = Arc::new(Semaphore::new(RELAY_TURNS));
         Self(Arc::new(Parts {
             database,
             commits,
             tails,
             aliases,
             limits,
-            relay_turns,
             authentication,
             memory,
             authorizer,
@@ -192,21 +133,7 @@ impl Log {
         }))
     }
 
-    /// The log of a store, for a client with this context.
-    pub fn store(&self, store: StoreId, context: Context) -> StoreLog {
-        StoreLog::new(self.clone(), store, context.into())
-    }
-
-    /// The same for a single request, before which nobody has asked whether the client may connect.
-    pub fn store_for_request(&self, store: StoreId, context: impl Into<Arc<Context>>) -> StoreLog {
-        StoreLog::new(self.clone(), store, context.into()).unconnected()
-    }
-
-    fn store_of(&self, store: &StoreId, context: &Arc<Context>) -> StoreLog {
-        self.store_for_request(store.clone(), Arc::clone(context))
-    }
-
-    /// Names of stores that somebody else gave them.
+    /// Stores by the names that other systems have for them.
     pub fn aliases(&self) -> &Aliases {
         &self.aliases
     }
@@ -254,9 +181,6 @@ impl Log {
     }
 
     /// Whether pushes and pulls would be served right now.
-    ///
-    /// # Errors
-    /// What is missing.
     pub async fn ready(&self) -> Result<(), NotReady> {
         self.check().await?;
         if self.is_listening.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NotListening) }

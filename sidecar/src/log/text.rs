@@ -19,9 +19,6 @@ impl PgText {
     }
 
     /// The same for what is not kept.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub fn check(what: &str, text: &str) -> Result<(), String> {
         if text.contains('\0') { Err(format!("{what} contains the character U+0000")) } else { Ok(()) }
     }

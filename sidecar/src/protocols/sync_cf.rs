@@ -113,6 +113,8 @@ async fn sync(
     }
     let parsed = StoreId::parse(store_id).and_then(|store| {
         let payload = payload.map(decode_payload).transpose()?;
+        // Effect 4 writes an absent payload as null.
+        let payload = payload.filter(|payload| payload.get() != "null");
         let context = cf.gate.context(dialect, &store, payload.as_deref(), &parts)?;
         Ok((store, context))
     });
@@ -137,12 +139,12 @@ async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, mut parts: Par
     if let Err(denied) = log.has_place().await {
         return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string()));
     }
-    match timeout(CONNECT_TIMEOUT, log.connect()).await {
-        Ok(Ok(())) => {}
+    let log = match timeout(CONNECT_TIMEOUT, log.connect()).await {
+        Ok(Ok(log)) => log,
         Ok(Err(denied)) if denied.may_pass() => return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string())),
         Ok(Err(denied)) => return bad_request(&denied.to_string()),
         Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
-    }
+    };
     // The span of the request names store and dialect.
     info!("connected");
     let meter = websocket::meter::of(&parts.extensions);

@@ -4,7 +4,9 @@
 //! - [`hub`] knows the devices that are connected here, and of their users those that are connected elsewhere.
 //! - [`link`] is the connection to other sidecars, through Postgres.
 //! - [`parcel`] is what goes over it.
+//! - [`archive`] keeps events in a log, with `--relay-store`.
 
+pub mod archive;
 mod hub;
 mod link;
 mod mailbox;

@@ -1,5 +1,6 @@
 //! What an operator meets: settings, tokens, limits, updates, what is watched.
 
+mod asking;
 mod auth;
 mod auth_keys;
 mod authorize;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::messages::{Reason, error, pull_res, push_ack};
-use crate::log::{Delivery, StoreLog, StreamEnd, Subscription, Unreadable};
+use crate::log::{Delivery, Denied, Reader, StoreLog, StreamEnd, Subscription, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED};
@@ -41,6 +41,8 @@ pub enum Ask {
 /// that follows an empty log, or only listens, is at its head.
 pub struct Feed {
     log: StoreLog,
+    /// Allowed when the connection began, for its first pull, until then: the client is asked about once.
+    reader: Option<(Reader, Instant)>,
     outgoing: Outgoing,
     asked: mpsc::Receiver<Ask>,
     /// What is sent next; none while the client's position is not known, or nothing is to be sent any more.
@@ -67,7 +69,7 @@ impl Feed {
         backend_id: Arc<OnceLock<Arc<str>>>,
     ) -> Self {
         let (live, listening, pull_id, seen, unacknowledged) = (None, None, None, None, Vec::new());
-        Self { log, outgoing, asked, live, listening, pull_id, seen, unacknowledged, backend_id }
+        Self { log, reader: None, outgoing, asked, live, listening, pull_id, seen, unacknowledged, backend_id }
     }
 
     /// Runs as long as the connection can ask, and until what was pushed is acknowledged. An error closes the connection.
@@ -98,13 +100,21 @@ impl Feed {
     }
 
     async fn listen(&mut self) {
-        let Ok(events) = self.log.follow().await else {
-            return;
-        };
+        let Ok(reader) = self.log.reader().await else { return };
+        let Ok(events) = reader.follow().await else { return };
+        let until = Instant::now() + SILENCE;
+        self.reader = Some((reader, until));
         if events.last() == 0 {
             self.follow(events);
         } else {
-            self.listening = Some((events, Instant::now() + SILENCE));
+            self.listening = Some((events, until));
+        }
+    }
+
+    async fn reader(&mut self) -> Result<Reader, Denied> {
+        match self.reader.take() {
+            Some((reader, until)) if Instant::now() < until => Ok(reader),
+            _ => self.log.reader().await,
         }
     }
 
@@ -115,7 +125,9 @@ impl Feed {
             Ask::Pull { request_id, cursor } => self.pull(request_id, cursor).await?,
             // Later, an older event would follow a newer one.
             Ask::Position { after } if self.seen.is_none() => {
-                if let Ok(events) = self.log.subscribe(after, None).await {
+                if let Ok(reader) = self.reader().await
+                    && let Ok(events) = reader.subscribe(after, None).await
+                {
                     self.follow(events);
                 }
             }
@@ -138,7 +150,8 @@ impl Feed {
     async fn pull(&mut self, request_id: String, cursor: i64) -> Result<(), Close> {
         self.pull_id = Some(request_id);
         self.live = None;
-        let mut head = match self.log.subscribe_at_head(cursor).await {
+        let subscribing = async { self.reader().await?.subscribe_at_head(cursor).await };
+        let mut head = match subscribing.await {
             Ok((events, head)) => {
                 self.follow(events);
                 head
@@ -171,7 +184,7 @@ impl Feed {
 
     /// Where the log stands that is followed.
     async fn head(&self) -> Option<i64> {
-        self.log.head_of(self.live.as_ref()?).await.ok()?
+        self.live.as_ref()?.head().await.ok()?
     }
 
     async fn send(&mut self, reason: Reason, delivery: &Delivery) -> Result<(), Close> {

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::feed::{Ask, Feed, RESET};
 use super::messages::{self, ClientMessage, PONG};
 use crate::auth::{Guess, Secret};
-use crate::log::{Batch, PushError, Pushed, Reserved, ResetError, StoreLog};
+use crate::log::{Admitted, Batch, PushError, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
@@ -65,7 +65,7 @@ pub async fn serve(
     info!(store = ?session.log.id(), code = close.code, reason = close.reason, "disconnected");
     if close == SHUTDOWN
         && let Some((request_id, admission)) = session.unqueued.take()
-        && let Ok(Some(Ok(push))) = timeout(FAREWELL / 2, admission).await
+        && let Ok(Ok(push)) = timeout(FAREWELL / 2, admission).await
     {
         session.push(request_id, push);
     }
@@ -105,13 +105,14 @@ impl Session {
                 Some(_) = self.requests.join_next() => continue,
                 admitted = admitted(&mut self.unqueued) => {
                     match (self.unqueued.take(), admitted) {
-                        (Some((request_id, _)), Some(Ok(push))) => self.push(request_id, push),
-                        (Some((request_id, _)), Some(Err(error))) => {
+                        (Some((request_id, _)), Ok(push)) => self.push(request_id, push),
+                        // The sidecar ends.
+                        (Some(_), Err(PushError::Unavailable)) | (None, _) => {}
+                        (Some((request_id, _)), Err(error)) => {
                             if let Err(close) = self.refuse(&request_id, &error.to_string()).await {
                                 return close;
                             }
                         }
-                        _ => {}
                     }
                     continue;
                 }
@@ -161,7 +162,7 @@ impl Session {
                 Some(Ok(batch)) if batch.is_empty() => self.outgoing.send(messages::push_ack(request_id)).await,
                 Some(Ok(batch)) => {
                     let log = self.log.clone();
-                    self.unqueued = Some((request_id.into(), Box::pin(async move { log.admit(batch).await })));
+                    self.unqueued = Some((request_id.into(), Box::pin(log.admit(batch))));
                     Ok(())
                 }
             },
@@ -171,18 +172,18 @@ impl Session {
     }
 
     /// A push that failed for a fault which passes would not be tried again by its client: it waits for the database.
-    fn push(&mut self, request_id: String, push: Reserved) {
+    fn push(&mut self, request_id: String, push: Admitted) {
         let (outgoing, feed) = (self.outgoing.clone(), self.feed.clone());
         let position = push.parent();
         // Queued here and not in the task, so that pushes keep the order in which they came.
-        let pushed = self.log.push_patiently(push, self.backend_id.get().map(|id| id.to_string()));
+        let pushed = push.push(self.backend_id.get().map(|id| id.to_string()));
         self.requests.spawn(async move {
             let result = pushed.await;
             if let Some(after) = position {
                 let _ = feed.send(Ask::Position { after }).await;
             }
             let error = match result {
-                Ok(Pushed { head }) => return drop(feed.send(Ask::Pushed { request_id, head }).await),
+                Ok(pushed) => return drop(feed.send(Ask::Pushed { request_id, head: pushed.head() }).await),
                 // Only if the sidecar ends: the client must not take it for an answer.
                 Err(PushError::Unavailable) => return,
                 // The words of the original.
@@ -219,7 +220,7 @@ impl Session {
         let is_reset = message.kind == "WSMessage.AdminResetRoomReq";
         self.requests.spawn(async move {
             let answer = if is_reset {
-                match log.reset().await {
+                match async { log.administrator().await?.reset().await }.await {
                     Ok(()) => {
                         warn!(store = ?log.id(), "a store was reset by an admin request");
                         messages::admin_reset_room_res(&request_id)
@@ -234,8 +235,8 @@ impl Session {
                     }
                 }
             } else {
-                match log.may_administer().await {
-                    Ok(()) => match log.backend_id().await {
+                match log.administrator().await {
+                    Ok(administrator) => match administrator.backend_id().await {
                         Ok(backend_id) => messages::admin_info_res(&request_id, &backend_id),
                         Err(unreadable) => messages::error(&request_id, &unreadable.to_string()),
                     },
@@ -258,9 +259,9 @@ impl Session {
 }
 
 /// What becomes of a push before it is queued.
-type Admission = BoxFuture<'static, Option<Result<Reserved, PushError>>>;
+type Admission = BoxFuture<'static, Result<Admitted, PushError>>;
 
-async fn admitted(unqueued: &mut Option<(String, Admission)>) -> Option<Result<Reserved, PushError>> {
+async fn admitted(unqueued: &mut Option<(String, Admission)>) -> Result<Admitted, PushError> {
     match unqueued {
         Some((_, admission)) => admission.await,
         None => std::future::pending().await,

@@ -18,10 +18,10 @@ use tracing::{debug, error};
 
 use super::messages::{self, Columns, Relation, up_to_date};
 use super::offset::Position;
-use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, read};
+use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, nothing, read};
 use super::upstream::{self, Upstream};
 use crate::limits::memory::counted;
-use crate::log::{Batch, PushError, StoreLog};
+use crate::log::{Batch, OverLimit, PushError, Reader, StoreLog};
 use crate::protocols::{brief, read_json, status_of};
 use crate::shutdown::Ending;
 
@@ -120,7 +120,7 @@ pub async fn push(log: StoreLog, batch: Batch) -> Response {
     if batch.is_empty() {
         return success();
     }
-    match log.push(batch, None).await {
+    match log.push(batch, None, OverLimit::Refuse).await {
         Ok(_) => success(),
         Err(error) => refuse_push(&error),
     }
@@ -204,8 +204,24 @@ pub async fn pull_ourselves(
     patience: &mut Patience,
 ) -> Result<Answer, ReadError> {
     let position = position.as_ref().map(upstream::own_position).transpose()?;
-    let follow = if is_live && position.is_some() { Follow::TellFirst } else { Follow::No };
-    read(log, position.as_ref(), follow, patience).await.map(Answer::from)
+    match patience.wait_for(log.reader()).await.transpose()? {
+        Some(reader) => read_ourselves(&reader, position, is_live, patience).await,
+        None => nothing(position.as_ref(), follow(position.as_ref(), is_live)).map(Answer::from),
+    }
+}
+
+pub async fn read_ourselves(
+    reader: &Reader,
+    position: Option<Position>,
+    is_live: bool,
+    patience: &mut Patience,
+) -> Result<Answer, ReadError> {
+    let follow = follow(position.as_ref(), is_live);
+    read(reader, position.as_ref(), follow, patience).await.map(Answer::from)
+}
+
+fn follow(position: Option<&Position>, is_live: bool) -> Follow {
+    if is_live && position.is_some() { Follow::TellFirst } else { Follow::No }
 }
 
 fn refuse_pull(refusal: &ReadError) -> Response {

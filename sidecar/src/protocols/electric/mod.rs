@@ -7,6 +7,7 @@
 
 mod api;
 mod messages;
+mod names;
 mod offset;
 mod read;
 mod routes;

@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 
 use super::offset::{Offset, Position};
 use crate::limits::memory::Share;
-use crate::log::{Denied, Event, PullError, StoreLog, StreamEnd, Unreadable};
+use crate::log::{Denied, Event, PullError, Reader, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
 /// How long a live request waits for events, as in Electric (`ELECTRIC_LONG_POLL_TIMEOUT`).
@@ -130,31 +130,38 @@ impl Follow {
 /// # Errors
 /// The client may not read, or its position is not one of this log.
 pub async fn read(
-    log: &StoreLog,
+    reader: &Reader,
     position: Option<&Position>,
     follow: Follow,
     patience: &mut Patience,
 ) -> Result<Page, ReadError> {
     let Some(position) = position else {
         let start = Offset::after(0);
-        let page = patience.wait_for(history(log, start, None)).await.ok_or(ReadError::Away)?;
+        let page = patience.wait_for(history(reader, start, None)).await.ok_or(ReadError::Away)?;
         return page.map_err(|error| read_error(error, start));
     };
-    let nothing = || Page::empty(position.clone(), follow.is_live());
     let page = match follow {
-        Follow::No => patience.wait_for(history(log, position.offset, position.backend_id())).await,
-        Follow::Wait | Follow::TellFirst => patience.wait_for(news(log, position, follow)).await,
+        Follow::No => patience.wait_for(history(reader, position.offset, position.backend_id())).await,
+        Follow::Wait | Follow::TellFirst => patience.wait_for(news(reader, position, follow)).await,
     };
     match page {
         Some(Ok(page)) => Ok(page),
         Some(Err(PullError::Rewound)) => {
             // Ahead of the log, it hears nothing until the operator has helped.
             patience.wait_for(std::future::pending::<()>()).await;
-            Ok(nothing())
+            nothing(Some(position), follow)
         }
         Some(Err(error)) => Err(read_error(error, position.offset)),
-        None => Ok(nothing()),
+        None => nothing(Some(position), follow),
     }
+}
+
+/// For a client that has waited long enough.
+///
+/// # Errors
+/// It has no position.
+pub fn nothing(position: Option<&Position>, follow: Follow) -> Result<Page, ReadError> {
+    position.map(|position| Page::empty(position.clone(), follow.is_live())).ok_or(ReadError::Away)
 }
 
 pub fn read_error(error: PullError, offset: Offset) -> ReadError {
@@ -166,16 +173,16 @@ pub fn read_error(error: PullError, offset: Offset) -> ReadError {
     }
 }
 
-async fn history(log: &StoreLog, after: Offset, backend_id: Option<&str>) -> Result<Page, PullError> {
-    let mut pages = log.history(after.seq_num, backend_id.map(Into::into)).await?;
+async fn history(reader: &Reader, after: Offset, backend_id: Option<&str>) -> Result<Page, PullError> {
+    let mut pages = reader.scan(after.seq_num, backend_id.map(Into::into));
     let page = pages.next().await?.ok_or(PullError::Rewound)?;
     let is_up_to_date = page.remaining() == 0;
     Ok(Page { share: page.share, ..Page::of(page.events, after.seq_num, &page.backend_id, is_up_to_date) })
 }
 
-async fn news(log: &StoreLog, position: &Position, follow: Follow) -> Result<Page, PullError> {
+async fn news(reader: &Reader, position: &Position, follow: Follow) -> Result<Page, PullError> {
     let after = position.offset.seq_num;
-    let mut subscription = log.subscribe(after, position.backend_id()).await?;
+    let mut subscription = reader.subscribe(after, position.backend_id()).await?;
     // Also if this is given up: the client will be back.
     subscription.linger();
     let is_told_first = follow == Follow::TellFirst && !position.offset.was_told;

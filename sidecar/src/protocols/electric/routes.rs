@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{ELECTRIC, GRACE, SHAPE, Settings, Upstream, api, shape};
 use crate::auth::penalty;
 use crate::gate::{Gate, is_for};
-use crate::log::{Action, Age, Alias, Context, StoreId};
+use crate::log::{Action, Age, Alias, Context, StoreId, StoreLog};
 use crate::protocols::Services;
 use crate::settings::SettingsError;
 use crate::telemetry::refusals::{Asked, Reason};
@@ -127,47 +127,36 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
         Ok(context) => Arc::new(context),
         Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
     };
-    let store = match patience.wait_for(find(&electric, &asked, &context)).await {
-        Some(Ok(store)) => store,
+    let log = match patience.wait_for(find(&electric, &asked, &context)).await {
+        Some(Ok(log)) => log,
         Some(Err(refusal)) => return refusal,
         None => return shape::nothing(&asked, &audience),
     };
-    is_for(&SHAPE, &store);
-    let log = electric.gate.log.store_for_request(store, context);
-    if let Some(upstream) = upstream {
-        match shape::forward(upstream, &log, &asked, &audience, &mut patience, &electric.gate.ending.begun).await {
-            Ok(response) => return response,
-            Err(shape::Instead::Nothing) => return shape::nothing(&asked, &audience),
-            Err(shape::Instead::ReadOurselves) => {}
-        }
-    }
-    shape::answer(log, asked, audience, patience, &electric.gate.connections, electric.gate.ending.begun.clone()).await
+    is_for(&SHAPE, log.id());
+    let Gate { connections, ending, .. } = &*electric.gate;
+    shape::answer(log, asked, audience, patience, upstream, connections, ending.begun.clone()).await
 }
 
 /// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
 /// others.
-async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreId, Response> {
+async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreLog, Response> {
+    let logs = &electric.gate.log;
+    let store = |name: &str| StoreId::parse(name).map(|store| logs.store(store, Arc::clone(context)));
+    let invalid = |error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error}));
     if let Some(store_id) = &asked.store_id {
-        return StoreId::parse(store_id)
-            .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})));
+        return store(store_id).map_err(invalid);
     }
     // Whose token does not let it use a store of this name need not wait for one: it is refused.
     let is_awaited = asked.is_live
-        && !electric
-            .gate
-            .log
-            .has_alias(&asked.table)
-            .await
-            .map_err(|unreadable| shape::not_found(&unreadable.into()))?;
+        && !logs.has_alias(&asked.table).await.map_err(|unreadable| shape::not_found(&unreadable.into()))?;
     let found = match is_awaited {
-        true => electric.gate.log.wait_for(&asked.table, Action::Pull, context).await.map(Some),
-        false => electric.gate.log.find(&asked.table, Age::Any, Action::Pull, context).await,
+        true => logs.wait_for(&asked.table, Action::Pull, context).await.map(Some),
+        false => logs.find(&asked.table, Age::Any, Action::Pull, context).await,
     };
     match (found.map_err(|error| shape::not_found(&error))?, &asked.table) {
-        (Some(store), _) => Ok(store),
-        (None, Alias::Suffix(name) | Alias::Stream(name)) => StoreId::parse(name.as_str())
-            .map_err(|error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error}))),
-        (None, Alias::Pooled(number)) => {
+        (Some(log), _) => Ok(log),
+        (None, Alias::Name(_, name)) => store(name.as_str()).map_err(invalid),
+        (None, Alias::Number(number)) => {
             let message = format!("there is no store with the number {number}: see livestore.stores");
             Err(shape::uncached(StatusCode::BAD_REQUEST, json!({"message": message})))
         }

@@ -4,9 +4,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::messages::{Event, Object, Refusal, pull_response};
 use super::session::Failure;
-use crate::log::{PushError, ReadError, RelayedEvent, StoreLog};
+use crate::log::{PushError, StoreLog};
 use crate::protocols::websocket::Outgoing;
 use crate::relay::Device;
+use crate::relay::archive::{self, ArchivedEvent, ReadError};
 
 /// By how much the clock of a device may be ahead of that of Postgres: what is sent twice does less harm than what is missed.
 const SLACK: TimeDelta = TimeDelta::seconds(60);
@@ -20,8 +21,8 @@ impl History {
 
     /// Appends the events of a push, those that are not there already.
     pub async fn append(&self, events: &[Object<Event<'_>>]) -> Result<(), Refusal> {
-        let events: Vec<_> = events.iter().map(|Object(event)| relayed(event)).collect();
-        self.0.append_relayed(&events).await.map_err(|error| match error {
+        let events: Vec<_> = events.iter().map(|Object(event)| archived(event)).collect();
+        archive::append(&self.0, &events).await.map_err(|error| match error {
             PushError::Unavailable => Refusal::Unavailable(error.to_string()),
             error => Refusal::Rejected(error.to_string()),
         })
@@ -29,21 +30,19 @@ impl History {
 
     /// Answers a pull, in pages: what was appended since, by the clock of Postgres, in milliseconds.
     pub async fn answer(&self, since: f64, device: &Device, outgoing: &Outgoing) -> Result<(), Failure> {
-        let (mut after, head) = self.0.relayed_since(moment(since)).await.map_err(refused)?;
+        let mut pages = archive::since(&self.0, moment(since)).await.map_err(refused)?;
         loop {
-            let page = self.0.relayed_page(after).await.map_err(refused)?;
-            let has_more = page.last.is_some_and(|last| last < head);
-            outgoing.send(pull_response(&page.events, has_more, &device.peers())).await?;
-            match page.last {
-                Some(last) if has_more => after = last,
-                _ => return Ok(()),
+            let page = pages.next().await.map_err(refused)?;
+            outgoing.send(pull_response(&page.events, page.has_more, &device.peers())).await?;
+            if !page.has_more {
+                return Ok(());
             }
         }
     }
 }
 
-fn relayed<'a>(event: &'a Event<'_>) -> RelayedEvent<'a> {
-    RelayedEvent {
+fn archived<'a>(event: &'a Event<'_>) -> ArchivedEvent<'a> {
+    ArchivedEvent {
         name: &event.event_name,
         data: event.data,
         client_id: &event.client_id,

@@ -87,5 +87,5 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
 fn history(gate: &Gate, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, String> {
     let store = StoreId::parse(&name.replace("{user}", &identity.subject))?;
     let context = gate.context(&RELAY, &store, None, parts)?;
-    Ok(gate.log.store_for_request(store, context.of(Arc::clone(identity))).given())
+    Ok(gate.log.store(store, context.of(Arc::clone(identity))).given())
 }

@@ -17,7 +17,7 @@ use tracing::{Instrument, debug};
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
 use crate::limits::memory::{Share, counted};
-use crate::log::{Denied, History, Page, PullError, StoreLog};
+use crate::log::{Denied, OverLimit, Page, PullError, Scan, StoreLog};
 use crate::protocols::chunks::chunks;
 use crate::protocols::{body, status_of};
 use crate::shutdown::Ending;
@@ -40,14 +40,18 @@ pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, ending: 
         Ok(frames) => frames,
         Err(error) => return array(StatusCode::BAD_REQUEST, format!("[{}]", defect(&error))),
     };
-    let may_connect = timeout(AWAY, log.connect()).await;
-    if let Ok(Err(denied)) = &may_connect
+    let connected = timeout(AWAY, log.connect()).await;
+    if let Ok(Err(denied)) = &connected
         && !(denied.may_pass() && frames.iter().all(|frame| needs_no_place(&log, frame)))
     {
         return refuse(&frames, denied);
     }
     let (pieces, answered) = body::written();
-    let answer = Answer { log, pieces, is_empty: true, is_admitted: matches!(may_connect, Ok(Ok(()))), ending };
+    let (log, is_admitted) = match connected {
+        Ok(Ok(log)) => (log, true),
+        _ => (log, false),
+    };
+    let answer = Answer { log, pieces, is_empty: true, is_admitted, ending };
     tasks.spawn(async move {
         let gone = answer.pieces.clone();
         tokio::select! {
@@ -148,21 +152,21 @@ impl Answer {
         if !self.is_admitted && !matches!(operation, Operation::Ping) {
             let is_pull = matches!(operation, Operation::Pull { .. });
             let end = if is_pull { &self.ending.very_end } else { &self.ending.last_moment };
-            let refusal = tokio::select! {
-                decided = self.log.connect() => decided.err().map(|denied| denied.to_string()),
-                () = end.cancelled() => Some(SHUTDOWN.into()),
+            let connected = tokio::select! {
+                connected = self.log.connect() => connected.map_err(|denied| denied.to_string()),
+                () = end.cancelled() => Err(SHUTDOWN.into()),
             };
-            if let Some(refusal) = refusal {
-                return self.send(id.failure(&unknown_error(&refusal))).await;
+            match connected {
+                Ok(log) => (self.log, self.is_admitted) = (log, true),
+                Err(refusal) => return self.send(id.failure(&unknown_error(&refusal))).await,
             }
-            self.is_admitted = true;
         }
         let log = self.log.for_request(payload);
         match operation {
             Operation::Ping => self.send(id.success(r#"{"_tag":"SyncMessage.Pong"}"#)).await,
             Operation::Push { batch, .. } if batch.is_empty() => self.send(id.success("{}")).await,
             Operation::Push { batch, backend_id } => {
-                let answer = match log.push_in_turn(batch, backend_id).await {
+                let answer = match log.push(batch, backend_id, OverLimit::Wait).await {
                     Ok(_) => id.success("{}"),
                     Err(error) => {
                         id.failure(&push_failure(&error).unwrap_or_else(|| unknown_error(&error.to_string())))
@@ -202,7 +206,7 @@ impl Answer {
         self.send(id.success("null")).await
     }
 
-    async fn pages(&mut self, id: &RequestId, mut pages: History, mut page: Page) -> Result<(), Gone> {
+    async fn pages(&mut self, id: &RequestId, mut pages: Scan, mut page: Page) -> Result<(), Gone> {
         loop {
             for (chunk, left) in chunks(&page.events, page.remaining()) {
                 self.send_counted(id.chunk(chunk, left, &page.backend_id), page.share.clone()).await?;
@@ -230,9 +234,9 @@ impl Answer {
     }
 }
 
-async fn first_page(log: &StoreLog, cursor: Option<Cursor>) -> Result<(History, Page), PullError> {
+async fn first_page(log: &StoreLog, cursor: Option<Cursor>) -> Result<(Scan, Page), PullError> {
     let after = cursor.as_ref().map_or(0, |cursor| cursor.event_sequence_number);
-    let mut pages = log.history(after, cursor.map(|cursor| cursor.backend_id)).await?;
+    let mut pages = log.reader().await?.scan(after, cursor.map(|cursor| cursor.backend_id));
     let page = pages.next().await?.ok_or(PullError::Rewound)?;
     Ok((pages, page))
 }

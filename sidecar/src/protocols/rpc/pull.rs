@@ -35,9 +35,9 @@ impl Puller {
     }
 
     async fn history(&self, after: i64, received: Option<String>) -> Result<(), Close> {
-        let mut pages = match self.log.history(after, received).await {
-            Ok(pages) => pages,
-            Err(error) => return self.refuse(&error).await,
+        let mut pages = match self.log.reader().await {
+            Ok(reader) => reader.scan(after, received),
+            Err(denied) => return self.refuse(&denied.into()).await,
         };
         loop {
             match pages.next().await {
@@ -51,7 +51,8 @@ impl Puller {
     }
 
     async fn follow(&self, after: i64, received: Option<String>) -> Result<(), Close> {
-        let mut events = match self.log.subscribe(after, received.as_deref()).await {
+        let subscribing = async { self.log.reader().await?.subscribe(after, received.as_deref()).await };
+        let mut events = match subscribing.await {
             Ok(events) => events,
             Err(error) => return self.refuse(&error).await,
         };

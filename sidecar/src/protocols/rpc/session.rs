@@ -15,7 +15,7 @@ use tracing::{Instrument, Span, debug, info};
 use super::pull::Puller;
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, push_failure};
 use super::wire::{ClientFrame, Form, PONG, RequestId, defect, read_frames};
-use crate::log::{PushError, Pushed, StoreLog};
+use crate::log::{OverLimit, PushError, Pushed, StoreLog};
 use crate::protocols::websocket::close::{ALL_ANSWERED, BUG, Close, NO_PULL, SHUTDOWN, STRANGER, UNAVAILABLE};
 use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
@@ -149,7 +149,7 @@ impl Session {
             Operation::Push { batch, backend_id } => {
                 // Queued here and not in the future, so that pushes keep the order in which they came.
                 let span = frame.span(self.log.id());
-                let pushed = span.in_scope(|| self.log.for_request(payload).push_in_turn(batch, backend_id));
+                let pushed = span.in_scope(|| self.log.for_request(payload).push(batch, backend_id, OverLimit::Wait));
                 self.push(id, pushed.instrument(span));
             }
             // Over WebSocket a Ping is a frame.

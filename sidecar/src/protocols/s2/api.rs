@@ -8,11 +8,13 @@
 //! The client does not look at the status of a pull: what is no stream of events is an empty one to it, and a live pull asks
 //! again at once. So errors are events. One ends syncing until the page is reloaded, after two more attempts.
 
+use std::future::ready;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::Either;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -22,7 +24,7 @@ use tracing::debug;
 
 use super::limits::Limits;
 use super::stream::{Follow, Writer, error_event};
-use crate::log::{Batch, PushError, StoreLog};
+use crate::log::{Batch, OverLimit, PushError, StoreLog};
 use crate::protocols::{body, read_json, status_of};
 use crate::shutdown::Ending;
 
@@ -105,7 +107,7 @@ pub fn ping() -> Response {
 /// Appends a batch; the answer comes after the commit.
 pub async fn push(log: StoreLog, batch: Batch) -> Response {
     debug!(store = ?log.id(), "push");
-    let pushed = if batch.is_empty() { Ok(()) } else { log.push(batch, None).await.map(drop) };
+    let pushed = if batch.is_empty() { Ok(()) } else { log.push(batch, None, OverLimit::Refuse).await.map(drop) };
     match pushed {
         Ok(()) => answer(StatusCode::OK, json!({"success": true})),
         Err(error) => {
@@ -125,15 +127,17 @@ pub async fn push(log: StoreLog, batch: Batch) -> Response {
 pub async fn pull(log: StoreLog, pull: Pull, tasks: &TaskTracker, ending: &Ending) -> Response {
     let Pull { after, is_live, .. } = pull;
     debug!(store = ?log.id(), after, is_live, "pull");
-    if let Ok(Err(denied)) = timeout(AWAY, log.may_pull()).await {
-        return refuse_pull(status_of(&denied), &denied.to_string());
-    }
+    let reader = match timeout(AWAY, log.reader()).await {
+        Ok(Ok(reader)) => Either::Left(ready(Ok(reader))),
+        Ok(Err(denied)) => return refuse_pull(status_of(&denied), &denied.to_string()),
+        Err(_) => Either::Right(async move { log.reader().await }),
+    };
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, Limits::NONE);
     if is_live {
-        tasks.spawn(writer.live(log, after, Follow::WithPauses, ending.begun.clone()));
+        tasks.spawn(writer.live(reader, after, Follow::WithPauses, ending.begun.clone()));
     } else {
-        tasks.spawn(writer.history(log, after, ending.clone()));
+        tasks.spawn(writer.history(reader, after, ending.clone()));
     }
     events(StatusCode::OK, body)
 }

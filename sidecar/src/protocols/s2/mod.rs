@@ -6,6 +6,7 @@
 
 mod api;
 mod limits;
+mod names;
 mod records;
 mod rest;
 mod routes;

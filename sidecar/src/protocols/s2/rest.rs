@@ -1,13 +1,14 @@
 //! The part of S2's REST API that a log can honour, <https://s2.dev/docs/rest>: appending, reading, the tail, and the names of
 //! streams. A record is an event of LiveStore as JSON text.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -20,7 +21,9 @@ use super::limits::Limits;
 use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
 use crate::limits::memory::{Share, counted};
-use crate::log::{Batch, Event, Page, PullError, PushError, StoreLog, StreamEnd, Unreadable};
+use crate::log::{
+    Batch, Event, OverLimit, Page, PullError, PushError, Reader, Receipt, StoreLog, StreamEnd, Unreadable,
+};
 use crate::protocols::{body, read_json};
 use crate::shutdown::Ending;
 
@@ -83,29 +86,29 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
     // The head that S2 would be asked to expect, and the one that the events say they follow.
     let is_expected = match_seq_num.is_none_or(|expected| expected == parent);
     let pushed = if is_expected {
-        log.push(batch, None).await
-    } else if let Err(denied) = log.may_push().await {
-        return refuse(&denied.into());
+        log.push(batch, None, OverLimit::Refuse).await
     } else {
-        match log.end().await {
-            Ok(end) => Err(PushError::ServerAhead { minimum_expected_num: end.head, provided_num: parent }),
-            Err(unreadable) => return refuse(&unreadable.into()),
+        match async { Ok::<_, PullError>(log.writer().await?.head().await?) }.await {
+            Ok(head) => Err(PushError::ServerAhead { minimum_expected_num: head, provided_num: parent }),
+            Err(error) => return refuse(&error),
         }
     };
     match pushed {
-        Ok(_) => {
-            let (appended_at, end) = match appended(&log, last).await {
-                Ok(appended) => appended,
+        Ok(pushed) => {
+            let Receipt { appended_at, head, head_appended_at } = match log.receipt(&pushed, last).await {
+                Ok(receipt) => receipt,
                 Err(unreadable) => return refuse(&unreadable.into()),
             };
-            let position = |seq_num: i64, timestamp: i64| json!({"seq_num": seq_num, "timestamp": timestamp});
-            let tail = tail_of(&end);
+            let position = |seq_num: i64, at: Option<DateTime<Utc>>| {
+                let timestamp = at.map_or(0, |at| at.timestamp_millis());
+                json!({"seq_num": seq_num, "timestamp": timestamp})
+            };
             answer(
                 StatusCode::OK,
                 json!({
                     "start": position(parent, appended_at),
                     "end": position(last, appended_at),
-                    "tail": position(tail.seq_num, tail.timestamp),
+                    "tail": position(head, head_appended_at),
                 }),
             )
         }
@@ -125,21 +128,9 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
     }
 }
 
-/// When a record was appended, and where the stream ends.
-async fn appended(log: &StoreLog, last: i64) -> Result<(i64, Page), Unreadable> {
-    let own = log.next_after(last - 1).await?;
-    let appended_at = own.events.first().map_or(0, |event| timestamp(event));
-    let end = if own.head == last { own } else { log.end().await? };
-    Ok((appended_at, end))
-}
-
 /// Where a stream ends.
 pub async fn tail(log: StoreLog) -> Response {
-    let end = async {
-        log.may_pull().await?;
-        Ok(log.end().await?)
-    };
-    let tail = match end.await {
+    let tail = match async { Ok(log.reader().await?.end().await?) }.await {
         Ok(end) => tail_of(&end).json(),
         Err(error) => return refuse(&error),
     };
@@ -224,19 +215,19 @@ pub async fn read(
     ending: &Ending,
 ) -> Result<Response, PullError> {
     debug!(store = ?log.id(), ?read, "read");
-    log.may_pull().await?;
+    let reader = log.reader().await?;
     let (start, limits, records, bytes) = match read.resumed {
         Some((seq_num, records, bytes)) => {
             (Start::SeqNum(seq_num + 1), read.limits.less(records, bytes), records, bytes)
         }
         None => (read.start, read.limits, 0, 0),
     };
-    let end = log.end().await?;
+    let end = reader.end().await?;
     let mut after = match start {
         Start::SeqNum(seq_num) => seq_num,
         Start::TailOffset(offset) => (end.head - offset).max(0),
         Start::Timestamp(timestamp) => match DateTime::from_timestamp_millis(timestamp) {
-            Some(moment) => log.last_before(moment).await?,
+            Some(moment) => reader.last_before(moment).await?,
             None => end.head,
         },
     };
@@ -247,7 +238,7 @@ pub async fn read(
         after = end.head;
     }
     if !read.is_stream {
-        return read_at_once(&log, after, limits, read.wait, &end, &ending.begun).await;
+        return read_at_once(&reader, after, limits, read.wait, &end, &ending.begun).await;
     }
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, limits).resume(records, bytes);
@@ -255,20 +246,20 @@ pub async fn read(
     let wait = read.wait.or((read.limits != Limits::NONE).then_some(Duration::ZERO));
     let shutdown = ending.begun.clone();
     match wait {
-        Some(Duration::ZERO) => tasks.spawn(writer.history(log, after, ending.clone())),
-        Some(wait) => tasks.spawn(writer.live(log, after, Follow::For(wait), shutdown)),
-        None if !exists => tasks.spawn(writer.live(log, after, Follow::Briefly, shutdown)),
+        Some(Duration::ZERO) => tasks.spawn(writer.history(ready(Ok(reader)), after, ending.clone())),
+        Some(wait) => tasks.spawn(writer.live(ready(Ok(reader)), after, Follow::For(wait), shutdown)),
+        None if !exists => tasks.spawn(writer.live(ready(Ok(reader)), after, Follow::Briefly, shutdown)),
         // As LiveStore's helpers ask for their client, which must not lose a stream that has brought something.
         None if read.clamp && read.resumed.is_none() => {
-            tasks.spawn(writer.live(log, after, Follow::WithPauses, shutdown))
+            tasks.spawn(writer.live(ready(Ok(reader)), after, Follow::WithPauses, shutdown))
         }
-        None => tasks.spawn(writer.live(log, after, Follow::Forever, shutdown)),
+        None => tasks.spawn(writer.live(ready(Ok(reader)), after, Follow::Forever, shutdown)),
     };
     Ok(events(StatusCode::OK, body))
 }
 
 async fn read_at_once(
-    log: &StoreLog,
+    reader: &Reader,
     after: i64,
     limits: Limits,
     wait: Option<Duration>,
@@ -276,12 +267,12 @@ async fn read_at_once(
     shutdown: &CancellationToken,
 ) -> Result<Response, PullError> {
     let found = if after < end.head {
-        let page = async { log.history(after, None).await?.next().await };
-        page.await.map(|page| page.map(|page| (page.events, page.share)).unwrap_or_default())
+        let page = reader.scan(after, None).next().await;
+        page.map(|page| page.map(|page| (page.events, page.share)).unwrap_or_default())
     } else {
         let wait = wait.unwrap_or(Duration::ZERO).min(LONGEST_WAIT);
         tokio::select! {
-            news = timeout(wait, news(log, after)) => match news {
+            news = timeout(wait, news(reader, after)) => match news {
                 Ok(news) => news,
                 Err(_) => return Ok(unwritten(end)),
             },
@@ -303,8 +294,8 @@ async fn read_at_once(
     }
 }
 
-async fn news(log: &StoreLog, after: i64) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), PullError> {
-    let mut subscription = log.subscribe(after, None).await?;
+async fn news(reader: &Reader, after: i64) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), PullError> {
+    let mut subscription = reader.subscribe(after, None).await?;
     loop {
         match subscription.next().await {
             Ok(delivery) if delivery.events.is_empty() => {}

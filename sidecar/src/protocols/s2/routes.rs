@@ -14,10 +14,10 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{REST, SYNC_S2, Settings, api, rest};
-use crate::gate::Gate;
+use super::{REST, SYNC_S2, Settings, api, names, rest};
+use crate::gate::{Gate, is_for};
 use crate::limits::memory::Account;
-use crate::log::{Action, Age, Alias, FindError, PgText, StoreId, StoreLog};
+use crate::log::{Action, Age, FindError, PgText, StoreId, StoreLog};
 use crate::protocols::{Services, read_json, status_of};
 use crate::settings::SettingsError;
 use crate::telemetry::refusals::{Asked, Reason};
@@ -141,11 +141,11 @@ impl S2 {
     }
 
     /// What is going to be appended must not create a second store of a name.
-    async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreId>, RestError> {
+    async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreLog>, RestError> {
         let context = self.gate.unnamed_context(&REST, None, parts).map_err(invalid)?;
         let (age, action) =
             if parts.method == Method::POST { (Age::Now, Action::Push) } else { (Age::Any, Action::Pull) };
-        let found = self.gate.log.find(&Alias::Stream(name), age, action, &Arc::new(context)).await;
+        let found = self.gate.log.find(&names::stream(name), age, action, &Arc::new(context)).await;
         found.map_err(|error| match error {
             FindError::Ambiguous => RestError(StatusCode::CONFLICT, "ambiguous_stream", error.to_string()),
             FindError::Unreadable(_) => unreadable(&error),
@@ -170,13 +170,16 @@ impl S2 {
             // What is no name that the helpers make is that of a store.
             None if !is_stream_name => (name.into(), true),
             None => match self.find(stream_text(name)?, parts).await? {
-                Some(store) => (store.as_str().into(), true),
+                Some(log) => {
+                    is_for(&REST, log.id());
+                    return Ok((log, true));
+                }
                 None => (name.into(), false),
             },
         };
         let store = StoreId::parse(&store_id).map_err(invalid)?;
         let context = self.gate.context(&REST, &store, None, parts).map_err(invalid)?;
-        Ok((self.gate.log.store_for_request(store, context), exists))
+        Ok((self.gate.log.store(store, context), exists))
     }
 }
 
@@ -205,7 +208,7 @@ async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Re
     let Stream { stream } = s2.json(body, &account).await?;
     StoreId::parse(&stream).map_err(invalid)?;
     // Which stores there are is not for everybody where somebody says who may see which.
-    let alias = Alias::Stream(stream_text(&stream)?);
+    let alias = names::stream(stream_text(&stream)?);
     let exists = s2.gate.log.is_public() && s2.gate.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
     let info = json!({"name": stream, "created_at": now(), "deleted_at": null});
     created(create(&s2.created, format!("stream {stream}")) && !exists, "stream", info)
@@ -243,7 +246,8 @@ async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
     let limit = limit.unwrap_or(1000).clamp(0, 1000);
     let prefix = PgText::parse("prefix", prefix).map_err(invalid)?;
     let start_after = PgText::parse("start_after", start_after).map_err(invalid)?;
-    let mut streams = s2.gate.log.aliases().streams(&prefix, &start_after, limit + 1).await.map_err(|_| {
+    let listed = s2.gate.log.aliases().list(names::LIST, &prefix, &start_after, limit + 1).await;
+    let mut streams = listed.map_err(|_| {
         RestError(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::limits::Limits;
 use super::records::{Tail, batches, metered, records, seq_num, timestamp};
 use crate::limits::memory::{Share, counted};
-use crate::log::{Event, PullError, StoreLog, StreamEnd, Unreadable};
+use crate::log::{Denied, Event, PullError, Reader, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
 /// How often a live stream that has nothing new says so. S2: 5 to 15 s.
@@ -56,6 +56,11 @@ pub enum Follow {
 /// How long a stream of no store goes on.
 const BRIEFLY: Duration = Duration::from_secs(5);
 
+/// Brings a reader: the client was asked about already, or is while the database is away.
+pub trait Asking: Future<Output = Result<Reader, Denied>> + Send + 'static {}
+
+impl<T: Future<Output = Result<Reader, Denied>> + Send + 'static> Asking for T {}
+
 /// Writes the events of a log to a client.
 pub struct Writer {
     pieces: mpsc::Sender<Bytes>,
@@ -88,22 +93,27 @@ impl Writer {
 
     /// Everything after an event, up to the end if a shutdown leaves the time. Otherwise it ends before its end, and the client goes
     /// on live from where it is.
-    pub async fn history(mut self, log: StoreLog, after: i64, ending: Ending) {
+    pub async fn history(mut self, reader: impl Asking, after: i64, ending: Ending) {
         let gone = self.pieces.clone();
         tokio::select! {
             () = gone.closed() => {}
             () = ending.very_end.cancelled() => {}
-            _ = self.write_history(&log, after, &ending.last_moment) => {}
+            _ = self.write_history(reader, after, &ending.last_moment) => {}
         }
     }
 
-    async fn write_history(&mut self, log: &StoreLog, after: i64, last_moment: &CancellationToken) -> Result<(), Gone> {
-        let mut history = match self.until_late(last_moment, log.history(after, None)).await? {
-            Ok(history) => history,
-            Err(error) => return self.fail(&error).await,
+    async fn write_history(
+        &mut self,
+        reader: impl Asking,
+        after: i64,
+        last_moment: &CancellationToken,
+    ) -> Result<(), Gone> {
+        let mut pages = match self.until_late(last_moment, reader).await? {
+            Ok(reader) => reader.scan(after, None),
+            Err(denied) => return self.fail(&denied.into()).await,
         };
         loop {
-            let page = match self.until_late(last_moment, history.next()).await? {
+            let page = match self.until_late(last_moment, pages.next()).await? {
                 Ok(Some(page)) => page,
                 Ok(None) => return self.send(DONE.into()).await,
                 Err(error) => return self.fail(&error).await,
@@ -117,17 +127,18 @@ impl Writer {
     }
 
     /// What follows an event, as it comes.
-    pub async fn live(mut self, log: StoreLog, after: i64, follow: Follow, shutdown: CancellationToken) {
+    pub async fn live(mut self, reader: impl Asking, after: i64, follow: Follow, shutdown: CancellationToken) {
         let gone = self.pieces.clone();
         tokio::select! {
             () = gone.closed() => {}
             () = shutdown.cancelled() => {}
-            _ = self.write_live(&log, after, follow) => {}
+            _ = self.write_live(reader, after, follow) => {}
         }
     }
 
-    async fn write_live(&mut self, log: &StoreLog, after: i64, follow: Follow) -> Result<(), Gone> {
-        let mut subscription = match self.patiently(log.subscribe(after, None)).await? {
+    async fn write_live(&mut self, reader: impl Asking, after: i64, follow: Follow) -> Result<(), Gone> {
+        let subscribing = async { reader.await?.subscribe(after, None).await };
+        let mut subscription = match self.patiently(subscribing).await? {
             Ok(subscription) => subscription,
             Err(error) => return self.fail(&error).await,
         };

@@ -24,7 +24,7 @@ use super::offset::{Offset, Position};
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error};
 use super::upstream::Upstream;
 use crate::limits::memory::counted;
-use crate::log::{FindError, StoreLog};
+use crate::log::{FindError, Reader, StoreLog};
 use crate::protocols::status_of;
 pub use request::{Request, Since, has_secret};
 
@@ -46,22 +46,40 @@ pub async fn answer(
     request: Request,
     audience: Audience,
     mut patience: Patience,
+    upstream: Option<&Upstream>,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> Response {
     debug!(store = ?log.id(), since = ?request.since, is_live = request.is_live, is_sse = request.is_sse, "shape");
+    let reader = match patience.wait_for(log.reader()).await {
+        Some(Ok(reader)) => reader,
+        Some(Err(denied)) => return refuse(&denied.into()),
+        None => match &request.since {
+            Since::At(position) if request.is_sse => {
+                return stream_response(&request, position, &audience, sse::nothing_yet(position));
+            }
+            _ => return nothing(&request, &audience),
+        },
+    };
+    if let Some(upstream) = upstream {
+        match forward(upstream, &reader, &request, &audience, &mut patience, &shutdown).await {
+            Ok(response) => return response,
+            Err(Instead::Nothing) => return nothing(&request, &audience),
+            Err(Instead::ReadOurselves) => {}
+        }
+    }
     if let (true, Since::At(position)) = (request.is_sse, &request.since) {
         let stream =
-            sse::open(log, position, request.relation.clone(), request.columns, &mut patience, tasks, shutdown);
+            sse::open(&reader, position, request.relation.clone(), request.columns, &mut patience, tasks, shutdown);
         return match stream.await {
             Ok(stream) => stream_response(&request, position, &audience, stream),
             Err(refusal) => refuse(&refusal),
         };
     }
     let page = match &request.since {
-        Since::Start => read(&log, None, Follow::No, &mut patience).await,
-        Since::At(position) => read(&log, Some(position), request.follow(), &mut patience).await,
-        Since::Now => match patience.wait_for(log.follow()).await {
+        Since::Start => read(&reader, None, Follow::No, &mut patience).await,
+        Since::At(position) => read(&reader, Some(position), request.follow(), &mut patience).await,
+        Since::Now => match patience.wait_for(reader.follow()).await {
             Some(Ok(end)) => {
                 let position = Position { offset: Offset::after(end.last()), handle: (**end.backend_id()).into() };
                 Ok(Page::empty(position, true))
@@ -258,19 +276,16 @@ pub fn uncached(status: StatusCode, body: serde_json::Value) -> Response {
 ///
 /// # Errors
 /// What to do instead.
-pub async fn forward(
+async fn forward(
     upstream: &Upstream,
-    log: &StoreLog,
+    reader: &Reader,
     request: &Request,
     audience: &Audience,
     patience: &mut Patience,
     shutdown: &CancellationToken,
 ) -> Result<Response, Instead> {
     let forwarding = async {
-        if let Err(denied) = log.may_pull().await {
-            return Ok(refuse(&denied.into()));
-        }
-        let location = log.locate().await.ok().flatten().ok_or(Instead::ReadOurselves)?;
+        let location = reader.locate().await.ok().flatten().ok_or(Instead::ReadOurselves)?;
         if matches!(&request.since, Since::At(position) if position.handle == location.backend_id) {
             return Err(Instead::ReadOurselves);
         }
@@ -278,7 +293,7 @@ pub async fn forward(
         let asking = async {
             loop {
                 let tags = audience.if_none_match.as_ref();
-                let (token_ends, shutdown) = (log.ended().await, shutdown.clone());
+                let (token_ends, shutdown) = (reader.ended(), shutdown.clone());
                 let end = async move {
                     tokio::select! {
                         _ = token_ends => {}
@@ -294,7 +309,7 @@ pub async fn forward(
         let mut response = match &request.since {
             Since::At(_) => tokio::select! {
                 response = asking => response,
-                denied = log.ended().await => return Ok(refuse(&denied.into())),
+                denied = reader.ended() => return Ok(refuse(&denied.into())),
             },
             // Who begins can do so here.
             _ => timeout(GIVE_UP, asking).await.map_err(|_| Instead::ReadOurselves)?,
@@ -316,7 +331,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why there is no answer of Electric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Instead {
+enum Instead {
     /// It cannot know: the store does not exist yet, or the client began to read here.
     ReadOurselves,
     /// It did not answer in time.

@@ -235,7 +235,7 @@ mod tests {
             let Request { table, relation, since, columns, is_live, is_sse, params, .. } = request;
             let name = format!("{}.{}", quote(&relation.schema), quote(&relation.table));
             let condition = match &table {
-                Alias::Pooled(store) => Some(format!("store = {store}")),
+                Alias::Number(store) => Some(format!("store = {store}")),
                 _ => None,
             };
             let again = parse_table(&name, condition.as_deref().map(|condition| (condition, None)));

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 use crate::limits::memory::counted;
-use crate::log::{Delivery, StoreLog, Subscription};
+use crate::log::{Delivery, Reader, Subscription};
 use crate::protocols::body;
 use crate::protocols::electric::messages::{Columns, Relation, row, up_to_date};
 use crate::protocols::electric::offset::Position;
@@ -41,7 +41,7 @@ pub struct Stream {
 /// # Errors
 /// The client may not read, or the position is not one of this log.
 pub async fn open(
-    log: StoreLog,
+    reader: &Reader,
     position: &Position,
     relation: Relation,
     columns: Columns,
@@ -50,10 +50,9 @@ pub async fn open(
     shutdown: CancellationToken,
 ) -> Result<Stream, ReadError> {
     let offset = position.offset;
-    let subscribing = log.subscribe(offset.seq_num, position.backend_id());
+    let subscribing = reader.subscribe(offset.seq_num, position.backend_id());
     let Some(subscribed) = patience.wait_for(subscribing).await else {
-        // The database is away, or the server ends: nothing was sent, and the client comes again.
-        return Ok(Stream { body: Body::from(": nothing yet\n\n"), handle: position.handle.clone(), has_begun: false });
+        return Ok(nothing_yet(position));
     };
     let subscription = subscribed.map_err(|error| read_error(error, offset))?;
     subscription.linger();
@@ -70,6 +69,11 @@ pub async fn open(
         }
     });
     Ok(Stream { body, handle, has_begun: true })
+}
+
+/// The database is away, or the server ends: nothing is sent, and the client comes again.
+pub fn nothing_yet(position: &Position) -> Stream {
+    Stream { body: Body::from(": nothing yet\n\n"), handle: position.handle.clone(), has_begun: false }
 }
 
 struct Feed {

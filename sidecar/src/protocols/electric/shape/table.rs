@@ -2,6 +2,7 @@
 
 use crate::log::{Alias, PgText};
 use crate::protocols::electric::messages::Relation;
+use crate::protocols::electric::names;
 
 /// The schema of a table that is named without one.
 const DEFAULT_SCHEMA: &str = "public";
@@ -40,7 +41,7 @@ pub fn parse_table(
     if name == POOL {
         let store = condition.and_then(|(condition, param)| store_of(condition, param));
         let needed = "must be store = <livestore.stores.id>: this table has the events of many stores";
-        return store.map(|store| (Alias::Pooled(store), relation)).ok_or(("where", needed.into()));
+        return store.map(|store| (Alias::Number(store), relation)).ok_or(("where", needed.into()));
     }
     let suffix = name.strip_prefix("eventlog_").and_then(|rest| rest.split_once('_')).filter(|(version, suffix)| {
         !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()) && !suffix.is_empty()
@@ -53,7 +54,7 @@ pub fn parse_table(
         return Err(("where", "is not supported: a shape is the whole log of a store".into()));
     }
     let suffix = PgText::parse("the name", suffix).map_err(|problem| ("table", problem))?;
-    Ok((Alias::Suffix(suffix), relation))
+    Ok((names::table(suffix), relation))
 }
 
 /// `store = 17`, or `store = $1` with that parameter, in any of the ways to write it.
@@ -111,7 +112,7 @@ mod tests {
 
     fn suffix(table: &str) -> Option<(String, String)> {
         match parse_table(table, None) {
-            Ok((Alias::Suffix(suffix), relation)) => {
+            Ok((Alias::Name(_, suffix), relation)) => {
                 Some((suffix.as_str().into(), format!("{}/{}", relation.schema, relation.table)))
             }
             _ => None,
@@ -153,7 +154,7 @@ mod tests {
             [("store = 17", None), ("store=17", None), ("(\"store\" = '17')", None), ("store = $1", Some("17"))]
         {
             let (table, _) = parse_table("livestore.eventlog_1", Some((condition, param))).unwrap();
-            assert_eq!(table, Alias::Pooled(17), "{condition}");
+            assert_eq!(table, Alias::Number(17), "{condition}");
         }
         for condition in [
             None,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Chunk, NoPage, Upstream};
-use crate::log::{Event, Location, StoreLog, Unreadable};
-use crate::protocols::electric::api::{Answer, RawPosition, pull_ourselves};
+use crate::log::{Event, Location, Reader, StoreLog, Unreadable};
+use crate::protocols::electric::api::{Answer, RawPosition, read_ourselves};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, Page, Patience, ReadError, read};
 
@@ -101,46 +101,44 @@ pub async fn pull(
         Some(place) => Ok(place.answer(Vec::new(), is_live, place.shape.clone())),
         None => Err(ReadError::Away),
     };
-    match patience.wait_for(log.may_pull()).await {
-        Some(Ok(())) => {}
-        Some(Err(denied)) => return Err(denied.into()),
-        None => return nothing(),
-    }
-    let Some(location) = patience.wait_for(locate(log, place.as_ref())).await else {
+    let Some(log) = patience.wait_for(log.reader()).await.transpose()? else {
+        return nothing();
+    };
+    let Some(location) = patience.wait_for(locate(&log, place.as_ref())).await else {
         return nothing();
     };
     let Some(location) = location? else {
         // A store that does not exist yet has no shape.
-        return pull_ourselves(log, position, is_live, patience).await;
+        return read_ourselves(&log, place.map(|place| place.ours()), is_live, patience).await;
     };
     let here = place.clone().unwrap_or_else(|| Place::start(&location));
     if here.seq_num > 0 && here.backend_id != location.backend_id {
         return Err(here.reset(&location));
     }
-    let reader = Reader { upstream, log, here, is_live, is_new: place.is_none() };
-    if !reader.is_new && reader.here.shape.is_none() {
-        return reader.join(&location, patience).await;
+    let pull = Pull { upstream, log: &log, here, is_live, is_new: place.is_none() };
+    if !pull.is_new && pull.here.shape.is_none() {
+        return pull.join(&location, patience).await;
     }
     let following = async {
         tokio::select! {
-            chunk = reader.follow(&location) => Ok(chunk),
-            denied = log.ended().await => Err(denied),
+            chunk = pull.follow(&location) => Ok(chunk),
+            denied = log.ended() => Err(denied),
         }
     };
     match patience.wait_for(following).await.transpose()? {
-        Some(Ok(chunk)) => reader.followed(chunk, patience).await,
-        Some(Err(NoPage::Unavailable)) => reader.read_ourselves(reader.here.shape.clone(), patience).await,
-        Some(Err(NoPage::Unknown)) => reader.join(&location, patience).await,
+        Some(Ok(chunk)) => pull.followed(chunk, patience).await,
+        Some(Err(NoPage::Unavailable)) => pull.read_ourselves(pull.here.shape.clone(), patience).await,
+        Some(Err(NoPage::Unknown)) => pull.join(&location, patience).await,
         Some(Err(NoPage::Mutated)) => {
             log.forget_location().await;
             match patience.wait_for(log.locate()).await {
                 // The events have moved to a table of the store's own; or the client had none of those that are gone.
                 Some(Ok(Some(now)))
-                    if now != location && (now.backend_id == location.backend_id || reader.here.seq_num == 0) =>
+                    if now != location && (now.backend_id == location.backend_id || pull.here.seq_num == 0) =>
                 {
-                    reader.join(&now, patience).await
+                    pull.join(&now, patience).await
                 }
-                _ => Err(reader.here.reset(&location)),
+                _ => Err(pull.here.reset(&location)),
             }
         }
         None => nothing(),
@@ -148,7 +146,7 @@ pub async fn pull(
 }
 
 /// Where the log is. What is known of it may be older than what a client knows, and a new client begins with it.
-async fn locate(log: &StoreLog, place: Option<&Place>) -> Result<Option<Location>, Unreadable> {
+async fn locate(log: &Reader, place: Option<&Place>) -> Result<Option<Location>, Unreadable> {
     if let Some(place) = place
         && let Some(location) = log.locate().await?
         && (place.seq_num == 0 || place.backend_id == location.backend_id)
@@ -160,16 +158,16 @@ async fn locate(log: &StoreLog, place: Option<&Place>) -> Result<Option<Location
 }
 
 /// One request of a client.
-struct Reader<'a> {
+struct Pull<'a> {
     upstream: &'a Upstream,
-    log: &'a StoreLog,
+    log: &'a Reader,
     here: Place,
     is_live: bool,
     /// It has no position.
     is_new: bool,
 }
 
-impl Reader<'_> {
+impl Pull<'_> {
     /// Reads on in the shape, until there is an event or the end.
     async fn follow(&self, location: &Location) -> Result<Chunk, NoPage> {
         let Self { upstream, here, .. } = self;

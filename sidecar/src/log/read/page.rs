@@ -9,9 +9,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, Type, accepts};
 use tracing::{Instrument, debug_span, error, warn};
 
-use super::event::{Event, StoredEvent};
-use super::store_id::StoreId;
 use crate::limits::memory::Share;
+use crate::log::event::{Event, StoredEvent};
+use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, PoolClient};
 use crate::telemetry::log_throttle::LogThrottle;
 

@@ -1,38 +1,44 @@
-//! Reading a log page by page: the page that a reader will ask for next is read while it sends the one before.
+//! Reading a log page by page. The page that a reader will ask for next is read while it sends the one before.
 
 use std::sync::Arc;
 
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::event::Event;
-use super::pull::{PAGE_BYTES, Page, pull};
-use super::store_id::StoreId;
+use super::page::{PAGE_BYTES, Page, pull};
 use crate::limits::memory::{Account, FREE, Share};
+use crate::log::event::Event;
+use crate::log::store_id::StoreId;
 use crate::postgres::{Database, Unreadable, retry_until_available};
 
 /// A page ends with the event with which it is large enough: so much may it take, with an event as large as any may be by default.
 const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
 
-/// What one reader reads ahead: a page at most.
-#[derive(Default)]
-pub struct Ahead {
+/// The pages of one reader. At most one is read before it is asked for.
+pub struct Prefetch {
+    database: Database,
+    store: StoreId,
+    account: Account,
     pages: u32,
     next: Option<(i64, AbortOnDropHandle<Result<Page, Unreadable>>)>,
 }
 
-impl Ahead {
+impl Prefetch {
+    /// `account`: the memory for the pages.
+    pub fn new(database: Database, store: StoreId, account: Account) -> Self {
+        Self { database, store, account, pages: 0, next: None }
+    }
+
+    pub fn store(&self) -> &StoreId {
+        &self.store
+    }
+
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// The page after `after`. Waits while the database is away, and for memory. Cancel safe.
-    ///
-    /// # Errors
-    /// The event that follows cannot be read.
-    pub async fn page(
-        &mut self,
-        database: &Database,
-        store: &StoreId,
-        after: i64,
-        account: &Account,
-    ) -> Result<Page, Unreadable> {
+    pub async fn page(&mut self, after: i64) -> Result<Page, Unreadable> {
         let ready = match &mut self.next {
             Some((from, reading)) if *from == after => reading.await.ok(),
             _ => None,
@@ -40,24 +46,28 @@ impl Ahead {
         self.next = None;
         let page = match ready {
             Some(page) => page,
-            None => read(database.clone(), store.clone(), after, account.take(MOST).await).await,
+            None => self.read(after, self.account.take(MOST).await).await,
         }?;
         self.pages = self.pages.saturating_add(1);
-        // Who takes a second page takes a third; most readers take one.
+        // Prefetch from page two on: most readers stop after one.
         if self.pages > 1
             && page.remaining() > 0
             && let Some(last) = page.events.last()
-            && let Some(share) = account.try_take(MOST)
+            && let Some(share) = self.account.try_take(MOST)
         {
-            let reading = read(database.clone(), store.clone(), last.seq_num, Some(share)).in_current_span();
+            let reading = self.read(last.seq_num, Some(share)).in_current_span();
             self.next = Some((last.seq_num, AbortOnDropHandle::new(tokio::spawn(reading))));
         }
         Ok(page)
     }
 
-    /// Gives up what was read ahead: the reader goes on elsewhere.
+    /// Drops what was read ahead: the reader goes on elsewhere.
     pub fn forget(&mut self) {
-        *self = Self::default();
+        (self.pages, self.next) = (0, None);
+    }
+
+    fn read(&self, after: i64, share: Option<Share>) -> impl Future<Output = Result<Page, Unreadable>> + use<> {
+        read(self.database.clone(), self.store.clone(), after, share)
     }
 }
 

@@ -1,36 +1,43 @@
-//! What only those may do who administer a store.
+//! What only an administrator of a store may do.
+
+use std::sync::Arc;
 
 use tokio_postgres::error::SqlState;
 
-use super::authorize::Denied;
 use super::store::StoreLog;
 use crate::auth::Access;
-use crate::postgres::DatabaseError;
+use crate::log::error::Denied;
+use crate::postgres::{DatabaseError, Unreadable};
 
-/// What `livestore.reset_store` raises for a store that there is not.
+/// What `livestore.reset_store` raises for a store that does not exist.
 const NO_SUCH_STORE: &str = "LS004";
 
+/// A client that may administer a store. Only [`StoreLog::administrator`] makes one. A protocol that offers this asks for a secret
+/// first.
+pub struct Administrator<'a>(&'a StoreLog);
+
 impl StoreLog {
-    /// Whether the token lets the client administer the store. Whoever offers that asks for a secret first.
-    ///
-    /// # Errors
-    /// It does not.
-    pub async fn may_administer(&self) -> Result<(), Denied> {
-        self.check_token(Access::Admin, "the token does not allow to administer this store").await
+    /// Whether the token lets the client administer the store.
+    pub async fn administrator(&self) -> Result<Administrator<'_>, Denied> {
+        self.check_token(Access::Admin, "the token does not allow to administer this store").await?;
+        Ok(Administrator(self))
+    }
+}
+
+impl Administrator<'_> {
+    /// The id of this life of the log. Waits while the database is away.
+    pub async fn backend_id(&self) -> Result<Arc<str>, Unreadable> {
+        Ok(self.0.status().await?.backend_id)
     }
 
-    /// Empties the log. One that does not exist is empty already. Whoever offers this asks for a secret first.
-    ///
-    /// # Errors
-    /// It was not emptied, or is not known to be; or the token does not allow it.
+    /// Empties the log. One that does not exist is empty already.
     pub async fn reset(&self) -> Result<(), ResetError> {
-        self.may_administer().await.map_err(ResetError::Denied)?;
-        let mut client = self.database().client().await.map_err(ResetError::Database)?;
+        let mut client = self.0.database().client().await.map_err(ResetError::Database)?;
         let reset = async {
             let transaction = client.transaction().await?;
             // Of a large store it may take long: what the operator has set counts.
             transaction.batch_execute("set local statement_timeout to default").await?;
-            transaction.execute("select livestore.reset_store($1)", &[&self.id().as_str()]).await?;
+            transaction.execute("select livestore.reset_store($1)", &[&self.0.id().as_str()]).await?;
             transaction.commit().await
         };
         match reset.await {
@@ -48,7 +55,7 @@ impl StoreLog {
 #[derive(Debug, thiserror::Error)]
 pub enum ResetError {
     #[error(transparent)]
-    Denied(Denied),
+    Denied(#[from] Denied),
     #[error("the database role of this server may not reset stores: grant livestore_admin to it")]
     NotAllowed,
     #[error("the store was not reset: try again, and see the log of the server")]

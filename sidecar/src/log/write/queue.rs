@@ -1,4 +1,4 @@
-//! Pushing: a queue that every dialect writes to. A committer turns whatever waits into one transaction (`commit.rs`).
+//! The queue that pushes of every dialect go through. A committer turns whatever waits into one transaction (`commit.rs`).
 //!
 //! NOTIFY makes commits of the whole Postgres instance queue behind one another, so a transaction for each push would
 //! be three times slower than one for all that wait (docs/architecture.md).
@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
-use super::commit::Committer;
-use super::context::Context;
-use super::event::Batch;
 use super::held::Held;
-use super::outcome::{PushError, Pushed};
-use super::store_id::StoreId;
-use super::tail::Tails;
-use crate::postgres::Database;
+use super::outcome::Pushed;
+use super::push::{Push, Space, size};
+use crate::log::context::Context;
+use crate::log::error::PushError;
+use crate::log::event::Batch;
+use crate::log::store_id::StoreId;
 use crate::telemetry::metrics::Limit;
 
 /// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later. So they are when the committer is
@@ -34,24 +33,6 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// What a commit that began in time may take beyond the deadline of its pushes before their clients are told to come back.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A push that waits.
-pub struct Push {
-    pub store: StoreId,
-    pub batch: Batch,
-    pub backend_id: Option<String>,
-    pub context: Arc<Context>,
-    pub queued: Instant,
-    pub deadline: Instant,
-    pub reply: oneshot::Sender<Result<Pushed, PushError>>,
-    /// The request, for whoever traces it.
-    pub span: Span,
-    /// Given back when it is done.
-    _space: Space,
-}
-
-/// The share of the queue that a push takes.
-pub struct Space(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit);
-
 /// The writing end: cheap to clone, never waits.
 #[derive(Clone)]
 pub struct CommitQueue {
@@ -63,21 +44,25 @@ pub struct CommitQueue {
     last_moment: CancellationToken,
 }
 
+/// The reading end.
+pub struct Waiting {
+    pub pushes: mpsc::UnboundedReceiver<Push>,
+    /// Those that are tried again.
+    pub held: Arc<Held>,
+    /// Pushes come faster than they are committed.
+    pub is_behind: Arc<AtomicBool>,
+}
+
 impl CommitQueue {
-    /// `timeout` bounds how long a push waits for the database, and so does the last moment of a shutdown. Run
-    /// [`Committer::run`] for anything to happen.
-    pub fn new(
-        database: Database,
-        tails: Arc<Tails>,
-        timeout: Duration,
-        last_moment: CancellationToken,
-    ) -> (Self, Committer) {
+    /// `timeout` bounds how long a push waits for the database, and so does the last moment of a shutdown. A committer takes what waits
+    /// out of [`Waiting`].
+    pub fn new(timeout: Duration, last_moment: CancellationToken) -> (Self, Waiting) {
         let (pushes, waiting) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
         let is_behind = Arc::new(AtomicBool::new(false));
         let held = Arc::<Held>::default();
-        let committer = Committer::new(database, tails, Arc::clone(&held), waiting, Arc::clone(&is_behind));
-        (Self { pushes, space, is_behind, held, timeout, last_moment }, committer)
+        let waiting = Waiting { pushes: waiting, held: Arc::clone(&held), is_behind: Arc::clone(&is_behind) };
+        (Self { pushes, space, is_behind, held, timeout, last_moment }, waiting)
     }
 
     /// How long a push waits for the database.
@@ -96,9 +81,6 @@ impl CommitQueue {
     }
 
     /// Takes the room that a push needs.
-    ///
-    /// # Errors
-    /// Too much is waiting, or for too long.
     pub fn reserve(&self, store: &StoreId, batch: &Batch, context: &Context) -> Result<Space, PushError> {
         if self.held.is_full(store) {
             Limit::Queue.hit();
@@ -185,8 +167,4 @@ impl CommitQueue {
 /// A KiB on top stands for what a push costs beside its text.
 fn kibibytes(batch: &Batch, context: &Context) -> u32 {
     u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX)
-}
-
-pub fn size(batch: &Batch, context: &Context) -> usize {
-    batch.json().len() + context.size()
 }

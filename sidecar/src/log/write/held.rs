@@ -2,7 +2,6 @@
 //! by store, and are committed on a connection of their own, so that a store that waits costs others nothing.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -10,9 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::commit::{GROUP_BYTES, GROUP_PUSHES, Session};
-use super::push::{Push, size};
-use super::store_id::StoreId;
+use super::push::{GROUP_BYTES, GROUP_PUSHES, Push};
+use crate::log::store_id::StoreId;
 
 /// How long the pushes of a store wait before they are tried again: at first as long as another commit takes.
 const SHORTEST: Duration = Duration::from_millis(2);
@@ -55,10 +53,6 @@ impl Waiting {
     }
 }
 
-fn bytes(push: &Push) -> usize {
-    size(&push.batch, &push.context)
-}
-
 impl Held {
     /// Puts a push behind those of its store that wait; gives it back if there are none.
     pub fn join(&self, push: Push) -> Option<Push> {
@@ -66,7 +60,7 @@ impl Held {
         let Some(waiting) = stores.get_mut(&push.store) else {
             return Some(push);
         };
-        waiting.bytes += bytes(&push);
+        waiting.bytes += push.size();
         waiting.pushes.push_back(push);
         None
     }
@@ -79,7 +73,7 @@ impl Held {
         let mut stores = self.stores.lock();
         for push in pushes {
             let waiting = stores.entry(push.store.clone()).or_insert_with(Waiting::new);
-            waiting.bytes += bytes(&push);
+            waiting.bytes += push.size();
             waiting.pushes.push_back(push);
         }
         drop(stores);
@@ -96,18 +90,13 @@ impl Held {
         self.stores.lock().len()
     }
 
-    /// Tries what waits, when it is time.
-    pub async fn retry(self: Arc<Self>, mut session: Session) {
+    /// Waits for pushes whose time has come.
+    pub async fn due(&self) -> Vec<Push> {
         loop {
             let changed = self.changed.notified();
             let next = self.stores.lock().values().filter_map(|waiting| waiting.due).min();
             match next {
-                Some(due) if due <= Instant::now() => {
-                    let group = self.take();
-                    let tried: Vec<StoreId> = group.iter().map(|push| push.store.clone()).collect();
-                    let failed = session.commit_patiently(group, || {}).await;
-                    self.put_back(&tried, failed);
-                }
+                Some(due) if due <= Instant::now() => return self.take(),
                 Some(due) => tokio::select! {
                     () = sleep_until(due) => {}
                     () = changed => {}
@@ -127,8 +116,8 @@ impl Held {
                 && let Some(push) = waiting.pushes.pop_front()
             {
                 waiting.due = None;
-                taken += bytes(&push);
-                waiting.bytes -= bytes(&push);
+                taken += push.size();
+                waiting.bytes -= push.size();
                 group.push(push);
             }
         }
@@ -136,7 +125,7 @@ impl Held {
     }
 
     /// What failed once more is the first of its store again.
-    fn put_back(&self, tried: &[StoreId], failed: Vec<Push>) {
+    pub fn put_back(&self, tried: &[StoreId], failed: Vec<Push>) {
         let mut stores = self.stores.lock();
         for push in failed.into_iter().rev() {
             let waiting = stores.entry(push.store.clone()).or_insert_with(Waiting::new);
@@ -144,7 +133,7 @@ impl Held {
                 waiting.pause = (2 * waiting.pause).min(LONGEST);
                 waiting.due = Some(Instant::now() + waiting.pause);
             }
-            waiting.bytes += bytes(&push);
+            waiting.bytes += push.size();
             waiting.pushes.push_front(push);
         }
         for store in tried {

@@ -2,12 +2,11 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Fuse};
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
@@ -15,15 +14,14 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Span, debug_span, error, warn};
 
 use super::held::Held;
-use super::outcome::{Appended, Outcome, PushError, Pushed, log_rollback, outcome, rejected};
-use super::push::{Push, size};
-use super::tail::Tails;
+use super::outcome::{Appended, Outcome, Pushed, log_rollback, outcome};
+use super::push::{GROUP_BYTES, GROUP_PUSHES, Push};
+use super::queue::Waiting;
+use crate::log::error::PushError;
+use crate::log::read::tails::Tails;
+use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
 use crate::telemetry::metrics;
-
-/// The most that one transaction takes on. More makes a commit slower without making it cheaper.
-pub const GROUP_PUSHES: usize = 512;
-pub const GROUP_BYTES: usize = 8 << 20;
 
 /// How long pushes may wait while others are being committed, before it is better to refuse more.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
@@ -32,18 +30,15 @@ const QUEUE_TIME: Duration = Duration::from_secs(1);
 /// without a word would otherwise stay silent for minutes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The other end of a [`super::push::CommitQueue`]: owns one connection and runs one transaction at a time, so that a store's pushes
+/// The other end of a [`super::queue::CommitQueue`]: owns one connection and runs one transaction at a time, so that a store's pushes
 /// commit, and reach its tail, in order. What is to be tried again is left to [`Held`].
 pub struct Committer {
     session: Session,
-    held: Arc<Held>,
-    waiting: mpsc::UnboundedReceiver<Push>,
-    /// Pushes come faster than they are committed.
-    is_behind: Arc<AtomicBool>,
+    waiting: Waiting,
 }
 
-/// Who commits: a connection, which is made when it is needed.
-pub struct Session {
+/// Commits on one connection, which is made when it is needed.
+struct Session {
     database: Database,
     tails: Arc<Tails>,
     /// Its notifications are passed over.
@@ -104,52 +99,56 @@ const PUSH_BATCH: &str = "\
     from livestore.push_batch($1, $2, $3, $4, $5, $6, $7)";
 
 impl Committer {
-    /// Of the pushes that are `waiting`; says whether it `is_behind` with them.
-    pub fn new(
-        database: Database,
-        tails: Arc<Tails>,
-        held: Arc<Held>,
-        waiting: mpsc::UnboundedReceiver<Push>,
-        is_behind: Arc<AtomicBool>,
-    ) -> Self {
-        Self { session: Session { database, tails, is_main: true, connection: None }, held, waiting, is_behind }
+    pub fn new(database: Database, tails: Arc<Tails>, waiting: Waiting) -> Self {
+        Self { session: Session { database, tails, is_main: true, connection: None }, waiting }
     }
 
-    /// Commits until every [`super::push::CommitQueue`] is dropped and the queue is empty.
+    /// Commits until every [`super::queue::CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
         let Session { database, tails, .. } = &self.session;
         let again = Session { database: database.clone(), tails: Arc::clone(tails), is_main: false, connection: None };
-        let retrying = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.held).retry(again)));
+        let retrying = AbortOnDropHandle::new(tokio::spawn(retry(Arc::clone(&self.waiting.held), again)));
         while let Some(group) = self.next_group().await {
             // Until the database is back, pushes wait as long as their clients do.
-            let is_behind = Arc::clone(&self.is_behind);
-            let failed = self.session.commit_patiently(group, || is_behind.store(false, Ordering::Relaxed)).await;
-            self.held.hold(failed);
+            let is_behind = Arc::clone(&self.waiting.is_behind);
+            let failed = self.session.commit_until_answered(group, || is_behind.store(false, Ordering::Relaxed)).await;
+            self.waiting.held.hold(failed);
         }
         drop(retrying);
     }
 
     /// Waits for pushes to stores that are not waited for.
     async fn next_group(&mut self) -> Option<Vec<Push>> {
+        let waiting = &mut self.waiting;
         let first = loop {
-            if let Some(push) = self.held.join(self.waiting.recv().await?) {
+            if let Some(push) = waiting.held.join(waiting.pushes.recv().await?) {
                 break push;
             }
         };
-        let mut bytes = size(&first.batch, &first.context);
+        let mut bytes = first.size();
         let is_late = first.queued.elapsed() > QUEUE_TIME;
         let mut group = vec![first];
         while group.len() < GROUP_PUSHES
             && bytes < GROUP_BYTES
-            && let Ok(push) = self.waiting.try_recv()
+            && let Ok(push) = waiting.pushes.try_recv()
         {
-            if let Some(push) = self.held.join(push) {
-                bytes += size(&push.batch, &push.context);
+            if let Some(push) = waiting.held.join(push) {
+                bytes += push.size();
                 group.push(push);
             }
         }
-        self.is_behind.store(is_late && !self.waiting.is_empty(), Ordering::Relaxed);
+        waiting.is_behind.store(is_late && !waiting.pushes.is_empty(), Ordering::Relaxed);
         Some(group)
+    }
+}
+
+/// Tries what is held, when it is time.
+async fn retry(held: Arc<Held>, mut session: Session) {
+    loop {
+        let group = held.due().await;
+        let tried: Vec<StoreId> = group.iter().map(|push| push.store.clone()).collect();
+        let failed = session.commit_until_answered(group, || {}).await;
+        held.put_back(&tried, failed);
     }
 }
 
@@ -157,7 +156,7 @@ impl Session {
     /// Tries until the database has answered for every push, or its time is over. To try again is safe when a commit's
     /// outcome is not known: what it wrote is accepted again without being written. Returns those to try once more, in their
     /// order. `while_away` is called when the database is.
-    pub async fn commit_patiently(&mut self, group: Vec<Push>, while_away: impl Fn()) -> Vec<Push> {
+    async fn commit_until_answered(&mut self, group: Vec<Push>, while_away: impl Fn()) -> Vec<Push> {
         let mut again = Vec::new();
         let mut groups = vec![group];
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
@@ -203,7 +202,7 @@ impl Session {
                 Err(CommitError::RolledBack(error)) => {
                     metrics::not_committed("rolled_back");
                     log_rollback(&error, "a commit was rolled back");
-                    let rejected = rejected(error.code(), error.as_db_error().map_or("", |error| error.message()));
+                    let rejected = PushError::from(&error);
                     for push in group {
                         self.fail(push, rejected.clone(), &mut again);
                     }

@@ -6,64 +6,20 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use super::authorize::Denied;
+use crate::log::error::{Denied, PushError};
 use crate::postgres::Retry;
 use crate::telemetry::refusals::Reason;
-
-/// Why a push is not in the log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PushError {
-    #[error("the batch builds on event {provided_num}, but the head of the log is {minimum_expected_num}")]
-    ServerAhead { minimum_expected_num: i64, provided_num: i64 },
-    #[error("the backend id is {expected}, not {received}")]
-    BackendIdMismatch { expected: String, received: String },
-    #[error("{0}")]
-    Invalid(String),
-    /// A hook of the operator says no, or the authorize function, whose message it is; or the token.
-    #[error(transparent)]
-    Rejected(Denied),
-    /// More than may be pushed in a while: nothing of it is in the log.
-    #[error("{0}")]
-    Throttled(String),
-    /// The database was away for too long: whether the push is in the log is not known. It may
-    /// be repeated, since a repeated push is accepted.
-    #[error("the database is not available, try again later")]
-    Unavailable,
-}
-
-impl From<Denied> for PushError {
-    fn from(denied: Denied) -> Self {
-        if denied.may_pass() { Self::Throttled(denied.text) } else { Self::Rejected(denied) }
-    }
-}
-
-impl PushError {
-    /// What refuses the push; `None` if its client goes on by itself.
-    pub fn refusal(&self) -> Option<Reason> {
-        match self {
-            Self::Rejected(denied) => Some(denied.reason),
-            Self::Invalid(_) => Some(Reason::Invalid),
-            Self::ServerAhead { .. } | Self::BackendIdMismatch { .. } | Self::Throttled(_) | Self::Unavailable => None,
-        }
-    }
-
-    /// As metrics name it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::ServerAhead { .. } => "server_ahead",
-            Self::BackendIdMismatch { .. } => "backend_id_mismatch",
-            Self::Invalid(_) => "invalid",
-            Self::Rejected(_) => "rejected",
-            Self::Throttled(_) => "throttled",
-            Self::Unavailable => "unavailable",
-        }
-    }
-}
 
 /// What a push that succeeded left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {
-    pub head: i64,
+    pub(super) head: i64,
+}
+
+impl Pushed {
+    pub fn head(&self) -> i64 {
+        self.head
+    }
 }
 
 /// A row of `livestore.push_batch`.
@@ -136,7 +92,7 @@ pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
 
 /// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every
 /// other text is Postgres' own and may name what is not the client's business.
-pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
+fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
         Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(Denied::new(Reason::Hook, message)),
         Some(code) if Retry::after(code).may_pass() => PushError::Unavailable,
@@ -149,6 +105,12 @@ pub fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
             let text = "the server cannot read what became of this: ask its operator";
             PushError::Rejected(Denied::new(Reason::Database, text))
         }
+    }
+}
+
+impl From<&tokio_postgres::Error> for PushError {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        rejected(error.code(), error.as_db_error().map_or("", |error| error.message()))
     }
 }
 

@@ -6,9 +6,10 @@ use parking_lot::Mutex;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use super::context::Context;
-use super::store_id::StoreId;
 use crate::auth::Access;
+use crate::log::context::Context;
+use crate::log::error::Denied;
+use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Pooled, Retry};
 use crate::telemetry::refusals::{Asked, Reason};
 
@@ -48,26 +49,6 @@ impl Action {
     }
 }
 
-/// The token, the operator's function or something else says no.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{text}")]
-pub struct Denied {
-    pub reason: Reason,
-    /// For the client.
-    pub text: String,
-}
-
-impl Denied {
-    pub fn new(reason: Reason, text: impl Into<String>) -> Self {
-        Self { reason, text: text.into() }
-    }
-
-    /// Whether the client may do it later, as it is.
-    pub fn may_pass(&self) -> bool {
-        self.reason == Reason::Connections
-    }
-}
-
 fn denied(text: impl Into<String>) -> Denied {
     Denied::new(Reason::Authorize, text)
 }
@@ -90,9 +71,6 @@ const FIND: &str = "\
     where p.oid = case when $1 like '%(%' then to_regprocedure($1)::oid else to_regproc($1)::oid end";
 
 /// Whether a function is there, and can be asked.
-///
-/// # Errors
-/// What is wrong with it.
 pub async fn check_authorize_function(database: Database, function: String) -> Result<(), DatabaseError> {
     Authorizer::new(database, function).check().await
 }

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Notification};
 use tracing::{debug, info, warn};
 
 use super::store_digest::StoreDigest;
-use super::tail::Tails;
+use super::tails::Tails;
 use crate::postgres::{Backoff, Database, DatabaseError};
 use crate::telemetry::metrics;
 

@@ -5,26 +5,27 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::ahead::{Ahead, cost};
-use super::context::Context;
-use super::event::Event;
-use super::tail::{News, Pace, Standing, StreamEnd, Tail};
-use crate::limits::memory::{Account, FREE, Share};
+use super::prefetch::{Prefetch, cost};
+use super::tail::{News, Pace, StreamEnd, Tail, TailState};
+use super::tails::Tails;
+use crate::limits::memory::{FREE, Share};
+use crate::log::context::Context;
+use crate::log::event::Event;
+use crate::postgres::{Unreadable, retry_until_available};
 use crate::telemetry::metrics::{self, GaugeGuard};
 use crate::time::passed;
 
 /// One reader of a live log.
 pub struct Subscription {
     tail: Arc<Tail>,
-    changed: watch::Receiver<Standing>,
+    changed: watch::Receiver<TailState>,
     last: i64,
     backend_id: Arc<str>,
     is_first: bool,
     pace: Pace,
     /// When the token of the reader ends.
     until: Option<Instant>,
-    ahead: Ahead,
-    account: Account,
+    prefetch: Prefetch,
     _reader: Option<(Arc<Context>, GaugeGuard)>,
 }
 
@@ -39,14 +40,15 @@ pub struct Delivery {
 }
 
 impl Subscription {
-    pub(super) fn new(
-        tail: Arc<Tail>,
-        changed: watch::Receiver<Standing>,
-        last: i64,
-        backend_id: Arc<str>,
-        account: Account,
-    ) -> Self {
-        Self {
+    /// Follows a log from a position on, or from where it stands; `prefetch` reads what its tail does not hold.
+    pub(in crate::log) async fn begin(
+        tails: &Tails,
+        after: Option<i64>,
+        prefetch: Prefetch,
+    ) -> Result<Self, Unreadable> {
+        let (tail, changed, backend_id) = tails.follow(prefetch.store()).await?;
+        let last = after.unwrap_or_else(|| tail.position());
+        Ok(Self {
             tail,
             changed,
             last,
@@ -54,14 +56,13 @@ impl Subscription {
             is_first: true,
             pace: Pace::InWindows,
             until: None,
-            ahead: Ahead::default(),
-            account,
+            prefetch,
             _reader: None,
-        }
+        })
     }
 
     /// Ends with the token of the reader, who keeps a place among the connections of its subject.
-    pub(super) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
+    pub(in crate::log) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
         let gauge = GaugeGuard::stream(reader.dialect());
         Self { until, _reader: Some((reader, gauge)), ..self }
     }
@@ -85,6 +86,14 @@ impl Subscription {
         self.tail.position()
     }
 
+    /// The head of the log that is followed, as Postgres knows it now: the tail may not have heard of everything yet. `None` if the log
+    /// is another one by now, of which this subscription is about to hear. Waits while the database is away.
+    pub async fn head(&self) -> Result<Option<i64>, Unreadable> {
+        let page = retry_until_available(|| self.tail.status()).await?;
+        self.tail.compare(page.head, Some(&page.backend_id));
+        Ok((page.backend_id == self.backend_id).then_some(page.head))
+    }
+
     /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
     /// and may return none. Events of a contended store come a moment later, together. Cancel safe.
     ///
@@ -96,7 +105,7 @@ impl Subscription {
             if self.until.is_some_and(|until| until <= Instant::now()) {
                 return Err(StreamEnd::Expired);
             }
-            if let Standing::Ended(end) = &*self.changed.borrow_and_update() {
+            if let TailState::Ended(end) = &*self.changed.borrow_and_update() {
                 return Err(end.clone());
             }
             let news = self.tail.after(self.last, self.pace);
@@ -107,12 +116,12 @@ impl Subscription {
             if let News::There { position, recent } = news {
                 let (from, (events, share)) = match recent {
                     Some(events) => {
-                        self.ahead.forget();
+                        self.prefetch.forget();
                         let bytes = cost(&events);
-                        let share = if bytes > FREE { self.account.take(bytes).await } else { None };
+                        let share = if bytes > FREE { self.prefetch.account().take(bytes).await } else { None };
                         ("tail", (events, share.map(Arc::new)))
                     }
-                    None => ("database", self.read_history().await?),
+                    None => ("database", self.read_page().await?),
                 };
                 if let Some(last) = events.last() {
                     metrics::delivered(from, events.len());
@@ -143,9 +152,8 @@ impl Subscription {
         self.tail.linger();
     }
 
-    async fn read_history(&mut self) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), StreamEnd> {
-        let page =
-            self.tail.page(&mut self.ahead, self.last, &self.account).await.map_err(|_| StreamEnd::Unreadable)?;
+    async fn read_page(&mut self) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), StreamEnd> {
+        let page = self.prefetch.page(self.last).await.map_err(|_| StreamEnd::Unreadable)?;
         if page.backend_id == self.backend_id {
             Ok((page.events, page.share))
         } else {

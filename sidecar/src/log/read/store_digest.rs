@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::store_id::StoreId;
+use crate::log::store_id::StoreId;
 
 /// The first half of a SHA-256, in hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]

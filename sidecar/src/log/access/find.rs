@@ -1,0 +1,103 @@
+//! Which store a client means by a name that several may have: the one that it may use.
+
+use std::sync::Arc;
+
+use super::authorize::Action;
+use super::store::StoreLog;
+use crate::log::Log;
+use crate::log::aliases::{AGAIN, Age, Alias, NAMESAKES};
+use crate::log::context::Context;
+use crate::log::error::Denied;
+use crate::log::store_id::StoreId;
+use crate::postgres::{Unreadable, retry_until_available};
+
+/// How many of those that a token allows the operator's authorize function is asked about.
+const ASKED: usize = 16;
+
+/// Why it cannot be told which store a name means.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    /// `a-b` and `a_b`, `a-b` and `a b`; or long ids whose hashes are the same.
+    #[error("several stores have this name: say which one is meant with the parameter store_id")]
+    Ambiguous,
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// The stores of a name are looked up only for a request that has a place among the connections of its subject.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+}
+
+impl Log {
+    /// Whether there is a store of a name. Waits while the database is away.
+    pub async fn has_alias(&self, alias: &Alias) -> Result<bool, Unreadable> {
+        Ok(!self.aliases.find(alias, Age::Any).await?.is_empty())
+    }
+
+    /// The store that a client means by a name: the one that it may use, of those that have the name. `None` if there is none (yet),
+    /// so that nobody's store stands in the way of another's. Waits while the database is away.
+    ///
+    /// # Errors
+    /// It may use several, or there is no place for it.
+    pub async fn find(
+        &self,
+        alias: &Alias,
+        age: Age,
+        action: Action,
+        context: &Arc<Context>,
+    ) -> Result<Option<StoreLog>, FindError> {
+        let stores = self.aliases.find(alias, age).await?;
+        let log = |store: &StoreId| self.store(store.clone(), Arc::clone(context));
+        // No other store has its number. Whether the client may use it is asked when it does.
+        if let (Alias::Number(_), [store]) = (alias, &*stores) {
+            return Ok(Some(log(store)));
+        }
+        if let Some(store) = stores.first() {
+            log(store).wait_for_place().await?;
+        }
+        let stores = if stores.len() < NAMESAKES as usize { stores } else { self.find_among(alias, context).await? };
+        let mut usable = Vec::new();
+        for store in stores.iter().map(log) {
+            if store.has_token_for(action).await {
+                usable.push(store);
+            }
+        }
+        // Whether the client may use a store with this very name is asked when it does.
+        let is_certain =
+            |store: &StoreLog| matches!(alias, Alias::Name(_, name) if name.as_str() == store.id().as_str());
+        if usable.len() > ASKED {
+            return Err(FindError::Ambiguous);
+        }
+        if usable.len() > 1 || usable.first().is_some_and(|store| !is_certain(store)) {
+            let mut allowed = Vec::new();
+            for store in usable {
+                allowed.extend(store.allowed_to(action).await);
+            }
+            usable = allowed;
+        }
+        if usable.len() > 1 { Err(FindError::Ambiguous) } else { Ok(usable.pop()) }
+    }
+
+    /// The stores of a name that the token is about, however many have the name.
+    async fn find_among(&self, alias: &Alias, context: &Context) -> Result<Arc<[StoreId]>, Unreadable> {
+        let Ok(identity) = context.identity(&self.authentication).await else {
+            return Ok(Arc::default());
+        };
+        let Some((mut names, mut prefixes)) = identity.stores() else {
+            return self.aliases.find(alias, Age::Any).await;
+        };
+        // No store has such a name.
+        names.retain(|name| !name.contains('\0'));
+        prefixes.retain(|prefix| !prefix.contains('\0'));
+        Ok(retry_until_available(|| self.aliases.look_up_among(alias, &names, &prefixes)).await?.into())
+    }
+
+    /// The same, once there is one.
+    pub async fn wait_for(&self, alias: &Alias, action: Action, context: &Arc<Context>) -> Result<StoreLog, FindError> {
+        loop {
+            if let Some(store) = self.find(alias, Age::Any, action, context).await? {
+                return Ok(store);
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Reading the log of a store, for a client that may.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::{Instant, sleep};
+
+use super::authorize::Action;
+use super::store::StoreLog;
+use crate::auth::Refused;
+use crate::log::aliases::Location;
+use crate::log::error::{Denied, PullError};
+use crate::log::read::page::{self, Page};
+use crate::log::read::prefetch::Prefetch;
+use crate::log::read::scan::{Scan, check_cursor};
+use crate::log::read::subscription::Subscription;
+use crate::log::store_id::StoreId;
+use crate::postgres::{Database, Unreadable, retry_until_available};
+use crate::telemetry::refusals::Reason;
+use crate::time::passed;
+
+/// How long a tail is given to catch up with Postgres before it is looked at again.
+const LAG: Duration = Duration::from_millis(20);
+
+/// A client that may read a store. Only [`StoreLog::reader`] makes one, so nothing is read without asking.
+pub struct Reader {
+    store: StoreLog,
+    /// When the token of the client ends.
+    until: Option<Instant>,
+}
+
+impl StoreLog {
+    /// Asks whether the client may read, once for each pull, and tells the operator if not. Waits while the database is away.
+    pub async fn reader(&self) -> Result<Reader, Denied> {
+        self.authorize(Action::Pull).await.inspect_err(|denied| self.tell(Action::Pull, denied))?;
+        Ok(Reader { store: self.clone(), until: self.until().await })
+    }
+
+    /// The head and the backend id of the log, without events.
+    pub(super) async fn status(&self) -> Result<Page, Unreadable> {
+        retry_until_available(|| page::status(self.database(), self.id())).await
+    }
+
+    /// The first event after this one, and where the log stands.
+    pub(super) async fn next_after(&self, after: i64) -> Result<Page, Unreadable> {
+        retry_until_available(|| page::next(self.database(), self.id(), after)).await
+    }
+
+    /// Where the log stands, and its last event.
+    pub(super) async fn end(&self) -> Result<Page, Unreadable> {
+        const ROUNDS: usize = 3;
+        let mut page = self.status().await?;
+        for _ in 0..ROUNDS {
+            if page.head == 0 || (!page.events.is_empty() && page.remaining() == 0) {
+                break;
+            }
+            // An event that cannot be read is reported to those who read it.
+            let Ok(next) = self.next_after(page.head - 1).await else { break };
+            page = next;
+        }
+        Ok(page)
+    }
+}
+
+impl Reader {
+    pub fn id(&self) -> &StoreId {
+        self.store.id()
+    }
+
+    pub fn database(&self) -> &Database {
+        self.store.database()
+    }
+
+    /// Ends with the token of the client, with what to tell it. The client keeps its place among the connections of its subject as
+    /// long as the future is there.
+    pub fn ended(&self) -> impl Future<Output = Denied> + Send + use<> {
+        let (until, context) = (self.until, Arc::clone(&self.store.context));
+        async move {
+            passed(until).await;
+            drop(context);
+            Denied::new(Reason::Token, Refused::Expired.to_string())
+        }
+    }
+
+    /// The events after a cursor, up to where the log stands now: the last event that the client has seen, and the backend id that
+    /// came with it.
+    pub fn scan(&self, after: i64, backend_id: Option<String>) -> Scan {
+        Scan::new(self.prefetch(), after, backend_id, self.until)
+    }
+
+    /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
+    /// is away.
+    pub async fn end(&self) -> Result<Page, Unreadable> {
+        self.store.end().await
+    }
+
+    /// The last event that was appended before a moment, 0 if none was. Waits while the database is away.
+    pub async fn last_before(&self, moment: DateTime<Utc>) -> Result<i64, Unreadable> {
+        let (mut before, mut not_before) = (0, self.end().await?.head);
+        while before < not_before {
+            let middle = before + (not_before - before) / 2;
+            let page = self.store.next_after(middle).await?;
+            match page.events.first() {
+                Some(event) if event.created_at < moment => before = event.seq_num,
+                _ => not_before = middle,
+            }
+        }
+        Ok(before)
+    }
+
+    /// Follows the log from where it stands now. Waits while the database is away.
+    pub async fn follow(&self) -> Result<Subscription, PullError> {
+        let subscription = Subscription::begin(&self.store.log.tails, None, self.prefetch()).await?;
+        Ok(subscription.of(Arc::clone(&self.store.context), self.until))
+    }
+
+    /// Follows the log from a cursor on. Waits while the database is away.
+    pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
+        let tails = &self.store.log.tails;
+        loop {
+            let subscription = Subscription::begin(tails, Some(after), self.prefetch()).await?;
+            let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
+            if has_id && after <= subscription.position() {
+                return Ok(subscription.of(Arc::clone(&self.store.context), self.until));
+            }
+            // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
+            // its log, so Postgres is asked.
+            let page = self.store.status().await?;
+            check_cursor(self.id(), &page, after, backend_id)?;
+            tails.refresh(self.id());
+            drop(subscription);
+            sleep(LAG).await;
+        }
+    }
+
+    /// [`Self::subscribe`], and [`Subscription::head`] of that.
+    pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
+        loop {
+            let subscription = self.subscribe(after, None).await?;
+            if let Some(head) = subscription.head().await? {
+                return Ok((subscription, head));
+            }
+            drop(subscription);
+            sleep(LAG).await;
+        }
+    }
+
+    /// Where Postgres has the events of the store; `None` if it does not exist. An answer is cached for a while. Waits while the
+    /// database is away.
+    pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
+        self.store.locate().await
+    }
+
+    /// What [`Self::locate`] said is wrong by now.
+    pub async fn forget_location(&self) {
+        self.store.forget_location().await;
+    }
+
+    fn prefetch(&self) -> Prefetch {
+        Prefetch::new(self.database().clone(), self.id().clone(), self.store.account())
+    }
+}

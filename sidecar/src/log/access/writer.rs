@@ -1,0 +1,254 @@
+//! Appending to the log of a store, for a client that may.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::{Either, FutureExt};
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::time::timeout;
+
+use super::authorize::Action;
+use super::store::StoreLog;
+use crate::auth::Access;
+use crate::limits::memory::{FREE, Share};
+use crate::log::context::Context;
+use crate::log::error::{Denied, PushError};
+use crate::log::event::{Batch, Origin};
+use crate::log::limits::OverLimit;
+use crate::log::write::outcome::Pushed;
+use crate::log::write::push::Space;
+use crate::postgres::{Database, Unreadable};
+
+/// A client that may append to a store. Only a check makes one, so nothing is appended without asking.
+pub struct Writer<'a>(&'a StoreLog);
+
+/// A batch that may be appended, and that has its room in the queue.
+pub struct Admitted {
+    store: StoreLog,
+    batch: Batch,
+    space: Space,
+}
+
+/// What is known of an event that a client has appended, and of where the log stands behind it.
+pub struct Receipt {
+    pub appended_at: Option<DateTime<Utc>>,
+    pub head: i64,
+    pub head_appended_at: Option<DateTime<Utc>>,
+}
+
+/// The room of a push in the queue.
+enum Room {
+    Taken(Space),
+    /// It has none yet; a large push has memory meanwhile.
+    Awaited(Option<Share>),
+}
+
+impl StoreLog {
+    /// Asks whether the client may append, for a protocol that answers without doing so, and tells the operator if not. Waits while the
+    /// database is away.
+    pub async fn writer(&self) -> Result<Writer<'_>, Denied> {
+        self.authorize(Action::Push).await.inspect_err(|denied| self.tell(Action::Push, denied))?;
+        Ok(Writer(self))
+    }
+
+    /// Returns a future of the outcome, which comes after the commit. Pushes of one client are carried out in the order
+    /// of these calls, as far as their futures are polled; dropping a future does not take its push back. A push that is over a limit
+    /// waits for no longer than a push waits for the database.
+    pub fn push(
+        &self,
+        batch: Batch,
+        backend_id: Option<String>,
+        over_limit: OverLimit,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let origin = batch.origin();
+        let room = self.check_sizes(batch.sizes()).and_then(|()| self.room(&batch, over_limit));
+        let pushed = match room {
+            Ok(room) => Either::Left(self.push_in_time(batch, room, backend_id, over_limit)),
+            Err(error) => Either::Right(std::future::ready(Err(error))),
+        };
+        counted(self.clone(), origin, pushed)
+    }
+
+    /// For a client that would not try again: waits until it may push this, and until there is room in the queue.
+    ///
+    /// # Errors
+    /// It may not; or the sidecar ends ([`PushError::Unavailable`]).
+    pub async fn admit(self, batch: Batch) -> Result<Admitted, PushError> {
+        let admitting = async {
+            self.check_sizes(batch.sizes())?;
+            // Not before: what waits shall not keep others out.
+            self.admit_to(Room::Awaited(None), &batch, OverLimit::Wait).await
+        };
+        match admitting.await {
+            Ok((_, space)) => Ok(Admitted { store: self, batch, space }),
+            Err(error) => {
+                self.answered(&batch.origin(), Err(&error));
+                Err(error)
+            }
+        }
+    }
+
+    /// When an event was appended that this client has pushed, and where the log stands. Waits while the database is away.
+    pub async fn receipt(&self, _: &Pushed, seq_num: i64) -> Result<Receipt, Unreadable> {
+        let own = self.next_after(seq_num - 1).await?;
+        let appended_at = own.events.first().map(|event| event.created_at);
+        let end = if own.head == seq_num { own } else { self.end().await? };
+        let head_appended_at = end.events.last().map(|event| event.created_at);
+        Ok(Receipt { appended_at, head: end.head, head_appended_at })
+    }
+
+    /// Room in the queue, or memory to wait for it.
+    fn room(&self, batch: &Batch, over_limit: OverLimit) -> Result<Room, PushError> {
+        match (self.log.commits.reserve(self.id(), batch, &self.context), over_limit) {
+            (Ok(space), _) => Ok(Room::Taken(space)),
+            (Err(error), OverLimit::Refuse) => Err(error),
+            (Err(_), OverLimit::Wait) if batch.json().len() <= FREE => Ok(Room::Awaited(None)),
+            (Err(_), OverLimit::Wait) => {
+                let memory = self.account_to_send().try_take(batch.json().len()).ok_or(PushError::Unavailable)?;
+                Ok(Room::Awaited(Some(memory)))
+            }
+        }
+    }
+
+    fn push_in_time(
+        &self,
+        batch: Batch,
+        room: Room,
+        backend_id: Option<String>,
+        over_limit: OverLimit,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let patience = self.log.commits.timeout();
+        let mut last_push = self.last_push.lock();
+        let previous = last_push.take().and_then(still_waiting);
+        let room = match (room, self.public_writer()) {
+            (Room::Taken(space), Some(writer))
+                if previous.is_none() && self.log.limits.stores.may(self.id(), batch.json().len()) =>
+            {
+                return Either::Left(writer.queue(batch, space, backend_id, Some(patience)));
+            }
+            (room, _) => room,
+        };
+        let this = self.clone();
+        let (queued, next) = oneshot::channel::<()>();
+        *last_push = Some(next);
+        // It is large, and every request would have room for it.
+        Either::Right(Box::pin(async move {
+            let last_moment = this.log.commits.last_moment();
+            let admitting = timeout(patience, this.admit_to(room, &batch, over_limit));
+            let admitted = last_moment.run_until_cancelled(admitting).await;
+            if let Some(previous) = previous {
+                let _ = previous.await;
+            }
+            let (writer, space) = admitted.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))?;
+            let pushed = writer.queue(batch, space, backend_id, Some(patience));
+            drop(queued);
+            pushed.await
+        }))
+    }
+
+    /// Without asking, where there is nobody to ask.
+    fn public_writer(&self) -> Option<Writer<'_>> {
+        self.log.is_public().then_some(Writer(self))
+    }
+
+    /// Whether the client may append this, and its room in the queue.
+    async fn admit_to(
+        &self,
+        room: Room,
+        batch: &Batch,
+        over_limit: OverLimit,
+    ) -> Result<(Writer<'_>, Space), PushError> {
+        let (limits, bytes) = (&self.log.limits, batch.json().len());
+        self.check_token(Access::Write, Action::Push.refusal()).await?;
+        // Its own limit comes before what it makes others do.
+        let subject = self.context.subject();
+        if let Some(subject) = subject {
+            limits.subjects.pass(subject, bytes, over_limit).await?;
+        }
+        let writer = self.writer_of(bytes, over_limit).await?;
+        if let Some(subject) = subject
+            && self.begins(batch).await
+        {
+            limits.begin(subject, self.id(), over_limit).await?;
+        }
+        let space = match room {
+            Room::Taken(space) => Some(space),
+            Room::Awaited(_memory) => self.log.commits.room(self.id(), batch, &self.context).await,
+        };
+        Ok((writer, space.ok_or(PushError::Unavailable)?))
+    }
+
+    /// Looks at the sizes of the events of a push, in bytes.
+    pub fn check_sizes(&self, sizes: impl ExactSizeIterator<Item = usize>) -> Result<(), PushError> {
+        self.log.limits.check_sizes(sizes)
+    }
+
+    /// Asks whether the client may append, and keeps to the limit of the store. [`Self::answered`] tells the operator.
+    pub async fn writer_of(&self, bytes: usize, over_limit: OverLimit) -> Result<Writer<'_>, PushError> {
+        self.authorize(Action::Push).await?;
+        self.log.limits.stores.pass(self.id(), bytes, over_limit).await?;
+        Ok(Writer(self))
+    }
+
+    /// Whether there is no such store yet.
+    async fn begins(&self, batch: &Batch) -> bool {
+        batch.parent() == Some(0) && matches!(self.locate().await, Ok(None))
+    }
+}
+
+impl Writer<'_> {
+    pub fn database(&self) -> &Database {
+        self.0.database()
+    }
+
+    pub fn context(&self) -> &Context {
+        &self.0.context
+    }
+
+    /// The head of the log. Waits while the database is away.
+    pub async fn head(&self) -> Result<i64, Unreadable> {
+        Ok(self.0.status().await?.head)
+    }
+
+    fn queue(
+        &self,
+        batch: Batch,
+        space: Space,
+        backend_id: Option<String>,
+        patience: Option<Duration>,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let (store, context) = (self.0.id().clone(), Arc::clone(&self.0.context));
+        self.0.log.commits.push(store, batch, backend_id, context, space, patience)
+    }
+}
+
+impl Admitted {
+    /// The event that the batch builds on.
+    pub fn parent(&self) -> Option<i64> {
+        self.batch.parent()
+    }
+
+    /// Like [`StoreLog::push`], but waits for the database as long as the future is there.
+    pub fn push(self, backend_id: Option<String>) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let Self { store, batch, space } = self;
+        let origin = batch.origin();
+        let pushed = Writer(&store).queue(batch, space, backend_id, None);
+        counted(store, origin, pushed)
+    }
+}
+
+/// What became of a push, which is [`StoreLog::answered`].
+fn counted<T>(
+    log: StoreLog,
+    origin: Arc<Origin>,
+    pushed: impl Future<Output = Result<T, PushError>>,
+) -> impl Future<Output = Result<T, PushError>> {
+    pushed.inspect(move |pushed| log.answered(&origin, pushed.as_ref().map(drop)))
+}
+
+/// What ends when a push is queued, unless it is queued already.
+fn still_waiting(mut queued: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
+    (queued.try_recv() == Err(TryRecvError::Empty)).then_some(queued)
+}

@@ -1,0 +1,13 @@
+//! Reading logs: page by page from Postgres, and live from tails.
+
+pub mod contention;
+pub mod listener;
+pub mod page;
+pub mod prefetch;
+pub mod registry;
+pub mod scan;
+pub mod store_digest;
+pub mod subscription;
+pub mod tail;
+pub mod tails;
+pub mod window;

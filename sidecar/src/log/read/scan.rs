@@ -1,0 +1,76 @@
+//! Reading a log up to where it stands, page by page.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::page::Page;
+use super::prefetch::Prefetch;
+use crate::auth::Refused;
+use crate::log::error::{Denied, PullError};
+use crate::log::store_id::StoreId;
+use crate::telemetry::log_throttle::LogThrottle;
+use crate::telemetry::refusals::Reason;
+
+/// The pages of a log up to its end.
+pub struct Scan {
+    after: i64,
+    backend_id: Option<String>,
+    until: Option<Instant>,
+    is_complete: bool,
+    prefetch: Prefetch,
+}
+
+impl Scan {
+    /// Reads the events after a cursor, as long as a token lasts.
+    pub fn new(prefetch: Prefetch, after: i64, backend_id: Option<String>, until: Option<Instant>) -> Self {
+        Self { after, backend_id, until, is_complete: false, prefetch }
+    }
+
+    /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.
+    ///
+    /// # Errors
+    /// The cursor is not one of this log, or the log cannot be read on.
+    pub async fn next(&mut self) -> Result<Option<Page>, PullError> {
+        if self.is_complete {
+            return Ok(None);
+        }
+        if self.until.is_some_and(|until| until <= Instant::now()) {
+            return Err(PullError::Denied(Denied::new(Reason::Token, Refused::Expired.to_string())));
+        }
+        let page = self.prefetch.page(self.after).await?;
+        check_cursor(self.prefetch.store(), &page, self.after, self.backend_id.as_deref())?;
+        // A reset between two pages must not mix two logs.
+        self.backend_id.get_or_insert_with(|| (*page.backend_id).into());
+        self.after = page.events.last().map_or(page.head, |event| event.seq_num);
+        self.is_complete = page.remaining() == 0;
+        Ok(Some(page))
+    }
+}
+
+/// Whether the cursor of a client is one of the log that a page is of.
+pub fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+    if let Some(received) = backend_id
+        && *received != *log.backend_id
+    {
+        return Err(PullError::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
+    }
+    if after > log.head {
+        // To go on would join the events that the client has to events that do not follow them.
+        static SAID: LazyLock<LogThrottle<StoreId>> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(60), 1000));
+        if let Some(suppressed) = SAID.suppressed(store.clone()) {
+            warn!(
+                ?store,
+                head = log.head,
+                claimed = after,
+                suppressed,
+                "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
+                 livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
+            );
+        }
+        return Err(PullError::Rewound);
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! A live tail: where the log of a store stands that somebody follows, and its latest events.
+//!
+//! A tail is a hint and a cache. What a subscriber has seen is a number that the subscriber keeps; it takes the events
+//! that follow that number from the tail if the tail still holds them, and from Postgres if not. So an event is
+//! delivered once and in order whatever happens to the tail, and a slow subscriber costs no memory.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, warn};
+
+use super::contention::Contention;
+use super::page::{Page, pull, status};
+use super::registry::Registry;
+use super::window::Window;
+use crate::log::event::Event;
+use crate::log::store_id::StoreId;
+use crate::postgres::{Backoff, Database, DatabaseError, Retry};
+
+/// How long a tail is kept for clients that poll: longer than they take to come back.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// Why a stream ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamEnd {
+    /// The store was reset or dropped: the log has another backend id now.
+    Reset { expected: Arc<str>, received: Arc<str> },
+    /// The log has lost events that it had, and has kept its backend id.
+    Rewound,
+    /// What follows cannot be read.
+    Unreadable,
+    /// The token of the reader has expired.
+    Expired,
+}
+
+/// The next events of a subscriber.
+pub enum News {
+    None,
+    /// There are events; they come together with what follows until then.
+    Held(Instant),
+    /// The log stands at this position, and these are the events up to there, if the tail still holds them.
+    There {
+        position: i64,
+        recent: Option<Vec<Arc<Event>>>,
+    },
+}
+
+/// Whether a subscriber's events are held back while a store is contended.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    InWindows,
+    AtOnce,
+}
+
+/// What subscribers wait for changes of.
+#[derive(Debug)]
+pub enum TailState {
+    /// Not read from Postgres yet.
+    Unknown,
+    Following {
+        backend_id: Arc<str>,
+    },
+    Ended(StreamEnd),
+}
+
+pub struct Tail {
+    database: Database,
+    store: StoreId,
+    /// Where it is registered as long as somebody has it.
+    registry: Arc<Mutex<Registry<Tail>>>,
+    /// For how long events are held back while the store is contended.
+    contention_window: Duration,
+    this: Weak<Tail>,
+    state: Mutex<State>,
+    changed: watch::Sender<TailState>,
+}
+
+#[derive(Default)]
+struct State {
+    window: Window,
+    contention: Contention,
+    refresh: Refresh,
+    /// A task keeps the tail until then.
+    lingers_until: Option<Instant>,
+}
+
+/// One look at Postgres at a time for each tail.
+#[derive(Default, PartialEq)]
+enum Refresh {
+    #[default]
+    Idle,
+    Running,
+    /// Something happened since it began: look once more.
+    Again,
+}
+
+impl Tail {
+    pub fn new(
+        database: Database,
+        store: StoreId,
+        registry: Arc<Mutex<Registry<Self>>>,
+        contention_window: Duration,
+    ) -> Arc<Self> {
+        let (state, changed) = (Mutex::default(), watch::Sender::new(TailState::Unknown));
+        Arc::new_cyclic(|this| {
+            let this = Weak::clone(this);
+            Self { database, store, registry, contention_window, this, state, changed }
+        })
+    }
+
+    pub fn changes(&self) -> watch::Receiver<TailState> {
+        self.changed.subscribe()
+    }
+
+    pub fn has_ended(&self) -> bool {
+        matches!(*self.changed.borrow(), TailState::Ended(_))
+    }
+
+    /// Events that were just committed, in order.
+    pub fn publish(&self, backend_id: &str, events: Vec<Arc<Event>>) {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return;
+        };
+        let mut state = self.state.lock();
+        let is_following =
+            matches!(&*self.changed.borrow(), TailState::Following { backend_id: id } if **id == *backend_id);
+        if is_following && first.parent_seq_num == state.window.position() {
+            self.append(&mut state, events);
+            drop(state);
+            self.wake();
+        } else if !is_following || last.seq_num > state.window.position() {
+            drop(state);
+            self.refresh();
+        }
+    }
+
+    /// Looks at Postgres if the log does not stand where this tail does.
+    pub fn compare(&self, head: i64, backend_id: Option<&str>) {
+        let position = self.position();
+        let is_same = match &*self.changed.borrow() {
+            TailState::Following { backend_id: id } => {
+                position == head && backend_id.is_none_or(|other| **id == *other)
+            }
+            _ => false,
+        };
+        if !is_same {
+            self.refresh();
+        }
+    }
+
+    /// Where the log stands.
+    pub fn position(&self) -> i64 {
+        self.state.lock().window.position()
+    }
+
+    /// The events that follow this one.
+    pub fn after(&self, last: i64, pace: Pace) -> News {
+        let state = self.state.lock();
+        let position = state.window.position();
+        if position <= last {
+            return News::None;
+        }
+        let held = match pace {
+            Pace::AtOnce => None,
+            Pace::InWindows => state.contention.held(last, Instant::now()),
+        };
+        held.map_or_else(|| News::There { position, recent: state.window.after(last) }, News::Held)
+    }
+
+    /// A push was refused, since another one was first.
+    pub fn refused(&self, now: Instant) {
+        self.state.lock().contention.refused(now, self.contention_window);
+    }
+
+    /// Where Postgres says that the log stands, without events.
+    pub async fn status(&self) -> Result<Page, DatabaseError> {
+        status(&self.database, &self.store).await
+    }
+
+    /// A page of events. An event that cannot be read is left to subscribers, who need not come to it.
+    async fn page(&self, after: i64) -> Result<Page, DatabaseError> {
+        match pull(&self.database, &self.store, after).await {
+            Err(DatabaseError::UnreadableEvent { .. }) => self.status().await,
+            page => page,
+        }
+    }
+
+    /// Stays for a while even if nobody subscribes.
+    pub fn linger(self: &Arc<Self>) {
+        let until = Instant::now() + LINGER;
+        if self.state.lock().lingers_until.replace(until).is_none() {
+            tokio::spawn(linger(Arc::clone(self), until));
+        }
+    }
+
+    /// Looks at Postgres, soon.
+    pub fn refresh(&self) {
+        let mut state = self.state.lock();
+        if state.refresh == Refresh::Idle {
+            state.refresh = Refresh::Running;
+            tokio::spawn(refresh(Weak::clone(&self.this)));
+        } else {
+            state.refresh = Refresh::Again;
+        }
+    }
+
+    /// Takes over a page that was read from `from` on (`None`: the first look, without events). Returns whether to look
+    /// once more.
+    fn apply(&self, from: Option<i64>, page: Page) -> bool {
+        let end = match &*self.changed.borrow() {
+            TailState::Following { backend_id } if *backend_id != page.backend_id => {
+                Some(StreamEnd::Reset { expected: page.backend_id.clone(), received: backend_id.clone() })
+            }
+            _ if from.is_some_and(|from| page.head < from) => Some(StreamEnd::Rewound),
+            _ => None,
+        };
+        if let Some(end) = end {
+            warn!(store = ?self.store, ?end, "live streams of a store end");
+            self.changed.send_replace(TailState::Ended(end));
+            return false;
+        }
+
+        let mut state = self.state.lock();
+        if from.is_none() {
+            state.window.skip_to(page.head);
+        } else if page.head > state.window.position() {
+            let position = state.window.position();
+            let news: Vec<_> = page.events.into_iter().filter(|event| event.seq_num > position).collect();
+            let is_chain = news.first().is_some_and(|first| first.parent_seq_num == position)
+                && news.last().is_some_and(|last| last.seq_num == page.head);
+            if is_chain {
+                self.append(&mut state, news);
+            } else {
+                // Too much for one page: subscribers read it themselves.
+                debug!(store = ?self.store, from = position, to = page.head, "a tail skips ahead");
+                state.window.skip_to(page.head);
+            }
+        }
+        let again = state.refresh == Refresh::Again;
+        state.refresh = if again { Refresh::Running } else { Refresh::Idle };
+        drop(state);
+        if from.is_none() {
+            self.changed.send_replace(TailState::Following { backend_id: page.backend_id });
+        } else {
+            self.wake();
+        }
+        again
+    }
+
+    /// Events whose first one follows where the tail stands.
+    fn append(&self, state: &mut State, events: Vec<Arc<Event>>) {
+        state.contention.appended(state.window.position(), Instant::now(), self.contention_window);
+        state.window.append(events);
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|_| ());
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.registry.lock().remove(&self.store, &self.this);
+    }
+}
+
+async fn linger(tail: Arc<Tail>, mut until: Instant) {
+    loop {
+        sleep_until(until).await;
+        let mut state = tail.state.lock();
+        match state.lingers_until {
+            Some(later) if later > until => until = later,
+            _ => {
+                state.lingers_until = None;
+                return;
+            }
+        }
+    }
+}
+
+/// Looks at Postgres as often as there is reason to, until it answers or the tail is gone.
+async fn refresh(tail: Weak<Tail>) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    while let Some(tail) = tail.upgrade() {
+        let is_first = matches!(*tail.changed.borrow(), TailState::Unknown);
+        let from = (!is_first).then(|| tail.position());
+        let page = match from {
+            None => tail.status().await,
+            Some(from) => tail.page(from).await,
+        };
+        match page {
+            Ok(page) => {
+                if !tail.apply(from, page) {
+                    return;
+                }
+            }
+            Err(error) if error.retry() == Retry::Never => {
+                error!(store = ?tail.store, error = &error as &dyn std::error::Error, "live streams of a store end: it cannot be read");
+                tail.changed.send_replace(TailState::Ended(StreamEnd::Unreadable));
+                return;
+            }
+            Err(error) => {
+                if backoff.attempts() == 0 {
+                    warn!(store = ?tail.store, error = &error as &dyn std::error::Error, "a live tail waits for the database");
+                }
+                drop(tail);
+                backoff.sleep().await;
+            }
+        }
+    }
+}

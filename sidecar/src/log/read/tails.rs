@@ -1,0 +1,148 @@
+//! The live tails of a sidecar: one for each store that has subscribers.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::registry::Registry;
+use super::store_digest::StoreDigest;
+use super::tail::{StreamEnd, Tail, TailState};
+use crate::log::event::Event;
+use crate::log::store_id::StoreId;
+use crate::postgres::{Database, DatabaseError, Unreadable, retry_until_available};
+
+/// The tails of all stores that have subscribers.
+pub struct Tails {
+    database: Database,
+    tails: Arc<Mutex<Registry<Tail>>>,
+    /// The mark of notifications that are not news: what they announce is [`Tails::publish`]ed after the commit.
+    own_source: Mutex<Option<Arc<str>>>,
+    /// For how long events of a contended store are held back.
+    contention_window: Duration,
+}
+
+impl Tails {
+    /// Events of a contended store are held back for `contention_window` and delivered together; zero: never.
+    pub fn new(database: Database, contention_window: Duration) -> Arc<Self> {
+        Arc::new(Self { database, tails: Arc::default(), own_source: Mutex::default(), contention_window })
+    }
+
+    /// From now on, only notifications with this mark are passed over.
+    pub fn own(&self, source: Option<Arc<str>>) {
+        *self.own_source.lock() = source;
+    }
+
+    pub fn is_own(&self, source: &str) -> bool {
+        self.own_source.lock().as_deref() == Some(source)
+    }
+
+    /// Events that were just committed, in order.
+    pub fn publish(&self, store: &StoreId, backend_id: &str, events: Vec<Arc<Event>>) {
+        if let Some(tail) = self.get(store) {
+            tail.publish(backend_id, events);
+        }
+    }
+
+    /// From now on, digests are made with this key. Returns whether it differs from the one before.
+    pub fn set_key(&self, key: &str) -> bool {
+        self.tails.lock().set_key(key)
+    }
+
+    /// A notification says where the log of a store stands; `None`: it is another log now.
+    pub fn hear(&self, digest: &StoreDigest, head: Option<i64>) {
+        let store = self.tails.lock().store(digest).cloned();
+        match (store, head) {
+            (Some(store), Some(head)) => self.hint(&store, head),
+            (Some(store), None) => self.refresh(&store),
+            (None, _) => {}
+        }
+    }
+
+    /// The head of a store is said to be this.
+    pub fn hint(&self, store: &StoreId, head: i64) {
+        if let Some(tail) = self.get(store) {
+            tail.compare(head, None);
+        }
+    }
+
+    /// A push to a store was refused, since another one was first: the head is this.
+    pub fn refused(&self, store: &StoreId, head: i64) {
+        if let Some(tail) = self.get(store) {
+            tail.refused(Instant::now());
+            tail.compare(head, None);
+        }
+    }
+
+    /// The log of a store may have changed.
+    pub fn refresh(&self, store: &StoreId) {
+        if let Some(tail) = self.get(store) {
+            tail.refresh();
+        }
+    }
+
+    /// Compares every tail with its store, after a time in which hints may have been missed.
+    pub async fn resync(&self) -> Result<(), DatabaseError> {
+        const STORES_A_QUERY: usize = 1000;
+        let stores: Vec<StoreId> = self.tails.lock().stores().cloned().collect();
+        for stores in stores.chunks(STORES_A_QUERY) {
+            let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();
+            let client = retry_until_available(|| self.database.client()).await;
+            let client = client.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
+            let heads = "select livestore.head(w.store_id), livestore.backend_id(w.store_id)
+                 from unnest($1::text[]) with ordinality w(store_id, position) order by w.position";
+            let rows = client.in_time(client.query(heads, &[&names])).await??;
+            for (store, row) in stores.iter().zip(rows) {
+                if let Some(tail) = self.get(store) {
+                    tail.compare(row.try_get(0)?, Some(row.try_get(1)?));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The tail of a store, its changes, and the backend id of its log. Waits until it is known where the log stands.
+    pub async fn follow(
+        &self,
+        store: &StoreId,
+    ) -> Result<(Arc<Tail>, watch::Receiver<TailState>, Arc<str>), Unreadable> {
+        loop {
+            let tail = self.get_or_create(store);
+            let mut changed = tail.changes();
+            let state = changed.wait_for(|state| !matches!(state, TailState::Unknown)).await;
+            if let Ok(TailState::Following { backend_id }) = state.as_deref() {
+                let backend_id = Arc::clone(backend_id);
+                drop(state);
+                return Ok((tail, changed, backend_id));
+            }
+            if matches!(state.as_deref(), Ok(TailState::Ended(StreamEnd::Unreadable))) {
+                return Err(Unreadable);
+            }
+            // It ended meanwhile; the next one begins with the new life of the log.
+        }
+    }
+
+    fn get(&self, store: &StoreId) -> Option<Arc<Tail>> {
+        self.tails.lock().get(store).and_then(Weak::upgrade)
+    }
+
+    fn get_or_create(&self, store: &StoreId) -> Arc<Tail> {
+        // Declared before the guard, to be dropped after it: the last owner of a tail locks the registry to remove it.
+        let mut ended = None;
+        let mut tails = self.tails.lock();
+        if let Some(tail) = tails.get(store).and_then(Weak::upgrade) {
+            if !tail.has_ended() {
+                return tail;
+            }
+            ended = Some(tail);
+        }
+        let tail = Tail::new(self.database.clone(), store.clone(), Arc::clone(&self.tails), self.contention_window);
+        tails.insert(store, Arc::downgrade(&tail));
+        drop(tails);
+        drop(ended);
+        tail.refresh();
+        tail
+    }
+}

@@ -1,0 +1,46 @@
+//! A push that waits to be committed.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
+use tracing::Span;
+
+use super::outcome::Pushed;
+use crate::log::context::Context;
+use crate::log::error::PushError;
+use crate::log::event::Batch;
+use crate::log::store_id::StoreId;
+
+/// The most that one transaction takes on. More makes a commit slower without making it cheaper.
+pub const GROUP_PUSHES: usize = 512;
+pub const GROUP_BYTES: usize = 8 << 20;
+
+/// A push that waits.
+pub struct Push {
+    pub store: StoreId,
+    pub batch: Batch,
+    pub backend_id: Option<String>,
+    pub context: Arc<Context>,
+    pub queued: Instant,
+    pub deadline: Instant,
+    pub reply: oneshot::Sender<Result<Pushed, PushError>>,
+    /// The request, for whoever traces it.
+    pub span: Span,
+    /// Given back when it is done.
+    pub _space: Space,
+}
+
+/// The share of the queue that a push takes.
+pub struct Space(#[expect(dead_code, reason = "held until it is dropped")] pub OwnedSemaphorePermit);
+
+impl Push {
+    pub fn size(&self) -> usize {
+        size(&self.batch, &self.context)
+    }
+}
+
+/// In bytes.
+pub fn size(batch: &Batch, context: &Context) -> usize {
+    batch.json().len() + context.size()
+}

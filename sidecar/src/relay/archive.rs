@@ -1,0 +1,149 @@
+//! Events of the peer relay in the log of a store (`--relay-store`), in the form that its devices know.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_postgres::types::ToSql;
+
+use crate::log::{Denied, Origin, OverLimit, PgText, PushError, Reader, StoreLog};
+use crate::postgres::{DatabaseError, Unreadable, retry_until_available};
+
+/// The bounds of a page.
+const PAGE_EVENTS: i32 = 100;
+const PAGE_BYTES: i32 = 1_000_000;
+
+/// Connections that may append at once. Appends to one store wait for each other: they shall not take all connections from readers.
+static CONNECTIONS: Semaphore = Semaphore::const_new(2);
+
+const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const PAGE: &str = "\
+    select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events, livestore.head($1) as head
+    from livestore.relay_page($1, $2, $3, $4)";
+
+/// An event as devices know it. What is JSON is as the device sent it.
+pub struct ArchivedEvent<'a> {
+    pub name: &'a str,
+    pub data: Option<&'a RawValue>,
+    pub client_id: &'a str,
+    pub session_id: &'a str,
+    pub number: Option<&'a RawValue>,
+    pub timestamp: &'a RawValue,
+}
+
+impl ArchivedEvent<'_> {
+    fn check_texts(&self) -> Result<(), String> {
+        let texts = [("eventName", self.name), ("clientId", self.client_id), ("sessionId", self.session_id)];
+        texts.into_iter().try_for_each(|(what, text)| PgText::check(what, text))
+    }
+
+    /// In bytes, near enough.
+    fn size(&self) -> usize {
+        self.name.len() + self.data.map_or(0, |data| data.get().len()) + self.client_id.len() + self.session_id.len()
+    }
+}
+
+/// Some events, in order.
+pub struct Page {
+    /// A JSON array.
+    pub events: Box<RawValue>,
+    pub has_more: bool,
+}
+
+/// The events from a moment on, page by page.
+pub struct Pages {
+    reader: Reader,
+    after: i64,
+    /// Where the log stood at the beginning.
+    head: i64,
+    /// How long a page waits for the database.
+    patience: Duration,
+}
+
+/// Why events are not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error("the database is not available, try again later")]
+    Unavailable,
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+}
+
+/// Appends events, those that the log does not have. Returns after the commit.
+pub async fn append(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<(), PushError> {
+    let appended = timeout(log.patience(), append_in_time(log, events)).await.unwrap_or(Err(PushError::Unavailable));
+    let origin = events.first().map(|event| Origin { name: event.name.into(), client_id: event.client_id.into() });
+    log.answered(&origin.unwrap_or_default(), appended.as_ref().map(drop));
+    appended
+}
+
+async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<(), PushError> {
+    let sizes = events.iter().map(ArchivedEvent::size);
+    log.check_sizes(sizes.clone())?;
+    events.iter().try_for_each(ArchivedEvent::check_texts).map_err(PushError::Invalid)?;
+    let writer = log.writer_of(sizes.sum(), OverLimit::Wait).await?;
+    let _connection = CONNECTIONS.acquire().await.map_err(|_| PushError::Unavailable)?;
+    let client = writer.database().client().await.map_err(|_| PushError::Unavailable)?;
+    let names: Vec<_> = events.iter().map(|event| event.name).collect();
+    let data: Vec<_> = events.iter().map(|event| event.data.map(RawValue::get)).collect();
+    let client_ids: Vec<_> = events.iter().map(|event| event.client_id).collect();
+    let session_ids: Vec<_> = events.iter().map(|event| event.session_id).collect();
+    let numbers: Vec<_> = events.iter().map(|event| event.number.map(RawValue::get)).collect();
+    let timestamps: Vec<_> = events.iter().map(|event| event.timestamp.get()).collect();
+    let context = writer.context();
+    let (payload, headers, claims) = (context.payload(), context.headers(), context.claims());
+    let arguments: [&(dyn ToSql + Sync); 10] = [
+        &log.id().as_str(),
+        &names,
+        &data,
+        &client_ids,
+        &session_ids,
+        &numbers,
+        &timestamps,
+        &payload,
+        &headers,
+        &claims,
+    ];
+    let appended = client.in_time(client.execute(APPEND, &arguments)).await.map_err(|_| PushError::Unavailable)?;
+    appended.map(drop).map_err(|error| PushError::from(&error))
+}
+
+/// What was appended from a moment on.
+pub async fn since(log: &StoreLog, moment: DateTime<Utc>) -> Result<Pages, ReadError> {
+    let patience = log.patience();
+    timeout(patience, async {
+        let reader = log.reader().await?;
+        let (after, head) = (reader.last_before(moment).await?, reader.end().await?.head);
+        Ok(Pages { reader, after, head, patience })
+    })
+    .await
+    .unwrap_or(Err(ReadError::Unavailable))
+}
+
+impl Pages {
+    /// The next page, which may be empty.
+    pub async fn next(&mut self) -> Result<Page, ReadError> {
+        let (reader, after) = (&self.reader, self.after);
+        let page = async || {
+            let client = reader.database().client().await?;
+            let id = reader.id().as_str();
+            let arguments: [&(dyn ToSql + Sync); 4] = [&id, &after, &PAGE_EVENTS, &PAGE_BYTES];
+            let row = client.in_time(client.query_one(PAGE, &arguments)).await??;
+            let events = RawValue::from_string(row.try_get("events")?);
+            let events = events.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
+            let (last, head): (Option<i64>, i64) = (row.try_get("last")?, row.try_get("head")?);
+            if last.is_none() && head > after {
+                return Err(DatabaseError::EventsMissing { after, head });
+            }
+            Ok((events, last))
+        };
+        let page = timeout(self.patience, retry_until_available(page)).await.map_err(|_| ReadError::Unavailable)?;
+        let (events, last) = page?;
+        self.after = last.unwrap_or(after);
+        Ok(Page { events, has_more: last.is_some_and(|last| last < self.head) })
+    }
+}
