@@ -224,9 +224,6 @@ async fn watch_database(log: &Log, wait: Duration) -> Fatal {
 }
 
 /// Waits for the database.
-///
-/// # Errors
-/// It does not come up in time, or is set up wrong.
 async fn ready(log: &Log, wait: Duration) -> Result<(), Fatal> {
     let waiting = async {
         let mut is_first = true;

@@ -69,9 +69,6 @@ pub struct Identity {
 
 impl Authentication {
     /// Who sends a request with these credentials.
-    ///
-    /// # Errors
-    /// There is no token, or not a good one.
     pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, Refused> {
         match self {
             Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, _permit: None }),

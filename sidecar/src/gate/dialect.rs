@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A protocol, as one kind of client speaks it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dialect {
     /// In settings, metrics and logs.
     pub name: &'static str,
@@ -13,12 +13,6 @@ pub struct Dialect {
     pub url: &'static str,
     /// What in a client is given this URL.
     pub usage: &'static str,
-}
-
-impl PartialEq for Dialect {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
 }
 
 impl fmt::Display for Dialect {

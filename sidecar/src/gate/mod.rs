@@ -137,7 +137,7 @@ impl Gate {
 
     /// Checks the token of a request that has no sync payload, or whose payload is not read yet: before anything is read or looked
     /// up for it.
-    pub async fn identify(&self, dialect: &Dialect, parts: &Parts) -> Result<Account, String> {
+    pub async fn identify(&self, dialect: &Dialect, parts: &Parts) -> Result<Account, (StatusCode, String)> {
         let credentials = self.credentials(parts);
         match self.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.memory.subject(&identity.subject)),
@@ -146,15 +146,12 @@ impl Gate {
             Err(refused) => {
                 let text = refused.to_string();
                 self.refused(Asked::Connect, Reason::Token, dialect, &text);
-                Err(text)
+                Err((StatusCode::FORBIDDEN, text))
             }
         }
     }
 
     /// The log of a store, for a request that is a connection of its own.
-    ///
-    /// # Errors
-    /// There can be no such store, or the payload is too large.
     pub fn store(
         &self,
         dialect: &Dialect,
@@ -165,6 +162,12 @@ impl Gate {
         let store = StoreId::parse(store_id)?;
         let context = self.context(dialect, &store, payload, parts)?;
         Ok(self.log.store(store, context))
+    }
+
+    /// Reads what somebody with a good token sends.
+    pub async fn receive(&self, dialect: &Dialect, parts: &Parts, body: Body) -> Result<Bytes, (StatusCode, String)> {
+        let account = self.identify(dialect, parts).await?;
+        self.body(body, &account).await
     }
 
     /// Reads a body within the bounds, once there is memory for it.

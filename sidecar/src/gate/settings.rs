@@ -59,8 +59,6 @@ impl GateSettings {
         Hosts::parse(&self.allowed_hosts, auth.is_decided()).map_err(SettingsError::of("--allowed-hosts"))
     }
 
-    /// # Errors
-    /// Which of --cors-origins is no origin, or of --allowed-hosts no host.
     pub fn origins(&self, auth: &AuthSettings) -> Result<Origins, SettingsError> {
         let hosts = self.hosts(auth)?;
         match self.cors_origins.as_slice() {

@@ -203,9 +203,6 @@ struct Unappended {
 
 impl Batch {
     /// Reads a JSON array of events.
-    ///
-    /// # Errors
-    /// What is wrong with it, for the client that sent it.
     pub fn parse(json: &str) -> Result<Self, String> {
         let fields: Vec<EventFields<'_>> = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let events = fields

@@ -154,9 +154,6 @@ impl Log {
     }
 
     /// Whether the database is there, set up as serving takes.
-    ///
-    /// # Errors
-    /// What is missing, with what to do about it.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         self.database.check().await?;
         match &self.authorizer {

@@ -31,8 +31,6 @@ pub struct LogSettings {
 }
 
 impl LogSettings {
-    /// # Errors
-    /// What to change.
     pub fn check(&self) -> Result<(), SettingsError> {
         check_text("--authorize-function", self.authorize_function.as_deref())
     }

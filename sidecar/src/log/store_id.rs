@@ -11,8 +11,6 @@ pub struct StoreId(Arc<str>);
 const MAX_CHARACTERS: usize = 1024;
 
 impl StoreId {
-    /// # Errors
-    /// What is wrong with it, for the client that sent it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("storeId is empty".into());

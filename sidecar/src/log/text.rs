@@ -9,9 +9,6 @@ pub struct PgText(Box<str>);
 
 impl PgText {
     /// `what`: how the client calls it.
-    ///
-    /// # Errors
-    /// What is wrong with it, for the client that sent it.
     pub fn parse<'a>(what: &str, text: impl Into<Cow<'a, str>>) -> Result<Self, String> {
         let text = text.into();
         Self::check(what, &text)?;

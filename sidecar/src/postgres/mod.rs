@@ -298,17 +298,11 @@ impl Database {
 
     /// Whether everything is there that serving takes: the database, the extension in a version that this sidecar
     /// knows, the privilege to push.
-    ///
-    /// # Errors
-    /// What is missing, with what to do about it.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         self.ask(async |client| check(client).await).await
     }
 
     /// Asks on the connection that is for this alone.
-    ///
-    /// # Errors
-    /// The database does not answer in time, or what `question` fails with.
     pub async fn ask<T>(
         &self,
         question: impl AsyncFnOnce(&Pooled) -> Result<T, DatabaseError>,

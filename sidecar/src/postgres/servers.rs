@@ -188,9 +188,6 @@ const IDENTIFY: &str = "\
 const IS_READ_ONLY: &str = "select current_setting('transaction_read_only')";
 
 /// Who this is.
-///
-/// # Errors
-/// It does not allow writes, or does not answer.
 async fn identify(client: &Client) -> Result<Option<Server>, DatabaseError> {
     let messages = match client.simple_query(IDENTIFY).await {
         Err(error) if error.code().is_some_and(is_unknown) => client.simple_query(IS_READ_ONLY).await?,

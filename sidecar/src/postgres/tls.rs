@@ -42,9 +42,6 @@ pub fn parse(url: &str) -> Result<Config, tokio_postgres::Error> {
 
 /// How connections are made. `root_certificate`: a PEM file of those that sign the server's certificate; without, those that
 /// the operating system trusts.
-///
-/// # Errors
-/// The file, or what the system trusts, cannot be read.
 pub fn connector(root_certificate: Option<&Path>) -> Result<MakeRustlsConnect, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?;

@@ -120,9 +120,6 @@ impl Device {
     }
 
     /// The same with a question: [`Self::answer`] brings the answers back.
-    ///
-    /// # Errors
-    /// Another device uses this id, or some devices could not be reached.
     pub async fn ask(&self, request_id: &str, text: Bytes) -> Result<(), AskError> {
         let Some(connection) = self.relay.hub.note_request(&self.user, &self.client_id, self.id, request_id) else {
             return Err(AskError::InUse);

@@ -65,9 +65,6 @@ impl ListenSocket {
     }
 
     /// Its address; for port 0, with the port that the system chose.
-    ///
-    /// # Errors
-    /// The socket is not an internet socket.
     pub fn address(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Own(listener) => listener.local_addr(),
@@ -89,9 +86,6 @@ impl ListenSocket {
     }
 
     /// Starts to accept connections.
-    ///
-    /// # Errors
-    /// Another process has the address and does not share it, or the system refuses.
     pub fn listen(&self) -> Result<TcpListener, ListenError> {
         let listener = match self {
             Self::Own(listener) => listener.try_clone()?,

@@ -27,8 +27,6 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    /// # Errors
-    /// What is wrong with the endpoint, e.g. `http://collector:4318`.
     pub fn to(endpoint: &str, trust_traceparent: bool, runtime: &Handle) -> Result<Self, ExporterBuildError> {
         let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let exporter = SpanExporter::builder()

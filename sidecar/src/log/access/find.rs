@@ -35,9 +35,6 @@ impl Log {
 
     /// The store that a client means by a name: the one that it may use, of those that have the name. `None` if there is none (yet),
     /// so that nobody's store stands in the way of another's. Waits while the database is away.
-    ///
-    /// # Errors
-    /// It may use several, or there is no place for it.
     pub async fn find(
         &self,
         alias: &Alias,

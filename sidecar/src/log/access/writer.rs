@@ -72,9 +72,6 @@ impl StoreLog {
     }
 
     /// For a client that would not try again: waits until it may push this, and until there is room in the queue.
-    ///
-    /// # Errors
-    /// It may not; or the sidecar ends ([`PushError::Unavailable`]).
     pub async fn admit(self, batch: Batch) -> Result<Admitted, PushError> {
         let admitting = async {
             self.check_sizes(batch.sizes())?;

@@ -96,9 +96,6 @@ impl Subscription {
 
     /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
     /// and may return none. Events of a contended store come a moment later, together. Cancel safe.
-    ///
-    /// # Errors
-    /// The log that this stream follows is no more, or cannot be read on.
     pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
         let mut has_waited = false;
         loop {

@@ -60,9 +60,6 @@ struct Connection {
 type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
 
 /// What comes of a statement, while its connection is driven.
-///
-/// # Errors
-/// The statement's, or that of the connection, which is lost then.
 async fn driven<T>(
     driver: &mut Driver,
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,

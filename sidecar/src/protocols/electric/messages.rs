@@ -26,8 +26,6 @@ pub struct Columns([bool; COLUMNS.len()]);
 impl Columns {
     pub const ALL: Self = Self([true; COLUMNS.len()]);
 
-    /// # Errors
-    /// The name that is none of a column.
     pub fn choose(names: &[String]) -> Result<Self, String> {
         let mut chosen = Self([false; COLUMNS.len()]);
         for name in names {
@@ -80,9 +78,6 @@ pub struct Relation {
 pub const NO_ARGS: &str = "null";
 
 /// An event as a row. Every value is a string: it is Postgres' text form, and LiveStore's client insists on it.
-///
-/// # Errors
-/// The event cannot be read: never.
 pub fn row(event: &Event, relation: &Relation, columns: Columns) -> Result<String, serde_json::Error> {
     let fields = event.fields()?;
     let Relation { schema, table } = relation;
@@ -121,9 +116,6 @@ pub fn up_to_date(seq_num: i64) -> String {
 pub const MUST_REFETCH: &str = r#"[{"headers":{"control":"must-refetch"}}]"#;
 
 /// A page as a JSON array.
-///
-/// # Errors
-/// An event cannot be read: never.
 pub fn page(
     events: &[Arc<Event>],
     relation: &Relation,

@@ -126,9 +126,6 @@ impl Follow {
 }
 
 /// The page after a position, or the first.
-///
-/// # Errors
-/// The client may not read, or its position is not one of this log.
 pub async fn read(
     reader: &Reader,
     position: Option<&Position>,
@@ -157,9 +154,6 @@ pub async fn read(
 }
 
 /// For a client that has waited long enough.
-///
-/// # Errors
-/// It has no position.
 pub fn nothing(position: Option<&Position>, follow: Follow) -> Result<Page, ReadError> {
     position.map(|position| Page::empty(position.clone(), follow.is_live())).ok_or(ReadError::Away)
 }

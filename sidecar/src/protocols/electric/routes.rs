@@ -48,12 +48,9 @@ async fn api(State(electric): State<Arc<Electric>>, request: Request) -> Respons
         Method::GET => Box::pin(pull(electric, &request.into_parts().0)).await,
         Method::POST => push(electric, request).await,
         _ => {
-            let headers = [(header::ALLOW, "GET, HEAD, POST, OPTIONS")];
-            (
-                headers,
-                api::failure(StatusCode::METHOD_NOT_ALLOWED, "this endpoint takes GET, HEAD and POST", Value::Null),
-            )
-                .into_response()
+            let message = "this endpoint takes GET, HEAD and POST";
+            let answer = api::failure(StatusCode::METHOD_NOT_ALLOWED, message, Value::Null);
+            ([(header::ALLOW, "GET, HEAD, POST, OPTIONS")], answer).into_response()
         }
     }
 }
@@ -72,11 +69,7 @@ async fn pull(electric: Arc<Electric>, request: &Parts) -> Response {
 
 async fn push(electric: Arc<Electric>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let account = match electric.gate.identify(&ELECTRIC, &parts).await {
-        Ok(account) => account,
-        Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused, Value::Null),
-    };
-    let body = match electric.gate.body(body, &account).await {
+    let body = match electric.gate.receive(&ELECTRIC, &parts, body).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message, Value::Null),
     };
@@ -118,8 +111,8 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
         Err(errors) => return errors.response(),
     };
     // Which stores there are is not for everybody.
-    if let Err(refused) = electric.gate.identify(&SHAPE, &request).await {
-        return shape::uncached(StatusCode::FORBIDDEN, json!({"message": refused}));
+    if let Err((status, message)) = electric.gate.identify(&SHAPE, &request).await {
+        return shape::uncached(status, json!({"message": message}));
     }
     let upstream = electric.upstream.as_ref();
     let mut patience = asked.patience(upstream.map(|_| GRACE).unwrap_or_default(), &electric.gate.ending);

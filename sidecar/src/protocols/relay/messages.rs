@@ -30,9 +30,6 @@ pub struct Envelope<'a> {
 
 impl<'a> Envelope<'a> {
     /// The payload, as that of one type.
-    ///
-    /// # Errors
-    /// It is missing, or another one's.
     pub fn payload<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
         let payload = self.payload.ok_or_else(|| Refusal::Payload("it is missing".into()))?;
         let payload = serde_json::from_str(payload.get());

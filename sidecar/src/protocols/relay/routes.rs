@@ -59,10 +59,9 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
             return (StatusCode::UNAUTHORIZED, headers, format!("{error}\n")).into_response();
         }
     };
-    let history = match peers.store.as_deref().map(|name| history(gate, name, &identity, &parts)) {
-        None => None,
-        Some(Ok(history)) => Some(history),
-        Some(Err(error)) => {
+    let history = match peers.store.as_deref().map(|name| history(gate, name, &identity, &parts)).transpose() {
+        Ok(history) => history,
+        Err(error) => {
             gate.refused(Asked::Connect, Reason::Malformed, &RELAY, &error);
             return bad_request(&error);
         }

@@ -96,9 +96,6 @@ struct PingPayload<'a> {
 
 impl<'a> Request<'a> {
     /// Reads a request to the store of the URL.
-    ///
-    /// # Errors
-    /// The tag is none of this transport, the payload has not the form of its schema, or names another store.
     pub fn parse(transport: Transport, store: &StoreId, tag: &str, payload: &'a str) -> Result<Self, BadRequest> {
         let (group, method) = tag.split_once('.').unwrap_or_default();
         let (store_id, payload, operation) = match (transport, group, method) {

@@ -204,9 +204,6 @@ fn parse_id(id: &str) -> Result<(i64, u64, u64), String> {
 
 /// Reads records: as a stream that a task on `tasks` writes, or at once. `exists`: whether the name of the stream is that of a
 /// store already.
-///
-/// # Errors
-/// Why it may not be read.
 pub async fn read(
     log: StoreLog,
     read: Read,

@@ -69,11 +69,7 @@ async fn pull(s2: Arc<S2>, request: &Parts) -> Response {
 
 async fn push(s2: Arc<S2>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let account = match s2.gate.identify(&SYNC_S2, &parts).await {
-        Ok(account) => account,
-        Err(refused) => return api::failure(StatusCode::FORBIDDEN, &refused),
-    };
-    let body = match s2.gate.body(body, &account).await {
+    let body = match s2.gate.receive(&SYNC_S2, &parts, body).await {
         Ok(body) => body,
         Err((status, message)) => return api::failure(status, &message),
     };
@@ -131,7 +127,7 @@ impl S2 {
     async fn admit_rest(&self, parts: &Parts) -> Result<Account, RestError> {
         let refuse = |(status, message)| RestError(status, "permission_denied", message);
         self.gate.admit(&REST, &parts.headers).map_err(refuse)?;
-        self.gate.identify(&REST, parts).await.map_err(|refused| refuse((StatusCode::FORBIDDEN, refused)))
+        self.gate.identify(&REST, parts).await.map_err(refuse)
     }
 
     async fn json<T: for<'de> Deserialize<'de>>(&self, body: Body, account: &Account) -> Result<T, RestError> {

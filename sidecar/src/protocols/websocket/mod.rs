@@ -116,9 +116,6 @@ impl Socket {
 
     /// What comes next. While the protocol cannot take more, it says so (`may_read`), and nothing is read: the client is
     /// held back by its own connection. Cancel safe.
-    ///
-    /// # Errors
-    /// The connection is over, or shall be.
     pub async fn receive(&mut self, may_read: bool) -> Result<Incoming, Close> {
         if may_read {
             self.last = None;

@@ -273,9 +273,6 @@ pub fn uncached(status: StatusCode, body: serde_json::Value) -> Response {
 }
 
 /// Asks an Electric behind us, and passes on what it says, body and all.
-///
-/// # Errors
-/// What to do instead.
 async fn forward(
     upstream: &Upstream,
     reader: &Reader,

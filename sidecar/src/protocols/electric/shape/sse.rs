@@ -37,9 +37,6 @@ pub struct Stream {
 }
 
 /// Streams what follows a position; a task on `tasks` does it.
-///
-/// # Errors
-/// The client may not read, or the position is not one of this log.
 pub async fn open(
     reader: &Reader,
     position: &Position,

@@ -11,9 +11,6 @@ const DEFAULT_SCHEMA: &str = "public";
 const POOL: &str = "eventlog_1";
 
 /// Reads the parameters `table`, and `where` with the first of its `params`.
-///
-/// # Errors
-/// The parameter that is wrong, and what is wrong with it.
 pub fn parse_table(
     table: &str,
     condition: Option<(&str, Option<&str>)>,

@@ -21,9 +21,6 @@ pub enum Messages {
 }
 
 /// Reads a page: a JSON array of messages.
-///
-/// # Errors
-/// It is none, or has rows that are no events.
 pub fn read_messages(body: &[u8]) -> Result<Messages, serde_json::Error> {
     #[derive(Deserialize)]
     struct Message<'a> {

@@ -86,9 +86,6 @@ pub fn own_position(position: &RawPosition) -> Result<Position, ReadError> {
 }
 
 /// A page for LiveStore's client: from Electric if it has it, from Postgres if not.
-///
-/// # Errors
-/// Those of [`read`].
 pub async fn pull(
     upstream: &Upstream,
     log: &StoreLog,
