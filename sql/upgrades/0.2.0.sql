@@ -77,8 +77,8 @@ comment on column livestore.instance.legacy_notify is 'Whether commits are told 
 -- open would not notice.
 update livestore.instance set legacy_notify = true;
 
--- The commit log: a position for every event of every store, in the order in which commits become visible. A transaction queues what
--- it appends, and takes its positions when it commits (livestore.number_commit).
+-- The commit log: a position for every event of every store, in the order in which commits become visible. A transaction takes its
+-- positions when it commits (extension/src/commit_log.rs).
 create sequence livestore.commit_positions;
 
 comment on sequence livestore.commit_positions is 'The last position of livestore.commits';
@@ -105,25 +105,6 @@ comment on column livestore.commits.committed_at is 'When the transaction commit
 create unlogged table livestore.commit_turn ();
 
 comment on table livestore.commit_turn is 'Empty. Locked by a transaction that takes its positions, until its commit is visible: a lock that only its owner can take';
-
-create table livestore.queued_commits (
-    id bigint generated always as identity primary key,
-    stores bigint[] not null,
-    after bigint[] not null,
-    upto bigint[] not null,
-    events integer[] not null,
-    is_last boolean not null default false
-)
--- Rows are changed once and deleted: room on the page keeps that cheap.
-with (fillfactor = 50);
-
-comment on table livestore.queued_commits is 'Entries of livestore.commits whose transaction has not committed. To anybody else it is empty';
-comment on column livestore.queued_commits.id is 'In the order of appends';
-comment on column livestore.queued_commits.stores is 'As in livestore.commits';
-comment on column livestore.queued_commits.after is 'As in livestore.commits';
-comment on column livestore.queued_commits.upto is 'As in livestore.commits';
-comment on column livestore.queued_commits.events is 'As in livestore.commits';
-comment on column livestore.queued_commits.is_last is 'Whether it is behind everything that was deferred to the commit when it began';
 
 select pg_catalog.pg_extension_config_dump('livestore.commits', '');
 select pg_catalog.pg_extension_config_dump('livestore.commit_positions', '');
