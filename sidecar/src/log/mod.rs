@@ -1,4 +1,4 @@
-//! The log: all that a protocol knows of event logs in Postgres.
+//! Event logs in Postgres, as protocols use them. The log knows no protocol.
 
 mod access;
 mod aliases;
@@ -8,6 +8,8 @@ mod event;
 mod limits;
 mod read;
 mod store_id;
+#[cfg(test)]
+mod testing;
 mod text;
 mod write;
 
@@ -65,17 +67,17 @@ pub struct Parts {
     limits: Arc<Limits>,
     authentication: Arc<Authentication>,
     budget: Arc<Budget>,
-    authorizer: Option<Arc<Authorizer>>,
+    authorizer: Option<Authorizer>,
     is_listening: Arc<AtomicBool>,
 }
 
-/// What an operator can set.
+/// The operator's settings.
 pub struct LogConfig {
     /// Memory for pages and frames.
     pub budget: Arc<Budget>,
     /// How long a push waits for the database.
     pub push_timeout: Duration,
-    /// When what waits is answered all the same, since the process ends.
+    /// When requests that wait must be answered, since the process ends.
     pub last_moment: CancellationToken,
     /// For how long events of a contended store are held back, to be delivered together; zero: never.
     pub contention_window: Duration,
@@ -97,7 +99,7 @@ pub enum NotReady {
 }
 
 impl NotReady {
-    /// For whoever asks.
+    /// The text for anybody who asks.
     pub fn to_strangers(&self) -> String {
         match self {
             Self::Database(error) => error.to_strangers(),
@@ -115,29 +117,20 @@ impl Deref for Log {
 }
 
 impl Log {
-    /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
-    /// yet.
+    /// Starts the committer and the listener on `tasks`: neither ends by itself, or needs the database to be there yet.
     pub fn start(database: Database, config: LogConfig, tasks: &mut JoinSet<()>) -> Self {
-        let LogConfig {
-            budget,
-            push_timeout,
-            last_moment,
-            contention_window,
-            bounds,
-            authentication,
-            authorize_function,
-        } = config;
-        let limits = Limits::start(bounds, tasks);
-        let tails = Tails::new(database.clone(), contention_window);
+        let limits = Limits::start(config.bounds, tasks);
+        let tails = Tails::new(database.clone(), config.contention_window);
         let is_listening = Arc::new(AtomicBool::new(false));
-        let (commits, waiting) = CommitQueue::new(push_timeout, last_moment);
+        let (commits, waiting) = CommitQueue::new(config.push_timeout, config.last_moment);
         let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);
         let listener =
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
         let aliases = Aliases::new(database.clone());
-        let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
+        let authorizer = config.authorize_function.map(|function| Authorizer::new(database.clone(), function));
+        let LogConfig { authentication, budget, .. } = config;
         Self(Arc::new(Parts {
             database,
             commits,
@@ -161,10 +154,7 @@ impl Log {
         self.authorizer.is_none() && self.authentication.is_none()
     }
 
-    /// Whether the database is there, set up as serving takes.
-    ///
-    /// # Errors
-    /// What is missing, with what to do about it.
+    /// Whether the database is there and set up. The error says what to do.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         self.database.check().await?;
         match &self.authorizer {
@@ -173,7 +163,7 @@ impl Log {
         }
     }
 
-    /// How things stand, for metrics.
+    /// The values of gauges.
     pub fn standing(&self) -> Standing {
         let (pool_idle, pool_busy, pool_waiting) = self.database.pool();
         Standing {

@@ -11,8 +11,7 @@ pub struct StoreId(Arc<str>);
 const MAX_CHARACTERS: usize = 1024;
 
 impl StoreId {
-    /// # Errors
-    /// What is wrong with it, for the client that sent it.
+    /// The error is for the client that sent it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("storeId is empty".into());

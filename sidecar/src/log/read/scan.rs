@@ -30,9 +30,6 @@ impl Scan {
     }
 
     /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.
-    ///
-    /// # Errors
-    /// The cursor is not one of this log, or the log cannot be read on.
     pub async fn next(&mut self) -> Result<Option<Page>, PullError> {
         if self.is_complete {
             return Ok(None);
