@@ -30,7 +30,7 @@ pub enum Alias {
 pub enum Age {
     /// As old as it is kept.
     Any,
-    /// Of now: for whoever is about to create a store, if there is none of the name.
+    /// Of now: for a client that is about to create a store, if none has the name.
     Now,
 }
 
@@ -45,14 +45,13 @@ pub struct Location {
     pub backend_id: Box<str>,
 }
 
-/// How long what was looked up is believed. Stores are rarely dropped, and rarely get a namesake.
+/// How long an answer is kept. Stores are rarely dropped, and rarely get a namesake.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// How many answers are kept.
 const KEPT: u64 = 10_000;
 
-/// How many stores of one name are told apart. A client that may create stores can find long ids with the hash of another's, at
-/// some seconds each.
+/// How many stores of one name are told apart. A client can find a long id with the hash of another's in some seconds.
 pub(super) const NAMESAKES: i64 = 1000;
 
 const OF_NUMBER: &str = "select store_id from livestore.store_of_number($1)";
@@ -60,12 +59,12 @@ const OF_NUMBER: &str = "select store_id from livestore.store_of_number($1)";
 /// How often a store that does not exist yet is looked for, however many clients wait for it.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
-/// Answers of Postgres, kept for a while.
+/// A cache of what Postgres answered.
 #[derive(Clone)]
 pub struct Aliases {
     database: Database,
     stores: Cache<Alias, Arc<[StoreId]>>,
-    /// Names of no store, a moment ago.
+    /// Names that no store had a moment ago.
     missing: Cache<Alias, ()>,
     locations: Cache<StoreId, Location>,
 }
@@ -78,7 +77,7 @@ impl Aliases {
         Self { database, stores, missing, locations }
     }
 
-    /// The stores of a name, whoever may know of them. Waits while the database is away.
+    /// The stores of a name, without asking who may know of them. Waits while the database is away.
     pub(super) async fn find(&self, alias: &Alias, age: Age) -> Result<Arc<[StoreId]>, Unreadable> {
         if age == Age::Any {
             if let Some(known) = self.stores.get(alias).await {
@@ -155,7 +154,7 @@ impl Aliases {
         Ok(Some(location))
     }
 
-    /// What was known of a store has turned out to be wrong.
+    /// The answer about a store was wrong.
     pub(super) async fn forget(&self, store: &StoreId) {
         self.locations.invalidate(store).await;
     }

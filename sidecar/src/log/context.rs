@@ -1,4 +1,4 @@
-//! What is known of a request beside its events: hooks and the operator's authorize function get it.
+//! The context of a request: hooks and the operator's authorize function get it beside the events.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -24,7 +24,7 @@ pub struct Context {
     dialect: &'static str,
     credentials: Credentials,
     identity: OnceCell<Arc<Identity>>,
-    /// Its place in the queue of its subject, and until when it may have that: kept by a request that is asked about again.
+    /// Its place in the queue of its subject, and until when it may keep that.
     waiting: Mutex<Option<(Permit<Arc<str>>, Instant)>>,
     /// The memory of a client without a token, for all requests of its connection.
     account: Arc<OnceLock<Account>>,
@@ -48,7 +48,7 @@ impl Context {
         Self { payload: payload.map(Box::from), headers, dialect, credentials, ..Self::default() }
     }
 
-    /// The same for somebody who is known already.
+    /// The same for a client that is known already.
     pub fn of(self, identity: Arc<Identity>) -> Self {
         Self { identity: OnceCell::new_with(Some(identity)), ..self }
     }
@@ -100,12 +100,12 @@ impl Context {
         waiting.as_ref().is_some_and(|(_, until)| Instant::now() < *until)
     }
 
-    /// It has what it waited for.
+    /// Leaves the queue.
     pub fn waits_no_more(&self) {
         self.waiting.lock().take();
     }
 
-    /// Whom the token is for, once it was looked at.
+    /// The subject of the token, once it was checked.
     pub fn subject(&self) -> Option<&Arc<str>> {
         self.identity.get().filter(|identity| identity.claims.is_some()).map(|identity| &identity.subject)
     }
@@ -118,7 +118,7 @@ impl Context {
         }
     }
 
-    /// What the token says, as a JSON object, once it was looked at.
+    /// The claims of the token, as a JSON object, once it was checked.
     pub fn claims(&self) -> Option<&str> {
         self.identity.get()?.claims.as_deref()
     }

@@ -1,4 +1,4 @@
-//! Events as they travel through the sidecar: encoded once, shared by everybody who receives them.
+//! Events as they travel through the sidecar: encoded once, shared by all receivers.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub struct Event {
     json: Json,
 }
 
-/// How an event without `args` is written: some clients take a missing field, some need a `null`.
+/// How an event without `args` is written: some clients accept a missing field, some need a `null`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AbsentArgs {
     Omit,
@@ -43,7 +43,7 @@ impl Json {
     }
 }
 
-/// What the log says of an event, apart from when it was appended.
+/// The fields of an event, without the time at which it was appended.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventFields<'a> {
@@ -137,12 +137,12 @@ impl Event {
         self.json.get(absent_args)
     }
 
-    /// What the event says; `args` are absent if the client sent none.
+    /// The fields; `args` are absent if the client sent none.
     pub fn fields(&self) -> Result<EventFields<'_>, serde_json::Error> {
         serde_json::from_str(self.json(AbsentArgs::Omit))
     }
 
-    /// How much memory the event takes, near enough to bound what is kept and sent.
+    /// The memory of the event, about.
     pub fn size(&self) -> usize {
         self.json.size()
     }
@@ -177,16 +177,16 @@ impl Event {
     }
 }
 
-/// A batch that has the form of a batch; whether it is valid the database decides.
+/// A batch of the right form. The database decides whether it is valid.
 #[derive(Debug)]
 pub struct Batch {
-    /// The JSON array as the client sent it: what is stored comes from this text.
+    /// The JSON array as the client sent it, from which the event is stored.
     json: Box<str>,
     events: Vec<Unappended>,
     origin: Arc<Origin>,
 }
 
-/// What the first event of a batch says of where it comes from, for whoever is told of a push that is refused.
+/// Where a batch comes from, by its first event: for the log line about a push that is refused.
 #[derive(Debug, Default)]
 pub struct Origin {
     pub name: Box<str>,
@@ -202,7 +202,7 @@ struct Unappended {
 }
 
 impl Batch {
-    /// Reads a JSON array of events.
+    /// Reads a JSON array of events. The error is for the client that sent it.
     pub fn parse(json: &str) -> Result<Self, String> {
         let fields: Vec<EventFields<'_>> = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let events = fields

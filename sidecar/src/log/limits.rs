@@ -19,19 +19,18 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// How many store creations are remembered.
 const BEGUN: u64 = 100_000;
 
-/// Whom a token is for.
+/// The subject of a token.
 type Subject = Arc<str>;
 
 /// What becomes of a push that is over a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverLimit {
     Refuse,
-    /// For a client that is not to be told of what passes.
+    /// For a client that would take an error for a final one.
     Wait,
 }
 
-/// Keeps pushes within the bounds. What they say of subjects is for those that a token names: without authentication all clients
-/// would be one.
+/// Keeps pushes within the bounds. Those of subjects apply to clients with a token: without one, all clients would be one subject.
 pub struct Limits {
     settings: PushSettings,
     pub subjects: Gate<Subject>,
@@ -42,7 +41,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What is to be forgotten is forgotten on `tasks`.
+    /// `tasks` runs what forgets old keys.
     pub fn start(settings: PushSettings, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let limits = Arc::new(Self {
             settings,
@@ -145,5 +144,36 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
             return Err(PushError::Throttled(message));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::log::testing::{public_log, store};
+
+    #[tokio::test]
+    async fn a_push_is_refused_beyond_a_limit_or_waits() {
+        let log = public_log(&mut JoinSet::new());
+        let (limits, ann, store) = (&log.limits, Arc::from("ann"), store("s"));
+        for (sizes, error) in [
+            (&[100, 100][..], None),
+            (&[1, 1, 1], Some("a batch has at most 2 events, this one has 3")),
+            (&[1, 101], Some("an event has at most 100 bytes, event 2 of this batch has 101")),
+        ] {
+            let checked = limits.check_sizes(sizes.iter().copied());
+            assert_eq!(checked.err().map(|error| error.to_string()).as_deref(), error);
+        }
+        for is_allowed in [true, true, false] {
+            assert_eq!(limits.stores.pass(&store, 1, OverLimit::Refuse).await.is_ok(), is_allowed);
+        }
+        assert!(limits.stores.pass(&store, 1, OverLimit::Wait).await.is_ok());
+        // A store that was begun may be begun again.
+        for (name, is_allowed) in [("a", true), ("a", true), ("b", false), ("a", true)] {
+            let store = StoreId::parse(name).unwrap();
+            assert_eq!(limits.begin(&ann, &store, OverLimit::Refuse).await.is_ok(), is_allowed, "{name}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The log: all that a protocol knows of event logs in Postgres.
+//! Event logs in Postgres, as protocols use them. The log knows no protocol.
 
 mod access;
 mod aliases;
@@ -9,6 +9,8 @@ mod limits;
 mod read;
 mod settings;
 mod store_id;
+#[cfg(test)]
+mod testing;
 mod text;
 mod write;
 
@@ -66,7 +68,7 @@ pub struct Parts {
     limits: Arc<Limits>,
     authentication: Arc<Authentication>,
     memory: Arc<Memory>,
-    authorizer: Option<Arc<Authorizer>>,
+    authorizer: Option<Authorizer>,
     is_listening: Arc<AtomicBool>,
 }
 
@@ -80,7 +82,7 @@ pub enum NotReady {
 }
 
 impl NotReady {
-    /// For whoever asks.
+    /// The text for anybody who asks.
     pub fn to_strangers(&self) -> String {
         match self {
             Self::Database(error) => error.to_strangers(),
@@ -98,8 +100,8 @@ impl Deref for Log {
 }
 
 impl Log {
-    /// Starts the committer and the listener on `tasks`: neither ends by itself. Neither needs the database to be there
-    /// yet. `memory` is for pages and frames. `last_moment`: when what waits is answered all the same, since the process ends.
+    /// Starts the committer and the listener on `tasks`: neither ends by itself, or needs the database to be there yet. `memory` is
+    /// for pages and frames; at `last_moment`, requests that wait must be answered, since the process ends.
     pub fn start(
         database: Database,
         settings: LogSettings,
@@ -108,18 +110,17 @@ impl Log {
         last_moment: CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let LogSettings { push_timeout, contention_window, push, authorize_function } = settings;
-        let limits = Limits::start(push, tasks);
-        let tails = Tails::new(database.clone(), contention_window);
+        let limits = Limits::start(settings.push, tasks);
+        let tails = Tails::new(database.clone(), settings.contention_window);
         let is_listening = Arc::new(AtomicBool::new(false));
-        let (commits, waiting) = CommitQueue::new(push_timeout, last_moment);
+        let (commits, waiting) = CommitQueue::new(settings.push_timeout, last_moment);
         let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);
         let listener =
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
         let aliases = Aliases::new(database.clone());
-        let authorizer = authorize_function.map(|function| Arc::new(Authorizer::new(database.clone(), function)));
+        let authorizer = settings.authorize_function.map(|function| Authorizer::new(database.clone(), function));
         Self(Arc::new(Parts {
             database,
             commits,
@@ -153,7 +154,7 @@ impl Log {
         self.authorizer.is_none() && self.authentication.is_none()
     }
 
-    /// Whether the database is there, set up as serving takes.
+    /// Whether the database is there and set up. The error says what to do.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         self.database.check().await?;
         match &self.authorizer {
@@ -162,7 +163,7 @@ impl Log {
         }
     }
 
-    /// How things stand, for metrics.
+    /// The values of gauges.
     pub fn gauges(&self) -> GaugeValues {
         let (pool_idle, pool_busy, pool_waiting) = self.database.pool();
         GaugeValues {

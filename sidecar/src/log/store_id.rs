@@ -11,6 +11,7 @@ pub struct StoreId(Arc<str>);
 const MAX_CHARACTERS: usize = 1024;
 
 impl StoreId {
+    /// The error is for the client that sent it.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("storeId is empty".into());

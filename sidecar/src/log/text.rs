@@ -2,20 +2,19 @@
 
 use std::borrow::Cow;
 
-/// Text that Postgres can hold: none of its types for text has the character U+0000. Statements about such a text fail, now and
-/// later, so that it is refused where it comes in.
+/// Text that Postgres can hold: its text types have no character U+0000. Text with it is refused where it comes in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PgText(Box<str>);
 
 impl PgText {
-    /// `what`: how the client calls it.
+    /// `what`: the client's name for it, in the error that the client is told.
     pub fn parse<'a>(what: &str, text: impl Into<Cow<'a, str>>) -> Result<Self, String> {
         let text = text.into();
         Self::check(what, &text)?;
         Ok(Self(text.into()))
     }
 
-    /// The same for what is not kept.
+    /// The same for text that is not kept.
     pub fn check(what: &str, text: &str) -> Result<(), String> {
         if text.contains('\0') { Err(format!("{what} contains the character U+0000")) } else { Ok(()) }
     }

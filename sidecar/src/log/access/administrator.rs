@@ -12,8 +12,7 @@ use crate::postgres::{DatabaseError, Unreadable};
 /// What `livestore.reset_store` raises for a store that does not exist.
 const NO_SUCH_STORE: &str = "LS004";
 
-/// A client that may administer a store. Only [`StoreLog::administrator`] makes one. A protocol that offers this asks for a secret
-/// first.
+/// A client that may administer a store. Only [`StoreLog::administrator`] makes one. Protocols ask for a secret before.
 pub struct Administrator<'a>(&'a StoreLog);
 
 impl StoreLog {
@@ -35,7 +34,7 @@ impl Administrator<'_> {
         let mut client = self.0.database().client().await.map_err(ResetError::Database)?;
         let reset = async {
             let transaction = client.transaction().await?;
-            // Of a large store it may take long: what the operator has set counts.
+            // A large store takes long, so the operator's own setting applies.
             transaction.batch_execute("set local statement_timeout to default").await?;
             transaction.execute("select livestore.reset_store($1)", &[&self.0.id().as_str()]).await?;
             transaction.commit().await

@@ -1,4 +1,4 @@
-//! The operator's own SQL function, which says who may do what.
+//! The operator's own SQL function, which decides what a client may do.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl Action {
         }
     }
 
-    /// What a token has to allow for it.
+    /// The access that a token must allow for it.
     pub fn access(self) -> Access {
         match self {
             Self::Connect | Self::Pull => Access::Read,
@@ -39,7 +39,7 @@ impl Action {
         }
     }
 
-    /// To a client that the function gave no words for.
+    /// The text for a client that the function refuses without one of its own.
     pub fn refusal(self) -> &'static str {
         match self {
             Self::Connect => "not allowed to connect to this store",
@@ -80,22 +80,16 @@ impl Authorizer {
         Self { database, function, call: Mutex::default() }
     }
 
-    /// Whether the function can be called.
-    ///
-    /// # Errors
-    /// [`DatabaseError::AuthorizeFunction`] if it is not there, or of another form; or the database is away.
+    /// Whether the function exists, has the right form and can be called.
     pub async fn check(&self) -> Result<(), DatabaseError> {
-        // Not on the pool, where everybody may wait for what the function waits for.
+        // Not on the pool: all of its connections may be waiting for the same lock as the function.
         let call = self.database.ask(async |client| self.find(client).await).await?;
         *self.call.lock() = Some(call);
         Ok(())
     }
 
-    /// Asks. A function that fails has not said yes.
-    ///
-    /// # Errors
-    /// Nothing was decided, since the database is away, or the function cannot be called, as in the middle of a migration:
-    /// a client that was told no would stop for good.
+    /// Asks. A function that fails refuses. The error means that nothing was decided: the database is away, or the function cannot be
+    /// called, as in the middle of a migration. A client that was refused then would stop for good.
     pub async fn ask(
         &self,
         store: &StoreId,

@@ -11,10 +11,10 @@ use crate::log::error::Denied;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Unreadable, retry_until_available};
 
-/// How many of those that a token allows the operator's authorize function is asked about.
+/// The operator's function is asked about at most so many of the stores that a token allows.
 const ASKED: usize = 16;
 
-/// Why it cannot be told which store a name means.
+/// Why no store was found by a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
     /// `a-b` and `a_b`, `a-b` and `a b`; or long ids whose hashes are the same.
@@ -33,8 +33,8 @@ impl Log {
         Ok(!self.aliases.find(alias, Age::Any).await?.is_empty())
     }
 
-    /// The store that a client means by a name: the one that it may use, of those that have the name. `None` if there is none (yet),
-    /// so that nobody's store stands in the way of another's. Waits while the database is away.
+    /// The store that a client means by a name: of those that have the name, the one that it may use. `None` if there is none (yet), so
+    /// that no client's store stands in the way of another's. Waits while the database is away.
     pub async fn find(
         &self,
         alias: &Alias,
@@ -74,7 +74,7 @@ impl Log {
         if usable.len() > 1 { Err(FindError::Ambiguous) } else { Ok(usable.pop()) }
     }
 
-    /// The stores of a name that the token is about, however many have the name.
+    /// The stores of a name that the token names, however many have the name.
     async fn find_among(&self, alias: &Alias, context: &Context) -> Result<Arc<[StoreId]>, Unreadable> {
         let Ok(identity) = context.identity(&self.authentication).await else {
             return Ok(Arc::default());

@@ -47,7 +47,7 @@ impl StoreLog {
         retry_until_available(|| page::next(self.database(), self.id(), after)).await
     }
 
-    /// Where the log stands, and its last event.
+    /// See [`Reader::end`].
     pub(super) async fn end(&self) -> Result<Page, Unreadable> {
         const ROUNDS: usize = 3;
         let mut page = self.status().await?;
@@ -72,8 +72,7 @@ impl Reader {
         self.store.database()
     }
 
-    /// Ends with the token of the client, with what to tell it. The client keeps its place among the connections of its subject as
-    /// long as the future is there.
+    /// Ends with the client's token, with what to tell the client, which keeps its place among the connections of its subject till then.
     pub fn ended(&self) -> impl Future<Output = Denied> + Send + use<> {
         let (until, context) = (self.until, Arc::clone(&self.store.context));
         async move {
@@ -83,14 +82,12 @@ impl Reader {
         }
     }
 
-    /// The events after a cursor, up to where the log stands now: the last event that the client has seen, and the backend id that
-    /// came with it.
+    /// The events after a cursor, up to the head: the last event that the client has seen, and the backend id that came with it.
     pub fn scan(&self, after: i64, backend_id: Option<String>) -> Scan {
         Scan::new(self.prefetch(), after, backend_id, self.until)
     }
 
-    /// Where the log stands, and the last event, or one shortly before it if many are being appended. Waits while the database
-    /// is away.
+    /// The head, and its event, or one shortly before it if many are being appended. Waits while the database is away.
     pub async fn end(&self) -> Result<Page, Unreadable> {
         self.store.end().await
     }
@@ -124,8 +121,7 @@ impl Reader {
             if has_id && after <= subscription.position() {
                 return Ok(subscription.of(Arc::clone(&self.store.context), self.until));
             }
-            // A tail may lag behind, after a reset or a commit of somebody else. What a client is told here makes it drop
-            // its log, so Postgres is asked.
+            // A tail may lag behind. An error makes the client drop its log, so Postgres is asked first.
             let page = self.store.status().await?;
             check_cursor(self.id(), &page, after, backend_id)?;
             tails.refresh(self.id());
@@ -146,13 +142,12 @@ impl Reader {
         }
     }
 
-    /// Where Postgres has the events of the store; `None` if it does not exist. An answer is cached for a while. Waits while the
-    /// database is away.
+    /// Where Postgres has the events of the store, if it exists; cached for a while. Waits while the database is away.
     pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
         self.store.locate().await
     }
 
-    /// What [`Self::locate`] said is wrong by now.
+    /// The answer of [`Self::locate`] was wrong.
     pub async fn forget_location(&self) {
         self.store.forget_location().await;
     }

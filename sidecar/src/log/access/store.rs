@@ -1,4 +1,4 @@
-//! The log of one store, as one client sees it: what protocols work with.
+//! The log of one store for one client: what protocols work with.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::postgres::{Database, Unreadable, retry_until_available};
 use crate::telemetry::metrics;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
-/// How often keys that are away, or a place among the connections of a subject, are looked for.
+/// How often a request looks again for keys that are away, or for a place among the connections of its subject.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Cheap to clone. [`Self::reader`] and [`Self::push`] ask the operator's authorize function first, if there is one.
@@ -31,8 +31,8 @@ pub struct StoreLog {
     store: StoreId,
     pub(super) context: Arc<Context>,
     /// What the operator's function has allowed already: it is asked once for each connection or request.
-    allowed: Option<Action>,
-    /// Assigned to this client by the operator: token rules do not apply.
+    pub(super) allowed: Option<Action>,
+    /// See [`Self::given`].
     is_own: bool,
     /// Ends when the push before is queued.
     pub(super) last_push: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
@@ -64,18 +64,18 @@ impl StoreLog {
         }
     }
 
-    /// Whether it is known already, by what came beside the payloads of its requests, that this client is nobody.
+    /// Whether the credentials beside the payload are known to be bad.
     pub async fn is_stranger(&self) -> bool {
         let identity = self.context.identity(&self.log.authentication).await;
         matches!(identity, Err(refused) if !matches!(refused, Refused::NoKeys | Refused::TooMany { .. }))
     }
 
-    /// How long a client that is told of it waits for the database.
+    /// How long a push waits for the database.
     pub fn patience(&self) -> Duration {
         self.log.commits.timeout()
     }
 
-    /// The same, if the operator has given the store to this client, whatever its token says.
+    /// The log of a store that the operator has assigned to this client: token rules do not apply.
     pub fn given(self) -> Self {
         Self { is_own: true, ..self }
     }
@@ -108,7 +108,7 @@ impl StoreLog {
         }
     }
 
-    /// Tells the operator of a subject that has all of its places, and what to tell the client.
+    /// Tells the operator of a subject that has taken all of its places; returns what to tell the client.
     fn crowded(&self, subject: Arc<str>, most: usize) -> Denied {
         let whom = Whom { subject: Some(&subject), is_stranger: false, ..self.whom(None) };
         let text = Refused::TooMany { subject: Arc::clone(&subject), most }.to_string();
@@ -116,8 +116,8 @@ impl StoreLog {
         Denied::new(Reason::Connections, text)
     }
 
-    /// Who it is. Waits for the keys that tell, and for a place among the connections of its subject: within bounds, since what waits
-    /// takes up a connection that somebody else could have.
+    /// Who the client is. Waits for the keys of tokens, and for a place among the connections of its subject: for a while, since a
+    /// request that waits takes up a connection.
     async fn identity(&self) -> Result<&Identity, Denied> {
         let authentication = &self.log.authentication;
         loop {
@@ -126,7 +126,7 @@ impl StoreLog {
                     self.context.waits_no_more();
                     return Ok(identity);
                 }
-                // It passes, and a client that was told no would stop for good.
+                // They will be back, and a client that was refused would stop for good.
                 Err(Refused::NoKeys) => {}
                 Err(Refused::TooMany { subject, .. }) if self.context.may_wait(authentication, &subject) => {}
                 Err(Refused::TooMany { subject, most }) => return Err(self.crowded(subject, most)),
@@ -136,22 +136,22 @@ impl StoreLog {
         }
     }
 
-    /// Asks whether the client may connect, and returns the log for its connection; tells the operator if not. Waits while the database
-    /// is away, and for a place among the connections of its subject.
+    /// Asks whether the client may connect, and returns the log for its connection; tells the operator if not. Waits while the
+    /// database is away, and for a place.
     pub async fn connect(&self) -> Result<Self, Denied> {
         self.ask(Action::Connect).await.inspect_err(|denied| self.tell(Action::Connect, denied))?;
         Ok(Self { allowed: Some(Action::Connect), ..self.clone() })
     }
 
-    /// Tells the operator of a client that may not.
+    /// Tells the operator of a client that is refused.
     pub(super) fn tell(&self, action: Action, denied: &Denied) {
-        // That has been told already.
+        // Otherwise the operator was told before.
         if !denied.may_pass() {
             refused(action.asked(), denied.reason, self.whom(None), &denied.text);
         }
     }
 
-    /// Tells the operator of a push that is none, and never gets here.
+    /// Tells the operator of a push that could not be parsed.
     pub fn refuse_malformed(&self, text: &str) {
         refused(Asked::Push, Reason::Malformed, self.whom(None), text);
     }
@@ -196,7 +196,7 @@ impl StoreLog {
         }
     }
 
-    /// When the token ends that let this client in.
+    /// When the client's token ends.
     pub(super) async fn until(&self) -> Option<Instant> {
         self.context.identity(&self.log.authentication).await.ok()?.until
     }

@@ -31,7 +31,7 @@ pub struct Admitted {
     space: Space,
 }
 
-/// What is known of an event that a client has appended, and of where the log stands behind it.
+/// When an event was appended, and where the log stands.
 pub struct Receipt {
     pub appended_at: Option<DateTime<Utc>>,
     pub head: i64,
@@ -46,16 +46,14 @@ enum Room {
 }
 
 impl StoreLog {
-    /// Asks whether the client may append, for a protocol that answers without doing so, and tells the operator if not. Waits while the
-    /// database is away.
+    /// Asks whether the client may append, when nothing is to be appended; tells the operator if not. Waits while the database is away.
     pub async fn writer(&self) -> Result<Writer<'_>, Denied> {
         self.authorize(Action::Push).await.inspect_err(|denied| self.tell(Action::Push, denied))?;
         Ok(Writer(self))
     }
 
-    /// Returns a future of the outcome, which comes after the commit. Pushes of one client are carried out in the order
-    /// of these calls, as far as their futures are polled; dropping a future does not take its push back. A push that is over a limit
-    /// waits for no longer than a push waits for the database.
+    /// Returns a future of the outcome, which comes after the commit. Pushes of one client are carried out in the order of these calls,
+    /// as long as their futures are polled; dropping a future does not take its push back.
     pub fn push(
         &self,
         batch: Batch,
@@ -71,11 +69,11 @@ impl StoreLog {
         counted(self.clone(), origin, pushed)
     }
 
-    /// For a client that would not try again: waits until it may push this, and until there is room in the queue.
+    /// For a client that would not try again: waits for limits, and for room in the queue. [`PushError::Unavailable`]: the sidecar ends.
     pub async fn admit(self, batch: Batch) -> Result<Admitted, PushError> {
         let admitting = async {
             self.check_sizes(batch.sizes())?;
-            // Not before: what waits shall not keep others out.
+            // Room comes last: a push that waits shall not keep others out.
             self.admit_to(Room::Awaited(None), &batch, OverLimit::Wait).await
         };
         match admitting.await {
@@ -87,7 +85,7 @@ impl StoreLog {
         }
     }
 
-    /// When an event was appended that this client has pushed, and where the log stands. Waits while the database is away.
+    /// For a push that succeeded: when an event of it was appended, and where the log stands. Waits while the database is away.
     pub async fn receipt(&self, _: &Pushed, seq_num: i64) -> Result<Receipt, Unreadable> {
         let own = self.next_after(seq_num - 1).await?;
         let appended_at = own.events.first().map(|event| event.created_at);
@@ -130,7 +128,7 @@ impl StoreLog {
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
         *last_push = Some(next);
-        // It is large, and every request would have room for it.
+        // Boxed: it is large, and every request would have room for it.
         Either::Right(Box::pin(async move {
             let last_moment = this.log.commits.last_moment();
             let admitting = timeout(patience, this.admit_to(room, &batch, over_limit));
@@ -145,7 +143,7 @@ impl StoreLog {
         }))
     }
 
-    /// Without asking, where there is nobody to ask.
+    /// Where everybody may write, nobody is asked.
     fn public_writer(&self) -> Option<Writer<'_>> {
         self.log.is_public().then_some(Writer(self))
     }
@@ -159,7 +157,7 @@ impl StoreLog {
     ) -> Result<(Writer<'_>, Space), PushError> {
         let (limits, bytes) = (&self.log.limits, batch.json().len());
         self.check_token(Access::Write, Action::Push.refusal()).await?;
-        // Its own limit comes before what it makes others do.
+        // The client's own limit comes before the work that it causes others.
         let subject = self.context.subject();
         if let Some(subject) = subject {
             limits.subjects.pass(subject, bytes, over_limit).await?;
@@ -236,7 +234,7 @@ impl Admitted {
     }
 }
 
-/// What became of a push, which is [`StoreLog::answered`].
+/// The outcome of a push, which [`StoreLog::answered`] counts.
 fn counted<T>(
     log: StoreLog,
     origin: Arc<Origin>,
@@ -245,7 +243,30 @@ fn counted<T>(
     pushed.inspect(move |pushed| log.answered(&origin, pushed.as_ref().map(drop)))
 }
 
-/// What ends when a push is queued, unless it is queued already.
+/// The end of the wait for a push that is not queued yet.
 fn still_waiting(mut queued: oneshot::Receiver<()>) -> Option<oneshot::Receiver<()>> {
     (queued.try_recv() == Err(TryRecvError::Empty)).then_some(queued)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::value::to_raw_value;
+
+    use super::*;
+    use crate::log::testing::{chain, public_log, store};
+
+    #[tokio::test]
+    async fn a_connection_is_asked_about_once_and_another_payload_is_another_connection() {
+        let logs = public_log(&mut tokio::task::JoinSet::new());
+        let log = logs.store(store("s"), Context::default()).connect().await.unwrap();
+        let other = to_raw_value(&1).unwrap();
+        let allowed = [None, Some(&*other)].map(|payload| log.for_request(payload).allowed);
+        assert_eq!(allowed, [Some(Action::Connect), None]);
+        let pushed = log.push(chain(0, 1, 1), None, OverLimit::Refuse);
+        assert!(logs.commits.waiting() > 0 && pushed.now_or_never().is_none(), "queued at once");
+        let refused = log.push(chain(0, 3, 1), None, OverLimit::Wait).now_or_never().unwrap();
+        assert!(matches!(refused, Err(PushError::Invalid(_))), "too many events");
+    }
 }

@@ -1,18 +1,17 @@
 //! Delivery in windows, while clients push to one store at the same moment.
 //!
-//! A LiveStore client whose push is refused, since another client was first, rebases what it has pending onto the events that it
-//! gets, and pushes again. Clients of 0.4.0 lose events if they get more while they do so, or while their user goes on typing: the
-//! fewer deliveries, the better (docs/known-problems.md). So the live events of a contended store are held back until nothing
-//! follows them for a while, and delivered together.
+//! A LiveStore client whose push was refused, since another client was first, rebases its pending events onto those that it gets, and
+//! pushes again. Clients of 0.4.0 lose events if they get more meanwhile (docs/known-problems.md). So the live events of a contended
+//! store are held back until nothing follows them for a while, and delivered together.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A window lasts at most so many times as long as nothing must follow an event for it to end.
+/// The longest window, as a multiple of the quiet time that ends one.
 const LONGEST: u32 = 4;
 
-/// How long clients are given, once they have got what they lack, to be refused again before the store counts as calm.
+/// How long after a window no push may be refused for the store to count as calm.
 const CALM: Duration = Duration::from_secs(1);
 
 /// The delay of the live events of one store. It takes the same few bytes however much is held back.
@@ -31,8 +30,7 @@ struct Window {
 }
 
 impl Contention {
-    /// A push was refused, since another one was first. What it lacks comes when a window ends, which lasts until nothing follows
-    /// for `quiet`.
+    /// A push was refused, since another one was first. A window lasts until nothing follows for `quiet`.
     pub fn refused(&mut self, now: Instant, quiet: Duration) {
         self.until = Some(now + quiet * LONGEST + CALM);
     }
@@ -49,7 +47,7 @@ impl Contention {
         }
     }
 
-    /// Until when a reader of everything up to `last` waits for what follows. A reader that is further behind does not wait.
+    /// Until when events after `last` are held back. A reader that is further behind than the window does not wait.
     pub fn held(&self, last: i64, now: Instant) -> Option<Instant> {
         let window = self.window.as_ref().filter(|window| now < window.end && window.after <= last)?;
         Some(window.end)

@@ -1,4 +1,4 @@
-//! The connection that LISTENs: hears of commits that others make, and looks after what it may have missed.
+//! The connection that LISTENs for commits of others. After an interruption, it looks for what it has missed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use super::tails::Tails;
 use crate::postgres::{Backoff, Database, DatabaseError};
 use crate::telemetry::metrics;
 
-/// A connection that is silent for this long is asked whether it is still there, and has as long to answer.
+/// A connection that is silent for this long is checked, and has as long to answer.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Anybody can send one: what it
-/// names costs nothing unless the key of the digests is known.
+/// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Any role can send one: without the key of the
+/// digests, it has no effect.
 #[derive(Deserialize)]
 struct Heads {
     source: Option<String>,

@@ -11,7 +11,7 @@ use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, Unreadable, retry_until_available};
 
-/// A page ends with the event with which it is large enough: so much may it take, with an event as large as any may be by default.
+/// The memory of the largest page: it ends with the event that reaches its bound, which has at most 4 MiB by default.
 const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
 
 /// The pages of one reader. At most one is read before it is asked for.
@@ -81,7 +81,7 @@ async fn read(database: Database, store: StoreId, after: i64, mut share: Option<
     Ok(page)
 }
 
-/// The memory that events take: themselves, and the text that is sent of them.
+/// The memory of events, and of the text that is made of them.
 pub fn cost(events: &[Arc<Event>]) -> usize {
     2 * events.iter().map(|event| event.size()).sum::<usize>()
 }

@@ -1,4 +1,4 @@
-//! What stands for a store in notifications, to which everybody may listen who may connect: `livestore.store_digest`.
+//! Digests of store ids, as `livestore.store_digest` makes them: any role of the database can listen to notifications.
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};

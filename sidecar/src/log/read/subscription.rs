@@ -35,7 +35,7 @@ pub struct Delivery {
     pub events: Vec<Arc<Event>>,
     /// How many more events the log is known to have: exact if its sequence numbers have no gaps.
     pub remaining: i64,
-    /// The memory that the events take, and what is made of them.
+    /// The memory for the events and their text.
     pub share: Option<Arc<Share>>,
 }
 
@@ -61,7 +61,7 @@ impl Subscription {
         })
     }
 
-    /// Ends with the token of the reader, who keeps a place among the connections of its subject.
+    /// Ends with the token of the reader, which keeps a place among the connections of its subject.
     pub(in crate::log) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
         let gauge = GaugeGuard::stream(reader.dialect());
         Self { until, _reader: Some((reader, gauge)), ..self }
@@ -86,16 +86,16 @@ impl Subscription {
         self.tail.position()
     }
 
-    /// The head of the log that is followed, as Postgres knows it now: the tail may not have heard of everything yet. `None` if the log
-    /// is another one by now, of which this subscription is about to hear. Waits while the database is away.
+    /// The head in Postgres, which the tail may not have heard of yet. `None` if the log was reset: the subscription is about to end.
+    /// Waits while the database is away.
     pub async fn head(&self) -> Result<Option<i64>, Unreadable> {
         let page = retry_until_available(|| self.tail.status()).await?;
         self.tail.compare(page.head, Some(&page.backend_id));
         Ok((page.backend_id == self.backend_id).then_some(page.head))
     }
 
-    /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait
-    /// and may return none. Events of a contended store come a moment later, together. Cancel safe.
+    /// Waits for events after the last that it returned: each is returned once, in order. The first call does not wait and may return
+    /// none. Events of a contended store come a moment later, together. Cancel safe.
     pub async fn next(&mut self) -> Result<Delivery, StreamEnd> {
         let mut has_waited = false;
         loop {
@@ -143,8 +143,7 @@ impl Subscription {
         }
     }
 
-    /// Keeps the tail for a while, also without this subscription: a client that polls will be back, and is not to cost a
-    /// look at the database each time.
+    /// Keeps the tail for a while without this subscription: a client that polls comes back, and then costs no query.
     pub fn linger(&self) {
         self.tail.linger();
     }
@@ -154,9 +153,39 @@ impl Subscription {
         if page.backend_id == self.backend_id {
             Ok((page.events, page.share))
         } else {
-            // Before it hears of it: whoever subscribes next is to have the new log.
+            // At once, so that the next subscriber has the new log.
             self.tail.refresh();
             Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::limits::memory::Memory;
+    use crate::log::testing::{events, nowhere, page, store};
+
+    #[tokio::test]
+    async fn each_event_is_delivered_once_in_order_until_the_log_or_the_token_ends() {
+        let tails = Tails::new(nowhere(), std::time::Duration::ZERO);
+        let tail = tails.get_or_create(&store("s"));
+        tail.apply(None, page(0, "a", Vec::new()));
+        let prefetch = || Prefetch::new(nowhere(), store("s"), Memory::new(1 << 20, 1 << 20).strangers());
+        let mut subscription = Subscription::begin(&tails, None, prefetch()).await.unwrap();
+        assert!(subscription.next().await.unwrap().events.is_empty(), "the first call does not wait");
+        for (after, count) in [(0, 2), (2, 1)] {
+            tail.publish("a", events(after, count, 1));
+            let Delivery { events, remaining, .. } = subscription.next().await.unwrap();
+            assert_eq!((events.first().map(|event| event.parent_seq_num), remaining), (Some(after), 0));
+            assert_eq!(subscription.last(), subscription.position());
+        }
+        let expired = Subscription::begin(&tails, Some(0), prefetch()).await.unwrap();
+        let mut expired = expired.of(Arc::default(), Some(Instant::now()));
+        assert_eq!(expired.next().await.err(), Some(StreamEnd::Expired));
+        tail.apply(Some(3), page(0, "a", Vec::new()));
+        assert_eq!(subscription.next().await.err(), Some(StreamEnd::Rewound));
     }
 }

@@ -55,7 +55,6 @@ pub enum Pace {
     AtOnce,
 }
 
-/// What subscribers wait for changes of.
 #[derive(Debug)]
 pub enum TailState {
     /// Not read from Postgres yet.
@@ -180,7 +179,7 @@ impl Tail {
         status(&self.database, &self.store).await
     }
 
-    /// A page of events. An event that cannot be read is left to subscribers, who need not come to it.
+    /// A page of events. An event that cannot be read is left to subscribers, which may never ask for it.
     async fn page(&self, after: i64) -> Result<Page, DatabaseError> {
         match pull(&self.database, &self.store, after).await {
             Err(DatabaseError::UnreadableEvent { .. }) => self.status().await,
@@ -207,9 +206,8 @@ impl Tail {
         }
     }
 
-    /// Takes over a page that was read from `from` on (`None`: the first look, without events). Returns whether to look
-    /// once more.
-    fn apply(&self, from: Option<i64>, page: Page) -> bool {
+    /// Takes over a page that was read from `from` on (`None`: the first look, without events). Returns whether to look once more.
+    pub(super) fn apply(&self, from: Option<i64>, page: Page) -> bool {
         let end = match &*self.changed.borrow() {
             TailState::Following { backend_id } if *backend_id != page.backend_id => {
                 Some(StreamEnd::Reset { expected: page.backend_id.clone(), received: backend_id.clone() })
@@ -309,6 +307,51 @@ async fn refresh(tail: Weak<Tail>) {
                 drop(tail);
                 backoff.sleep().await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::{events, nowhere, page, store};
+
+    /// A tail of a log that stands at event 5.
+    fn tail() -> Arc<Tail> {
+        let tail = Tail::new(nowhere(), store("s"), Arc::default(), Duration::ZERO);
+        assert!(!tail.apply(None, page(5, "a", Vec::new())));
+        tail
+    }
+
+    fn recent(tail: &Tail, last: i64) -> Option<usize> {
+        match tail.after(last, Pace::AtOnce) {
+            News::There { recent, .. } => recent.map(|events| events.len()),
+            News::None | News::Held(_) => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn it_takes_only_events_that_follow_its_own() {
+        let tail = tail();
+        tail.publish("a", events(5, 2, 1));
+        assert_eq!([4, 5, 6, 7].map(|last| recent(&tail, last)), [None, Some(2), Some(1), None]);
+        for (backend_id, after) in [("a", 8), ("b", 7)] {
+            tail.publish(backend_id, events(after, 1, 1));
+            assert_eq!(tail.position(), 7, "it looks at Postgres instead");
+        }
+        assert!(tail.apply(Some(7), page(9, "a", events(6, 3, 1))), "a second look was asked for");
+        assert_eq!((tail.position(), recent(&tail, 5)), (9, Some(4)));
+        assert!(!tail.apply(Some(9), page(20, "a", events(9, 3, 1))), "more than a page");
+        assert_eq!((tail.position(), recent(&tail, 9)), (20, None));
+    }
+
+    #[tokio::test]
+    async fn it_ends_with_its_log() {
+        let reset = StreamEnd::Reset { expected: "b".into(), received: "a".into() };
+        for (end, head, backend_id) in [(reset, 9, "b"), (StreamEnd::Rewound, 4, "a")] {
+            let tail = tail();
+            assert!(!tail.apply(Some(5), page(head, backend_id, Vec::new())) && tail.has_ended());
+            assert!(matches!(&*tail.changes().borrow(), TailState::Ended(ended) if *ended == end));
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::postgres::{Database, DatabaseError, Unreadable, retry_until_available
 pub struct Tails {
     database: Database,
     tails: Arc<Mutex<Registry<Tail>>>,
-    /// The mark of notifications that are not news: what they announce is [`Tails::publish`]ed after the commit.
+    /// The mark of notifications of our own commits, which are [`Tails::publish`]ed.
     own_source: Mutex<Option<Arc<str>>>,
     /// For how long events of a contended store are held back.
     contention_window: Duration,
@@ -61,7 +61,7 @@ impl Tails {
         }
     }
 
-    /// The head of a store is said to be this.
+    /// The head of a store may be this.
     pub fn hint(&self, store: &StoreId, head: i64) {
         if let Some(tail) = self.get(store) {
             tail.compare(head, None);
@@ -128,7 +128,7 @@ impl Tails {
         self.tails.lock().get(store).and_then(Weak::upgrade)
     }
 
-    fn get_or_create(&self, store: &StoreId) -> Arc<Tail> {
+    pub(super) fn get_or_create(&self, store: &StoreId) -> Arc<Tail> {
         // Declared before the guard, to be dropped after it: the last owner of a tail locks the registry to remove it.
         let mut ended = None;
         let mut tails = self.tails.lock();

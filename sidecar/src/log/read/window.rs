@@ -53,3 +53,23 @@ impl Window {
         follows.then(|| self.events.range(first..).cloned().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::events;
+
+    #[test]
+    fn it_holds_the_latest_events_within_its_bounds() {
+        for (count, bytes, held) in [(600, 1, 512), (10, 100 << 10, 5)] {
+            let mut window = Window::default();
+            window.append(events(0, count, bytes));
+            assert_eq!(window.after(count - held).map(|events| events.len() as i64), Some(held));
+            assert!(window.after(count - held - 1).is_none() && window.after(count).is_none());
+            window.skip_to(700);
+            window.append(events(700, 1, 1));
+            assert!(window.after(count - 1).is_none() && window.after(699).is_none(), "what it skipped is not held");
+            assert_eq!((window.position(), window.after(700).map(|events| events.len())), (701, Some(1)));
+        }
+    }
+}

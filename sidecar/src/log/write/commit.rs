@@ -1,4 +1,4 @@
-//! Committing what was pushed, a group at a time, on one connection.
+//! Committing pushes, a group at a time, on one connection.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,12 +26,11 @@ use crate::telemetry::metrics;
 /// How long pushes may wait while others are being committed, before it is better to refuse more.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
 
-/// How long Postgres may take for one group before its connection counts as dead. A connection whose other end vanished
-/// without a word would otherwise stay silent for minutes.
+/// How long Postgres may take for one group before its connection counts as dead: a broken one can be silent for minutes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The other end of a [`super::queue::CommitQueue`]: owns one connection and runs one transaction at a time, so that a store's pushes
-/// commit, and reach its tail, in order. What is to be tried again is left to [`Held`].
+/// Commits what is in a [`super::queue::CommitQueue`]. It runs one transaction at a time, so that a store's pushes commit, and reach its
+/// tail, in order. Pushes that are tried again are left to [`Held`].
 pub struct Committer {
     session: Session,
     waiting: Waiting,
@@ -48,8 +47,8 @@ struct Session {
 
 struct Connection {
     client: Client,
-    /// What reads and writes for the client. It is driven while a statement is under way, by whoever waits for that: a task of
-    /// its own would be woken twice for each commit, and wake the committer.
+    /// Reads and writes for the client. It is driven only while a statement is under way: a task of its own would be woken twice for
+    /// each commit, and wake the committer.
     driver: Driver,
     push_batch: Statement,
     /// Marks the notifications of this connection's commits.
@@ -59,7 +58,7 @@ struct Connection {
 
 type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
 
-/// What comes of a statement, while its connection is driven.
+/// The outcome of a statement, while its connection is driven.
 async fn driven<T>(
     driver: &mut Driver,
     statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -70,7 +69,7 @@ async fn driven<T>(
         result = &mut statement => return Ok(result?),
         end = driver => end.err(),
     };
-    // What it read before it ended may be the answer: an error that says why, for one.
+    // The answer may have been read before the end: an error that gives the reason, for one.
     match statement.now_or_never() {
         Some(result) => Ok(result?),
         None => Err(CommitError::Unavailable(lost.map_or(DatabaseError::Lost, DatabaseError::from))),
@@ -79,7 +78,7 @@ async fn driven<T>(
 
 /// Why a group is not committed, or not known to be.
 enum CommitError {
-    /// The way to the database is broken, or the database refuses to serve: what became of the group is not known.
+    /// The database cannot be reached, or refuses to serve: whether the group was committed is not known.
     Unavailable(DatabaseError),
     /// The database rolled the group back.
     RolledBack(tokio_postgres::Error),
@@ -114,7 +113,7 @@ impl Committer {
         drop(retrying);
     }
 
-    /// Waits for pushes to stores that are not waited for.
+    /// Waits for pushes. Those to stores that are held are left to [`Held`].
     async fn next_group(&mut self) -> Option<Vec<Push>> {
         let waiting = &mut self.waiting;
         let first = loop {
@@ -150,9 +149,9 @@ async fn retry(held: Arc<Held>, mut session: Session) {
 }
 
 impl Session {
-    /// Tries until the database has answered for every push, or its time is over. To try again is safe when a commit's
-    /// outcome is not known: what it wrote is accepted again without being written. Returns those to try once more, in their
-    /// order. `while_away` is called when the database is.
+    /// Tries until the database has answered for every push, or its time is over. A retry is safe if the outcome of a commit is not known:
+    /// events that are in the log are accepted again. Returns the pushes to hold, in their order. `while_away` is called when the database
+    /// is away.
     async fn commit_until_answered(&mut self, group: Vec<Push>, while_away: impl Fn()) -> Vec<Push> {
         let mut again = Vec::new();
         let mut groups = vec![group];
@@ -160,7 +159,7 @@ impl Session {
         let mut is_repeated = false;
         while let Some(mut group) = groups.pop() {
             let now = Instant::now();
-            // In the second try, nobody may be waiting any more.
+            // In a retry, nobody may be waiting any more.
             for late in group.extract_if(.., |push| push.deadline <= now || (is_repeated && push.reply.is_closed())) {
                 let _ = late.reply.send(Err(PushError::Unavailable));
             }
@@ -179,7 +178,7 @@ impl Session {
                     warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
                     self.disown_connection();
                     while_away();
-                    // It may have been committed all the same, and its notification have been passed over as our own.
+                    // It may have been committed, and its notification passed over as our own.
                     for push in &group {
                         self.tails.refresh(&push.store);
                     }
@@ -187,8 +186,7 @@ impl Session {
                     is_repeated = true;
                     backoff.sleep().await;
                 }
-                // Not one of the errors that livestore.push_batch returns with its push: a deferred trigger that raises
-                // at commit, for one. Halves find whose it is; the first half goes first.
+                // livestore.push_batch does not say whose error it is: a deferred trigger raises at commit, for one. Halves find out.
                 Err(CommitError::RolledBack(error)) if group.len() > 1 => {
                     metrics::not_committed("rolled_back");
                     log_rollback(&error, "a commit was rolled back, its pushes are tried in halves");
@@ -239,7 +237,7 @@ impl Session {
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
     }
 
-    /// Gives up the connection. What it may still commit is somebody else's from now on: its notifications count.
+    /// Gives up the connection. Notifications of what it may still commit are heard from now on.
     fn disown_connection(&mut self) {
         self.connection = None;
         if self.is_main {
@@ -247,7 +245,7 @@ impl Session {
         }
     }
 
-    /// Publishes and answers what is decided, and puts aside what is worth another try.
+    /// Publishes and answers pushes with an outcome, and puts aside those that are worth another try.
     fn settle(&mut self, group: Vec<Push>, mut outcomes: Vec<Outcome>, again: &mut Vec<Push>) {
         let mut group: Vec<Option<Push>> = group.into_iter().map(Some).collect();
         outcomes.sort_unstable_by_key(|outcome| outcome.push);
@@ -283,7 +281,7 @@ impl Session {
         if is_worth_it {
             return again.push(push);
         }
-        // What the database knows better, live streams shall know, too.
+        // The database knows of changes that live streams have not heard of.
         match error {
             PushError::ServerAhead { minimum_expected_num, .. } => {
                 self.tails.refused(&push.store, minimum_expected_num)
@@ -295,7 +293,7 @@ impl Session {
     }
 }
 
-/// The statement as a part of a request, until it is dropped.
+/// The span of the statement in the trace of a request.
 fn statement(request: &Span, pushes: usize) -> Span {
     debug_span!(
         parent: request,
@@ -311,7 +309,7 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
     let Connected { client, connection, server } = database.connect().await.map_err(CommitError::Unavailable)?;
     let mut driver: Driver = connection.boxed().fuse();
     let preparing = async {
-        // What another transaction holds is left out at once, and tried again: see `held.rs`.
+        // Stores that another transaction holds are left out at once, and tried again: see `held.rs`.
         let setting = "select gen_random_uuid()::text, set_config('livestore.held_stores', 'skip', false)";
         let source: String = client.query_one(setting, &[]).await?.try_get(0)?;
         Ok((client.prepare(PUSH_BATCH).await?, source.into()))
@@ -325,4 +323,50 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
     };
     Ok(Connection { client, driver, push_batch, source, server })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::log::testing::{nowhere, push};
+
+    fn committer() -> (mpsc::UnboundedSender<Push>, Committer) {
+        let ((sender, pushes), database) = (mpsc::unbounded_channel(), nowhere());
+        let waiting = Waiting { pushes, held: Arc::default(), is_behind: Arc::default() };
+        (sender, Committer::new(database.clone(), Tails::new(database, Duration::ZERO), waiting))
+    }
+
+    #[tokio::test]
+    async fn a_group_is_bounded_and_a_late_one_that_leaves_others_says_so() {
+        for (pushes, bytes, groups) in [(600, 1, [512, 88]), (3, 5 << 20, [2, 1])] {
+            let (sender, mut committer) = committer();
+            for after in 0..pushes {
+                let push = push("s", after, bytes).0;
+                sender.send(Push { queued: push.queued - 2 * QUEUE_TIME, ..push }).unwrap();
+            }
+            for (group, is_behind) in groups.into_iter().zip([true, false]) {
+                assert_eq!(committer.next_group().await.unwrap().len(), group);
+                assert_eq!(committer.waiting.is_behind.load(Ordering::Relaxed), is_behind);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_push_is_tried_again_if_that_may_help_and_so_is_what_builds_on_it() {
+        let (mut committer, mut again) = (committer().1, Vec::new());
+        let ahead = PushError::ServerAhead { minimum_expected_num: 0, provided_num: 1 };
+        let pushes = [("s", 0), ("s", 1), ("other", 1), ("lost", 0)].map(|(store, after)| push(store, after, 1));
+        let (group, answers): (Vec<_>, Vec<_>) = pushes.into_iter().unzip();
+        let results = [PushError::Unavailable, ahead.clone(), ahead.clone()].map(Err).into_iter().enumerate();
+        let in_any_order = results.map(|(push, result)| Outcome { push, result }).rev().collect();
+        committer.session.settle(group, in_any_order, &mut again);
+        let again: Vec<_> = again.iter().map(|push| (push.store.as_str(), push.batch.parent())).collect();
+        assert_eq!(again, [("s", Some(0)), ("s", Some(1))]);
+        let answers = futures_util::future::join_all(answers.into_iter().skip(2)).await;
+        assert_eq!(answers, [Err(ahead), Err(PushError::Unavailable)]);
+    }
 }

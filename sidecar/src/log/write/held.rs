@@ -1,5 +1,5 @@
-//! Pushes that are tried again: another transaction holds their store, or something else of their own passes. They wait here, store
-//! by store, and are committed on a connection of their own, so that a store that waits costs others nothing.
+//! Pushes that are tried again: another transaction holds their store, or another error of theirs is temporary. They are committed on a
+//! connection of their own, so that they do not delay other stores.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -12,14 +12,14 @@ use tracing::{info, warn};
 use super::push::{GROUP_BYTES, GROUP_PUSHES, Push};
 use crate::log::store_id::StoreId;
 
-/// How long the pushes of a store wait before they are tried again: at first as long as another commit takes.
+/// How long the pushes of a store wait before they are tried again: at first about as long as a commit takes.
 const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(128);
 
-/// What has waited for so long is worth a line in the log.
+/// Pushes that wait for longer are logged.
 const LONG: Duration = Duration::from_secs(2);
 
-/// What waits for one store may take so much of the queue, so that there is room for others.
+/// How much of the queue the pushes of one store may take, so that there is room for others.
 const STORE_BYTES: usize = 16 << 20;
 
 /// The pushes that wait, in the order of each store.
@@ -33,7 +33,7 @@ struct Waiting {
     pushes: VecDeque<Push>,
     bytes: usize,
     since: Instant,
-    /// When they are tried next; none while they are.
+    /// When they are tried next; none while they are being tried.
     due: Option<Instant>,
     pause: Duration,
     is_logged: bool,
@@ -54,7 +54,7 @@ impl Waiting {
 }
 
 impl Held {
-    /// Puts a push behind those of its store that wait; gives it back if there are none.
+    /// Puts a push behind those of its store that wait; returns it if there are none.
     pub fn join(&self, push: Push) -> Option<Push> {
         let mut stores = self.stores.lock();
         let Some(waiting) = stores.get_mut(&push.store) else {
@@ -65,7 +65,7 @@ impl Held {
         None
     }
 
-    /// These wait from now on, in this order.
+    /// Holds pushes, in this order.
     pub fn hold(&self, pushes: Vec<Push>) {
         if pushes.is_empty() {
             return;
@@ -80,12 +80,12 @@ impl Held {
         self.changed.notify_one();
     }
 
-    /// Whether as much waits for this store as may.
+    /// Whether a store has no room left.
     pub fn is_full(&self, store: &StoreId) -> bool {
         self.stores.lock().get(store).is_some_and(|waiting| waiting.bytes >= STORE_BYTES)
     }
 
-    /// How many stores are waited for.
+    /// How many stores have pushes here.
     pub fn count(&self) -> usize {
         self.stores.lock().len()
     }
@@ -124,7 +124,7 @@ impl Held {
         group
     }
 
-    /// What failed once more is the first of its store again.
+    /// Puts pushes that failed once more before the others of their store.
     pub fn put_back(&self, tried: &[StoreId], failed: Vec<Push>) {
         let mut stores = self.stores.lock();
         for push in failed.into_iter().rev() {
@@ -150,9 +150,37 @@ impl Held {
                 }
                 stores.remove(store);
             } else {
-                // What came meanwhile.
+                // Pushes that came meanwhile.
                 (waiting.due, waiting.pause) = (Some(Instant::now()), SHORTEST);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::{push, store};
+
+    fn parents(group: &[Push]) -> Vec<i64> {
+        group.iter().filter_map(|push| push.batch.parent()).collect()
+    }
+
+    #[tokio::test]
+    async fn pushes_of_a_store_wait_in_their_order_until_none_is_left() {
+        let (held, one) = (Held::default(), |after| push("s", after, 1).0);
+        assert!(held.join(one(0)).is_some(), "nothing waits yet");
+        held.hold(vec![one(0), one(1)]);
+        assert!(held.join(one(2)).is_none());
+        let mut group = held.due().await;
+        assert_eq!(parents(&group), [0, 1, 2]);
+        assert!(held.join(one(3)).is_none());
+        let tried = [store("s"), store("s"), store("s")];
+        held.put_back(&tried, group.split_off(1));
+        assert_eq!((parents(&held.due().await), held.count()), (vec![1, 2, 3], 1));
+        held.put_back(&tried, Vec::new());
+        assert!(held.count() == 0 && held.join(one(4)).is_some());
+        held.hold(vec![push("s", 4, STORE_BYTES).0]);
+        assert!(held.is_full(&store("s")) && !held.is_full(&store("other")));
     }
 }

@@ -1,4 +1,4 @@
-//! What became of a push: rows of `livestore.push_batch`, and errors of Postgres, as protocols hear of them.
+//! The outcome of a push: rows of `livestore.push_batch` and errors of Postgres, turned into results for protocols.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use crate::log::error::{Denied, PushError};
 use crate::postgres::Retry;
 use crate::telemetry::refusals::Reason;
 
-/// What a push that succeeded left behind.
+/// A push that is in the log. Only the committer makes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {
     pub(super) head: i64,
@@ -34,7 +34,7 @@ pub struct Appended {
     /// How many events at the end of the batch are new.
     pub count: usize,
     pub backend_id: String,
-    /// None if none is.
+    /// `None` if none is new.
     pub created_at: Option<DateTime<Utc>>,
 }
 
@@ -90,8 +90,8 @@ pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
     warn!(sqlstate = error.code().map(SqlState::code), "{message}");
 }
 
-/// An error that is none of the extension's own. The text of a plain `raise exception` is written for the client; every
-/// other text is Postgres' own and may name what is not the client's business.
+/// An error that is not of the extension. The text of a plain `raise exception` is meant for the client; every other text is Postgres' own
+/// and may reveal contents of the database.
 fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
         Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(Denied::new(Reason::Hook, message)),
@@ -100,7 +100,7 @@ fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
             let text = format!("the database rejected the batch (SQLSTATE {})", code.code());
             PushError::Rejected(Denied::new(Reason::Database, text))
         }
-        // It would not be read the next time either. Whether the batch is in the log is not known: it may be repeated.
+        // A retry would not help. Whether the batch is in the log is not known: it may be repeated.
         None => {
             let text = "the server cannot read what became of this: ask its operator";
             PushError::Rejected(Denied::new(Reason::Database, text))

@@ -25,13 +25,13 @@ pub struct Push {
     pub queued: Instant,
     pub deadline: Instant,
     pub reply: oneshot::Sender<Result<Pushed, PushError>>,
-    /// The request, for whoever traces it.
+    /// The request, for traces.
     pub span: Span,
-    /// Given back when it is done.
+    /// Freed with the push.
     pub _space: Space,
 }
 
-/// The share of the queue that a push takes.
+/// The room of a push in the queue, until it is dropped.
 pub struct Space(#[expect(dead_code, reason = "held until it is dropped")] pub OwnedSemaphorePermit);
 
 impl Push {

@@ -1,7 +1,5 @@
-//! The queue that pushes of every dialect go through. A committer turns whatever waits into one transaction (`commit.rs`).
-//!
-//! NOTIFY makes commits of the whole Postgres instance queue behind one another, so a transaction for each push would
-//! be three times slower than one for all that wait (docs/architecture.md).
+//! The queue that pushes of every dialect go through. The committer (`commit.rs`) turns all that waits into one transaction: commits with
+//! a NOTIFY queue behind one another in a whole Postgres instance, so a transaction for each push would be three times slower.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,16 +19,16 @@ use crate::log::event::Batch;
 use crate::log::store_id::StoreId;
 use crate::telemetry::metrics::Limit;
 
-/// The most that may wait, in KiB: beyond it pushes are refused, and the clients try again later. So they are when the committer is
-/// behind: what is refused early costs next to nothing, and what is accepted is answered soon.
+/// The most that may wait, in KiB. Beyond it, and while the committer is behind, pushes are refused and clients try again later: a push
+/// that is refused early costs next to nothing, and one that is accepted is answered soon.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
 
-/// How often a push that waits looks whether there is room for it.
+/// How often a push that waits for room looks again.
 const ROOM_RETRY: Duration = Duration::from_millis(50);
 
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a commit that began in time may take beyond the deadline of its pushes before their clients are told to come back.
+/// How far a commit that began in time may exceed the deadline of its pushes.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The writing end: cheap to clone, never waits.
@@ -54,8 +52,7 @@ pub struct Waiting {
 }
 
 impl CommitQueue {
-    /// `timeout` bounds how long a push waits for the database, and so does the last moment of a shutdown. A committer takes what waits
-    /// out of [`Waiting`].
+    /// `timeout` and `last_moment`, of a shutdown, bound how long a push waits for the database.
     pub fn new(timeout: Duration, last_moment: CancellationToken) -> (Self, Waiting) {
         let (pushes, waiting) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
@@ -70,7 +67,7 @@ impl CommitQueue {
         self.timeout
     }
 
-    /// Ends when pushes that wait are answered all the same, since the process ends.
+    /// When pushes that wait must be answered, since the process ends.
     pub fn last_moment(&self) -> CancellationToken {
         self.last_moment.clone()
     }
@@ -106,7 +103,7 @@ impl CommitQueue {
         let room = Arc::clone(&self.space).acquire_many_owned(kibibytes(batch, context));
         let (held, is_behind, store) = (Arc::clone(&self.held), Arc::clone(&self.is_behind), store.clone());
         async move {
-            // What is let in while others have waited for long only makes them wait longer.
+            // A push that is let in while others have waited for long makes them wait longer.
             while held.is_full(&store) || is_behind.load(Ordering::Relaxed) {
                 sleep(ROOM_RETRY).await;
             }
@@ -114,14 +111,13 @@ impl CommitQueue {
         }
     }
 
-    /// How many stores are waited for that other transactions hold.
+    /// How many stores have pushes that are tried again.
     pub fn held_stores(&self) -> usize {
         self.held.count()
     }
 
-    /// Puts a push into the queue at once, so that pushes are carried out in the order of these calls. The future that
-    /// it returns ends after the commit; dropping it does not take the push back. Without `patience`, it waits for the
-    /// database as long as the future is there.
+    /// Queues a push at once, so that pushes are carried out in the order of these calls. Returns a future that ends after the commit;
+    /// dropping it does not take the push back. Without `patience`, it waits for the database as long as it exists.
     pub fn push(
         &self,
         store: StoreId,
@@ -146,10 +142,10 @@ impl CommitQueue {
             span: Span::current(),
             _space: space,
         });
-        // Who has patience would not come back.
+        // A client without patience tries again, so it is told.
         let last_moment = patience.map(|_| self.last_moment.clone());
         async move {
-            // Whatever the committer is waiting for, a client is told in time to come back.
+            // A client is told in time to try again, whatever the committer waits for.
             let answer = async { timeout_at(deadline + GRACE, answer).await.ok().and_then(Result::ok) };
             let answer = match last_moment {
                 None => answer.await,
@@ -164,7 +160,50 @@ impl CommitQueue {
     }
 }
 
-/// A KiB on top stands for what a push costs beside its text.
+/// With a KiB for the cost of a push beside its text.
 fn kibibytes(batch: &Batch, context: &Context) -> u32 {
     u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::log::testing::{chain, store};
+
+    fn queue() -> (CommitQueue, Waiting) {
+        CommitQueue::new(Duration::from_secs(60), CancellationToken::new())
+    }
+
+    #[test]
+    fn the_queue_is_bounded_in_bytes() {
+        let (queue, _waiting) = queue();
+        let (store, batch, context) = (store("s"), chain(0, 1, 16 << 20), Context::default());
+        let taken: Vec<_> = (0..9).map_while(|_| queue.reserve(&store, &batch, &context).ok()).collect();
+        assert!(taken.len() == 3 && queue.waiting() > 48 << 20, "{}", queue.waiting());
+        drop(taken);
+        assert_eq!(queue.waiting(), 0);
+        queue.is_behind.store(true, Ordering::Relaxed);
+        assert!(queue.reserve(&store, &batch, &context).is_err());
+    }
+
+    #[tokio::test]
+    async fn pushes_keep_their_order_and_clients_that_try_again_are_told_at_the_last_moment() {
+        let (queue, mut waiting) = queue();
+        let [one, two, patient] =
+            [(0, Some(queue.timeout)), (1, Some(queue.timeout)), (2, None)].map(|(after, patience)| {
+                let (store, batch, context) = (store("s"), chain(after, 1, 1), Arc::<Context>::default());
+                let space = queue.reserve(&store, &batch, &context).unwrap();
+                queue.push(store, batch, None, context, space, patience)
+            });
+        let mut pushes: Vec<_> = std::iter::from_fn(|| waiting.pushes.try_recv().ok()).collect();
+        assert_eq!(pushes.iter().filter_map(|push| push.batch.parent()).collect::<Vec<_>>(), [0, 1, 2]);
+        pushes.remove(0).reply.send(Ok(Pushed { head: 1 })).unwrap();
+        queue.last_moment.cancel();
+        assert_eq!((one.await, two.await), (Ok(Pushed { head: 1 }), Err(PushError::Unavailable)));
+        assert!(patient.now_or_never().is_none());
+    }
 }

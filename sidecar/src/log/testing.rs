@@ -1,0 +1,77 @@
+//! What the unit tests of the log share.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::DateTime;
+use clap::Parser;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::event::Event;
+use super::write::push::Push;
+use super::*;
+use crate::postgres::DatabaseSettings;
+
+#[derive(Parser)]
+struct Settings {
+    #[command(flatten)]
+    database: DatabaseSettings,
+    #[command(flatten)]
+    log: LogSettings,
+}
+
+fn settings() -> Settings {
+    let database = ["test", "--database-url=postgres://127.0.0.1:1/nowhere", "--database-connections=1"];
+    let times = ["--push-timeout=60s", "--contention-window=0s", "--max-batch-events=2", "--new-stores-per-hour=1"];
+    let rates = ["pushes", "store-pushes"].map(|name| format!("--{name}-per-second=2"));
+    let bytes = ["push-bytes", "store-bytes"].map(|name| format!("--{name}-per-second=1000"));
+    let given = database.into_iter().chain(times).map(String::from).chain(rates).chain(bytes);
+    let mut settings = Settings::parse_from(given);
+    settings.log.push.max_event_bytes = 100;
+    settings
+}
+
+/// A database that is away.
+pub fn nowhere() -> Database {
+    settings().database.database().unwrap()
+}
+
+/// Logs that everybody may use, where a batch has two events of a hundred bytes.
+pub fn public_log(tasks: &mut JoinSet<()>) -> Log {
+    let memory = Memory::new(1 << 20, 1 << 20);
+    let (log, last_moment) = (settings().log, CancellationToken::new());
+    Log::start(nowhere(), log, memory, Arc::new(Authentication::None), last_moment, tasks)
+}
+
+pub fn store(name: &str) -> StoreId {
+    StoreId::parse(name).unwrap()
+}
+
+/// So many events after one, each with `args` of so many bytes.
+pub fn chain(after: i64, events: i64, bytes: usize) -> Batch {
+    let args = "x".repeat(bytes);
+    let event =
+        |n| json!({"name": "e", "args": args, "seqNum": n + 1, "parentSeqNum": n, "clientId": "c", "sessionId": "s"});
+    Batch::parse(&(after..after + events).map(event).collect::<Value>().to_string()).unwrap()
+}
+
+pub fn events(after: i64, events: i64, bytes: usize) -> Vec<Arc<Event>> {
+    chain(after, events, bytes).into_last_appended(usize::MAX, DateTime::UNIX_EPOCH)
+}
+
+pub fn page(head: i64, backend_id: &str, events: Vec<Arc<Event>>) -> Page {
+    Page { events, head, backend_id: backend_id.into(), share: None }
+}
+
+/// A push of one event as the committer gets it, and its answer.
+pub fn push(name: &str, after: i64, bytes: usize) -> (Push, BoxFuture<'static, Result<Pushed, PushError>>) {
+    let (queue, mut waiting) = CommitQueue::new(Duration::from_secs(60), CancellationToken::new());
+    let (store, batch, context) = (store(name), chain(after, 1, bytes), Arc::<Context>::default());
+    let space = queue.reserve(&store, &batch, &context).unwrap();
+    let answer = queue.push(store, batch, None, context, space, None);
+    (waiting.pushes.try_recv().unwrap(), Box::pin(answer))
+}
