@@ -25,7 +25,7 @@ pub use self::credentials::Credentials;
 pub use self::jwks::check_jwks;
 pub use self::secret::{Guess, Secret, penalty};
 pub use self::settings::{Auth, AuthSettings};
-pub use self::verifier::Refused;
+pub use self::verifier::TokenError;
 
 use self::access::{Rule, Template, most, named};
 use self::verifier::{Claims, Verifier};
@@ -69,10 +69,10 @@ pub struct Identity {
 
 impl Authentication {
     /// Who sends a request with these credentials.
-    pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, Refused> {
+    pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, TokenError> {
         match self {
             Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, _permit: None }),
-            Self::Jwt(jwt) => jwt.identify(credentials.token().ok_or(Refused::Missing)?).await,
+            Self::Jwt(jwt) => jwt.identify(credentials.token().ok_or(TokenError::Missing)?).await,
         }
     }
 
@@ -90,15 +90,15 @@ impl Authentication {
 }
 
 impl Jwt {
-    async fn identify(&self, token: &str) -> Result<Identity, Refused> {
+    async fn identify(&self, token: &str) -> Result<Identity, TokenError> {
         let claims = self.verifier.verify(token).await?;
         let permit = self.connections.take(Arc::clone(&claims.subject)).ok_or_else(|| {
             Limit::ConnectionsPerSubject.hit();
-            Refused::TooMany { subject: Arc::clone(&claims.subject), most: self.connections.each() }
+            TokenError::TooMany { subject: Arc::clone(&claims.subject), most: self.connections.each() }
         })?;
         let of_token = match claims.all.get(&self.access_claim) {
             None | Some(Value::Null) => Vec::new(),
-            Some(claim) => Rule::of_claim(claim).map_err(|_| Refused::Access)?,
+            Some(claim) => Rule::of_claim(claim).map_err(|_| TokenError::Access)?,
         };
         let of_all = self.allow.iter().map(|template| template.of(&claims.subject));
         let rules = of_token.into_iter().chain(of_all).collect();

@@ -92,7 +92,7 @@ pub struct Claims {
 
 /// Why a client is not let in. The text is for the client, and holds nothing of the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum TokenError {
     #[error(
         "this server asks for a token: send one in the header authorization, as authToken of the sync payload, as ?token= or in the cookie auth_token"
     )]
@@ -168,37 +168,37 @@ impl Verifier {
         Ok(Self { provider: Some(Jwks::new(url)?), ..self })
     }
 
-    pub async fn verify(&self, token: &str) -> Result<Claims, Refused> {
+    pub async fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let header = decode_header(token).map_err(|error| match error.kind() {
             // `none`, for one.
-            ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => Refused::Algorithm,
-            ErrorKind::Json(error) if error.is_data() => Refused::Algorithm,
-            _ => Refused::Malformed,
+            ErrorKind::InvalidAlgorithmName | ErrorKind::UnsupportedAlgorithm => TokenError::Algorithm,
+            ErrorKind::Json(error) if error.is_data() => TokenError::Algorithm,
+            _ => TokenError::Malformed,
         })?;
         // A verifier that does not know such a part must not take the token (RFC 7515, section 4.1.11), and none is known here.
         if header.crit.is_some() {
-            return Err(Refused::Critical);
+            return Err(TokenError::Critical);
         }
         let refused = match self.verify_by(&self.keys, token, &header) {
-            Err(refused @ (Refused::Algorithm | Refused::Signature)) => refused,
+            Err(refused @ (TokenError::Algorithm | TokenError::Signature)) => refused,
             decided => return decided,
         };
         let Some(provider) = &self.provider else {
             return Err(refused);
         };
-        let known = provider.keys(header.kid.as_deref()).await.ok_or(Refused::NoKeys)?;
+        let known = provider.keys(header.kid.as_deref()).await.ok_or(TokenError::NoKeys)?;
         match self.verify_by(&known.keys, token, &header) {
             // It may be signed with a new key, and does not say so.
-            Err(Refused::Algorithm | Refused::Signature) if header.kid.is_none() => {
-                let newer = provider.newer(&known).await.ok_or(Refused::NoKeys)?;
+            Err(TokenError::Algorithm | TokenError::Signature) if header.kid.is_none() => {
+                let newer = provider.newer(&known).await.ok_or(TokenError::NoKeys)?;
                 self.verify_by(&newer.keys, token, &header)
             }
             decided => decided,
         }
     }
 
-    fn verify_by(&self, keys: &[Key], token: &str, header: &Header) -> Result<Claims, Refused> {
-        let mut refused = Refused::Algorithm;
+    fn verify_by(&self, keys: &[Key], token: &str, header: &Header) -> Result<Claims, TokenError> {
+        let mut refused = TokenError::Algorithm;
         for key in keys.iter().filter(|key| key.fits(header)) {
             let algorithms = key.key.family().algorithms().to_vec();
             let validation = Validation { algorithms, ..self.validation.clone() };
@@ -206,23 +206,23 @@ impl Verifier {
                 Ok(token) => return self.claims(token.claims),
                 Err(error) => refused = reason(&error),
             }
-            if refused != Refused::Signature {
+            if refused != TokenError::Signature {
                 break;
             }
         }
         Err(refused)
     }
 
-    fn claims(&self, all: Map<String, Value>) -> Result<Claims, Refused> {
+    fn claims(&self, all: Map<String, Value>) -> Result<Claims, TokenError> {
         let subject = all.get("sub").and_then(Value::as_str);
         let subject = subject.filter(|sub| !sub.is_empty() && sub.len() <= SUBJECT_BYTES && !sub.contains('\0'));
-        let subject = subject.ok_or(Refused::Claim("sub (1 to 256 bytes)"))?.into();
+        let subject = subject.ok_or(TokenError::Claim("sub (1 to 256 bytes)"))?.into();
         let ends = all
             .get("exp")
             .and_then(Value::as_f64)
             .and_then(|exp| Duration::try_from_secs_f64(exp).ok())
             .and_then(|exp| UNIX_EPOCH.checked_add(exp)?.checked_add(Duration::from_secs(self.validation.leeway)));
-        Ok(Claims { subject, all, ends: ends.ok_or(Refused::Claim("exp (seconds since 1970)"))? })
+        Ok(Claims { subject, all, ends: ends.ok_or(TokenError::Claim("exp (seconds since 1970)"))? })
     }
 }
 
@@ -247,23 +247,25 @@ fn public_key(key: &str) -> Result<Key, KeyError> {
     known.map(Into::into).ok_or(KeyError::NotPublic)
 }
 
-fn reason(error: &jsonwebtoken::errors::Error) -> Refused {
+fn reason(error: &jsonwebtoken::errors::Error) -> TokenError {
     match error.kind() {
-        ErrorKind::InvalidSignature => Refused::Signature,
-        ErrorKind::ExpiredSignature => Refused::Expired,
-        ErrorKind::ImmatureSignature => Refused::Immature,
-        ErrorKind::InvalidAudience => Refused::Audience,
-        ErrorKind::InvalidIssuer => Refused::Issuer,
-        ErrorKind::InvalidAlgorithm => Refused::Algorithm,
+        ErrorKind::InvalidSignature => TokenError::Signature,
+        ErrorKind::ExpiredSignature => TokenError::Expired,
+        ErrorKind::ImmatureSignature => TokenError::Immature,
+        ErrorKind::InvalidAudience => TokenError::Audience,
+        ErrorKind::InvalidIssuer => TokenError::Issuer,
+        ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "exp" => Refused::Claim("exp"),
-            "aud" => Refused::Claim("aud"),
-            "iss" => Refused::Claim("iss"),
-            _ => Refused::Malformed,
+            "exp" => TokenError::Claim("exp"),
+            "aud" => TokenError::Claim("aud"),
+            "iss" => TokenError::Claim("iss"),
+            _ => TokenError::Malformed,
         },
-        ErrorKind::Json(_) | ErrorKind::Base64(_) | ErrorKind::Utf8(_) | ErrorKind::InvalidToken => Refused::Malformed,
+        ErrorKind::Json(_) | ErrorKind::Base64(_) | ErrorKind::Utf8(_) | ErrorKind::InvalidToken => {
+            TokenError::Malformed
+        }
         // The key is not for this algorithm, as with another curve.
-        _ => Refused::Signature,
+        _ => TokenError::Signature,
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
     if let Some(function) = &config.log.authorize_function {
         match check_authorize_function(database.clone(), function.clone()).await {
             Ok(()) => report.good(format!("--authorize-function {function} can be called")),
-            Err(error) => report.wrong(error.to_string()),
+            Err(error) => report.wrong(error),
         }
     }
     notifications(&database, report).await;

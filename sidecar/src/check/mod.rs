@@ -3,7 +3,7 @@
 mod database;
 mod rights;
 
-use std::fmt;
+use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,58 +23,39 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// For how long nginx and AWS' load balancer keep a connection for the next request.
 const PROXIES_KEEP: Duration = Duration::from_secs(60);
 
-/// What was found.
-enum Finding {
-    Good(String),
-    /// It works, but not as well or as safely as it could.
-    Advice(String),
-    /// Serving, or what is promised, fails.
-    Wrong(String),
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Good(text) => write!(f, "ok      {text}"),
-            Self::Advice(text) => write!(f, "advice  {text}"),
-            Self::Wrong(text) => write!(f, "WRONG   {text}"),
-        }
-    }
-}
-
 /// Findings, printed as they come.
+#[derive(Default)]
 struct Report {
     wrong: usize,
     advice: usize,
 }
 
 impl Report {
-    fn add(&mut self, finding: &Finding) {
-        match finding {
-            Finding::Good(_) => {}
-            Finding::Advice(_) => self.advice += 1,
-            Finding::Wrong(_) => self.wrong += 1,
-        }
-        // Who does not read it to the end has the exit code.
-        let _ = writeln!(std::io::stdout(), "{finding}");
+    fn good(&mut self, text: impl Display) {
+        self.print("ok", text);
     }
 
-    fn good(&mut self, text: impl Into<String>) {
-        self.add(&Finding::Good(text.into()));
+    /// It works, but not as well or as safely as it could.
+    fn advise(&mut self, text: impl Display) {
+        self.advice += 1;
+        self.print("advice", text);
     }
 
-    fn advise(&mut self, text: impl Into<String>) {
-        self.add(&Finding::Advice(text.into()));
+    /// Serving, or what is promised, fails.
+    fn wrong(&mut self, text: impl Display) {
+        self.wrong += 1;
+        self.print("WRONG", text);
     }
 
-    fn wrong(&mut self, text: impl Into<String>) {
-        self.add(&Finding::Wrong(text.into()));
+    fn print(&self, kind: &str, text: impl Display) {
+        // A reader that stops early still gets the exit code.
+        let _ = writeln!(std::io::stdout(), "{kind:<7} {text}");
     }
 }
 
 /// Prints a line for each thing that was looked at. Exit code 0 if nothing is wrong, else 1.
 pub fn run(config: &Config) -> ExitCode {
-    let mut report = Report { wrong: 0, advice: 0 };
+    let mut report = Report::default();
     look(config, &mut report);
     address(config, &mut report);
     match (config.database.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
@@ -83,8 +64,8 @@ pub fn run(config: &Config) -> ExitCode {
             electric(config, &mut report).await;
             database::look(config, database, &mut report).await;
         }),
-        (Err(problem), _) => report.wrong(problem.to_string()),
-        (_, Err(error)) => report.wrong(error.to_string()),
+        (Err(problem), _) => report.wrong(problem),
+        (_, Err(error)) => report.wrong(error),
     }
     let Report { wrong, advice } = report;
     let _ = writeln!(std::io::stdout(), "\n{wrong} wrong, {advice} to think about");
@@ -96,7 +77,7 @@ async fn keys(config: &Config, report: &mut Report) {
     if let Some(url) = &config.auth.jwks_url {
         match check_jwks(url).await {
             Ok(()) => report.good("--jwks-url has keys"),
-            Err(problem) => report.wrong(SettingsError::of("--jwks-url")(problem).to_string()),
+            Err(problem) => report.wrong(SettingsError::of("--jwks-url")(problem)),
         }
     }
 }
@@ -149,11 +130,10 @@ fn look(config: &Config, report: &mut Report) {
         auth.check_address(config.server.listen).err(),
         directives.err().map(SettingsError::of("--log")),
     ];
-    let problems: Vec<_> = problems.into_iter().flatten().collect();
-    for problem in &problems {
-        report.wrong(problem.to_string());
+    for problem in problems.into_iter().flatten() {
+        report.wrong(problem);
     }
-    if problems.is_empty() {
+    if report.wrong == 0 {
         report.good("the settings go together");
     }
     if auth.auth == Auth::Jwt {

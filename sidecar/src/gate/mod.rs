@@ -27,7 +27,7 @@ pub use self::settings::GateSettings;
 
 use self::hosts::Hosts;
 use self::origins::Origins;
-use crate::auth::{AuthSettings, Authentication, Credentials, Refused};
+use crate::auth::{AuthSettings, Authentication, Credentials, TokenError};
 use crate::limits::memory::{Account, Memory};
 use crate::log::{Context, Log, StoreId, StoreLog};
 use crate::settings::SettingsError;
@@ -142,7 +142,7 @@ impl Gate {
         match self.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.memory.subject(&identity.subject)),
             // The request waits later for what may pass.
-            Ok(_) | Err(Refused::NoKeys | Refused::TooMany { .. }) => Ok(self.memory.strangers()),
+            Ok(_) | Err(TokenError::NoKeys | TokenError::TooMany { .. }) => Ok(self.memory.strangers()),
             Err(refused) => {
                 let text = refused.to_string();
                 self.refused(Asked::Connect, Reason::Token, dialect, &text);

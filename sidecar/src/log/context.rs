@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use crate::auth::{Authentication, Credentials, Identity, Refused};
+use crate::auth::{Authentication, Credentials, Identity, TokenError};
 use crate::limits::memory::{Account, Memory};
 use crate::limits::quota::Permit;
 
@@ -85,7 +85,7 @@ impl Context {
     }
 
     /// Who sends the request.
-    pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, Refused> {
+    pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, TokenError> {
         let identify = async || authentication.identify(&self.credentials).await.map(Arc::new);
         self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
     }

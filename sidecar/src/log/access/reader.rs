@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::authorize::Action;
 use super::store::StoreLog;
-use crate::auth::Refused;
+use crate::auth::TokenError;
 use crate::log::aliases::Location;
 use crate::log::error::{Denied, PullError};
 use crate::log::read::page::{self, Page};
@@ -78,7 +78,7 @@ impl Reader {
         async move {
             passed(until).await;
             drop(context);
-            Denied::new(Reason::Token, Refused::Expired.to_string())
+            Denied::new(Reason::Token, TokenError::Expired.to_string())
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::authorize::Action;
-use crate::auth::{Access, Identity, Refused};
+use crate::auth::{Access, Identity, TokenError};
 use crate::limits::memory::Account;
 use crate::log::Log;
 use crate::log::aliases::Location;
@@ -67,7 +67,7 @@ impl StoreLog {
     /// Whether the credentials beside the payload are known to be bad.
     pub async fn is_stranger(&self) -> bool {
         let identity = self.context.identity(&self.log.authentication).await;
-        matches!(identity, Err(refused) if !matches!(refused, Refused::NoKeys | Refused::TooMany { .. }))
+        matches!(identity, Err(refused) if !matches!(refused, TokenError::NoKeys | TokenError::TooMany { .. }))
     }
 
     /// How long a push waits for the database.
@@ -95,7 +95,7 @@ impl StoreLog {
     /// Whether this client has a place among the connections of its subject.
     pub async fn has_place(&self) -> Result<(), Denied> {
         match self.context.identity(&self.log.authentication).await {
-            Err(Refused::TooMany { subject, most }) => Err(self.crowded(subject, most)),
+            Err(TokenError::TooMany { subject, most }) => Err(self.crowded(subject, most)),
             _ => Ok(()),
         }
     }
@@ -111,7 +111,7 @@ impl StoreLog {
     /// Tells the operator of a subject that has taken all of its places; returns what to tell the client.
     fn crowded(&self, subject: Arc<str>, most: usize) -> Denied {
         let whom = Whom { subject: Some(&subject), is_stranger: false, ..self.whom(None) };
-        let text = Refused::TooMany { subject: Arc::clone(&subject), most }.to_string();
+        let text = TokenError::TooMany { subject: Arc::clone(&subject), most }.to_string();
         refused(Asked::Connect, Reason::Connections, whom, &text);
         Denied::new(Reason::Connections, text)
     }
@@ -127,9 +127,9 @@ impl StoreLog {
                     return Ok(identity);
                 }
                 // They will be back, and a client that was refused would stop for good.
-                Err(Refused::NoKeys) => {}
-                Err(Refused::TooMany { subject, .. }) if self.context.may_wait(authentication, &subject) => {}
-                Err(Refused::TooMany { subject, most }) => return Err(self.crowded(subject, most)),
+                Err(TokenError::NoKeys) => {}
+                Err(TokenError::TooMany { subject, .. }) if self.context.may_wait(authentication, &subject) => {}
+                Err(TokenError::TooMany { subject, most }) => return Err(self.crowded(subject, most)),
                 Err(refused) => return Err(Denied::new(Reason::Token, refused.to_string())),
             }
             sleep(RETRY).await;
@@ -187,7 +187,7 @@ impl StoreLog {
     pub(super) async fn check_token(&self, access: Access, refusal: &str) -> Result<(), Denied> {
         let identity = self.identity().await?;
         if identity.has_ended() {
-            return Err(Denied::new(Reason::Token, Refused::Expired.to_string()));
+            return Err(Denied::new(Reason::Token, TokenError::Expired.to_string()));
         }
         if self.is_own || identity.may(self.store.as_str(), access) {
             Ok(())

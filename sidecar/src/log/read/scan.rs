@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::page::Page;
 use super::prefetch::Prefetch;
-use crate::auth::Refused;
+use crate::auth::TokenError;
 use crate::log::error::{Denied, PullError};
 use crate::log::store_id::StoreId;
 use crate::telemetry::log_throttle::LogThrottle;
@@ -35,7 +35,7 @@ impl Scan {
             return Ok(None);
         }
         if self.until.is_some_and(|until| until <= Instant::now()) {
-            return Err(PullError::Denied(Denied::new(Reason::Token, Refused::Expired.to_string())));
+            return Err(PullError::Denied(Denied::new(Reason::Token, TokenError::Expired.to_string())));
         }
         let page = self.prefetch.page(self.after).await?;
         check_cursor(self.prefetch.store(), &page, self.after, self.backend_id.as_deref())?;

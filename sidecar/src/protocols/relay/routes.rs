@@ -13,7 +13,7 @@ use tracing::info;
 
 use super::session::{self, Guest};
 use super::{PATH, RELAY, Settings};
-use crate::auth::{Identity, Refused};
+use crate::auth::{Identity, TokenError};
 use crate::gate::Gate;
 use crate::gate::answers::{bad_request, refuse, upgrade_required};
 use crate::log::{StoreId, StoreLog};
@@ -47,9 +47,9 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
     let credentials = gate.credentials(&parts);
     let identity = match gate.authentication.identify(&credentials).await {
         Ok(identity) => Arc::new(identity),
-        Err(Refused::TooMany { subject, most }) => {
+        Err(TokenError::TooMany { subject, most }) => {
             let whom = Whom { dialect: RELAY.name, subject: Some(&subject), ..Whom::default() };
-            let text = Refused::TooMany { subject: Arc::clone(&subject), most }.to_string();
+            let text = TokenError::TooMany { subject: Arc::clone(&subject), most }.to_string();
             refused(Asked::Connect, Reason::Connections, whom, &text);
             return refuse((StatusCode::SERVICE_UNAVAILABLE, text));
         }

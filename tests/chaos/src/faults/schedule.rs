@@ -1,6 +1,7 @@
 //! Faults from a seed: the same ones at the same times on the same targets, whatever the machine does.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -48,7 +49,7 @@ pub fn schedule(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
         // Like cards: every kind comes before one comes again.
         if deck.is_empty() {
             let failovers = if extent.has_standby { FAILOVERS } else { 0 };
-            deck = (0..KINDS + failovers).collect();
+            deck = KINDS.iter().copied().chain(std::iter::repeat_n(FAIL_OVER, failovers)).collect();
             deck.shuffle(&mut random);
         }
         let Some(kind) = deck.pop() else { break };
@@ -71,46 +72,57 @@ pub fn schedule(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
     plan
 }
 
-const KINDS: usize = 18;
+/// What a fault hits, if its kind hits one of several.
+struct Drawn {
+    sidecar: usize,
+    store: usize,
+    clients: Link,
+    postgres: Link,
+}
 
-/// Cards beyond those in the deck of a run with a standby, which is there to be failed over to.
+/// Makes a fault of one kind, and says how long it lasts.
+type Kind = fn(&Drawn, &mut dyn FnMut(Range<Millis>) -> Millis) -> (Fault, Millis);
+
+/// The kinds that any run has.
+const KINDS: &[Kind] = &[
+    |on, time| (Fault::Kill { sidecar: on.sidecar }, time(100..3_000)),
+    |on, time| (Fault::Freeze { sidecar: on.sidecar }, time(500..8_000)),
+    |_, _| (Fault::Deploy, 6_000),
+    |on, time| {
+        let by_seconds = time(1..100_000) as i64 * if time(0..2) == 0 { 1 } else { -1 };
+        (Fault::Clock { sidecar: on.sidecar, by_seconds }, time(2_000..8_000))
+    },
+    |on, time| (Fault::Cut { link: on.clients }, time(100..4_000)),
+    |on, time| (Fault::Cut { link: on.postgres }, time(100..6_000)),
+    |on, time| (Fault::Stall { link: on.clients }, time(1_000..8_000)),
+    |on, time| (Fault::Stall { link: on.postgres }, time(1_000..8_000)),
+    |on, time| (Fault::Slow { link: on.clients, by: time(50..500) }, time(2_000..8_000)),
+    |on, time| (Fault::Slow { link: on.postgres, by: time(20..200) }, time(2_000..8_000)),
+    |on, _| (Fault::Reset { link: on.clients }, 0),
+    |on, _| (Fault::Reset { link: on.postgres }, 0),
+    |_, time| (Fault::StopPostgres, time(500..6_000)),
+    |_, time| (Fault::Terminate { one_in: time(1..4) as u32 }, 0),
+    |_, time| (Fault::FillDisk, time(1_000..6_000)),
+    |_, time| (Fault::Exhaust, time(1_000..6_000)),
+    |_, time| (Fault::Raise, time(500..5_000)),
+    |on, _| (Fault::ResetStore { store: on.store }, 1_000),
+];
+
+/// That of a run with a standby, which is there to be failed over to: so often in a deck.
+const FAIL_OVER: Kind = |_, time| {
+    let away = time(500..4_000);
+    (Fault::FailOver { away }, away + REBUILD)
+};
 const FAILOVERS: usize = 4;
 
 /// What it takes, about, until a lost primary is back as a standby, once the other one is promoted.
 const REBUILD: Millis = 5_000;
 
-fn deal(kind: usize, extent: Extent, random: &mut ChaCha8Rng) -> (Fault, Millis) {
+fn deal(kind: Kind, extent: Extent, random: &mut ChaCha8Rng) -> (Fault, Millis) {
     let sidecar = random.random_range(0..extent.sidecars);
     let store = random.random_range(0..extent.stores);
-    let mut time = |range: std::ops::Range<Millis>| random.random_range(range);
-    let (clients, postgres) = (Link::Clients(sidecar), Link::Postgres(sidecar));
-    match kind {
-        0 => (Fault::Kill { sidecar }, time(100..3_000)),
-        1 => (Fault::Freeze { sidecar }, time(500..8_000)),
-        2 => (Fault::Deploy, 6_000),
-        3 => {
-            let by_seconds = time(1..100_000) as i64 * if time(0..2) == 0 { 1 } else { -1 };
-            (Fault::Clock { sidecar, by_seconds }, time(2_000..8_000))
-        }
-        4 => (Fault::Cut { link: clients }, time(100..4_000)),
-        5 => (Fault::Cut { link: postgres }, time(100..6_000)),
-        6 => (Fault::Stall { link: clients }, time(1_000..8_000)),
-        7 => (Fault::Stall { link: postgres }, time(1_000..8_000)),
-        8 => (Fault::Slow { link: clients, by: time(50..500) }, time(2_000..8_000)),
-        9 => (Fault::Slow { link: postgres, by: time(20..200) }, time(2_000..8_000)),
-        10 => (Fault::Reset { link: clients }, 0),
-        11 => (Fault::Reset { link: postgres }, 0),
-        12 => (Fault::StopPostgres, time(500..6_000)),
-        13 => (Fault::Terminate { one_in: time(1..4) as u32 }, 0),
-        14 => (Fault::FillDisk, time(1_000..6_000)),
-        15 => (Fault::Exhaust, time(1_000..6_000)),
-        16 => (Fault::Raise, time(500..5_000)),
-        17 => (Fault::ResetStore { store }, 1_000),
-        _ => {
-            let away = time(500..4_000);
-            (Fault::FailOver { away }, away + REBUILD)
-        }
-    }
+    let drawn = Drawn { sidecar, store, clients: Link::Clients(sidecar), postgres: Link::Postgres(sidecar) };
+    kind(&drawn, &mut |range| random.random_range(range))
 }
 
 fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
@@ -169,7 +181,7 @@ mod tests {
             let plan = schedule(1, 120_000, extent);
             plan.iter().map(|planned| planned.fault.kind()).collect::<std::collections::HashSet<_>>().len()
         };
-        assert_eq!(kinds(ALONE), KINDS);
-        assert_eq!(kinds(PAIR), KINDS + 1);
+        assert_eq!(kinds(ALONE), KINDS.len());
+        assert_eq!(kinds(PAIR), KINDS.len() + 1);
     }
 }
