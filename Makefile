@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control sql/releases/*.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-bare test-container bench soak overload fuzz chaos converge install extension sidecar docs packages
+.PHONY: help run demo check test test-all test-bare test-container bench soak overload fuzz chaos converge install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,8 +25,14 @@ demo: ## the same, and a todo app to open in two browser windows
 	@tests/install-clients web
 	@exec node tests/web/demo.mjs
 
+check: ## the loop for a change: format, clippy, unit tests, the SQL suite, a client of each dialect; under 3 minutes when built
+	@tests/run check
+
 test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18
 	@tests/run
+
+test-all: ## the whole matrix: make test, and both images and the first command built from nothing (about an hour)
+	@tests/run all
 
 bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUICK=1: in under five minutes, once the peers are installed
 	@tests/bench/run
