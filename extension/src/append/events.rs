@@ -1,6 +1,7 @@
 //! Heads, and the events with their hooks.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use livestore_rules::plan::StoredEvent;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
@@ -116,8 +117,8 @@ pub fn advance(client: &mut SpiClient<'_>, heads: impl Iterator<Item = (i64, i64
 pub fn insert_with_hooks(client: &mut SpiClient<'_>, events: &[Event<'_>]) -> spi::Result<()> {
     let mut tables: HashMap<pg_sys::Oid, Eventlog> = HashMap::with_capacity(1);
     for event in events {
-        if !tables.contains_key(&event.row.eventlog) {
-            tables.insert(event.row.eventlog, Eventlog::open(client, event.row.eventlog)?);
+        if let Entry::Vacant(table) = tables.entry(event.row.eventlog) {
+            table.insert(Eventlog::open(client, event.row.eventlog)?);
         }
     }
     let mut parts: Vec<(&Eventlog, Vec<&Event<'_>>)> = Vec::with_capacity(tables.len());
