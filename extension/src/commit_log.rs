@@ -18,10 +18,8 @@ use crate::statement::Statement;
 pub struct Advance {
     /// `livestore.stores.id`.
     pub store: i64,
-    /// The head before, and afterwards.
-    pub after: i64,
+    /// The head afterwards, and how many events were appended, which are the last ones up to it.
     pub upto: i64,
-    /// How many events lie between them: numbers may be left out.
     pub events: i32,
 }
 
@@ -50,8 +48,8 @@ thread_local! {
     };
     static WRITE: Statement = const {
         Statement::new(
-            "insert into livestore.commits values ($1, $2, $3, $4, $5, $6, pg_catalog.clock_timestamp())",
-            &[INT8OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID],
+            "insert into livestore.commits values ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())",
+            &[INT8OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID],
         )
     };
 }
@@ -69,11 +67,7 @@ pub fn note(advances: impl IntoIterator<Item = Advance>) {
     ENTRIES.with_borrow_mut(|entries| {
         for advance in advances {
             match entries.last_mut() {
-                Some(last)
-                    if last.subtransaction == subtransaction
-                        && last.advance.store == advance.store
-                        && last.advance.upto == advance.after =>
-                {
+                Some(last) if last.subtransaction == subtransaction && last.advance.store == advance.store => {
                     last.advance.upto = advance.upto;
                     last.advance.events = last.advance.events.saturating_add(advance.events);
                 }
@@ -121,7 +115,6 @@ fn take_positions() {
             first.into(),
             position.into(),
             of(|advance| advance.store).into(),
-            of(|advance| advance.after).into(),
             of(|advance| advance.upto).into(),
             counts.clone().into(),
         ];

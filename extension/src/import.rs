@@ -124,9 +124,9 @@ fn insert_events(
     let Some(events) = events else {
         ereport!(ERROR, PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "an event lacks a value");
     };
-    if let (Some(first), Some(last)) = (events.first(), events.last()) {
+    if let Some(last) = events.last() {
         let events = i32::try_from(count).unwrap_or(i32::MAX);
-        commit_log::note([Advance { store, after: first.content.parent_seq_num, upto: last.seq_num, events }]);
+        commit_log::note([Advance { store, upto: last.seq_num, events }]);
     }
     Spi::connect_mut(|client| insert_with_hooks(client, &events))
 }

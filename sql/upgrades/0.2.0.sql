@@ -87,7 +87,6 @@ create table livestore.commits (
     first_position bigint not null,
     position bigint primary key,
     stores bigint[] not null,
-    after bigint[] not null,
     upto bigint[] not null,
     events integer[] not null,
     committed_at timestamptz not null
@@ -97,9 +96,8 @@ comment on table livestore.commits is 'The commit log: what each commit has appe
 comment on column livestore.commits.first_position is 'Position of the first event of this commit: it has as many consecutive positions as it has events';
 comment on column livestore.commits.position is 'Position of its last event';
 comment on column livestore.commits.stores is 'livestore.stores.id of each store that it has appended to; its events are in this order, those of a store in the order of its log';
-comment on column livestore.commits.after is 'For each store: the head of its log before';
 comment on column livestore.commits.upto is 'For each store: the head of its log afterwards';
-comment on column livestore.commits.events is 'For each store: how many events were appended';
+comment on column livestore.commits.events is 'For each store: how many events were appended, which are the last ones up to that head';
 comment on column livestore.commits.committed_at is 'When the transaction committed';
 
 create unlogged table livestore.commit_turn ();

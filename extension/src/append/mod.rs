@@ -230,7 +230,7 @@ fn write(
         };
         // The events of a store are in the order of its log: the last one is its head.
         let place = *places.entry(push.store).or_insert_with(|| {
-            advances.push((push.store, Advance { store: row.id, after: push.store_head, upto: 0, events: 0 }));
+            advances.push((push.store, Advance { store: row.id, upto: 0, events: 0 }));
             advances.len() - 1
         });
         if let Some((_, advance)) = advances.get_mut(place) {
