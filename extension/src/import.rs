@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 
 use crate::append::{Event, Row, insert_with_hooks};
 use crate::bounds::max_ahead;
+use crate::commit_log::{self, Advance};
 use crate::hook_errors::repaired;
 use crate::roles::RunsAs;
 
@@ -123,6 +124,10 @@ fn insert_events(
     let Some(events) = events else {
         ereport!(ERROR, PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "an event lacks a value");
     };
+    if let Some(last) = events.last() {
+        let events = i32::try_from(count).unwrap_or(i32::MAX);
+        commit_log::note([Advance { store, upto: last.seq_num, events }]);
+    }
     Spi::connect_mut(|client| insert_with_hooks(client, &events))
 }
 

@@ -3,13 +3,14 @@
 //! - [`append`] carries out pushes, by the rules of the crate `livestore-rules`.
 //! - [`hooks`] knows the triggers on event logs, [`roles`] says as whom they run, [`context`] what they may know of the request, and
 //!   [`hook_errors`] hands on what they raise.
-//! - [`notify`] tells those who listen.
+//! - [`commit_log`] gives each commit its positions, and [`notify`] tells those who listen.
 //! - [`import`] reads the log of another backend.
 //! - [`bounds`] is what the database's owner has set.
 //! - [`legacy`] is for databases whose SQL is of an earlier version.
 
 mod append;
 mod bounds;
+mod commit_log;
 mod context;
 mod hook_errors;
 mod hooks;

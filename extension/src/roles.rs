@@ -85,6 +85,14 @@ impl RunsAs {
         Ok(Self(FormerUser::switch(owner, context).keep_settings()))
     }
 
+    /// The owner of the extension's objects.
+    pub fn owner() -> Self {
+        // SAFETY: the name ends with a NUL, and a role that does not exist may be missing.
+        let owner = unsafe { pg_sys::get_role_oid(OWNER.as_ptr(), true) };
+        let owner = if owner == pg_sys::Oid::INVALID { current_user() } else { owner };
+        Self(FormerUser::switch(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE))
+    }
+
     /// A superuser: to name functions in schemas that the owner of the event log may not use.
     pub fn superuser() -> Self {
         Self(FormerUser::switch(pg_sys::BOOTSTRAP_SUPERUSERID.into(), pg_sys::SECURITY_LOCAL_USERID_CHANGE))

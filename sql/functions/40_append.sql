@@ -84,55 +84,6 @@ $$;
 comment on function livestore.stored_events(bigint[], bigint[]) is
 'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
 
--- Fired when the transaction commits. Entries are numbered under a lock that is held until the commit has become visible, as NOTIFY
--- holds one anyway: so positions become visible in their order. It must be the last lock that a transaction takes: a trigger of the
--- application that is deferred to the commit, too, may append, and would wait for a store. So the first firing only queues a second
--- one, behind all that was deferred by then. lock_timeout: one of the session's would fail a commit that only waits for others.
-create or replace function livestore.number_commit()
-returns trigger
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-set lock_timeout = 0
-as $$
-declare
-    first_position bigint;
-    total bigint := new.events[1];
-begin
-    if not new.is_last then
-        update livestore.queued_commits q set is_last = true where q.id = new.id;
-        return null;
-    end if;
-    if cardinality(new.events) > 1 then
-        total := (select sum(e.n) from unnest(new.events) e(n));
-    end if;
-    lock table livestore.commit_turn in exclusive mode;
-    first_position := nextval('livestore.commit_positions');
-    if total > 1 then
-        perform setval('livestore.commit_positions', first_position + total - 1);
-    end if;
-    insert into livestore.commits
-    values (first_position, first_position + total - 1, new.stores, new.after, new.upto, new.events, clock_timestamp());
-    delete from livestore.queued_commits q where q.id = new.id;
-    return null;
-end
-$$;
-
-comment on function livestore.number_commit() is 'Internal: trigger that moves an entry from livestore.queued_commits to livestore.commits';
-
--- Named so that no hook of an application has the name: set constraints knows constraints by schema and name.
-do $$
-begin
-    if not exists (
-        select from pg_trigger t where t.tgrelid = 'livestore.queued_commits'::regclass and t.tgname = 'livestore_number_commit'
-    ) then
-        create constraint trigger livestore_number_commit after insert or update on livestore.queued_commits
-            deferrable initially deferred for each row execute function livestore.number_commit();
-        comment on trigger livestore_number_commit on livestore.queued_commits is 'Gives a commit its positions';
-    end if;
-end
-$$;
-
 -- Written in Rust: extension/src/append.
 create or replace function livestore.append(
     store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null

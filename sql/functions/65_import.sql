@@ -121,10 +121,6 @@ begin
         return 0;
     end if;
     update livestore.stores s set head = fresh.seq_nums[cardinality(fresh.seq_nums)] where s.id = store.id;
-    insert into livestore.queued_commits (stores, after, upto, events)
-    values (
-        array[store.id], array[store.head], array[fresh.seq_nums[cardinality(fresh.seq_nums)]], array[cardinality(fresh.seq_nums)]
-    );
     perform livestore.insert_events(
         store_id, store.id, store.eventlog::oid, fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args,
         fresh.client_ids, fresh.session_ids, fresh.created_ats

@@ -106,8 +106,8 @@ comment on column livestore.instance.legacy_notify is 'Whether commits are told 
 
 insert into livestore.instance default values;
 
--- The commit log: a position for every event of every store, in the order in which commits become visible. A transaction queues what
--- it appends, and takes its positions when it commits (livestore.number_commit).
+-- The commit log: a position for every event of every store, in the order in which commits become visible. A transaction takes its
+-- positions when it commits (extension/src/commit_log.rs).
 create sequence livestore.commit_positions;
 
 comment on sequence livestore.commit_positions is 'The last position of livestore.commits';
@@ -116,7 +116,6 @@ create table livestore.commits (
     first_position bigint not null,
     position bigint primary key,
     stores bigint[] not null,
-    after bigint[] not null,
     upto bigint[] not null,
     events integer[] not null,
     committed_at timestamptz not null
@@ -126,33 +125,13 @@ comment on table livestore.commits is 'The commit log: what each commit has appe
 comment on column livestore.commits.first_position is 'Position of the first event of this commit: it has as many consecutive positions as it has events';
 comment on column livestore.commits.position is 'Position of its last event';
 comment on column livestore.commits.stores is 'livestore.stores.id of each store that it has appended to; its events are in this order, those of a store in the order of its log';
-comment on column livestore.commits.after is 'For each store: the head of its log before';
 comment on column livestore.commits.upto is 'For each store: the head of its log afterwards';
-comment on column livestore.commits.events is 'For each store: how many events were appended';
+comment on column livestore.commits.events is 'For each store: how many events were appended, which are the last ones up to that head';
 comment on column livestore.commits.committed_at is 'When the transaction committed';
 
 create unlogged table livestore.commit_turn ();
 
 comment on table livestore.commit_turn is 'Empty. Locked by a transaction that takes its positions, until its commit is visible: a lock that only its owner can take';
-
-create table livestore.queued_commits (
-    id bigint generated always as identity primary key,
-    stores bigint[] not null,
-    after bigint[] not null,
-    upto bigint[] not null,
-    events integer[] not null,
-    is_last boolean not null default false
-)
--- Rows are changed once and deleted: room on the page keeps that cheap.
-with (fillfactor = 50);
-
-comment on table livestore.queued_commits is 'Entries of livestore.commits whose transaction has not committed. To anybody else it is empty';
-comment on column livestore.queued_commits.id is 'In the order of appends';
-comment on column livestore.queued_commits.stores is 'As in livestore.commits';
-comment on column livestore.queued_commits.after is 'As in livestore.commits';
-comment on column livestore.queued_commits.upto is 'As in livestore.commits';
-comment on column livestore.queued_commits.events is 'As in livestore.commits';
-comment on column livestore.queued_commits.is_last is 'Whether it is behind everything that was deferred to the commit when it began';
 
 -- Without these, pg_dump leaves out what an extension's own tables hold.
 select pg_catalog.pg_extension_config_dump('livestore.stores', '');

@@ -8,7 +8,6 @@ use pgrx::pg_sys::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TIM
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
-use super::Advance;
 use super::stored;
 use super::stores::Row;
 use crate::context::Entered;
@@ -78,22 +77,20 @@ pub struct Event<'a> {
     pub content: StoredEvent<'a>,
 }
 
-/// Advances the heads of stores whose rows are locked.
+/// Advances the heads of stores whose rows are locked: pairs of `livestore.stores.id` and the new head.
 ///
 /// # Errors
 /// Of the statement.
-pub fn advance(client: &mut SpiClient<'_>, advances: &[Advance<'_>]) -> spi::Result<()> {
-    let advanced = match advances {
-        [only] => ADVANCE_ONE.with(|advance| advance.execute(client, &[only.row.id.into(), only.upto.into()])),
-        _ => {
-            let ids: Vec<i64> = advances.iter().map(|advance| advance.row.id).collect();
-            let heads: Vec<i64> = advances.iter().map(|advance| advance.upto).collect();
-            ADVANCE.with(|advance| advance.execute(client, &[ids.into(), heads.into()]))
-        }
+pub fn advance(client: &mut SpiClient<'_>, heads: impl Iterator<Item = (i64, i64)>) -> spi::Result<()> {
+    let (stores, heads): (Vec<i64>, Vec<i64>) = heads.unzip();
+    let count = stores.len();
+    let advanced = match (&stores[..], &heads[..]) {
+        (&[store], &[head]) => ADVANCE_ONE.with(|advance| advance.execute(client, &[store.into(), head.into()])),
+        _ => ADVANCE.with(|advance| advance.execute(client, &[stores.into(), heads.into()])),
     }?
     .len();
-    if advanced != advances.len() {
-        error!("of {} heads {advanced} were advanced", advances.len());
+    if advanced != count {
+        error!("of {count} heads {advanced} were advanced");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! 1. [`stores`] creates and locks the rows of the stores.
 //! 2. [`livestore_rules::plan`] decides on each push, if need be with events that [`stored`] reads.
 //! 3. [`events`] advances the heads and inserts the events, which runs hooks.
-//! 4. The commit gets its entry in the commit log, and [`crate::notify`] tells those who listen.
+//! 4. [`crate::commit_log`] notes what the transaction appends, and [`crate::notify`] tells those who listen.
 
 mod events;
 mod stored;
@@ -14,29 +14,19 @@ use std::collections::HashMap;
 use livestore_rules::plan::{Insert, Plan, Push, StoredEvent, Verdict, plan};
 use pgrx::Array;
 use pgrx::datum::{TimestampWithTimeZone, clock_timestamp};
-use pgrx::pg_sys::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID};
 use pgrx::prelude::*;
 use pgrx::spi::SpiClient;
 
 use crate::bounds::max_ahead;
+use crate::commit_log::{self, Advance};
 use crate::hook_errors::repaired;
 use crate::notify::notify;
-use crate::statement::Statement;
 use stored::StoredRow;
 use stores::Store;
 
 pub use events::Event;
 pub use events::insert_with_hooks;
 pub use stores::Row;
-
-thread_local! {
-    static QUEUE_COMMIT: Statement = const {
-        Statement::new(
-            "insert into livestore.queued_commits (stores, after, upto, events) values ($1, $2, $3, $4)",
-            &[INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID],
-        )
-    };
-}
 
 /// The pushes of a call, each at the same place in every list.
 struct Group<'a> {
@@ -214,15 +204,6 @@ fn number(position: usize) -> i32 {
     i32::try_from(position + 1).unwrap_or(i32::MAX)
 }
 
-/// How a commit changes the log of a store.
-struct Advance<'a> {
-    store: &'a str,
-    row: Row,
-    after: i64,
-    upto: i64,
-    events: i32,
-}
-
 /// Heads, events and hooks, the entry in the commit log, and the notification.
 fn write(
     client: &mut SpiClient<'_>,
@@ -233,7 +214,7 @@ fn write(
     at: TimestampWithTimeZone,
     source: Option<&str>,
 ) -> spi::Result<()> {
-    let mut advances: Vec<Advance<'_>> = Vec::new();
+    let mut advances: Vec<(&str, Advance)> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut events = Vec::with_capacity(inserts.len());
     for Insert { push: index, event } in inserts {
@@ -249,10 +230,10 @@ fn write(
         };
         // The events of a store are in the order of its log: the last one is its head.
         let place = *places.entry(push.store).or_insert_with(|| {
-            advances.push(Advance { store: push.store, row, after: push.store_head, upto: 0, events: 0 });
+            advances.push((push.store, Advance { store: row.id, upto: 0, events: 0 }));
             advances.len() - 1
         });
-        if let Some(advance) = advances.get_mut(place) {
+        if let Some((_, advance)) = advances.get_mut(place) {
             advance.upto = event.seq_num;
             advance.events = advance.events.saturating_add(1);
         }
@@ -272,14 +253,10 @@ fn write(
             },
         });
     }
-    // Heads first: a hook that appends to the same store goes on from here. Before the hooks, too, the entry in the commit log: what
-    // they commit comes later.
-    events::advance(client, &advances)?;
-    let ids: Vec<i64> = advances.iter().map(|advance| advance.row.id).collect();
-    let after: Vec<i64> = advances.iter().map(|advance| advance.after).collect();
-    let upto: Vec<i64> = advances.iter().map(|advance| advance.upto).collect();
-    let counts: Vec<i32> = advances.iter().map(|advance| advance.events).collect();
-    QUEUE_COMMIT.with(|queue| queue.execute(client, &[ids.into(), after.into(), upto.into(), counts.into()]))?;
+    // Heads first: a hook that appends to the same store goes on from here. Before the hooks, too, the commit log: what they append
+    // comes later.
+    events::advance(client, advances.iter().map(|(_, advance)| (advance.store, advance.upto)))?;
+    commit_log::note(advances.iter().map(|(_, advance)| *advance));
     insert_with_hooks(client, &events)?;
-    notify(client, advances.iter().map(|advance| (advance.store, Some(advance.upto))), source)
+    notify(client, advances.iter().map(|(store, advance)| (*store, Some(advance.upto))), source)
 }

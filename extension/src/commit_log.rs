@@ -1,0 +1,165 @@
+//! The commit log, `livestore.commits`: every transaction that appends takes positions for its events when it commits.
+//!
+//! Positions become visible in their order, since they are taken under a lock that is held until the commit is visible, as NOTIFY
+//! holds one anyway. It is the last lock of a transaction: whatever else is deferred to the commit has run by then. A trigger of the
+//! application that appends would wait for a store, while others wait for this transaction.
+
+use std::cell::{Cell, RefCell};
+
+use pgrx::callbacks::{PgSubXactCallbackEvent, PgXactCallbackEvent, register_subxact_callback, register_xact_callback};
+use pgrx::pg_sys::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, INT8OID};
+use pgrx::prelude::*;
+
+use crate::roles::RunsAs;
+use crate::statement::Statement;
+
+/// How a transaction changes the log of a store.
+#[derive(Clone, Copy)]
+pub struct Advance {
+    /// `livestore.stores.id`.
+    pub store: i64,
+    /// The head afterwards, and how many events were appended, which are the last ones up to it.
+    pub upto: i64,
+    pub events: i32,
+}
+
+/// An advance, and the subtransaction that has made it.
+struct Entry {
+    advance: Advance,
+    subtransaction: pg_sys::SubTransactionId,
+}
+
+thread_local! {
+    /// What this transaction has appended, in that order.
+    static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
+
+    static TAKE_POSITIONS: Statement = const {
+        Statement::new(
+            "select pg_catalog.nextval('livestore.commit_positions'::pg_catalog.regclass)",
+            &[],
+        )
+    };
+    static TAKE_MORE_POSITIONS: Statement = const {
+        Statement::new(
+            "select pg_catalog.setval('livestore.commit_positions'::pg_catalog.regclass, $1)",
+            &[INT8OID],
+        )
+    };
+    static WRITE: Statement = const {
+        Statement::new(
+            "insert into livestore.commits values ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())",
+            &[INT8OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID],
+        )
+    };
+}
+
+/// Notes what this transaction appends.
+pub fn note(advances: impl IntoIterator<Item = Advance>) {
+    if !IS_REGISTERED.replace(true) {
+        register_xact_callback(PgXactCallbackEvent::PreCommit, take_positions);
+        register_xact_callback(PgXactCallbackEvent::Commit, forget);
+        register_xact_callback(PgXactCallbackEvent::Abort, forget);
+        register_subxact_callback(PgSubXactCallbackEvent::AbortSub, forget_subtransaction);
+    }
+    // SAFETY: it reads a variable.
+    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    ENTRIES.with_borrow_mut(|entries| {
+        for advance in advances {
+            match entries.last_mut() {
+                Some(last) if last.subtransaction == subtransaction && last.advance.store == advance.store => {
+                    last.advance.upto = advance.upto;
+                    last.advance.events = last.advance.events.saturating_add(advance.events);
+                }
+                _ => entries.push(Entry { advance, subtransaction }),
+            }
+        }
+    });
+}
+
+fn forget() {
+    ENTRIES.take();
+    IS_REGISTERED.set(false);
+}
+
+/// Subtransactions are counted up: those inside of this one have greater numbers, and all others that have greater ones are to come.
+fn forget_subtransaction(aborted: pg_sys::SubTransactionId, _parent: pg_sys::SubTransactionId) {
+    ENTRIES.with_borrow_mut(|entries| entries.retain(|entry| entry.subtransaction < aborted));
+}
+
+/// Writes the entry of this transaction.
+fn take_positions() {
+    let entries = ENTRIES.take();
+    // SAFETY: the names end with a NUL, and what does not exist may be missing.
+    let turn = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"livestore".as_ptr(), true);
+        pg_sys::get_relname_relid(c"commit_turn".as_ptr(), schema)
+    };
+    // The extension may have been dropped by this transaction.
+    if entries.is_empty() || turn == pg_sys::Oid::INVALID {
+        return;
+    }
+    let events: i64 = entries.iter().map(|entry| i64::from(entry.advance.events)).sum();
+    let of = |field: fn(&Advance) -> i64| entries.iter().map(|entry| field(&entry.advance)).collect::<Vec<_>>();
+    let counts: Vec<i32> = entries.iter().map(|entry| entry.advance.events).collect();
+    let _owner = RunsAs::owner();
+    lock(turn);
+    let _snapshot = Snapshot::new();
+    let written = Spi::connect_mut(|client| {
+        let first: i64 = TAKE_POSITIONS.with(|take| take.execute(client, &[]))?.first().get(1)?.unwrap_or_default();
+        let position = first + events - 1;
+        if events > 1 {
+            TAKE_MORE_POSITIONS.with(|take| take.execute(client, &[position.into()]))?;
+        }
+        let arguments = [
+            first.into(),
+            position.into(),
+            of(|advance| advance.store).into(),
+            of(|advance| advance.upto).into(),
+            counts.clone().into(),
+        ];
+        WRITE.with(|write| write.execute(client, &arguments)).map(drop)
+    });
+    if let Err(error) = written {
+        error!("the commit log cannot be written: {error}");
+    }
+}
+
+/// Waits for the transactions that take their positions now, however long: a `lock_timeout` of the session's is for other locks, and
+/// would fail a commit for which others have done nothing wrong.
+fn lock(turn: pg_sys::Oid) {
+    struct LockTimeout(i32);
+    impl Drop for LockTimeout {
+        fn drop(&mut self) {
+            // SAFETY: Postgres runs one thread.
+            unsafe { pg_sys::LockTimeout = self.0 };
+        }
+    }
+    // SAFETY: as above; the relation exists, and the lock is given back at the end of the transaction.
+    unsafe {
+        let _former = LockTimeout(pg_sys::LockTimeout);
+        pg_sys::LockTimeout = 0;
+        pg_sys::LockRelationOid(turn, pg_sys::ExclusiveLock as pg_sys::LOCKMODE);
+    }
+}
+
+/// An active snapshot, for as long as this lives: at the commit there is none.
+struct Snapshot;
+
+impl Snapshot {
+    fn new() -> Self {
+        // SAFETY: a transaction has a snapshot.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        Self
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // While an error is on its way, the end of the transaction does this.
+        if !std::thread::panicking() {
+            // SAFETY: it is the one that was pushed last.
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}
