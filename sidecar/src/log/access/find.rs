@@ -54,7 +54,7 @@ impl Log {
         let stores = if stores.len() < NAMESAKES as usize { stores } else { self.find_among(alias, context).await? };
         let mut usable = Vec::new();
         for store in stores.iter().map(log) {
-            if store.has_token_for(action).await {
+            if store.check_token(action.access(), action.refusal()).await.is_ok() {
                 usable.push(store);
             }
         }

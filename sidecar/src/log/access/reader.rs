@@ -144,12 +144,12 @@ impl Reader {
 
     /// Where Postgres has the events of the store, if it exists; cached for a while. Waits while the database is away.
     pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
-        self.store.locate().await
+        self.store.log.aliases.locate(self.id()).await
     }
 
     /// The answer of [`Self::locate`] was wrong.
     pub async fn forget_location(&self) {
-        self.store.forget_location().await;
+        self.store.log.aliases.forget(self.id()).await;
     }
 
     fn prefetch(&self) -> Prefetch {

@@ -12,12 +12,11 @@ use super::authorize::Action;
 use crate::auth::{Access, Identity, TokenError};
 use crate::limits::memory::Account;
 use crate::log::Log;
-use crate::log::aliases::Location;
 use crate::log::context::Context;
 use crate::log::error::{Denied, PushError};
 use crate::log::event::Origin;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Database, Unreadable, retry_until_available};
+use crate::postgres::{Database, retry_until_available};
 use crate::telemetry::metrics;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
@@ -201,11 +200,6 @@ impl StoreLog {
         self.context.identity(&self.log.authentication).await.ok()?.until
     }
 
-    /// Whether the token lets the client do this. Waits as [`Self::connect`].
-    pub(super) async fn has_token_for(&self, action: Action) -> bool {
-        self.check_token(action.access(), action.refusal()).await.is_ok()
-    }
-
     /// The log for a request that may do this; `None` if it may not. Waits as [`Self::connect`].
     pub(super) async fn allowed_to(self, action: Action) -> Option<Self> {
         self.authorize(action).await.ok()?;
@@ -230,13 +224,5 @@ impl StoreLog {
             }
             _ => Ok(()),
         }
-    }
-
-    pub(super) async fn locate(&self) -> Result<Option<Location>, Unreadable> {
-        self.log.aliases.locate(&self.store).await
-    }
-
-    pub(super) async fn forget_location(&self) {
-        self.log.aliases.forget(&self.store).await;
     }
 }

@@ -189,7 +189,7 @@ impl StoreLog {
 
     /// Whether there is no such store yet.
     async fn begins(&self, batch: &Batch) -> bool {
-        batch.parent() == Some(0) && matches!(self.locate().await, Ok(None))
+        batch.parent() == Some(0) && matches!(self.log.aliases.locate(self.id()).await, Ok(None))
     }
 }
 

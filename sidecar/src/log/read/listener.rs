@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio_postgres::{Client, Notification};
 use tracing::{debug, info, warn};
 
-use super::store_digest::StoreDigest;
+use super::registry::StoreDigest;
 use super::tails::Tails;
 use crate::postgres::{Backoff, Database, DatabaseError};
 use crate::telemetry::metrics;

@@ -6,7 +6,6 @@ pub mod page;
 pub mod prefetch;
 pub mod registry;
 pub mod scan;
-pub mod store_digest;
 pub mod subscription;
 pub mod tail;
 pub mod tails;

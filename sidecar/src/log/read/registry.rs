@@ -1,10 +1,30 @@
 //! Which stores are followed.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::sync::Weak;
 
-use super::store_digest::StoreDigest;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
 use crate::log::store_id::StoreId;
+
+/// What stands for a store in notifications, as `livestore.store_digest` makes it: any role of the database can listen to those. The first
+/// half of a SHA-256, in hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub struct StoreDigest(Box<str>);
+
+impl StoreDigest {
+    pub fn new(key: &str, store: &StoreId) -> Self {
+        let digest = Sha256::new().chain_update(key).chain_update(store.as_str()).finalize();
+        let mut digits = String::with_capacity(32);
+        for byte in digest.iter().take(16) {
+            let _ = write!(digits, "{byte:02x}");
+        }
+        Self(digits.into())
+    }
+}
 
 /// The tails by the ids of their stores, and by the digests that stand for these in notifications.
 pub struct Registry<T> {

@@ -7,8 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::registry::Registry;
-use super::store_digest::StoreDigest;
+use super::registry::{Registry, StoreDigest};
 use super::tail::{StreamEnd, Tail, TailState};
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;

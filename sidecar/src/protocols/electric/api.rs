@@ -21,7 +21,7 @@ use super::offset::Position;
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, nothing, read};
 use super::upstream::{self, Upstream};
 use crate::limits::memory::counted;
-use crate::log::{Batch, OverLimit, PushError, Reader, StoreLog};
+use crate::log::{Batch, OverLimit, PushError, StoreLog};
 use crate::protocols::{brief, read_json, status_of};
 use crate::shutdown::Ending;
 
@@ -197,31 +197,19 @@ impl From<Page> for Answer {
     }
 }
 
-pub async fn pull_ourselves(
+async fn pull_ourselves(
     log: &StoreLog,
     position: Option<RawPosition>,
     is_live: bool,
     patience: &mut Patience,
 ) -> Result<Answer, ReadError> {
     let position = position.as_ref().map(upstream::own_position).transpose()?;
-    match patience.wait_for(log.reader()).await.transpose()? {
-        Some(reader) => read_ourselves(&reader, position, is_live, patience).await,
-        None => nothing(position.as_ref(), follow(position.as_ref(), is_live)).map(Answer::from),
-    }
-}
-
-pub async fn read_ourselves(
-    reader: &Reader,
-    position: Option<Position>,
-    is_live: bool,
-    patience: &mut Patience,
-) -> Result<Answer, ReadError> {
-    let follow = follow(position.as_ref(), is_live);
-    read(reader, position.as_ref(), follow, patience).await.map(Answer::from)
-}
-
-fn follow(position: Option<&Position>, is_live: bool) -> Follow {
-    if is_live && position.is_some() { Follow::TellFirst } else { Follow::No }
+    let follow = if is_live && position.is_some() { Follow::TellFirst } else { Follow::No };
+    let page = match patience.wait_for(log.reader()).await.transpose()? {
+        Some(reader) => read(&reader, position.as_ref(), follow, patience).await,
+        None => nothing(position.as_ref(), follow),
+    };
+    page.map(Answer::from)
 }
 
 fn refuse_pull(refusal: &ReadError) -> Response {

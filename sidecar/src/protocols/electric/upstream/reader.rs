@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Chunk, NoPage, Upstream};
 use crate::log::{Event, Location, Reader, StoreLog, Unreadable};
-use crate::protocols::electric::api::{Answer, RawPosition, read_ourselves};
+use crate::protocols::electric::api::{Answer, RawPosition};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, Page, Patience, ReadError, read};
 
@@ -106,7 +106,8 @@ pub async fn pull(
     };
     let Some(location) = location? else {
         // A store that does not exist yet has no shape.
-        return read_ourselves(&log, place.map(|place| place.ours()), is_live, patience).await;
+        let follow = if is_live && place.is_some() { Follow::TellFirst } else { Follow::No };
+        return read(&log, place.map(|place| place.ours()).as_ref(), follow, patience).await.map(Answer::from);
     };
     let here = place.clone().unwrap_or_else(|| Place::start(&location));
     if here.seq_num > 0 && here.backend_id != location.backend_id {
