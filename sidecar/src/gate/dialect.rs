@@ -9,9 +9,9 @@ pub struct Dialect {
     pub name: &'static str,
     /// The clients that speak it.
     pub clients: &'static str,
-    /// The URL that those are given, without the address.
+    /// Its endpoint, with `<this host>` for the address.
     pub url: &'static str,
-    /// What in a client is given this URL.
+    /// How a client is made, with the same.
     pub usage: &'static str,
 }
 

@@ -107,7 +107,7 @@ pub fn headers() -> impl Iterator<Item = HeaderName> {
     PROTOCOLS.iter().flat_map(|protocol| protocol.headers).map(|name| HeaderName::from_static(name))
 }
 
-/// What a person reads who opens the address in a browser.
+/// The page at `/`. `make run` takes its lines on dialects from it.
 fn info() -> &'static str {
     static INFO: LazyLock<String> = LazyLock::new(|| {
         let endpoints: String =

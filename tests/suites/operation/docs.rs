@@ -6,6 +6,7 @@ use std::process::Command;
 use livestore_tests::client::{Node, newer_node};
 use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
+use livestore_tests::dialects::DIALECTS;
 use livestore_tests::events::event;
 use livestore_tests::sidecar::Start;
 use livestore_tests::{eventually, root};
@@ -26,6 +27,16 @@ fn the_configuration_page_is_what_help_says() {
     let page = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
     assert!(page.contains("--database-url"), "{page}");
     assert!(String::from_utf8(output.stdout).unwrap() == page, "make docs writes it anew");
+}
+
+#[test]
+fn the_tests_have_every_dialect_of_the_sidecar() {
+    let page = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let (_, dialects) = page.split_once("--dialects").unwrap();
+    let values = dialects.lines().take_while(|line| !line.contains("[env:"));
+    let listed: Vec<_> = values.filter_map(|line| line.trim().strip_prefix("- ")?.split(':').next()).collect();
+    let tested: Vec<_> = DIALECTS.into_iter().chain(["relay"]).collect();
+    assert_eq!(listed, tested, "tests/harness/dialects.rs");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,5 +21,5 @@ pub const CF_0_3: Dialect = Dialect {
     name: "cf-0.3",
     clients: "@livestore/sync-cf 0.3",
     url: "ws://<this host>/websocket?storeId=<store>",
-    usage: "@livestore/sync-cf 0.3: makeCfSync({ url })",
+    usage: "makeCfSync({ url: 'ws://<this host>' })",
 };

@@ -28,14 +28,14 @@ const ELECTRIC: Dialect = Dialect {
     name: "electric",
     clients: "@livestore/sync-electric",
     url: "http://<this host>/api/electric",
-    usage: "@livestore/sync-electric: makeSyncBackend({ endpoint })",
+    usage: "makeSyncBackend({ endpoint: 'http://<this host>/api/electric' })",
 };
 
 const SHAPE: Dialect = Dialect {
     name: "electric-shape",
     clients: "Electric's shape API, for servers that make their URLs with makeElectricUrl",
     url: "http://<this host>/v1/shape",
-    usage: "makeElectricUrl({ electricHost }), @electric-sql/client",
+    usage: "new ShapeStream({ url: 'http://<this host>/v1/shape', params: { table: '\"eventlog_6_<storeId>\"' } })",
 };
 
 pub const PROTOCOL: Protocol = Protocol {

@@ -25,7 +25,7 @@ pub const RELAY: Dialect = Dialect {
     name: "relay",
     clients: "The peer relay, for devices of one user",
     url: "ws://<this host>/api/v1/livestore/sync",
-    usage: "the peer relay",
+    usage: "new WebSocket('ws://<this host>/api/v1/livestore/sync')",
 };
 
 pub const PROTOCOL: Protocol = Protocol { dialects: &[RELAY], paths: &[PATH], headers: &[] };

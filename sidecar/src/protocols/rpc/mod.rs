@@ -18,12 +18,12 @@ pub const WS: Dialect = Dialect {
     name: "cf-ws",
     clients: "@livestore/sync-cf 0.4 and later over WebSocket",
     url: "ws://<this host>/?storeId=<store>&transport=ws",
-    usage: "@livestore/sync-cf 0.4 and later: makeWsSync({ url })",
+    usage: "makeWsSync({ url: 'ws://<this host>' })",
 };
 
 pub const HTTP: Dialect = Dialect {
     name: "cf-http",
     clients: "@livestore/sync-cf 0.4 and later over HTTP",
     url: "http://<this host>/?storeId=<store>&transport=http",
-    usage: "@livestore/sync-cf 0.4 and later: makeHttpSync({ url })",
+    usage: "makeHttpSync({ url: 'http://<this host>' })",
 };

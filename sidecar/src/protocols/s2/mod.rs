@@ -26,14 +26,14 @@ const SYNC_S2: Dialect = Dialect {
     name: "s2",
     clients: "@livestore/sync-s2",
     url: "http://<this host>/api/s2",
-    usage: "@livestore/sync-s2: makeSyncBackend({ endpoint })",
+    usage: "makeSyncBackend({ endpoint: 'http://<this host>/api/s2' })",
 };
 
 const REST: Dialect = Dialect {
     name: "s2-rest",
     clients: "S2's REST API, for servers that make their requests with s2-proxy-helpers",
     url: "http://<this host>/v1/streams",
-    usage: "s2-proxy-helpers: { lite: true, basinBase, accountBase }",
+    usage: "{ lite: true, basinBase: 'http://<this host>/v1', accountBase: 'http://<this host>/v1' }",
 };
 
 pub const PROTOCOL: Protocol =
