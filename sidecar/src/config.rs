@@ -40,13 +40,16 @@ pub struct Config {
 }
 
 impl Config {
-    /// Checks what settings mean together, although each alone is right.
-    pub fn check(&self) -> Result<(), SettingsError> {
-        self.auth.check()?;
-        self.log.check()?;
-        self.telemetry.check()?;
-        self.server.check()?;
-        self.gate.check()?;
-        self.protocols.check(&self.auth)
+    /// What to change: the first problem of each part.
+    pub fn problems(&self) -> impl Iterator<Item = SettingsError> {
+        let checked = [
+            self.auth.check(),
+            self.log.check(),
+            self.telemetry.check(),
+            self.server.check(),
+            self.gate.check(&self.auth),
+            self.protocols.check(&self.auth),
+        ];
+        checked.into_iter().filter_map(Result::err)
     }
 }

@@ -113,7 +113,9 @@ struct Sidecar {
 impl Sidecar {
     /// Builds everything from the settings, binds the addresses, and answers probes. Needs no database yet.
     async fn start(config: Config) -> Result<Self, Fatal> {
-        config.check()?;
+        if let Some(problem) = config.problems().next() {
+            return Err(problem.into());
+        }
         let authentication = Arc::new(config.auth.authentication()?);
         let database = config.database.database()?;
         let metrics = metrics::install()?;

@@ -97,7 +97,8 @@ impl AuthSettings {
         check_secret("--jwt-secret", self.jwt_secret.as_deref())?;
         check_text("--jwt-audience", self.jwt_audience.as_deref())?;
         check_text("--jwt-issuer", self.jwt_issuer.as_deref())?;
-        check_text("--access-claim", Some(&self.access_claim))
+        check_text("--access-claim", Some(&self.access_claim))?;
+        self.authentication().map(drop)
     }
 
     /// Whether the sidecar may serve on this address: that of --listen, or of a socket that it was given.

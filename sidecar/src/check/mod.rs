@@ -15,7 +15,6 @@ use crate::config::Config;
 use crate::server::listen_socket::bind;
 use crate::server::{ConnectionSettings, Timeouts};
 use crate::settings::SettingsError;
-use crate::telemetry;
 
 /// How long others may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,15 +121,7 @@ fn address(config: &Config, report: &mut Report) {
 /// What can be seen without anybody else.
 fn look(config: &Config, report: &mut Report) {
     let auth = &config.auth;
-    let directives = telemetry::filter(&config.telemetry.directives);
-    let problems = [
-        config.check().err(),
-        auth.authentication().err(),
-        config.gate.origins(auth).err(),
-        auth.check_address(config.server.listen).err(),
-        directives.err().map(SettingsError::of("--log")),
-    ];
-    for problem in problems.into_iter().flatten() {
+    for problem in config.problems().chain(auth.check_address(config.server.listen).err()) {
         report.wrong(problem);
     }
     if report.wrong == 0 {

@@ -42,7 +42,7 @@ pub struct GateSettings {
 }
 
 impl GateSettings {
-    pub fn check(&self) -> Result<(), SettingsError> {
+    pub fn check(&self, auth: &AuthSettings) -> Result<(), SettingsError> {
         if self.max_buffer_bytes < self.max_buffer_bytes_per_client
             || self.max_buffer_bytes_per_client < self.max_frame_bytes
         {
@@ -52,7 +52,7 @@ impl GateSettings {
                     .into(),
             );
         }
-        Ok(())
+        self.origins(auth).map(drop)
     }
 
     pub fn hosts(&self, auth: &AuthSettings) -> Result<Hosts, SettingsError> {

@@ -48,7 +48,7 @@ pub enum TelemetryError {
 }
 
 /// What is logged.
-pub fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
+fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
     EnvFilter::builder()
         .parse(format!("{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"))

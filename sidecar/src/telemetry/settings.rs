@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
+use super::filter;
 use crate::settings::{SettingsError, check_text};
 
 #[derive(Debug, Args)]
@@ -33,6 +34,7 @@ pub enum LogFormat {
 
 impl TelemetrySettings {
     pub fn check(&self) -> Result<(), SettingsError> {
-        check_text("--otlp-endpoint", self.otlp_endpoint.as_deref())
+        check_text("--otlp-endpoint", self.otlp_endpoint.as_deref())?;
+        filter(&self.directives).map(drop).map_err(SettingsError::of("--log"))
     }
 }
