@@ -209,13 +209,9 @@ fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> 
     if inserted.len() != part.len() || !part.iter().zip(&inserted).all(is_as_pushed) {
         let message = "a BEFORE trigger on the event log skipped or changed events";
         let hint = "A hook lets an event pass as it is (return new) or rejects it (raise exception).";
-        pgrx::pg_sys::panic::ErrorReport::new(
-            PgSqlErrorCode::ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION,
-            message,
-            "",
-        )
-        .set_hint(hint)
-        .report(PgLogLevel::ERROR);
+        pgrx::pg_sys::panic::ErrorReport::new(PgSqlErrorCode::ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, message, "")
+            .set_hint(hint)
+            .report(PgLogLevel::ERROR);
     }
     Ok(())
 }
