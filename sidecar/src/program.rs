@@ -45,8 +45,6 @@ impl Program {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::expect_used)]
-
     use clap::CommandFactory;
 
     use super::*;

@@ -145,8 +145,6 @@ pub fn most<'a>(rules: impl IntoIterator<Item = &'a Rule>, store: &str) -> Optio
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -199,8 +199,6 @@ fn read(body: &[u8]) -> Result<Vec<Key>, serde_json::Error> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

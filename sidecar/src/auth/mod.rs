@@ -149,8 +149,6 @@ impl Identity {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use futures_util::FutureExt;
 
     use super::*;

@@ -271,8 +271,6 @@ fn reason(error: &jsonwebtoken::errors::Error) -> TokenError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use futures_util::FutureExt;
     use jsonwebtoken::Algorithm;
 

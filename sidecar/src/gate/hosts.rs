@@ -72,8 +72,6 @@ fn name(host: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     fn serves(hosts: &Hosts, host: &str) -> bool {

@@ -96,8 +96,6 @@ fn normal(origin: &str) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     fn local() -> Origins {

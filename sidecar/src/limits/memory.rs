@@ -166,8 +166,6 @@ pub fn counted(bytes: impl Into<Bytes>, share: Option<Arc<Share>>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use futures_util::FutureExt;
 
     use super::*;

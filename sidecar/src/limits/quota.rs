@@ -61,8 +61,6 @@ impl<K: Hash + Eq> fmt::Debug for Permit<K> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

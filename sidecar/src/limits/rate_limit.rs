@@ -66,8 +66,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> RateLimit<K> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     fn rate_limit(things: u32, bytes: u32) -> Arc<RateLimit<&'static str>> {

@@ -149,8 +149,6 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::log::testing::{public_log, store};
 

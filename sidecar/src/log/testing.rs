@@ -1,6 +1,4 @@
 //! What the unit tests of the log share.
-#![allow(clippy::unwrap_used)]
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -216,8 +216,6 @@ fn is_unknown(code: &SqlState) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::postgres::tls;
 

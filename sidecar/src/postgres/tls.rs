@@ -64,8 +64,6 @@ fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

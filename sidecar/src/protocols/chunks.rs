@@ -34,8 +34,6 @@ pub fn chunks(events: &[Arc<Event>], remaining: i64) -> impl Iterator<Item = (&[
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use chrono::DateTime;
     use proptest::prelude::*;
     use serde_json::{Value, json};

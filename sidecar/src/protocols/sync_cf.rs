@@ -183,8 +183,6 @@ fn decode_payload(encoded: &str) -> Result<Box<RawValue>, String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
     use super::*;

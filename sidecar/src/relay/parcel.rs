@@ -64,8 +64,6 @@ impl Message<'_> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::relay::hub::Hub;
 

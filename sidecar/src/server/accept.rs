@@ -338,8 +338,6 @@ impl Counted {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::super::settings::Timeouts;
     use super::*;
 

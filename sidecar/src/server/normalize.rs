@@ -39,8 +39,6 @@ fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

@@ -88,8 +88,6 @@ fn is_control(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use std::io;
     use std::sync::Arc;
 

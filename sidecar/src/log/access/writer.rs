@@ -250,8 +250,6 @@ fn still_waiting(mut queued: oneshot::Receiver<()>) -> Option<oneshot::Receiver<
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use serde_json::value::to_raw_value;
 
     use super::*;

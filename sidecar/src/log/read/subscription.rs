@@ -162,8 +162,6 @@ impl Subscription {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::limits::memory::Memory;
     use crate::log::testing::{events, nowhere, page, store};

@@ -327,8 +327,6 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use tokio::sync::mpsc;
 
     use super::*;

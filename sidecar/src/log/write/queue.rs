@@ -167,8 +167,6 @@ fn kibibytes(batch: &Batch, context: &Context) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use futures_util::FutureExt;
 
     use super::*;

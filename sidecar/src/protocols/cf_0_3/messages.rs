@@ -82,8 +82,6 @@ fn tagged(tag: &str, request_id: &str, mut message: Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use chrono::DateTime;
 
     use super::*;

@@ -270,8 +270,6 @@ impl Host {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use serde_json::Value;
 
     use super::*;

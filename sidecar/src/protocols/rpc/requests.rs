@@ -207,8 +207,6 @@ pub fn push_failure(error: &PushError) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::protocols::rpc::wire::read_frames;
 

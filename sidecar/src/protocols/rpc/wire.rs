@@ -180,8 +180,6 @@ pub fn defect(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use chrono::DateTime;
     use proptest::prelude::*;
     use serde::de::IgnoredAny;

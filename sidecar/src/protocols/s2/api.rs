@@ -170,8 +170,6 @@ fn answer(status: StatusCode, body: serde_json::Value) -> Response {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use proptest::prelude::*;
 
     use super::*;

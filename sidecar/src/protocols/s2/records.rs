@@ -75,8 +75,6 @@ pub fn batches(events: &[Arc<Event>]) -> Vec<&[Arc<Event>]> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use chrono::DateTime;
     use proptest::prelude::*;
     use serde_json::{Value, json};

@@ -342,8 +342,6 @@ fn json_answer(status: StatusCode, body: impl Into<Body>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use proptest::prelude::*;
 
     use super::*;

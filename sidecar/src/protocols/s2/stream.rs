@@ -281,8 +281,6 @@ pub fn error_event(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     /// No text of an error ends its event, or begins another.

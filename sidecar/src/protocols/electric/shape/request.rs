@@ -200,8 +200,6 @@ pub fn has_secret(query: &str, secret: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
 

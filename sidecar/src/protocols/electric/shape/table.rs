@@ -100,8 +100,6 @@ fn parse_identifier(text: &str) -> Option<(String, &str)> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use proptest::prelude::*;
 
     use super::*;

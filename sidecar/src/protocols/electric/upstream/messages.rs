@@ -79,8 +79,6 @@ pub fn read_messages(body: &[u8]) -> Result<Messages, serde_json::Error> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::panic)]
-
     use proptest::prelude::*;
 
     use super::*;
