@@ -1,4 +1,4 @@
-//! Rate limits per key: a number of things and of bytes per second, with bursts of one second.
+//! Rate limits per key: a number of items and of bytes per second, with bursts of one second.
 
 use std::hash::Hash;
 use std::num::NonZeroU32;
@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio::task::JoinSet;
 
 /// How often keys that have been quiet are removed.
 const FORGET: Duration = Duration::from_secs(60);
@@ -16,35 +17,42 @@ const NOTICEABLE: Duration = Duration::from_millis(1);
 /// What each key may send in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    pub things: NonZeroU32,
+    pub items: NonZeroU32,
     pub bytes: NonZeroU32,
 }
 
 /// One rate, for each key by itself.
 pub struct RateLimit<K: Hash + Eq + Clone> {
-    things: DefaultKeyedRateLimiter<K>,
+    items: DefaultKeyedRateLimiter<K>,
     bytes: DefaultKeyedRateLimiter<K>,
     rate: Rate,
 }
 
 impl<K: Hash + Eq + Clone + Send + Sync + 'static> RateLimit<K> {
-    pub fn new(rate: Rate) -> Arc<Self> {
-        let (things, bytes) = (Quota::per_second(rate.things), Quota::per_second(rate.bytes));
-        Arc::new(Self { things: RateLimiter::keyed(things), bytes: RateLimiter::keyed(bytes), rate })
+    /// `tasks` runs what forgets keys that have been quiet.
+    pub fn start(rate: Rate, tasks: &mut JoinSet<()>) -> Arc<Self> {
+        let limit = Self::new(rate);
+        tasks.spawn(Arc::clone(&limit).forget_regularly());
+        limit
+    }
+
+    fn new(rate: Rate) -> Arc<Self> {
+        let (items, bytes) = (Quota::per_second(rate.items), Quota::per_second(rate.bytes));
+        Arc::new(Self { items: RateLimiter::keyed(items), bytes: RateLimiter::keyed(bytes), rate })
     }
 
     /// Whether something of this size may be taken now; then it is. What is larger than half a second's bytes counts as that: it
     /// would wait for a quiet second for ever while others send a little.
     pub fn may(&self, who: &K, bytes: usize) -> bool {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.rate.bytes.get().div_ceil(2));
-        self.things.check_key(who).is_ok()
+        self.items.check_key(who).is_ok()
             && NonZeroU32::new(bytes).is_none_or(|bytes| matches!(self.bytes.check_key_n(who, bytes), Ok(Ok(()))))
     }
 
     /// Waits until something of this size may be taken; returns whether it had to.
     pub async fn admit(&self, who: &K, bytes: usize) -> bool {
         let start = Instant::now();
-        self.things.until_key_ready(who).await;
+        self.items.until_key_ready(who).await;
         let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
         // In parts, between which there is room for others, and never more than the limit.
         while let Some(part) = NonZeroU32::new(left.min(self.rate.bytes.get().div_ceil(8))) {
@@ -54,11 +62,10 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> RateLimit<K> {
         start.elapsed() >= NOTICEABLE
     }
 
-    /// Runs for ever.
-    pub async fn forget_regularly(self: Arc<Self>) {
+    async fn forget_regularly(self: Arc<Self>) {
         loop {
             tokio::time::sleep(FORGET).await;
-            self.things.retain_recent();
+            self.items.retain_recent();
             self.bytes.retain_recent();
         }
     }
@@ -68,15 +75,15 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> RateLimit<K> {
 mod tests {
     use super::*;
 
-    fn rate_limit(things: u32, bytes: u32) -> Arc<RateLimit<&'static str>> {
-        RateLimit::new(Rate { things: things.try_into().unwrap(), bytes: bytes.try_into().unwrap() })
+    fn rate_limit(items: u32, bytes: u32) -> Arc<RateLimit<&'static str>> {
+        RateLimit::new(Rate { items: items.try_into().unwrap(), bytes: bytes.try_into().unwrap() })
     }
 
     #[test]
     fn each_has_a_burst_of_a_second() {
-        let things = rate_limit(2, 1000);
-        assert!(things.may(&"a", 0) && things.may(&"a", 1) && !things.may(&"a", 1));
-        assert!(things.may(&"b", 1));
+        let items = rate_limit(2, 1000);
+        assert!(items.may(&"a", 0) && items.may(&"a", 1) && !items.may(&"a", 1));
+        assert!(items.may(&"b", 1));
         let bytes = rate_limit(1000, 100);
         assert!(bytes.may(&"a", 40) && bytes.may(&"a", 40) && !bytes.may(&"a", 40) && bytes.may(&"b", 40));
     }

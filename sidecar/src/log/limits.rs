@@ -33,8 +33,8 @@ pub enum OverLimit {
 /// Keeps pushes within the bounds. Those of subjects apply to clients with a token: without one, all clients would be one subject.
 pub struct Limits {
     settings: PushSettings,
-    pub subjects: Gate<Subject>,
-    pub stores: Gate<StoreId>,
+    pub subjects: PushRate<Subject>,
+    pub stores: PushRate<StoreId>,
     new_stores: DefaultKeyedRateLimiter<Subject>,
     /// Store creations already counted; a retry is free.
     begun: Cache<(Subject, StoreId), ()>,
@@ -45,8 +45,13 @@ impl Limits {
     pub fn start(settings: PushSettings, tasks: &mut JoinSet<()>) -> Arc<Self> {
         let limits = Arc::new(Self {
             settings,
-            subjects: Gate::start(settings.per_subject(), Limit::PushesPerSubject, "you push too fast", tasks),
-            stores: Gate::start(settings.per_store(), Limit::PushesPerStore, "this store is pushed to too fast", tasks),
+            subjects: PushRate::start(settings.per_subject(), Limit::PushesPerSubject, "you push too fast", tasks),
+            stores: PushRate::start(
+                settings.per_store(),
+                Limit::PushesPerStore,
+                "this store is pushed to too fast",
+                tasks,
+            ),
             new_stores: RateLimiter::keyed(Quota::per_hour(settings.new_stores_per_hour)),
             begun: Cache::builder().max_capacity(BEGUN).time_to_live(HOUR).build(),
         });
@@ -110,18 +115,16 @@ impl Limits {
 }
 
 /// One rate, and what a client that exceeds it is told.
-pub struct Gate<K: Hash + Eq + Clone> {
+pub struct PushRate<K: Hash + Eq + Clone> {
     rate_limit: Arc<RateLimit<K>>,
     rate: Rate,
     limit: Limit,
     complaint: &'static str,
 }
 
-impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
+impl<K: Hash + Eq + Clone + Send + Sync + 'static> PushRate<K> {
     fn start(rate: Rate, limit: Limit, complaint: &'static str, tasks: &mut JoinSet<()>) -> Self {
-        let rate_limit = RateLimit::new(rate);
-        tasks.spawn(Arc::clone(&rate_limit).forget_regularly());
-        Self { rate_limit, rate, limit, complaint }
+        Self { rate_limit: RateLimit::start(rate, tasks), rate, limit, complaint }
     }
 
     /// Whether this much more may be pushed now; then it counts.
@@ -139,8 +142,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> Gate<K> {
             self.limit.hit();
         }
         if is_over && over_limit == OverLimit::Refuse {
-            let (Rate { things, bytes }, complaint) = (self.rate, self.complaint);
-            let message = format!("{complaint}: at most {things} pushes and {bytes} bytes a second; try again later");
+            let (Rate { items, bytes }, complaint) = (self.rate, self.complaint);
+            let message = format!("{complaint}: at most {items} pushes and {bytes} bytes a second; try again later");
             return Err(PushError::Throttled(message));
         }
         Ok(())

@@ -71,10 +71,10 @@ pub struct PushSettings {
 
 impl PushSettings {
     pub fn per_subject(&self) -> Rate {
-        Rate { things: self.pushes_per_second, bytes: self.push_bytes_per_second }
+        Rate { items: self.pushes_per_second, bytes: self.push_bytes_per_second }
     }
 
     pub fn per_store(&self) -> Rate {
-        Rate { things: self.store_pushes_per_second, bytes: self.store_bytes_per_second }
+        Rate { items: self.store_pushes_per_second, bytes: self.store_bytes_per_second }
     }
 }

@@ -62,9 +62,8 @@ impl Relay {
     pub fn start(database: Database, settings: &RelaySettings, tasks: &mut JoinSet<()>) -> Self {
         let hub = Arc::<Hub>::default();
         let (link, task) = LinkTask::new(database, Arc::clone(&hub));
-        let rate_limit = RateLimit::new(settings.per_user());
+        let rate_limit = RateLimit::start(settings.per_user(), tasks);
         tasks.spawn(task.run());
-        tasks.spawn(Arc::clone(&rate_limit).forget_regularly());
         Self { hub, link, rate_limit }
     }
 

@@ -20,6 +20,6 @@ pub struct RelaySettings {
 
 impl RelaySettings {
     pub fn per_user(&self) -> Rate {
-        Rate { things: self.relay_messages_per_second, bytes: self.relay_bytes_per_second }
+        Rate { items: self.relay_messages_per_second, bytes: self.relay_bytes_per_second }
     }
 }
