@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control sql/releases/*.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-bare test-container bench soak overload fuzz chaos converge install extension sidecar docs packages
+.PHONY: help run demo check test test-all test-bare test-container bench soak overload fuzz chaos converge install extension sidecar docs packages
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,11 +22,17 @@ run: ## build everything and serve: a private Postgres in $LIVESTORE_DATA (or DA
 	@sidecar/run-local
 
 demo: ## the same, and a todo app to open in two browser windows
-	@tests/install-clients web
+	@tests/scripts/install-clients web
 	@exec node tests/web/demo.mjs
 
+check: ## the loop for a change: format, clippy, unit tests, the SQL suite, a client of each dialect; under 3 minutes when built
+	@tests/scripts/run check
+
 test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18
-	@tests/run
+	@tests/scripts/run
+
+test-all: ## the whole matrix: make test, and both images and the first command built from nothing (about an hour)
+	@tests/scripts/run all
 
 bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUICK=1: in under five minutes, once the peers are installed
 	@tests/bench/run
@@ -38,7 +44,7 @@ overload: ## twice the pushes that can be committed, for a minute: what is accep
 	@tests/bench/run overload
 
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
-	@tests/fuzz
+	@tests/scripts/fuzz
 
 chaos: ## clients of every dialect against several sidecars, with faults: SECONDS=60 SEED=1 for the same faults again, STANDBY=1 for failovers
 	@CHAOS_SECONDS="$(or $(SECONDS),60)" CHAOS_SEED="$(SEED)" CHAOS_STANDBY="$(STANDBY)" tests/chaos/run
@@ -47,10 +53,10 @@ converge: ## full clients that commit at the same moment, here and on sync-cf an
 	@CONVERGE_ROUNDS="$(ROUNDS)" CONVERGE_ONLY="$(ONLY)" CONVERGE_ARGUMENTS="$(ARGUMENTS)" CONVERGE_OUT="$(OUT)" tests/converge/run
 
 test-container: ## build both images from nothing, as users do, and run compose.yaml (about 20 minutes)
-	@tests/container --full
+	@tests/scripts/container --full
 
 test-bare: ## install steps and the first command in a Debian that has nothing (about 10 minutes); FULL=1: and all tests
-	@tests/bare $(if $(FULL),--full)
+	@tests/scripts/bare $(if $(FULL),--full)
 
 install: extension ## build the extension and install it into the Postgres of $PG_CONFIG
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"

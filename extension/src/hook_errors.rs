@@ -1,6 +1,7 @@
 //! Errors of hooks arrive as they were raised. pgrx turns an error of Postgres into a panic and raises it anew, without what it
-//! does not know: the SQLSTATEs of applications, the context, and the names of constraint, table and column. [`Watch`] notes these
-//! when the error is raised, and [`repairing`] gives them back when pgrx raises it anew.
+//! does not know: the SQLSTATEs of applications, the context, and the names of constraint, table and column. With `RUST_BACKTRACE`
+//! it appends a backtrace to the detail. [`Watch`] notes these when the error is raised, and [`repairing`] gives them back when pgrx
+//! raises it anew.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -12,11 +13,13 @@ use pgrx::prelude::*;
 unsafe extern "C-unwind" {
     fn errcode(sqlerrcode: c_int) -> c_int;
     fn errcontext_msg(format: *const c_char, ...) -> c_int;
+    fn errdetail_internal(format: *const c_char, ...) -> c_int;
 }
 
-/// What pgrx would lose of an error.
+/// What pgrx would lose of an error, or change.
 struct Raised {
     message: CString,
+    detail: Option<CString>,
     sqlstate: c_int,
     context: Option<CString>,
     /// `PG_DIAG_…` and the text.
@@ -38,6 +41,7 @@ impl Raised {
             let text = |text: *mut c_char| (!text.is_null()).then(|| CStr::from_ptr(text).to_owned());
             let raised = ((*error).elevel >= PgLogLevel::ERROR as c_int).then(|| Self {
                 message: text((*error).message).unwrap_or_default(),
+                detail: text((*error).detail),
                 sqlstate: (*error).sqlerrcode,
                 context: text((*error).context),
                 names: [
@@ -114,10 +118,11 @@ unsafe extern "C-unwind" fn repair(_: *mut c_void) {
     let Some((noted, _)) = RAISED.with_borrow_mut(|noted| noted.take_if(is_raised_anew)) else { return };
     // SAFETY: it is an error context callback, in which an error may be changed.
     unsafe {
-        if Raised::current().is_none_or(|anew| anew.message != noted.message) {
-            return;
-        }
+        let Some(anew) = Raised::current().filter(|anew| anew.message == noted.message) else { return };
         errcode(noted.sqlstate);
+        if anew.detail != noted.detail {
+            errdetail_internal(c"%s".as_ptr(), noted.detail.unwrap_or_default().as_ptr());
+        }
         for (field, name) in &noted.names {
             pg_sys::err_generic_string((*field).into(), name.as_ptr());
         }

@@ -58,4 +58,4 @@ as $$
 $$;
 
 comment on function livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text) is
-'livestore.relay_append for sidecars of version 0.2: payload, headers and claims of the request in place of its context';
+'livestore.relay_append for the peer relay of sidecars of version 0.2: payload, headers and claims of the request in place of its context';

@@ -1,14 +1,15 @@
 //! Heads, and the events with their hooks.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use livestore_rules::plan::StoredEvent;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID};
 use pgrx::prelude::*;
-use pgrx::spi::SpiClient;
+use pgrx::spi::{SpiClient, SpiTupleTable};
 
-use super::stored;
+use super::stored::{self, StoredRow};
 use super::stores::Row;
 use crate::context::Entered;
 use crate::hook_errors::Watch;
@@ -16,24 +17,32 @@ use crate::hooks::Eventlog;
 use crate::roles::RunsAs;
 use crate::statement::Statement;
 
-/// Events of several stores, in one statement. `{}`: the table.
+/// What was inserted, where BEFORE triggers may have changed it.
+macro_rules! returning {
+    () => {
+        " returning store, \"seqNum\", \"createdAt\", \"parentSeqNum\", name, args::text, \"clientId\", \"sessionId\""
+    };
+}
+
+/// Events of several stores, in one statement.
 macro_rules! insert {
-    ($table:literal) => {
+    ($table:literal, $end:expr) => {
         concat!(
             "insert into ", $table, "
              select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
              from rows from (
                  pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),
                  pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8)
-             ) e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)"
+             ) e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)",
+            $end
         )
     };
 }
 
 /// One event, which is a third of the work: an array that is taken apart is a table that is written and read.
 macro_rules! insert_one {
-    ($table:literal) => {
-        concat!("insert into ", $table, " values ($1, $2, $3, $4, $5::json, $6, $7, $8)")
+    ($table:literal, $end:expr) => {
+        concat!("insert into ", $table, " values ($1, $2, $3, $4, $5::json, $6, $7, $8)", $end)
     };
 }
 
@@ -60,8 +69,12 @@ thread_local! {
     };
     static ADVANCE_ONE: Statement =
         const { Statement::new("update livestore.stores s set head = $2 where s.id = $1", &[INT8OID, INT8OID]) };
-    static INSERT: Statement = const { Statement::new(insert!("livestore.eventlog_1"), MANY) };
-    static INSERT_ONE: Statement = const { Statement::new(insert_one!("livestore.eventlog_1"), ONE) };
+    static INSERT: Statement = const { Statement::new(insert!("livestore.eventlog_1", ""), MANY) };
+    static INSERT_ONE: Statement = const { Statement::new(insert_one!("livestore.eventlog_1", ""), ONE) };
+    static INSERT_RETURNING: Statement =
+        const { Statement::new(insert!("livestore.eventlog_1", returning!()), MANY) };
+    static INSERT_ONE_RETURNING: Statement =
+        const { Statement::new(insert_one!("livestore.eventlog_1", returning!()), ONE) };
 }
 
 /// An event to insert.
@@ -104,8 +117,8 @@ pub fn advance(client: &mut SpiClient<'_>, heads: impl Iterator<Item = (i64, i64
 pub fn insert_with_hooks(client: &mut SpiClient<'_>, events: &[Event<'_>]) -> spi::Result<()> {
     let mut tables: HashMap<pg_sys::Oid, Eventlog> = HashMap::with_capacity(1);
     for event in events {
-        if !tables.contains_key(&event.row.eventlog) {
-            tables.insert(event.row.eventlog, Eventlog::open(client, event.row.eventlog)?);
+        if let Entry::Vacant(table) = tables.entry(event.row.eventlog) {
+            table.insert(Eventlog::open(client, event.row.eventlog)?);
         }
     }
     let mut parts: Vec<(&Eventlog, Vec<&Event<'_>>)> = Vec::with_capacity(tables.len());
@@ -121,34 +134,21 @@ pub fn insert_with_hooks(client: &mut SpiClient<'_>, events: &[Event<'_>]) -> sp
             part.push(event);
         }
     }
-    let mut inserted = 0;
     for (table, part) in &parts {
-        inserted += insert_part(client, table, part)?;
-    }
-    let may_be_changed = |event: &&Event<'_>| tables.get(&event.row.eventlog).is_some_and(Eventlog::may_change_events);
-    let to_check: Vec<&Event<'_>> = events.iter().filter(may_be_changed).collect();
-    if inserted != events.len() && to_check.is_empty() {
-        error!("of {} events {inserted} were inserted", events.len());
-    }
-    if inserted != events.len() || !are_in_log(client, &to_check)? {
-        let message = "a BEFORE trigger on the event log skipped or changed events";
-        let hint = "A hook lets an event pass as it is (return new) or rejects it (raise exception).";
-        pgrx::pg_sys::panic::ErrorReport::new(PgSqlErrorCode::ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, message, "")
-            .set_hint(hint)
-            .report(PgLogLevel::ERROR);
+        insert_part(client, table, part)?;
     }
     Ok(())
 }
 
 /// One statement, and the hooks that it fires.
-fn insert_part(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> spi::Result<usize> {
+fn insert_part(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> spi::Result<()> {
     let _context = match part {
         [first, ..] if table.has_hooks() => Some(Entered::new(first.store, first.context)),
         _ => None,
     };
     let _watch = Watch::new();
     let _hooks = RunsAs::hooks(table.has_hooks());
-    let inserted = insert(client, table, part)?;
+    insert(client, table, part)?;
     // A hook that is deferred to the commit would run as whoever commits, and fail everything that is committed with this push: it
     // runs now. One that is merely deferrable may have been deferred for the transaction.
     for (name, is_initially_deferred) in table.deferrable_hooks() {
@@ -157,10 +157,10 @@ fn insert_part(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]
             client.update(format!("set constraints livestore.{name} deferred").as_str(), None, &[])?;
         }
     }
-    Ok(inserted)
+    Ok(())
 }
 
-fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> spi::Result<usize> {
+fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> spi::Result<()> {
     let inserted = if let [event] = part {
         let content = &event.content;
         let arguments = [
@@ -173,9 +173,10 @@ fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> 
             content.session_id.into(),
             event.created_at.into(),
         ];
-        match table.dedicated_name() {
-            None => INSERT_ONE.with(|insert| insert.execute(client, &arguments))?.len(),
-            Some(name) => execute(client, &format!(insert_one!("{}"), name), ONE, &arguments)?,
+        match (table.dedicated_name(), table.may_change_events()) {
+            (None, false) => INSERT_ONE.with(|insert| insert.execute(client, &arguments))?,
+            (None, true) => INSERT_ONE_RETURNING.with(|insert| insert.execute(client, &arguments))?,
+            (Some(name), _) => execute(client, &format!(insert_one!("{}", returning!()), name), ONE, &arguments)?,
         }
     } else {
         let arguments = [
@@ -188,36 +189,41 @@ fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> 
             part.iter().map(|event| event.content.session_id).collect::<Vec<_>>().into(),
             part.iter().map(|event| event.created_at).collect::<Vec<_>>().into(),
         ];
-        match table.dedicated_name() {
-            None => INSERT.with(|insert| insert.execute(client, &arguments))?.len(),
-            Some(name) => execute(client, &format!(insert!("{}"), name), MANY, &arguments)?,
+        match (table.dedicated_name(), table.may_change_events()) {
+            (None, false) => INSERT.with(|insert| insert.execute(client, &arguments))?,
+            (None, true) => INSERT_RETURNING.with(|insert| insert.execute(client, &arguments))?,
+            (Some(name), _) => execute(client, &format!(insert!("{}", returning!()), name), MANY, &arguments)?,
         }
     };
-    Ok(inserted)
+    if !table.may_change_events() {
+        if inserted.len() != part.len() {
+            error!("of {} events {} were inserted", part.len(), inserted.len());
+        }
+        return Ok(());
+    }
+    let inserted = stored::rows(inserted)?;
+    let is_as_pushed = |(event, row): (&&Event<'_>, &StoredRow)| {
+        (row.store, row.seq_num, row.created_at) == (event.row.id, event.seq_num, event.created_at)
+            && row.event() == event.content
+    };
+    if inserted.len() != part.len() || !part.iter().zip(&inserted).all(is_as_pushed) {
+        let message = "a BEFORE trigger on the event log skipped or changed events";
+        let hint = "A hook lets an event pass as it is (return new) or rejects it (raise exception).";
+        pgrx::pg_sys::panic::ErrorReport::new(PgSqlErrorCode::ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION, message, "")
+            .set_hint(hint)
+            .report(PgLogLevel::ERROR);
+    }
+    Ok(())
 }
 
 /// A statement that is not kept: there may be many tables.
-fn execute(
-    client: &mut SpiClient<'_>,
+fn execute<'c>(
+    client: &mut SpiClient<'c>,
     text: &str,
     parameters: &[PgBuiltInOids],
     arguments: &[DatumWithOid<'_>],
-) -> spi::Result<usize> {
+) -> spi::Result<SpiTupleTable<'c>> {
     let types: Vec<PgOid> = parameters.iter().map(|&oid| oid.into()).collect();
     let statement = client.prepare_mut(text, &types)?;
-    Ok(client.update(&statement, None, arguments)?.len())
-}
-
-/// Whether these events are in the log, each as it is here.
-fn are_in_log(client: &mut SpiClient<'_>, events: &[&Event<'_>]) -> spi::Result<bool> {
-    if events.is_empty() {
-        return Ok(true);
-    }
-    let rows = stored::read(client, events.iter().map(|event| (event.row, event.seq_num)))?;
-    let rows: HashMap<(i64, i64), &stored::StoredRow> =
-        rows.iter().map(|row| ((row.store, row.seq_num), row)).collect();
-    Ok(events.iter().all(|event| {
-        rows.get(&(event.row.id, event.seq_num))
-            .is_some_and(|row| row.created_at == event.created_at && row.event() == event.content)
-    }))
+    client.update(&statement, None, arguments)
 }

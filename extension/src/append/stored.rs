@@ -61,7 +61,8 @@ pub fn read(client: &mut SpiClient<'_>, wanted: impl Iterator<Item = (Row, i64)>
     Ok(found)
 }
 
-fn rows(table: SpiTupleTable<'_>) -> spi::Result<Vec<StoredRow>> {
+/// Rows of store, seqNum, createdAt, parentSeqNum, name, args, clientId and sessionId.
+pub fn rows(table: SpiTupleTable<'_>) -> spi::Result<Vec<StoredRow>> {
     let mut rows = Vec::with_capacity(table.len());
     for row in table {
         let (

@@ -7,6 +7,7 @@ mod authorize;
 mod browsers;
 mod check;
 mod connections;
+mod dependencies;
 mod docs;
 mod failover;
 mod limits;

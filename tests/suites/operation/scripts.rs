@@ -42,7 +42,7 @@ fn every_script_says_which_command_failed() {
 fn run(lines: &str) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     let script: PathBuf = folder.path().join("script");
-    let begin = format!(". {0}/packaging/strict.sh\n. {0}/tests/checks.sh\n", root().display());
+    let begin = format!(". {0}/packaging/strict.sh\n. {0}/tests/scripts/checks.sh\n", root().display());
     std::fs::write(&script, format!("{begin}{lines}")).unwrap();
     let output = Command::new("bash").arg(&script).output().unwrap();
     let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
@@ -148,4 +148,19 @@ fn no_version_of_postgres_is_taken_for_granted() {
     }
     assert_eq!(which("15", None), "16", "the newest that is installed");
     assert_eq!(which("15", Some("14")), "14");
+}
+
+/// Cargo reads no workspace that lacks a member.
+#[test]
+fn the_images_are_built_from_every_member_of_the_workspace() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (manifest, ignored) = (read("Cargo.toml"), read(".dockerignore"));
+    let (_, members) = manifest.split_once("members = [").unwrap();
+    let members: Vec<&str> = members.split(']').next().unwrap().split('"').skip(1).step_by(2).collect();
+    assert!(members.len() > 5, "{members:?}");
+    for member in members {
+        let kept =
+            |line: &str| line.strip_prefix('!').is_some_and(|kept| format!("{member}/Cargo.toml").starts_with(kept));
+        assert!(ignored.lines().any(kept), ".dockerignore leaves out {member}");
+    }
 }

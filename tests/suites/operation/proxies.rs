@@ -41,7 +41,7 @@ fn recipe(language: &str, site: (&str, &str), sidecar: &Sidecar) -> String {
 async fn start(port: u16, folder: TempDir, command: &mut Command) -> Proxy {
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    let child = command.spawn().expect("the proxy; was it unpacked by tests/install-proxies?");
+    let child = command.spawn().expect("the proxy; was it unpacked by tests/scripts/install-proxies?");
     let proxy = Proxy { child, port, _folder: folder };
     eventually("the proxy serves", || async { http_get(port, "/healthz").await.0 == 200 }).await;
     proxy

@@ -1,6 +1,6 @@
 //! The functions of the library, called directly by somebody who means harm: an error at worst, and the connection goes on.
 
-use crate::support::{all, one, push, run};
+use crate::support::{one, push, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
 use tokio_postgres::Client;
