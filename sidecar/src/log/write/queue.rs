@@ -142,7 +142,7 @@ impl CommitQueue {
             span: Span::current(),
             _space: space,
         });
-        // A client without patience tries again, so it is told.
+        // A client whose patience is bounded tries again, so it is told.
         let last_moment = patience.map(|_| self.last_moment.clone());
         async move {
             // A client is told in time to try again, whatever the committer waits for.
