@@ -91,7 +91,7 @@ grant execute on function
     livestore.list_streams(text, text, bigint),
     livestore.locate_store(text),
     livestore.current_store_id(),
-    livestore.context_value(text),
+    livestore._context_value(text),
     livestore.current_context(),
     livestore.current_payload(),
     livestore.current_headers(),
@@ -124,11 +124,11 @@ grant execute on function livestore.reset_store(text), livestore.drop_store(text
 -- An import appends events with the times of another backend.
 grant execute on function
     livestore.import_table(regclass, text, text),
-    livestore.begin_import(text, text),
-    livestore.import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]),
-    livestore.end_import(text),
-    livestore.open_source(oid, text),
-    livestore.fetch_source(oid, text, integer)
+    livestore._begin_import(text, text),
+    livestore._import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]),
+    livestore._end_import(text),
+    livestore._open_source(oid, text),
+    livestore._fetch_source(oid, text, integer)
 to livestore_admin;
 
 do $$
@@ -140,7 +140,7 @@ begin
         from pg_inherits i join pg_class c on c.oid = i.inhrelid
         where i.inhparent = 'livestore.eventlog_1'::regclass and c.relnamespace = 'livestore'::regnamespace
     loop
-        perform livestore.adopt_table(object.id::regclass);
+        perform livestore._adopt_table(object.id::regclass);
     end loop;
 end
 $$;

@@ -1,4 +1,4 @@
-//! Statements on event logs that fire hooks run as `livestore_hooks`; declared in `sql/functions/35_hooks.sql`.
+//! Statements on event logs that fire hooks run as `livestore_hooks`; declared in `sql/functions/internal/hooks.sql`.
 
 use std::ffi::CStr;
 
@@ -50,7 +50,7 @@ impl Eventlog {
             (eventlog, is_secured)
         };
         if is_secured {
-            client.update("select livestore.admit_hooks($1)", None, &[table.into()])?;
+            client.update("select livestore._admit_hooks($1)", None, &[table.into()])?;
         }
         Ok(eventlog)
     }

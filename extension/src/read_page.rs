@@ -1,4 +1,4 @@
-//! `livestore.read_page`, declared in `sql/functions/60_pull.sql`: the one way by which a log is read. A page ends with the event that
+//! `livestore.read_page`, declared in `sql/functions/sidecar/pull.sql`: the one way by which a log is read. A page ends with the event that
 //! reaches its bytes, which are counted while rows arrive: to find out beforehand where a page has to end took as long as to read it.
 
 use std::cell::OnceCell;
@@ -61,7 +61,7 @@ unsafe fn prepare(text: &CStr, parameters: &[pg_sys::Oid]) -> pg_sys::SPIPlanPtr
 macro_rules! events {
     ($table:literal) => {
         concat!(
-            // only: an own table is asked itself, and the shared one without its children.
+            // only: a dedicated table is asked itself, and the shared one without its children.
             "select $4, $5, e.\"seqNum\", e.\"parentSeqNum\", e.name, e.args, e.\"clientId\", e.\"sessionId\", e.\"createdAt\"
              from only ", $table, " e
              where e.store = $1 and e.\"seqNum\" > $2

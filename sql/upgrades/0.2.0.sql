@@ -117,3 +117,19 @@ drop function if exists livestore.enter_context(text, text, text, text);
 -- With defaults for the last arguments, calls with three to five would be ambiguous.
 drop function if exists livestore.push_batch(text[], text[], text[], text, text[], text[], text[]);
 drop function if exists livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text);
+
+-- Names of internal functions begin with an underscore.
+do $$
+declare
+    old record;
+begin
+    for old in
+        select p.oid::regprocedure as signature, case n.name when 'own_table_name' then 'dedicated_table_name' else n.name end as name
+        from unnest('{lock_existing_store,lock_store,make_backend_id,notify_heads,own_table_name,register_stores,relay_forget,relay_key,relay_lock,relay_notify,stored_events}'::text[]) n(name)
+        join pg_proc p on p.proname = n.name and p.pronamespace = 'livestore'::regnamespace
+        join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+    loop
+        execute format('alter function %s rename to %I', old.signature, '_' || old.name);
+    end loop;
+end
+$$;

@@ -227,7 +227,7 @@ fn group<'a>(logs: &Logs, pushes: &'a [Attempted]) -> Vec<Push<'a>> {
     pushes.iter().map(push).collect()
 }
 
-/// Asks for a plan as `livestore.append` does: with a second call if the first wants to see events.
+/// Asks for a plan as `livestore._append` does: with a second call if the first wants to see events.
 fn decide(logs: &Logs, pushes: &[Attempted]) -> (Vec<Outcome>, Vec<(usize, Event)>) {
     let group = group(logs, pushes);
     let decided = match plan(&group, None, &|| MAX_AHEAD) {

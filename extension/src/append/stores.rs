@@ -71,9 +71,9 @@ thread_local! {
         )
     };
     static REGISTER: Statement =
-        const { Statement::new("select livestore.register_stores($1)", &[TEXTARRAYOID]) };
+        const { Statement::new("select livestore._register_stores($1)", &[TEXTARRAYOID]) };
     static REGISTER_FREE: Statement =
-        const { Statement::new("select livestore.register_free_stores($1)", &[TEXTARRAYOID]) };
+        const { Statement::new("select livestore._register_free_stores($1)", &[TEXTARRAYOID]) };
 }
 
 /// The state of a store. It does not change before the transaction ends: its row is locked, or it does not exist.

@@ -80,7 +80,7 @@ async fn strangers_with_rights_over_the_extension_are_named() {
         ("alter role livestore_hooks login", "alter role livestore_hooks nologin", "livestore_hooks may log in"),
         (
             "select livestore.create_store('own', true); alter table livestore.eventlog_1_own owner to postgres",
-            "select livestore.adopt_table('livestore.eventlog_1_own')",
+            "select livestore._adopt_table('livestore.eventlog_1_own')",
             "eventlog_1_own",
         ),
     ] {

@@ -168,7 +168,7 @@ async fn in_the_database(client: &Client) -> Vec<Function> {
         .expect("the catalogs");
     let pairs = |names: Vec<String>, types: Vec<String>| names.into_iter().zip(types).collect();
     let function = |row: &tokio_postgres::Row| Function {
-        name: row.get(0),
+        name: row.get::<_, &str>(0).trim_start_matches('_').into(),
         symbol: row.get(1),
         arguments: pairs(row.get(2), row.get(3)),
         returns: pairs(row.get(4), row.get(5)),
@@ -226,7 +226,7 @@ async fn another_declaration_is_noticed() {
                      declared regprocedure;
                      definition text;
                  begin
-                     select oid, pg_get_functiondef(oid) into declared, definition from pg_proc where proname = 'fetch_source';
+                     select oid, pg_get_functiondef(oid) into declared, definition from pg_proc where proname = '_fetch_source';
                      execute 'alter extension livestore_sync drop function ' || declared;
                      execute 'drop function ' || declared;
                      execute {change};

@@ -248,7 +248,7 @@ async fn locks_are_taken_in_an_order_that_cannot_deadlock() {
                     let mut stores = named(&format!("{}", round / 2), 40);
                     (0..stores.len()).for_each(|place| stores.swap(place, dice.below(40)));
                     let batches = vec![chain(0, 1).to_string(); stores.len()];
-                    let sql = "select count(*) from livestore.append($1, $2, array_fill(null::text, array[40]))";
+                    let sql = "select count(*) from livestore._append($1, $2, array_fill(null::text, array[40]))";
                     barrier.wait().await;
                     errors.extend(client.query(sql, &[&stores, &batches]).await.err());
                 }
@@ -435,8 +435,8 @@ async fn a_reset_does_not_change_the_order_of_locks() {
     run(&holder, "select livestore.reset_store('a')").await;
     assert_eq!(all::<String>(&holder, "select store_id from livestore.stores order by id").await, ["b", "a"]);
     for locks in [
-        "select livestore.append('{b,a}', '{[],[]}', '{null,null}')",
-        "select livestore.append('{b,new,a}', array['[]', '[{\"name\":\"e\",\"seqNum\":1,\"parentSeqNum\":0,\"clientId\":\"c\",\"sessionId\":\"s\"}]', '[]'], '{null,null,null}')",
+        "select livestore._append('{b,a}', '{[],[]}', '{null,null}')",
+        "select livestore._append('{b,new,a}', array['[]', '[{\"name\":\"e\",\"seqNum\":1,\"parentSeqNum\":0,\"clientId\":\"c\",\"sessionId\":\"s\"}]', '[]'], '{null,null,null}')",
     ] {
         let held = holder.transaction().await.unwrap();
         held.execute("select from livestore.stores where store_id = 'a' for update", &[]).await.unwrap();

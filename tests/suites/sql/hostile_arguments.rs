@@ -136,10 +136,10 @@ async fn arrays_of_different_lengths_are_refused() {
     let database = Database::new().await;
     let client = database.admin().await;
     for call in [
-        "livestore.append('{s,t}', '{[]}', '{null}')",
-        "livestore.append('{s}', '{[]}', '{}')",
-        "livestore.append('{s}', '{[]}', '{null}', null, '{}')",
-        "livestore.insert_events('s', 1, 'livestore.eventlog_1'::regclass, '{1,2}', '{0}', '{e}', '{null}', '{c}', '{s}', '{2024-01-01}')",
+        "livestore._append('{s,t}', '{[]}', '{null}')",
+        "livestore._append('{s}', '{[]}', '{}')",
+        "livestore._append('{s}', '{[]}', '{null}', null, '{}')",
+        "livestore._insert_events('s', 1, 'livestore.eventlog_1'::regclass, '{1,2}', '{0}', '{e}', '{null}', '{c}', '{s}', '{2024-01-01}')",
     ] {
         let refused = crate::support::rejection(client.query(&format!("select * from {call}"), &[]).await);
         assert_eq!(refused.sqlstate, "2202E", "{call}");

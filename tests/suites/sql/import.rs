@@ -295,9 +295,9 @@ async fn what_writes_for_an_import_takes_nothing_that_is_not_the_end_of_a_log() 
         ("0, '{4}', '{3}', '{e}', '{1}', '{c}', '{s}', '{now}'", "LS003"),
         ("null, '{4}', '{3}', '{e}', '{1}', '{c}', '{s}', '{now}'", "LS003"),
     ] {
-        let result = client.query(&format!("select livestore.import_events('s', {arguments})"), &[]).await;
+        let result = client.query(&format!("select livestore._import_events('s', {arguments})"), &[]).await;
         assert_eq!(rejection(result).sqlstate, sqlstate, "{arguments}");
         assert_eq!(log(&client, "s").await, up_to(3));
     }
-    assert_eq!(rejection(client.query("select livestore.end_import('none')", &[]).await).sqlstate, "LS004");
+    assert_eq!(rejection(client.query("select livestore._end_import('none')", &[]).await).sqlstate, "LS004");
 }

@@ -141,7 +141,7 @@ async fn payloads_stay_below_8000_bytes_wherever_the_longest_id_stands() {
         stores.push(format!("b{}", "\u{1}".repeat(1023)));
         stores.extend((0..30).map(|n| format!("c{n:02}{}", "x".repeat(170))));
         let heads = vec![(1i64 << 53) - 1; stores.len()];
-        let notify = "select livestore.notify_heads($1, $2, 'tests')";
+        let notify = "select livestore._notify_heads($1, $2, 'tests')";
         ears.client
             .query(notify, &[&stores, &heads])
             .await

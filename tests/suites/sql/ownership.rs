@@ -285,10 +285,10 @@ async fn a_hook_gets_no_further_than_its_role() {
                  'set role livestore_owner', 'set role postgres', 'reset role', 'set session authorization postgres',
                  'alter table livestore.stores disable trigger all', 'update livestore.stores set head = 0',
                  'delete from livestore.eventlog_1', 'select * from livestore.instance', 'drop table livestore.eventlog_1',
-                 'alter function livestore.register_stores(text[]) security definer',
+                 'alter function livestore._register_stores(text[]) security definer',
                  'create or replace function livestore.head(text) returns bigint language sql as ''select 1::bigint''',
                  'create function livestore.mine() returns int language sql as ''select 1''',
-                 'select livestore.append(null, null, null)', 'select livestore.drop_store(''s'')',
+                 'select livestore._append(null, null, null)', 'select livestore.drop_store(''s'')',
                  'alter role livestore_hooks superuser', 'grant livestore_owner to livestore_hooks'
              ] loop
                  begin

@@ -1,6 +1,16 @@
+create or replace function livestore._context_value(key text)
+returns text
+language c
+stable
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'context_value_wrapper';
+
+comment on function livestore._context_value(text) is
+'Internal: a value of livestore.current_context() as it was passed to livestore.push_batch; all of it if key is null';
+
 -- Statements on event logs that fire hooks, or check constraints of applications, run as livestore_hooks: nobody else's code is to run
 -- as the owner of the tables. Written in Rust: extension/src/hooks.rs, extension/src/import.rs.
-create or replace function livestore.insert_events(
+create or replace function livestore._insert_events(
     store_id text, store bigint, eventlog oid, seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
     client_ids text[], session_ids text[], created_ats timestamptz[]
 )
@@ -10,30 +20,30 @@ strict
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'livestore_insert_events';
 
-comment on function livestore.insert_events(text, bigint, oid, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
+comment on function livestore._insert_events(text, bigint, oid, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
 'Internal: inserts events into the table of a store whose row is locked, and runs its hooks, deferred ones too';
 
-create or replace function livestore.move_events(eventlog oid, store bigint)
+create or replace function livestore._move_events(eventlog oid, store bigint)
 returns void
 language c
 strict
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'livestore_move_events';
 
-comment on function livestore.move_events(oid, bigint) is
+comment on function livestore._move_events(oid, bigint) is
 'Internal: copies the events of a store from the shared table to a dedicated one, whose constraints may be the application''s';
 
-create or replace function livestore.delete_hooked_events(eventlog oid, store bigint)
+create or replace function livestore._delete_hooked_events(eventlog oid, store bigint)
 returns void
 language c
 strict
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'livestore_delete_hooked_events';
 
-comment on function livestore.delete_hooked_events(oid, bigint) is
+comment on function livestore._delete_hooked_events(oid, bigint) is
 'Internal: deletes the events of a store from a table that has triggers on DELETE';
 
-create or replace function livestore.delete_events(eventlog regclass, store bigint)
+create or replace function livestore._delete_events(eventlog regclass, store bigint)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -43,7 +53,7 @@ begin
     if not exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0) then
         execute format('delete from only %s where store = $1', eventlog) using store;
     elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, eventlog::oid, 'delete'::text) then
-        perform livestore.delete_hooked_events(eventlog::oid, store);
+        perform livestore._delete_hooked_events(eventlog::oid, store);
     else
         raise exception '% has a trigger on DELETE, and the role livestore_hooks, as which it runs, may not delete', eventlog
             using errcode = 'insufficient_privilege', hint = format('grant delete on %s to livestore_hooks', eventlog);
@@ -51,10 +61,10 @@ begin
 end
 $$;
 
-comment on function livestore.delete_events(regclass, bigint) is
+comment on function livestore._delete_events(regclass, bigint) is
 'Internal: deletes the events of a store from a table; as livestore_hooks, if that has triggers on DELETE';
 
-create or replace function livestore.admit_hooks(eventlog oid)
+create or replace function livestore._admit_hooks(eventlog oid)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -71,11 +81,11 @@ begin
 end
 $$;
 
-comment on function livestore.admit_hooks(oid) is
+comment on function livestore._admit_hooks(oid) is
 'Internal: where row level security is on for the table of a store, a policy that lets livestore_hooks insert what is pushed';
 
 -- Written in Rust: extension/src/hooks.rs.
-create or replace function livestore.copy_hook(hook oid, eventlog oid)
+create or replace function livestore._copy_hook(hook oid, eventlog oid)
 returns void
 language c
 strict
@@ -83,11 +93,11 @@ set search_path = pg_catalog, pg_temp
 set quote_all_identifiers = off
 as 'MODULE_PATHNAME', 'copy_hook_wrapper';
 
-comment on function livestore.copy_hook(oid, oid) is
+comment on function livestore._copy_hook(oid, oid) is
 'Internal: creates a hook of livestore.eventlog_1 on the table of a store';
 
 -- Databases before 0.3.0 have tables of stores that belong to whoever installed the extension, and so do restored dumps of them.
-create or replace function livestore.adopt_table(eventlog regclass)
+create or replace function livestore._adopt_table(eventlog regclass)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -111,25 +121,25 @@ begin
 end
 $$;
 
-comment on function livestore.adopt_table(regclass) is
-'Internal: gives the own table of a store to livestore_owner, with the privileges that such a table has';
+comment on function livestore._adopt_table(regclass) is
+'Internal: gives the dedicated table of a store to livestore_owner, with the privileges that such a table has';
 
-create or replace function livestore.adopt_restored_table()
+create or replace function livestore._adopt_restored_table()
 returns trigger
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform livestore.adopt_table(new.eventlog);
+    perform livestore._adopt_table(new.eventlog);
     return null;
 end
 $$;
 
-comment on function livestore.adopt_restored_table() is
+comment on function livestore._adopt_restored_table() is
 'Internal: trigger on livestore.stores, where nothing but a restore inserts a store that has a table already';
 
 create or replace trigger adopt_restored_table after insert on livestore.stores
-    for each row when (new.eventlog <> 'livestore.eventlog_1'::regclass) execute function livestore.adopt_restored_table();
+    for each row when (new.eventlog <> 'livestore.eventlog_1'::regclass) execute function livestore._adopt_restored_table();
 
 comment on trigger adopt_restored_table on livestore.stores is
 'Gives tables that come with a dump of an earlier version to livestore_owner';

@@ -1,60 +1,3 @@
--- Changes of who is where come one after the other: two devices that join at the same time at two places would miss each
--- other, and connection numbers would not be in the order of the commits. Not an advisory lock, which anybody can hold who may
--- connect.
-create or replace function livestore.relay_lock()
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    lock table livestore.relay_presence in exclusive mode;
-end
-$$;
-
-comment on function livestore.relay_lock() is 'Internal: held by a transaction that changes who is connected to the peer relay, and where';
-
-create or replace function livestore.relay_notify(sidecar text, body text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    parcel bigint;
-begin
-    if octet_length(body) < 7900 then
-        -- In one transaction, Postgres sends what is the same once only.
-        perform pg_notify('livestore_relay_' || sidecar, nextval('livestore.relay_parcels_id_seq') || ':' || body);
-    else
-        -- One that is being removed gets nothing, and is not waited for.
-        insert into livestore.relay_parcels (sidecar, body)
-        select s.sidecar, $2 from livestore.relay_sidecars s where s.sidecar = $1 for key share skip locked
-        returning id into parcel;
-        if found then
-            perform pg_notify('livestore_relay_' || sidecar, parcel || ':');
-        end if;
-    end if;
-end
-$$;
-
-comment on function livestore.relay_notify(text, text) is
-'Internal: sends a sidecar a text of any length on its channel: <number>:<text>, or <id>: of a parcel to fetch';
-
-create or replace function livestore.relay_forget(dead text[])
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    delete from livestore.relay_sidecars s where s.sidecar = any (dead);
-    if found then
-        perform livestore.relay_notify(s.sidecar, json_build_object('gone', dead)::text)
-        from livestore.relay_sidecars s;
-    end if;
-end
-$$;
-
-comment on function livestore.relay_forget(text[]) is 'Internal: removes sidecars with their devices and parcels, and tells the others';
-
 create or replace function livestore.relay_enter(lease interval, previous text default null)
 returns text
 language plpgsql
@@ -65,8 +8,8 @@ as $$
 declare
     sidecar constant text := replace(gen_random_uuid()::text, '-', '');
 begin
-    perform livestore.relay_lock();
-    perform livestore.relay_forget(array[previous]);
+    perform livestore._relay_lock();
+    perform livestore._relay_forget(array[previous]);
     insert into livestore.relay_sidecars values (sidecar, clock_timestamp() + lease);
     return sidecar;
 end
@@ -81,7 +24,7 @@ language sql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select livestore.relay_notify(s.sidecar, json_build_object('missed', users)::text)
+    select livestore._relay_notify(s.sidecar, json_build_object('missed', users)::text)
     from livestore.relay_sidecars s
     where s.sidecar <> $1
 $$;
@@ -99,10 +42,10 @@ as $$
 declare
     is_known boolean;
 begin
-    perform livestore.relay_lock();
+    perform livestore._relay_lock();
     update livestore.relay_sidecars s set expires_at = clock_timestamp() + lease where s.sidecar = $1;
     is_known := found;
-    perform livestore.relay_forget(array_agg(s.sidecar))
+    perform livestore._relay_forget(array_agg(s.sidecar))
     from livestore.relay_sidecars s
     where s.expires_at < clock_timestamp()
     having count(*) > 0;
@@ -132,8 +75,8 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '4s'
 as $$
 begin
-    perform livestore.relay_lock();
-    perform livestore.relay_forget(array[sidecar]);
+    perform livestore._relay_lock();
+    perform livestore._relay_forget(array[sidecar]);
 end
 $$;
 
@@ -149,7 +92,7 @@ as $$
 declare
     replaced record;
 begin
-    perform livestore.relay_lock();
+    perform livestore._relay_lock();
     -- A new row and a new number: the greatest tells the newest connection of a device.
     with old as (
         delete from livestore.relay_devices d
@@ -160,7 +103,7 @@ begin
     select coalesce(array_agg(o.user_id), '{}') as users, coalesce(array_agg(o.sidecar), '{}') as sidecars into replaced from old o;
     insert into livestore.relay_devices (user_id, client_id, sidecar)
         select j.user_id, j.client_id, $1 from unnest(users, clients) with ordinality j(user_id, client_id, n) order by j.n;
-    perform livestore.relay_notify(
+    perform livestore._relay_notify(
         c.sidecar,
         json_build_object(
             'join', json_agg(json_build_array(d.user_id, d.client_id, d.connection)), 'at', relay_join.sidecar
@@ -191,12 +134,12 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '4s'
 as $$
 begin
-    perform livestore.relay_lock();
+    perform livestore._relay_lock();
     -- Only if nothing has replaced it since.
     delete from livestore.relay_devices d
     using unnest(users, clients, connections) l(user_id, client_id, connection)
     where d.user_id = l.user_id and d.client_id = l.client_id and d.connection = l.connection;
-    perform livestore.relay_notify(
+    perform livestore._relay_notify(
         c.sidecar, json_build_object('leave', json_agg(json_build_array(l.user_id, l.client_id, l.connection)))::text
     )
     from (select distinct d.user_id, d.sidecar from livestore.relay_devices d where d.user_id = any (users)) c
@@ -227,7 +170,7 @@ begin
     for parcel in
         select s.receiver, s.body from unnest(receivers, bodies) with ordinality s(receiver, body, n) order by s.n
     loop
-        perform livestore.relay_notify(parcel.receiver, parcel.body);
+        perform livestore._relay_notify(parcel.receiver, parcel.body);
     end loop;
     return true;
 end
@@ -246,3 +189,102 @@ as $$
 $$;
 
 comment on function livestore.relay_fetch(bigint) is 'Takes a parcel out of livestore.relay_parcels. What the sidecar uses';
+
+-- Arrays and not JSON: Postgres cannot take a JSON text apart that has \u0000 in it, which is legal in a client's string.
+create or replace function livestore.relay_append(
+    store_id text, names text[], args text[], client_ids text[], session_ids text[], event_numbers text[], timestamps text[],
+    context text default null
+)
+returns bigint
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+as $$
+declare
+    store livestore.stores;
+    known record;
+    batch json;
+    result livestore.push_result;
+begin
+    store := livestore._lock_store(store_id);
+    -- Those that have the same number, which a device may be pushing again, since it missed the answer.
+    select coalesce(array_agg(r.store), '{}') as stores, coalesce(array_agg(r."seqNum"), '{}') as seq_nums into known
+    from unnest(client_ids, session_ids, event_numbers) p(client_id, session_id, event_number)
+    join livestore.relayed_events r
+        on r.store = store.id and r.key = livestore._relay_key(p.client_id, p.session_id, p.event_number);
+    with pushed as (
+        select * from unnest(names, args, client_ids, session_ids, event_numbers, timestamps)
+            with ordinality p(name, args, client_id, session_id, event_number, made_at, n)
+    ), fresh as (
+        select p.*, row_number() over (order by p.n) as place
+        from pushed p
+        where not exists (
+            select
+            from livestore._stored_events(known.stores, known.seq_nums) e
+            join livestore.relayed_events r on r.store = e.store and r."seqNum" = e."seqNum"
+            where (e.name, e."clientId", e."sessionId") = (p.name, p.client_id, p.session_id)
+                and (e.args::text, r.event_number::text, r."timestamp"::text)
+                    is not distinct from (p.args, p.event_number, p.made_at)
+        )
+    ), noted as (
+        insert into livestore.relayed_events
+        select store.id, store.head + f.place, livestore._relay_key(f.client_id, f.session_id, f.event_number),
+            f.event_number::json, f.made_at::json
+        from fresh f
+    )
+    select json_agg(
+        case when f.args is null
+            then json_build_object(
+                'name', f.name, 'seqNum', store.head + f.place, 'parentSeqNum', store.head + f.place - 1,
+                'clientId', f.client_id, 'sessionId', f.session_id)
+            else json_build_object(
+                'name', f.name, 'args', f.args::json, 'seqNum', store.head + f.place, 'parentSeqNum', store.head + f.place - 1,
+                'clientId', f.client_id, 'sessionId', f.session_id)
+        end
+        order by f.place
+    ) into batch from fresh f;
+    if batch is null then
+        return store.head;
+    end if;
+    select * into result from livestore._append(
+        array[store_id], array[batch::text], array[null::text], null::text, array[context]
+    );
+    if result.sqlstate is not null then
+        raise exception '%', result.message
+            using errcode = result.sqlstate, detail = coalesce(result.detail, ''), hint = coalesce(result.hint, '');
+    end if;
+    return result.head;
+end
+$$;
+
+comment on function livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text) is
+'Appends events of the peer relay to the log of a store, those that it does not have, and returns the new head. Arrays with one element for each event: eventName, data (JSON text, or null for none), clientId, sessionId, eventNumber and timestamp (JSON texts, or null). context: what hooks may know of the request, a JSON object as text or null. Raises LS003 (invalid batch), or what a hook raises. What the sidecar uses';
+
+create or replace function livestore.relay_page(store_id text, after bigint, max_events integer, max_bytes integer)
+returns table (seq_num bigint, event json)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select e.seq_num,
+        case when e.args is null
+            then json_build_object(
+                'eventName', e.name, 'eventNumber', coalesce(r.event_number, to_json(e.seq_num)),
+                'clientId', e.client_id, 'sessionId', e.session_id, 'timestamp', coalesce(r."timestamp", to_json(t.milliseconds)))
+            else json_build_object(
+                'eventName', e.name, 'eventNumber', coalesce(r.event_number, to_json(e.seq_num)),
+                'clientId', e.client_id, 'sessionId', e.session_id,
+                'data', e.args, 'timestamp', coalesce(r."timestamp", to_json(t.milliseconds)))
+        end
+    from livestore.pull_page(store_id, after, max_events, max_bytes) e
+    cross join lateral (select floor(extract(epoch from e.created_at) * 1000)::bigint as milliseconds) t
+    left join livestore.relayed_events r
+        on r.store = (select s.id from livestore.stores s where s.store_id = $1) and r."seqNum" = e.seq_num
+    order by e.seq_num
+$$;
+
+comment on function livestore.relay_page(text, bigint, integer, integer) is
+'The events of a store after a sequence number, in order, as devices at the peer relay know them: at most max_events, and none after the one that reaches max_bytes. Those that came another way have their seqNum as eventNumber and the time of their append, in milliseconds, as timestamp';

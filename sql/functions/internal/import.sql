@@ -1,6 +1,6 @@
 -- The source is somebody else's: it is read with the rights of the caller, in livestore.import_table, and what was read goes as
 -- plain values to functions of the owner, who alone may write to event logs.
-create or replace function livestore.begin_import(store_id text, backend_id text)
+create or replace function livestore._begin_import(store_id text, backend_id text)
 returns void
 language plpgsql
 security definer
@@ -12,7 +12,7 @@ begin
     if backend_id !~ '^[A-Za-z0-9_-]{1,64}$' then
         raise exception 'a backend id has 1 to 64 characters of A-Z, a-z, 0-9, _ and -' using errcode = 'invalid_parameter_value';
     end if;
-    store := livestore.lock_store(store_id);
+    store := livestore._lock_store(store_id);
     if backend_id is not null and backend_id <> store.backend_id then
         if store.head > 0 then
             raise exception 'the store % has events already, with the backend id %', to_json(store_id), store.backend_id
@@ -21,26 +21,26 @@ begin
         end if;
         update livestore.stores s set backend_id = $2 where s.id = store.id;
         -- Who follows the store has the old one.
-        perform livestore.notify_heads(array[store_id], array[null::bigint]);
+        perform livestore._notify_heads(array[store_id], array[null::bigint]);
     end if;
 end
 $$;
 
-comment on function livestore.begin_import(text, text) is
+comment on function livestore._begin_import(text, text) is
 'Internal: creates the store of an import if need be, and gives an empty one the backend id of the other backend';
 
 -- Written in Rust: extension/src/import.rs.
-create or replace function livestore.check_batch(batch text, after bigint)
+create or replace function livestore._check_batch(batch text, after bigint)
 returns table (sqlstate text, message text, detail text)
 language c
 strict
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'check_batch_wrapper';
 
-comment on function livestore.check_batch(text, bigint) is
+comment on function livestore._check_batch(text, bigint) is
 'Internal: what is wrong with a batch that should follow the event after of a log, as livestore.push_batch says it; nulls if nothing is';
 
-create or replace function livestore.import_events(
+create or replace function livestore._import_events(
     store_id text, after bigint, seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
     client_ids text[], session_ids text[], created_ats timestamptz[]
 )
@@ -56,7 +56,7 @@ declare
     wrong bigint;
     fresh record;
 begin
-    store := livestore.lock_store(store_id);
+    store := livestore._lock_store(store_id);
     select json_agg(
         case when e.args is null
             then json_build_object('name', e.name, 'seqNum', e.seq_num, 'parentSeqNum', e.parent_seq_num, 'clientId', e.client_id, 'sessionId', e.session_id)
@@ -74,7 +74,7 @@ begin
             using errcode = 'LS003',
                 hint = 'The first event has the parent 0, every other the event before it. Nothing was imported.';
     end if;
-    select * into verdict from livestore.check_batch(batch, after);
+    select * into verdict from livestore._check_batch(batch, after);
     if verdict.sqlstate is not null then
         raise exception 'this is not an event log, in what follows event %: %', after, verdict.message
             using errcode = verdict.sqlstate, detail = coalesce(verdict.detail, ''), hint = 'Nothing was imported.';
@@ -94,7 +94,7 @@ begin
     select min(i.seq_num) into wrong
     from unnest(seq_nums, parent_seq_nums, names, args, client_ids, session_ids)
         i(seq_num, parent_seq_num, name, args, client_id, session_id)
-    left join livestore.stored_events(
+    left join livestore._stored_events(
         array_fill(store.id, array[cardinality(seq_nums)]), seq_nums
     ) e on e."seqNum" = i.seq_num
     where i.seq_num <= store.head
@@ -121,7 +121,7 @@ begin
         return 0;
     end if;
     update livestore.stores s set head = fresh.seq_nums[cardinality(fresh.seq_nums)] where s.id = store.id;
-    perform livestore.insert_events(
+    perform livestore._insert_events(
         store_id, store.id, store.eventlog::oid, fresh.seq_nums, fresh.parent_seq_nums, fresh.names, fresh.args,
         fresh.client_ids, fresh.session_ids, fresh.created_ats
     );
@@ -129,10 +129,10 @@ begin
 end
 $$;
 
-comment on function livestore.import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
+comment on function livestore._import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
 'Internal: appends those of these events, the ones of a log that follow the event after, which a store does not have; returns how many. Raises LS001 if the store has others, LS003 if they are not a chain, or of a time that clients cannot be told';
 
-create or replace function livestore.end_import(store_id text)
+create or replace function livestore._end_import(store_id text)
 returns bigint
 language plpgsql
 security definer
@@ -141,26 +141,26 @@ as $$
 declare
     store livestore.stores;
 begin
-    store := livestore.lock_existing_store(store_id);
-    perform livestore.notify_heads(array[store_id], array[store.head]);
+    store := livestore._lock_existing_store(store_id);
+    perform livestore._notify_heads(array[store_id], array[store.head]);
     return store.head;
 end
 $$;
 
-comment on function livestore.end_import(text) is 'Internal: tells who follows a store that events were imported; returns its head';
+comment on function livestore._end_import(text) is 'Internal: tells who follows a store that events were imported; returns its head';
 
 -- Written in Rust: extension/src/source.rs.
-create or replace function livestore.open_source(source oid, query text)
+create or replace function livestore._open_source(source oid, query text)
 returns text
 language c
 strict
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'open_source_wrapper';
 
-comment on function livestore.open_source(oid, text) is
+comment on function livestore._open_source(oid, text) is
 'Internal: opens a cursor for a query on a table or view, with the rights of the caller; of a superuser, with those of its owner';
 
-create or replace function livestore.fetch_source(source oid, cursor text, max_events integer)
+create or replace function livestore._fetch_source(source oid, cursor text, max_events integer)
 returns table (
     seq_num bigint, parent_seq_num bigint, name text, args text, client_id text, session_id text, created_at timestamptz
 )
@@ -169,82 +169,5 @@ strict
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'fetch_source_wrapper';
 
-comment on function livestore.fetch_source(oid, text, integer) is
-'Internal: the next events of a cursor that livestore.open_source has opened; none at its end, where it is closed';
-
-create or replace function livestore.import_table(
-    source regclass, store_id text, backend_id text default null,
-    out imported bigint, out already_there bigint, out head bigint
-)
-language plpgsql
-set search_path = pg_catalog, pg_temp
--- A time goes through text: not with the name of a time zone, which may mean two.
-set datestyle = iso
-as $$
-declare
-    wanted constant text[] := array['seqNum', 'parentSeqNum', 'name', 'args', 'clientId', 'sessionId', 'createdAt'];
-    found_columns text[];
-    cursor text;
-    part record;
-    total bigint := 0;
-begin
-    -- Tools that copy tables fold names to lower case, or write them with underscores.
-    select array_agg(
-            (
-                select quote_ident(a.attname)
-                from pg_attribute a
-                where a.attrelid = source and a.attnum > 0 and not a.attisdropped
-                    and lower(replace(a.attname, '_', '')) = lower(w.name)
-                order by a.attname = w.name desc
-                limit 1
-            )
-            order by w.n
-        )
-    into found_columns
-    from unnest(wanted) with ordinality w(name, n);
-    for i in 1..6 loop
-        if found_columns[i] is null then
-            raise exception '% has no column "%"', source, wanted[i]
-                using errcode = 'undefined_column',
-                    hint = 'An event log has the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and, if it knows, "createdAt". A view can rename others.';
-        end if;
-    end loop;
-
-    perform livestore.begin_import(store_id, backend_id);
-    cursor := livestore.open_source(
-        source::oid,
-        format(
-            'select %s::bigint, %s::bigint, %s::text, %s::text::json::text, %s::text, %s::text, %s::text::timestamptz from %s order by 1',
-            found_columns[1], found_columns[2], found_columns[3], found_columns[4], found_columns[5], found_columns[6],
-            coalesce(found_columns[7], 'null'), source
-        )
-    );
-    imported := 0;
-    head := 0;
-    loop
-        select array_agg(e.seq_num order by e.n) as seq_nums, array_agg(e.parent_seq_num order by e.n) as parent_seq_nums,
-            array_agg(e.name order by e.n) as names, array_agg(e.args order by e.n) as args,
-            array_agg(e.client_id order by e.n) as client_ids, array_agg(e.session_id order by e.n) as session_ids,
-            array_agg(e.created_at order by e.n) as created_ats
-        into part
-        from livestore.fetch_source(source::oid, cursor, 100)
-            with ordinality e(seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n);
-        exit when part.seq_nums is null;
-        imported := imported + livestore.import_events(
-            store_id, head, part.seq_nums, part.parent_seq_nums, part.names, part.args,
-            part.client_ids, part.session_ids, part.created_ats
-        );
-        total := total + cardinality(part.seq_nums);
-        head := part.seq_nums[cardinality(part.seq_nums)];
-    end loop;
-    already_there := total - imported;
-    if imported > 0 then
-        head := livestore.end_import(store_id);
-    else
-        head := livestore.head(store_id);
-    end if;
-end
-$$;
-
-comment on function livestore.import_table(regclass, text, text) is
-'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: again, it imports what was added since. backend_id: that of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. The table is read with the rights of the caller; for a superuser, with those of its owner. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain, or of a time that clients cannot be told';
+comment on function livestore._fetch_source(oid, text, integer) is
+'Internal: the next events of a cursor that livestore._open_source has opened; none at its end, where it is closed';

@@ -1,5 +1,5 @@
 -- For sidecars of version 0.2, which are updated after the extension. To be removed with version 0.5.
-create or replace function livestore.legacy_context(payload text, headers text, claims text)
+create or replace function livestore._legacy_context(payload text, headers text, claims text)
 returns text
 language sql
 immutable
@@ -12,7 +12,7 @@ as $$
     end
 $$;
 
-comment on function livestore.legacy_context(text, text, text) is 'Internal: the context of a request, from what sidecars of version 0.2 say';
+comment on function livestore._legacy_context(text, text, text) is 'Internal: the context of a request, from what sidecars of version 0.2 say';
 
 create or replace function livestore.push_batch(
     store_ids text[], batches text[], backend_ids text[], source text, payloads text[], headers text[], claims text[]
@@ -32,7 +32,7 @@ begin
     select * from livestore.push_batch(
         store_ids, batches, backend_ids, source,
         array(
-            select livestore.legacy_context(payloads[p.push], headers[p.push], claims[p.push])
+            select livestore._legacy_context(payloads[p.push], headers[p.push], claims[p.push])
             from generate_series(1, cardinality(store_ids)) p(push) order by p.push
         )
     );
@@ -53,7 +53,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select livestore.relay_append(
         store_id, names, args, client_ids, session_ids, event_numbers, timestamps,
-        livestore.legacy_context(payload, headers, claims)
+        livestore._legacy_context(payload, headers, claims)
     )
 $$;
 

@@ -1,5 +1,5 @@
 -- The context of a request: what a hook may know of the push that it runs for. It is in the memory of the session, where
--- livestore.append puts it and nobody else can. Written in Rust: extension/src/context.rs.
+-- livestore._append puts it and nobody else can. Written in Rust: extension/src/context.rs.
 create or replace function livestore.current_store_id()
 returns text
 language c
@@ -11,23 +11,13 @@ as 'MODULE_PATHNAME', 'current_store_id_wrapper';
 comment on function livestore.current_store_id() is
 'In a hook: the store that is pushed to. Elsewhere null';
 
-create or replace function livestore.context_value(key text)
-returns text
-language c
-stable
-set search_path = pg_catalog, pg_temp
-as 'MODULE_PATHNAME', 'context_value_wrapper';
-
-comment on function livestore.context_value(text) is
-'Internal: a value of livestore.current_context() as it was passed to livestore.push_batch; all of it if key is null';
-
 create or replace function livestore.current_context()
 returns json
 language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select livestore.context_value(null::text)::json
+    select livestore._context_value(null::text)::json
 $$;
 
 comment on function livestore.current_context() is
@@ -39,7 +29,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select livestore.context_value('payload')::json
+    select livestore._context_value('payload')::json
 $$;
 
 comment on function livestore.current_payload() is
@@ -51,7 +41,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select livestore.context_value('headers')::json
+    select livestore._context_value('headers')::json
 $$;
 
 comment on function livestore.current_headers() is
@@ -63,7 +53,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select livestore.context_value('claims')::json
+    select livestore._context_value('claims')::json
 $$;
 
 comment on function livestore.current_claims() is

@@ -1,0 +1,44 @@
+-- Whoever reads, reads by functions that run with the rights of the owner of the tables: row level security that is switched on for
+-- the tables cannot make a log look empty. With row_security off it cannot if it is forced on the owner, either: that is an error.
+create or replace function livestore.head(store_id text)
+returns bigint
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select coalesce((select s.head from livestore.stores s where s.store_id = $1), 0)
+$$;
+
+comment on function livestore.head(text) is 'The sequence number of the last event of a store; 0 if its log is empty or the store does not exist';
+
+create or replace function livestore.pull_page(store_id text, after bigint, max_events integer, max_bytes integer)
+returns table (
+    seq_num bigint, parent_seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz
+)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select p.seq_num, p.parent_seq_num, p.name, p.args, p.client_id, p.session_id, p.created_at
+    from livestore.read_page($1, coalesce($2, 0), coalesce($3, 2147483647), $4) p
+    where p.seq_num is not null
+$$;
+
+comment on function livestore.pull_page(text, bigint, integer, integer) is
+'The events of livestore.read_page';
+
+create or replace function livestore.pull(store_id text, after bigint default 0, max_events integer default 100)
+returns setof livestore.events
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select $1, p.seq_num, p.parent_seq_num, p.name, p.args, p.client_id, p.session_id, p.created_at
+    from livestore.pull_page($1, $2, $3, 2147483647) p
+    order by p.seq_num
+$$;
+
+comment on function livestore.pull(text, bigint, integer) is
+'The events of a store after a sequence number, in order, at most max_events; none if the store does not exist';

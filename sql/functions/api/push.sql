@@ -1,0 +1,139 @@
+create or replace function livestore.store_digest(store_id text)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select left(encode(sha256(convert_to(livestore.heads_key() || store_id, 'UTF8')), 'hex'), 32)
+$$;
+
+comment on function livestore.store_digest(text) is
+'What stands for a store in the notifications of the channel livestore_heads';
+
+create or replace function livestore.legacy_notify()
+returns boolean
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select coalesce(
+        lower(nullif(current_setting('livestore.legacy_notify', true), '')) in ('on', 'true', 'yes', '1'),
+        (select i.legacy_notify from livestore.instance i order by i.created_at limit 1)
+    )
+$$;
+
+comment on function livestore.legacy_notify() is
+'Whether commits are told on the channel livestore, too, with the ids of stores, as sidecars before 0.3 expect it: the setting livestore.legacy_notify or, without one, whether the database was updated from such a version';
+
+create or replace function livestore.push(store_id text, events json, backend_id text default null)
+returns bigint
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result livestore.push_result;
+begin
+    select * into result from livestore._append(array[store_id], array[events::text], array[backend_id]);
+    if result.sqlstate is not null then
+        raise exception '%', result.message
+            using errcode = result.sqlstate, detail = coalesce(result.detail, ''), hint = coalesce(result.hint, '');
+    end if;
+    return result.head;
+end
+$$;
+
+comment on function livestore.push(text, json, text) is
+'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
+
+-- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others. Who tries again by
+-- itself, and says so by livestore.held_stores, does not wait at all; sidecars of 0.2 do not.
+create or replace function livestore.push_batch(
+    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
+)
+returns setof livestore.push_result
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '200ms'
+as $$
+declare
+    stores record;
+    known record;
+begin
+    if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids)
+        or cardinality(contexts) <> cardinality(store_ids) then
+        raise exception 'store_ids, batches, backend_ids and contexts must have one element for each push'
+            using errcode = 'array_subscript_error';
+    end if;
+    if octet_length(source) > 200 then
+        raise exception 'source has more than 200 bytes' using errcode = 'string_data_right_truncation';
+    end if;
+    -- Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
+    begin
+        return query select * from livestore._append(store_ids, batches, backend_ids, source, contexts);
+        return;
+    exception when others then
+        null;
+    end;
+
+    -- Something failed, and took everything with it. New stores come first, by name: whether somebody else is
+    -- just creating one can only be found out by waiting, and a session that waits must hold nothing that comes later. Stores that
+    -- somebody else holds are left out then; the others are free, so that locking them waits for nobody.
+    select array_agg(p.push::integer order by p.store_id collate "C", p.push) filter (where s.id is null) as new,
+        array_agg(p.push::integer order by p.push) filter (where s.id is not null) as existing
+    into known
+    from unnest(store_ids) with ordinality p(store_id, push)
+    left join livestore.stores s on s.store_id = p.store_id;
+    if known.new is not null then
+        return query select * from livestore._push_some(store_ids, batches, backend_ids, known.new, source, contexts);
+    end if;
+    select * into stores
+    from livestore._find_free_stores((select array_agg(store_ids[p.push] order by p.n) from unnest(known.existing) with ordinality p(push, n)));
+    return query
+    select known.existing[held.n], null::bigint, 0, null::text, null::timestamptz,
+        '55P03', 'another transaction holds the store', null::text, 'Try again.'
+    -- Those that are new now were dropped a moment ago.
+    from unnest(stores.held || stores.new) held(n);
+    if stores.free is not null then
+        return query
+        select * from livestore._push_some(
+            store_ids, batches, backend_ids, array(select known.existing[f.n] from unnest(stores.free) with ordinality f(n, i) order by f.i),
+            source, contexts
+        );
+    end if;
+end
+$$;
+
+comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
+'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. contexts: what hooks may know of each request, a JSON object as text or null (livestore.current_context)';
+
+create or replace function livestore.commit(
+    store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'
+)
+returns bigint
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    head bigint;
+begin
+    head := (livestore._lock_store(store_id)).head;
+    return livestore.push(
+        store_id,
+        json_build_array(
+            case when args is null
+                then json_build_object('name', name, 'seqNum', head + 1, 'parentSeqNum', head, 'clientId', client_id, 'sessionId', session_id)
+                else json_build_object('name', name, 'args', args, 'seqNum', head + 1, 'parentSeqNum', head, 'clientId', client_id, 'sessionId', session_id)
+            end
+        )
+    );
+end
+$$;
+
+comment on function livestore.commit(text, text, json, text, text) is
+'Appends one event at the head of the log of a store, from SQL, and returns its seq_num. args null: an event without args. The event takes effect, and reaches live clients, when the transaction commits';

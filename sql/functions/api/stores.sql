@@ -1,0 +1,177 @@
+-- security definer: the seed in livestore.instance is nobody else's to read.
+create or replace function livestore.backend_id(store_id text)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select coalesce(
+        (select s.backend_id from livestore.stores s where s.store_id = $1),
+        (select d.backend_id from livestore.dropped_stores d where d.store_id = $1),
+        livestore._make_backend_id((select i.seed from livestore.instance i order by i.created_at limit 1) || $1)
+    )
+$$;
+
+comment on function livestore.backend_id(text) is
+'The backend id of a store: it names the life of the log and changes when the log is reset. For a store that does not exist: the id that it will have. Writes nothing';
+
+create or replace function livestore.apply_hooks(eventlog regclass)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    hook record;
+    hooks integer := 0;
+begin
+    if not exists (select from pg_inherits where inhrelid = eventlog and inhparent = 'livestore.eventlog_1'::regclass) then
+        raise exception '% is not the dedicated table of a store', eventlog using errcode = 'wrong_object_type';
+    end if;
+    for hook in select tgname from pg_trigger where tgrelid = eventlog and not tgisinternal loop
+        execute format('drop trigger %I on %s', hook.tgname, eventlog);
+    end loop;
+    for hook in
+        select oid, tgname, tgenabled
+        from pg_trigger
+        where tgrelid = 'livestore.eventlog_1'::regclass and not tgisinternal
+        order by tgname
+    loop
+        perform livestore._copy_hook(hook.oid, eventlog::oid);
+        if hook.tgenabled <> 'O' then
+            execute format(
+                'alter table %s %s trigger %I', eventlog,
+                case hook.tgenabled when 'D' then 'disable' when 'A' then 'enable always' else 'enable replica' end,
+                hook.tgname
+            );
+        end if;
+        hooks := hooks + 1;
+    end loop;
+    return hooks;
+end
+$$;
+
+comment on function livestore.apply_hooks(regclass) is
+'Gives the dedicated table of a store the triggers that livestore.eventlog_1 has now, instead of those it had; returns how many. A child table does not inherit triggers: call this after changing hooks, for each stores.eventlog that is not eventlog_1';
+
+create or replace function livestore.create_store(store_id text, own_table boolean default false)
+returns regclass
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+-- Of the session's tablespace the owner may have no right to make use.
+set default_tablespace = ''
+set default_table_access_method = heap
+as $$
+declare
+    store livestore.stores;
+    table_name text;
+begin
+    store := livestore._lock_store(store_id);
+    if not own_table or store.eventlog <> 'livestore.eventlog_1'::regclass then
+        return store.eventlog;
+    end if;
+
+    table_name := livestore._dedicated_table_name(store_id, store.id);
+    execute format(
+        'create table livestore.%I (constraint own_store check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
+        table_name, store.id
+    );
+    execute format('comment on table livestore.%I is %L', table_name, 'The events of the store ' || store_id);
+    perform livestore._adopt_table(format('livestore.%I', table_name)::regclass);
+    -- Events that the store has already move before the hooks are there: they were hooked when they were appended.
+    if store.head > 0 then
+        perform livestore._move_events(format('livestore.%I', table_name)::regclass::oid, store.id);
+        perform livestore._delete_events('livestore.eventlog_1'::regclass, store.id);
+    end if;
+    update livestore.stores s set eventlog = format('livestore.%I', table_name)::regclass
+        where s.id = store.id returning s.eventlog into store.eventlog;
+    perform livestore.apply_hooks(store.eventlog);
+    return store.eventlog;
+end
+$$;
+
+comment on function livestore.create_store(text, boolean) is
+'Registers a store and returns the table of its events. Idempotent, and not needed before a push. own_table => true gives the store a table of its own, and moves the events that it has';
+
+create or replace function livestore.reset_store(store_id text)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    store := livestore._lock_existing_store(store_id);
+    if store.head > 0 then
+        perform livestore._delete_events(store.eventlog, store.id);
+    end if;
+    delete from livestore.relayed_events r where r.store = store.id;
+    perform livestore._mend_store_numbers();
+    -- A new number, too: whoever reads the table by it, as Electric does, must not take the two logs for one.
+    update livestore.stores s set id = default, head = 0, backend_id = livestore._make_backend_id(gen_random_uuid()::text)
+        where s.id = store.id returning s.* into store;
+    if store.eventlog <> 'livestore.eventlog_1'::regclass then
+        execute format(
+            'alter table %s drop constraint own_store, add constraint own_store check (store = %s)', store.eventlog, store.id
+        );
+    end if;
+    perform livestore._notify_heads(array[store_id], array[null::bigint]);
+    return store.backend_id;
+end
+$$;
+
+comment on function livestore.reset_store(text) is
+'Empties the log of a store and returns its new backend id; its number in livestore.stores is new, too. Clients drop their local log, with what they had not pushed, and start over. Raises LS004 if there is no such store';
+
+create or replace function livestore.drop_store(store_id text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores;
+begin
+    store := livestore._lock_existing_store(store_id);
+    if store.eventlog = 'livestore.eventlog_1'::regclass then
+        if store.head > 0 then
+            perform livestore._delete_events(store.eventlog, store.id);
+        end if;
+    else
+        execute format('drop table %s', store.eventlog);
+    end if;
+    delete from livestore.relayed_events r where r.store = store.id;
+    delete from livestore.dropped_stores d where d.store_id = $1;
+    insert into livestore.dropped_stores (store_id, backend_id)
+        values (store_id, livestore._make_backend_id(gen_random_uuid()::text));
+    delete from livestore.stores s where s.id = store.id;
+    perform livestore._notify_heads(array[store_id], array[null::bigint]);
+end
+$$;
+
+comment on function livestore.drop_store(text) is
+'Removes a store and its events for good. A push to the same storeId later begins a new log, with another backend id. Raises LS004 if there is no such store';
+
+create or replace function livestore.renew_backend_ids()
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    renewed bigint;
+begin
+    perform livestore._notify_heads(array_agg(s.store_id), array_agg(null::bigint))
+    from (select l.store_id from livestore.stores l order by l.store_id collate "C" for update) s;
+    update livestore.stores s set backend_id = livestore._make_backend_id(gen_random_uuid()::text);
+    get diagnostics renewed = row_count;
+    update livestore.dropped_stores d set backend_id = livestore._make_backend_id(gen_random_uuid()::text);
+    update livestore.instance i set seed = gen_random_uuid()::text;
+    return renewed;
+end
+$$;
+
+comment on function livestore.renew_backend_ids() is
+'Gives every store a new backend id and keeps the events; returns the number of stores. For after a restore of an older state: clients that have seen events which the restored logs lack drop their local logs and pull anew';

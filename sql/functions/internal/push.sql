@@ -1,0 +1,157 @@
+-- Written in Rust: extension/src/notify.rs.
+create or replace function livestore._notify_heads(store_ids text[], heads bigint[], source text default null)
+returns void
+language c
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'notify_heads_wrapper';
+
+comment on function livestore._notify_heads(text[], bigint[], text) is
+'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null: the log is another one now. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
+
+create or replace function livestore._stored_events(stores bigint[], seq_nums bigint[])
+returns setof livestore.eventlog_1
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    own record;
+begin
+    -- only: through inheritance this would lock the tables of all stores, and plan a look at each.
+    return query
+    select e.*
+    from unnest(stores, seq_nums) w(store, seq_num)
+    join only livestore.eventlog_1 e on e.store = w.store and e."seqNum" = w.seq_num;
+    for own in
+        select s.id, s.eventlog, array_agg(w.seq_num) as seq_nums
+        from unnest(stores, seq_nums) w(store, seq_num)
+        join livestore.stores s on s.id = w.store
+        where s.eventlog <> 'livestore.eventlog_1'::regclass
+        group by s.id
+    loop
+        return query execute format('select * from only %s where store = $1 and "seqNum" = any ($2)', own.eventlog)
+            using own.id, own.seq_nums;
+    end loop;
+end
+$$;
+
+comment on function livestore._stored_events(bigint[], bigint[]) is
+'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
+
+-- Written in Rust: extension/src/append.
+create or replace function livestore._append(
+    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
+)
+returns table (
+    push integer, head bigint, appended integer, backend_id text, created_at timestamptz,
+    sqlstate text, message text, detail text, hint text
+)
+language c
+as 'MODULE_PATHNAME', 'livestore_append';
+
+comment on function livestore._append(text[], text[], text[], text, text[]) is
+'Internal: locks the stores, creates those that are new, and carries the pushes out, as arrays with one element for each push. Returns a result for each; what a hook raises goes through. contexts: a JSON object each, or null; a push that a hook makes without one has that of the hook';
+
+create or replace function livestore._push_some(
+    store_ids text[], batches text[], backend_ids text[], positions integer[], source text, contexts text[]
+)
+returns setof livestore.push_result
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    result livestore.push_result;
+    chosen record;
+    half constant integer := cardinality(positions) / 2;
+begin
+    select array_agg(store_ids[p.push] order by p.n) as store_ids,
+        array_agg(batches[p.push] order by p.n) as batches,
+        array_agg(backend_ids[p.push] order by p.n) as backend_ids,
+        array_agg(contexts[p.push] order by p.n) as contexts
+    into chosen
+    from unnest(positions) with ordinality p(push, n);
+    begin
+        for result in
+            select * from livestore._append(chosen.store_ids, chosen.batches, chosen.backend_ids, source, chosen.contexts)
+        loop
+            result.push := positions[result.push];
+            return next result;
+        end loop;
+        return;
+    exception when others then
+        if half = 0 then
+            result := null;
+            result.push := positions[1];
+            result.appended := 0;
+            get stacked diagnostics
+                result.sqlstate = returned_sqlstate,
+                result.message = message_text,
+                result.detail = pg_exception_detail,
+                result.hint = pg_exception_hint;
+            -- A hook that pushes to another store, and fails, does not speak of this one.
+            if result.sqlstate like 'LS%' then
+                result.sqlstate := '09000';
+            end if;
+            return next result;
+            return;
+        end if;
+    end;
+    -- One of them failed and took the others with it. Halves find it, in the order of the pushes.
+    return query select * from livestore._push_some(store_ids, batches, backend_ids, positions[:half], source, contexts);
+    return query select * from livestore._push_some(store_ids, batches, backend_ids, positions[half + 1:], source, contexts);
+end
+$$;
+
+comment on function livestore._push_some(text[], text[], text[], integer[], text, text[]) is
+'Internal: carries out the pushes at these positions together and, if an error stops them, in halves, so that it stops only the push that it belongs to';
+
+create or replace function livestore._lock_free_stores(store_ids text[], out free integer[], out held integer[], out new integer[])
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    with locked as materialized (
+        select s.id from livestore.stores s where s.store_id = any (store_ids)
+        order by s.store_id collate "C" for update skip locked
+    )
+    select array_agg(p.push::integer order by p.push) filter (where l.id is not null),
+        array_agg(p.push::integer order by p.push) filter (where l.id is null and s.id is not null),
+        array_agg(p.push::integer order by p.push) filter (where s.id is null)
+    from unnest(store_ids) with ordinality p(store_id, push)
+    left join livestore.stores s on s.store_id = p.store_id
+    left join locked l on l.id = s.id
+$$;
+
+comment on function livestore._lock_free_stores(text[]) is
+'Internal: locks the rows of the stores that nobody else holds, without waiting, and tells which pushes are to those, which to stores that are held, and which to stores that do not exist';
+
+-- SKIP LOCKED still waits if another transaction has locked a version of the row that is newer than the one the statement sees.
+create or replace function livestore._find_free_stores(store_ids text[], out free integer[], out held integer[], out new integer[])
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '3ms'
+as $$
+declare
+    half constant integer := cardinality(store_ids) / 2;
+    first record;
+    second record;
+begin
+    select * into free, held, new from livestore._lock_free_stores(store_ids);
+exception when lock_not_available then
+    if half = 0 then
+        held := array[1];
+        return;
+    end if;
+    first := livestore._find_free_stores(store_ids[:half]);
+    second := livestore._find_free_stores(store_ids[half + 1:]);
+    free := first.free || array(select p.push + half from unnest(second.free) p(push));
+    held := first.held || array(select p.push + half from unnest(second.held) p(push));
+    new := first.new || array(select p.push + half from unnest(second.new) p(push));
+    free := nullif(free, '{}');
+    held := nullif(held, '{}');
+    new := nullif(new, '{}');
+end
+$$;
+
+comment on function livestore._find_free_stores(text[]) is
+'Internal: livestore._lock_free_stores for any stores, which never fails: where it would wait, it tries halves, so that only the stores for which it would wait count as held';

@@ -1,0 +1,139 @@
+-- Backend ids have the form of nanoid's, which LiveStore's own backends use: 21 characters of [A-Za-z0-9_-].
+create or replace function livestore._make_backend_id(seed text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select translate(left(encode(sha256(convert_to(seed, 'UTF8')), 'base64'), 21), '+/', '-_')
+$$;
+
+comment on function livestore._make_backend_id(text) is 'Internal: 21 URL-safe characters that depend on the seed alone';
+
+create or replace function livestore._dedicated_table_name(store_id text, id bigint)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    full_name text := 'eventlog_1_' || livestore.table_suffix(store_id);
+    table_name text := full_name;
+    suffix text := '_' || id;
+begin
+    -- Two store ids may have one name (a-b and a_b, or the same hash): the second gets its number behind it, and a line for
+    -- each store whose own name looks like that.
+    while to_regclass(format('livestore.%I', table_name)) is not null loop
+        table_name := left(full_name, 63 - length(suffix)) || suffix;
+        suffix := suffix || '_';
+    end loop;
+    return table_name;
+end
+$$;
+
+comment on function livestore._dedicated_table_name(text, bigint) is
+'Internal: a free name for the dedicated table of a store, eventlog_1_ and livestore.table_suffix';
+
+-- Taken by every function that writes to stores, always in this order, so that no two wait for each other: first new rows,
+-- while nothing is locked; then locks. Both by store_id.
+create or replace function livestore._mend_store_numbers()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    greatest_number constant bigint := max(s.id) from livestore.stores s;
+begin
+    -- Rows that came by logical replication, which leaves sequences as they are, or by copy.
+    if greatest_number >= (select q.last_value + q.is_called::integer from livestore.stores_id_seq q) then
+        -- One at a time, and look again: a number must not be given twice.
+        lock table livestore.instance in share row exclusive mode;
+        perform setval('livestore.stores_id_seq', greatest_number)
+        from livestore.stores_id_seq q where greatest_number >= q.last_value + q.is_called::integer;
+    end if;
+end
+$$;
+
+comment on function livestore._mend_store_numbers() is
+'Internal: sees to it that the next number of a store is greater than all there are';
+
+create or replace function livestore._register_stores(store_ids text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    missing constant text[] := array_agg(distinct w.store_id) from unnest(store_ids) w(store_id)
+        where not exists (select from livestore.stores s where s.store_id = w.store_id);
+begin
+    if missing is null then
+        return;
+    end if;
+    perform livestore._mend_store_numbers();
+    -- The constraint by name: whatever else stands in the way is an error, and not a store that is there.
+    insert into livestore.stores (store_id, backend_id)
+    select m.store_id, livestore.backend_id(m.store_id)
+    from unnest(missing) m(store_id)
+    order by m.store_id collate "C"
+    on conflict on constraint stores_store_id_key do nothing;
+end
+$$;
+
+comment on function livestore._register_stores(text[]) is 'Internal: adds the stores that do not exist yet';
+
+create or replace function livestore._register_free_stores(store_ids text[])
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '3ms'
+as $$
+begin
+    perform livestore._register_stores(store_ids);
+end
+$$;
+
+comment on function livestore._register_free_stores(text[]) is
+'Internal: livestore._register_stores for a caller that does not wait: fails with 55P03 if another transaction is creating one of them';
+
+create or replace function livestore._lock_store(store_id text)
+returns livestore.stores
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    store livestore.stores;
+begin
+    -- Again, if it is dropped while this waits for its lock.
+    loop
+        perform livestore._register_stores(array[store_id]);
+        select * into store from livestore.stores s where s.store_id = $1 for update;
+        exit when found;
+    end loop;
+    return store;
+end
+$$;
+
+comment on function livestore._lock_store(text) is 'Internal: the row of a store, created if need be and locked';
+
+create or replace function livestore._lock_existing_store(store_id text)
+returns livestore.stores
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    store livestore.stores;
+begin
+    select * into store from livestore.stores s where s.store_id = $1 for update;
+    if not found then
+        raise exception 'there is no store %', to_json(store_id)
+            using errcode = 'LS004', detail = json_build_object('storeId', store_id),
+                hint = 'Stores are listed in livestore.stores; a push or livestore.create_store creates one.';
+    end if;
+    return store;
+end
+$$;
+
+comment on function livestore._lock_existing_store(text) is 'Internal: the row of a store, locked; raises LS004 if there is none';
