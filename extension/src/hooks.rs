@@ -60,6 +60,11 @@ impl Eventlog {
         table_name(table)
     }
 
+    /// The name of a table as SQL writes it, if it is not the shared one.
+    pub fn dedicated(table: pg_sys::Oid) -> Option<String> {
+        (table != shared()).then(|| table_name(table))
+    }
+
     /// The name of the table, if it is not the shared one.
     pub fn dedicated_name(&self) -> Option<&str> {
         self.dedicated_name.as_deref()

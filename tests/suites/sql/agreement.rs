@@ -159,7 +159,9 @@ async fn in_the_database(client: &Client) -> Vec<Function> {
                  from unnest(p.proallargtypes, p.proargmodes) with ordinality argument(type, mode, n)
                  where mode in ('t', 'o')
              ) columns
-             where p.prolang = (select oid from pg_language where lanname = 'c') and p.probin like '%livestore_sync%'",
+             where p.prolang = (select oid from pg_language where lanname = 'c') and p.probin like '%livestore_sync%'
+                 -- Not pgrx's.
+                 and p.proname <> 'read_page'",
             &[],
         )
         .await

@@ -69,8 +69,7 @@ async fn everything_in_the_schema_belongs_to_the_extension() {
 async fn dropping_the_extension_leaves_nothing_and_creating_it_again_works() {
     let database = Database::new().await;
     let client = database.admin().await;
-    run(&client, "select livestore.commit('s', 'e')").await;
-    run(&client, "drop extension livestore_sync").await;
+    run(&client, "select livestore.commit('s', 'e'); drop extension livestore_sync").await;
     let left = "select count(*) from pg_class where relnamespace = to_regnamespace('livestore')";
     assert_eq!(one::<i64>(&client, left).await, 0);
     run(&client, "create extension livestore_sync; select livestore.commit('s', 'e')").await;

@@ -3,6 +3,7 @@
 mod agreement;
 mod catalog;
 mod commit;
+mod commit_log;
 mod concurrency;
 mod context;
 mod dump;
