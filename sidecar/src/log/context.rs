@@ -28,6 +28,7 @@ pub struct Context {
     waiting: Mutex<Option<(Permit<Arc<str>>, Instant)>>,
     /// The memory of a client without a token, for all requests of its connection.
     account: Arc<OnceLock<Account>>,
+    json: OnceLock<Box<str>>,
 }
 
 impl Context {
@@ -64,6 +65,7 @@ impl Context {
                 identity: OnceCell::new(),
                 waiting: Mutex::default(),
                 account: Arc::clone(&self.account),
+                json: OnceLock::new(),
             }),
             _ => Arc::clone(self),
         }
@@ -121,6 +123,29 @@ impl Context {
     /// The claims of the token, as a JSON object, once it was checked.
     pub fn claims(&self) -> Option<&str> {
         self.identity.get()?.claims.as_deref()
+    }
+
+    /// What hooks may know: the keys dialect, subject, payload, headers and claims, as far as there are any. Once it is known who
+    /// sends the request.
+    pub fn json(&self) -> &str {
+        self.json.get_or_init(|| {
+            let subject = self.subject().map(|subject| serde_json::Value::from(&**subject).to_string());
+            // Names of dialects need no escaping.
+            let mut json = format!(r#"{{"dialect":"{}""#, self.dialect);
+            let values = [
+                ("subject", subject.as_deref()),
+                ("payload", self.payload()),
+                ("headers", self.headers()),
+                ("claims", self.claims()),
+            ];
+            for (name, value) in values {
+                if let Some(value) = value {
+                    json.extend([",\"", name, "\":", value]);
+                }
+            }
+            json.push('}');
+            json.into()
+        })
     }
 
     /// In bytes.

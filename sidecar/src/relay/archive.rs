@@ -18,7 +18,7 @@ const PAGE_BYTES: i32 = 1_000_000;
 /// Connections that may append at once. Appends to one store wait for each other: they shall not take all connections from readers.
 static CONNECTIONS: Semaphore = Semaphore::const_new(2);
 
-const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8)";
 const PAGE: &str = "\
     select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events, livestore.head($1) as head
     from livestore.relay_page($1, $2, $3, $4)";
@@ -94,20 +94,9 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
     let session_ids: Vec<_> = events.iter().map(|event| event.session_id).collect();
     let numbers: Vec<_> = events.iter().map(|event| event.number.map(RawValue::get)).collect();
     let timestamps: Vec<_> = events.iter().map(|event| event.timestamp.get()).collect();
-    let context = writer.context();
-    let (payload, headers, claims) = (context.payload(), context.headers(), context.claims());
-    let arguments: [&(dyn ToSql + Sync); 10] = [
-        &log.id().as_str(),
-        &names,
-        &data,
-        &client_ids,
-        &session_ids,
-        &numbers,
-        &timestamps,
-        &payload,
-        &headers,
-        &claims,
-    ];
+    let (store, context) = (log.id().as_str(), writer.context().json());
+    let arguments: [&(dyn ToSql + Sync); 8] =
+        [&store, &names, &data, &client_ids, &session_ids, &numbers, &timestamps, &context];
     let appended = client.in_time(client.execute(APPEND, &arguments)).await.map_err(|_| PushError::Unavailable)?;
     appended.map(drop).map_err(|error| PushError::from(&error))
 }

@@ -200,11 +200,11 @@ async fn hooks_know_the_context_on_every_dialect() {
     let admin = database.admin().await;
     admin
         .batch_execute(
-            "create table public.seen (seq_num bigint, payload json, headers json);
+            "create table public.seen (seq_num bigint, payload json, headers json, context json);
              grant insert on public.seen to livestore_hooks;
              create function public.witness() returns trigger language plpgsql as $$
              begin
-                 insert into public.seen values (new.\"seqNum\", livestore.current_payload(), livestore.current_headers());
+                 insert into public.seen values (new.\"seqNum\", livestore.current_payload(), livestore.current_headers(), livestore.current_context());
                  return null;
              end $$;
              create trigger witness after insert on livestore.eventlog_1 for each row execute function public.witness()",
@@ -215,10 +215,13 @@ async fn hooks_know_the_context_on_every_dialect() {
     for (head, dialect) in (0..).zip(DIALECTS) {
         let client = open(dialect, &sidecar, "s", json!({"authToken": dialect, "n": [1.0, null]})).await;
         client.push(chain(head, 1)).await.unwrap();
-        let sql = "select payload::text, headers->>'host' from public.seen order by seq_num desc limit 1";
+        let sql = "select payload::text, headers->>'host', context->>'dialect', context->>'subject'
+                   from public.seen order by seq_num desc limit 1";
         let row = admin.query_one(sql, &[]).await.unwrap();
         assert_eq!(row.get::<_, String>(0), format!(r#"{{"authToken":"{dialect}","n":[1,null]}}"#));
         assert_eq!(row.get::<_, String>(1), format!("127.0.0.1:{}", sidecar.port()));
+        assert_eq!(row.get::<_, String>(2), dialect);
+        assert_eq!(row.get::<_, Option<String>>(3), None, "nobody has said who they are");
     }
 }
 

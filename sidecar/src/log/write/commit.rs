@@ -92,7 +92,7 @@ impl From<tokio_postgres::Error> for CommitError {
 
 const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
-    from livestore.push_batch($1, $2, $3, $4, $5, $6, $7)";
+    from livestore.push_batch($1, $2, $3, $4, $5)";
 
 impl Committer {
     pub fn new(database: Database, tails: Arc<Tails>, waiting: Waiting) -> Self {
@@ -224,11 +224,8 @@ impl Session {
         let stores: Vec<&str> = group.iter().map(|push| push.store.as_str()).collect();
         let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
-        let payloads: Vec<Option<&str>> = group.iter().map(|push| push.context.payload()).collect();
-        let headers: Vec<Option<&str>> = group.iter().map(|push| push.context.headers()).collect();
-        let claims: Vec<Option<&str>> = group.iter().map(|push| push.context.claims()).collect();
-        let arguments: [&(dyn ToSql + Sync); 7] =
-            [&stores, &batches, &backend_ids, &&**source, &payloads, &headers, &claims];
+        let contexts: Vec<&str> = group.iter().map(|push| push.context.json()).collect();
+        let arguments: [&(dyn ToSql + Sync); 5] = [&stores, &batches, &backend_ids, &&**source, &contexts];
         // One statement for all: it is in the trace of each.
         let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
         let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
