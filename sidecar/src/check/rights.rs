@@ -38,7 +38,7 @@ async fn owners(client: &Client, report: &mut Report) -> Result<(), Error> {
              from pg_roles r
              where r.rolname in ('livestore_owner', 'livestore_hooks') and (r.rolcanlogin or r.rolsuper)
              union all
-             select format('the table %s of a store does not belong to livestore_owner: select livestore.adopt_table(%L)', c.oid::regclass, c.oid::regclass)
+             select format('the table %s of a store does not belong to livestore_owner: select livestore._adopt_table(%L)', c.oid::regclass, c.oid::regclass)
              from pg_inherits i
              join pg_class c on c.oid = i.inhrelid
              join pg_class p on p.oid = i.inhparent and p.oid = to_regclass('livestore.eventlog_1')
