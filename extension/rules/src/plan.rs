@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::json;
 
+use crate::codes;
 use crate::validation::{Event, Invalid, MAX_SEQ_NUM, read_batch};
 
 /// How far ahead of the head an event may be that does not follow it directly, unless the database says otherwise.
@@ -52,9 +53,9 @@ impl Verdict {
     pub fn sqlstate(&self) -> Option<&'static str> {
         match self {
             Self::Accepted { .. } => None,
-            Self::ServerAhead { .. } => Some("LS001"),
-            Self::BackendIdMismatch { .. } => Some("LS002"),
-            Self::Invalid(_) => Some("LS003"),
+            Self::ServerAhead { .. } => Some(codes::SERVER_AHEAD),
+            Self::BackendIdMismatch { .. } => Some(codes::BACKEND_ID_MISMATCH),
+            Self::Invalid(_) => Some(codes::INVALID),
         }
     }
 

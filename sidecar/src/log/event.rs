@@ -4,8 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
+use livestore_rules::validation::{self, Args};
 
 /// An event of a log, in LiveStore's wire form (`LiveStoreEvent.Global.Encoded` of `@livestore/common`).
 #[derive(Debug)]
@@ -43,27 +42,6 @@ impl Json {
     }
 }
 
-/// The fields of an event, without the time at which it was appended.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EventFields<'a> {
-    #[serde(borrow)]
-    pub name: std::borrow::Cow<'a, str>,
-    #[serde(borrow, default, deserialize_with = "present")]
-    pub args: Option<&'a RawValue>,
-    pub seq_num: i64,
-    pub parent_seq_num: i64,
-    #[serde(borrow)]
-    pub client_id: std::borrow::Cow<'a, str>,
-    #[serde(borrow)]
-    pub session_id: std::borrow::Cow<'a, str>,
-}
-
-/// Without this, serde would read a `null` as an absent field.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
-}
-
 /// An event as it is stored.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredEvent<'a> {
@@ -76,24 +54,16 @@ pub struct StoredEvent<'a> {
     pub session_id: &'a str,
 }
 
-impl EventFields<'_> {
-    fn json(&self) -> Json {
-        self.stored().json()
-    }
-
-    /// The event as it was appended at this time.
-    pub fn appended_at(&self, created_at: DateTime<Utc>) -> Event {
-        self.stored().appended_at(created_at)
-    }
-
-    fn stored(&self) -> StoredEvent<'_> {
-        StoredEvent {
-            name: &self.name,
-            args: self.args.map(RawValue::get),
-            seq_num: self.seq_num,
-            parent_seq_num: self.parent_seq_num,
-            client_id: &self.client_id,
-            session_id: &self.session_id,
+/// The fields of an event as a client has sent them.
+impl<'a> From<&'a validation::Event<'a>> for StoredEvent<'a> {
+    fn from(event: &'a validation::Event<'a>) -> Self {
+        Self {
+            name: &event.name,
+            args: event.args.map(Args::text),
+            seq_num: event.seq_num,
+            parent_seq_num: event.parent_seq_num,
+            client_id: &event.client_id,
+            session_id: &event.session_id,
         }
     }
 }
@@ -138,7 +108,7 @@ impl Event {
     }
 
     /// The fields; `args` are absent if the client sent none.
-    pub fn fields(&self) -> Result<EventFields<'_>, serde_json::Error> {
+    pub fn fields(&self) -> Result<validation::Event<'_>, serde_json::Error> {
         serde_json::from_str(self.json(AbsentArgs::Omit))
     }
 
@@ -204,13 +174,13 @@ struct Unappended {
 impl Batch {
     /// Reads a JSON array of events. The error is for the client that sent it.
     pub fn parse(json: &str) -> Result<Self, String> {
-        let fields: Vec<EventFields<'_>> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+        let fields: Vec<validation::Event<'_>> = serde_json::from_str(json).map_err(|error| error.to_string())?;
         let events = fields
             .iter()
             .map(|event| Unappended {
                 seq_num: event.seq_num,
                 parent_seq_num: event.parent_seq_num,
-                json: event.json(),
+                json: StoredEvent::from(event).json(),
             })
             .collect();
         let origin =
@@ -277,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use livestore_rules::validation::{self, read_batch};
+    use livestore_rules::validation::read_batch;
 
     fn quote(text: &str) -> String {
         serde_json::Value::from(text).to_string()
@@ -291,7 +261,7 @@ mod tests {
         #[test]
         fn times_are_written_as_chrono_writes_them(microseconds in -100_000_000_000_000_000i64..300_000_000_000_000_000) {
             let event = only(r#"[{"name":"e","args":1,"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#);
-            let event = event.fields().unwrap().stored().appended_at(DateTime::from_timestamp_micros(microseconds).unwrap());
+            let event = StoredEvent::from(&event.fields().unwrap()).appended_at(DateTime::from_timestamp_micros(microseconds).unwrap());
             prop_assert_eq!(event.created_at_iso(), event.created_at.to_rfc3339_opts(SecondsFormat::Millis, true));
         }
 
@@ -348,10 +318,10 @@ mod tests {
                 for absent in [AbsentArgs::Omit, AbsentArgs::Null] {
                     assert_eq!(only(&format!("[{}]", event.json(absent))).json(absent), event.json(absent));
                 }
-                let EventFields { name, args, seq_num, parent_seq_num, client_id, session_id } =
+                let validation::Event { name, args, seq_num, parent_seq_num, client_id, session_id } =
                     event.fields().unwrap();
                 assert!(args.is_some() || without_args.is_some());
-                let args = args.map(|args| args.get().to_string());
+                let args = args.map(|args| args.text().to_string());
                 let [name, client, session] = [name, client_id, session_id].map(|text| text.to_string());
                 published.push((seq_num, parent_seq_num, name, args, client, session));
             }

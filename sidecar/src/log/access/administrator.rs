@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
+use livestore_rules::codes;
 use tokio_postgres::error::SqlState;
 
 use super::store::StoreLog;
 use crate::auth::Access;
 use crate::log::error::Denied;
 use crate::postgres::{DatabaseError, Unreadable};
-
-/// What `livestore.reset_store` raises for a store that does not exist.
-const NO_SUCH_STORE: &str = "LS004";
 
 /// A client that may administer a store. Only [`StoreLog::administrator`] makes one. Protocols ask for a secret before.
 pub struct Administrator<'a>(&'a StoreLog);
@@ -42,7 +40,7 @@ impl Administrator<'_> {
         match reset.await {
             Ok(()) => Ok(()),
             Err(error) => match error.code() {
-                Some(code) if code.code() == NO_SUCH_STORE => Ok(()),
+                Some(code) if code.code() == codes::NO_STORE => Ok(()),
                 Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(ResetError::NotAllowed),
                 _ => Err(ResetError::Database(error.into())),
             },

@@ -1,28 +1,21 @@
 //! Which stores are followed.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::sync::Weak;
 
+use livestore_rules::notification::store_digest;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use crate::log::store_id::StoreId;
 
-/// What stands for a store in notifications, as `livestore.store_digest` makes it: any role of the database can listen to those. The first
-/// half of a SHA-256, in hexadecimal digits.
+/// What stands for a store in notifications, as `livestore.store_digest` makes it: any role of the database can listen to those.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct StoreDigest(Box<str>);
 
 impl StoreDigest {
     pub fn new(key: &str, store: &StoreId) -> Self {
-        let digest = Sha256::new().chain_update(key).chain_update(store.as_str()).finalize();
-        let mut digits = String::with_capacity(32);
-        for byte in digest.iter().take(16) {
-            let _ = write!(digits, "{byte:02x}");
-        }
-        Self(digits.into())
+        Self(store_digest(key, store.as_str()).into())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The outcome of a push: rows of `livestore.push_batch` and errors of Postgres, turned into results for protocols.
 
 use chrono::{DateTime, Utc};
+use livestore_rules::codes;
 use serde::Deserialize;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
@@ -70,16 +71,16 @@ fn push_error(sqlstate: &str, message: &str, detail: &str) -> PushError {
         received: String,
     }
     let parsed = match sqlstate {
-        "LS001" => serde_json::from_str(detail)
+        codes::SERVER_AHEAD => serde_json::from_str(detail)
             .map(|ServerAhead { minimum_expected_num, provided_num }| PushError::ServerAhead {
                 minimum_expected_num,
                 provided_num,
             })
             .ok(),
-        "LS002" => serde_json::from_str(detail)
+        codes::BACKEND_ID_MISMATCH => serde_json::from_str(detail)
             .map(|BackendIdMismatch { expected, received }| PushError::BackendIdMismatch { expected, received })
             .ok(),
-        "LS003" => Some(PushError::Invalid(message.into())),
+        codes::INVALID => Some(PushError::Invalid(message.into())),
         _ => None,
     };
     parsed.unwrap_or_else(|| rejected(Some(&SqlState::from_code(sqlstate)), message))

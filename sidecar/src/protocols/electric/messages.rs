@@ -88,7 +88,7 @@ pub fn row(event: &Event, relation: &Relation, columns: Columns) -> Result<Strin
             "seqNum" => &seq_num,
             "parentSeqNum" => &fields.parent_seq_num.to_string(),
             "name" => &*fields.name,
-            "args" => fields.args.map_or(NO_ARGS, |args| args.get()),
+            "args" => fields.args.map_or(NO_ARGS, |args| args.text()),
             "clientId" => &*fields.client_id,
             _ => &*fields.session_id,
         };

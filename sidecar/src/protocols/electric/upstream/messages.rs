@@ -7,7 +7,7 @@ use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::log::{Event, EventFields};
+use crate::log::{Event, StoredEvent};
 
 /// What a page says.
 pub enum Messages {
@@ -56,16 +56,17 @@ pub fn read_messages(body: &[u8]) -> Result<Messages, serde_json::Error> {
             (Some("insert"), _, Some(value)) => {
                 let row: Row<'_> = serde_json::from_str(value.get())?;
                 let number = |text: &str| text.parse::<i64>().map_err(serde::de::Error::custom);
-                let fields = EventFields {
-                    name: row.name,
-                    args: row.args.as_deref().map(serde_json::from_str).transpose()?,
+                let args: Option<&RawValue> = row.args.as_deref().map(serde_json::from_str).transpose()?;
+                let event = StoredEvent {
+                    name: &row.name,
+                    args: args.map(RawValue::get),
                     seq_num: number(&row.seq_num)?,
                     parent_seq_num: number(&row.parent_seq_num)?,
-                    client_id: row.client_id,
-                    session_id: row.session_id,
+                    client_id: &row.client_id,
+                    session_id: &row.session_id,
                 };
                 // When it was appended this dialect does not tell.
-                events.push(Arc::new(fields.appended_at(DateTime::UNIX_EPOCH)));
+                events.push(Arc::new(event.appended_at(DateTime::UNIX_EPOCH)));
             }
             (Some(_), ..) => return Ok(Messages::Mutations),
             (_, Some("must-refetch"), _) => return Ok(Messages::MustRefetch),
@@ -106,7 +107,7 @@ mod tests {
         assert!(is_up_to_date);
         assert_eq!(events.iter().map(|event| event.seq_num).collect::<Vec<_>>(), [1, 2], "in the order of the log");
         assert!(events[0].fields().unwrap().args.is_none());
-        assert_eq!(events[1].fields().unwrap().args.unwrap().get(), r#"{"id": "127c3df4", "text": "1"}"#);
+        assert_eq!(events[1].fields().unwrap().args.unwrap().text(), r#"{"id": "127c3df4", "text": "1"}"#);
         for mutation in ["\"update\"", "\"delete\""] {
             let mutated = recorded.replacen("\"insert\"", mutation, 1);
             assert!(matches!(read_messages(mutated.as_bytes()), Ok(Messages::Mutations)), "{mutation}");
