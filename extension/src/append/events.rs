@@ -1,8 +1,5 @@
 //! Heads, and the events with their hooks.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
 use livestore_rules::plan::StoredEvent;
 use pgrx::datum::{DatumWithOid, TimestampWithTimeZone};
 use pgrx::pg_sys::BuiltinOid::{INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZOID};
@@ -24,16 +21,30 @@ macro_rules! returning {
     };
 }
 
-/// Events of several stores, in one statement.
+/// Events of several stores in one statement, all appended at one time or each at its own.
 macro_rules! insert {
     ($table:literal, $end:expr) => {
+        insert!($table, "$8", "", "", $end)
+    };
+    ($table:literal, each at its time, $end:expr) => {
+        insert!($table, "e.created_at", ", pg_catalog.unnest($8)", ", created_at", $end)
+    };
+    ($table:literal, $created_at:literal, $created_ats:literal, $column:literal, $end:expr) => {
         concat!(
-            "insert into ", $table, "
-             select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
+            "insert into ",
+            $table,
+            "
+             select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, ",
+            $created_at,
+            "
              from rows from (
                  pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4),
-                 pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8)
-             ) e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)",
+                 pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7)",
+            $created_ats,
+            "
+             ) e(store, seq_num, parent_seq_num, name, args, client_id, session_id",
+            $column,
+            ")",
             $end
         )
     };
@@ -46,7 +57,9 @@ macro_rules! insert_one {
     };
 }
 
-const MANY: &[PgBuiltInOids] = &[
+const MANY: &[PgBuiltInOids] =
+    &[INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TIMESTAMPTZOID];
+const MANY_AT_TIMES: &[PgBuiltInOids] = &[
     INT8ARRAYOID,
     INT8ARRAYOID,
     INT8ARRAYOID,
@@ -115,27 +128,38 @@ pub fn advance(client: &mut SpiClient<'_>, heads: impl Iterator<Item = (i64, i64
 /// Of statements. What a hook raises unwinds, and so does an error if a hook has changed events: a client that gets back another
 /// event than it pushed takes its own for missing, and pushes it again.
 pub fn insert_with_hooks(client: &mut SpiClient<'_>, events: &[Event<'_>]) -> spi::Result<()> {
-    let mut tables: HashMap<pg_sys::Oid, Eventlog> = HashMap::with_capacity(1);
+    let mut tables: Vec<(pg_sys::Oid, Eventlog)> = Vec::with_capacity(1);
+    let mut parts: Vec<(usize, Vec<&Event<'_>>)> = Vec::with_capacity(1);
+    // Events of one push come one after the other.
+    let mut last: Option<(pg_sys::Oid, usize, usize)> = None;
     for event in events {
-        if let Entry::Vacant(table) = tables.entry(event.row.eventlog) {
-            table.insert(Eventlog::open(client, event.row.eventlog)?);
-        }
-    }
-    let mut parts: Vec<(&Eventlog, Vec<&Event<'_>>)> = Vec::with_capacity(tables.len());
-    let mut places: HashMap<(pg_sys::Oid, Option<usize>), usize> = HashMap::new();
-    for event in events {
-        let Some(table) = tables.get(&event.row.eventlog) else { continue };
-        let key = (event.row.eventlog, table.has_hooks().then_some(event.push));
-        let place = *places.entry(key).or_insert_with(|| {
-            parts.push((table, Vec::new()));
-            parts.len() - 1
-        });
-        if let Some((_, part)) = parts.get_mut(place) {
+        let part = match last {
+            Some((eventlog, push, part)) if (eventlog, push) == (event.row.eventlog, event.push) => part,
+            _ => {
+                let table = match tables.iter().position(|(eventlog, _)| *eventlog == event.row.eventlog) {
+                    Some(table) => table,
+                    None => {
+                        tables.push((event.row.eventlog, Eventlog::open(client, event.row.eventlog)?));
+                        tables.len() - 1
+                    }
+                };
+                let has_hooks = tables.get(table).is_some_and(|(_, eventlog)| eventlog.has_hooks());
+                let shared = if has_hooks { None } else { parts.iter().position(|(other, _)| *other == table) };
+                shared.unwrap_or_else(|| {
+                    parts.push((table, Vec::new()));
+                    parts.len() - 1
+                })
+            }
+        };
+        last = Some((event.row.eventlog, event.push, part));
+        if let Some((_, part)) = parts.get_mut(part) {
             part.push(event);
         }
     }
     for (table, part) in &parts {
-        insert_part(client, table, part)?;
+        if let Some((_, table)) = tables.get(*table) {
+            insert_part(client, table, part)?;
+        }
     }
     Ok(())
 }
@@ -179,6 +203,8 @@ fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> 
             (Some(name), _) => execute(client, &format!(insert_one!("{}", returning!()), name), ONE, &arguments)?,
         }
     } else {
+        let at = part.first().map(|event| event.created_at);
+        let is_one_time = part.iter().all(|event| Some(event.created_at) == at);
         let arguments = [
             part.iter().map(|event| event.row.id).collect::<Vec<_>>().into(),
             part.iter().map(|event| event.seq_num).collect::<Vec<_>>().into(),
@@ -187,12 +213,17 @@ fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> 
             part.iter().map(|event| event.content.args).collect::<Vec<_>>().into(),
             part.iter().map(|event| event.content.client_id).collect::<Vec<_>>().into(),
             part.iter().map(|event| event.content.session_id).collect::<Vec<_>>().into(),
-            part.iter().map(|event| event.created_at).collect::<Vec<_>>().into(),
+            if is_one_time { at.into() } else { part.iter().map(|event| event.created_at).collect::<Vec<_>>().into() },
         ];
-        match (table.dedicated_name(), table.may_change_events()) {
-            (None, false) => INSERT.with(|insert| insert.execute(client, &arguments))?,
-            (None, true) => INSERT_RETURNING.with(|insert| insert.execute(client, &arguments))?,
-            (Some(name), _) => execute(client, &format!(insert!("{}", returning!()), name), MANY, &arguments)?,
+        match (is_one_time, table.dedicated_name(), table.may_change_events()) {
+            (true, None, false) => INSERT.with(|insert| insert.execute(client, &arguments))?,
+            (true, None, true) => INSERT_RETURNING.with(|insert| insert.execute(client, &arguments))?,
+            (true, Some(name), _) => execute(client, &format!(insert!("{}", returning!()), name), MANY, &arguments)?,
+            (false, name, _) => {
+                let name = name.unwrap_or("livestore.eventlog_1");
+                let text = format!(insert!("{}", each at its time, returning!()), name);
+                execute(client, &text, MANY_AT_TIMES, &arguments)?
+            }
         }
     };
     if !table.may_change_events() {

@@ -217,22 +217,32 @@ fn write(
     let mut advances: Vec<(&str, Advance)> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut events = Vec::with_capacity(inserts.len());
+    // The push whose events come now, and the place of its store among the advances.
+    let mut current: Option<(usize, Row, &Push<'_>, usize)> = None;
     for Insert { push: index, event } in inserts {
-        let Some((push, store)) = pushes.get(*index).and_then(|push| Some((push, stores.get(push.store)?))) else {
-            error!("a plan inserts into a store that is not in it");
-        };
-        let Some(row) = store.row else {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
-                "a store was created or dropped meanwhile: try again"
-            );
+        let (row, push, place) = match current {
+            Some((current, row, push, place)) if current == *index => (row, push, place),
+            _ => {
+                let Some((push, store)) = pushes.get(*index).and_then(|push| Some((push, stores.get(push.store)?)))
+                else {
+                    error!("a plan inserts into a store that is not in it");
+                };
+                let Some(row) = store.row else {
+                    ereport!(
+                        ERROR,
+                        PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+                        "a store was created or dropped meanwhile: try again"
+                    );
+                };
+                let place = *places.entry(push.store).or_insert_with(|| {
+                    advances.push((push.store, Advance { store: row.id, upto: 0, events: 0 }));
+                    advances.len() - 1
+                });
+                current = Some((*index, row, push, place));
+                (row, push, place)
+            }
         };
         // The events of a store are in the order of its log: the last one is its head.
-        let place = *places.entry(push.store).or_insert_with(|| {
-            advances.push((push.store, Advance { store: row.id, upto: 0, events: 0 }));
-            advances.len() - 1
-        });
         if let Some((_, advance)) = advances.get_mut(place) {
             advance.upto = event.seq_num;
             advance.events = advance.events.saturating_add(1);
