@@ -30,7 +30,7 @@ struct Entry {
 }
 
 thread_local! {
-    /// What this transaction has appended, in that order.
+    /// The appends of this transaction, in their order.
     static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
     static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
 

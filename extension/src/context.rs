@@ -1,4 +1,4 @@
-//! What hooks may know of the request whose events are being inserted: `livestore.current_store_id()`,
+//! The context of the request whose events are being inserted, for hooks: `livestore.current_store_id()`,
 //! `livestore.current_context()`. It is in the memory of this session, where no role can forge it.
 
 use std::borrow::Cow;

@@ -16,7 +16,7 @@ unsafe extern "C-unwind" {
     fn errdetail_internal(format: *const c_char, ...) -> c_int;
 }
 
-/// What pgrx would lose of an error, or change.
+/// The parts of an error that pgrx would lose, or change.
 struct Raised {
     message: CString,
     detail: Option<CString>,

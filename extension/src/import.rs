@@ -57,7 +57,7 @@ fn fetch_source(
     })
 }
 
-/// What is wrong with a batch that should follow the event `after` of a log; null if nothing is.
+/// Checks a batch that should follow the event `after` of a log: the SQLSTATE, message and DETAIL of its error; null if it has none.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn check_batch(

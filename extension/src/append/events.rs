@@ -14,7 +14,7 @@ use crate::hooks::Eventlog;
 use crate::roles::RunsAs;
 use crate::statement::Statement;
 
-/// What was inserted, where BEFORE triggers may have changed it.
+/// Returns the rows as they were inserted, where BEFORE triggers may have changed them.
 macro_rules! returning {
     () => {
         " returning store, \"seqNum\", \"createdAt\", \"parentSeqNum\", name, args::text, \"clientId\", \"sessionId\""
@@ -94,7 +94,7 @@ thread_local! {
 pub struct Event<'a> {
     pub row: Row,
     pub store: &'a str,
-    /// What hooks may know of its request.
+    /// The context of its request, for hooks.
     pub context: Option<&'a str>,
     /// The push that it came with. Hooks run for one push at a time.
     pub push: usize,

@@ -61,7 +61,7 @@ thread_local! {
             &[TEXTOID],
         )
     };
-    /// What is known of these stores, locked by others or not, and the backend ids that those will have that do not exist.
+    /// Which of these stores exist, locked by others or not, and the backend ids that the others will have.
     static LOOK: Statement = const {
         Statement::new(
             "select name, s.id is not null, livestore.backend_id(name)
@@ -141,7 +141,7 @@ pub fn lock(client: &mut SpiClient<'_>, group: &Group<'_>) -> spi::Result<HashMa
         for (name, backend_id) in missing {
             locked.entry(name).or_insert(Store { row: None, head: 0, backend_id });
         }
-        // What is new is locked, or held by who has created it meanwhile.
+        // A new store is locked, unless another transaction has created it meanwhile and holds it.
         locked.retain(|name, store| store.row.is_some() || !new.contains(&&**name));
         return Ok(locked);
     }
