@@ -40,7 +40,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// What to change: the first problem of each part.
+    /// The settings to change: the first problem of each part.
     pub fn problems(&self) -> impl Iterator<Item = SettingsError> {
         let checked = [
             self.auth.check(),

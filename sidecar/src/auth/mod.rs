@@ -44,7 +44,7 @@ pub struct Jwt {
     pub verifier: Verifier,
     /// The claim that says what a token allows.
     pub access_claim: String,
-    /// What every token allows.
+    /// The access that every token gives.
     pub allow: Vec<Template>,
     /// Connections of each subject.
     pub connections: Arc<Quota<Arc<str>>>,

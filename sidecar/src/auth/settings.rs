@@ -21,7 +21,7 @@ const LONGEST_LEEWAY: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Args)]
 pub struct AuthSettings {
-    /// Who may connect. none: everybody, which takes --insecure-no-auth beyond loopback. jwt: whoever has a good token.
+    /// Authentication. none: everybody may connect, beyond loopback only with --insecure-no-auth. jwt: clients need a valid token.
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]
     pub auth: Auth,
 
@@ -55,7 +55,7 @@ pub struct AuthSettings {
     #[arg(long, env = "LIVESTORE_ACCESS_CLAIM", default_value = "livestore", value_name = "CLAIM")]
     access_claim: String,
 
-    /// What every token allows, beside its claim, with {sub} for its subject, e.g. user-{sub}-*=write. *=write: everything.
+    /// Access that every token gives besides its claim, with {sub} for its subject, e.g. user-{sub}-*=write. *=write: everything.
     #[arg(long, env = "LIVESTORE_ALLOW", value_name = "STORE=ACCESS", value_delimiter = ',')]
     allow: Vec<Template>,
 

@@ -1,4 +1,4 @@
-//! What is known of a dialect outside its folder.
+//! The parts of a dialect that are known outside its folder.
 
 use std::fmt;
 

@@ -34,7 +34,7 @@ use crate::settings::SettingsError;
 use crate::shutdown::Ending;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
-/// What the handlers of all protocols share.
+/// The state that the handlers of all protocols share.
 pub struct Gate {
     pub log: Log,
     pub hosts: Hosts,
@@ -101,7 +101,7 @@ impl Gate {
         refused(asked, reason, whom, text);
     }
 
-    /// What hooks and the authorize function may know of a request.
+    /// The context of a request, for hooks and the authorize function.
     pub fn context(
         &self,
         dialect: &Dialect,
@@ -193,7 +193,7 @@ pub fn is_for(dialect: &Dialect, store: &StoreId) {
     span.record("store", store.as_str());
 }
 
-/// The headers of these names that the request has, names in lower case. What is not UTF-8 in them is replaced.
+/// The headers of these names that the request has, names in lower case. Bytes in them that are not UTF-8 are replaced.
 fn forwarded(names: &[HeaderName], headers: &HeaderMap) -> BTreeMap<String, String> {
     let value = |name: &HeaderName| {
         let values: Vec<_> =

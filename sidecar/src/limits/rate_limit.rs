@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 /// How often keys that have been quiet are removed.
 const FORGET: Duration = Duration::from_secs(60);
 
-/// Whoever is admitted faster did not wait.
+/// A request that is admitted faster did not wait.
 const NOTICEABLE: Duration = Duration::from_millis(1);
 
-/// What each key may send in a second.
+/// The amount that each key may send in a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     pub items: NonZeroU32,

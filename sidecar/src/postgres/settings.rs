@@ -16,7 +16,7 @@ pub struct DatabaseSettings {
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, required = true)]
     database_url: Option<String>,
 
-    /// Who signs the certificate of the database: a PEM file. Without, whom this system trusts.
+    /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
 

@@ -1,4 +1,4 @@
-//! What only an administrator of a store may do.
+//! The actions that only an administrator of a store may take.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a client may do with a store: types that only the check of its token and of the operator's function makes.
+//! The rights of a client to a store: types that only the check of its token and of the operator's function makes.
 
 pub mod administrator;
 pub mod authorize;
