@@ -63,7 +63,7 @@ install: extension ## build the extension and install it into the Postgres of $P
 	for name in $(LIBRARIES); do $(SUDO) install -m 755 $(TARGET)/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/$$name.so"; done
 	$(SUDO) install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 	sql/build target/sql
-	$(SUDO) install -m 644 target/sql/* "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+	$(SUDO) install -m 644 target/sql/livestore_sync--* "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
 extension: ## build the extension
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)

@@ -74,6 +74,8 @@ grant select on livestore.stores, livestore.eventlog_1, livestore.events, livest
 grant insert on livestore.eventlog_1 to livestore_hooks;
 grant execute on function livestore.push(text, json, text), livestore.commit(text, text, json, text, text) to livestore_hooks;
 grant execute on function
+    livestore.version(),
+    livestore.flavour(),
     livestore.backend_id(text),
     livestore.head(text),
     livestore.hash_string(text),
@@ -104,7 +106,6 @@ grant execute on function
     livestore.create_store(text, boolean),
     livestore.push(text, json, text),
     livestore.push_batch(text[], text[], text[], text, text[]),
-    livestore.push_batch(text[], text[], text[], text, text[], text[], text[]),
     livestore.commit(text, text, json, text, text),
     livestore.relay_enter(interval, text),
     livestore.relay_miss(text, text[]),
@@ -114,8 +115,7 @@ grant execute on function
     livestore.relay_leave(text, text[], text[], bigint[]),
     livestore.relay_send(text, text[], text[]),
     livestore.relay_fetch(bigint),
-    livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text),
-    livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text, text, text)
+    livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text)
 to livestore_writer;
 
 -- What empties logs is for whoever administers stores, and for a sidecar with an admin secret.

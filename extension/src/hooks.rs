@@ -1,4 +1,4 @@
-//! Statements on event logs that fire hooks run as `livestore_hooks`; declared in `sql/functions/internal/hooks.sql`.
+//! Statements on event logs that fire hooks run as `livestore_hooks`; declared in `sql/flavours/native/hooks.sql`.
 
 use std::ffi::CStr;
 

@@ -1,4 +1,4 @@
-//! Importing the log of another backend; declared in `sql/functions/internal/import.sql`. Tables and views of others bring functions of
+//! Importing the log of another backend; declared in `sql/flavours/native/import.sql`. Tables and views of others bring functions of
 //! others, which must not run as a superuser who imports: then the source is read as the owner of the table or view.
 
 use std::mem::ManuallyDrop;

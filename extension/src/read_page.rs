@@ -1,4 +1,4 @@
-//! `livestore.read_page`, declared in `sql/functions/sidecar/pull.sql`: the one way by which a log is read. A page ends with the event that
+//! `livestore.read_page`, declared in `sql/flavours/native/pull.sql`: the one way by which a log is read. A page ends with the event that
 //! reaches its bytes, which are counted while rows arrive: to find out beforehand where a page has to end took as long as to read it.
 
 use std::cell::OnceCell;

@@ -133,15 +133,6 @@ create unlogged table livestore.commit_turn ();
 
 comment on table livestore.commit_turn is 'Empty. Locked by a transaction that takes its positions, until its commit is visible: a lock that only its owner can take';
 
--- Without these, pg_dump leaves out what an extension's own tables hold.
-select pg_catalog.pg_extension_config_dump('livestore.stores', '');
-select pg_catalog.pg_extension_config_dump('livestore.stores_id_seq', '');
-select pg_catalog.pg_extension_config_dump('livestore.eventlog_1', '');
-select pg_catalog.pg_extension_config_dump('livestore.dropped_stores', '');
-select pg_catalog.pg_extension_config_dump('livestore.instance', '');
-select pg_catalog.pg_extension_config_dump('livestore.commits', '');
-select pg_catalog.pg_extension_config_dump('livestore.commit_positions', '');
-
 create type livestore.push_result as (
     push integer,
     head bigint,

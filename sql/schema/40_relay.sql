@@ -71,5 +71,3 @@ comment on column livestore.relayed_events."seqNum" is 'Position in the event lo
 comment on column livestore.relayed_events.key is 'Hash of who made the event and its number, to find one that is pushed again';
 comment on column livestore.relayed_events.event_number is 'eventNumber, as the device sent it';
 comment on column livestore.relayed_events."timestamp" is 'timestamp, as the device sent it';
-
-select pg_catalog.pg_extension_config_dump('livestore.relayed_events', '');

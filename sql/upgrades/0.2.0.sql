@@ -104,9 +104,6 @@ create unlogged table livestore.commit_turn ();
 
 comment on table livestore.commit_turn is 'Empty. Locked by a transaction that takes its positions, until its commit is visible: a lock that only its owner can take';
 
-select pg_catalog.pg_extension_config_dump('livestore.commits', '');
-select pg_catalog.pg_extension_config_dump('livestore.commit_positions', '');
-
 -- Pushes are carried out by one function in Rust, and the context of a request is one JSON object.
 drop function if exists livestore.plan_pushes(text[], text[], text[], bigint[], text[], text[], bigint[], bigint[], text[], text[], text[], text[]);
 drop function if exists livestore.append_pooled(text[], text[], text[], text);

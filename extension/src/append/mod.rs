@@ -1,4 +1,4 @@
-//! `livestore._append`, declared in `sql/functions/internal/push.sql`: the one way by which pushes get into logs.
+//! `livestore._append`, declared in `sql/flavours/native/push.sql`: the one way by which pushes get into logs.
 //!
 //! 1. [`stores`] creates and locks the rows of the stores.
 //! 2. [`livestore_rules::plan`] decides on each push, if need be with events that [`stored`] reads.

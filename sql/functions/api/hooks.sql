@@ -1,16 +1,3 @@
--- The context of a request: what a hook may know of the push that it runs for. It is in the memory of the session, where
--- livestore._append puts it and nobody else can. Written in Rust: extension/src/context.rs.
-create or replace function livestore.current_store_id()
-returns text
-language c
-stable
-strict
-set search_path = pg_catalog, pg_temp
-as 'MODULE_PATHNAME', 'current_store_id_wrapper';
-
-comment on function livestore.current_store_id() is
-'In a hook: the store that is pushed to. Elsewhere null';
-
 create or replace function livestore.current_context()
 returns json
 language sql

@@ -1,13 +1,3 @@
--- Written in Rust: extension/src/notify.rs.
-create or replace function livestore._notify_heads(store_ids text[], heads bigint[], source text default null)
-returns void
-language c
-set search_path = pg_catalog, pg_temp
-as 'MODULE_PATHNAME', 'notify_heads_wrapper';
-
-comment on function livestore._notify_heads(text[], bigint[], text) is
-'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null: the log is another one now. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
-
 create or replace function livestore._stored_events(stores bigint[], seq_nums bigint[])
 returns setof livestore.eventlog_1
 language plpgsql
@@ -38,20 +28,6 @@ $$;
 
 comment on function livestore._stored_events(bigint[], bigint[]) is
 'Internal: the events that are in the log at these positions, as arrays of livestore.stores.id and seqNum';
-
--- Written in Rust: extension/src/append.
-create or replace function livestore._append(
-    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
-)
-returns table (
-    push integer, head bigint, appended integer, backend_id text, created_at timestamptz,
-    sqlstate text, message text, detail text, hint text
-)
-language c
-as 'MODULE_PATHNAME', 'livestore_append';
-
-comment on function livestore._append(text[], text[], text[], text, text[]) is
-'Internal: locks the stores, creates those that are new, and carries the pushes out, as arrays with one element for each push. Returns a result for each; what a hook raises goes through. contexts: a JSON object each, or null; a push that a hook makes without one has that of the hook';
 
 create or replace function livestore._push_some(
     store_ids text[], batches text[], backend_ids text[], positions integer[], source text, contexts text[]

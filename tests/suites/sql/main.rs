@@ -7,6 +7,7 @@ mod commit_log;
 mod concurrency;
 mod context;
 mod dump;
+mod flavours;
 mod hooks;
 mod hostile_arguments;
 mod import;

@@ -19,6 +19,8 @@ const NOBODY: &[&str] = &[];
 
 /// Every function with a call of it, and who may make it.
 const CALLS: &[(&str, &str, &[&str])] = &[
+    ("version", "livestore.version()", READERS),
+    ("flavour", "livestore.flavour()", READERS),
     ("backend_id", "livestore.backend_id('s')", READERS),
     ("head", "livestore.head('s')", READERS),
     ("table_suffix", "livestore.table_suffix('s')", READERS),

@@ -1,0 +1,9 @@
+-- Without these, pg_dump leaves out what an extension's own tables hold.
+select pg_catalog.pg_extension_config_dump('livestore.stores', '');
+select pg_catalog.pg_extension_config_dump('livestore.stores_id_seq', '');
+select pg_catalog.pg_extension_config_dump('livestore.eventlog_1', '');
+select pg_catalog.pg_extension_config_dump('livestore.dropped_stores', '');
+select pg_catalog.pg_extension_config_dump('livestore.instance', '');
+select pg_catalog.pg_extension_config_dump('livestore.commits', '');
+select pg_catalog.pg_extension_config_dump('livestore.commit_positions', '');
+select pg_catalog.pg_extension_config_dump('livestore.relayed_events', '');
