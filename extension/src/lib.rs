@@ -4,7 +4,7 @@
 //! - [`hooks`] knows the triggers on event logs, [`roles`] says as whom they run, [`context`] what they may know of the request, and
 //!   [`hook_errors`] hands on what they raise.
 //! - [`commit_log`] gives each commit its positions, and [`notify`] tells those who listen.
-//! - [`read_page`] reads logs.
+//! - [`read`] reads logs.
 //! - [`import`] reads the log of another backend.
 //! - [`bounds`] is what the database's owner has set.
 //! - [`legacy`] is for databases whose SQL is of an earlier version.
@@ -18,7 +18,7 @@ mod hooks;
 mod import;
 mod legacy;
 mod notify;
-mod read_page;
+mod read;
 mod roles;
 mod statement;
 

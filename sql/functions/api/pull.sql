@@ -13,22 +13,6 @@ $$;
 
 comment on function livestore.head(text) is 'The sequence number of the last event of a store; 0 if its log is empty or the store does not exist';
 
-create or replace function livestore.pull_page(store_id text, after bigint, max_events integer, max_bytes integer)
-returns table (
-    seq_num bigint, parent_seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz
-)
-language sql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select p.seq_num, p.parent_seq_num, p.name, p.args, p.client_id, p.session_id, p.created_at
-    from livestore.read_page($1, coalesce($2, 0), coalesce($3, 2147483647), $4) p
-    where p.seq_num is not null
-$$;
-
-comment on function livestore.pull_page(text, bigint, integer, integer) is
-'The events of livestore.read_page';
-
 create or replace function livestore.pull(store_id text, after bigint default 0, max_events integer default 100)
 returns setof livestore.events
 language sql

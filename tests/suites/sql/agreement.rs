@@ -161,7 +161,7 @@ async fn in_the_database(client: &Client) -> Vec<Function> {
              ) columns
              where p.prolang = (select oid from pg_language where lanname = 'c') and p.probin like '%livestore_sync%'
                  -- Not pgrx's.
-                 and p.proname <> 'read_page'",
+                 and p.proname not in ('read_page', 'pull_page')",
             &[],
         )
         .await

@@ -6,6 +6,7 @@ pub mod page;
 pub mod prefetch;
 pub mod registry;
 pub mod scan;
+mod stored;
 pub mod subscription;
 pub mod tail;
 pub mod tails;
