@@ -1,7 +1,7 @@
 # livestore_sync: `make help` lists the targets.
 
 PG_CONFIG ?= pg_config
-# Cargo's profile: release; run, which `make run` builds; or dev, which the tests build anyway.
+# Cargo's profile: release; local, which `make run` builds; or dev, which the tests build anyway.
 LIVESTORE_PROFILE ?= release
 TARGET := target/$(patsubst dev,debug,$(LIVESTORE_PROFILE))
 # Postgres' folders are root's.
