@@ -60,7 +60,7 @@ begin
 end
 $$;
 
--- Whoever owns the schema, may create in it, or owns something in it could plant functions for the extension to call.
+-- A role that owns the schema, may create in it, or owns something in it could plant functions for the extension to call.
 do $$
 declare
     schema_acl aclitem[];

@@ -118,7 +118,7 @@ grant execute on function
     livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text)
 to livestore_writer;
 
--- What empties logs is for whoever administers stores, and for a sidecar with an admin secret.
+-- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
 grant execute on function livestore.reset_store(text), livestore.drop_store(text) to livestore_admin;
 
 -- An import appends events with the times of another backend.

@@ -10,7 +10,7 @@ const MAX_AHEAD_SET: &str = "\
     select (pg_catalog.to_jsonb(i) operator(pg_catalog.->>) 'max_ahead')::pg_catalog.int8
     from livestore.instance i order by i.created_at limit 1";
 
-/// How far ahead of the head an event may be that leaves a gap.
+/// The greatest distance of an event that leaves a gap from the head.
 pub fn max_ahead() -> i64 {
     match Spi::get_one(MAX_AHEAD_SET) {
         Ok(set) => set.unwrap_or(MAX_AHEAD),

@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 use crate::roles::RunsAs;
 use crate::statement::Statement;
 
-/// How a transaction changes the log of a store.
+/// The change of a store's log by a transaction.
 #[derive(Clone, Copy)]
 pub struct Advance {
     /// `livestore.stores.id`.

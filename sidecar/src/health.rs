@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use clap::Args;
 
-/// How long an answer may take.
+/// The time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whom to ask.
 #[derive(Debug, Args)]
 pub struct Health {
-    /// Where it serves.
+    /// The address at which the sidecar serves.
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
     listen: SocketAddr,
 
-    /// Where it says how it is, if that is elsewhere.
+    /// The address of its probes, if it is another.
     #[arg(long, env = "LIVESTORE_HEALTH_LISTEN", value_name = "ADDRESS")]
     health_listen: Option<SocketAddr>,
 }

@@ -24,10 +24,10 @@ use crate::settings::SettingsError;
 use crate::shutdown::{By, Ending, Signals};
 use crate::telemetry::{self, metrics};
 
-/// How often a database that is away is tried at start.
+/// The interval at which a database that is away is tried at start.
 const START_RETRY: Duration = Duration::from_millis(250);
 
-/// How long telling other sidecars may take.
+/// The time that telling other sidecars may take.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the process ends other than by a signal. Each has an exit code of its own.
@@ -87,7 +87,7 @@ pub fn run(config: Config) -> ExitCode {
     if let Some(traces) = traces {
         traces.end();
     }
-    // What is still running is past the deadline.
+    // Tasks that are still running are past the deadline.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

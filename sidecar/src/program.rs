@@ -20,7 +20,7 @@ pub struct Program {
     config: Config,
 }
 
-/// What else the program does.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it

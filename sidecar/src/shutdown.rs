@@ -7,11 +7,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// How long what waits for the database is waited for once a shutdown has begun, if its deadline allows. Less than the 10 s
+/// The time that requests wait for the database once a shutdown has begun, if its deadline allows. Less than the 10 s
 /// that a ping of a client may take: with one socket that is handed from process to process, the next one begins only then.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
 
-/// What is left for the answers of the very end to arrive.
+/// The time that is left for the last answers to arrive.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// A shutdown, step by step. Cheap to clone.
@@ -21,7 +21,7 @@ pub struct Ending {
     pub announced: CancellationToken,
     /// No connection is accepted any more; streams end.
     pub begun: CancellationToken,
-    /// What still waits for the database is told that there is nothing new, or to come again.
+    /// Requests that still wait for the database are told that there is nothing new, or to come again.
     pub last_moment: CancellationToken,
     /// Now that has to be answered, too, for which there is no answer but a failure.
     pub very_end: CancellationToken,
@@ -44,7 +44,7 @@ impl Ending {
     }
 }
 
-/// Who asks for the end.
+/// The signal that asks for the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// SIGTERM: whoever manages services.

@@ -9,7 +9,7 @@ use clap::Args;
 use crate::auth::{Access, mint};
 use crate::settings::values::lasting;
 
-/// What a token shall say.
+/// The content of the token.
 #[derive(Debug, Args)]
 pub struct NewToken {
     /// The secret of the sidecar that will take it.
@@ -20,15 +20,15 @@ pub struct NewToken {
     #[arg(long, required = true)]
     store: Vec<String>,
 
-    /// What it allows there: read, write or admin.
+    /// The permission there: read, write or admin.
     #[arg(long, default_value = "write")]
     access: Access,
 
-    /// How long it lasts.
+    /// The time for which it is valid.
     #[arg(long, default_value = "1h", value_parser = lasting(Duration::from_secs(1)))]
     expires: Duration,
 
-    /// Who it is for (sub).
+    /// Its subject (sub).
     #[arg(long, default_value = "developer")]
     subject: String,
 

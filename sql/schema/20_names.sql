@@ -27,7 +27,7 @@ $$;
 
 comment on function livestore.hash_string(text) is 'Internal: Hash.string of npm''s effect';
 
--- What toTableName of @livestore/sync-electric makes of a store id: JavaScript replaces UTF-16 units, so a character outside
+-- The name that toTableName of @livestore/sync-electric makes of a store id: JavaScript replaces UTF-16 units, so a character outside
 -- the basic plane becomes two underscores. 52: with the 11 characters before it a name has the 63 that Postgres allows.
 create function livestore.table_suffix(store_id text)
 returns text

@@ -1,4 +1,4 @@
--- What sidecars tell each other of the devices at the peer relay. Nothing here outlives a crash, nor has to: a device that
+-- The state that sidecars share about the devices at the peer relay. Nothing here outlives a crash, nor has to: a device that
 -- connects again is there again, and messages are for those who are online.
 create unlogged table livestore.relay_sidecars (
     sidecar text primary key,

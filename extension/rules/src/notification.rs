@@ -1,4 +1,4 @@
-//! What `NOTIFY livestore_heads` says: `{"source": …, "heads": {"<digest>": <head>, …}}`, and `NOTIFY livestore` with store ids instead.
+//! The payload of `NOTIFY livestore_heads`: `{"source": …, "heads": {"<digest>": <head>, …}}`, and of `NOTIFY livestore`, with store ids instead.
 //! A head of null: the log is another one now.
 
 use std::fmt::Write as _;

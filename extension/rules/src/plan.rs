@@ -1,4 +1,4 @@
-//! What becomes of each push of a group: pure decisions, made while the stores' rows are locked.
+//! The verdict on each push of a group: pure decisions, made while the stores' rows are locked.
 //!
 //! Several pushes of one store in the same group chain on one another: the second is judged by the head that the first
 //! leaves behind.
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::codes;
 use crate::validation::{Event, Invalid, MAX_SEQ_NUM, read_batch};
 
-/// How far ahead of the head an event may be that does not follow it directly, unless the database says otherwise.
+/// The greatest distance from the head of an event that does not follow it directly, unless the database says otherwise.
 pub const MAX_AHEAD: i64 = 1 << 31;
 
 /// From here on there are no more gaps: whatever clients push, half of all numbers remain for events that follow each other.
@@ -59,7 +59,7 @@ impl Verdict {
         }
     }
 
-    /// What is wrong, in a sentence.
+    /// The fault, in a sentence.
     pub fn message(&self) -> Option<String> {
         match self {
             Self::Accepted { .. } => None,
@@ -87,7 +87,7 @@ impl Verdict {
         Some(detail.to_string())
     }
 
-    /// What to do next.
+    /// The advice for the caller.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Accepted { .. } => None,
@@ -175,7 +175,7 @@ struct Planner<'a, 's> {
     /// Heads of the stores that this plan has advanced.
     heads: HashMap<&'a str, i64>,
     inserts: Vec<Insert<'a>>,
-    /// Where in `inserts` an event of this plan is.
+    /// The place in `inserts` of an event of this plan.
     planned: HashMap<(&'a str, i64), usize>,
 }
 
@@ -197,7 +197,7 @@ impl<'a> Planner<'a, '_> {
         let provided_num = first.parent_seq_num;
         let repeated = batch.iter().take_while(|event| self.is_in_log(push.store, event)).count();
         let appended = batch.len() - repeated;
-        // What follows the repeated part must follow the head, too: events that others pushed may stand in between.
+        // The events after the repeated part must follow the head, too: events that others pushed may stand in between.
         let follows_head = batch.get(repeated).is_none_or(|event| event.parent_seq_num == head);
         if !follows_head {
             return Verdict::ServerAhead { minimum_expected_num: head, provided_num };

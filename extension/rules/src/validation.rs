@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 /// The largest sequence number: what a JavaScript client can count to without losing precision.
 pub const MAX_SEQ_NUM: i64 = (1 << 53) - 1;
 
-/// How deep `args` may nest. Postgres' JSON functions recurse, so that a value stored without a bound could be stored but
+/// The greatest nesting of `args`. Postgres' JSON functions recurse, so that a value stored without a bound could be stored but
 /// never queried.
 pub const MAX_ARGS_DEPTH: usize = 512;
 

@@ -138,7 +138,7 @@ proptest! {
         let _ = read_batch(&text);
     }
 
-    /// Whatever is accepted of a damaged batch is a chain, with the numbers and args that the text shows to another reader.
+    /// An accepted part of a damaged batch is a chain, with the numbers and args that the text shows to another reader.
     #[test]
     fn a_damaged_batch_is_never_misread(
         numbers in nearly_a_chain(),

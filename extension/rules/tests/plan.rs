@@ -105,18 +105,18 @@ fn carry_out(log: &mut Vec<Event>, expected_id: &str, attempt: &Attempted) -> Ou
     }
 }
 
-/// What a client tries, in terms of the log as it is then.
+/// A client's attempt, in terms of the log as it is then.
 #[derive(Debug, Clone)]
 struct Attempt {
     store: usize,
-    /// How many events of the log's end the batch repeats, and how many of those it leaves out at the end.
+    /// The number of events of the log's end that the batch repeats, and of those that it leaves out at the end.
     repeated: usize,
     left_out: usize,
     /// One of the repeated events is another in this field.
     altered: Option<(Index, Field)>,
     /// The new events: the distance to the event before, and what is in it.
     new: Vec<(i64, Event)>,
-    /// Where the chain is broken, and by how much.
+    /// The place where the chain is broken, and by how much.
     broken: Option<(Index, i64)>,
     backend_id: Option<bool>,
 }
@@ -376,7 +376,7 @@ fn no_event_may_use_up_the_numbers_of_a_log() {
     assert_eq!(jump(0, last, MAX_AHEAD), invalid);
     assert_eq!(jump(7, 7 + MAX_AHEAD, MAX_AHEAD), accepted(7 + MAX_AHEAD));
     assert_eq!(jump(7, 8 + MAX_AHEAD, MAX_AHEAD), invalid);
-    // Whatever the bound is, no number of jumps gets beyond the middle: from there on it is one by one.
+    // Under any bound, no number of jumps gets beyond the middle: from there on it is one by one.
     assert_eq!(jump(0, last, i64::MAX), invalid);
     assert_eq!(jump(0, 1 << 52, i64::MAX), invalid);
     assert_eq!(jump(0, (1 << 52) - 1, i64::MAX), accepted((1 << 52) - 1));

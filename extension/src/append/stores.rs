@@ -12,7 +12,7 @@ use super::Group;
 use crate::bounds::max_ahead;
 use crate::statement::Statement;
 
-/// How often a store that is dropped while it is waited for is created again, before the call gives up.
+/// The number of times that a store that is dropped while it is waited for is created again, before the call gives up.
 const ROUNDS: usize = 100;
 
 thread_local! {
@@ -61,7 +61,7 @@ thread_local! {
             &[TEXTOID],
         )
     };
-    /// Which of these stores exist, locked by others or not, and the backend ids that the others will have.
+    /// The stores of a list that exist, locked by others or not, and the backend ids that the others will have.
     static LOOK: Statement = const {
         Statement::new(
             "select name, s.id is not null, livestore.backend_id(name)

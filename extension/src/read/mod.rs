@@ -87,7 +87,7 @@ pub unsafe extern "C-unwind" fn livestore_pull_page(info: pg_sys::FunctionCallIn
     }
 }
 
-/// What a function returns beside the rows of its result.
+/// The result of a function beside its rows.
 ///
 /// # Safety
 ///
@@ -98,7 +98,7 @@ unsafe fn nothing(info: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     pg_sys::Datum::null()
 }
 
-/// Which events of a log make a page: those after a sequence number. None of the bounds, where one is null.
+/// The events of a log that make a page: those after a sequence number. None of the bounds, where one is null.
 struct Bounds {
     after: i64,
     events: i64,

@@ -1,4 +1,4 @@
-//! Where the events of a page go while they are read: to the rows of a result, or one behind the other.
+//! The receivers of a page's events while they are read: the rows of a result, or one value.
 
 use std::ffi::c_int;
 
@@ -12,7 +12,7 @@ pub const FIELDS: usize = 7;
 /// Those that are texts, whose bytes count. The others are numbers of 64 bits: `timestamptz` counts microseconds since 2000.
 const IS_TEXT: [bool; FIELDS] = [false, false, true, true, true, true, false];
 
-/// What stands for the length of a field that is null.
+/// The length of a field that is null.
 const NULL: i32 = -1;
 
 /// Takes what is made of the events.
@@ -111,7 +111,7 @@ unsafe fn put_text(events: &mut Vec<u8>, text: pg_sys::Datum) -> usize {
     }
 }
 
-/// How long a text is, as the reader gets it. Nothing is unpacked to find out.
+/// The length of a text, as the reader gets it. Nothing is unpacked to find out.
 ///
 /// # Safety
 ///

@@ -1,10 +1,10 @@
-//! What a token allows: rules that give stores, by name or by the beginning of it, to whoever they apply to.
+//! The stores that a token allows: rules that name a store or a prefix, for those subjects that they apply to.
 
 use std::str::FromStr;
 
 use serde_json::Value;
 
-/// What may be done with a store. Each includes those before it.
+/// The actions on a store. Each includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
     Read,
@@ -31,7 +31,7 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Rule);
 
-/// What `{sub}` is written as.
+/// The placeholder of the subject.
 const SUBJECT: &str = "{sub}";
 
 impl Access {
@@ -98,7 +98,7 @@ impl Pattern {
         }
     }
 
-    /// What stands for the subject is a name in whatever it holds, a `*` too.
+    /// The placeholder of the subject is taken literally in whatever it holds, a `*` too.
     fn of(&self, subject: &str) -> Self {
         match self {
             Self::Name(name) => Self::Name(name.replace(SUBJECT, subject)),

@@ -13,16 +13,16 @@ use tracing::warn;
 
 use super::verifier::Key;
 
-/// How often the keys are asked for at most, also when a token names one that is not there.
+/// The shortest interval at which the keys are fetched, also when a token names one that is not there.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How many tokens of keys that are not known may wait for the next time. Those beyond are told to try again.
+/// The number of tokens of unknown keys that may wait for the next fetch. Those beyond are told to try again.
 const WAITERS: usize = 1000;
 
-/// How old they may get: a key that is withdrawn is believed for that long.
+/// The greatest age of the keys: a key that is withdrawn is believed for that long.
 const AGE: Duration = Duration::from_secs(300);
 
-/// How long an answer may take, and be.
+/// The limits of an answer, in time and bytes.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const BYTES: usize = 64 << 10;
 

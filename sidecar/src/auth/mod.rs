@@ -1,4 +1,4 @@
-//! Who a client is and what it may do: the token that it brings, and what the token says.
+//! Authentication: the token that a client brings, and what the token allows.
 //!
 //! - [`credentials`] finds the tokens of a request.
 //! - [`verifier`] says whether one is good.
@@ -32,7 +32,7 @@ use self::verifier::{Claims, Verifier};
 use crate::limits::quota::{Permit, Quota};
 use crate::telemetry::metrics::Limit;
 
-/// How clients prove who they are.
+/// The way in which clients prove their identity.
 pub enum Authentication {
     /// Not at all: they are all one and the same, and may do everything.
     None,
@@ -52,7 +52,7 @@ pub struct Jwt {
     pub queue: Arc<Quota<Arc<str>>>,
 }
 
-/// Who sends a request.
+/// The client that sends a request.
 #[derive(Debug)]
 pub struct Identity {
     /// The `sub` of the token; empty without authentication.
@@ -68,7 +68,7 @@ pub struct Identity {
 }
 
 impl Authentication {
-    /// Who sends a request with these credentials.
+    /// Identifies the client that sends a request with these credentials.
     pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, TokenError> {
         match self {
             Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, _permit: None }),

@@ -8,13 +8,13 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use subtle::ConstantTimeEq;
 use tokio::time::{sleep, timeout};
 
-/// How many guesses a second are looked at, of everybody together.
+/// The number of guesses a second that are checked, of all clients together.
 const GUESSES_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
 
-/// How long one waits for its turn.
+/// The time that a guess waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the answer to a wrong one takes.
+/// The time that the answer to a wrong guess takes.
 const PENALTY: Duration = Duration::from_secs(1);
 
 /// A secret that is asked for rarely: by whoever administers.

@@ -13,7 +13,7 @@ use crate::settings::{SettingsError, check_secret, check_text};
 /// An HMAC is worth no more than its secret: as many bytes as SHA-256 has (RFC 7518, section 3.2).
 const SECRET_BYTES: usize = 32;
 
-/// How many requests of a subject may wait for one of its connections to end, but no more than it may have connections.
+/// The number of requests of a subject that may wait for one of its connections to end, but no more than it may have connections.
 const QUEUE: usize = 32;
 
 /// The most by which clocks may differ.
@@ -37,7 +37,7 @@ pub struct AuthSettings {
     #[arg(long, env = "LIVESTORE_JWT_PUBLIC_KEY", value_name = "KEY", allow_hyphen_values = true)]
     jwt_public_key: Option<String>,
 
-    /// Where the public keys of an identity provider are (JWKS), e.g. https://id.example.com/.well-known/jwks.json. They are
+    /// URL of the public keys of an identity provider (JWKS), e.g. https://id.example.com/.well-known/jwks.json. They are
     /// asked for at most every 5 s, and kept while the provider is away.
     #[arg(long, env = "LIVESTORE_JWKS_URL", value_name = "URL")]
     pub jwks_url: Option<String>,
@@ -63,7 +63,7 @@ pub struct AuthSettings {
     #[arg(long, env = "LIVESTORE_JWT_LEEWAY", default_value = "0s", value_parser = duration)]
     jwt_leeway: Duration,
 
-    /// How many connections one subject of tokens may have: WebSockets, and requests that are being answered.
+    /// Connections that one subject of tokens may have: WebSockets, and requests that are being answered.
     #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_SUBJECT", default_value_t = 1000, value_parser = at_least(1_usize))]
     max_connections_per_subject: usize,
 
@@ -113,7 +113,7 @@ impl AuthSettings {
         Ok(())
     }
 
-    /// How clients prove who they are.
+    /// The way in which clients prove their identity.
     pub fn authentication(&self) -> Result<Authentication, SettingsError> {
         if self.auth == Auth::None {
             let is_given = [

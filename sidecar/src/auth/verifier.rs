@@ -21,7 +21,7 @@ pub struct Verifier {
     validation: Validation,
 }
 
-/// What verifies signatures.
+/// Keys that verify signatures.
 pub struct Key {
     key: DecodingKey,
     /// `kid`
@@ -80,7 +80,7 @@ impl Key {
     }
 }
 
-/// What a good token says.
+/// The content of a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
     /// `sub`: who it is.

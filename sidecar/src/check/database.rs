@@ -1,4 +1,4 @@
-//! What is looked at in the database.
+//! Checks of the database.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::postgres::{Database, DatabaseError};
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
 const OWN_CONNECTIONS: i64 = 5;
 
-/// How long a notification may take to come back.
+/// The time that a notification may take to come back.
 const NOTIFICATION: Duration = Duration::from_secs(3);
 
 /// By how much clocks may differ before it shows in `createdAt` and in metrics, in seconds.
@@ -218,7 +218,7 @@ async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Re
     Ok(())
 }
 
-/// What an acknowledgement is worth.
+/// The durability of an acknowledgement.
 fn durability(row: &Row, report: &mut Report) {
     let (fsync, full_page_writes): (bool, bool) = (row.get("fsync"), row.get("full_page_writes"));
     let synchronous_commit: &str = row.get("synchronous_commit");

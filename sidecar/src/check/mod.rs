@@ -16,7 +16,7 @@ use crate::server::listen_socket::bind;
 use crate::server::{ConnectionSettings, Timeouts};
 use crate::settings::SettingsError;
 
-/// How long others may take to answer.
+/// The time that other services may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// For how long nginx and AWS' load balancer keep a connection for the next request.
@@ -118,7 +118,7 @@ fn address(config: &Config, report: &mut Report) {
     }
 }
 
-/// What can be seen without anybody else.
+/// Checks that need no other service.
 fn look(config: &Config, report: &mut Report) {
     let auth = &config.auth;
     for problem in config.problems().chain(auth.check_address(config.server.listen).err()) {

@@ -12,10 +12,10 @@ use tokio::time::timeout;
 use crate::limits::memory::{Account, FREE, counted};
 use crate::telemetry::metrics::Limit;
 
-/// How long the body of a request may take to arrive.
+/// The time that the body of a request may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long it may wait for memory.
+/// The time that it may wait for memory.
 const MEMORY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The size of a body that does not say how large it is.

@@ -11,7 +11,7 @@ pub struct Dialect {
     pub clients: &'static str,
     /// Its endpoint, with `<this host>` for the address.
     pub url: &'static str,
-    /// How a client is made, with the same.
+    /// The code that makes a client, with the same.
     pub usage: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! Which names a sidecar answers to. A page whose own name resolves to this machine (DNS rebinding) is of the same origin as what
+//! The host names that a sidecar answers to. A page whose own name resolves to this machine (DNS rebinding) is of the same origin as what
 //! answers there: no `Origin` gives it away, only the `Host` that its requests name.
 
 use std::net::IpAddr;

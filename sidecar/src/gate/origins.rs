@@ -1,4 +1,4 @@
-//! Which web pages may use this sidecar. Browsers tell where a page comes from; other clients have no origin.
+//! The web pages that may use this sidecar. Browsers tell where a page comes from; other clients have no origin.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::Url;

@@ -30,12 +30,12 @@ pub struct GateSettings {
     #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20, value_parser = at_least(LEAST_FRAME_BYTES))]
     pub max_frame_bytes: usize,
 
-    /// How many bytes may be on their way at once, to clients and from them: bodies and messages that arrive, pages that are
+    /// Bytes that may be on their way at once, to clients and from them: bodies and messages that arrive, pages that are
     /// read, and what waits for a client to read it. A request that finds no room waits.
     #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES", default_value_t = 256 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
     pub max_buffer_bytes: usize,
 
-    /// How many of them for one subject of tokens, for all clients without a token that send something, and for each
+    /// Bytes on their way for one subject of tokens, for all clients without a token that send something, and for each
     /// connection without a token that reads.
     #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES_PER_CLIENT", default_value_t = 32 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
     pub max_buffer_bytes_per_client: usize,

@@ -12,11 +12,11 @@ use tracing::warn;
 
 use crate::telemetry::metrics::Limit;
 
-/// What costs about as much as the rest of a connection is not counted: signs of life and acknowledgements pass at any time, so that
+/// Small messages are not counted, such as pings and acknowledgements: they pass at any time, so that
 /// what others hold is given back.
 pub const FREE: usize = 16 << 10;
 
-/// How often it is logged that somebody waits.
+/// The interval at which waiting requests are mentioned in the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The memory of the process.
@@ -29,7 +29,7 @@ pub struct Memory {
     warned: Mutex<Option<Instant>>,
 }
 
-/// That of one client.
+/// The bytes of one client.
 #[derive(Clone)]
 pub struct Account {
     memory: Arc<Memory>,
@@ -77,7 +77,7 @@ impl Memory {
         Account { memory: Arc::clone(self), own: Arc::new(Semaphore::new(self.each)) }
     }
 
-    /// How much is taken, in bytes.
+    /// Bytes in use.
     pub fn taken(&self) -> usize {
         self.bytes - self.all.available_permits()
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::task::JoinSet;
 
-/// How often keys that have been quiet are removed.
+/// The interval at which quiet keys are removed.
 const FORGET: Duration = Duration::from_secs(60);
 
 /// A request that is admitted faster did not wait.

@@ -25,7 +25,7 @@ pub enum Alias {
     Number(i64),
 }
 
-/// How old an answer may be.
+/// The greatest age of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Age {
     /// As old as it is kept.
@@ -34,7 +34,7 @@ pub enum Age {
     Now,
 }
 
-/// Where Postgres has the events of a store, for a reader that is not the extension.
+/// The place of a store's events in Postgres, for a reader that is not the extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
     /// In the schema `livestore`.
@@ -45,18 +45,18 @@ pub struct Location {
     pub backend_id: Box<str>,
 }
 
-/// How long an answer is kept. Stores are rarely dropped, and rarely get a namesake.
+/// The time that an answer is kept. Stores are rarely dropped, and rarely get a namesake.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// How many answers are kept.
+/// The number of answers that are kept.
 const KEPT: u64 = 10_000;
 
-/// How many stores of one name are told apart. A client can find a long id with the hash of another's in some seconds.
+/// The number of stores of one name that are told apart. A client can find a long id with the hash of another's in some seconds.
 pub(super) const NAMESAKES: i64 = 1000;
 
 const OF_NUMBER: &str = "select store_id from livestore.store_of_number($1)";
 
-/// How often a store that does not exist yet is looked for, however many clients wait for it.
+/// The interval at which a store that does not exist yet is looked for, however many clients wait for it.
 pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 /// A cache of what Postgres answered.
@@ -142,7 +142,7 @@ impl Aliases {
         rows.iter().map(|row| Ok((row.try_get(0)?, at(row)?.unwrap_or_default()))).collect()
     }
 
-    /// Where the events of a store are; `None` if there is no such store. Waits while the database is away.
+    /// Finds the events of a store; `None` if there is no such store. Waits while the database is away.
     pub(super) async fn locate(&self, store: &StoreId) -> Result<Option<Location>, Unreadable> {
         if let Some(known) = self.locations.get(store).await {
             return Ok(Some(known));

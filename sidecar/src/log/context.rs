@@ -13,7 +13,7 @@ use crate::auth::{Authentication, Credentials, Identity, TokenError};
 use crate::limits::memory::{Account, Memory};
 use crate::limits::quota::Permit;
 
-/// How long a request waits for a place among the connections of its subject.
+/// The time that a request waits for a place among the connections of its subject.
 const QUEUE_TIME: Duration = Duration::from_secs(60);
 
 /// The sync payload of a client, the headers of its request that the operator forwards, and who it is.
@@ -86,7 +86,7 @@ impl Context {
         self.headers.as_deref()
     }
 
-    /// Who sends the request.
+    /// The client that sends the request.
     pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, TokenError> {
         let identify = async || authentication.identify(&self.credentials).await.map(Arc::new);
         self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
@@ -125,7 +125,7 @@ impl Context {
         self.identity.get()?.claims.as_deref()
     }
 
-    /// What hooks may know: the keys dialect, subject, payload, headers and claims, as far as there are any. Once it is known who
+    /// The context that hooks may read: the keys dialect, subject, payload, headers and claims, as far as there are any. Once it is known who
     /// sends the request.
     pub fn json(&self) -> &str {
         self.json.get_or_init(|| {

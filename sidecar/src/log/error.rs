@@ -68,7 +68,7 @@ impl From<Denied> for PushError {
 }
 
 impl PushError {
-    /// What refuses the push; `None` if its client goes on by itself.
+    /// The reason of the refusal; `None` if its client goes on by itself.
     pub fn refusal(&self) -> Option<Reason> {
         match self {
             Self::Rejected(denied) => Some(denied.reason),

@@ -15,7 +15,7 @@ pub struct Event {
     json: Json,
 }
 
-/// How an event without `args` is written: some clients accept a missing field, some need a `null`.
+/// The form of an event without `args`: some clients accept a missing field, some need a `null`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AbsentArgs {
     Omit,
@@ -79,7 +79,7 @@ impl StoredEvent<'_> {
     /// In the order of LiveStore's own schema.
     fn write(&self, args: Option<&str>) -> Box<str> {
         let texts = self.name.len() + self.client_id.len() + self.session_id.len() + args.map_or(0, str::len);
-        // What is around them, with numbers of the usual length.
+        // The rest of the object, with numbers of the usual length.
         let mut json = String::with_capacity(texts + 128);
         json.push_str(r#"{"name":"#);
         quote_into(&mut json, self.name);
@@ -156,7 +156,7 @@ pub struct Batch {
     origin: Arc<Origin>,
 }
 
-/// Where a batch comes from, by its first event: for the log line about a push that is refused.
+/// The origin of a batch, by its first event: for the log line about a push that is refused.
 #[derive(Debug, Default)]
 pub struct Origin {
     pub name: Box<str>,
@@ -205,7 +205,7 @@ impl Batch {
         self.events.is_empty()
     }
 
-    /// How large its events are, in bytes.
+    /// The sizes of its events, in bytes.
     pub fn sizes(&self) -> impl ExactSizeIterator<Item = usize> {
         self.events.iter().map(|event| event.json.size())
     }
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(appended.iter().map(|event| event.seq_num).collect::<Vec<_>>(), [2]);
     }
 
-    /// What live clients are sent comes from one reading of a batch, and what is stored from another.
+    /// Live clients are sent one reading of a batch, and another one is stored: both must agree.
     #[test]
     fn fuzz_batch() {
         fuzzing::text_target!("batch", |text| {

@@ -1,4 +1,4 @@
-//! How much may be pushed: by one batch, by one subject, to one store.
+//! Limits of pushes: by batch, by subject, by store.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::telemetry::metrics::Limit;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How many store creations are remembered.
+/// The number of store creations that are remembered.
 const BEGUN: u64 = 100_000;
 
 /// The subject of a token.
 type Subject = Arc<str>;
 
-/// What becomes of a push that is over a limit.
+/// The fate of a push that is over a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverLimit {
     Refuse,

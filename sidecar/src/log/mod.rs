@@ -139,7 +139,7 @@ impl Log {
         &self.aliases
     }
 
-    /// How clients prove who they are.
+    /// The way in which clients prove their identity.
     pub fn authentication(&self) -> Arc<Authentication> {
         Arc::clone(&self.authentication)
     }

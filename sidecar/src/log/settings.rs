@@ -19,7 +19,7 @@ pub struct LogSettings {
     #[command(flatten)]
     pub push: PushSettings,
 
-    /// How long a push waits for a database that is away before its client is told to come back.
+    /// The time that a push waits for a database that is away before its client is told to come back.
     #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = lasting(Duration::from_millis(100)))]
     pub push_timeout: Duration,
 
@@ -36,10 +36,10 @@ impl LogSettings {
     }
 }
 
-/// How much may be pushed.
+/// Limits of pushes.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct PushSettings {
-    /// How many events one push may hold.
+    /// Events that one push may hold.
     #[arg(long, env = "LIVESTORE_MAX_BATCH_EVENTS", default_value_t = 10_000, value_parser = at_least(1_usize))]
     pub max_batch_events: usize,
 
@@ -47,7 +47,7 @@ pub struct PushSettings {
     #[arg(long, env = "LIVESTORE_MAX_EVENT_BYTES", default_value_t = 4 << 20, value_parser = at_least(LEAST_EVENT_BYTES))]
     pub max_event_bytes: usize,
 
-    /// How many pushes a second are taken from one subject of tokens. More are refused, to be tried again; those of clients that
+    /// Pushes a second that are taken from one subject of tokens. More are refused, to be tried again; those of clients that
     /// would not try again wait.
     #[arg(long, env = "LIVESTORE_PUSHES_PER_SECOND", default_value = "1000", value_parser = rate(1))]
     pushes_per_second: NonZeroU32,
@@ -56,7 +56,7 @@ pub struct PushSettings {
     #[arg(long, env = "LIVESTORE_PUSH_BYTES_PER_SECOND", default_value = "16777216", value_parser = rate(LEAST_BYTES_PER_SECOND))]
     push_bytes_per_second: NonZeroU32,
 
-    /// How many pushes a second one store takes, of all clients on this sidecar.
+    /// Pushes a second that one store takes, of all clients on this sidecar.
     #[arg(long, env = "LIVESTORE_STORE_PUSHES_PER_SECOND", default_value = "10000", value_parser = rate(1))]
     store_pushes_per_second: NonZeroU32,
 
@@ -64,7 +64,7 @@ pub struct PushSettings {
     #[arg(long, env = "LIVESTORE_STORE_BYTES_PER_SECOND", default_value = "67108864", value_parser = rate(LEAST_BYTES_PER_SECOND))]
     store_bytes_per_second: NonZeroU32,
 
-    /// How many new stores one subject of tokens may create in an hour.
+    /// New stores that one subject of tokens may create in an hour.
     #[arg(long, env = "LIVESTORE_NEW_STORES_PER_HOUR", default_value = "1000", value_parser = rate(1))]
     pub new_stores_per_hour: NonZeroU32,
 }

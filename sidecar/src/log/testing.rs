@@ -1,4 +1,4 @@
-//! What the unit tests of the log share.
+//! Helpers of the log's unit tests.
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -12,7 +12,7 @@ impl Backoff {
         Self { next: first, longest, attempts: 0 }
     }
 
-    /// How often [`Self::sleep`] was called.
+    /// The number of calls of [`Self::sleep`].
     pub fn attempts(&self) -> u32 {
         self.attempts
     }

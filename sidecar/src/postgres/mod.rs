@@ -35,16 +35,16 @@ use self::servers::Servers;
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
 const OLDEST_EXTENSION: (u32, u32) = (0, 3);
 
-/// How long a connection may take to be made, and a readiness check to be answered.
+/// The time that a connection may take to be made, and a readiness check to be answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The same for one of the pool, beyond what the attempts themselves take.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long the other end of a connection may leave packets unanswered before the connection counts as lost.
+/// The time that the other end of a connection may leave packets unanswered before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(15);
 
-/// How often one that is silent is asked then.
+/// The interval at which a silent connection is probed then.
 const PROBE: Duration = Duration::from_secs(5);
 
 /// Why the sidecar cannot serve.
@@ -205,7 +205,7 @@ fn works_with(extension: &str) -> bool {
 
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
-/// What arrives on a connection. With this, the connection ends, and what was not sent on it yet is not carried out any more.
+/// Messages that arrive on a connection. With this, the connection ends, and statements that were not sent yet are not carried out any more.
 pub struct Notifications {
     arrived: mpsc::UnboundedReceiver<Notification>,
     servers: Arc<Servers>,
@@ -228,7 +228,7 @@ impl Notifications {
 /// A connection of the pool.
 pub type PoolClient = Object<Connections>;
 
-/// Where the database is, and a pool of connections to it for reading.
+/// The database, and a pool of connections to it for reading.
 #[derive(Clone)]
 pub struct Database {
     servers: Arc<Servers>,
@@ -290,7 +290,7 @@ impl Database {
         client_of(&self.pool).await
     }
 
-    /// How many connections of the pool are idle, how many busy, and how many requests wait for one.
+    /// The numbers of idle connections of the pool, of busy ones, and of requests that wait for one.
     pub fn pool(&self) -> (usize, usize, usize) {
         let Status { size, available, waiting, .. } = self.pool.status();
         (available, size.saturating_sub(available), waiting)
@@ -312,7 +312,7 @@ impl Database {
         match timeout(CONNECT_TIMEOUT, question(&client)).await {
             Ok(answer) => answer,
             Err(_) => {
-                // Whoever asks next would wait for what was asked before.
+                // The next statement would wait for the answer to this one.
                 drop(PoolClient::take(client));
                 Err(DatabaseError::NoAnswer)
             }

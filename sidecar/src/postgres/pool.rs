@@ -13,12 +13,12 @@ use tracing::warn;
 use super::DatabaseError;
 use super::servers::{Connected, Server, Servers};
 
-/// How long Postgres may take for a statement before it cancels it.
+/// The time after which Postgres cancels a statement.
 const LIMIT_STATEMENTS: &str = "\
     select set_config('statement_timeout', '30s', false) from pg_settings
     where name = 'statement_timeout' and setting::bigint not between 1 and 30000";
 
-/// How long what is asked on a connection may take before the connection counts as dead: of a server that hangs, say, and that
+/// The time that a statement may take before its connection counts as dead: of a server that hangs, say, and that
 /// another has taken the place of. Postgres' own limit comes first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
@@ -34,13 +34,13 @@ pub struct Pooled {
 }
 
 impl Pooled {
-    /// What comes of statements on this connection, if it does in time; otherwise nobody gets the connection any more, who would
+    /// The result of statements on this connection, if it comes in time; otherwise nobody gets the connection any more, who would
     /// wait, too.
     pub fn in_time<'a, T: 'a>(
         &'a self,
         statements: impl Future<Output = T> + Send + 'a,
     ) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
-        // What waits for it, through many layers, stays small.
+        // Boxed: the futures that wait for it, through many layers, stay small.
         let statements = Box::pin(statements);
         async move {
             timeout(ANSWER_TIMEOUT, statements).await.map_err(|_| {

@@ -1,4 +1,4 @@
-//! What to do about a fault of the database: one answer for everybody who meets it.
+//! The reaction to a fault of the database: the same for every caller.
 
 use std::error::Error;
 use std::time::Duration;
@@ -22,10 +22,10 @@ pub enum Retry {
     Never,
 }
 
-/// How often [`Retry::AFewTimes`] is.
+/// The number of attempts of [`Retry::AFewTimes`].
 const A_FEW_TIMES: u32 = 6;
 
-/// How often a database that stays away is mentioned in the log.
+/// The interval at which a database that stays away is mentioned in the log.
 const WARN_EVERY: u32 = 8;
 
 impl Retry {

@@ -1,4 +1,4 @@
-//! Which server to work with: of several hosts the one that allows writes, and after a failover never again the one of before.
+//! Chooses the server: of several hosts the one that allows writes, and after a failover never again the one of before.
 //!
 //! A promoted standby begins a new timeline of its cluster. A server of an older one is a primary that was given up: what it
 //! has may lack what was acknowledged since, and what it takes will be lost. It may be back, and allow writes, before anybody
@@ -21,7 +21,7 @@ use super::{CONNECT_TIMEOUT, DatabaseError, Retry, TlsStream};
 /// The least that one of several hosts is given.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// Which cluster a server is of, and how often that has failed over.
+/// The identity of a server's cluster, and how often that has failed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Server {
     cluster: u64,
@@ -187,7 +187,7 @@ const IDENTIFY: &str = "\
 /// For servers that are not asked this, or not by everybody.
 const IS_READ_ONLY: &str = "select current_setting('transaction_read_only')";
 
-/// Who this is.
+/// The identity of this server.
 async fn identify(client: &Client) -> Result<Option<Server>, DatabaseError> {
     let messages = match client.simple_query(IDENTIFY).await {
         Err(error) if error.code().is_some_and(is_unknown) => client.simple_query(IS_READ_ONLY).await?,

@@ -24,13 +24,13 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = at_least(1_u16))]
     pub database_connections: u16,
 
-    /// How long to wait for the database at start before giving up.
+    /// The time to wait for the database at start before giving up.
     #[arg(long, env = "LIVESTORE_DATABASE_WAIT", default_value = "5m", value_parser = duration)]
     pub database_wait: Duration,
 }
 
 impl DatabaseSettings {
-    /// Where the database is; makes no connection yet.
+    /// The database of these settings; makes no connection yet.
     pub fn database(&self) -> Result<Database, SettingsError> {
         let url = self.database_url.as_deref().unwrap_or_default();
         let url = tls::parse(url).map_err(SettingsError::of("--database-url"))?;

@@ -40,7 +40,7 @@ pub fn parse(url: &str) -> Result<Config, tokio_postgres::Error> {
     Ok(config)
 }
 
-/// How connections are made. `root_certificate`: a PEM file of those that sign the server's certificate; without, those that
+/// Prepares connections. `root_certificate`: a PEM file of those that sign the server's certificate; without, those that
 /// the operating system trusts.
 pub fn connector(root_certificate: Option<&Path>) -> Result<MakeRustlsConnect, TlsError> {
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

@@ -1,4 +1,4 @@
-//! How many events sync-cf's clients are sent at once.
+//! The number of events that clients of sync-cf are sent at once.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::log::Event;
 pub const CHUNK_EVENTS: usize = 100;
 pub const CHUNK_BYTES: usize = 900_000;
 
-/// What an event costs in a chunk beside its own JSON.
+/// The cost of an event in a chunk beside its own JSON.
 pub const EVENT_OVERHEAD: usize = 160;
 
 /// Splits events into chunks that stay within the bounds, each with the number of events that follow it if `remaining`

@@ -34,16 +34,16 @@ use crate::settings::SettingsError;
 /// The most of a client's own text that an error repeats.
 const BRIEF: usize = 500;
 
-/// What a protocol tells of itself.
+/// The description of a protocol.
 struct Protocol {
     dialects: &'static [Dialect],
-    /// Where its endpoints are, if it has paths of its own.
+    /// Its endpoints, if it has paths of its own.
     paths: &'static [&'static str],
     /// Headers of its answers that web pages read.
     headers: &'static [&'static str],
 }
 
-/// What the handlers of protocols use.
+/// The services that the handlers of protocols use.
 pub struct Services {
     pub gate: Arc<Gate>,
     /// If the peer relay is served.
@@ -54,7 +54,7 @@ macro_rules! protocols {
     ($($name:ident),*) => {
         static PROTOCOLS: &[Protocol] = &[$($name::PROTOCOL),*];
 
-        /// Which protocols are served, and how.
+        /// The protocols that are served, and their settings.
         #[derive(Debug, Args)]
         pub struct ProtocolSettings {
             /// The protocols that are spoken.

@@ -52,10 +52,10 @@ pub fn router(services: &Services, settings: Settings) -> Result<Router, Setting
     Ok(Router::new().fallback(any_path).with_state(Arc::new(state)))
 }
 
-/// What somebody may send who has no good token, to be told so in the form of the protocol.
+/// The bytes that a client without a valid token may send, to be told so in the form of the protocol.
 const STRANGERS_BYTES: usize = 64 << 10;
 
-/// How long a WebSocket waits for a database that is away before its client is told to come back.
+/// The time that a WebSocket waits for a database that is away before its client is told to come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The search params by which sync-cf's own worker tells its requests (`SearchParamsSchema`).
@@ -89,7 +89,7 @@ async fn any_path(State(cf): State<Arc<SyncCf>>, request: Request) -> Response {
     }
 }
 
-/// What to do about a URL that leads nowhere: most often something in front was to take a prefix away.
+/// Advice about a URL that leads nowhere: most often something in front was to take a prefix away.
 fn no_endpoint(path: &str, error: &str) -> String {
     match endpoint_in(path) {
         Some((endpoint, at)) if at > 0 => format!(
@@ -164,7 +164,7 @@ async fn http(gate: &Gate, log: StoreLog, method: &Method, body: Body) -> Respon
         let headers = [(header::ALLOW, "POST, OPTIONS")];
         return (StatusCode::METHOD_NOT_ALLOWED, headers, "this endpoint takes POST\n").into_response();
     }
-    // Who it is comes first, and what it sends is looked at only if it is somebody.
+    // Authentication comes first: the body of a stranger is not read.
     let most = if log.is_stranger().await { STRANGERS_BYTES } else { gate.max_frame_bytes };
     match gate.body_of_at_most(body, &log.account_to_send(), most).await {
         Ok(body) => rpc::answer(log, body, &gate.connections, gate.ending.clone()).await,

@@ -56,9 +56,9 @@ pub struct Page {
 pub struct Pages {
     reader: Reader,
     after: i64,
-    /// Where the log stood at the beginning.
+    /// The head of the log at the beginning.
     head: i64,
-    /// How long a page waits for the database.
+    /// The time that a page waits for the database.
     patience: Duration,
 }
 
@@ -101,7 +101,7 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
     appended.map(drop).map_err(|error| PushError::from(&error))
 }
 
-/// What was appended from a moment on.
+/// The events that were appended from a moment on.
 pub async fn since(log: &StoreLog, moment: DateTime<Utc>) -> Result<Pages, ReadError> {
     let patience = log.patience();
     timeout(patience, async {

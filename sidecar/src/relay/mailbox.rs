@@ -1,4 +1,4 @@
-//! What waits for a device: a bounded queue, so that one device that does not read holds up nobody else.
+//! Messages that wait for a device: a bounded queue, so that one device that does not read holds up nobody else.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-/// What may wait, in KiB; a message costs one at least. A longer message fits into an empty mailbox.
+/// The size of the queue, in KiB; a message costs one at least. A longer message fits into an empty mailbox.
 const ROOM: usize = 4 << 10;
 
 /// Why a device is not online any more, while its connection still is.
@@ -20,14 +20,14 @@ pub enum Ended {
     Missed,
 }
 
-/// Where messages for a device are put.
+/// The end at which messages for a device are put in.
 pub struct Mailbox {
     letters: mpsc::UnboundedSender<(Bytes, OwnedSemaphorePermit)>,
     room: Arc<Semaphore>,
     end: Arc<End>,
 }
 
-/// Where it takes them out.
+/// The end at which the device takes them out.
 pub struct Inbox {
     letters: mpsc::UnboundedReceiver<(Bytes, OwnedSemaphorePermit)>,
     end: Arc<End>,

@@ -1,5 +1,5 @@
 //! The peer relay's exchange: brings messages of a device to the other devices of the same user, wherever they are connected.
-//! What they mean is the protocol's. Nothing is stored: those who are not online miss what is sent.
+//! Their meaning is the protocol's. Nothing is stored: those who are not online miss what is sent.
 //!
 //! - [`hub`] knows the devices that are connected here, and of their users those that are connected elsewhere.
 //! - [`link`] is the connection to other sidecars, through Postgres.
@@ -28,7 +28,7 @@ use crate::limits::rate_limit::RateLimit;
 use crate::postgres::Database;
 use crate::telemetry::metrics::{self, Limit};
 
-/// Whose device it is.
+/// The user of the device.
 pub type UserId = Arc<str>;
 /// The lasting name of a device, of one user.
 pub type ClientId = Arc<str>;
@@ -83,7 +83,7 @@ impl Relay {
         (device, inbox)
     }
 
-    /// How many devices are connected here.
+    /// The number of devices that are connected here.
     pub fn devices(&self) -> usize {
         self.hub.devices()
     }

@@ -1,4 +1,4 @@
-//! What sidecars send each other, as JSON: the texts of `livestore.relay_notify`.
+//! Messages between sidecars, as JSON: the texts of `livestore.relay_notify`.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct Parcel<'a> {
     pub at: Option<SidecarId>,
 }
 
-/// What a device sends.
+/// A message of a device.
 #[derive(Serialize, Deserialize)]
 pub struct Message<'a> {
     pub user: Arc<str>,

@@ -9,7 +9,7 @@ use crate::settings::values::{LEAST_BYTES_PER_SECOND, rate};
 
 #[derive(Debug, Args)]
 pub struct RelaySettings {
-    /// How many messages a second the devices of one user may send through the peer relay. More wait.
+    /// Messages a second that the devices of one user may send through the peer relay. More wait.
     #[arg(long, env = "LIVESTORE_RELAY_MESSAGES_PER_SECOND", default_value = "1000", value_parser = rate(1))]
     relay_messages_per_second: NonZeroU32,
 

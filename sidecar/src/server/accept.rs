@@ -33,7 +33,7 @@ use crate::protocols::websocket::meter::Meter;
 use crate::shutdown::Ending;
 use crate::telemetry::metrics::{GaugeGuard, Limit};
 
-/// How long a client may leave what it is sent unread before it is disconnected.
+/// The time that a client may leave what it is sent unread before it is disconnected.
 const UNREAD: Duration = Duration::from_secs(30);
 
 /// For how long a connection that was just used stays open in a shutdown. Clients send their next request on it as soon as
@@ -43,13 +43,13 @@ const LINGER: Duration = Duration::from_secs(1);
 /// After an error that is the process's own, such as too many open files.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often it is logged that connections are refused.
+/// The interval at which refused connections are mentioned in the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Connections that are accepted after the end has begun, on a socket on which others go on to come.
 const MOST_LAST: usize = 4096;
 
-/// How many clients are being told so at once.
+/// The number of clients that are being told so at once.
 const REFUSALS: usize = 100;
 
 /// To a client that is one too many.
@@ -82,7 +82,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: ConnectionSe
             }
         }
     }
-    // What has come by now would be reset.
+    // Connections that have arrived by now would be reset.
     if let Ok(listener) = listener.into_std() {
         for (stream, address) in std::iter::from_fn(|| listener.accept().ok()).take(MOST_LAST) {
             if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
@@ -94,7 +94,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: ConnectionSe
     reception.tasks.wait().await;
 }
 
-/// Where connections come in.
+/// The address at which connections arrive.
 struct Reception {
     router: Router,
     settings: ConnectionSettings,

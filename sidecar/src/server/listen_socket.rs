@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::warn;
 
-/// How long connections that had begun may take to complete: several round trips, but less than the second after which a client
+/// The time that connections that had begun may take to complete: several round trips, but less than the second after which a client
 /// repeats its request.
 const HANDSHAKES: Duration = Duration::from_millis(900);
 

@@ -25,7 +25,7 @@ use crate::gate::Gate;
 use crate::protocols::{self, ProtocolSettings, Services, refuse_any};
 use crate::settings::SettingsError;
 
-/// What is served.
+/// The served endpoints.
 pub struct Server {
     pub services: Services,
     pub metrics: PrometheusHandle,
@@ -49,7 +49,7 @@ impl Server {
         Ok(Router::new().fallback_service(routes).layer(from_fn(around)))
     }
 
-    /// What is asked of this process alone, on an address of its own.
+    /// Endpoints about this process alone, on an address of its own.
     pub fn probes(self: Arc<Self>) -> Router {
         probes::router().with_state(self).layer(map_response(async |response| for_our_pages(response)))
     }
@@ -86,7 +86,7 @@ async fn for_clients(State(gate): State<Arc<Gate>>, request: Request, next: Next
 fn for_our_pages(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // What other pages ask for by the rules of CORS is not concerned.
+    // Requests of other pages under the rules of CORS are not concerned.
     headers.insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     response
 }

@@ -12,7 +12,7 @@ use crate::gate::answers::Because;
 use crate::telemetry::metrics;
 use crate::telemetry::traces::Parent;
 
-/// What is asked every few seconds, and says nothing of clients.
+/// Paths that are asked for every few seconds, and tell nothing of clients.
 const UNLOGGED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// Logs a request when its answer begins. The line has no search params: tokens may be in there.

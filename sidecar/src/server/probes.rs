@@ -1,4 +1,4 @@
-//! What a load balancer, a service manager and Prometheus ask.
+//! Endpoints for load balancers, service managers and Prometheus.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -27,7 +27,7 @@ pub struct ServerSettings {
     #[command(flatten)]
     pub connections: ConnectionSettings,
 
-    /// How long everything goes on once SIGTERM has come, but for 503 at /readyz and a connection: close with each answer: longer than
+    /// The time that everything goes on after SIGTERM, except that /readyz answers 503 and answers close their connection: longer than
     /// clients keep a connection that they do not use (4 s in Node), and than a load balancer takes to look at /readyz.
     #[arg(long, env = "LIVESTORE_SHUTDOWN_DELAY", default_value = "5s", value_parser = duration)]
     pub shutdown_delay: Duration,
@@ -40,11 +40,11 @@ pub struct ServerSettings {
 /// Limits on connections.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct ConnectionSettings {
-    /// How many connections there may be.
+    /// Connections that the sidecar accepts.
     #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = at_least(1_usize))]
     pub max_connections: usize,
 
-    /// How many from one address; those from this machine, a proxy's for one, do not count.
+    /// Connections from one address. Those from this machine, such as a proxy's, do not count.
     #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 1000, value_parser = at_least(1_usize))]
     pub max_connections_per_address: usize,
 
@@ -56,14 +56,14 @@ pub struct ConnectionSettings {
     pub timeouts: Timeouts,
 }
 
-/// How long a client may take.
+/// Timeouts of clients.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Timeouts {
-    /// How long a client may take to send the head of a request.
+    /// The time that a client may take to send the head of a request.
     #[arg(long, env = "LIVESTORE_HEAD_TIMEOUT", default_value = "60s", value_parser = lasting(Duration::from_secs(1)))]
     pub head_timeout: Duration,
 
-    /// How long a connection is kept for the next request: longer than the proxy in front keeps it (nginx and AWS' load balancer 60 s,
+    /// The time that a connection is kept for the next request: longer than the proxy in front keeps it (nginx and AWS' load balancer 60 s,
     /// Traefik 90 s), or requests meet connections that are being closed. See docs/proxies.md.
     #[arg(long, env = "LIVESTORE_IDLE_CLOSE", default_value = "100s", value_parser = lasting(Duration::from_secs(1)))]
     pub idle_close: Duration,

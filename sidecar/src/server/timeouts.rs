@@ -1,4 +1,4 @@
-//! How long a connection may keep the sidecar waiting. A client that has begun a request must finish it soon; a connection without a
+//! Timeouts of connections. A client that has begun a request must finish it soon; a connection without a
 //! request may be a proxy's, kept open for the next one.
 
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ use crate::telemetry::metrics::Limit;
 const LINGER: Duration = Duration::from_secs(5);
 const LINGER_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is read and dropped meanwhile, at most.
+/// The most bytes that are read and dropped meanwhile.
 const LINGER_BYTES: usize = 256 << 20;
 
 #[derive(Debug, Clone, Copy)]

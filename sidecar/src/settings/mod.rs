@@ -1,4 +1,4 @@
-//! What all settings share: the values that they take, and why one cannot be used. Each folder has the settings of its own
+//! The common parts of settings: the types of their values, and why one cannot be used. Each folder has the settings of its own
 //! concern, in its `settings.rs`; `program.rs` puts them together.
 
 pub mod values;

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 /// Says whether a line is due, and counts those that were not written meanwhile.
 pub struct LogThrottle<K> {
     every: Duration,
-    /// How many keys are told apart at once. Beyond that, new keys wait until others expire.
+    /// The number of keys that are told apart at once. Beyond that, new keys wait until others expire.
     keys: usize,
     written: Mutex<HashMap<K, (Instant, u64)>>,
 }

@@ -1,4 +1,4 @@
-//! What Prometheus reads: names and texts of the metrics, in one place. They are an interface: dashboards and alerts name them, and
+//! Names and texts of the metrics for Prometheus, in one place. They are an interface: dashboards and alerts name them, and
 //! docs/operations.md lists them. No label has more values than this program has words for: never a store, a user or an address.
 
 use std::time::Duration;
@@ -48,7 +48,7 @@ metrics! {
     gauge BUILD = "livestore_build_info", "1, with the version of the sidecar";
 }
 
-/// How often what was recorded is summed up.
+/// The interval at which recorded values are summed up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -172,7 +172,7 @@ pub struct GaugeValues {
     pub relay_devices: usize,
 }
 
-/// What Prometheus is to read now.
+/// The text that Prometheus reads.
 pub fn render(handle: &PrometheusHandle, values: GaugeValues) -> String {
     gauge!(LISTENING).set(f64::from(u8::from(values.is_listening)));
     gauge!(COMMIT_QUEUE).set(values.queued_bytes as f64);

@@ -47,7 +47,7 @@ pub enum TelemetryError {
     Endpoint(#[from] ExporterBuildError),
 }
 
-/// What is logged.
+/// The filter of log lines.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
     EnvFilter::builder()

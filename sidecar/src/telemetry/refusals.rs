@@ -9,17 +9,17 @@ use tracing::warn;
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics;
 
-/// How often a refusal of one subject is mentioned in the log.
+/// The interval at which a refusal of one subject is mentioned in the log.
 const MENTION_EVERY: Duration = Duration::from_secs(60);
 
-/// How many are told apart: a stranger who varies what it asks for writes that many lines a minute at most.
+/// The number of subjects that are told apart: a stranger who varies its requests writes that many lines a minute at most.
 const TOLD_APART: usize = 1000;
 
 /// The most of a client's text, or of a hook's, that a line has.
 const TEXT_CHARACTERS: usize = 300;
 
 labels! {
-    /// What was asked for.
+    /// The action that was refused.
     pub enum Asked {
         Connect = "connect",
         Pull = "pull",
@@ -30,7 +30,7 @@ labels! {
 }
 
 labels! {
-    /// What refuses a request.
+    /// The reason of a refusal.
     pub enum Reason {
         /// The page comes from an origin that is not allowed.
         Origin = "origin",

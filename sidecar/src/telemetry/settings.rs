@@ -7,11 +7,11 @@ use crate::settings::{SettingsError, check_text};
 
 #[derive(Debug, Args)]
 pub struct TelemetrySettings {
-    /// What to log: a level, or directives like "info,livestore_sidecar::log=debug".
+    /// Log level, or directives like "info,livestore_sidecar::log=debug".
     #[arg(long = "log", env = "LIVESTORE_LOG", default_value = "info", value_name = "LOG")]
     pub directives: String,
 
-    /// How log lines look.
+    /// Format of log lines.
     #[arg(long, env = "LIVESTORE_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 

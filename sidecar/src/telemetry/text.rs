@@ -118,7 +118,7 @@ mod tests {
         }
     }
 
-    /// What is logged by this, with the time left out.
+    /// The log lines of a closure, without the time.
     fn logged(log: impl FnOnce()) -> String {
         let lines = Lines::default();
         let subscriber = tracing_subscriber::fmt()

@@ -20,7 +20,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-/// How long the last traces may take to be sent at the end.
+/// The time that the last traces may take to be sent at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The way to a collector.
@@ -115,7 +115,7 @@ impl HttpClient for OnRuntime {
     }
 }
 
-/// Where a client's trace stands: ids of W3C's Trace Context, in hexadecimal digits.
+/// The trace of a client: ids of W3C's Trace Context, in hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parent<'a> {
     pub trace_id: &'a str,

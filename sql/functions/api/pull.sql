@@ -1,4 +1,4 @@
--- Whoever reads, reads by functions that run with the rights of the owner of the tables: row level security that is switched on for
+-- Reading is done by functions that run with the rights of the owner of the tables: row level security that is switched on for
 -- the tables cannot make a log look empty. With row_security off it cannot if it is forced on the owner, either: that is an error.
 create or replace function livestore.head(store_id text)
 returns bigint

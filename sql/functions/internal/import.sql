@@ -20,7 +20,7 @@ begin
                     hint = 'A backend id can be taken over by an empty store only.';
         end if;
         update livestore.stores s set backend_id = $2 where s.id = store.id;
-        -- Who follows the store has the old one.
+        -- Clients that follow the store have the old one.
         perform livestore._notify_heads(array[store_id], array[null::bigint]);
     end if;
 end
@@ -79,7 +79,7 @@ begin
                 hint = 'Clients cannot be told such a time. A view can give another one. Nothing was imported.';
     end if;
 
-    -- What the store has already must be the beginning of the table, or the table a beginning of what it has.
+    -- The events of the store must be the beginning of the table, or the table a beginning of the store's log.
     select min(i.seq_num) into wrong
     from unnest(seq_nums, parent_seq_nums, names, args, client_ids, session_ids)
         i(seq_num, parent_seq_num, name, args, client_id, session_id)

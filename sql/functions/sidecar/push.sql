@@ -1,4 +1,4 @@
--- Whoever may connect may LISTEN. So the channel names stores by digests, which only those can make who may read all stores.
+-- Any role that may connect may LISTEN. So the channel names stores by digests, which only roles can make that may read all stores.
 create or replace function livestore.heads_key()
 returns text
 language sql

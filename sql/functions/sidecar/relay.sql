@@ -162,7 +162,7 @@ as $$
 declare
     parcel record;
 begin
-    -- What is left over of a connection that was lost must not come behind what was sent since.
+    -- Messages of a connection that was lost must not come behind what was sent since.
     perform from livestore.relay_sidecars s where s.sidecar = $1;
     if not found then
         return false;

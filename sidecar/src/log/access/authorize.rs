@@ -13,7 +13,7 @@ use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Pooled, Retry};
 use crate::telemetry::refusals::{Asked, Reason};
 
-/// What a client wants to do with a store.
+/// The action that a client asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     Connect,
@@ -57,7 +57,7 @@ fn denied(text: impl Into<String>) -> Denied {
 pub struct Authorizer {
     database: Database,
     function: String,
-    /// How to call it, once it was found.
+    /// The call of the function, once it was found.
     call: Mutex<Option<Arc<str>>>,
 }
 

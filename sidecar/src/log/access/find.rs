@@ -1,4 +1,4 @@
-//! Which store a client means by a name that several may have: the one that it may use.
+//! Finds the store that a client means by a name that several stores may have: the one that the client may use.
 
 use std::sync::Arc;
 

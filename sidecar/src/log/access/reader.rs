@@ -20,7 +20,7 @@ use crate::postgres::{Database, Unreadable, retry_until_available};
 use crate::telemetry::refusals::Reason;
 use crate::time::passed;
 
-/// How long a tail is given to catch up with Postgres before it is looked at again.
+/// The time that a tail gets to catch up with Postgres before it is checked again.
 const LAG: Duration = Duration::from_millis(20);
 
 /// A client that may read a store. Only [`StoreLog::reader`] makes one, so nothing is read without asking.
@@ -142,7 +142,7 @@ impl Reader {
         }
     }
 
-    /// Where Postgres has the events of the store, if it exists; cached for a while. Waits while the database is away.
+    /// Finds the table that holds the events of the store, if the store exists; cached for a while. Waits while the database is away.
     pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
         self.store.log.aliases.locate(self.id()).await
     }

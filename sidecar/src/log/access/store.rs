@@ -20,7 +20,7 @@ use crate::postgres::{Database, retry_until_available};
 use crate::telemetry::metrics;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
-/// How often a request looks again for keys that are away, or for a place among the connections of its subject.
+/// The interval at which a request checks again for missing keys, or for a place among the connections of its subject.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Cheap to clone. [`Self::reader`] and [`Self::push`] ask the operator's authorize function first, if there is one.
@@ -29,7 +29,7 @@ pub struct StoreLog {
     pub(super) log: Log,
     store: StoreId,
     pub(super) context: Arc<Context>,
-    /// What the operator's function has allowed already: it is asked once for each connection or request.
+    /// The actions that the operator's function has allowed already: it is asked once for each connection or request.
     pub(super) allowed: Option<Action>,
     /// See [`Self::given`].
     is_own: bool,
@@ -69,7 +69,7 @@ impl StoreLog {
         matches!(identity, Err(refused) if !matches!(refused, TokenError::NoKeys | TokenError::TooMany { .. }))
     }
 
-    /// How long a push waits for the database.
+    /// The longest time that a push waits for the database.
     pub fn patience(&self) -> Duration {
         self.log.commits.timeout()
     }
@@ -115,7 +115,7 @@ impl StoreLog {
         Denied::new(Reason::Connections, text)
     }
 
-    /// Who the client is. Waits for the keys of tokens, and for a place among the connections of its subject: for a while, since a
+    /// Identifies the client. Waits for the keys of tokens, and for a place among the connections of its subject: for a while, since a
     /// request that waits takes up a connection.
     async fn identity(&self) -> Result<&Identity, Denied> {
         let authentication = &self.log.authentication;

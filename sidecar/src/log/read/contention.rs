@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// The longest window, as a multiple of the quiet time that ends one.
 const LONGEST: u32 = 4;
 
-/// How long after a window no push may be refused for the store to count as calm.
+/// The time after a window in which no push may be refused for the store to count as calm.
 const CALM: Duration = Duration::from_secs(1);
 
 /// The delay of the live events of one store. It takes the same few bytes however much is held back.

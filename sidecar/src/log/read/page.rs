@@ -17,10 +17,10 @@ use crate::telemetry::log_throttle::LogThrottle;
 pub const PAGE_EVENTS: i32 = 1000;
 pub const PAGE_BYTES: i32 = 1_000_000;
 
-/// How often an event that is stored wrong is mentioned in the log.
+/// The interval at which an event that is stored wrong is mentioned in the log.
 const MENTION_EVERY: Duration = Duration::from_secs(60);
 
-/// How many of them are told apart.
+/// The number of such events that are told apart.
 const MENTIONED: usize = 1000;
 
 /// Events of a log after some sequence number, all of one moment.
@@ -36,7 +36,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// How many events are known to follow: exact if sequence numbers have no gaps.
+    /// The number of events that are known to follow: exact if sequence numbers have no gaps.
     pub fn remaining(&self) -> i64 {
         self.events.last().map_or(0, |last| (self.head - last.seq_num).max(0))
     }
@@ -100,7 +100,7 @@ fn read(store: &StoreId, row: &Row) -> Result<Page, DatabaseError> {
                 events.push(Arc::new(event));
             }
             Ok(None) => break,
-            // What comes before it can be read.
+            // The events before it can be read.
             Err(_) if !events.is_empty() => break,
             Err(problem) => return Err(unreadable(store, seq_num, &problem)),
         }

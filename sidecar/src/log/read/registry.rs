@@ -1,4 +1,4 @@
-//! Which stores are followed.
+//! The stores that are followed.
 
 use std::collections::HashMap;
 use std::sync::Weak;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::log::store_id::StoreId;
 
-/// What stands for a store in notifications, as `livestore.store_digest` makes it: any role of the database can listen to those.
+/// The name of a store in notifications, as `livestore.store_digest` makes it: any role of the database can listen to those.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
 pub struct StoreDigest(Box<str>);
@@ -22,7 +22,7 @@ impl StoreDigest {
 /// The tails by the ids of their stores, and by the digests that stand for these in notifications.
 pub struct Registry<T> {
     tails: HashMap<StoreId, Weak<T>>,
-    /// What digests are made with, once Postgres has told it.
+    /// The key of the digests, once Postgres has told it.
     key: Option<Box<str>>,
     digests: HashMap<StoreDigest, StoreId>,
 }

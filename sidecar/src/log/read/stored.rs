@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use crate::log::event::{Event, StoredEvent};
 
-/// How many fields an event has: seqNum, parentSeqNum, name, args, clientId, sessionId, createdAt.
+/// The number of fields: seqNum, parentSeqNum, name, args, clientId, sessionId, createdAt.
 const FIELDS: i16 = 7;
 
 /// Why an event cannot be read.

@@ -33,7 +33,7 @@ pub struct Subscription {
 #[derive(Debug)]
 pub struct Delivery {
     pub events: Vec<Arc<Event>>,
-    /// How many more events the log is known to have: exact if its sequence numbers have no gaps.
+    /// The number of events that the log is known to have beyond: exact if its sequence numbers have no gaps.
     pub remaining: i64,
     /// The memory for the events and their text.
     pub share: Option<Arc<Share>>,
@@ -81,7 +81,7 @@ impl Subscription {
         self.last
     }
 
-    /// Where the log stood when it was last looked at.
+    /// The head of the log when it was last read.
     pub fn position(&self) -> i64 {
         self.tail.position()
     }

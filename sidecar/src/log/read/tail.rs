@@ -20,7 +20,7 @@ use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Database, DatabaseError, Retry};
 
-/// How long a tail is kept for clients that poll: longer than they take to come back.
+/// The time that a tail is kept for clients that poll: longer than they take to come back.
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Why a stream ends.
@@ -30,7 +30,7 @@ pub enum StreamEnd {
     Reset { expected: Arc<str>, received: Arc<str> },
     /// The log has lost events that it had, and has kept its backend id.
     Rewound,
-    /// What follows cannot be read.
+    /// The next events cannot be read.
     Unreadable,
     /// The token of the reader has expired.
     Expired,
@@ -68,7 +68,7 @@ pub enum TailState {
 pub struct Tail {
     database: Database,
     store: StoreId,
-    /// Where it is registered as long as somebody has it.
+    /// Its place in the registry, as long as somebody follows it.
     registry: Arc<Mutex<Registry<Tail>>>,
     /// For how long events are held back while the store is contended.
     contention_window: Duration,
@@ -150,7 +150,7 @@ impl Tail {
         }
     }
 
-    /// Where the log stands.
+    /// The head of the log.
     pub fn position(&self) -> i64 {
         self.state.lock().window.position()
     }
@@ -174,7 +174,7 @@ impl Tail {
         self.state.lock().contention.refused(now, self.contention_window);
     }
 
-    /// Where Postgres says that the log stands, without events.
+    /// The head of the log in Postgres, without events.
     pub async fn status(&self) -> Result<Page, DatabaseError> {
         status(&self.database, &self.store).await
     }

@@ -13,7 +13,7 @@ const BYTES: usize = 512 << 10;
 // A page holds more than a window, so a subscriber that reads pages catches up with the tail.
 const _: () = assert!(PAGE_EVENTS as usize >= EVENTS && PAGE_BYTES as usize >= BYTES);
 
-/// Where a log stands, and the events that lead up to there, each the parent of the next.
+/// The head of a log, and the events that lead up to it, each the parent of the next.
 #[derive(Default)]
 pub struct Window {
     position: i64,

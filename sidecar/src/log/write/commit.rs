@@ -23,10 +23,10 @@ use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
 use crate::telemetry::metrics;
 
-/// How long pushes may wait while others are being committed, before it is better to refuse more.
+/// The time that pushes may wait while others are being committed, before it is better to refuse more.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
 
-/// How long Postgres may take for one group before its connection counts as dead: a broken one can be silent for minutes.
+/// The time that Postgres may take for one group before its connection counts as dead: a broken one can be silent for minutes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Commits what is in a [`super::queue::CommitQueue`]. It runs one transaction at a time, so that a store's pushes commit, and reach its

@@ -12,14 +12,14 @@ use tracing::{info, warn};
 use super::push::{GROUP_BYTES, GROUP_PUSHES, Push};
 use crate::log::store_id::StoreId;
 
-/// How long the pushes of a store wait before they are tried again: at first about as long as a commit takes.
+/// The time that the pushes of a store wait before they are tried again: at first about as long as a commit takes.
 const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(128);
 
 /// Pushes that wait for longer are logged.
 const LONG: Duration = Duration::from_secs(2);
 
-/// How much of the queue the pushes of one store may take, so that there is room for others.
+/// The share of the queue that the pushes of one store may take, so that there is room for others.
 const STORE_BYTES: usize = 16 << 20;
 
 /// The pushes that wait, in the order of each store.
@@ -85,7 +85,7 @@ impl Held {
         self.stores.lock().get(store).is_some_and(|waiting| waiting.bytes >= STORE_BYTES)
     }
 
-    /// How many stores have pushes here.
+    /// The number of stores that have pushes here.
     pub fn count(&self) -> usize {
         self.stores.lock().len()
     }

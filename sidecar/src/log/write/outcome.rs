@@ -32,7 +32,7 @@ pub struct Outcome {
 
 pub struct Appended {
     pub head: i64,
-    /// How many events at the end of the batch are new.
+    /// The number of new events at the end of the batch.
     pub count: usize,
     pub backend_id: String,
     /// `None` if none is new.
@@ -57,7 +57,7 @@ pub fn outcome(row: &Row) -> Result<Outcome, tokio_postgres::Error> {
     Ok(Outcome { push: usize::try_from(position).unwrap_or(0).wrapping_sub(1), result })
 }
 
-/// What an SQLSTATE of `livestore.push_batch` means.
+/// The meaning of an SQLSTATE that `livestore.push_batch` returns.
 fn push_error(sqlstate: &str, message: &str, detail: &str) -> PushError {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -119,7 +119,7 @@ impl From<&tokio_postgres::Error> for PushError {
 mod tests {
     use super::*;
 
-    /// What Postgres says in its own words, to anybody, depends on nothing that it quotes.
+    /// Messages that are Postgres' own, and the same for everybody, depend on nothing that they quote.
     #[test]
     fn fuzz_push_error() {
         fuzzing::text_target!("push_error", |text| {

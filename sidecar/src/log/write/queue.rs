@@ -23,12 +23,12 @@ use crate::telemetry::metrics::Limit;
 /// that is refused early costs next to nothing, and one that is accepted is answered soon.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
 
-/// How often a push that waits for room looks again.
+/// The interval at which a push that waits for room checks again.
 const ROOM_RETRY: Duration = Duration::from_millis(50);
 
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How far a commit that began in time may exceed the deadline of its pushes.
+/// The time by which a commit that began in time may exceed the deadline of its pushes.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The writing end: cheap to clone, never waits.
@@ -62,7 +62,7 @@ impl CommitQueue {
         (Self { pushes, space, is_behind, held, timeout, last_moment }, waiting)
     }
 
-    /// How long a push waits for the database.
+    /// The longest time that a push waits for the database.
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
@@ -72,7 +72,7 @@ impl CommitQueue {
         self.last_moment.clone()
     }
 
-    /// How much waits, in bytes.
+    /// Bytes that wait.
     pub fn waiting(&self) -> usize {
         (QUEUE_KIBIBYTES - self.space.available_permits()) << 10
     }
@@ -111,7 +111,7 @@ impl CommitQueue {
         }
     }
 
-    /// How many stores have pushes that are tried again.
+    /// The number of stores with pushes that are tried again.
     pub fn held_stores(&self) -> usize {
         self.held.count()
     }

@@ -13,15 +13,15 @@ use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED};
 use crate::time::passed;
 
-/// How long a connection may be silent before it counts as one that only listens. A client pings as soon as it is connected.
+/// The time that a connection may be silent before it counts as one that only listens. A client pings as soon as it is connected.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long a pull waits for what its sidecar has not heard of, before it looks again what there is.
+/// The time that a pull waits for events that its sidecar has not heard of, before it reads the head again.
 const UNHEARD: Duration = Duration::from_secs(5);
 
 pub const RESET: &str = "the log of this store was reset: clear the local data of the app and reload it";
 
-/// What a feed is told by its connection.
+/// The messages of a connection to its feed.
 #[derive(Debug)]
 pub enum Ask {
     /// History after the cursor, then what is pushed.
@@ -45,9 +45,9 @@ pub struct Feed {
     reader: Option<(Reader, Instant)>,
     outgoing: Outgoing,
     asked: mpsc::Receiver<Ask>,
-    /// What is sent next; none while the client's position is not known, or nothing is to be sent any more.
+    /// The next events to send; none while the client's position is not known, or nothing is to be sent any more.
     live: Option<Subscription>,
-    /// What a client that only listens is sent, and from when on.
+    /// The events for a client that only listens, and from when on.
     listening: Option<(Subscription, Instant)>,
     /// The id of the client's pull, by which it can be told that this is over.
     pull_id: Option<String>,
@@ -182,7 +182,7 @@ impl Feed {
         }
     }
 
-    /// Where the log stands that is followed.
+    /// The head of the log that is followed.
     async fn head(&self) -> Option<i64> {
         self.live.as_ref()?.head().await.ok()?
     }

@@ -19,7 +19,7 @@ use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 
-/// What may wait for the feed while it sends.
+/// The number of messages that may wait for the feed while it sends.
 const ASKS: usize = 128;
 
 /// Pushes and admin requests of one connection that may be under way before nothing more is read from it.
@@ -28,7 +28,7 @@ const REQUESTS: usize = 64;
 /// The longest id of a request. The client's have 21 characters; they are remembered and repeated.
 const ID_BYTES: usize = 128;
 
-/// How long what is under way may take to be answered when the sidecar ends: less than it has by default.
+/// The time that requests under way may take to be answered when the sidecar ends: less than it has by default.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Serves a connection until it ends. `admin_secret`: that of admin requests; without, there are none.
@@ -71,7 +71,7 @@ pub async fn serve(
     }
     let Session { mut requests, feed, .. } = session;
     if close == SHUTDOWN {
-        // What is committed is acknowledged, after its events: a client waits for ever for an answer that is lost.
+        // A committed push is acknowledged, after its events: a client waits for ever for an answer that is lost.
         let answered = async {
             while requests.join_next().await.is_some() {}
             drop(feed);
@@ -258,7 +258,7 @@ impl Session {
     }
 }
 
-/// What becomes of a push before it is queued.
+/// The decision on a push before it is queued.
 type Admission = BoxFuture<'static, Result<Admitted, PushError>>;
 
 async fn admitted(unqueued: &mut Option<(String, Admission)>) -> Result<Admitted, PushError> {

@@ -5,7 +5,7 @@
 //! - `GET ?args=<JSON>`, a pull: `{"_tag":"@livestore/sync-electric.Pull","storeId","payload","handle","live"}`, answered by
 //!   messages of a shape with the headers `electric-handle` and `electric-offset`.
 //!
-//! What the statuses of a pull do to the client: 400 means "nothing there, start over", 409 kills it, any other failure ends
+//! The statuses of a pull, and what the client makes of them: 400 means "nothing there, start over", 409 kills it, any other failure ends
 //! syncing until the page is reloaded. A push that fails in any way is tried again, while the pull brings what is missing.
 
 use axum::body::Body;
@@ -34,7 +34,7 @@ pub struct Pull {
     pub is_live: bool,
 }
 
-/// What came with the page that the client read last: ours, or Electric's.
+/// The part of a request that came with the last page: ours, or Electric's.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct RawPosition {
     pub offset: String,

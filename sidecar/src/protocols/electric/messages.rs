@@ -74,7 +74,7 @@ pub struct Relation {
     pub table: Box<str>,
 }
 
-/// What a client without `args` in its wire form gets for an event that has none.
+/// The `args` that a client whose wire form requires them gets for an event that has none.
 pub const NO_ARGS: &str = "null";
 
 /// An event as a row. Every value is a string: it is Postgres' text form, and LiveStore's client insists on it.

@@ -1,4 +1,4 @@
-//! How Electric's clients name stores: as tables.
+//! Tables, which are stores in the names of Electric's clients.
 
 use crate::log::{Alias, Naming, PgText};
 

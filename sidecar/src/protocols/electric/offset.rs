@@ -1,4 +1,4 @@
-//! Where a client is in a log, in Electric's words.
+//! Positions in a log, in Electric's words.
 
 use std::fmt;
 use std::str::FromStr;
@@ -51,7 +51,7 @@ impl FromStr for Offset {
 
 const INVALID: &str = "has invalid format";
 
-/// What a client brings back from the page that it read last.
+/// The position that a client brings back from the page that it read last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     pub offset: Offset,

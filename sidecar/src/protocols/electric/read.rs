@@ -15,10 +15,10 @@ use crate::limits::memory::Share;
 use crate::log::{Denied, Event, PullError, Reader, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
-/// How long a live request waits for events, as in Electric (`ELECTRIC_LONG_POLL_TIMEOUT`).
+/// The time that a live request waits for events, as in Electric (`ELECTRIC_LONG_POLL_TIMEOUT`).
 pub const LONG_POLL: Duration = Duration::from_secs(20);
 
-/// What a request says of how long it may wait.
+/// The time that a request allows itself to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait {
     /// For events, if there are none.
@@ -44,7 +44,7 @@ impl Patience {
         })))
     }
 
-    /// What a future brings, if it does in time.
+    /// The result of a future, if it comes in time.
     pub async fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -65,7 +65,7 @@ impl Patience {
 #[derive(Debug)]
 pub struct Page {
     pub events: Vec<Arc<Event>>,
-    /// Where the client is behind it.
+    /// The position of the client behind it.
     pub position: Position,
     /// Whether there was no more.
     pub is_up_to_date: bool,
@@ -108,7 +108,7 @@ pub enum ReadError {
     Away,
 }
 
-/// How a client follows a log that has nothing new.
+/// The way in which a client follows a log that has nothing new.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
     /// Not at all.

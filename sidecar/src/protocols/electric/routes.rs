@@ -22,7 +22,7 @@ struct Electric {
     gate: Arc<Gate>,
     /// Asked of clients of the shape API.
     secret: Option<String>,
-    /// What clients read from, if not from Postgres.
+    /// The source that clients read from, if it is not Postgres.
     upstream: Option<Upstream>,
 }
 
@@ -110,7 +110,7 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
         Ok(asked) => asked,
         Err(errors) => return errors.response(),
     };
-    // Which stores there are is not for everybody.
+    // A list of stores is not for everybody.
     if let Err((status, message)) = electric.gate.identify(&SHAPE, &request).await {
         return shape::uncached(status, json!({"message": message}));
     }
@@ -139,7 +139,7 @@ async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context
     if let Some(store_id) = &asked.store_id {
         return store(store_id).map_err(invalid);
     }
-    // Whose token does not let it use a store of this name need not wait for one: it is refused.
+    // A client whose token allows no store of this name need not wait for one: it is refused.
     let is_awaited = asked.is_live
         && !logs.has_alias(&asked.table).await.map_err(|unreadable| shape::not_found(&unreadable.into()))?;
     let found = match is_awaited {

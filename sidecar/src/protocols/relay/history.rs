@@ -71,7 +71,7 @@ fn refused(error: ReadError) -> Refusal {
 mod tests {
     use super::*;
 
-    /// Who asks for later gets no more.
+    /// A device that asks for later events gets no more.
     #[test]
     fn fuzz_moment() {
         fuzzing::text_target!("moment", |text| {

@@ -14,7 +14,7 @@ use crate::protocols::brief;
 /// The clientId of the server itself.
 pub const SERVER: &str = "server";
 
-/// What every message of a device has. Its `timestamp` is between the devices.
+/// The fields that every message of a device has. Its `timestamp` is between the devices.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope<'a> {
@@ -180,7 +180,7 @@ fn from_server(kind: &str, payload: &impl Serialize, online_peers: Option<impl S
     serde_json::to_string(&message).unwrap_or_default()
 }
 
-/// What is wrong with a message. The connection stays open.
+/// The fault of a message. The connection stays open.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("Failed to parse message")]

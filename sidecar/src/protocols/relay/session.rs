@@ -29,11 +29,11 @@ const ID_BYTES: usize = 256;
 /// Frames that wait behind the one that is being written: others wait in the inbox, which is bounded in bytes.
 const OUTGOING_FRAMES: usize = 1;
 
-/// Who connects.
+/// The device that connects.
 pub struct Guest {
     /// Kept while it is connected: it has a place among the connections of its subject.
     pub identity: Arc<Identity>,
-    /// Where the events of the user are kept, if they are.
+    /// The store that keeps the events of the user, if there is one.
     pub history: Option<StoreLog>,
 }
 
@@ -138,7 +138,7 @@ async fn working<T>(work: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-/// What handles the messages of a connection, one after the other.
+/// Handles the messages of a connection, one after the other.
 struct Host {
     relay: Relay,
     user: UserId,

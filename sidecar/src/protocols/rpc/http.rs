@@ -22,7 +22,7 @@ use crate::protocols::chunks::chunks;
 use crate::protocols::{body, status_of};
 use crate::shutdown::Ending;
 
-/// How long an answer waits for the database before a client that has a cursor is told that there is nothing new: it will
+/// The time that an answer waits for the database before a client that has a cursor is told that there is nothing new: it will
 /// ask again. Less than the 10 s that a ping may take, and that a shutdown takes by default.
 const AWAY: Duration = Duration::from_secs(5);
 
@@ -180,7 +180,7 @@ impl Answer {
 
     async fn pull(&mut self, id: &RequestId, log: &StoreLog, cursor: Option<Cursor>) -> Result<(), Gone> {
         let known = cursor.as_ref().map(|cursor| cursor.backend_id.clone());
-        // Who knows no backend id cannot be told one, and does not survive a stream without.
+        // A client that knows no backend id cannot be told one, and does not survive a stream without.
         let end = if known.is_some() { &self.ending.last_moment } else { &self.ending.very_end };
         let first = tokio::select! {
             first = first_page(log, cursor) => Some(first),

@@ -14,7 +14,7 @@ use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED, REWOUND, SLOW};
 
-/// How long a client may leave chunks unacknowledged: as long as it may take to apply them.
+/// The time that a client may leave chunks unacknowledged: as long as it may take to apply them.
 const ACK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One pull.

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::log::{Batch, Context, PullError, PushError, StoreId};
 use crate::protocols::brief;
 
-/// What a client asks for, and the sync payload that came with it.
+/// The request of a client, and the sync payload that came with it.
 #[derive(Debug)]
 pub struct Request<'a> {
     pub payload: Option<&'a RawValue>,

@@ -28,7 +28,7 @@ use crate::log::{Batch, OverLimit, PushError, StoreLog};
 use crate::protocols::{body, read_json, status_of};
 use crate::shutdown::Ending;
 
-/// How long the answer to a client that may not pull waits for the database, to have the right status.
+/// The time that the answer to a client that may not pull waits for the database, to have the right status.
 const AWAY: Duration = Duration::from_secs(5);
 
 /// The last number that a record can have: that of the event with the largest `seqNum`, less one.

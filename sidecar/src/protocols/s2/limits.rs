@@ -1,11 +1,11 @@
-//! How much of a stream a reader wants.
+//! The part of a stream that a reader wants.
 
 use std::sync::Arc;
 
 use super::records::{metered, timestamp};
 use crate::log::Event;
 
-/// What is left of it.
+/// The rest of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub records: Option<u64>,
@@ -41,7 +41,7 @@ impl Limits {
         self.records == Some(0) || self.bytes == Some(0)
     }
 
-    /// What is left of it after this much.
+    /// The rest after this much.
     pub fn less(self, records: u64, bytes: u64) -> Self {
         Self {
             records: self.records.map(|limit| limit.saturating_sub(records)),

@@ -9,10 +9,10 @@ use crate::log::{AbsentArgs, Event};
 const BATCH_RECORDS: usize = 1000;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What a record is metered with beside its body.
+/// The bytes that S2 meters for a record beside its body.
 const RECORD_OVERHEAD: usize = 8;
 
-/// Where a stream ends: the number of the record to come, and the time of the last one.
+/// The end of a stream: the number of the record to come, and the time of the last one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tail {
     pub seq_num: i64,
@@ -35,7 +35,7 @@ pub fn timestamp(event: &Event) -> i64 {
     event.created_at.timestamp_millis()
 }
 
-/// What S2 counts for an event.
+/// The bytes that S2 counts for an event.
 pub fn metered(event: &Event) -> usize {
     RECORD_OVERHEAD + event.json(AbsentArgs::Omit).len()
 }

@@ -128,7 +128,7 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
     }
 }
 
-/// Where a stream ends.
+/// The end of a stream.
 pub async fn tail(log: StoreLog) -> Response {
     let tail = match async { Ok(log.reader().await?.end().await?) }.await {
         Ok(end) => tail_of(&end).json(),
@@ -141,7 +141,7 @@ fn tail_of(end: &Page) -> Tail {
     Tail { seq_num: end.head, timestamp: end.events.last().map_or(0, |event| timestamp(event)) }
 }
 
-/// What to read, from the search params and headers of a request.
+/// The records to read, from the search params and headers of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
     start: Start,
@@ -150,7 +150,7 @@ pub struct Read {
     /// Whether a start behind the tail is one at the tail.
     clamp: bool,
     is_stream: bool,
-    /// What a stream has brought before it broke off: the last record, how many there were, and their bytes.
+    /// The part of a stream that came before it broke off: the last record, how many there were, and their bytes.
     resumed: Option<(i64, u64, u64)>,
 }
 
@@ -239,7 +239,7 @@ pub async fn read(
     }
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, limits).resume(records, bytes);
-    // Whoever wants so much and no more does not wait for it, unless it says so.
+    // A reader that wants so much and no more does not wait for it, unless it says so.
     let wait = read.wait.or((read.limits != Limits::NONE).then_some(Duration::ZERO));
     let shutdown = ending.begun.clone();
     match wait {
@@ -280,7 +280,7 @@ async fn read_at_once(
         Ok((events, share)) => {
             let mut wanted = limits;
             let events = wanted.take(&events);
-            // What one answer has at most is no reason to have nothing.
+            // The bounds of one answer are no reason to return nothing.
             let mut most = MOST;
             let answered = most.take(events).len().max(1).min(events.len());
             let records = records(&events[..answered]);
@@ -315,7 +315,7 @@ fn refuse(error: &PullError) -> Response {
     failure(status, code, &error.to_string())
 }
 
-/// How S2 says why something cannot be read.
+/// S2's answer to a stream that cannot be read.
 pub fn status(error: &PullError) -> (StatusCode, &'static str) {
     match error {
         PullError::Denied(denied) if denied.may_pass() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -90,7 +90,7 @@ async fn push(s2: Arc<S2>, request: Request) -> Response {
 /// begins with its first record.
 type Created = Mutex<HashSet<String>>;
 
-/// How many are remembered.
+/// The number of names that are remembered.
 const CREATED: usize = 10_000;
 
 /// Whether it is new.
@@ -136,7 +136,7 @@ impl S2 {
         read_json(&body).map_err(|error| invalid(format!("malformed request: {error}")))
     }
 
-    /// What is going to be appended must not create a second store of a name.
+    /// An append must not create a second store of a name.
     async fn find(&self, name: PgText, parts: &Parts) -> Result<Option<StoreLog>, RestError> {
         let context = self.gate.unnamed_context(&REST, None, parts).map_err(invalid)?;
         let (age, action) =
@@ -163,7 +163,7 @@ impl S2 {
             name.len() <= 100 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         let (store_id, exists) = match store_id {
             Some(store_id) => (store_id, true),
-            // What is no name that the helpers make is that of a store.
+            // A name that the helpers do not make is that of a store.
             None if !is_stream_name => (name.into(), true),
             None => match self.find(stream_text(name)?, parts).await? {
                 Some(log) => {
@@ -203,7 +203,7 @@ async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Re
     let account = s2.admit_rest(&parts).await?;
     let Stream { stream } = s2.json(body, &account).await?;
     StoreId::parse(&stream).map_err(invalid)?;
-    // Which stores there are is not for everybody where somebody says who may see which.
+    // A list of all stores is not for everybody where an operator's function says who may see which.
     let alias = names::stream(stream_text(&stream)?);
     let exists = s2.gate.log.is_public() && s2.gate.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
     let info = json!({"name": stream, "created_at": now(), "deleted_at": null});

@@ -19,13 +19,13 @@ use crate::limits::memory::{Share, counted};
 use crate::log::{Denied, Event, PullError, Reader, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
-/// How often a live stream that has nothing new says so. S2: 5 to 15 s.
+/// The interval of pings on a live stream that has nothing new. S2: 5 to 15 s.
 const PING: Duration = Duration::from_secs(10);
 
-/// How long a stream that has to end goes on after the first that it brought.
+/// The time that a stream that has to end goes on after its first records.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How long a client may take to read a piece.
+/// The time that a client may take to read a piece.
 const UNREAD: Duration = Duration::from_secs(30);
 
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -40,20 +40,20 @@ enum Wanted {
     NoMore,
 }
 
-/// What a reader wants of what is still to come.
+/// The part of the records to come that a reader wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
     /// Everything; the stream ends for whoever must not lose one that has brought something.
     WithPauses,
     /// Everything, as long as it listens.
     Forever,
-    /// What comes within this time after the last record.
+    /// Records that come within this time after the last one.
     For(Duration),
     /// Little: the store does not exist, and may be another one by the next request.
     Briefly,
 }
 
-/// How long a stream of no store goes on.
+/// The time that a stream of no store goes on.
 const BRIEFLY: Duration = Duration::from_secs(5);
 
 /// Brings a reader: the client was asked about already, or is while the database is away.
@@ -73,7 +73,7 @@ pub struct Writer {
     tail: Tail,
 }
 
-/// How long the database may take for a page when a shutdown has come to its last moment.
+/// The time that the database may take for a page when a shutdown has come to its last moment.
 const LATE: Duration = Duration::from_secs(1);
 
 /// The end of a stream that has brought all that was wanted.
@@ -126,7 +126,7 @@ impl Writer {
         }
     }
 
-    /// What follows an event, as it comes.
+    /// The events that follow, as they come.
     pub async fn live(mut self, reader: impl Asking, after: i64, follow: Follow, shutdown: CancellationToken) {
         let gone = self.pieces.clone();
         tokio::select! {

@@ -1,4 +1,4 @@
-//! How connections end: codes that tell a client whether coming back helps. After `RESTART` (1012) and `AGAIN` (1013) it should.
+//! The end of connections: codes that tell a client whether coming back helps. After `RESTART` (1012) and `AGAIN` (1013) it should.
 
 use axum::extract::ws::close_code;
 

@@ -1,4 +1,4 @@
-//! What all protocols over WebSocket have in common: a bounded way out, signs of life, and an explicit close.
+//! The common part of all protocols over WebSocket: a bounded way out, pings, and an explicit close.
 
 pub mod close;
 pub mod meter;
@@ -23,20 +23,20 @@ use crate::telemetry::metrics::Limit;
 /// Frames that wait for a client to read them: with the frames' size this bounds what a slow client costs.
 const OUTGOING_FRAMES: usize = 8;
 
-/// How long a client may leave a frame unread before it is disconnected.
+/// The time that a client may leave a frame unread before it is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a silent connection is pinged, and how long it may stay silent.
+/// The interval at which a silent connection is pinged, and the time that it may stay silent.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(75);
 
-/// How long a message may take to arrive, as the body of a request.
+/// The time that a message may take to arrive, as the body of a request.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a client has to answer a close.
+/// The time that a client has to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is read from a connection at once. tungstenite clears, and often moves, a buffer of this size for each read, and keeps
+/// The bytes that are read from a connection at once. tungstenite clears, and often moves, a buffer of this size for each read, and keeps
 /// one for each connection: its default of 128 KiB was a third of the work of a push. Longer messages are put together.
 const READ_BYTES: usize = 2 << 10;
 
@@ -55,11 +55,11 @@ pub struct Socket {
     ping: Interval,
     shutdown: CancellationToken,
     meter: Arc<Meter>,
-    /// What the last message takes, until the next one is read.
+    /// The memory of the last message, until the next one is read.
     last: Option<Share>,
 }
 
-/// What happens on a connection.
+/// The events of a connection.
 #[derive(Debug)]
 pub enum Incoming {
     Text(Utf8Bytes),
@@ -114,7 +114,7 @@ impl Socket {
         &self.outgoing
     }
 
-    /// What comes next. While the protocol cannot take more, it says so (`may_read`), and nothing is read: the client is
+    /// Waits for the next event. While the protocol cannot take more, it says so (`may_read`), and nothing is read: the client is
     /// held back by its own connection. Cancel safe.
     pub async fn receive(&mut self, may_read: bool) -> Result<Incoming, Close> {
         if may_read {

@@ -1,4 +1,4 @@
-//! Who is online: the devices that are connected here, and of their users those that are connected elsewhere.
+//! The devices that are online: those that are connected here, and of their users those that are connected elsewhere.
 
 mod user;
 
@@ -54,7 +54,7 @@ impl Hub {
         connection
     }
 
-    /// How many devices are connected here.
+    /// The number of devices that are connected here.
     pub fn devices(&self) -> usize {
         self.0.lock().users.values().map(|user| user.here.len()).sum()
     }
@@ -108,14 +108,14 @@ impl Hub {
         user.note_request(request_id, asker).then_some(connection)
     }
 
-    /// Who asked, if it was somebody else.
+    /// The sidecar that asked, if it was another one.
     pub fn requested(&self, user: &UserId, client_id: &ClientId, request_id: &str) -> Option<Requested> {
         let state = self.0.lock();
         let requested = state.users.get(user)?.requests.get(request_id)?;
         (requested.client_id != *client_id).then(|| requested.clone())
     }
 
-    /// What Postgres knows of some users, as of now: all their devices. Returns those that it takes to be at `own`, but which
+    /// Takes over Postgres' list of the devices of some users, as of now. Returns those that it takes to be at `own`, but which
     /// are gone.
     pub fn learn(&self, own: &SidecarId, known: Vec<Known>) -> Devices {
         let mut by_user = HashMap::<UserId, Vec<Known>>::new();

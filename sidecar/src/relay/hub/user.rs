@@ -34,7 +34,7 @@ pub struct Elsewhere {
     pub asked: VecDeque<String>,
 }
 
-/// Who asked.
+/// The device or sidecar that asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requested {
     pub client_id: ClientId,
@@ -47,7 +47,7 @@ pub enum Place {
     Elsewhere { sidecar: SidecarId, connection: i64 },
 }
 
-/// What a sidecar learns when it makes devices known.
+/// The devices that a sidecar learns of when it makes its own known.
 pub struct Known {
     pub user: UserId,
     pub client_id: ClientId,

@@ -1,4 +1,4 @@
-//! How devices use the link.
+//! The part of the link that devices use.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::relay::{ClientId, SidecarId, UserId};
 
-/// What may wait to be sent, in KiB; a message costs one at least.
+/// The size of the queue of messages to send, in KiB; a message costs one at least.
 const ROOM: usize = 64 << 10;
 
 /// Commands to the link. Cheap to clone.

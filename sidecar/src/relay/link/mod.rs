@@ -23,7 +23,7 @@ use super::SidecarId;
 use super::hub::Hub;
 use crate::postgres::{Backoff, Database, DatabaseError};
 
-/// What goes into one statement.
+/// The messages of one statement.
 const GROUP_COMMANDS: usize = 512;
 const GROUP_BYTES: usize = 1 << 20;
 
@@ -36,7 +36,7 @@ pub struct LinkTask {
     next: Option<Command>,
 }
 
-/// How a life of the connection ends.
+/// The reason why a life of the connection ends.
 enum End {
     Lost(DatabaseError),
     /// The sidecar ends.

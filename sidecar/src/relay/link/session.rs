@@ -16,10 +16,10 @@ use crate::relay::hub::{Hub, Known};
 use crate::relay::parcel::{Devices, Parcel};
 use crate::relay::{ClientId, SidecarId, UserId};
 
-/// How often a sidecar says that it is alive: for 15 s of silence it counts as such.
+/// The interval at which a sidecar renews its lease: for 15 s of silence it counts as alive.
 pub const RENEWAL: Duration = Duration::from_secs(5);
 
-/// How long Postgres may take to answer before the link counts as broken, and for each MiB on top.
+/// The time that Postgres may take to answer before the link counts as broken, and for each MiB on top.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_PER_MEBIBYTE: Duration = Duration::from_secs(1);
 

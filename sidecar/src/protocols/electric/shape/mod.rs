@@ -33,7 +33,7 @@ pub fn wrong_secret() -> Response {
     uncached(StatusCode::UNAUTHORIZED, json!({"message": "Unauthorized - Invalid API secret"}))
 }
 
-/// What an answer depends on beside the log.
+/// The conditions of an answer beside the log.
 pub struct Audience {
     /// Whether everybody may read it, a shared cache too.
     pub is_public: bool,
@@ -178,7 +178,7 @@ fn electric_headers(request: &Request, position: &Position) -> HeaderMap {
     headers
 }
 
-/// What a page is of its log.
+/// The part of its log that a page is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
     /// Others follow it.
@@ -189,13 +189,13 @@ enum Extent {
     Unknown,
 }
 
-/// How long caches may keep an answer, as Electric has it. A log is only ever added to: a page that is followed by another
+/// The time that caches may keep an answer, as Electric has it. A log is only ever added to: a page that is followed by another
 /// never changes.
 fn caching(request: &Request, extent: Extent, audience: &Audience) -> String {
     const A_WEEK: &str = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
     const NO: &str = "no-store";
     if !audience.is_public && !request.is_live {
-        // Who asks again is asked about again.
+        // A client that asks again is asked about again.
         return PRIVATE.into();
     }
     let age = match &request.since {
@@ -218,7 +218,7 @@ const PRIVATE: &str = "private, no-cache";
 /// 2024-10-09T00:00:00Z, from which Electric counts.
 const EPOCH: u64 = 1_728_432_000;
 
-/// Whoever asks within the same [`LONG_POLL`] gets the same cursor, so that their next requests are one to a cache. A client
+/// Clients that ask within the same [`LONG_POLL`] get the same cursor, so that their next requests are one to a cache. A client
 /// that has it already got an answer from there, which it must not get again.
 fn next_cursor(previous: Option<u64>) -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -256,7 +256,7 @@ fn refuse(refusal: &ReadError) -> Response {
     }
 }
 
-/// Which store is meant cannot be told. Not 400, which makes LiveStore's client start over, without end.
+/// The store of a name is ambiguous. Not 400, which makes LiveStore's client start over, without end.
 pub fn not_found(problem: &FindError) -> Response {
     let status = match problem {
         FindError::Ambiguous => StatusCode::UNPROCESSABLE_ENTITY,
@@ -308,7 +308,7 @@ async fn forward(
                 response = asking => response,
                 denied = reader.ended() => return Ok(refuse(&denied.into())),
             },
-            // Who begins can do so here.
+            // A client that begins can do so here.
             _ => timeout(GIVE_UP, asking).await.map_err(|_| Instead::ReadOurselves)?,
         };
         if !audience.is_public {
@@ -320,10 +320,10 @@ async fn forward(
     patience.wait_for(forwarding).await.unwrap_or(Err(Instead::Nothing))
 }
 
-/// How long a client that has no position waits for Electric.
+/// The time that a client without a position waits for Electric.
 const GIVE_UP: Duration = Duration::from_secs(10);
 
-/// How long an Electric that does not answer is left alone.
+/// The time that an Electric that does not answer is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why there is no answer of Electric.

@@ -1,4 +1,4 @@
-//! What a request of the shape API asks for.
+//! Requests of the shape API.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -18,7 +18,7 @@ use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, LONG_POLL, Patience, Wait};
 use crate::shutdown::Ending;
 
-/// Where a client wants to read from.
+/// The position that a client wants to read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Since {
     /// `-1`: the first event.
@@ -39,13 +39,13 @@ pub struct Request {
     pub columns: Columns,
     pub is_live: bool,
     pub is_sse: bool,
-    /// What keeps live requests of many clients the same, so that a cache answers them with one. LiveStore's client has none.
+    /// The cursor that keeps live requests of many clients the same, so that a cache answers them with one. LiveStore's client has none.
     pub cursor: Option<u64>,
-    /// What goes on to Electric, if there is one behind us.
+    /// The parameters that go on to Electric, if there is one behind us.
     pub params: Vec<(String, String)>,
 }
 
-/// What is wrong with a request, by search param.
+/// The faults of a request, by search param.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Errors(BTreeMap<&'static str, String>);
 
@@ -179,7 +179,7 @@ impl Request {
         Patience::new(wait, LONG_POLL + grace, ending)
     }
 
-    /// How the client waits for what is to come.
+    /// The way in which the client waits for events.
     pub fn follow(&self) -> Follow {
         match (self.is_live, self.cursor) {
             (false, _) => Follow::No,

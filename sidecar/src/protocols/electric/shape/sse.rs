@@ -19,12 +19,12 @@ use crate::protocols::electric::read::{Patience, ReadError, read_error};
 /// After this long the client connects anew, as with Electric: until then caches answer others with the same stream.
 pub const LIFETIME: Duration = Duration::from_secs(60);
 
-/// How often a silent stream says that it is alive.
+/// The interval of keep-alives on a silent stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 const SIGN_OF_LIFE: &str = ": keep-alive\n\n";
 
-/// How long a client may take to read a piece.
+/// The time that a client may take to read a piece.
 const UNREAD: Duration = Duration::from_secs(30);
 
 /// A stream that has begun.

@@ -1,4 +1,4 @@
-//! Which log a client of the shape API means, from the words of SQL that it says it in.
+//! Finds the log that a client of the shape API means, from its parameters, which are in SQL.
 
 use crate::log::{Alias, PgText};
 use crate::protocols::electric::messages::Relation;

@@ -1,4 +1,4 @@
-//! What Electric says, in the form in which sync-electric's client reads it.
+//! Electric's answers, in the form in which sync-electric's client reads them.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::log::{Event, StoredEvent};
 
-/// What a page says.
+/// The content of a page.
 pub enum Messages {
     Log {
         events: Vec<Arc<Event>>,
@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    /// What is read here is written there, for clients.
+    /// Messages that are read here are written there, for clients.
     #[test]
     fn fuzz_messages() {
         fuzzing::target!("messages", |body| {

@@ -24,10 +24,10 @@ use crate::protocols::brief;
 use messages::{Messages, read_messages};
 pub use reader::{own_position, pull};
 
-/// How much longer than itself Electric is waited for; and then Postgres.
+/// The time that Electric is waited for beyond its own timeout; and then Postgres.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// How long Electric may take for what it need not wait for.
+/// The time that Electric may take for an answer that need not wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -53,7 +53,7 @@ const PASSED_ON: [HeaderName; 11] = [
 /// The columns of a row: those of an event and the other half of the primary key, without which Electric has no shape.
 const COLUMNS: &str = r#"store,"seqNum","parentSeqNum",name,args,"clientId","sessionId""#;
 
-/// Where Electric is.
+/// The URL of Electric.
 pub struct Upstream {
     client: Client,
     url: Url,
@@ -158,7 +158,7 @@ impl Upstream {
 
     /// A page of a shape from this position on, or its beginning.
     async fn page(&self, location: &Location, position: Option<&RawPosition>, is_live: bool) -> Result<Chunk, NoPage> {
-        // Where a shape stands changes, while the URL that asks for it does not: no cache is to answer.
+        // The state of a shape changes, while the URL that asks for it does not: no cache is to answer.
         let moment = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let moment = moment.as_nanos().to_string();
         let position: Vec<_> = match position {

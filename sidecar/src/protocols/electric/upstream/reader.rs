@@ -8,7 +8,7 @@ use crate::protocols::electric::api::{Answer, RawPosition};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, Page, Patience, ReadError, read};
 
-/// Where a client is: in Electric's shape, if it has joined it, and in the log.
+/// The position of a client: in Electric's shape, if it has joined it, and in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
     shape: Option<RawPosition>,
@@ -77,7 +77,7 @@ impl Place {
     }
 }
 
-/// Where a client is in our own log, which may have read from Electric before.
+/// The position of a client in our own log, which may have read from Electric before.
 ///
 /// # Errors
 /// It never read here.
@@ -143,7 +143,7 @@ pub async fn pull(
     }
 }
 
-/// Where the log is. What is known of it may be older than what a client knows, and a new client begins with it.
+/// The head of the log. The known one may be older than the client's, and a new client begins with it.
 async fn locate(log: &Reader, place: Option<&Place>) -> Result<Option<Location>, Unreadable> {
     if let Some(place) = place
         && let Some(location) = log.locate().await?
