@@ -29,6 +29,14 @@ impl Flavour {
         }
     }
 
+    /// The statement that removes it, with all data.
+    pub fn uninstall(self) -> &'static str {
+        match self {
+            Self::Native => "drop extension livestore_sync cascade",
+            Self::Portable => "drop schema livestore cascade",
+        }
+    }
+
     /// The statements that install it.
     pub fn install(self) -> &'static str {
         static SCRIPT: OnceLock<String> = OnceLock::new();

@@ -5,6 +5,9 @@ create table if not exists livestore.context_key (
 comment on table livestore.context_key is 'What the context of a request is signed with, since any role can make a setting';
 comment on column livestore.context_key.key is 'A random text. Nobody but the owner may read it';
 
+-- It has no key, as livestore.instance.
+alter table livestore.context_key replica identity full;
+
 insert into livestore.context_key select where not exists (select from livestore.context_key);
 
 -- What the current transaction has appended: rows are gone before it commits.

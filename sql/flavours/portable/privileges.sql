@@ -42,3 +42,6 @@ grant execute on function
     livestore._delete_hooked_events(oid, bigint)
 to livestore_owner;
 grant execute on function livestore._check_reader(oid) to livestore_admin;
+
+-- The schema, too: it is restored from a dump with its owner, and before the privileges, which the functions of indexes would miss.
+alter schema livestore owner to livestore_owner;

@@ -54,15 +54,21 @@ const EVERYTHING: &str = "
     select format('seen %s %s', row_number() over (order by n), what) from public.seen
     order by 1";
 
-/// Each event of the commit log after a position, in its order.
+/// The commit log after a position, in its order. Appends to a store that come one after the other are one here: the native flavour
+/// has an entry for each subtransaction.
 const COMMITTED: &str = "
-    select format('%s %s %s', c.first_position - $1, coalesce(s.store_id, '?'),
-        string_agg(concat_ws(' ', e.upto, e.events), ',' order by e.n))
-    from livestore.commits c
-    cross join lateral unnest(c.stores, c.upto, c.events) with ordinality e(store, upto, events, n)
-    left join livestore.stores s on s.id = e.store
-    where c.position > $1
-    group by c.first_position, s.store_id order by c.first_position, min(e.n)";
+    select format('%s %s %s %s', r.first_position - $1, coalesce(s.store_id, '?'), max(r.upto), sum(r.events))
+    from (
+        select *, count(*) filter (where is_other) over (partition by first_position order by n) as run
+        from (
+            select c.first_position, e.*, lag(e.store) over (partition by c.first_position order by e.n) is distinct from e.store as is_other
+            from livestore.commits c
+            cross join lateral unnest(c.stores, c.upto, c.events) with ordinality e(store, upto, events, n)
+            where c.position > $1
+        ) e
+    ) r
+    left join livestore.stores s on s.id = r.store
+    group by r.first_position, r.run, s.store_id order by r.first_position, r.run";
 
 /// A database, with a connection that hears its notifications.
 struct Side {
@@ -226,10 +232,12 @@ impl Pair {
     async fn renew(&self, function: &str, store: &str) -> Result<(), TestCaseError> {
         let sql = format!("select livestore.{function}($1) is null");
         self.both(&sql, &[&store]).await?;
-        let id: String = one_with(&self.native.ears.client, "select livestore.backend_id($1)", &[&store]).await;
         for table in ["stores", "dropped_stores"] {
-            let sql = format!("update livestore.{table} set backend_id = $2 where store_id = $1 and backend_id <> $2");
-            self.portable.ears.client.execute(&sql, &[&store, &id]).await.unwrap();
+            let sql = format!("select backend_id from livestore.{table} where store_id = $1");
+            if let Some(row) = self.native.ears.client.query_opt(&sql, &[&store]).await.unwrap() {
+                let sql = format!("update livestore.{table} set backend_id = $2 where store_id = $1");
+                self.portable.ears.client.execute(&sql, &[&store, &row.get::<_, String>(0)]).await.unwrap();
+            }
         }
         Ok(())
     }
