@@ -205,10 +205,17 @@ impl Pair {
                 Step::Drop(store) => self.renew("drop_store", &names[*store]).await?,
                 Step::Hooks(hooks) => self.set_hooks(*hooks).await,
                 Step::Read { store, after, max_events, max_bytes } => {
-                    let sql =
-                        "select head, backend_id, seq_num, parent_seq_num, name, args::text, client_id, session_id
-                        from livestore.read_page($1, $2, $3, $4)";
-                    self.both(sql, &[&names[*store], after, max_events, max_bytes]).await?;
+                    let one_time = "update livestore.eventlog_1 set \"createdAt\" = '2026-01-02 03:04:05.678901+00'";
+                    for side in [&self.native, &self.portable] {
+                        run(&side.ears.client, one_time).await;
+                    }
+                    for sql in [
+                        "select seq_num, parent_seq_num, name, args::text, client_id, session_id, created_at
+                         from livestore.pull_page($1, $2, $3, $4)",
+                        "select head, backend_id, events from livestore.read_page($1, $2, $3, $4)",
+                    ] {
+                        self.both(sql, &[&names[*store], after, max_events, max_bytes]).await?;
+                    }
                 }
             }
             for (known, name) in stores.iter_mut().zip(&names) {
