@@ -8,7 +8,7 @@ do $$
 begin
     if current_setting('server_encoding') <> 'UTF8' then
         raise exception 'livestore_sync needs a database with the encoding UTF8, this one has %', current_setting('server_encoding')
-            using errcode = 'feature_not_supported', hint = 'Create the database with: create database … encoding ''UTF8'' template template0';
+            using errcode = 'feature_not_supported', hint = 'Create the database with: create database <name> encoding ''UTF8'' template template0';
     end if;
 end
 $$;

@@ -58,11 +58,11 @@ fn context_value(key: Option<&str>) -> Option<String> {
     let request = CURRENT.with_borrow(|current| current.as_ref()?.request.clone())?;
     let values: HashMap<Cow<'_, str>, &RawValue> = match serde_json::from_str(&request) {
         Ok(values) => values,
-        Err(error) => {
+        Err(_) => {
             ereport!(
                 ERROR,
                 PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-                format!("the context of the request is not a JSON object: {error}")
+                "the context of the request is not a JSON object"
             );
         }
     };

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio_postgres::{Client, NoTls};
 
+use crate::flavour::Flavour;
 use crate::free_port;
 
 /// Holds the extension; the databases of the tests are copies of it.
@@ -58,15 +59,18 @@ impl Cluster {
                         postgres.batch_execute(&format!("create database {TEMPLATE}")).await.expect("a template");
                         let template = cluster.connect("postgres", TEMPLATE).await;
                         template
-                            .batch_execute(
-                                "create extension livestore_sync;
-                             create role sidecar login in role livestore_writer;
-                             create role admin login in role livestore_admin;
-                             create role reader login in role livestore_reader;
-                             create role stranger login",
-                            )
+                            .batch_execute(Flavour::of_tests().install())
                             .await
                             .expect("the extension; was it installed with `make install`?");
+                        template
+                            .batch_execute(
+                                "create role sidecar login in role livestore_writer;
+                                 create role admin login in role livestore_admin;
+                                 create role reader login in role livestore_reader;
+                                 create role stranger login",
+                            )
+                            .await
+                            .expect("roles");
                     },
                 );
             });
@@ -108,6 +112,16 @@ impl Cluster {
         let postgres = self.connect("postgres", "postgres").await;
         postgres.batch_execute(&format!("create database {name} template {TEMPLATE}")).await.expect("a database");
         Database { cluster: self, name }
+    }
+
+    /// A new database with this flavour, whichever the other tests run on.
+    pub async fn database_of(&'static self, flavour: Flavour) -> Database {
+        let name = format!("test_{}", flavour.name());
+        let postgres = self.connect("postgres", "postgres").await;
+        postgres.batch_execute(&format!("create database {name} template template0")).await.expect("a database");
+        let database = Database { cluster: self, name };
+        database.admin().await.batch_execute(flavour.install()).await.expect("the flavour");
+        database
     }
 
     /// A connection as this role.

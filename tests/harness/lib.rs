@@ -11,6 +11,7 @@ pub mod device;
 pub mod dialects;
 pub mod electric;
 pub mod events;
+pub mod flavour;
 pub mod http_rpc;
 pub mod load;
 pub mod peers;

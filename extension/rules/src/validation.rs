@@ -12,6 +12,11 @@ pub const MAX_SEQ_NUM: i64 = (1 << 53) - 1;
 /// never queried.
 pub const MAX_ARGS_DEPTH: usize = 512;
 
+// Sentences of our own, and not serde's: the portable flavour says the same (sql/flavours/portable/batches.sql).
+const NOT_A_BATCH: &str = "not a JSON array of events";
+const NOT_AN_EVENT: &str = "not an event, which has name, clientId and sessionId (strings), seqNum and parentSeqNum \
+                            (integers), each once, and args at most once";
+
 /// An event as LiveStore clients encode it (`LiveStoreEvent.Global.Encoded`), borrowed from the text of its batch.
 /// Fields that LiveStore does not know are ignored, as LiveStore itself ignores them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -67,8 +72,8 @@ pub struct Invalid {
 /// # Errors
 /// The first event that cannot be read or does not follow its predecessor.
 pub fn read_batch(text: &str) -> Result<Vec<Event<'_>>, Invalid> {
-    let raw: Vec<&RawValue> = serde_json::from_str(text)
-        .map_err(|error| Invalid { index: None, reason: format!("not a JSON array of events: {error}") })?;
+    let raw: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|_| Invalid { index: None, reason: NOT_A_BATCH.into() })?;
     let mut events: Vec<Event<'_>> = Vec::with_capacity(raw.len());
     for (index, item) in raw.into_iter().enumerate() {
         let event = read_event(item).and_then(|event| check_event(event, events.last()));
@@ -82,7 +87,7 @@ fn read_event(item: &RawValue) -> Result<Event<'_>, String> {
     if !item.get().starts_with('{') {
         return Err("an event must be a JSON object".into());
     }
-    serde_json::from_str(item.get()).map_err(|error| format!("not an event: {error}"))
+    serde_json::from_str(item.get()).map_err(|_| NOT_AN_EVENT.into())
 }
 
 fn check_event<'a>(event: Event<'a>, previous: Option<&Event<'a>>) -> Result<Event<'a>, String> {

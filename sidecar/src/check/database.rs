@@ -102,6 +102,13 @@ async fn server(client: &Client, report: &mut Report) -> Result<(), tokio_postgr
 }
 
 async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let callable = "select from pg_proc p join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
+         where p.proname = 'flavour' and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')";
+    if client.query_opt(callable, &[]).await?.is_some() {
+        let row = client.query_one("select livestore.version(), livestore.flavour()", &[]).await?;
+        let (version, flavour): (&str, &str) = (row.get(0), row.get(1));
+        report.good(format!("livestore_sync {version}, the {flavour} flavour"));
+    }
     let newer = client
         .query_opt(
             "select installed_version, default_version from pg_available_extensions

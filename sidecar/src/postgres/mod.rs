@@ -194,7 +194,7 @@ pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// Whether this sidecar works with a version of the extension, `pg_extension.extversion`.
+/// Whether this sidecar works with a version of the extension.
 fn works_with(extension: &str) -> bool {
     let mut numbers = extension.split('.').map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
@@ -329,9 +329,31 @@ async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError
     })
 }
 
+/// The version of livestore_sync in the database, of either flavour.
+async fn installed_version(client: &Client) -> Result<String, DatabaseError> {
+    // Versions before 0.3 have no function to ask.
+    let found = client
+        .query_one(
+            "select (select e.extversion from pg_extension e where e.extname = 'livestore_sync'),
+                 (
+                     select has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')
+                     from pg_namespace n
+                     join pg_proc p on p.pronamespace = n.oid and p.proname = 'version' and p.pronargs = 0
+                     where n.nspname = 'livestore'
+                 )",
+            &[],
+        )
+        .await?;
+    match (found.try_get::<_, Option<bool>>(1)?, found.try_get::<_, Option<String>>(0)?) {
+        (Some(true), _) => Ok(client.query_one("select livestore.version()", &[]).await?.try_get(0)?),
+        (Some(false), _) => Err(DatabaseError::PrivilegeMissing),
+        (None, Some(version)) => Ok(version),
+        (None, None) => Err(DatabaseError::ExtensionMissing),
+    }
+}
+
 async fn check(client: &Client) -> Result<(), DatabaseError> {
-    let version = client.query_opt("select extversion from pg_extension where extname = 'livestore_sync'", &[]).await?;
-    let version: String = version.ok_or(DatabaseError::ExtensionMissing)?.try_get(0)?;
+    let version = installed_version(client).await?;
     if !works_with(&version) {
         return Err(DatabaseError::ExtensionVersion { found: version });
     }

@@ -1,0 +1,47 @@
+
+-- What privileges.sql does for the members of an extension: everything in the schema belongs to livestore_owner.
+do $$
+declare
+    object record;
+begin
+    for object in
+        select case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end as kind, c.oid::regclass::text as name
+        from pg_class c
+        where c.relnamespace = 'livestore'::regnamespace and c.relkind in ('r', 'v', 'S') and c.relowner <> 'livestore_owner'::regrole
+            -- The sequence of an identity goes with its table.
+            and not exists (
+                select from pg_depend i
+                where i.classid = 'pg_class'::regclass and i.objid = c.oid and i.refclassid = 'pg_class'::regclass and i.deptype = 'i'
+            )
+        union all
+        select 'type', t.oid::regtype::text
+        from pg_type t
+        join pg_class c on c.oid = t.typrelid and c.relkind = 'c'
+        where t.typnamespace = 'livestore'::regnamespace and t.typowner <> 'livestore_owner'::regrole
+        union all
+        select 'function', p.oid::regprocedure::text
+        from pg_proc p
+        where p.pronamespace = 'livestore'::regnamespace
+            and p.proowner not in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
+    loop
+        execute format('alter %s %s owner to livestore_owner', object.kind, object.name);
+    end loop;
+end
+$$;
+
+-- What runs as livestore_hooks. To be given to that role, it needs for a moment the right to create.
+grant create on schema livestore to livestore_hooks;
+alter function livestore._insert_as_hooks(oid, boolean, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[])
+    owner to livestore_hooks;
+alter function livestore._move_events(oid, bigint) owner to livestore_hooks;
+alter function livestore._delete_hooked_events(oid, bigint) owner to livestore_hooks;
+revoke create on schema livestore from livestore_hooks;
+grant execute on function
+    livestore._insert_as_hooks(oid, boolean, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]),
+    livestore._move_events(oid, bigint),
+    livestore._delete_hooked_events(oid, bigint)
+to livestore_owner;
+grant execute on function livestore._check_reader(oid) to livestore_admin;
+
+-- The schema, too: it is restored from a dump with its owner, and before the privileges, which the functions of indexes would miss.
+alter schema livestore owner to livestore_owner;

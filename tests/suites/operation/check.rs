@@ -2,6 +2,7 @@
 
 use livestore_tests::cluster::Database;
 use livestore_tests::electric::Electric;
+use livestore_tests::flavour::Flavour;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{eventually, free_port};
 
@@ -170,6 +171,8 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
         let (_, report) = check(&url, &[]).await;
         assert_eq!(report.contains("set livestore.legacy_notify = off"), kind == "advice", "{report}");
     }
+    let installed = format!("livestore_sync {}, the {} flavour", env!("CARGO_PKG_VERSION"), Flavour::of_tests().name());
+    finds(&url, &[], "ok", &installed).await;
     let version = "update pg_extension set extversion = '0.3.0-old' where extname = 'livestore_sync'";
     admin.execute(version, &[]).await.unwrap();
     finds(&url, &[], "advice", "run \"alter extension livestore_sync update\"").await;

@@ -8,6 +8,7 @@ use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
+use livestore_tests::flavour::Flavour;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{PATIENCE, eventually, free_port};
 use serde_json::Value;
@@ -92,8 +93,9 @@ async fn a_database_that_is_set_up_wrong_ends_it_with_4_at_once() {
         "the database refuses the connection",
     );
 
-    let version = "update pg_extension set extversion = '9.9.9' where extname = 'livestore_sync'";
-    database.admin().await.execute(version, &[]).await.unwrap();
+    let version = "create or replace function livestore.version() returns text language sql immutable
+        set search_path = pg_catalog, pg_temp as $$ select '9.9.9' $$";
+    database.admin().await.batch_execute(version).await.unwrap();
     refuses(&Start::new(database.url("sidecar")), 4, "version 9.9.9");
 }
 
@@ -149,7 +151,7 @@ async fn it_waits_for_a_database_that_is_only_starting() {
 async fn readyz_says_what_is_missing() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    database.admin().await.batch_execute("drop extension livestore_sync cascade").await.unwrap();
+    database.admin().await.batch_execute(Flavour::of_tests().uninstall()).await.unwrap();
     let (status, reason) = sidecar.get("/readyz").await;
     assert_eq!(status, 503);
     assert!(reason.contains("create extension livestore_sync"), "{reason}");

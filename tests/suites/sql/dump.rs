@@ -3,6 +3,7 @@
 use crate::support::{all, all_with, broken_chains, fill, log, one, one_with, push, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, up_to};
+use livestore_tests::flavour::{Flavour, is_skipped};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -109,7 +110,10 @@ async fn hooks_of_own_tables_survive_a_restore_and_those_of_the_shared_one_are_c
         "create trigger reject before insert on livestore.eventlog_1 for each row execute function public.reject()";
     let restored = restored_from(&database, "hooked").await;
     assert!(push(&restored, "own", chain(5, 1)).await.is_err());
-    run(&restored, again).await;
+    // Nothing of the portable flavour is an extension's.
+    if Flavour::of_tests() == Flavour::Native {
+        run(&restored, again).await;
+    }
     assert!(push(&restored, "pooled", chain(22, 1)).await.is_err());
 }
 
@@ -126,6 +130,9 @@ async fn args_are_dumped_byte_for_byte() {
 /// Dumps of every version are restored with the version of today, which is what `create extension` in them asks for.
 #[tokio::test]
 async fn dumps_of_every_release_are_restored_and_go_on() {
+    if is_skipped("no release has it") {
+        return;
+    }
     for release in [Some("0.1.0"), Some("0.2.0"), None] {
         let database = Database::new().await;
         let original = database.admin().await;

@@ -6,6 +6,7 @@ mod commit;
 mod commit_log;
 mod concurrency;
 mod context;
+mod differential;
 mod dump;
 mod flavours;
 mod hooks;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::support::{all, all_with, log, one, push, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, up_to};
+use livestore_tests::flavour::Flavour;
 use tokio_postgres::Client;
 
 /// From the least to the most that they may do; `reader` has `livestore_reader`, `sidecar` has `livestore_writer`, and
@@ -17,7 +18,7 @@ const WRITERS: &[&str] = &["admin", "sidecar"];
 const ADMINS: &[&str] = &["admin"];
 const NOBODY: &[&str] = &[];
 
-/// Every function with a call of it, and who may make it.
+/// Every function that both flavours have with a call of it, and who may make it.
 const CALLS: &[(&str, &str, &[&str])] = &[
     ("version", "livestore.version()", READERS),
     ("flavour", "livestore.flavour()", READERS),
@@ -32,8 +33,6 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("create_store", "livestore.create_store('new', own_table => true)", WRITERS),
     ("push", "livestore.push('s', '[]')", WRITERS),
     ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}')", WRITERS),
-    ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}', null, null, null, null)", WRITERS),
-    ("_legacy_context", "livestore._legacy_context('1', null, null)", NOBODY),
     ("reset_store", "livestore.reset_store('s')", ADMINS),
     ("drop_store", "livestore.drop_store('s')", ADMINS),
     ("current_store_id", "livestore.current_store_id()", READERS),
@@ -88,11 +87,6 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("relay_exit", "livestore.relay_exit('x')", WRITERS),
     ("relay_fetch", "livestore.relay_fetch(1)", WRITERS),
     ("relay_append", "livestore.relay_append('s', '{e}', '{null}', '{c}', '{s}', '{1}', '{1}')", WRITERS),
-    (
-        "relay_append",
-        "livestore.relay_append('s', '{f}', '{null}', '{c}', '{s}', '{2}', '{1}', null, null, null)",
-        WRITERS,
-    ),
     ("_relay_key", "livestore._relay_key('c', 's', '1')", NOBODY),
     ("relay_page", "livestore.relay_page('s', 0, 100, 1000)", READERS),
     ("_relay_lock", "livestore._relay_lock()", NOBODY),
@@ -110,6 +104,60 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("_relay_notify", "livestore._relay_notify('x', 'body')", NOBODY),
     ("_relay_forget", "livestore._relay_forget('{x}')", NOBODY),
 ];
+
+/// Those that only the native flavour has: for sidecars of version 0.2.
+const NATIVE_CALLS: &[(&str, &str, &[&str])] = &[
+    ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}', null, null, null, null)", WRITERS),
+    ("_legacy_context", "livestore._legacy_context('1', null, null)", NOBODY),
+    (
+        "relay_append",
+        "livestore.relay_append('s', '{f}', '{null}', '{c}', '{s}', '{2}', '{1}', null, null, null)",
+        WRITERS,
+    ),
+];
+
+/// Those of which the portable flavour is made.
+const PORTABLE_CALLS: &[(&str, &str, &[&str])] = &[
+    ("_hide_escapes", "livestore._hide_escapes('1')", NOBODY),
+    ("_show_escapes", "livestore._show_escapes('1')", NOBODY),
+    ("_decode_string", "livestore._decode_string('\"s\"')", NOBODY),
+    ("_decode_integer", "livestore._decode_integer('1')", NOBODY),
+    ("_has_nul", "livestore._has_nul('1')", NOBODY),
+    ("_json_fields", "livestore._json_fields('{}')", NOBODY),
+    ("_nests_deeper", "livestore._nests_deeper('1', 1)", NOBODY),
+    ("_read_batch", "livestore._read_batch('[]')", NOBODY),
+    ("_read_batches", "livestore._read_batches('{[]}')", NOBODY),
+    (
+        "_plan",
+        "livestore._plan('{1}', '{null}', '{1}', '{0}', '{b}', null, null, null, null, null, null, null, null, null)",
+        NOBODY,
+    ),
+    ("_lock_existing_stores", "livestore._lock_existing_stores('{s}', false)", NOBODY),
+    ("_lock_or_begin_stores", "livestore._lock_or_begin_stores('{s}', '{null}', row(1))", NOBODY),
+    ("_write", "(select livestore._write(row(1), '{1}', row(1), row(1), '{null}', now(), null)) r", NOBODY),
+    ("_sign_context", "livestore._sign_context('x')", NOBODY),
+    ("_verified_context", "livestore._verified_context()", NOBODY),
+    ("_enter_context", "livestore._enter_context('s', null)", NOBODY),
+    (
+        "_insert_as_hooks",
+        "livestore._insert_as_hooks('livestore.eventlog_1'::regclass, false, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
+        NOBODY,
+    ),
+    (
+        "_insert_part",
+        "livestore._insert_part(1, 's', null, false, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}')",
+        NOBODY,
+    ),
+    ("_check_reader", "livestore._check_reader('livestore.events'::regclass)", ADMINS),
+];
+
+/// Every function of this flavour, as [`CALLS`].
+fn calls() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static [&'static str])> {
+    CALLS.iter().chain(match Flavour::of_tests() {
+        Flavour::Native => NATIVE_CALLS,
+        Flavour::Portable => PORTABLE_CALLS,
+    })
+}
 
 /// A database with a store in the shared table and one in its own.
 async fn filled() -> Database {
@@ -141,17 +189,17 @@ async fn every_function_is_for_whom_it_is_for() {
             "select proname::text from pg_proc where pronamespace = 'livestore'::regnamespace and prorettype <> 'trigger'::regtype",
         )
         .await;
-    let listed: BTreeSet<_> = CALLS.iter().map(|(function, _, _)| function.to_string()).collect();
+    let listed: BTreeSet<_> = calls().map(|(function, _, _)| function.to_string()).collect();
     assert_eq!(functions.into_iter().collect::<BTreeSet<_>>(), listed, "who may call the others?");
     for role in ROLES {
         let client = database.connect(role).await;
-        for (_, call, roles) in CALLS {
+        for (_, call, roles) in calls() {
             let select = format!("select * from {call}");
             assert_eq!(allowed(&client, &select).await, roles.contains(&role), "{role}: {call}");
         }
     }
     // Without the right to execute it, not merely without the rights that it needs.
-    for (function, call, roles) in CALLS {
+    for (function, call, roles) in calls() {
         let granted: Vec<String> = all_with(
             &admin,
             "select distinct role from unnest($2::text[]) role, pg_proc p
@@ -162,7 +210,7 @@ async fn every_function_is_for_whom_it_is_for() {
         .await;
         assert_eq!(granted, *roles, "{call}");
     }
-    for (_, call, roles) in CALLS {
+    for (_, call, roles) in calls() {
         for role in *roles {
             let client = database.connect(role).await;
             run(&client, &format!("begin; select * from {call}; rollback")).await;
@@ -256,7 +304,7 @@ async fn nobody_but_the_owner_touches_a_log_directly() {
             "create table livestore.mine (n int)",
             "create function livestore.mine() returns int language sql as 'select 1'",
             "comment on table livestore.stores is 'mine'",
-            "drop extension livestore_sync",
+            "drop schema livestore cascade",
         ] {
             assert!(!allowed(&client, statement).await, "{role}: {statement}");
         }
@@ -340,7 +388,7 @@ async fn nothing_that_a_user_creates_is_picked_up() {
         let error = client.query(&format!("select {armed}"), &[]).await.expect_err(armed);
         assert_eq!(error.as_db_error().unwrap().message(), "caught", "{armed}");
     }
-    for (_, call, _) in CALLS.iter().filter(|(_, _, roles)| roles.contains(&"sidecar")) {
+    for (_, call, _) in calls().filter(|(_, _, roles)| roles.contains(&"sidecar")) {
         run(&client, &format!("select * from {call}")).await;
     }
     run(&client, &format!("select livestore.push('trapped', '{}')", chain(0, 3))).await;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::support::{Ears, Push, broken_chains, log, one, push, push_batch, rejection, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
+use livestore_tests::flavour::Flavour;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -323,7 +324,9 @@ async fn three_hundred_new_stores_take_as_many_writes_as_one() {
     for statements in &mut writes {
         statements.retain(|statement| ["insert", "update", "delete"].iter().any(|verb| statement.starts_with(verb)));
     }
+    // The portable flavour writes its entry of the commit log when the transaction commits, and until then into a table.
+    let count = if Flavour::of_tests() == Flavour::Portable { 7 } else { 4 };
     for statements in writes {
-        assert_eq!(statements.len(), 4, "stores, heads, events, the commit log: {statements:#?}");
+        assert_eq!(statements.len(), count, "stores, heads, events, the commit log: {statements:#?}");
     }
 }

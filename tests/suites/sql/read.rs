@@ -3,6 +3,7 @@
 use crate::support::{all, all_with, log, one, one_with, push, rejection, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
+use livestore_tests::flavour::Flavour;
 use serde_json::json;
 use tokio_postgres::Client;
 
@@ -121,7 +122,7 @@ async fn databases_have_different_backend_ids_for_a_store_of_the_same_name() {
         let name = format!("{}_{n}", cluster.name());
         run(&admin, &format!("create database {name} template template0")).await;
         let client = cluster.cluster().connect("postgres", &name).await;
-        run(&client, "create extension livestore_sync").await;
+        run(&client, Flavour::of_tests().install()).await;
         ids.push(backend_id(&client, "s").await);
     }
     assert_ne!(ids[0], ids[1]);

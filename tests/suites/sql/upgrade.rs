@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::support::{all, all_with, broken_chains, fill, log, one, push, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
+use livestore_tests::flavour::is_skipped;
 use livestore_tests::root;
 use tokio_postgres::Client;
 
@@ -73,6 +74,9 @@ async fn made_of(client: &Client) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn an_update_makes_of_every_release_what_a_fresh_installation_is() {
+    if is_skipped("no release has it") {
+        return;
+    }
     let fresh = Database::new().await.admin().await;
     let expected = made_of(&fresh).await;
     assert!(expected.len() > 150, "{} facts", expected.len());
@@ -89,6 +93,9 @@ async fn an_update_makes_of_every_release_what_a_fresh_installation_is() {
 
 #[tokio::test]
 async fn an_update_leaves_stores_events_and_backend_ids_as_they_are_and_logs_go_on() {
+    if is_skipped("no release has it") {
+        return;
+    }
     for release in releases() {
         let (database, client) = at(&release).await;
         fill(&client).await;
@@ -113,6 +120,9 @@ async fn an_update_leaves_stores_events_and_backend_ids_as_they_are_and_logs_go_
 
 #[tokio::test]
 async fn the_library_of_today_serves_the_functions_of_every_release() {
+    if is_skipped("no release has it") {
+        return;
+    }
     // An installation brings the new library at once; the update of the SQL comes later.
     for release in releases() {
         let (_database, client) = at(&release).await;
@@ -130,6 +140,9 @@ async fn the_library_of_today_serves_the_functions_of_every_release() {
 
 #[tokio::test]
 async fn there_is_one_way_from_every_release_to_today() {
+    if is_skipped("no release has it") {
+        return;
+    }
     let client = Database::new().await.admin().await;
     let today: String = one(&client, VERSION).await;
     for release in releases() {
@@ -143,6 +156,9 @@ async fn there_is_one_way_from_every_release_to_today() {
 
 #[tokio::test]
 async fn what_is_released_does_not_change() {
+    if is_skipped("no release has it") {
+        return;
+    }
     let sums = Command::new("sha256sum")
         .args(["--check", "--strict", "SHA256SUMS"])
         .current_dir(root().join("sql/releases"))

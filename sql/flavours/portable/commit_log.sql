@@ -1,0 +1,63 @@
+-- Fired when the transaction commits. Positions are taken under a lock that is held until the commit is visible, as NOTIFY holds one
+-- anyway: so they become visible in their order. It must be the last lock that a transaction takes: a trigger of the application that
+-- is deferred to the commit, too, may append, and would wait for a store. So the first firing only queues a second one, behind all that
+-- was deferred by then. lock_timeout: one of the session's would fail a commit that only waits for others.
+create or replace function livestore._number_commit()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set lock_timeout = 0
+as $$
+declare
+    entry record;
+    first_position bigint;
+begin
+    if tg_op = 'INSERT' then
+        if not exists (select from livestore.pending_commits p where p.transaction = new.transaction and p.is_last) then
+            update livestore.pending_commits p set is_last = true where p.transaction = new.transaction and p.id = new.id;
+        end if;
+        return null;
+    end if;
+    delete from livestore.pending_commits p where p.transaction = new.transaction and p.id = new.id;
+    select new.stores as stores, new.upto as upto, new.events as events, (select sum(e.n) from unnest(new.events) e(n)) as total into entry;
+    if exists (select from livestore.pending_commits p where p.transaction = new.transaction) then
+        -- Appends to a store that come one after the other are one.
+        with others as (
+            delete from livestore.pending_commits p where p.transaction = new.transaction returning p.id, p.stores, p.upto, p.events
+        ), appends as (
+            select a.id, e.n, e.store, e.upto, e.events, lag(e.store) over (order by a.id, e.n) is distinct from e.store as is_other
+            from (
+                select new.id as id, new.stores as stores, new.upto as upto, new.events as events
+                union all
+                select o.id, o.stores, o.upto, o.events from others o
+            ) a
+            cross join lateral unnest(a.stores, a.upto, a.events) with ordinality e(store, upto, events, n)
+        ), runs as (
+            select a.store, a.upto, a.events, count(*) filter (where a.is_other) over (order by a.id, a.n) as run from appends a
+        )
+        select array_agg(r.store order by r.run) as stores, array_agg(r.upto order by r.run) as upto,
+            array_agg(r.events order by r.run) as events, sum(r.events) as total
+        into entry
+        from (select u.run, u.store, max(u.upto) as upto, sum(u.events)::integer as events from runs u group by u.run, u.store) r;
+    end if;
+    lock table livestore.commit_turn in exclusive mode;
+    first_position := nextval('livestore.commit_positions'::regclass);
+    if entry.total > 1 then
+        perform setval('livestore.commit_positions'::regclass, first_position + entry.total - 1);
+    end if;
+    insert into livestore.commits
+    values (first_position, first_position + entry.total - 1, entry.stores, entry.upto, entry.events, clock_timestamp());
+    return null;
+end
+$$;
+
+comment on function livestore._number_commit() is
+'Internal: trigger that moves what a transaction has appended from livestore.pending_commits to livestore.commits';
+
+-- Named so that no hook of an application has the name: set constraints knows constraints by schema and name.
+drop trigger if exists livestore_number_commit on livestore.pending_commits;
+create constraint trigger livestore_number_commit after insert or update on livestore.pending_commits
+    deferrable initially deferred for each row execute function livestore._number_commit();
+alter table livestore.pending_commits enable always trigger livestore_number_commit;
+comment on trigger livestore_number_commit on livestore.pending_commits is 'Gives a commit its positions';

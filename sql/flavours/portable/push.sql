@@ -1,0 +1,215 @@
+-- What extension/src/append does, in PL/pgSQL.
+create or replace function livestore._append(
+    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
+)
+returns table (
+    push integer, head bigint, appended integer, backend_id text, created_at timestamptz,
+    sqlstate text, message text, detail text, hint text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    read record;
+    stores record;
+    plan record;
+    places integer[];
+    at timestamptz;
+    count constant integer := coalesce(cardinality(store_ids), 0);
+begin
+    if coalesce(cardinality(batches), 0) <> count or coalesce(cardinality(backend_ids), 0) <> count or cardinality(contexts) <> count then
+        raise exception 'store_ids, batches, backend_ids and contexts must have one element for each push'
+            using errcode = 'array_subscript_error';
+    end if;
+    if array_position(store_ids, null) is not null then
+        raise exception 'a store id is null' using errcode = 'null_value_not_allowed';
+    end if;
+    if count = 0 then
+        return;
+    end if;
+    select * into read from livestore._read_batches(batches);
+    select array_agg(s.store_id) as names, array_agg(s.id) as ids, array_agg(s.head) as heads,
+        array_agg(s.backend_id) as backend_ids, array_agg(s.eventlog::oid) as eventlogs
+    into stores
+    from livestore._lock_or_begin_stores(store_ids, backend_ids, read) s;
+    if count = 1 then
+        places := array[cardinality(stores.ids)];
+    else
+        select array_agg(s.place::integer order by p.push) into places
+        from unnest(store_ids) with ordinality p(store_id, push)
+        left join unnest(stores.names) with ordinality s(name, place) on s.name = p.store_id;
+    end if;
+    if stores.ids is not null then
+        select * into plan from livestore._plan(
+            places, backend_ids, stores.ids, stores.heads, stores.backend_ids,
+            read.pushes, read.names, read.args, read.seq_nums, read.parent_seq_nums, read.client_ids, read.session_ids,
+            read.unreadable, read.flaws
+        );
+        at := clock_timestamp();
+        if true = any (plan.is_new) then
+            perform livestore._write(stores, places, plan, read, contexts, at, source);
+        end if;
+    end if;
+    for position in 1..count loop
+        continue when places[position] is null;
+        push := position;
+        head := plan.heads_after[position];
+        appended := plan.appended[position];
+        backend_id := case when head is not null then stores.backend_ids[places[position]] end;
+        created_at := case when appended > 0 then at end;
+        sqlstate := plan.sqlstates[position];
+        message := plan.messages[position];
+        detail := plan.details[position];
+        hint := case sqlstate
+            when 'LS001' then 'Pull the events after the last one you know, rebase onto them, push again.'
+            when 'LS002' then 'The log was reset since the client last pulled: drop the local log and pull from the start.'
+            when 'LS003' then 'Correct the batch: it is rejected whole, and a retry will not help.'
+        end;
+        return next;
+    end loop;
+end
+$$;
+
+comment on function livestore._append(text[], text[], text[], text, text[]) is
+'Internal: locks the stores, creates those that are new, and carries the pushes out, as arrays with one element for each push. Returns a result for each; what a hook raises goes through. contexts: a JSON object each, or null; a push that a hook makes without one has that of the hook';
+
+create or replace function livestore._write(
+    stores record, places integer[], plan record, read record, contexts text[], at timestamptz, source text
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    advances record;
+    tables record;
+    part record;
+    advanced integer;
+    done oid[] := '{}';
+    is_all_new constant boolean := not false = any (plan.is_new);
+begin
+    if cardinality(stores.ids) = 1 then
+        select stores.ids as ids, plan.new_heads as heads, plan.events as events, stores.names as names, stores.eventlogs as eventlogs
+        into advances;
+        update livestore.stores s set head = advances.heads[1] where s.id = advances.ids[1];
+    else
+        -- In the order of the first event of each.
+        select array_agg(stores.ids[f.place]) as ids, array_agg(plan.new_heads[f.place]) as heads,
+            array_agg(plan.events[f.place]) as events, array_agg(stores.names[f.place]) as names,
+            array_agg(stores.eventlogs[f.place]) as eventlogs
+        into advances
+        from (
+            select places[e.push] as place
+            from unnest(read.pushes, plan.is_new) with ordinality e(push, is_new, n)
+            where e.is_new group by 1 order by min(e.n)
+        ) f;
+        update livestore.stores s set head = n.head from unnest(advances.ids, advances.heads) n(id, head) where s.id = n.id;
+    end if;
+    -- Heads first: a hook that appends to the same store goes on from here. Before the hooks, too, the commit log: what they append
+    -- comes later.
+    get diagnostics advanced = row_count;
+    if advanced <> cardinality(advances.ids) then
+        raise exception 'of % heads % were advanced', cardinality(advances.ids), advanced;
+    end if;
+    insert into livestore.pending_commits (stores, upto, events) values (advances.ids, advances.heads, advances.events);
+
+    select array_agg(c.oid) as used, coalesce(array_agg(c.oid) filter (
+        where c.relhastriggers and exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal)
+    ), '{}') as hooked
+    into tables
+    from pg_class c
+    where c.oid = any (advances.eventlogs);
+    if cardinality(tables.used) = 1 and cardinality(tables.hooked) = 0 and is_all_new then
+        perform livestore._insert_part(
+            tables.used[1], null, null, false,
+            case when cardinality(stores.ids) = 1 then array_fill(stores.ids[1], array[cardinality(read.pushes)])
+                else array(select stores.ids[places[e.push]] from unnest(read.pushes) with ordinality e(push, n) order by e.n) end,
+            read.seq_nums, read.parent_seq_nums, read.names, read.args, read.client_ids, read.session_ids,
+            array_fill(at, array[cardinality(read.pushes)])
+        );
+    else
+        -- One statement for each table, and for each push where there are hooks, which know the request that they run for.
+        for part in
+            select f.push, stores.eventlogs[places[f.push]] as eventlog, stores.names[places[f.push]] as store_id,
+                stores.eventlogs[places[f.push]] = any (tables.hooked) as is_hooked
+            from (
+                select e.push, min(e.n) as first
+                from unnest(read.pushes, plan.is_new) with ordinality e(push, is_new, n) where e.is_new group by e.push
+            ) f
+            order by f.first
+        loop
+            continue when part.eventlog = any (done);
+            if not part.is_hooked then
+                done := done || part.eventlog;
+            end if;
+            perform livestore._insert_part(
+                part.eventlog, part.store_id, contexts[part.push], part.is_hooked, array_agg(stores.ids[places[e.push]]),
+                array_agg(e.seq_num), array_agg(e.parent_seq_num), array_agg(e.name), array_agg(e.args), array_agg(e.client_id),
+                array_agg(e.session_id), array_agg(at)
+            )
+            from (
+                select *
+                from unnest(
+                    read.pushes, plan.is_new, read.seq_nums, read.parent_seq_nums, read.names, read.args, read.client_ids,
+                    read.session_ids
+                ) with ordinality e(push, is_new, seq_num, parent_seq_num, name, args, client_id, session_id, n)
+                where e.is_new and stores.eventlogs[places[e.push]] = part.eventlog and (not part.is_hooked or e.push = part.push)
+                order by e.n
+            ) e;
+        end loop;
+    end if;
+    perform livestore._notify_heads(advances.names, advances.heads, source);
+end
+$$;
+
+comment on function livestore._write(record, integer[], record, record, text[], timestamptz, text) is
+'Internal: heads, the entry in the commit log, events with their hooks, and the notification. stores: the rows of the stores as arrays; places: the store of each push; plan and read: what livestore._plan and livestore._read_batches return';
+
+-- What extension/rules/src/notification.rs does, in SQL. A digest takes 58 of 1,500 bytes.
+create or replace function livestore._notify_heads(store_ids text[], heads bigint[], source text default null)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store_id text;
+    page integer := 1;
+    pages integer[] := '{}';
+    bytes integer := 0;
+    length integer;
+    source_end constant text := '},"source":' || coalesce(to_json(source)::text, 'null') || '}';
+begin
+    perform pg_notify('livestore_heads', '{"heads":{' || string_agg(
+        '"' || h.digest || '":' || coalesce(h.head::text, 'null'), ',' order by h.digest collate "C") || source_end)
+    from (
+        select left(encode(sha256(convert_to(i.heads_key || s.store_id, 'UTF8')), 'hex'), 32) as digest, s.head, (s.n - 1) / 25 as page
+        from unnest(store_ids, heads) with ordinality s(store_id, head, n)
+        cross join (select o.heads_key from livestore.instance o order by o.created_at limit 1) i
+        where s.store_id is not null
+    ) h
+    group by h.page
+    order by h.page;
+    if not livestore.legacy_notify() then
+        return;
+    end if;
+    -- Names are of any length: as many to a page as fit.
+    foreach store_id in array store_ids loop
+        length := octet_length(to_json(store_id)::text) + 24;
+        if bytes + length > 1500 and bytes > 0 then
+            page := page + 1;
+            bytes := 0;
+        end if;
+        bytes := bytes + coalesce(length, 0);
+        pages := pages || page;
+    end loop;
+    perform pg_notify('livestore', '{"heads":{' || string_agg(
+        to_json(s.store_id)::text || ':' || coalesce(s.head::text, 'null'), ',' order by s.store_id collate "C") || source_end)
+    from unnest(store_ids, heads, pages) s(store_id, head, page)
+    where s.store_id is not null
+    group by s.page
+    order by s.page;
+end
+$$;
+
+comment on function livestore._notify_heads(text[], bigint[], text) is
+'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null: the log is another one now. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
