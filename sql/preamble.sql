@@ -41,7 +41,10 @@ begin
         select format('%I is a member of %I', u.rolname, r.rolname)
         from pg_auth_members m
         join pg_roles r on r.oid = m.roleid and r.rolname in ('livestore_owner', 'livestore_hooks')
-        join pg_roles u on u.oid = m.member and not u.rolsuper
+        -- The role that installs the portable flavour belongs to them meanwhile. From Postgres 16 on, a role that was made by one
+        -- with CREATEROLE has that one as a member, with no right but to grant it.
+        join pg_roles u on u.oid = m.member and not u.rolsuper and u.rolname <> current_user
+        where coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true) or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
     ) w;
     if wrong is not null then
         raise exception 'the roles livestore_owner and livestore_hooks must be nobody''s: %', wrong
@@ -88,10 +91,14 @@ begin
                 hint = format('Create the schema beforehand if it does not exist, then run: revoke create on schema livestore from %s', strangers);
     end if;
 
+    -- A function of that name may be anybody's, but not one of that owner.
     select not exists (
         select from pg_depend m
         join pg_extension e on m.refclassid = 'pg_extension'::regclass and m.refobjid = e.oid
         where e.extname = 'livestore_sync' and m.deptype = 'e'
+    ) and not exists (
+        select from pg_proc p
+        where p.pronamespace = 'livestore'::regnamespace and p.proname = 'flavour' and p.proowner = 'livestore_owner'::regrole
     ) into is_fresh;
     -- An object without an owner in pg_shdepend belongs to the superuser who made the cluster.
     select string_agg(
@@ -104,7 +111,7 @@ begin
     left join pg_roles r on r.oid = s.refobjid
     where d.refclassid = 'pg_namespace'::regclass and d.refobjid = 'livestore'::regnamespace and d.deptype = 'n'
         and d.classid not in ('pg_extension'::regclass, 'pg_default_acl'::regclass)
-        and (is_fresh or not coalesce(r.rolsuper or r.rolname in (current_user, 'livestore_owner'), s.refobjid is null));
+        and (is_fresh or not coalesce(r.rolsuper or r.rolname in (current_user, 'livestore_owner', 'livestore_hooks'), s.refobjid is null));
     if strangers is not null then
         raise exception 'the schema livestore has objects that the extension could take for its own: %', strangers
             using errcode = 'duplicate_object', hint = 'Drop them, or move them to another schema, then try again.';

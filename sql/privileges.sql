@@ -68,7 +68,7 @@ $$;
 
 grant usage, create on schema livestore to livestore_owner;
 grant usage on schema livestore to livestore_reader, livestore_hooks;
-grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.commits, livestore.relayed_events to livestore_reader;
+grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events to livestore_reader;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
 grant insert on livestore.eventlog_1 to livestore_hooks;
@@ -144,3 +144,10 @@ begin
     end loop;
 end
 $$;
+
+insert into livestore.versions (version, flavour)
+select livestore.version(), livestore.flavour()
+where not exists (
+    select from (select v.version, v.flavour from livestore.versions v order by v.id desc limit 1) last
+    where last.version = livestore.version() and last.flavour = livestore.flavour()
+);

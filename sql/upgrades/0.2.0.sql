@@ -104,6 +104,21 @@ create unlogged table livestore.commit_turn ();
 
 comment on table livestore.commit_turn is 'Empty. Locked by a transaction that takes its positions, until its commit is visible: a lock that only its owner can take';
 
+create table livestore.versions (
+    id bigint generated always as identity primary key,
+    version text not null,
+    flavour text not null,
+    installed_at timestamptz not null default now(),
+    installed_by text not null default session_user
+);
+
+comment on table livestore.versions is 'The versions and flavours of livestore_sync that were installed here, in this order';
+comment on column livestore.versions.id is 'Number of the installation';
+comment on column livestore.versions.version is 'As livestore.version() says it';
+comment on column livestore.versions.flavour is 'As livestore.flavour() says it';
+comment on column livestore.versions.installed_at is 'When it was installed';
+comment on column livestore.versions.installed_by is 'The role that installed it';
+
 -- Pushes are carried out by one function in Rust, and the context of a request is one JSON object.
 drop function if exists livestore.plan_pushes(text[], text[], text[], bigint[], text[], text[], bigint[], bigint[], text[], text[], text[], text[]);
 drop function if exists livestore.append_pooled(text[], text[], text[], text);
