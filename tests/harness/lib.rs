@@ -14,6 +14,7 @@ pub mod events;
 pub mod http_rpc;
 pub mod load;
 pub mod peers;
+pub mod pooler;
 pub mod relay;
 pub mod rpc;
 pub mod shape;
