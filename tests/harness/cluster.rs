@@ -340,7 +340,7 @@ fn append(config: &Path, settings: &str) {
 }
 
 /// Postgres refuses to run as root.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let output = Command::new("id").arg("-u").output().expect("id");
     output.stdout.trim_ascii() == b"0"
 }

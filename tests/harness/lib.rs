@@ -15,6 +15,7 @@ pub mod flavour;
 pub mod http_rpc;
 pub mod load;
 pub mod peers;
+pub mod pooler;
 pub mod relay;
 pub mod rpc;
 pub mod shape;

@@ -1,8 +1,7 @@
 //! Checks of the database.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::time::timeout;
 use tokio_postgres::{Client, Row};
 
 use super::{Report, rights};
@@ -12,9 +11,6 @@ use crate::postgres::{Database, DatabaseError};
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
 const OWN_CONNECTIONS: i64 = 5;
-
-/// The time that a notification may take to come back.
-const NOTIFICATION: Duration = Duration::from_secs(3);
 
 /// By how much clocks may differ before it shows in `createdAt` and in metrics, in seconds.
 const SKEW: f64 = 2.0;
@@ -250,17 +246,11 @@ fn durability(row: &Row, report: &mut Report) {
     }
 }
 
-/// Whether what one session says reaches another, which a pooler in between may prevent.
+/// Whether notifications reach the connection that listens.
 async fn notifications(database: &Database, report: &mut Report) {
-    let heard = async {
-        let (listener, mut notifications) = database.connect_to_listen().await?;
-        listener.batch_execute("listen livestore_check").await?;
-        database.client().await?.batch_execute("notify livestore_check").await?;
-        Ok::<_, DatabaseError>(timeout(NOTIFICATION, notifications.next()).await.is_ok_and(|heard| heard.is_some()))
-    };
-    match heard.await {
+    match database.hears().await {
         Ok(true) => report.good("notifications arrive"),
-        Ok(false) => report.wrong("notifications do not arrive: is there a pooler in transaction mode in between? --database-url has to lead to Postgres itself, or to a pooler in session mode"),
+        Ok(false) => report.wrong("notifications do not arrive: --listen-url has to lead to the same database as --database-url, directly or through a pooler that passes notifications on"),
         Err(error) => report.wrong(format!("notifications cannot be tried: {error}")),
     }
 }

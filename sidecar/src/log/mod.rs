@@ -119,6 +119,7 @@ impl Log {
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
+        tasks.spawn(database.clone().close_when_idle());
         let aliases = Aliases::new(database.clone());
         let authorizer = settings.authorize_function.map(|function| Authorizer::new(database.clone(), function));
         Self(Arc::new(Parts {
@@ -167,7 +168,7 @@ impl Log {
     pub fn gauges(&self) -> GaugeValues {
         let (pool_idle, pool_busy, pool_waiting) = self.database.pool();
         GaugeValues {
-            is_listening: self.is_listening.load(Ordering::Relaxed),
+            is_listening: self.is_listening.load(Ordering::Relaxed) || self.database.demand().is_asleep(),
             queued_bytes: self.commits.waiting(),
             buffer_bytes: self.memory.taken(),
             held_stores: self.commits.held_stores(),
@@ -180,6 +181,10 @@ impl Log {
 
     /// Whether pushes and pulls would be served right now.
     pub async fn ready(&self) -> Result<(), NotReady> {
+        // A database that nobody needs is not woken: it wakes for the first client.
+        if self.database.demand().is_asleep() {
+            return Ok(());
+        }
         self.check().await?;
         if self.is_listening.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NotListening) }
     }

@@ -1,35 +1,31 @@
 //! Connections to Postgres, what its errors mean, and whether the extension is there.
 
 mod backoff;
+mod database;
+mod demand;
 mod pool;
 mod retry;
 mod servers;
+mod sessions;
 mod settings;
 mod tls;
+mod url;
 
 use std::error::Error;
-use std::future::poll_fn;
-use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool::managed::{BuildError, Object, Pool, PoolError, TimeoutType};
-use deadpool::{Runtime, Status};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, Config, Notification, Socket};
+use tokio_postgres::{Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tokio_util::task::AbortOnDropHandle;
 
 pub use self::backoff::Backoff;
+pub use self::database::{Database, Notifications, PoolClient};
+pub use self::demand::{Demand, Hold};
+pub use self::pool::Pooled;
 pub use self::retry::{Retry, Unreadable, retry_until_available};
 pub use self::servers::{Connected, Server};
 pub use self::settings::DatabaseSettings;
-
-use self::pool::Connections;
-pub use self::pool::Pooled;
-use self::servers::Servers;
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
@@ -37,9 +33,6 @@ const OLDEST_EXTENSION: (u32, u32) = (0, 3);
 
 /// The time that a connection may take to be made, and a readiness check to be answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The same for one of the pool, beyond what the attempts themselves take.
-const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The time that the other end of a connection may leave packets unanswered before the connection counts as lost.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -58,6 +51,10 @@ pub enum DatabaseError {
         "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by whom this system trusts), and be for the host of --database-url"
     )]
     Tls(#[source] tokio_postgres::Error),
+    #[error(
+        "the database does not use channel binding, which channel_binding=require in its URL asks for: that takes sslmode=verify-full, and a server that authenticates with scram-sha-256"
+    )]
+    ChannelBinding(#[source] tokio_postgres::Error),
     #[error("no connection to the database was made in time")]
     ConnectTimeout,
     #[error("no connection to the database became free in time")]
@@ -78,6 +75,18 @@ pub enum DatabaseError {
     RowSecurityForced { tables: String },
     #[error("the connection to the database is lost")]
     Lost,
+    #[error(
+        "{option} leads to a pooler in transaction mode, where LISTEN, prepared statements and settings do not last: use the URL of a direct connection to Postgres, or of a pooler in session mode (Supabase: port 5432 instead of 6543; Neon: the host without -pooler; pgbouncer: pool_mode = session)"
+    )]
+    TransactionMode { option: &'static str },
+    #[error(
+        "the pooler of the database URL refuses the parameter options: use the URL of a direct connection, or add options to ignore_startup_parameters of pgbouncer"
+    )]
+    StartupParameter(#[source] tokio_postgres::Error),
+    #[error(
+        "what is sent at --database-url does not arrive at --listen-url: both have to lead to the same database, and --listen-url to Postgres itself"
+    )]
+    NotHeard,
     #[error(
         "nothing can be pushed to this server: it is a standby, and --database-url has to lead to the primary (of several hosts it takes the right one), or default_transaction_read_only is on for this role or database"
     )]
@@ -124,6 +133,10 @@ impl DatabaseError {
             // Without a code, it is the login that fails.
             Self::Refused(error) => error.code().map_or(Retry::WhenMended, Retry::after),
             Self::Tls(_)
+            | Self::ChannelBinding(_)
+            | Self::TransactionMode { .. }
+            | Self::StartupParameter(_)
+            | Self::NotHeard
             | Self::ExtensionMissing
             | Self::ExtensionVersion { .. }
             | Self::PrivilegeMissing
@@ -139,6 +152,10 @@ impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
         if is_tls_refusal(&error) {
             Self::Tls(error)
+        } else if error.source().is_some_and(|source| source.to_string() == "server did not use channel binding") {
+            Self::ChannelBinding(error)
+        } else if is_startup_parameter(&error) {
+            Self::StartupParameter(error)
         } else if is_ours(&error) {
             Self::Unreadable(error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
         } else if error.code().map_or_else(|| is_of_the_way(&error), |code| Retry::after(code) == Retry::Soon) {
@@ -158,6 +175,12 @@ fn is_tls_refusal(error: &tokio_postgres::Error) -> bool {
     let is_rustls = inner.is_some_and(|inner| inner.is::<rustls::Error>());
     // tokio-postgres has no other name for it.
     is_rustls || source.to_string() == "server does not support TLS"
+}
+
+/// Whether a pooler takes fewer parameters of a connection than Postgres does. The only one that a URL adds is `options`.
+fn is_startup_parameter(error: &tokio_postgres::Error) -> bool {
+    let message = error.as_db_error().filter(|error| *error.code() == SqlState::PROTOCOL_VIOLATION);
+    message.is_some_and(|error| error.message().contains("unsupported startup parameter"))
 }
 
 /// Whether it is neither Postgres nor the way to it: a value that cannot be read, or cannot be sent. tokio-postgres keeps the kind of
@@ -204,130 +227,6 @@ fn works_with(extension: &str) -> bool {
 }
 
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
-
-/// Messages that arrive on a connection. With this, the connection ends, and statements that were not sent yet are not carried out any more.
-pub struct Notifications {
-    arrived: mpsc::UnboundedReceiver<Notification>,
-    servers: Arc<Servers>,
-    server: Option<Server>,
-    _connection: AbortOnDropHandle<()>,
-}
-
-impl Notifications {
-    /// Whether they come from a server that is still the one to work with.
-    pub fn are_current(&self) -> bool {
-        self.servers.is_current(self.server)
-    }
-
-    /// The next one; `None` if the connection is lost. Cancel safe.
-    pub async fn next(&mut self) -> Option<Notification> {
-        self.arrived.recv().await
-    }
-}
-
-/// A connection of the pool.
-pub type PoolClient = Object<Connections>;
-
-/// The database, and a pool of connections to it for reading.
-#[derive(Clone)]
-pub struct Database {
-    servers: Arc<Servers>,
-    pool: Pool<Connections>,
-    /// One connection beside them, to ask how the database is: however busy clients keep the pool, it says nothing of that.
-    checking: Pool<Connections>,
-}
-
-impl Database {
-    /// Makes no connection yet. `connections` bounds the pool.
-    pub fn new(mut config: Config, tls: MakeRustlsConnect, connections: usize) -> Result<Self, BuildError> {
-        config
-            .application_name("livestore-sidecar")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(SILENCE)
-            .keepalives_interval(PROBE)
-            .tcp_user_timeout(SILENCE);
-        let servers = Arc::new(Servers::new(&config, tls));
-        let pool = |connections| {
-            Pool::builder(Connections(Arc::clone(&servers)))
-                .max_size(connections)
-                .runtime(Runtime::Tokio1)
-                .create_timeout(Some(CREATE_TIMEOUT))
-                .build()
-        };
-        let (pool, checking) = (pool(connections)?, pool(1)?);
-        Ok(Self { servers, pool, checking })
-    }
-
-    /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.
-    pub async fn connect(&self) -> Result<Connected, DatabaseError> {
-        self.servers.connect().await
-    }
-
-    /// Whether a server is still the one to work with, as far as this process knows: none of a later timeline was met.
-    pub fn is_current(&self, server: Option<Server>) -> bool {
-        self.servers.is_current(server)
-    }
-
-    /// The same for whoever listens: what arrives, and the connection is driven.
-    pub async fn connect_to_listen(&self) -> Result<(Client, Notifications), DatabaseError> {
-        let Connected { client, mut connection, server } = self.connect().await?;
-        let (sender, arrived) = mpsc::unbounded_channel();
-        let connection = tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notification(notification) = message
-                    && sender.send(notification).is_err()
-                {
-                    return;
-                }
-            }
-        });
-        let servers = Arc::clone(&self.servers);
-        Ok((client, Notifications { arrived, servers, server, _connection: AbortOnDropHandle::new(connection) }))
-    }
-
-    /// A connection of the pool; waits for one to be free.
-    pub async fn client(&self) -> Result<PoolClient, DatabaseError> {
-        client_of(&self.pool).await
-    }
-
-    /// The numbers of idle connections of the pool, of busy ones, and of requests that wait for one.
-    pub fn pool(&self) -> (usize, usize, usize) {
-        let Status { size, available, waiting, .. } = self.pool.status();
-        (available, size.saturating_sub(available), waiting)
-    }
-
-    /// Whether everything is there that serving takes: the database, the extension in a version that this sidecar
-    /// knows, the privilege to push.
-    pub async fn check(&self) -> Result<(), DatabaseError> {
-        self.ask(async |client| check(client).await).await
-    }
-
-    /// Asks on the connection that is for this alone.
-    pub async fn ask<T>(
-        &self,
-        question: impl AsyncFnOnce(&Pooled) -> Result<T, DatabaseError>,
-    ) -> Result<T, DatabaseError> {
-        let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.checking)).await;
-        let client = connecting.unwrap_or(Err(DatabaseError::NoAnswer))?;
-        match timeout(CONNECT_TIMEOUT, question(&client)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                // The next statement would wait for the answer to this one.
-                drop(PoolClient::take(client));
-                Err(DatabaseError::NoAnswer)
-            }
-        }
-    }
-}
-
-async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError> {
-    pool.get().await.map_err(|error| match error {
-        PoolError::Backend(error) => error,
-        PoolError::Timeout(TimeoutType::Create) => DatabaseError::ConnectTimeout,
-        PoolError::Timeout(TimeoutType::Wait | TimeoutType::Recycle) => DatabaseError::NoneFree,
-        PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => DatabaseError::Lost,
-    })
-}
 
 /// The version of livestore_sync in the database, of either flavour.
 async fn installed_version(client: &Client) -> Result<String, DatabaseError> {

@@ -5,6 +5,7 @@
 //! has fenced it. This process does not go back to it; who begins anew, or has not met the new one yet, cannot know.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{info, warn};
 
-use super::{CONNECT_TIMEOUT, DatabaseError, Retry, TlsStream};
+use super::sessions::Sessions;
+use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream};
 
 /// The least that one of several hosts is given.
 const LEAST: Duration = Duration::from_secs(1);
@@ -36,18 +38,40 @@ pub struct Connected {
     pub server: Option<Server>,
 }
 
+/// A database URL, and how to connect there.
+pub struct Address {
+    /// The option that has it.
+    pub option: &'static str,
+    pub config: Config,
+    pub tls: MakeRustlsConnect,
+}
+
+impl Address {
+    pub fn servers(mut self) -> Servers {
+        self.config
+            .application_name("livestore-sidecar")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(SILENCE)
+            .keepalives_interval(PROBE)
+            .tcp_user_timeout(SILENCE);
+        Servers::new(self)
+    }
+}
+
 /// The hosts of a database URL.
 pub struct Servers {
     each: Vec<Config>,
     tls: MakeRustlsConnect,
+    sessions: Sessions,
     /// The one that was the right one last is tried first: another may be away without a word, and cost time.
     last: AtomicUsize,
     /// The latest timeline of each cluster that was met.
-    met: Mutex<HashMap<u64, u32>>,
+    met: Arc<Mutex<HashMap<u64, u32>>>,
 }
 
 impl Servers {
-    pub fn new(config: &Config, tls: MakeRustlsConnect) -> Self {
+    fn new(Address { option, config, tls }: Address) -> Self {
+        let config = &config;
         let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
         let each = match hosts {
             0 | 1 => vec![config.clone()],
@@ -60,7 +84,23 @@ impl Servers {
             }
             config
         });
-        Self { each: each.collect(), tls, last: AtomicUsize::new(0), met: Mutex::default() }
+        Self {
+            each: each.collect(),
+            tls,
+            sessions: Sessions::of(option),
+            last: AtomicUsize::new(0),
+            met: Arc::default(),
+        }
+    }
+
+    /// Those of another URL to the same database: a failover that one of them has seen is known to both.
+    pub fn beside(self, others: &Self) -> Self {
+        Self { met: Arc::clone(&others.met), ..self }
+    }
+
+    /// A connection turned out to be no session.
+    pub fn distrust(&self) -> DatabaseError {
+        self.sessions.distrust()
     }
 
     /// A connection to the server that allows writes.
@@ -100,6 +140,11 @@ impl Servers {
         };
         if let Some(server) = server {
             self.meet(server)?;
+        }
+        tokio::select! {
+            biased;
+            proof = self.sessions.prove(&client, || config.connect(self.tls.clone())) => proof?,
+            end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
         }
         Ok(Connected { client, connection, server })
     }
@@ -218,9 +263,11 @@ fn is_unknown(code: &SqlState) -> bool {
 mod tests {
     use super::*;
     use crate::postgres::tls;
+    use crate::postgres::url::{Roots, parse};
 
     fn servers(url: &str) -> Servers {
-        Servers::new(&tls::parse(url).unwrap(), tls::connector(None).unwrap())
+        let (config, tls) = (parse(url).unwrap().config, tls::connector(&Roots::System).unwrap());
+        Servers::new(Address { option: "--database-url", config, tls })
     }
 
     #[test]

@@ -5,16 +5,23 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Database, tls};
+use super::servers::Address;
+use super::url::{self, DatabaseUrl, Roots};
+use super::{Database, Demand, tls};
 use crate::settings::SettingsError;
-use crate::settings::values::{at_least, duration};
+use crate::settings::values::{at_least, duration, lasting};
 
 #[derive(Debug, Args)]
 pub struct DatabaseSettings {
     /// The database: postgres://user:password@host:port/database. Its role needs livestore_writer and nothing else. With
-    /// ?sslmode=verify-full over TLS; with several hosts (host:port,host:port) the one of them that allows writes.
+    /// ?sslmode=verify-full over TLS; with several hosts (host:port,host:port) the one of them that allows writes. A pooler has to
+    /// be in session mode. See docs/managed.md.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, required = true)]
     database_url: Option<String>,
+
+    /// A direct connection to the same database, for LISTEN: only needed if notifications do not arrive at --database-url.
+    #[arg(long, env = "LIVESTORE_LISTEN_URL", hide_env_values = true)]
+    listen_url: Option<String>,
 
     /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
@@ -27,15 +34,31 @@ pub struct DatabaseSettings {
     /// The time to wait for the database at start before giving up.
     #[arg(long, env = "LIVESTORE_DATABASE_WAIT", default_value = "5m", value_parser = duration)]
     pub database_wait: Duration,
+
+    /// Close all connections to the database once no client has needed it for so long, so that a serverless database can be
+    /// suspended. The next client opens them again. Without it, they stay open.
+    #[arg(long, env = "LIVESTORE_DATABASE_IDLE_CLOSE", value_name = "DURATION", value_parser = lasting(Duration::from_secs(1)))]
+    database_idle_close: Option<Duration>,
 }
 
 impl DatabaseSettings {
     /// The database of these settings; makes no connection yet.
     pub fn database(&self) -> Result<Database, SettingsError> {
         let url = self.database_url.as_deref().unwrap_or_default();
-        let url = tls::parse(url).map_err(SettingsError::of("--database-url"))?;
-        let tls = tls::connector(self.database_root_certificate.as_deref())
-            .map_err(SettingsError::of("--database-root-certificate"))?;
-        Database::new(url, tls, self.database_connections.into()).map_err(SettingsError::of("--database-connections"))
+        let address = self.address("--database-url", url)?;
+        let listen = self.listen_url.as_deref().map(|url| self.address("--listen-url", url)).transpose()?;
+        Database::new(address, listen, self.database_connections.into(), Demand::new(self.database_idle_close))
+            .map_err(SettingsError::of("--database-connections"))
+    }
+
+    fn address(&self, option: &'static str, url: &str) -> Result<Address, SettingsError> {
+        let DatabaseUrl { config, roots } = url::parse(url).map_err(SettingsError::of(option))?;
+        let (named_by, trusted) = match (&self.database_root_certificate, roots) {
+            (Some(file), _) => ("--database-root-certificate", Roots::File(file.clone())),
+            (None, Some(roots)) => (option, roots),
+            (None, None) => (option, Roots::System),
+        };
+        let tls = tls::connector(&trusted).map_err(SettingsError::of(named_by))?;
+        Ok(Address { option, config, tls })
     }
 }

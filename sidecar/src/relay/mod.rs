@@ -25,7 +25,7 @@ use self::hub::{Hub, Place, Requested};
 use self::link::{LinkHandle, LinkTask};
 use self::parcel::{Kind, Message};
 use crate::limits::rate_limit::RateLimit;
-use crate::postgres::Database;
+use crate::postgres::{Database, Demand, Hold};
 use crate::telemetry::metrics::{self, Limit};
 
 /// The user of the device.
@@ -41,6 +41,7 @@ pub struct Relay {
     hub: Arc<Hub>,
     link: LinkHandle,
     rate_limit: Arc<RateLimit<UserId>>,
+    demand: Demand,
 }
 
 /// The others could not be reached: those elsewhere have not got the message, those here have.
@@ -61,10 +62,11 @@ impl Relay {
     /// Starts the link to other sidecars on `tasks`; it never ends by itself, and does not need the database to be there.
     pub fn start(database: Database, settings: &RelaySettings, tasks: &mut JoinSet<()>) -> Self {
         let hub = Arc::<Hub>::default();
+        let demand = database.demand().clone();
         let (link, task) = LinkTask::new(database, Arc::clone(&hub));
         let rate_limit = RateLimit::start(settings.per_user(), tasks);
         tasks.spawn(task.run());
-        Self { hub, link, rate_limit }
+        Self { hub, link, rate_limit, demand }
     }
 
     /// Waits while this user's devices send more than they may.
@@ -77,8 +79,9 @@ impl Relay {
 
     /// Brings a device online, in the place of an earlier connection of it. Messages for it come out of the inbox.
     pub async fn join(&self, user: UserId, client_id: ClientId) -> (Device, Inbox) {
+        let _demand = self.demand.hold();
         let (id, inbox) = self.hub.join(&user, &client_id);
-        let device = Device { relay: self.clone(), user, client_id, id };
+        let device = Device { relay: self.clone(), user, client_id, id, _demand };
         self.link.join(&device.user, &device.client_id).await;
         (device, inbox)
     }
@@ -100,6 +103,8 @@ pub struct Device {
     user: UserId,
     client_id: ClientId,
     id: u64,
+    /// The link has to be there.
+    _demand: Hold,
 }
 
 impl Device {

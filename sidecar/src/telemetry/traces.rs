@@ -90,7 +90,7 @@ impl ShouldSample for OurWord {
                 let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOff));
                 sampler.should_sample(parent, trace_id, name, kind, attributes, links)
             }
-            // Which ids are sampled can be told by whoever chooses them.
+            // A client that chooses its ids can foretell which ones are sampled.
             Some(_) => {
                 let ours = RandomIdGenerator::default().new_trace_id();
                 self.0.should_sample(None, ours, name, kind, attributes, links)

@@ -13,7 +13,7 @@ begin
         raise exception 'the portable flavour is not installed in this database'
             using errcode = 'object_not_in_prerequisite_state', hint = 'Run: create extension livestore_sync';
     end if;
-    -- What the library does without. Waits for transactions that have appended. Internal functions are created anew.
+    -- The library needs none of these. Waits for transactions that have appended. Internal functions are created anew.
     drop table livestore.pending_commits, livestore.context_key;
     for object in
         select p.oid::regprocedure::text as name from pg_proc p

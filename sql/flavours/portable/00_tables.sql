@@ -10,7 +10,7 @@ alter table livestore.context_key replica identity full;
 
 insert into livestore.context_key select where not exists (select from livestore.context_key);
 
--- What the current transaction has appended: rows are gone before it commits.
+-- The appends of the current transaction: rows are gone before it commits.
 create table if not exists livestore.pending_commits (
     transaction xid8 not null default pg_current_xact_id(),
     id bigint not null generated always as identity,

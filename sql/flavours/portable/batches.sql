@@ -1,4 +1,4 @@
--- What extension/rules/src/validation.rs does, in SQL.
+-- extension/rules/src/validation.rs in SQL.
 create or replace function livestore._read_batch(batch text)
 returns table (
     name text, args text, seq_num bigint, parent_seq_num bigint, client_id text, session_id text, unreadable text, flaw text

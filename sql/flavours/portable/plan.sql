@@ -1,4 +1,4 @@
--- What extension/rules/src/plan.rs does, in SQL: the rules of a log. Two arrays speak of pushes, by place in the arguments (places,
+-- extension/rules/src/plan.rs in SQL: the rules of a log. Two arrays speak of pushes, by place in the arguments (places,
 -- received), three of stores, by places (stores, heads, backend_ids), the others of events (livestore._read_batches).
 create or replace function livestore._plan(
     places integer[], received text[], stores bigint[], heads bigint[], backend_ids text[],

@@ -1,5 +1,5 @@
 
--- What privileges.sql does for the members of an extension: everything in the schema belongs to livestore_owner.
+-- Everything in the schema belongs to livestore_owner, as the members of an extension do by privileges.sql.
 do $$
 declare
     object record;
@@ -29,7 +29,7 @@ begin
 end
 $$;
 
--- What runs as livestore_hooks. To be given to that role, it needs for a moment the right to create.
+-- These functions run as livestore_hooks. To be given to that role, they need that it may create for a moment.
 grant create on schema livestore to livestore_hooks;
 alter function livestore._insert_as_hooks(oid, boolean, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[])
     owner to livestore_hooks;
@@ -46,7 +46,7 @@ grant execute on function livestore._check_reader(oid) to livestore_admin;
 -- The schema, too: it is restored from a dump with its owner, and before the privileges, which the functions of indexes would miss.
 alter schema livestore owner to livestore_owner;
 
--- What the first lines of this script have taken.
+-- The memberships that the first lines of this script have taken.
 do $$
 declare
     role_name text;

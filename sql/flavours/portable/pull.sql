@@ -1,4 +1,4 @@
--- What extension/src/read does, in SQL.
+-- extension/src/read in SQL.
 create or replace function livestore.pull_page(store_id text, after bigint, max_events integer, max_bytes integer)
 returns table (
     seq_num bigint, parent_seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz

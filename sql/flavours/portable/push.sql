@@ -1,4 +1,4 @@
--- What extension/src/append does, in PL/pgSQL.
+-- extension/src/append in PL/pgSQL.
 create or replace function livestore._append(
     store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
 )
@@ -165,7 +165,7 @@ $$;
 comment on function livestore._write(record, integer[], record, record, text[], timestamptz, text) is
 'Internal: heads, the entry in the commit log, events with their hooks, and the notification. stores: the rows of the stores as arrays; places: the store of each push; plan and read: what livestore._plan and livestore._read_batches return';
 
--- What extension/rules/src/notification.rs does, in SQL. A digest takes 58 of 1,500 bytes.
+-- extension/rules/src/notification.rs in SQL. A digest takes 58 of 1,500 bytes.
 create or replace function livestore._notify_heads(store_ids text[], heads bigint[], source text default null)
 returns void
 language plpgsql

@@ -1,4 +1,4 @@
--- What extension/src/append/stores.rs does, in SQL.
+-- extension/src/append/stores.rs in SQL.
 create or replace function livestore._lock_existing_stores(names text[], skips boolean)
 returns setof livestore.stores
 language plpgsql

@@ -8,6 +8,7 @@ use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
 use livestore_tests::sidecar::Start;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Somebody who signs certificates.
 struct Authority {
@@ -133,5 +134,84 @@ async fn a_server_that_cannot_prove_who_it_is_gets_nothing() {
     let (code, log) = refused(Some("/nowhere.pem".into()), "verify-full");
     assert_eq!(code, Some(2), "{log}");
     assert!(log.contains("--database-root-certificate"), "{log}");
+    database.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn authorities_come_from_the_url_or_the_system() {
+    let database = Database::alone().await;
+    let authority = Authority::new();
+    serve_tls(database.cluster(), &authority, "IP:127.0.0.1").await;
+    let file = authority.certificate().display().to_string();
+    let url = |parameters: &str| format!("{}?{parameters}", database.url("sidecar"));
+    for (parameters, ssl_cert_file) in [
+        (format!("sslmode=verify-full&sslrootcert={}", file.replace('/', "%2F")), None),
+        (format!("sslrootcert={file}&sslmode=verify-full"), None),
+        ("sslmode=verify-full&sslrootcert=system".into(), Some(&file)),
+        ("sslmode=require".into(), Some(&file)),
+    ] {
+        let mut start = Start::new(url(&parameters));
+        if let Some(file) = ssl_cert_file {
+            start = start.environment("SSL_CERT_FILE", file);
+        }
+        start.ready().await.terminate().await;
+    }
+    let output = Start::new(url("sslmode=verify-full&sslrootcert=/nowhere.pem")).command().output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && log.contains("--database-url: /nowhere.pem"), "{log}");
+    database.stop();
+}
+
+/// Lets the sidecar log in only like this, e.g. `scram-sha-256`.
+async fn ask_for(database: &Database, method: &str) {
+    let rules = format!("host all sidecar 127.0.0.1/32 {method}\nhost all all 127.0.0.1/32 trust\n");
+    std::fs::write(database.cluster().folder().join("data/pg_hba.conf"), rules).unwrap();
+    let change = "alter role sidecar password 'secret'; select pg_reload_conf()";
+    database.admin().await.batch_execute(change).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scram_is_bound_to_the_tls_connection_where_it_is_asked_for() {
+    let database = Database::alone().await;
+    let authority = Authority::new();
+    serve_tls(database.cluster(), &authority, "IP:127.0.0.1").await;
+    let file = authority.certificate().display().to_string();
+    let url = database.url("sidecar").replace("sidecar@", "sidecar:secret@");
+    let bound = format!("{url}?sslmode=require&channel_binding=require&sslrootcert={file}");
+    ask_for(&database, "scram-sha-256").await;
+    let sidecar = Start::new(&bound).ready().await;
+    assert_eq!(Caller::new(&sidecar, "bound").write("electric", chain(0, 1)).await.status, 200);
+    sidecar.terminate().await;
+    // Neither SCRAM without TLS, nor TLS without SCRAM.
+    let refused = |url: &str| {
+        let output = Start::new(url).command().output().unwrap();
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(4) && log.contains("does not use channel binding"), "{url}: {log}");
+    };
+    refused(&format!("{url}?channel_binding=require"));
+    ask_for(&database, "password").await;
+    refused(&bound);
+    database.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_is_told_which_host_is_meant() {
+    let database = Database::alone().await;
+    let authority = Authority::new();
+    serve_tls(database.cluster(), &authority, "DNS:localhost").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let file = authority.certificate().display().to_string();
+    let url = format!("postgres://sidecar@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={file}");
+    let sidecar = Start::new(url).serve();
+    let (mut near, _) = listener.accept().await.unwrap();
+    let mut request = [0; 8];
+    near.read_exact(&mut request).await.unwrap();
+    near.write_all(b"S").await.unwrap();
+    let mut hello = vec![0; 4096];
+    let read = near.read(&mut hello).await.unwrap();
+    let is_named = hello[..read].windows(b"localhost".len()).any(|part| part == b"localhost");
+    assert!(is_named, "the ClientHello has no server name");
+    drop(sidecar);
     database.stop();
 }

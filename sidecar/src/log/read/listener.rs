@@ -38,7 +38,12 @@ impl Listener {
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
+            self.database.demand().awake().await;
             let error = self.listen(&mut backoff).await.err();
+            if self.database.demand().is_asleep() {
+                self.is_listening.store(false, Ordering::Relaxed);
+                continue;
+            }
             let was_listening = self.is_listening.swap(false, Ordering::Relaxed);
             if was_listening {
                 metrics::listener_lost();
@@ -56,7 +61,7 @@ impl Listener {
         let (client, mut notifications) = self.database.connect_to_listen().await?;
         let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore_heads")).await;
         listen.map_err(|_| DatabaseError::NoAnswer)??;
-        self.learn_key(&client).await?;
+        let (_, process) = self.learn_key(&client).await?;
         // Only now can nothing be missed any more.
         self.tails.resync().await?;
         self.is_listening.store(true, Ordering::Relaxed);
@@ -66,11 +71,19 @@ impl Listener {
             if !notifications.are_current() {
                 return Err(DatabaseError::Lost);
             }
-            match tokio::time::timeout(HEARTBEAT, notifications.next()).await {
+            let notified = tokio::select! {
+                notified = tokio::time::timeout(HEARTBEAT, notifications.next()) => notified,
+                () = self.database.demand().asleep() => return Ok(()),
+            };
+            match notified {
                 Ok(Some(notification)) => self.hear(&notification),
                 Ok(None) => return Ok(()),
                 Err(_) => {
-                    if self.learn_key(&client).await? {
+                    let (is_changed, by) = self.learn_key(&client).await?;
+                    if by != process {
+                        return Err(notifications.distrust());
+                    }
+                    if is_changed {
                         self.tails.resync().await?;
                     }
                 }
@@ -78,11 +91,13 @@ impl Listener {
         }
     }
 
-    /// A sign of life, too. Returns whether the key is another one than before: a restore may bring its own.
-    async fn learn_key(&self, client: &Client) -> Result<bool, DatabaseError> {
-        let asked = tokio::time::timeout(HEARTBEAT, client.query_one("select livestore.heads_key()", &[])).await;
+    /// A sign of life, too. Returns whether the key is another one than before (a restore may bring its own), and which process of
+    /// Postgres answers: always the one that listens.
+    async fn learn_key(&self, client: &Client) -> Result<(bool, i32), DatabaseError> {
+        let key = "select livestore.heads_key(), pg_backend_pid()";
+        let asked = tokio::time::timeout(HEARTBEAT, client.query_one(key, &[])).await;
         let row = asked.map_err(|_| DatabaseError::NoAnswer)??;
-        Ok(self.tails.set_key(row.try_get(0)?))
+        Ok((self.tails.set_key(row.try_get(0)?), row.try_get(1)?))
     }
 
     fn hear(&self, notification: &Notification) {

@@ -18,7 +18,7 @@ use super::registry::Registry;
 use super::window::Window;
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Backoff, Database, DatabaseError, Retry};
+use crate::postgres::{Backoff, Database, DatabaseError, Hold, Retry};
 
 /// The time that a tail is kept for clients that poll: longer than they take to come back.
 const LINGER: Duration = Duration::from_secs(30);
@@ -67,6 +67,8 @@ pub enum TailState {
 
 pub struct Tail {
     database: Database,
+    /// Notifications of its store have to arrive.
+    _demand: Hold,
     store: StoreId,
     /// Its place in the registry, as long as somebody follows it.
     registry: Arc<Mutex<Registry<Tail>>>,
@@ -106,7 +108,8 @@ impl Tail {
         let (state, changed) = (Mutex::default(), watch::Sender::new(TailState::Unknown));
         Arc::new_cyclic(|this| {
             let this = Weak::clone(this);
-            Self { database, store, registry, contention_window, this, state, changed }
+            let _demand = database.demand().hold();
+            Self { database, _demand, store, registry, contention_window, this, state, changed }
         })
     }
 

@@ -104,7 +104,17 @@ impl Committer {
         let Session { database, tails, .. } = &self.session;
         let again = Session { database: database.clone(), tails: Arc::clone(tails), is_main: false, connection: None };
         let retrying = AbortOnDropHandle::new(tokio::spawn(retry(Arc::clone(&self.waiting.held), again)));
-        while let Some(group) = self.next_group().await {
+        let demand = database.demand().clone();
+        loop {
+            let group = tokio::select! {
+                biased;
+                group = self.next_group() => group,
+                () = demand.asleep(), if self.session.connection.is_some() => {
+                    self.session.disown_connection();
+                    continue;
+                }
+            };
+            let Some(group) = group else { break };
             // Until the database is back, pushes wait as long as their clients do.
             let is_behind = Arc::clone(&self.waiting.is_behind);
             let failed = self.session.commit_until_answered(group, || is_behind.store(false, Ordering::Relaxed)).await;
@@ -140,8 +150,16 @@ impl Committer {
 
 /// Tries what is held, when it is time.
 async fn retry(held: Arc<Held>, mut session: Session) {
+    let demand = session.database.demand().clone();
     loop {
-        let group = held.due().await;
+        let group = tokio::select! {
+            biased;
+            group = held.due() => group,
+            () = demand.asleep(), if session.connection.is_some() => {
+                session.disown_connection();
+                continue;
+            }
+        };
         let tried: Vec<StoreId> = group.iter().map(|push| push.store.clone()).collect();
         let failed = session.commit_until_answered(group, || {}).await;
         held.put_back(&tried, failed);
@@ -208,6 +226,7 @@ impl Session {
     }
 
     async fn commit(&mut self, group: &[Push]) -> Result<Vec<Outcome>, CommitError> {
+        self.database.demand().touch();
         if self.connection.as_ref().is_some_and(|connection| !self.database.is_current(connection.server)) {
             self.disown_connection();
         }

@@ -8,6 +8,7 @@ mod handle;
 mod session;
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ enum End {
     Lost(DatabaseError),
     /// The sidecar ends.
     Exit,
+    /// No device is connected, for long.
+    Idle,
 }
 
 impl From<DatabaseError> for End {
@@ -55,26 +58,41 @@ impl LinkTask {
         (handle, Self { database, hub, commands, next: None })
     }
 
-    /// Runs for ever, connecting again when the connection is lost.
+    /// Runs for ever.
     pub async fn run(mut self) {
+        // As long as no device has connected, there is nobody to tell and nothing to hear.
+        while let Some(command) = match self.next.take() {
+            None => self.commands.recv().await,
+            next => next,
+        } {
+            if let Command::Exit { done } = command {
+                let _ = done.send(());
+                break;
+            }
+            self.next = Some(command);
+            if self.keep_up().await.is_break() {
+                break;
+            }
+        }
+        self.refuse_all().await;
+    }
+
+    /// Connects again when the connection is lost, until no device needs it, or the sidecar ends.
+    async fn keep_up(&mut self) -> ControlFlow<()> {
         let first_backoff = || Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let (mut backoff, mut previous) = (first_backoff(), None);
-        // As long as no device has connected, there is nobody to tell and nothing to hear.
-        match self.commands.recv().await {
-            Some(Command::Exit { done }) => {
-                let _ = done.send(());
-                return self.refuse_all().await;
-            }
-            first => self.next = first,
-        }
         loop {
+            if self.database.demand().is_asleep() {
+                return ControlFlow::Continue(());
+            }
             match self.open(previous.as_ref()).await {
                 Ok(session) => {
                     info!(sidecar = &*session.id, "relaying to other sidecars");
                     let is_first = previous.replace(session.id.clone()).is_none();
                     let since = Instant::now();
                     match self.serve(session, is_first).await {
-                        End::Exit => return self.refuse_all().await,
+                        End::Exit => return ControlFlow::Break(()),
+                        End::Idle => return ControlFlow::Continue(()),
                         End::Lost(error) => {
                             warn!(
                                 error = &error as &dyn std::error::Error,
@@ -107,7 +125,7 @@ impl LinkTask {
         }
     }
 
-    async fn refuse_all(mut self) {
+    async fn refuse_all(&mut self) {
         while let Some(command) = self.commands.recv().await {
             command.refuse();
         }
@@ -137,8 +155,15 @@ impl LinkTask {
         }
         loop {
             let waiting = self.next.take();
+            let demand = self.database.demand().clone();
             let result = tokio::select! {
                 biased;
+                () = demand.asleep() => {
+                    self.next = waiting;
+                    // Within bounds; otherwise others find out when its lease ends.
+                    let _ = session.exit().await;
+                    Err(End::Idle)
+                }
                 _ = session.renewal.tick() => {
                     self.next = waiting;
                     session.renew(&self.hub).await.map_err(End::Lost)

@@ -1,0 +1,204 @@
+//! The database: connections to read with, to commit on and to listen on.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool::managed::{BuildError, Object, Pool, PoolError, TimeoutType};
+use deadpool::{Runtime, Status};
+use tokio::sync::{OnceCell, mpsc};
+use tokio::time::timeout;
+use tokio_postgres::{AsyncMessage, Client, Notification};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::demand::Demand;
+use super::pool::{Connections, Pooled};
+use super::servers::{Address, Connected, Server, Servers};
+use super::{CONNECT_TIMEOUT, DatabaseError, check};
+
+/// The time that a connection of the pool may take to be made, beyond what the attempts themselves take.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The time that a notification may take to arrive.
+const NOTIFICATION: Duration = Duration::from_secs(3);
+
+/// Messages that arrive on a connection. With this, the connection ends, and statements that were not sent yet are not carried out any more.
+pub struct Notifications {
+    arrived: mpsc::UnboundedReceiver<Notification>,
+    servers: Arc<Servers>,
+    server: Option<Server>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Notifications {
+    /// The connection turned out to be no session.
+    pub fn distrust(&self) -> DatabaseError {
+        self.servers.distrust()
+    }
+
+    /// Whether they come from a server that is still the one to work with.
+    pub fn are_current(&self) -> bool {
+        self.servers.is_current(self.server)
+    }
+
+    /// The next one; `None` if the connection is lost. Cancel safe.
+    pub async fn next(&mut self) -> Option<Notification> {
+        self.arrived.recv().await
+    }
+}
+
+/// A connection of the pool.
+pub type PoolClient = Object<Connections>;
+
+/// The database, and a pool of connections to it for reading.
+#[derive(Clone)]
+pub struct Database {
+    servers: Arc<Servers>,
+    /// The servers to listen at.
+    listen_servers: Arc<Servers>,
+    /// Set once a notification sent at the former has arrived there.
+    is_heard: Arc<OnceCell<()>>,
+    demand: Demand,
+    pool: Pool<Connections>,
+    /// One connection beside them, to ask how the database is: however busy clients keep the pool, it says nothing of that.
+    checking: Pool<Connections>,
+}
+
+impl Database {
+    /// Makes no connection yet. Listens at another address if one is given; `connections` bounds the pool.
+    pub fn new(
+        address: Address,
+        listen: Option<Address>,
+        connections: usize,
+        demand: Demand,
+    ) -> Result<Self, BuildError> {
+        let servers = Arc::new(address.servers());
+        let listen_servers = match listen {
+            None => Arc::clone(&servers),
+            Some(listen) => Arc::new(listen.servers().beside(&servers)),
+        };
+        let pool = |connections| {
+            Pool::builder(Connections(Arc::clone(&servers)))
+                .max_size(connections)
+                .runtime(Runtime::Tokio1)
+                .create_timeout(Some(CREATE_TIMEOUT))
+                .build()
+        };
+        let (pool, checking) = (pool(connections)?, pool(1)?);
+        Ok(Self { servers, listen_servers, is_heard: Arc::default(), demand, pool, checking })
+    }
+
+    /// The clients' need of the database.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
+    }
+
+    /// Closes the connections of the pool while nobody needs them. Never ends.
+    pub async fn close_when_idle(self) {
+        let is_busy = || self.pool().1 > 0;
+        let close = || {
+            self.pool.retain(|_, _| false);
+            self.checking.retain(|_, _| false);
+        };
+        self.demand.watch(is_busy, close).await;
+    }
+
+    /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.
+    pub async fn connect(&self) -> Result<Connected, DatabaseError> {
+        self.demand.touch();
+        self.servers.connect().await
+    }
+
+    /// Whether a server is still the one to work with, as far as this process knows: none of a later timeline was met.
+    pub fn is_current(&self, server: Option<Server>) -> bool {
+        self.servers.is_current(server)
+    }
+
+    /// The same for whoever listens: what arrives, and the connection is driven.
+    pub async fn connect_to_listen(&self) -> Result<(Client, Notifications), DatabaseError> {
+        let Connected { client, mut connection, server } = self.listen_servers.connect().await?;
+        let (sender, arrived) = mpsc::unbounded_channel();
+        let connection = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notification) = message
+                    && sender.send(notification).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        let servers = Arc::clone(&self.listen_servers);
+        Ok((client, Notifications { arrived, servers, server, _connection: AbortOnDropHandle::new(connection) }))
+    }
+
+    /// A connection of the pool; waits for one to be free.
+    pub async fn client(&self) -> Result<PoolClient, DatabaseError> {
+        self.demand.touch();
+        client_of(&self.pool).await
+    }
+
+    /// The numbers of idle connections of the pool, of busy ones, and of requests that wait for one.
+    pub fn pool(&self) -> (usize, usize, usize) {
+        let Status { size, available, waiting, .. } = self.pool.status();
+        (available, size.saturating_sub(available), waiting)
+    }
+
+    /// Whether everything is there that serving takes: the database, the extension in a version that this sidecar
+    /// knows, the privilege to push.
+    pub async fn check(&self) -> Result<(), DatabaseError> {
+        self.ask(async |client| check(client).await).await?;
+        if Arc::ptr_eq(&self.servers, &self.listen_servers) {
+            return Ok(());
+        }
+        let heard = || async { if self.hears().await? { Ok(()) } else { Err(DatabaseError::NotHeard) } };
+        self.is_heard.get_or_try_init(heard).await.copied()
+    }
+
+    /// Whether a notification arrives.
+    pub async fn hears(&self) -> Result<bool, DatabaseError> {
+        let (listener, mut notifications) = self.connect_to_listen().await?;
+        listener.batch_execute("listen livestore_check").await?;
+        let payload: String = self
+            .ask(async |client| {
+                let notify = "with mark as materialized (select gen_random_uuid()::text as payload)
+                     select payload from mark, pg_notify('livestore_check', payload)";
+                Ok(client.query_one(notify, &[]).await?.try_get(0)?)
+            })
+            .await?;
+        let arrives = async {
+            while let Some(notification) = notifications.next().await {
+                if notification.payload() == payload {
+                    return true;
+                }
+            }
+            false
+        };
+        Ok(timeout(NOTIFICATION, arrives).await.unwrap_or(false))
+    }
+
+    /// Asks on the connection that is for this alone.
+    pub async fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&Pooled) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.checking)).await;
+        let client = connecting.unwrap_or(Err(DatabaseError::NoAnswer))?;
+        match timeout(CONNECT_TIMEOUT, question(&client)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                // The next statement would wait for the answer to this one.
+                drop(PoolClient::take(client));
+                Err(DatabaseError::NoAnswer)
+            }
+        }
+    }
+}
+
+async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError> {
+    pool.get().await.map_err(|error| match error {
+        PoolError::Backend(error) => error,
+        PoolError::Timeout(TimeoutType::Create) => DatabaseError::ConnectTimeout,
+        PoolError::Timeout(TimeoutType::Wait | TimeoutType::Recycle) => DatabaseError::NoneFree,
+        PoolError::Closed | PoolError::NoRuntimeSpecified | PoolError::PostCreateHook(_) => DatabaseError::Lost,
+    })
+}
