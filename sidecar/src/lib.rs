@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod gate;
 mod health;
+mod install;
 mod limits;
 mod log;
 mod postgres;

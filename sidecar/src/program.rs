@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Config;
 use crate::health::Health;
+use crate::install::{Install, Uninstall, Upgrade};
 use crate::token::NewToken;
 use crate::{check, process};
 
@@ -26,6 +27,12 @@ enum Command {
     /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it
     Check(Box<Config>),
 
+    /// Installs livestore_sync in a database, or brings it to this version, and creates the sidecar's role
+    Install(Install),
+    /// Brings livestore_sync in a database to this version
+    Upgrade(Upgrade),
+    /// Removes livestore_sync from a database
+    Uninstall(Uninstall),
     /// Makes a token, to try --auth jwt with, and prints it
     Token(NewToken),
     /// Asks the sidecar on this machine whether it lives, for a container's health check
@@ -37,6 +44,9 @@ impl Program {
         match self.command {
             None => process::run(self.config),
             Some(Command::Check(config)) => check::run(&config),
+            Some(Command::Install(install)) => install.run(),
+            Some(Command::Upgrade(upgrade)) => upgrade.run(),
+            Some(Command::Uninstall(uninstall)) => uninstall.run(),
             Some(Command::Token(token)) => token.print(),
             Some(Command::Health(health)) => health.ask(),
         }

@@ -24,8 +24,8 @@ pub use self::database::{Database, Notifications, PoolClient};
 pub use self::demand::{Demand, Hold};
 pub use self::pool::Pooled;
 pub use self::retry::{Retry, Unreadable, retry_until_available};
-pub use self::servers::{Connected, Server};
-pub use self::settings::DatabaseSettings;
+pub use self::servers::{Connected, Server, connect_once};
+pub use self::settings::{DatabaseSettings, address};
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.

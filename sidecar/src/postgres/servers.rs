@@ -58,6 +58,14 @@ impl Address {
     }
 }
 
+/// A connection for a command that needs no other.
+///
+/// # Errors
+/// Of [`Servers::connect`].
+pub async fn connect_once(address: Address) -> Result<Connected, DatabaseError> {
+    Servers::new(address).connect().await
+}
+
 /// The hosts of a database URL.
 pub struct Servers {
     each: Vec<Config>,

@@ -1,6 +1,6 @@
 //! The settings of the database.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -45,20 +45,23 @@ impl DatabaseSettings {
     /// The database of these settings; makes no connection yet.
     pub fn database(&self) -> Result<Database, SettingsError> {
         let url = self.database_url.as_deref().unwrap_or_default();
-        let address = self.address("--database-url", url)?;
-        let listen = self.listen_url.as_deref().map(|url| self.address("--listen-url", url)).transpose()?;
+        let root_certificate = self.database_root_certificate.as_deref();
+        let address_of = |option, url| address(option, url, root_certificate);
+        let listen = self.listen_url.as_deref().map(|url| address_of("--listen-url", url)).transpose()?;
+        let address = address_of("--database-url", url)?;
         Database::new(address, listen, self.database_connections.into(), Demand::new(self.database_idle_close))
             .map_err(SettingsError::of("--database-connections"))
     }
+}
 
-    fn address(&self, option: &'static str, url: &str) -> Result<Address, SettingsError> {
-        let DatabaseUrl { config, roots } = url::parse(url).map_err(SettingsError::of(option))?;
-        let (named_by, trusted) = match (&self.database_root_certificate, roots) {
-            (Some(file), _) => ("--database-root-certificate", Roots::File(file.clone())),
-            (None, Some(roots)) => (option, roots),
-            (None, None) => (option, Roots::System),
-        };
-        let tls = tls::connector(&trusted).map_err(SettingsError::of(named_by))?;
-        Ok(Address { option, config, tls })
-    }
+/// The server that a URL names, with the authorities of its certificate.
+pub fn address(option: &'static str, url: &str, root_certificate: Option<&Path>) -> Result<Address, SettingsError> {
+    let DatabaseUrl { config, roots } = url::parse(url).map_err(SettingsError::of(option))?;
+    let (named_by, trusted) = match (root_certificate, roots) {
+        (Some(file), _) => ("--database-root-certificate", Roots::File(file.to_owned())),
+        (None, Some(roots)) => (option, roots),
+        (None, None) => (option, Roots::System),
+    };
+    let tls = tls::connector(&trusted).map_err(SettingsError::of(named_by))?;
+    Ok(Address { option, config, tls })
 }

@@ -45,16 +45,3 @@ grant execute on function livestore._check_reader(oid) to livestore_admin;
 
 -- The schema, too: it is restored from a dump with its owner, and before the privileges, which the functions of indexes would miss.
 alter schema livestore owner to livestore_owner;
-
--- The memberships that the first lines of this script have taken.
-do $$
-declare
-    role_name text;
-begin
-    foreach role_name in array array['livestore_owner', 'livestore_hooks'] loop
-        if current_setting('livestore.joined_' || role_name, true) = 'on' then
-            execute format('revoke %I from %I', role_name, current_user);
-        end if;
-    end loop;
-end
-$$;

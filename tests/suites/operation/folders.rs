@@ -9,7 +9,7 @@ use livestore_tests::root;
 const LAYERS: [&[&str]; 14] = [
     &["main", "lib"],
     &["program"],
-    &["check", "health", "process", "token"],
+    &["check", "health", "install", "process", "token"],
     &["config"],
     &["server"],
     &["protocols"],

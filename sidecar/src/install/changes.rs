@@ -1,0 +1,231 @@
+//! The statements that bring a database from its state to the one that is wanted.
+
+use tokio_postgres::Client;
+
+use super::Flavour;
+use super::state::{State, VERSION};
+
+/// The portable flavour, in a transaction of its own.
+const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
+const LEAVE_EXTENSION: &str = include_str!("../../../sql/flavours/portable/adopt.sql");
+const LEAVE_ROLES: &str = include_str!("../../../sql/flavours/portable/leave.sql");
+
+/// Statements with their purpose.
+#[derive(Debug)]
+pub struct Change {
+    pub what: String,
+    pub sql: String,
+    /// Advice for the operator once they are committed.
+    pub afterwards: Option<String>,
+}
+
+impl Change {
+    fn new(what: impl Into<String>, sql: impl Into<String>) -> Self {
+        Self { what: what.into(), sql: sql.into(), afterwards: None }
+    }
+}
+
+/// A state in which the wanted change is not made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error(
+        "this Postgres does not have the library of livestore_sync {VERSION}: run make install on its machine, or use --flavour portable"
+    )]
+    NoLibrary,
+    #[error("the native flavour takes a superuser, and {role} is none: connect as one, or use --flavour portable")]
+    NoSuperuser { role: String },
+    #[error(
+        "the database has livestore_sync {found}, and this program is {VERSION}: use livestore-sidecar {found} or later"
+    )]
+    Newer { found: String },
+    #[error("livestore_sync is not installed in this database: run livestore-sidecar install")]
+    NotInstalled,
+    #[error("the database has stores: add --drop-data to delete them with all their events")]
+    HasStores,
+}
+
+/// The numbers of a version, to compare it.
+fn numbers(version: &str) -> Vec<u32> {
+    version.split('.').map(|number| number.parse().unwrap_or(0)).collect()
+}
+
+/// Installs a flavour, or the one that fits, or brings what is installed to this version.
+pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Change>>, Refusal> {
+    let fitting = if state.has_library && state.is_superuser { Flavour::Native } else { Flavour::Portable };
+    let installed = state.installed.as_ref().map(|(flavour, _)| *flavour);
+    let wanted = flavour.or(installed).unwrap_or(fitting);
+    if let Some((_, version)) = &state.installed
+        && numbers(version) > numbers(VERSION)
+    {
+        return Err(Refusal::Newer { found: version.clone() });
+    }
+    if wanted == Flavour::Native || installed == Some(Flavour::Native) {
+        if !state.is_superuser {
+            return Err(Refusal::NoSuperuser { role: state.role.clone() });
+        }
+        // Without it, only the way to the portable flavour is open.
+        if wanted == Flavour::Native && !state.has_library {
+            return Err(Refusal::NoLibrary);
+        }
+    }
+    let change = match (&state.installed, wanted) {
+        (Some((from, version)), wanted) if *from == wanted && version == VERSION => None,
+        (None, Flavour::Native) => Some(Change::new(
+            format!("Installing livestore_sync {VERSION}, the native flavour."),
+            format!("create extension livestore_sync version '{VERSION}';"),
+        )),
+        (Some((Flavour::Native, version)), Flavour::Native) => Some(Change::new(
+            format!("Upgrading livestore_sync {version}, the native flavour, to {VERSION}."),
+            format!("alter extension livestore_sync update to '{VERSION}';"),
+        )),
+        (Some((Flavour::Portable, version)), Flavour::Native) => Some(Change::new(
+            format!("Changing livestore_sync {version} from the portable flavour to the native one, {VERSION}."),
+            format!(
+                "create extension livestore_sync version 'portable';\nalter extension livestore_sync update to '{VERSION}';"
+            ),
+        )),
+        (None, Flavour::Portable) => {
+            Some(Change::new(format!("Installing livestore_sync {VERSION}, the portable flavour."), portable()))
+        }
+        (Some((Flavour::Portable, version)), Flavour::Portable) => Some(Change::new(
+            format!("Upgrading livestore_sync {version}, the portable flavour, to {VERSION}."),
+            portable(),
+        )),
+        (Some((Flavour::Native, version)), Flavour::Portable) => Some(Change::new(
+            format!("Changing livestore_sync {version} from the native flavour to the portable one, {VERSION}."),
+            format!("set local search_path = pg_catalog, pg_temp;\n{LEAVE_EXTENSION}\n{}", portable()),
+        )),
+    };
+    Ok(vec![change])
+}
+
+/// Brings what is installed to this version.
+pub fn upgrade(state: &State) -> Result<Vec<Option<Change>>, Refusal> {
+    if state.installed.is_none() {
+        return Err(Refusal::NotInstalled);
+    }
+    install(state, None)
+}
+
+/// Removes the schema. Its roles stay: other databases of the cluster may use them.
+pub fn uninstall(state: &State, drop_data: bool) -> Result<Vec<Change>, Refusal> {
+    let (flavour, version) = state.installed.as_ref().ok_or(Refusal::NotInstalled)?;
+    if state.has_stores && !drop_data {
+        return Err(Refusal::HasStores);
+    }
+    let sql = match flavour {
+        Flavour::Native => {
+            "drop extension livestore_sync cascade;\ndrop schema if exists livestore cascade;".to_owned()
+        }
+        Flavour::Portable => format!("drop schema livestore cascade;\n{LEAVE_ROLES}"),
+    };
+    let change = Change {
+        afterwards: Some(
+            "The roles whose names begin with livestore_ stay: other databases of this cluster may use them.".into(),
+        ),
+        ..Change::new(format!("Uninstalling livestore_sync {version}."), sql)
+    };
+    Ok(vec![change])
+}
+
+/// The script without its own transaction.
+fn portable() -> String {
+    let script = PORTABLE.split_once("\nbegin;\n").map_or(PORTABLE, |(_, script)| script);
+    script.strip_suffix("commit;\n").unwrap_or(script).to_owned()
+}
+
+/// Lets a role push, and creates it if it does not exist.
+pub async fn sidecar_role(
+    client: &Client,
+    role: &str,
+    password: Option<&str>,
+) -> Result<Option<Change>, tokio_postgres::Error> {
+    // Postgres quotes names and passwords, and makes the password that is not given.
+    let row = client
+        .query_one(
+            "select to_regrole(quote_ident($1)) is not null,
+                 coalesce(pg_has_role(to_regrole(quote_ident($1)), to_regrole('livestore_writer'), 'usage'), false),
+                 format('grant livestore_writer to %I;', $1::text), p.password,
+                 format(E'create role %I login password %L;\\ngrant livestore_writer to %I;', $1::text, p.password, $1::text)
+             from (select coalesce($2::text, replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''))) p(password)",
+            &[&role, &password],
+        )
+        .await?;
+    let (exists, is_writer): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(match (exists, is_writer) {
+        (true, true) => None,
+        (true, false) => {
+            Some(Change::new(format!("Granting livestore_writer to the role {role}."), row.try_get::<_, String>(2)?))
+        }
+        (false, _) => {
+            let advice = match password {
+                Some(_) => format!("The sidecar connects as the role {role}, with the password that you have given."),
+                None => {
+                    let password: String = row.try_get(3)?;
+                    format!(
+                        "The sidecar connects as the role {role}. Its password, which is not shown again: {password}"
+                    )
+                }
+            };
+            let change =
+                Change::new(format!("Creating the role {role} for the sidecar."), row.try_get::<_, String>(4)?);
+            Some(Change { afterwards: Some(advice), ..change })
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(installed: Option<(Flavour, &str)>, has_library: bool, is_superuser: bool) -> State {
+        let installed = installed.map(|(flavour, version)| (flavour, version.to_owned()));
+        State { installed, has_library, is_superuser, role: "owner".into(), has_stores: true }
+    }
+
+    /// The first statement that is not the script's.
+    fn sql(state: &State, flavour: Option<Flavour>) -> Result<String, Refusal> {
+        let changes = install(state, flavour)?;
+        Ok(changes.into_iter().flatten().map(|change| change.sql).collect())
+    }
+
+    #[test]
+    fn the_flavour_is_the_installed_one_or_the_one_that_fits() {
+        use Flavour::{Native, Portable};
+        let native = format!("create extension livestore_sync version '{VERSION}';");
+        assert_eq!(sql(&state(None, true, true), None).unwrap(), native);
+        for (has_library, is_superuser) in [(false, true), (true, false)] {
+            assert_eq!(sql(&state(None, has_library, is_superuser), None).unwrap(), portable());
+        }
+        assert_eq!(sql(&state(Some((Portable, "0.2.9")), true, true), None).unwrap(), portable());
+        assert_eq!(
+            sql(&state(Some((Native, "0.2.0")), true, true), None).unwrap(),
+            format!("alter extension livestore_sync update to '{VERSION}';")
+        );
+        for flavour in [Native, Portable] {
+            assert_eq!(sql(&state(Some((flavour, VERSION)), true, true), None).unwrap(), "");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_installed_is_refused() {
+        use Flavour::{Native, Portable};
+        assert_eq!(sql(&state(None, false, true), Some(Native)), Err(Refusal::NoLibrary));
+        let role = "owner".to_owned();
+        assert_eq!(sql(&state(None, true, false), Some(Native)), Err(Refusal::NoSuperuser { role }));
+        assert_eq!(
+            sql(&state(Some((Portable, "0.10.0")), true, true), None),
+            Err(Refusal::Newer { found: "0.10.0".into() })
+        );
+        assert_eq!(upgrade(&state(None, true, true)).unwrap_err(), Refusal::NotInstalled);
+        assert_eq!(uninstall(&state(Some((Native, VERSION)), true, true), false).unwrap_err(), Refusal::HasStores);
+        assert!(uninstall(&state(Some((Native, VERSION)), true, true), true).is_ok());
+    }
+
+    #[test]
+    fn the_script_has_no_transaction_of_its_own() {
+        let script = portable();
+        assert!(script.starts_with("create schema if not exists livestore;"), "{}", &script[..100]);
+        assert!(!script.contains("\nbegin;") && !script.contains("\ncommit;"));
+    }
+}

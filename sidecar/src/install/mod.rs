@@ -1,0 +1,186 @@
+//! `livestore-sidecar install`, `upgrade` and `uninstall`: the schema `livestore` of a database, changed in one transaction.
+
+mod changes;
+mod state;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use tokio_postgres::Client;
+
+use self::changes::{Change, Refusal};
+use self::state::State;
+use crate::postgres::{Connected, DatabaseError, address, connect_once};
+use crate::settings::SettingsError;
+
+/// A lock that another transaction holds for longer stops the installation, which changes nothing then.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
+
+/// The two forms in which a database can have livestore_sync. Both do the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Flavour {
+    /// An extension with a library.
+    Native,
+    /// SQL alone, for a Postgres that loads no libraries.
+    Portable,
+}
+
+#[derive(Debug, Args)]
+pub struct Owner {
+    /// The database, as the role that owns it or a superuser: postgres://owner:password@host:port/database.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+
+    /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
+    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
+    database_root_certificate: Option<PathBuf>,
+
+    /// Print the SQL, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Install {
+    #[command(flatten)]
+    owner: Owner,
+
+    /// Without it: what is installed already, or else native where the library is there and the role is a superuser. A database in
+    /// use changes its flavour without losing anything.
+    #[arg(long, value_enum)]
+    flavour: Option<Flavour>,
+
+    /// Role with which the sidecar is to connect. Created if it does not exist.
+    #[arg(long, default_value = "livestore_sidecar", value_name = "ROLE")]
+    sidecar_role: String,
+
+    /// Password of that role, if it is created. Without it, one is made and printed.
+    #[arg(long, env = "LIVESTORE_SIDECAR_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    sidecar_password: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    #[command(flatten)]
+    owner: Owner,
+}
+
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    #[command(flatten)]
+    owner: Owner,
+
+    /// Uninstall with all stores and their events.
+    #[arg(long)]
+    drop_data: bool,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Unreachable(#[from] DatabaseError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("{}", told(.0))]
+    Sql(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::System(_) => 1,
+            Self::Settings(_) => 2,
+            Self::Unreachable(_) => 3,
+            Self::Refused(_) | Self::Sql(_) => 4,
+        }
+    }
+}
+
+/// An error of Postgres with all that it says.
+fn told(error: &tokio_postgres::Error) -> String {
+    let Some(error) = error.as_db_error() else {
+        return format!("the connection to the database was lost: {error}");
+    };
+    let part = |name: &str, text: Option<&str>| text.map(|text| format!("\n{name}: {text}")).unwrap_or_default();
+    format!("{}{}{}", error.message(), part("detail", error.detail()), part("hint", error.hint()))
+}
+
+impl Install {
+    pub fn run(&self) -> ExitCode {
+        self.owner.run(async |client| {
+            let state = State::read(client).await?;
+            let mut changes = changes::install(&state, self.flavour)?;
+            changes.push(changes::sidecar_role(client, &self.sidecar_role, self.sidecar_password.as_deref()).await?);
+            Ok(changes.into_iter().flatten().collect())
+        })
+    }
+}
+
+impl Upgrade {
+    pub fn run(&self) -> ExitCode {
+        self.owner
+            .run(async |client| Ok(changes::upgrade(&State::read(client).await?)?.into_iter().flatten().collect()))
+    }
+}
+
+impl Uninstall {
+    pub fn run(&self) -> ExitCode {
+        self.owner.run(async |client| Ok(changes::uninstall(&State::read(client).await?, self.drop_data)?))
+    }
+}
+
+impl Owner {
+    /// Carries out the changes that are planned from the state of the database.
+    fn run(&self, plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, Failure>) -> ExitCode {
+        let result = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::from)
+            .and_then(|runtime| runtime.block_on(self.change(plan)));
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("livestore-sidecar: {failure}\nNothing was changed.");
+                ExitCode::from(failure.exit_code())
+            }
+        }
+    }
+
+    async fn change(&self, plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, Failure>) -> Result<(), Failure> {
+        let address = address("--database-url", &self.database_url, self.database_root_certificate.as_deref())?;
+        let Connected { client, connection, .. } = connect_once(address).await?;
+        tokio::spawn(connection);
+        client.batch_execute("set client_min_messages = warning; begin").await?;
+        client.batch_execute(LOCK_TIMEOUT).await?;
+        let changes = plan(&client).await?;
+        let mut out = std::io::stdout();
+        if self.dry_run {
+            writeln!(out, "begin;\n{LOCK_TIMEOUT};")?;
+            for Change { what, sql, .. } in &changes {
+                writeln!(out, "\n-- {what}\n{sql}")?;
+            }
+            writeln!(out, "commit;")?;
+            return Ok(());
+        }
+        if changes.is_empty() {
+            writeln!(out, "Nothing to do.")?;
+            return Ok(());
+        }
+        for Change { what, sql, .. } in &changes {
+            writeln!(out, "{what}")?;
+            client.batch_execute(sql).await?;
+        }
+        client.batch_execute("commit").await?;
+        for advice in changes.iter().filter_map(|change| change.afterwards.as_ref()) {
+            writeln!(out, "\n{advice}")?;
+        }
+        Ok(())
+    }
+}

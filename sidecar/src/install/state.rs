@@ -1,0 +1,66 @@
+//! The state of a database before an installation.
+
+use tokio_postgres::Client;
+
+use super::Flavour;
+
+/// The version that this program installs.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Makes the role a member of livestore_owner and livestore_hooks, until the end of the portable script.
+const JOIN_ROLES: &str = include_str!("../../../sql/flavours/portable/join.sql");
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    pub installed: Option<(Flavour, String)>,
+    /// Whether this Postgres has the library in this version.
+    pub has_library: bool,
+    pub is_superuser: bool,
+    /// The role that installs.
+    pub role: String,
+    /// Whether there is a store.
+    pub has_stores: bool,
+}
+
+impl State {
+    /// Reads the catalogs. Within the transaction that changes them.
+    pub async fn read(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        let row = client
+            .query_one(
+                "select (select e.extversion from pg_extension e where e.extname = 'livestore_sync'),
+                     exists (
+                         select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                         where n.nspname = 'livestore' and p.proname = 'flavour' and p.pronargs = 0
+                             and p.proowner = to_regrole('livestore_owner')
+                     ),
+                     (
+                         select count(*) = 2 from pg_available_extension_versions v
+                         where v.name = 'livestore_sync' and v.version in ($1, 'portable')
+                     ),
+                     r.rolsuper, r.rolname::text
+                 from pg_roles r where r.rolname = current_user",
+                &[&VERSION],
+            )
+            .await?;
+        let installed = match (row.try_get::<_, Option<String>>(0)?, row.try_get(1)?) {
+            (Some(version), _) => Some((Flavour::Native, version)),
+            (None, true) => {
+                // Nobody but the members of its owner can read what follows.
+                client.batch_execute(JOIN_ROLES).await?;
+                let version = client
+                    .query_one("select v.version from livestore.versions v order by v.id desc limit 1", &[])
+                    .await?;
+                Some((Flavour::Portable, version.try_get(0)?))
+            }
+            (None, false) => None,
+        };
+        let is_superuser: bool = row.try_get(3)?;
+        let has_stores = match &installed {
+            None => false,
+            // Its owner is a superuser, and others can change nothing.
+            Some((Flavour::Native, _)) if !is_superuser => true,
+            Some(_) => client.query_one("select exists (select from livestore.stores)", &[]).await?.try_get(0)?,
+        };
+        Ok(Self { installed, has_library: row.try_get(2)?, is_superuser, role: row.try_get(4)?, has_stores })
+    }
+}
