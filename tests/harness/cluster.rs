@@ -42,14 +42,23 @@ impl Cluster {
         Self::start_in(&std::env::temp_dir(), settings)
     }
 
-    /// The same with its folder in this one, e.g. on a disk of its own.
-    pub fn start_in(parent: &Path, settings: &str) -> Self {
+    /// Starts a cluster that knows nothing of livestore_sync.
+    pub fn start_empty() -> Self {
+        Self::initialize(&std::env::temp_dir(), "")
+    }
+
+    fn initialize(parent: &Path, settings: &str) -> Self {
         let folder = new_folder(parent);
         run(postgres_command("initdb")
             .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
             .arg("-D")
             .arg(folder.join("data")));
-        let cluster = Self::run(folder, &format!("listen_addresses = '127.0.0.1'\nmax_connections = 200\n{settings}"));
+        Self::run(folder, &format!("listen_addresses = '127.0.0.1'\nmax_connections = 200\n{settings}"))
+    }
+
+    /// The same with its folder in this one, e.g. on a disk of its own.
+    pub fn start_in(parent: &Path, settings: &str) -> Self {
+        let cluster = Self::initialize(parent, settings);
         // A thread of its own: tests may or may not run on a runtime.
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -124,6 +133,11 @@ impl Cluster {
         database
     }
 
+    /// The URL of a database for a role.
+    pub fn url(&self, role: &str, database: &str) -> String {
+        format!("postgres://{role}@127.0.0.1:{}/{database}", self.port)
+    }
+
     /// A connection as this role.
     pub async fn connect(&self, role: &str, database: &str) -> Client {
         self.try_connect(role, database).await.expect("a connection")
@@ -131,8 +145,7 @@ impl Cluster {
 
     /// A connection as this role, if Postgres is up.
     pub async fn try_connect(&self, role: &str, database: &str) -> Result<Client, tokio_postgres::Error> {
-        let url = format!("postgres://{role}@127.0.0.1:{}/{database}", self.port);
-        let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;
+        let (client, connection) = tokio_postgres::connect(&self.url(role, database), NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
     }

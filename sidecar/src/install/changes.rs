@@ -10,6 +10,9 @@ const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql
 const LEAVE_EXTENSION: &str = include_str!("../../../sql/flavours/portable/adopt.sql");
 const LEAVE_ROLES: &str = include_str!("../../../sql/flavours/portable/leave.sql");
 
+/// First, and before anything else is locked: pushes and pulls lock the table of stores before others, and would wait for those.
+const ALONE: &str = "lock table livestore.stores in access exclusive mode;";
+
 /// Statements with their purpose.
 #[derive(Debug)]
 pub struct Change {
@@ -96,6 +99,10 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
             format!("set local search_path = pg_catalog, pg_temp;\n{LEAVE_EXTENSION}\n{}", portable()),
         )),
     };
+    let change = change.map(|change| match state.installed {
+        None => change,
+        Some(_) => Change { sql: format!("{ALONE}\n{}", change.sql), ..change },
+    });
     Ok(vec![change])
 }
 
@@ -197,10 +204,13 @@ mod tests {
         for (has_library, is_superuser) in [(false, true), (true, false)] {
             assert_eq!(sql(&state(None, has_library, is_superuser), None).unwrap(), portable());
         }
-        assert_eq!(sql(&state(Some((Portable, "0.2.9")), true, true), None).unwrap(), portable());
+        assert_eq!(
+            sql(&state(Some((Portable, "0.2.9")), true, true), None).unwrap(),
+            format!("{ALONE}\n{}", portable())
+        );
         assert_eq!(
             sql(&state(Some((Native, "0.2.0")), true, true), None).unwrap(),
-            format!("alter extension livestore_sync update to '{VERSION}';")
+            format!("{ALONE}\nalter extension livestore_sync update to '{VERSION}';")
         );
         for flavour in [Native, Portable] {
             assert_eq!(sql(&state(Some((flavour, VERSION)), true, true), None).unwrap(), "");

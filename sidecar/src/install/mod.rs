@@ -15,8 +15,8 @@ use self::state::State;
 use crate::postgres::{Connected, DatabaseError, address, connect_once};
 use crate::settings::SettingsError;
 
-/// A lock that another transaction holds for longer stops the installation, which changes nothing then.
-const LOCK_TIMEOUT: &str = "set local lock_timeout = '10s'";
+/// A lock that another transaction holds for longer stops the installation: clients wait behind it meanwhile.
+const LOCK_TIMEOUT: &str = "set local lock_timeout = '3s'";
 
 /// The two forms in which a database can have livestore_sync. Both do the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -11,6 +11,7 @@ mod dependencies;
 mod docs;
 mod failover;
 mod folders;
+mod install;
 mod limits;
 mod logs;
 mod make_run;

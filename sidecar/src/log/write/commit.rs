@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{Span, debug_span, error, warn};
 
 use super::held::Held;
-use super::outcome::{Appended, Outcome, Pushed, log_rollback, outcome};
+use super::outcome::{Appended, Failed, Outcome, Pushed, log_rollback, outcome};
 use super::push::{GROUP_BYTES, GROUP_PUSHES, Push};
 use super::queue::Waiting;
 use crate::log::error::PushError;
@@ -215,9 +215,9 @@ impl Session {
                 Err(CommitError::RolledBack(error)) => {
                     metrics::not_committed("rolled_back");
                     log_rollback(&error, "a commit was rolled back");
-                    let rejected = PushError::from(&error);
+                    let failed = Failed::from(&error);
                     for push in group {
-                        self.fail(push, rejected.clone(), &mut again);
+                        self.fail(push, failed.clone(), &mut again);
                     }
                 }
             }
@@ -281,14 +281,16 @@ impl Session {
                     }
                     let _ = push.reply.send(Ok(Pushed { head }));
                 }
-                Err(error) => self.fail(push, error, again),
+                Err(failed) => self.fail(push, failed, again),
             }
         }
     }
 
     /// Answers a push that failed, unless it is worth another try.
-    fn fail(&mut self, push: Push, error: PushError, again: &mut Vec<Push>) {
+    fn fail(&mut self, mut push: Push, Failed { error, lacks_something }: Failed, again: &mut Vec<Push>) {
+        let is_first = !std::mem::replace(&mut push.was_tried, true);
         let is_worth_it = match &error {
+            _ if lacks_something => is_first,
             PushError::Unavailable => push.deadline > Instant::now() && !push.reply.is_closed(),
             // It may build on one that is tried again.
             PushError::ServerAhead { .. } => again.iter().any(|before| before.store == push.store),
@@ -346,7 +348,9 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::log::error::Denied;
     use crate::log::testing::{nowhere, push};
+    use crate::telemetry::refusals::Reason;
 
     fn committer() -> (mpsc::UnboundedSender<Push>, Committer) {
         let ((sender, pushes), database) = (mpsc::unbounded_channel(), nowhere());
@@ -375,12 +379,25 @@ mod tests {
         let ahead = PushError::ServerAhead { minimum_expected_num: 0, provided_num: 1 };
         let pushes = [("s", 0), ("s", 1), ("other", 1), ("lost", 0)].map(|(store, after)| push(store, after, 1));
         let (group, answers): (Vec<_>, Vec<_>) = pushes.into_iter().unzip();
-        let results = [PushError::Unavailable, ahead.clone(), ahead.clone()].map(Err).into_iter().enumerate();
+        let failed = |error| Err(Failed { error, lacks_something: false });
+        let results = [PushError::Unavailable, ahead.clone(), ahead.clone()].map(failed).into_iter().enumerate();
         let in_any_order = results.map(|(push, result)| Outcome { push, result }).rev().collect();
         committer.session.settle(group, in_any_order, &mut again);
         let again: Vec<_> = again.iter().map(|push| (push.store.as_str(), push.batch.parent())).collect();
         assert_eq!(again, [("s", Some(0)), ("s", Some(1))]);
         let answers = futures_util::future::join_all(answers.into_iter().skip(2)).await;
         assert_eq!(answers, [Err(ahead), Err(PushError::Unavailable)]);
+    }
+    #[tokio::test]
+    async fn a_push_that_lacked_something_is_tried_once_more() {
+        let mut committer = committer().1;
+        let (push, answer) = push("s", 0, 1);
+        let error = PushError::Rejected(Denied::new(Reason::Database, "SQLSTATE 42883"));
+        let failed = Failed { error: error.clone(), lacks_something: true };
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        committer.session.fail(push, failed.clone(), &mut first);
+        committer.session.fail(first.pop().unwrap(), failed, &mut second);
+        assert!(second.is_empty());
+        assert_eq!(answer.await, Err(error));
     }
 }

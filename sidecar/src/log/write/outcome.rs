@@ -27,7 +27,16 @@ impl Pushed {
 pub struct Outcome {
     /// Its position in the group.
     pub push: usize,
-    pub result: Result<Appended, PushError>,
+    pub result: Result<Appended, Failed>,
+}
+
+/// A push that failed.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    pub error: PushError,
+    /// A function, a table or a right was missing: perhaps of an update that took place in the middle of the push, and then the next
+    /// attempt finds it.
+    pub lacks_something: bool,
 }
 
 pub struct Appended {
@@ -51,7 +60,8 @@ pub fn outcome(row: &Row) -> Result<Outcome, tokio_postgres::Error> {
         Some(sqlstate) => {
             let message = row.try_get::<_, Option<&str>>("message")?.unwrap_or_default();
             let detail = row.try_get::<_, Option<&str>>("detail")?.unwrap_or_default();
-            Err(push_error(sqlstate, message, detail))
+            let lacks_something = lacks_something(&SqlState::from_code(sqlstate));
+            Err(Failed { error: push_error(sqlstate, message, detail), lacks_something })
         }
     };
     Ok(Outcome { push: usize::try_from(position).unwrap_or(0).wrapping_sub(1), result })
@@ -109,9 +119,19 @@ fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     }
 }
 
+fn lacks_something(code: &SqlState) -> bool {
+    Retry::after(code) == Retry::WhenMended
+}
+
 impl From<&tokio_postgres::Error> for PushError {
     fn from(error: &tokio_postgres::Error) -> Self {
         rejected(error.code(), error.as_db_error().map_or("", |error| error.message()))
+    }
+}
+
+impl From<&tokio_postgres::Error> for Failed {
+    fn from(error: &tokio_postgres::Error) -> Self {
+        Self { error: error.into(), lacks_something: error.code().is_some_and(lacks_something) }
     }
 }
 

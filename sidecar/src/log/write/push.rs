@@ -24,6 +24,8 @@ pub struct Push {
     pub context: Arc<Context>,
     pub queued: Instant,
     pub deadline: Instant,
+    /// Whether it has failed before.
+    pub was_tried: bool,
     pub reply: oneshot::Sender<Result<Pushed, PushError>>,
     /// The request, for traces.
     pub span: Span,

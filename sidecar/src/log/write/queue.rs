@@ -138,6 +138,7 @@ impl CommitQueue {
             context,
             queued,
             deadline,
+            was_tried: false,
             reply,
             span: Span::current(),
             _space: space,

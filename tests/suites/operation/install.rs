@@ -1,0 +1,268 @@
+//! `livestore-sidecar install`, `upgrade` and `uninstall`.
+
+use std::time::Duration;
+
+use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::events::chain;
+use livestore_tests::flavour::Flavour;
+use livestore_tests::load::Load;
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use serde_json::json;
+use tokio_postgres::Client;
+
+/// The roles that providers hand out, by the attributes that they document.
+const PROVIDERS: [(&str, &str); 4] = [
+    ("any", "createrole"),
+    ("Supabase", "createrole createdb replication bypassrls"),
+    ("RDS", "createrole createdb in role rds_superuser"),
+    ("Neon", "createrole createdb replication bypassrls in role neon_superuser"),
+];
+
+/// An answer of the program: its exit code, and everything that it printed.
+fn run(url: &str, arguments: &[&str]) -> (i32, String) {
+    let output = Start::program().args(arguments).env("DATABASE_URL", url).output().expect("the program");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code().expect("a code"), text)
+}
+
+fn succeed(url: &str, arguments: &[&str]) -> String {
+    let (code, text) = run(url, arguments);
+    assert_eq!(code, 0, "{arguments:?}: {text}");
+    text
+}
+
+async fn empty_cluster() -> &'static Cluster {
+    tokio::task::spawn_blocking(Cluster::start_empty).await.expect("a cluster").leak()
+}
+
+async fn text(client: &Client, query: &str) -> String {
+    client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")).get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    superuser.batch_execute("create role rds_superuser; create role neon_superuser").await.unwrap();
+    for (index, (provider, attributes)) in PROVIDERS.into_iter().enumerate() {
+        let (owner, name) = (format!("owner_{index}"), format!("app_{index}"));
+        for statement in
+            [format!("create role {owner} login {attributes}"), format!("create database {name} owner {owner}")]
+        {
+            superuser.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{provider}: {error:?}"));
+        }
+        let url = cluster.url(&owner, &name);
+        let sql = succeed(&url, &["install", "--dry-run"]);
+        assert!(sql.starts_with("begin;\n") && sql.ends_with("commit;\n"), "{provider}: {sql}");
+        let admin = cluster.connect("postgres", &name).await;
+        assert_eq!(
+            text(&admin, "select coalesce(to_regnamespace('livestore')::text, 'none')").await,
+            "none",
+            "{provider}"
+        );
+
+        let role = format!("sidecar_{index}");
+        let installed = succeed(&url, &["install", "--sidecar-role", &role]);
+        assert!(installed.contains("the portable flavour") && installed.contains(&role), "{provider}: {installed}");
+        assert_eq!(text(&admin, "select livestore.flavour()").await, "portable");
+        // Nobody is left with the rights of the two roles.
+        let members = "select coalesce(string_agg(m.member::regrole::text, ','), '') from pg_auth_members m
+             where m.roleid in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
+                 and coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)";
+        assert_eq!(text(&admin, members).await, "", "{provider}");
+        for arguments in [&["install", "--sidecar-role", &role][..], &["upgrade"]] {
+            assert_eq!(succeed(&url, arguments), "Nothing to do.\n", "{provider}");
+        }
+        assert_eq!(
+            text(&admin, "select string_agg(version || flavour || installed_by, ',') from livestore.versions").await,
+            format!("{}portable{owner}", env!("CARGO_PKG_VERSION"))
+        );
+
+        let sidecar = Start::new(cluster.url(&role, &name)).ready().await;
+        push(&sidecar, "todos").await;
+        drop(sidecar);
+        let (code, refused) = run(&url, &["uninstall"]);
+        assert!(code == 4 && refused.contains("--drop-data") && refused.contains("Nothing was changed"), "{refused}");
+        assert_eq!(text(&admin, "select count(*)::text from livestore.events").await, "1");
+        succeed(&url, &["uninstall", "--drop-data"]);
+        assert_eq!(run(&url, &["upgrade"]).0, 4);
+    }
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
+/// Without CREATEROLE the roles have to be there, and the role a member of two of them meanwhile: the error says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_create_no_roles_is_told_what_to_do() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    for statement in ["create role owner login", "create database app owner owner"] {
+        superuser.batch_execute(statement).await.unwrap();
+    }
+    let url = cluster.url("owner", "app");
+    let (code, refused) = run(&url, &["install"]);
+    assert!(code == 4 && refused.contains("permission denied to create role"), "{refused}");
+    for role in ["owner", "hooks", "reader", "writer", "admin"] {
+        superuser.batch_execute(&format!("create role livestore_{role}")).await.unwrap();
+    }
+    superuser
+        .batch_execute(
+            "grant livestore_reader to livestore_writer, livestore_hooks; grant livestore_writer to livestore_admin;
+             create role livestore_sidecar login in role livestore_writer",
+        )
+        .await
+        .unwrap();
+    let (code, refused) = run(&url, &["install"]);
+    assert!(code == 4 && refused.contains("grant livestore_owner, livestore_hooks to owner"), "{refused}");
+    superuser.batch_execute("grant livestore_owner, livestore_hooks to owner").await.unwrap();
+    succeed(&url, &["install"]);
+    superuser.batch_execute("revoke livestore_owner, livestore_hooks from owner").await.unwrap();
+    let sidecar = Start::new(cluster.url("livestore_sidecar", "app")).ready().await;
+    push(&sidecar, "todos").await;
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stranger_has_planted_stops_an_installation() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    for statement in ["create role owner login createrole", "create role stranger", "create database app owner owner"] {
+        superuser.batch_execute(statement).await.unwrap();
+    }
+    let (admin, url) = (cluster.connect("postgres", "app").await, cluster.url("owner", "app"));
+    for (planted, hint) in [
+        ("create schema livestore authorization stranger", "alter schema livestore owner to"),
+        ("create schema livestore authorization owner; grant create on schema livestore to stranger", "revoke create"),
+        (
+            "create schema livestore authorization owner; set role postgres;
+             create function livestore.flavour() returns text language sql as $$ select 'portable' $$;
+             alter function livestore.flavour() owner to stranger",
+            "livestore.flavour() (of stranger)",
+        ),
+    ] {
+        admin.batch_execute(planted).await.unwrap();
+        let (code, refused) = run(&url, &["install"]);
+        assert!(code == 4 && refused.contains(hint), "{planted}: {refused}");
+        admin.batch_execute("drop schema livestore cascade").await.unwrap();
+    }
+    admin.batch_execute("create role livestore_owner; grant livestore_owner to stranger").await.unwrap();
+    let (code, refused) = run(&url, &["install"]);
+    assert!(code == 4 && refused.contains("stranger is a member of livestore_owner"), "{refused}");
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
+/// All that a database has of livestore_sync, a line for each fact.
+async fn facts(client: &Client) -> Vec<String> {
+    let rows = client
+        .query(
+            "select format('function %s %s %s', md5(pg_get_functiondef(p.oid)), p.proowner::regrole,
+                 (select array_agg(a::text order by a::text) from unnest(p.proacl) a)) || p.oid::regprocedure
+             from pg_proc p where p.pronamespace = 'livestore'::regnamespace
+             union all
+             select format('relation %s %s %s %s', c.oid::regclass, c.relkind, c.relowner::regrole,
+                 (select array_agg(a::text order by a::text) from unnest(c.relacl) a))
+             from pg_class c where c.relnamespace = 'livestore'::regnamespace
+             union all
+             select format('column %s %s %s', a.attrelid::regclass, a.attname, format_type(a.atttypid, a.atttypmod))
+             from pg_attribute a join pg_class c on c.oid = a.attrelid
+             where c.relnamespace = 'livestore'::regnamespace and a.attnum > 0
+             union all
+             select format('trigger %s', pg_get_triggerdef(t.oid))
+             from pg_trigger t join pg_class c on c.oid = t.tgrelid
+             where c.relnamespace = 'livestore'::regnamespace and not t.tgisinternal
+             union all
+             select format('schema %s %s', n.nspowner::regrole, (select array_agg(a::text order by a::text) from unnest(n.nspacl) a))
+             from pg_namespace n where n.nspname = 'livestore'
+             union all
+             select format('member %s', pg_describe_object(d.classid, d.objid, d.objsubid))
+             from pg_depend d join pg_extension e on d.refclassid = 'pg_extension'::regclass and d.refobjid = e.oid
+             where e.extname = 'livestore_sync' and d.deptype = 'e'
+             union all
+             select format('dumped %s %s', c.name::regclass, c.condition)
+             from pg_extension e, unnest(e.extconfig, e.extcondition) c(name, condition) where e.extname = 'livestore_sync'
+             order by 1",
+            &[],
+        )
+        .await
+        .expect("the catalogs");
+    rows.into_iter().map(|row| row.get(0)).collect()
+}
+
+/// Both ways, with sidecars at work that never stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_use_changes_its_flavour_and_loses_nothing() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let url = database.url("postgres");
+    admin.batch_execute("select livestore.create_store('dedicated', true)").await.unwrap();
+    let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
+    let urls: Vec<String> = sidecars.iter().map(Sidecar::url).collect();
+    let loads = [Load::start("a", &urls, 2, 2), Load::start("dedicated", &urls, 1, 1)];
+    for flavour in [Flavour::Portable, Flavour::Native, Flavour::Portable, Flavour::Native] {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let (url, name) = (url.clone(), flavour.name());
+        let install = move || succeed(&url, &["install", "--flavour", name, "--sidecar-role", "sidecar"]);
+        tokio::task::spawn_blocking(install).await.unwrap();
+        assert_eq!(text(&admin, "select livestore.flavour()").await, flavour.name());
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for load in loads {
+        assert!(load.finish(&database).await > 10);
+    }
+    for sidecar in &sidecars {
+        let log = sidecar.log();
+        assert!(!log.contains("a client is refused"), "{log}");
+    }
+
+    for flavour in [Flavour::Portable, Flavour::Native] {
+        succeed(&url, &["install", "--flavour", flavour.name(), "--sidecar-role", "sidecar"]);
+        let fresh = database.cluster().database_of(flavour).await.admin().await;
+        fresh.batch_execute("select livestore.create_store('dedicated', true)").await.unwrap();
+        let (changed, fresh) = (facts(&admin).await, facts(&fresh).await);
+        let beyond = |these: &[String], those: &[String]| -> Vec<String> {
+            these.iter().filter(|fact| !those.contains(fact)).cloned().collect()
+        };
+        let none: [Vec<String>; 2] = Default::default();
+        assert_eq!(
+            [beyond(&changed, &fresh), beyond(&fresh, &changed)],
+            none,
+            "{}: after the change, fresh",
+            flavour.name()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_of_a_release_is_upgraded() {
+    let database = Database::new().await;
+    let (admin, url) = (database.admin().await, database.url("postgres"));
+    for release in ["0.1.0", "0.2.0"] {
+        let install = format!("drop extension livestore_sync; create extension livestore_sync version '{release}'");
+        admin.batch_execute(&install).await.unwrap();
+        admin.execute("select livestore.push('s', $1)", &[&chain(0, 3)]).await.unwrap();
+        let upgraded = succeed(&url, &["upgrade"]);
+        assert!(upgraded.contains(release), "{upgraded}");
+        assert_eq!(
+            text(&admin, "select livestore.version() || livestore.head('s')").await,
+            format!("{}3", env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(
+            text(&admin, "select string_agg(version, ',') from livestore.versions").await,
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    // A hook that would lose its rights stops it: Postgres' hint comes with the error.
+    let hook = "drop extension livestore_sync; create extension livestore_sync version '0.2.0';
+        create function public.hook() returns trigger language plpgsql as $$ begin return new; end $$;
+        create trigger hook before insert on livestore.eventlog_1 for each row execute function public.hook()";
+    admin.batch_execute(hook).await.unwrap();
+    let (code, refused) = run(&url, &["upgrade"]);
+    assert!(code == 4 && refused.contains("hint: Either let the function run as its owner"), "{refused}");
+}
+
+/// Pushes an event to an empty store.
+async fn push(sidecar: &Sidecar, store: &str) {
+    let mut rpc = Rpc::open(&sidecar.url(), store).await;
+    rpc.push(json!("push"), store, chain(0, 1)).await;
+    assert_eq!(rpc.exit(&json!("push")).await["_tag"], "Success");
+}
