@@ -8,19 +8,24 @@ language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 set lock_timeout = 0
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set jit = off
 as $$
 declare
-    entry record;
+    stores bigint[] := new.stores;
+    upto bigint[] := new.upto;
+    events integer[] := new.events;
+    total bigint;
     first_position bigint;
 begin
     if tg_op = 'INSERT' then
-        if not exists (select from livestore.pending_commits p where p.transaction = new.transaction and p.is_last) then
-            update livestore.pending_commits p set is_last = true where p.transaction = new.transaction and p.id = new.id;
-        end if;
+        update livestore.pending_commits p set is_last = true
+        where p.transaction = new.transaction and p.id = new.id
+            and not exists (select from livestore.pending_commits l where l.transaction = new.transaction and l.is_last);
         return null;
     end if;
     delete from livestore.pending_commits p where p.transaction = new.transaction and p.id = new.id;
-    select new.stores as stores, new.upto as upto, new.events as events, (select sum(e.n) from unnest(new.events) e(n)) as total into entry;
     if exists (select from livestore.pending_commits p where p.transaction = new.transaction) then
         -- Appends to a store that come one after the other are one.
         with others as (
@@ -36,18 +41,21 @@ begin
         ), runs as (
             select a.store, a.upto, a.events, count(*) filter (where a.is_other) over (order by a.id, a.n) as run from appends a
         )
-        select array_agg(r.store order by r.run) as stores, array_agg(r.upto order by r.run) as upto,
-            array_agg(r.events order by r.run) as events, sum(r.events) as total
-        into entry
+        select array_agg(r.store order by r.run), array_agg(r.upto order by r.run), array_agg(r.events order by r.run)
+        into stores, upto, events
         from (select u.run, u.store, max(u.upto) as upto, sum(u.events)::integer as events from runs u group by u.run, u.store) r;
+    end if;
+    total := events[1];
+    if cardinality(events) > 1 then
+        total := (select sum(e.n) from unnest(events) e(n));
     end if;
     lock table livestore.commit_turn in exclusive mode;
     first_position := nextval('livestore.commit_positions'::regclass);
-    if entry.total > 1 then
-        perform setval('livestore.commit_positions'::regclass, first_position + entry.total - 1);
+    if total > 1 then
+        perform setval('livestore.commit_positions'::regclass, first_position + total - 1);
     end if;
     insert into livestore.commits
-    values (first_position, first_position + entry.total - 1, entry.stores, entry.upto, entry.events, clock_timestamp());
+    values (first_position, first_position + total - 1, stores, upto, events, clock_timestamp());
     return null;
 end
 $$;

@@ -10,6 +10,9 @@ returns bigint
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- Hooks are planned as usual.
+set plan_cache_mode = auto
+set enable_seqscan = on
 as $$
 declare
     is_shared constant boolean := eventlog = 'livestore.eventlog_1'::regclass;
@@ -106,7 +109,6 @@ declare
     around constant text := coalesce(current_setting('livestore.context', true), '');
     inserted bigint;
 begin
-    perform livestore._admit_hooks(c.oid) from pg_class c where c.oid = eventlog and c.relrowsecurity;
     if is_hooked then
         perform livestore._enter_context(store_id, request);
     end if;
@@ -146,6 +148,7 @@ begin
         return;
     end if;
     insert into livestore.pending_commits (stores, upto, events) values (array[store], seq_nums[count:], array[count]);
+    perform livestore._admit_hooks(c.oid) from pg_class c where c.oid = eventlog and c.relrowsecurity;
     perform livestore._insert_part(
         eventlog, store_id, null, exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal),
         array_fill(store, array[count]), seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats

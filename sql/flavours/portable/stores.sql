@@ -37,29 +37,20 @@ comment on function livestore._lock_existing_stores(text[], boolean) is
 'Internal: locks these stores, each once. None of them if one does not exist; with skips, those that another transaction holds are left out';
 
 -- Takes what was read of the batches, since only a push that will be accepted creates a store: bad input changes nothing.
-create or replace function livestore._lock_or_begin_stores(store_ids text[], received text[], read record)
+create or replace function livestore._begin_stores(all_names text[], skips boolean, store_ids text[], received text[], read record)
 returns setof livestore.stores
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
-    skips constant boolean := coalesce(current_setting('livestore.held_stores', true) = 'skip', false);
-    all_names constant text[] := array(select distinct w.name collate "C" from unnest(store_ids) w(name) order by 1);
     missing record;
     plan record;
     begun text[];
     existing text[];
     locked livestore.stores[];
 begin
-    locked := array(select s from livestore._lock_existing_stores(all_names, skips) s);
-    if cardinality(locked) = cardinality(all_names) or cardinality(locked) > 0 and skips then
-        return query select s.* from unnest(locked) s;
-        return;
-    end if;
     for round in 1..100 loop
-        -- A store was dropped while this waited for its lock. It is created again without holding the others.
-        exit when cardinality(locked) > 0;
         select coalesce(array_agg(m.name), '{}') as names, coalesce(array_agg(m.backend_id), '{}') as backend_ids
         into missing
         from (
@@ -92,7 +83,9 @@ begin
             locked := array(select s from livestore._lock_existing_stores(existing, skips) s);
             -- One was dropped, or created, since it was looked for.
             continue when cardinality(locked) = 0 and not skips;
-            exit when cardinality(locked) < cardinality(existing) and not skips;
+            if cardinality(locked) < cardinality(existing) and not skips then
+                raise exception 'another transaction has dropped a store' using errcode = 'lock_not_available';
+            end if;
         end if;
         return query select s.* from unnest(locked) s;
         -- Stores that do not exist, and that no push begins.
@@ -102,12 +95,9 @@ begin
         where m.name <> all (begun);
         return;
     end loop;
-    if cardinality(locked) > 0 then
-        raise exception 'another transaction has dropped a store' using errcode = 'lock_not_available';
-    end if;
     raise exception 'other transactions drop a store again and again' using errcode = 'lock_not_available';
 end
 $$;
 
-comment on function livestore._lock_or_begin_stores(text[], text[], record) is
-'Internal: the rows of the stores of a group, locked; those that a push begins are created first, and one that does not exist has no id. A store that is missing is held by another transaction, and the caller does not want to wait. read: what livestore._read_batches returns';
+comment on function livestore._begin_stores(text[], boolean, text[], text[], record) is
+'Internal: the rows of stores, of which not all exist, locked; those that a push begins are created first, and one that does not exist has no id. A store that is missing is held by another transaction, and the caller does not want to wait. read: what livestore._read_batches returns';

@@ -95,7 +95,8 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
                 s2_lite: S2Lite::start(&arguments.peers).await,
             })
         };
-        let systems = Systems { ours, peers };
+        let portable = Ours::portable(cluster).await;
+        let systems = Systems { ours, portable, peers };
         sections.extend(push::all(&systems, size).await);
         if size.wants("read") {
             sections.extend(read::all(&systems, size).await);

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::flavour::Flavour;
 use livestore_tests::sidecar::{Sidecar, Start};
 
 /// A database with the extension, and a sidecar.
@@ -15,6 +16,13 @@ impl Ours {
     /// On a new database of this cluster.
     pub async fn start(cluster: &'static Cluster) -> Self {
         let database = cluster.database().await;
+        let sidecar = Self::sidecar(&database).await;
+        Self { database, sidecar }
+    }
+
+    /// The same with the portable flavour of the SQL.
+    pub async fn portable(cluster: &'static Cluster) -> Self {
+        let database = cluster.database_of(Flavour::Portable).await;
         let sidecar = Self::sidecar(&database).await;
         Self { database, sidecar }
     }

@@ -133,7 +133,7 @@ const PORTABLE_CALLS: &[(&str, &str, &[&str])] = &[
         NOBODY,
     ),
     ("_lock_existing_stores", "livestore._lock_existing_stores('{s}', false)", NOBODY),
-    ("_lock_or_begin_stores", "livestore._lock_or_begin_stores('{s}', '{null}', row(1))", NOBODY),
+    ("_begin_stores", "livestore._begin_stores('{s}', false, '{s}', '{null}', row(1))", NOBODY),
     ("_write", "(select livestore._write(row(1), '{1}', row(1), row(1), '{null}', now(), null)) r", NOBODY),
     ("_sign_context", "livestore._sign_context('x')", NOBODY),
     ("_verified_context", "livestore._verified_context()", NOBODY),

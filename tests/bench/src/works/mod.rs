@@ -16,6 +16,7 @@ use crate::systems::Ours;
 pub const OURS: &str = "livestore_sync";
 pub const OURS_S2: &str = "livestore_sync, sync-s2";
 pub const OURS_ELECTRIC: &str = "livestore_sync, sync-electric";
+pub const OURS_PORTABLE: &str = "livestore_sync, portable flavour";
 pub const SYNC_CF: &str = "sync-cf on workerd";
 pub const S2_LITE: &str = "s2-lite";
 pub const POSTGRES: &str = "bare PostgreSQL";
@@ -43,6 +44,7 @@ impl Size {
 /// All systems, up and idle.
 pub struct Systems {
     pub ours: Ours,
+    pub portable: Ours,
     /// `None` without the peers, to look at ours alone.
     pub peers: Option<Peers>,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use super::{OURS, OURS_ELECTRIC, OURS_S2, POSTGRES, S2_LITE, SYNC_CF, Size, Systems, say};
+use super::{OURS, OURS_ELECTRIC, OURS_PORTABLE, OURS_S2, POSTGRES, S2_LITE, SYNC_CF, Size, Systems, say};
 use crate::measure::{Bound, Figure, Section, cpu_time};
 use crate::systems::{Ours, postgres_tool};
 use crate::wire::s2::Api;
@@ -86,6 +86,7 @@ async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize
     let ours = &systems.ours;
     let mut all = vec![
         Writers::new(OURS, Target::Rpc(ours.sidecar.url()), stores),
+        Writers::new(OURS_PORTABLE, Target::Rpc(systems.portable.sidecar.url()), stores),
         Writers::new(OURS_S2, Target::S2(Api::LiveStore, ours.sidecar.port()), stores),
         Writers::new(OURS_ELECTRIC, Target::Electric(ours.sidecar.port()), stores),
     ];
