@@ -41,6 +41,10 @@ pub enum Refusal {
         "the database has livestore_sync {found}, and this program is {VERSION}: use livestore-sidecar {found} or later"
     )]
     Newer { found: String },
+    #[error(
+        "pg_tle has installed livestore_sync in this database: upgrade it by pgtle.install_update_path, uninstall it by drop extension, as docs/managed.md says"
+    )]
+    PgTle,
     #[error("livestore_sync is not installed in this database: run livestore-sidecar install")]
     NotInstalled,
     #[error("the database has stores: add --drop-data to delete them with all their events")]
@@ -57,6 +61,9 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
     let fitting = if state.has_library && state.is_superuser { Flavour::Native } else { Flavour::Portable };
     let installed = state.installed.as_ref().map(|(flavour, _)| *flavour);
     let wanted = flavour.or(installed).unwrap_or(fitting);
+    if state.is_of_pg_tle {
+        return Err(Refusal::PgTle);
+    }
     if let Some((_, version)) = &state.installed
         && numbers(version) > numbers(VERSION)
     {
@@ -117,6 +124,9 @@ pub fn upgrade(state: &State) -> Result<Vec<Option<Change>>, Refusal> {
 /// Removes the schema. Its roles stay: other databases of the cluster may use them.
 pub fn uninstall(state: &State, drop_data: bool) -> Result<Vec<Change>, Refusal> {
     let (flavour, version) = state.installed.as_ref().ok_or(Refusal::NotInstalled)?;
+    if state.is_of_pg_tle {
+        return Err(Refusal::PgTle);
+    }
     if state.has_stores && !drop_data {
         return Err(Refusal::HasStores);
     }
@@ -187,7 +197,7 @@ mod tests {
 
     fn state(installed: Option<(Flavour, &str)>, has_library: bool, is_superuser: bool) -> State {
         let installed = installed.map(|(flavour, version)| (flavour, version.to_owned()));
-        State { installed, has_library, is_superuser, role: "owner".into(), has_stores: true }
+        State { installed, is_of_pg_tle: false, has_library, is_superuser, role: "owner".into(), has_stores: true }
     }
 
     /// The first statement that is not the script's.
@@ -227,6 +237,8 @@ mod tests {
             sql(&state(Some((Portable, "0.10.0")), true, true), None),
             Err(Refusal::Newer { found: "0.10.0".into() })
         );
+        let of_pg_tle = State { is_of_pg_tle: true, ..state(Some((Portable, VERSION)), true, true) };
+        assert_eq!(sql(&of_pg_tle, None), Err(Refusal::PgTle));
         assert_eq!(upgrade(&state(None, true, true)).unwrap_err(), Refusal::NotInstalled);
         assert_eq!(uninstall(&state(Some((Native, VERSION)), true, true), false).unwrap_err(), Refusal::HasStores);
         assert!(uninstall(&state(Some((Native, VERSION)), true, true), true).is_ok());

@@ -13,6 +13,8 @@ const JOIN_ROLES: &str = include_str!("../../../sql/flavours/portable/join.sql")
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     pub installed: Option<(Flavour, String)>,
+    /// Whether it is an extension without the library: pg_tle's.
+    pub is_of_pg_tle: bool,
     /// Whether this Postgres has the library in this version.
     pub has_library: bool,
     pub is_superuser: bool,
@@ -29,6 +31,11 @@ impl State {
             .query_one(
                 "select (select e.extversion from pg_extension e where e.extname = 'livestore_sync'),
                      exists (
+                         select from pg_proc p
+                         join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
+                         join pg_language l on l.oid = p.prolang and l.lanname = 'c'
+                     ),
+                     exists (
                          select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
                          where n.nspname = 'livestore' and p.proname = 'flavour' and p.pronargs = 0
                              and p.proowner = to_regrole('livestore_owner')
@@ -42,9 +49,12 @@ impl State {
                 &[&VERSION],
             )
             .await?;
-        let installed = match (row.try_get::<_, Option<String>>(0)?, row.try_get(1)?) {
-            (Some(version), _) => Some((Flavour::Native, version)),
-            (None, true) => {
+        let extension: Option<String> = row.try_get(0)?;
+        let (has_native, has_portable): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+        let is_of_pg_tle = extension.is_some() && !has_native;
+        let installed = match (extension, has_portable) {
+            (Some(version), _) if has_native => Some((Flavour::Native, version)),
+            (_, true) => {
                 // Nobody but the members of its owner can read what follows.
                 client.batch_execute(JOIN_ROLES).await?;
                 let version = client
@@ -52,15 +62,22 @@ impl State {
                     .await?;
                 Some((Flavour::Portable, version.try_get(0)?))
             }
-            (None, false) => None,
+            (_, false) => None,
         };
-        let is_superuser: bool = row.try_get(3)?;
+        let is_superuser: bool = row.try_get(4)?;
         let has_stores = match &installed {
             None => false,
             // Its owner is a superuser, and others can change nothing.
             Some((Flavour::Native, _)) if !is_superuser => true,
             Some(_) => client.query_one("select exists (select from livestore.stores)", &[]).await?.try_get(0)?,
         };
-        Ok(Self { installed, has_library: row.try_get(2)?, is_superuser, role: row.try_get(4)?, has_stores })
+        Ok(Self {
+            installed,
+            is_of_pg_tle,
+            has_library: row.try_get(3)?,
+            is_superuser,
+            role: row.try_get(5)?,
+            has_stores,
+        })
     }
 }
