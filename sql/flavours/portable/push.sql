@@ -99,11 +99,7 @@ begin
     return query
     select p.push::integer, null::bigint, 0, null::text, null::timestamptz, '55P03', 'another transaction holds the store', null::text, 'Try again.'
     from unnest(places) with ordinality p(place, push)
-    where p.place is null and stores.ids is not null
-    union all
-    select p.push, null, 0, null, null, '55P03', 'another transaction holds the store', null, 'Try again.'
-    from generate_series(1, count) p(push)
-    where stores.ids is null;
+    where p.place is null;
 end
 $$;
 
