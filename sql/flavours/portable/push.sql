@@ -95,6 +95,11 @@ begin
         end;
         return next;
     end loop;
+    -- As livestore.push_batch says it, too.
+    return query
+    select p.push::integer, null::bigint, 0, null::text, null::timestamptz, '55P03', 'another transaction holds the store', null::text, 'Try again.'
+    from unnest(places) with ordinality p(place, push)
+    where p.place is null;
 end
 $$;
 

@@ -330,3 +330,23 @@ async fn three_hundred_new_stores_take_as_many_writes_as_one() {
         assert_eq!(statements.len(), count, "stores, heads, events, the commit log: {statements:#?}");
     }
 }
+
+#[tokio::test]
+async fn a_caller_that_skips_held_stores_is_told_which() {
+    let database = Database::new().await;
+    let (holder, client) = (database.connect("sidecar").await, database.connect("sidecar").await);
+    push(&client, "held", chain(0, 1)).await.unwrap();
+    run(&holder, "begin; select livestore.commit('held', 'e')").await;
+    run(&client, "set livestore.held_stores = 'skip'").await;
+    let to_held = Push::to("held", chain(1, 1));
+    for (pushes, expected) in [
+        (vec![to_held.clone()], vec![Err("55P03")]),
+        (vec![Push::to("free", chain(0, 1)), to_held.clone()], vec![Ok(1), Err("55P03")]),
+        (vec![to_held.clone(), Push::to("free", chain(1, 1)), to_held], vec![Err("55P03"), Ok(2), Err("55P03")]),
+    ] {
+        let outcomes = push_batch(&client, &pushes).await;
+        assert_eq!(outcomes.iter().map(|outcome| outcome.brief()).collect::<Vec<_>>(), expected);
+    }
+    run(&holder, "commit").await;
+    assert_eq!(log(&client, "held").await, up_to(2));
+}
