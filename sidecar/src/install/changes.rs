@@ -8,7 +8,6 @@ use super::state::{State, VERSION};
 /// The portable flavour, in a transaction of its own.
 const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
 const LEAVE_EXTENSION: &str = include_str!("../../../sql/flavours/portable/adopt.sql");
-const LEAVE_ROLES: &str = include_str!("../../../sql/flavours/portable/leave.sql");
 
 /// First, and before anything else is locked: pushes and pulls lock the table of stores before others, and would wait for those.
 const ALONE: &str = "lock table livestore.stores in access exclusive mode;";
@@ -134,7 +133,7 @@ pub fn uninstall(state: &State, drop_data: bool) -> Result<Vec<Change>, Refusal>
         Flavour::Native => {
             "drop extension livestore_sync cascade;\ndrop schema if exists livestore cascade;".to_owned()
         }
-        Flavour::Portable => format!("drop schema livestore cascade;\n{LEAVE_ROLES}"),
+        Flavour::Portable => "drop schema livestore cascade;".to_owned(),
     };
     let change = Change {
         afterwards: Some(

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use tokio_postgres::Client;
 
 use self::changes::{Change, Refusal};
-use self::state::State;
+use self::state::{LEAVE_ROLES, State};
 use crate::postgres::{Connected, DatabaseError, address, connect_once};
 use crate::settings::SettingsError;
 
@@ -177,6 +177,7 @@ impl Owner {
             writeln!(out, "{what}")?;
             client.batch_execute(sql).await?;
         }
+        client.batch_execute(LEAVE_ROLES).await?;
         client.batch_execute("commit").await?;
         for advice in changes.iter().filter_map(|change| change.afterwards.as_ref()) {
             writeln!(out, "\n{advice}")?;

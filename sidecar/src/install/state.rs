@@ -7,8 +7,11 @@ use super::Flavour;
 /// The version that this program installs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Makes the role a member of livestore_owner and livestore_hooks, until the end of the portable script.
+/// Makes the role a member of livestore_owner and livestore_hooks, until [`LEAVE_ROLES`].
 const JOIN_ROLES: &str = include_str!("../../../sql/flavours/portable/join.sql");
+
+/// Ends the memberships that [`State::read`] has taken. The last statement before a commit.
+pub const LEAVE_ROLES: &str = include_str!("../../../sql/flavours/portable/leave.sql");
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {

@@ -74,6 +74,9 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         for arguments in [&["install", "--sidecar-role", &role][..], &["upgrade"]] {
             assert_eq!(succeed(&url, arguments), "Nothing to do.\n", "{provider}");
         }
+        // A further role for a sidecar is all that changes: the owner stays no member for that.
+        succeed(&url, &["install", "--sidecar-role", &format!("second_{role}")]);
+        assert_eq!(text(&admin, members).await, "", "{provider}: after a further role");
         assert_eq!(
             text(&admin, "select string_agg(version || flavour || installed_by, ',') from livestore.versions").await,
             format!("{}portable{owner}", env!("CARGO_PKG_VERSION"))
@@ -209,6 +212,9 @@ async fn a_database_in_use_changes_its_flavour_and_loses_nothing() {
     for load in loads {
         assert!(load.finish(&database).await > 10);
     }
+    // The commit log has each event once: also those of pushes that an installation overtook.
+    let positions = text(&admin, "select sum(position - first_position + 1)::text from livestore.commits").await;
+    assert_eq!(positions, text(&admin, "select count(*)::text from livestore.events").await);
     for sidecar in &sidecars {
         let log = sidecar.log();
         assert!(!log.contains("a client is refused"), "{log}");
