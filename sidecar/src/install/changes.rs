@@ -102,7 +102,7 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
         )),
         (Some((Flavour::Native, version)), Flavour::Portable) => Some(Change::new(
             format!("Changing livestore_sync {version} from the native flavour to the portable one, {VERSION}."),
-            format!("set local search_path = pg_catalog, pg_temp;\n{LEAVE_EXTENSION}\n{}", portable()),
+            format!("{LEAVE_EXTENSION}\n{}", portable()),
         )),
     };
     let change = change.map(|change| match state.installed {

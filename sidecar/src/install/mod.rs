@@ -18,6 +18,9 @@ use crate::settings::SettingsError;
 /// A lock that another transaction holds for longer stops the installation: clients wait behind it meanwhile.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '3s'";
 
+/// Functions and operators are Postgres' own: strangers may have created others in the schemas that a role searches.
+const SEARCH_PATH: &str = "set local search_path = pg_catalog, pg_temp";
+
 /// The two forms in which a database can have livestore_sync. Both do the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Flavour {
@@ -158,11 +161,12 @@ impl Owner {
         let Connected { client, connection, .. } = connect_once(address).await?;
         tokio::spawn(connection);
         client.batch_execute("set client_min_messages = warning; begin").await?;
+        client.batch_execute(SEARCH_PATH).await?;
         client.batch_execute(LOCK_TIMEOUT).await?;
         let changes = plan(&client).await?;
         let mut out = std::io::stdout();
         if self.dry_run {
-            writeln!(out, "begin;\n{LOCK_TIMEOUT};")?;
+            writeln!(out, "begin;\n{SEARCH_PATH};\n{LOCK_TIMEOUT};")?;
             for Change { what, sql, .. } in &changes {
                 writeln!(out, "\n-- {what}\n{sql}")?;
             }

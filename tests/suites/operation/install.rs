@@ -148,7 +148,25 @@ async fn what_a_stranger_has_planted_stops_an_installation() {
         assert!(code == 4 && refused.contains(hint), "{planted}: {refused}");
         admin.batch_execute("drop schema livestore cascade").await.unwrap();
     }
-    admin.batch_execute("create role livestore_owner; grant livestore_owner to stranger").await.unwrap();
+    // Functions that Postgres would prefer to its own, if it looked for them there.
+    for arguments in
+        ["text, text", "text, text, text", "text, text, text, text", "text, text, name, text", "text, text, name"]
+    {
+        let planted = format!(
+            "create function public.format({arguments}) returns text language plpgsql as $$ begin raise 'planted'; end $$;
+             alter function public.format({arguments}) owner to stranger"
+        );
+        admin.batch_execute(&planted).await.unwrap();
+    }
+    succeed(&url, &["install"]);
+    succeed(&url, &["install", "--sidecar-role", "second"]);
+    succeed(&url, &["uninstall"]);
+    for role in
+        ["livestore_sidecar", "second", "livestore_admin", "livestore_writer", "livestore_reader", "livestore_hooks"]
+    {
+        admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+    }
+    admin.batch_execute("grant livestore_owner to stranger").await.unwrap();
     let (code, refused) = run(&url, &["install"]);
     assert!(code == 4 && refused.contains("stranger is a member of livestore_owner"), "{refused}");
     cluster.pg_ctl(&["stop", "-m", "immediate"]);
