@@ -3,7 +3,7 @@
 use tokio_postgres::Client;
 
 use super::Flavour;
-use super::state::{State, VERSION};
+use super::state::{JOIN_ROLES, LEAVE_ROLES, State, VERSION};
 
 /// The portable flavour, in a transaction of its own.
 const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
@@ -107,7 +107,9 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
     };
     let change = change.map(|change| match state.installed {
         None => change,
-        Some(_) => Change { sql: format!("{ALONE}\n{}", change.sql), ..change },
+        Some((Flavour::Native, _)) => Change { sql: format!("{ALONE}\n{}", change.sql), ..change },
+        // Once more, for the script that is printed.
+        Some((Flavour::Portable, _)) => Change { sql: format!("{JOIN_ROLES}\n{ALONE}\n{}", change.sql), ..change },
     });
     Ok(vec![change])
 }
@@ -133,7 +135,7 @@ pub fn uninstall(state: &State, drop_data: bool) -> Result<Vec<Change>, Refusal>
         Flavour::Native => {
             "drop extension livestore_sync cascade;\ndrop schema if exists livestore cascade;".to_owned()
         }
-        Flavour::Portable => "drop schema livestore cascade;".to_owned(),
+        Flavour::Portable => format!("{JOIN_ROLES}\ndrop schema livestore cascade;\n{LEAVE_ROLES}"),
     };
     let change = Change {
         afterwards: Some(
@@ -215,7 +217,7 @@ mod tests {
         }
         assert_eq!(
             sql(&state(Some((Portable, "0.2.9")), true, true), None).unwrap(),
-            format!("{ALONE}\n{}", portable())
+            format!("{JOIN_ROLES}\n{ALONE}\n{}", portable())
         );
         assert_eq!(
             sql(&state(Some((Native, "0.2.0")), true, true), None).unwrap(),

@@ -8,7 +8,7 @@ use super::Flavour;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Makes the role a member of livestore_owner and livestore_hooks, until [`LEAVE_ROLES`].
-const JOIN_ROLES: &str = include_str!("../../../sql/flavours/portable/join.sql");
+pub const JOIN_ROLES: &str = include_str!("../../../sql/flavours/portable/join.sql");
 
 /// Ends the memberships that [`State::read`] has taken. The last statement before a commit.
 pub const LEAVE_ROLES: &str = include_str!("../../../sql/flavours/portable/leave.sql");

@@ -88,7 +88,14 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         let (code, refused) = run(&url, &["uninstall"]);
         assert!(code == 4 && refused.contains("--drop-data") && refused.contains("Nothing was changed"), "{refused}");
         assert_eq!(text(&admin, "select count(*)::text from livestore.events").await, "1");
-        succeed(&url, &["uninstall", "--drop-data"]);
+        // The SQL that is printed does the same.
+        if index == 0 {
+            let sql = succeed(&url, &["uninstall", "--drop-data", "--dry-run"]);
+            cluster.connect(&owner, &name).await.batch_execute(&sql).await.unwrap();
+        } else {
+            succeed(&url, &["uninstall", "--drop-data"]);
+        }
+        assert_eq!(text(&admin, members).await, "", "{provider}");
         assert_eq!(run(&url, &["upgrade"]).0, 4);
     }
     cluster.pg_ctl(&["stop", "-m", "immediate"]);
