@@ -60,6 +60,26 @@ fn shell(script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The recipes as far as they run without the provider: their URLs and options mean something to the sidecar.
+#[test]
+fn the_recipes_for_managed_postgres_have_urls_and_options_that_the_sidecar_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "openssl req -x509 -nodes -newkey rsa:2048 -days 2 -subj /CN=provider -keyout key -out prod-ca-2021.crt";
+    let recipes = snippets("docs/managed.md", "sh");
+    assert_eq!(recipes.len(), 6);
+    let enter = format!("cd {}; unset LIVESTORE_JWT_SECRET", folder.path().display());
+    shell(&format!("{enter}; {key} 2> /dev/null; cp prod-ca-2021.crt global-bundle.pem"));
+    for recipe in recipes {
+        let exports: Vec<&str> = recipe.lines().filter(|line| line.starts_with("export ")).collect();
+        let serve = recipe.lines().last().unwrap().replace("livestore-sidecar", "livestore-sidecar check");
+        // Nobody listens there.
+        let elsewhere = r#"DATABASE_URL=$(echo "$DATABASE_URL" | sed 's|@[^/]*/|@127.0.0.1:1/|')"#;
+        let report = shell(&format!("{enter}; {}; {elsewhere}; {serve} || true", exports.join("; ")));
+        assert!(report.contains("WRONG   the database cannot be reached"), "{recipe}{report}");
+        assert!(report.contains("\n1 wrong"), "{recipe}{report}");
+    }
+}
+
 #[test]
 fn the_token_command_makes_the_claims_that_the_page_shows() {
     let command = snippets("docs/security.md", "sh").into_iter().find(|block| block.contains(" token ")).unwrap();
