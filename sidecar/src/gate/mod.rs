@@ -29,7 +29,7 @@ use self::hosts::Hosts;
 use self::origins::Origins;
 use crate::auth::{AuthSettings, Authentication, Credentials, TokenError};
 use crate::limits::memory::{Account, Memory};
-use crate::log::{Context, Log, StoreId, StoreLog};
+use crate::log::{Context, Log, Malformed, StoreId, StoreLog};
 use crate::settings::SettingsError;
 use crate::shutdown::Ending;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
@@ -108,7 +108,7 @@ impl Gate {
         store: &StoreId,
         payload: Option<&RawValue>,
         parts: &Parts,
-    ) -> Result<Context, String> {
+    ) -> Result<Context, Malformed> {
         is_for(dialect, store);
         self.unnamed_context(dialect, payload, parts)
     }
@@ -119,9 +119,12 @@ impl Gate {
         dialect: &Dialect,
         payload: Option<&RawValue>,
         parts: &Parts,
-    ) -> Result<Context, String> {
+    ) -> Result<Context, Malformed> {
         if payload.is_some_and(|payload| payload.get().len() > Context::PAYLOAD_BYTES) {
-            return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
+            return Err(Malformed::new(format!(
+                "malformed payload: it has more than {} bytes",
+                Context::PAYLOAD_BYTES
+            )));
         }
         let mut forwarded = forwarded(&self.forward_headers, &parts.headers);
         if !self.origins.trust_cookies(&parts.headers) {
@@ -158,7 +161,7 @@ impl Gate {
         store_id: &str,
         payload: Option<&RawValue>,
         parts: &Parts,
-    ) -> Result<StoreLog, String> {
+    ) -> Result<StoreLog, Malformed> {
         let store = StoreId::parse(store_id)?;
         let context = self.context(dialect, &store, payload, parts)?;
         Ok(self.log.store(store, context))

@@ -1,9 +1,42 @@
 //! Why a client does not get what it asks a log for.
 
+use std::error::Error;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use crate::postgres::Unreadable;
 use crate::telemetry::refusals::Reason;
+
+/// A request that is malformed. The text is for the client that sent it.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Malformed {
+    text: String,
+    #[source]
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl Malformed {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), source: None }
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// `what` is wrong, and what reading it has found.
+    pub fn because(what: impl Display, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { text: format!("{what}: {source}"), source: Some(Box::new(source)) }
+    }
+}
+
+/// The text.
+impl From<Malformed> for String {
+    fn from(malformed: Malformed) -> Self {
+        malformed.text
+    }
+}
 
 /// The token, the operator's function or something else says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -173,8 +173,8 @@ struct Unappended {
 
 impl Batch {
     /// Reads a JSON array of events. The error is for the client that sent it.
-    pub fn parse(json: &str) -> Result<Self, String> {
-        let fields: Vec<validation::Event<'_>> = serde_json::from_str(json).map_err(|error| error.to_string())?;
+    pub fn parse(json: &str) -> Result<Self, serde_json::Error> {
+        let fields: Vec<validation::Event<'_>> = serde_json::from_str(json)?;
         let events = fields
             .iter()
             .map(|event| Unappended {

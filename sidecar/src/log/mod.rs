@@ -29,7 +29,7 @@ pub use access::store::StoreLog;
 pub use access::writer::{Admitted, Receipt};
 pub use aliases::{Age, Alias, Location, Naming};
 pub use context::Context;
-pub use error::{Denied, PullError, PushError};
+pub use error::{Denied, Malformed, PullError, PushError};
 pub use event::{AbsentArgs, Batch, Event, Origin, StoredEvent};
 pub use limits::OverLimit;
 pub use read::page::Page;

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::error::Malformed;
 use super::text::PgText;
 
 /// The name of a store, as the extension accepts it: 1 to 1,024 characters, without U+0000.
@@ -12,12 +13,12 @@ const MAX_CHARACTERS: usize = 1024;
 
 impl StoreId {
     /// The error is for the client that sent it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
         if text.is_empty() {
-            return Err("storeId is empty".into());
+            return Err(Malformed::new("storeId is empty"));
         }
         if text.chars().nth(MAX_CHARACTERS).is_some() {
-            return Err(format!("storeId is longer than {MAX_CHARACTERS} characters"));
+            return Err(Malformed::new(format!("storeId is longer than {MAX_CHARACTERS} characters")));
         }
         PgText::check("storeId", text)?;
         Ok(Self(text.into()))

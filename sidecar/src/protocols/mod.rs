@@ -143,9 +143,9 @@ pub fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Res
 }
 
 /// Reads a body. It must be UTF-8 from end to end (RFC 8259, section 8.1): `serde_json` itself does not look at what it skips.
-pub fn read_json<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, String> {
-    let text = std::str::from_utf8(body).map_err(|error| error.to_string())?;
-    serde_json::from_str(text).map_err(|error| error.to_string())
+pub fn read_json<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, serde_json::Error> {
+    let text = std::str::from_utf8(body).map_err(serde::de::Error::custom)?;
+    serde_json::from_str(text)
 }
 
 /// The status of a refusal.

@@ -21,7 +21,7 @@ use super::{Protocol, Services, cf_0_3, endpoint_in, info, refuse_any, rpc, webs
 use crate::auth::{AuthSettings, Secret};
 use crate::gate::answers::{bad_request, refuse, upgrade_required};
 use crate::gate::{Dialect, Gate};
-use crate::log::{Context, StoreId, StoreLog};
+use crate::log::{Context, Malformed, StoreId, StoreLog};
 use crate::settings::{SettingsError, check_secret};
 use crate::telemetry::refusals::{Asked, Reason};
 
@@ -121,8 +121,8 @@ async fn sync(
     let (store, context) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
-            cf.gate.refused(Asked::Connect, Reason::Malformed, dialect, &error);
-            return bad_request(&error);
+            cf.gate.refused(Asked::Connect, Reason::Malformed, dialect, error.text());
+            return bad_request(error.text());
         }
     };
     let log = cf.gate.log.store(store, context);
@@ -173,12 +173,13 @@ async fn http(gate: &Gate, log: StoreLog, method: &Method, body: Body) -> Respon
 }
 
 /// The sync payload of a URL: JSON, percent-encoded once more than the search params are.
-fn decode_payload(encoded: &str) -> Result<Box<RawValue>, String> {
-    let json = percent_decode_str(encoded).decode_utf8().map_err(|error| format!("malformed payload: {error}"))?;
+fn decode_payload(encoded: &str) -> Result<Box<RawValue>, Malformed> {
+    let json =
+        percent_decode_str(encoded).decode_utf8().map_err(|error| Malformed::because("malformed payload", error))?;
     if json.len() > Context::PAYLOAD_BYTES {
-        return Err(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES));
+        return Err(Malformed::new(format!("malformed payload: it has more than {} bytes", Context::PAYLOAD_BYTES)));
     }
-    serde_json::from_str(&json).map_err(|error| format!("malformed payload: {error}"))
+    serde_json::from_str(&json).map_err(|error| Malformed::because("malformed payload", error))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
-use crate::log::{Denied, Origin, OverLimit, PgText, PushError, Reader, StoreLog};
+use crate::log::{Denied, Malformed, Origin, OverLimit, PgText, PushError, Reader, StoreLog};
 use crate::postgres::{DatabaseError, Unreadable, retry_until_available};
 
 /// The bounds of a page.
@@ -34,7 +34,7 @@ pub struct ArchivedEvent<'a> {
 }
 
 impl ArchivedEvent<'_> {
-    fn check_texts(&self) -> Result<(), String> {
+    fn check_texts(&self) -> Result<(), Malformed> {
         let texts = [("eventName", self.name), ("clientId", self.client_id), ("sessionId", self.session_id)];
         texts.into_iter().try_for_each(|(what, text)| PgText::check(what, text))
     }
@@ -84,7 +84,7 @@ pub async fn append(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<(), 
 async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<(), PushError> {
     let sizes = events.iter().map(ArchivedEvent::size);
     log.check_sizes(sizes.clone())?;
-    events.iter().try_for_each(ArchivedEvent::check_texts).map_err(PushError::Invalid)?;
+    events.iter().try_for_each(ArchivedEvent::check_texts).map_err(|error| PushError::Invalid(error.into()))?;
     let writer = log.writer_of(sizes.sum(), OverLimit::Wait).await?;
     let _connection = CONNECTIONS.acquire().await.map_err(|_| PushError::Unavailable)?;
     let client = writer.database().client().await.map_err(|_| PushError::Unavailable)?;

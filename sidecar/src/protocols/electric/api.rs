@@ -21,7 +21,7 @@ use super::offset::Position;
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, nothing, read};
 use super::upstream::{self, Upstream};
 use crate::limits::memory::counted;
-use crate::log::{Batch, OverLimit, PushError, StoreLog};
+use crate::log::{Batch, Malformed, OverLimit, PushError, StoreLog};
 use crate::protocols::{brief, read_json, status_of};
 use crate::shutdown::Ending;
 
@@ -42,7 +42,7 @@ pub struct RawPosition {
 }
 
 impl Pull {
-    pub fn parse(query: &str) -> Result<Self, String> {
+    pub fn parse(query: &str) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct SearchParams {
             args: String,
@@ -65,11 +65,14 @@ impl Pull {
             Some { value: RawPosition },
         }
         let SearchParams { args } =
-            serde_urlencoded::from_str(query).map_err(|error| format!("malformed search params: {error}"))?;
+            serde_urlencoded::from_str(query).map_err(|error| Malformed::because("malformed search params", error))?;
         let Args { tag, store_id, payload, handle, live } =
-            serde_json::from_str(&args).map_err(|error| format!("malformed args: {error}"))?;
+            serde_json::from_str(&args).map_err(|error| Malformed::because("malformed args", error))?;
         if tag != "@livestore/sync-electric.Pull" {
-            return Err(format!("malformed args: the _tag \"{}\" is not @livestore/sync-electric.Pull", brief(&tag)));
+            return Err(Malformed::new(format!(
+                "malformed args: the _tag \"{}\" is not @livestore/sync-electric.Pull",
+                brief(&tag)
+            )));
         }
         let position = match handle {
             Maybe::None => None,
@@ -87,7 +90,7 @@ pub struct Push {
 }
 
 impl Push {
-    pub fn parse(body: &[u8]) -> Result<Self, String> {
+    pub fn parse(body: &[u8]) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Body<'a> {
@@ -97,18 +100,22 @@ impl Push {
             #[serde(borrow)]
             batch: &'a RawValue,
         }
-        let Body { tag, store_id, batch } = read_json(body).map_err(|error| format!("malformed push: {error}"))?;
+        let Body { tag, store_id, batch } =
+            read_json(body).map_err(|error| Malformed::because("malformed push", error))?;
         if tag != "@livestore/sync-electric.Push" {
-            return Err(format!("malformed push: the _tag \"{}\" is not @livestore/sync-electric.Push", brief(&tag)));
+            return Err(Malformed::new(format!(
+                "malformed push: the _tag \"{}\" is not @livestore/sync-electric.Push",
+                brief(&tag)
+            )));
         }
-        let batch = Batch::parse(batch.get()).map_err(|error| format!("malformed batch: {error}"))?;
+        let batch = Batch::parse(batch.get()).map_err(|error| Malformed::because("malformed batch", error))?;
         // The client insists on args when it pulls. With a null in their place it would take its own event for somebody
         // else's, and push it again, without end.
         if let Some(seq_num) = batch.first_without_args() {
-            return Err(format!(
+            return Err(Malformed::new(format!(
                 "event {seq_num} has no args, which sync-electric cannot carry: give the event a schema with a value, \
                  Schema.Struct({{}}) if need be"
-            ));
+            )));
         }
         Ok(Self { store_id, batch })
     }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{ELECTRIC, GRACE, SHAPE, Settings, Upstream, api, shape};
 use crate::auth::penalty;
 use crate::gate::{Gate, is_for};
-use crate::log::{Action, Age, Alias, Context, StoreId, StoreLog};
+use crate::log::{Action, Age, Alias, Context, Malformed, StoreId, StoreLog};
 use crate::protocols::Services;
 use crate::settings::SettingsError;
 use crate::telemetry::refusals::{Asked, Reason};
@@ -63,7 +63,7 @@ async fn pull(electric: Arc<Electric>, request: &Parts) -> Response {
     match parsed {
         Ok((pull, log)) => api::pull(log, pull, electric.upstream.as_ref(), &electric.gate.ending).await,
         // Not 400, which the client takes for an empty log.
-        Err(error) => api::failure(StatusCode::UNPROCESSABLE_ENTITY, &error, Value::Null),
+        Err(error) => api::failure(StatusCode::UNPROCESSABLE_ENTITY, error.text(), Value::Null),
     }
 }
 
@@ -80,8 +80,8 @@ async fn push(electric: Arc<Electric>, request: Request) -> Response {
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
         Err(error) => {
-            electric.gate.refused(Asked::Push, Reason::Malformed, &ELECTRIC, &error);
-            api::failure(StatusCode::BAD_REQUEST, &error, json!({"_tag": "InvalidPushError"}))
+            electric.gate.refused(Asked::Push, Reason::Malformed, &ELECTRIC, error.text());
+            api::failure(StatusCode::BAD_REQUEST, error.text(), json!({"_tag": "InvalidPushError"}))
         }
     }
 }
@@ -118,7 +118,7 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
     let mut patience = asked.patience(upstream.map(|_| GRACE).unwrap_or_default(), &electric.gate.ending);
     let context = match electric.gate.unnamed_context(&SHAPE, None, &request) {
         Ok(context) => Arc::new(context),
-        Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error})),
+        Err(error) => return shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error.text()})),
     };
     let log = match patience.wait_for(find(&electric, &asked, &context)).await {
         Some(Ok(log)) => log,
@@ -135,7 +135,7 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
 async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreLog, Response> {
     let logs = &electric.gate.log;
     let store = |name: &str| StoreId::parse(name).map(|store| logs.store(store, Arc::clone(context)));
-    let invalid = |error| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error}));
+    let invalid = |error: Malformed| shape::uncached(StatusCode::BAD_REQUEST, json!({"message": error.text()}));
     if let Some(store_id) = &asked.store_id {
         return store(store_id).map_err(invalid);
     }

@@ -16,7 +16,7 @@ use super::{PATH, RELAY, Settings};
 use crate::auth::{Identity, TokenError};
 use crate::gate::Gate;
 use crate::gate::answers::{bad_request, refuse, upgrade_required};
-use crate::log::{StoreId, StoreLog};
+use crate::log::{Malformed, StoreId, StoreLog};
 use crate::protocols::{Services, websocket};
 use crate::relay::Relay;
 use crate::settings::SettingsError;
@@ -62,8 +62,8 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
     let history = match peers.store.as_deref().map(|name| history(gate, name, &identity, &parts)).transpose() {
         Ok(history) => history,
         Err(error) => {
-            gate.refused(Asked::Connect, Reason::Malformed, &RELAY, &error);
-            return bad_request(&error);
+            gate.refused(Asked::Connect, Reason::Malformed, &RELAY, error.text());
+            return bad_request(error.text());
         }
     };
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
@@ -83,7 +83,7 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
 }
 
 /// The log of the user's store.
-fn history(gate: &Gate, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, String> {
+fn history(gate: &Gate, name: &str, identity: &Arc<Identity>, parts: &Parts) -> Result<StoreLog, Malformed> {
     let store = StoreId::parse(&name.replace("{user}", &identity.subject))?;
     let context = gate.context(&RELAY, &store, None, parts)?;
     Ok(gate.log.store(store, context.of(Arc::clone(identity))).given())

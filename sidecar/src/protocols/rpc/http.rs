@@ -38,7 +38,7 @@ pub async fn answer(log: StoreLog, request: Bytes, tasks: &TaskTracker, ending: 
     };
     let frames = match read_frames(text) {
         Ok(frames) => frames,
-        Err(error) => return array(StatusCode::BAD_REQUEST, format!("[{}]", defect(&error))),
+        Err(error) => return array(StatusCode::BAD_REQUEST, format!("[{}]", defect(error.text()))),
     };
     let connected = timeout(AWAY, log.connect()).await;
     if let Ok(Err(denied)) = &connected

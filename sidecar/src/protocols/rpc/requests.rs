@@ -114,7 +114,7 @@ impl<'a> Request<'a> {
                 let PushPayload { store_id, payload, batch, backend_id } = parse(payload)?;
                 let backend_id = Option::<String>::from(backend_id);
                 check_backend_id(backend_id.as_deref())?;
-                let batch = Batch::parse(batch.get()).map_err(|error| malformed("batch", &error))?;
+                let batch = Batch::parse(batch.get()).map_err(|error| malformed("batch", &error.to_string()))?;
                 (store_id, payload, Operation::Push { batch, backend_id })
             }
             (Transport::Http, "SyncHttpRpc", "Ping") => {

@@ -107,7 +107,7 @@ impl Session {
     async fn receive(&mut self, text: &str) -> Result<(), Close> {
         let frames = match read_frames(text) {
             Ok(frames) => frames,
-            Err(error) => return self.send(defect(&error)).await,
+            Err(error) => return self.send(defect(error.text())).await,
         };
         for frame in frames {
             match &*frame.kind {

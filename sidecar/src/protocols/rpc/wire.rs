@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tracing::{Span, debug_span};
 
-use crate::log::{AbsentArgs, Event, StoreId};
+use crate::log::{AbsentArgs, Event, Malformed, StoreId};
 use crate::protocols::brief;
 use crate::protocols::chunks::EVENT_OVERHEAD;
 use crate::telemetry::traces::Parent;
@@ -58,7 +58,7 @@ impl ClientFrame<'_> {
 }
 
 /// Reads a WebSocket message: a frame, or an array of frames.
-pub fn read_frames(text: &str) -> Result<Vec<ClientFrame<'_>>, String> {
+pub fn read_frames(text: &str) -> Result<Vec<ClientFrame<'_>>, Malformed> {
     let frames = if text.trim_ascii_start().starts_with('[') {
         serde_json::from_str::<Vec<&RawValue>>(text).and_then(|frames| {
             if frames.len() > FRAMES {
@@ -69,7 +69,7 @@ pub fn read_frames(text: &str) -> Result<Vec<ClientFrame<'_>>, String> {
     } else {
         serde_json::from_str(text).map(|frame| vec![frame])
     };
-    frames.map_err(|error| format!("not a frame of Effect RPC: {error}"))
+    frames.map_err(|error| Malformed::because("not a frame of Effect RPC", error))
 }
 
 /// The two wire forms of Effect RPC, told apart by the JSON type of a request's id.
@@ -232,7 +232,7 @@ mod tests {
             let frames = match read_frames(text) {
                 Ok(frames) => frames,
                 Err(error) => {
-                    let answer = defect(&error);
+                    let answer = defect(error.text());
                     assert!(serde_json::from_str::<Value>(&answer).is_ok() && answer.len() < ANSWER_BYTES, "{answer}");
                     return;
                 }

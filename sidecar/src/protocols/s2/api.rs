@@ -24,7 +24,7 @@ use tracing::debug;
 
 use super::limits::Limits;
 use super::stream::{Follow, Writer, error_event};
-use crate::log::{Batch, OverLimit, PushError, StoreLog};
+use crate::log::{Batch, Malformed, OverLimit, PushError, StoreLog};
 use crate::protocols::{body, read_json, status_of};
 use crate::shutdown::Ending;
 
@@ -45,7 +45,7 @@ pub struct Pull {
 }
 
 impl Pull {
-    pub fn parse(query: &str) -> Result<Self, String> {
+    pub fn parse(query: &str) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct SearchParams {
             args: String,
@@ -65,13 +65,17 @@ impl Pull {
             Start(String),
         }
         let SearchParams { args } =
-            serde_urlencoded::from_str(query).map_err(|error| format!("malformed search params: {error}"))?;
+            serde_urlencoded::from_str(query).map_err(|error| Malformed::because("malformed search params", error))?;
         let Args { store_id, s2_seq_num, live, payload } =
-            serde_json::from_str(&args).map_err(|error| format!("malformed args: {error}"))?;
+            serde_json::from_str(&args).map_err(|error| Malformed::because("malformed args", error))?;
         let after = match s2_seq_num {
             Cursor::Record(seen) if (0..=MAX_SEQ_NUM).contains(&seen) => seen + 1,
             Cursor::Start(start) if start == "from-start" => 0,
-            _ => return Err("malformed args: s2SeqNum is neither the number of a record nor \"from-start\"".into()),
+            _ => {
+                return Err(Malformed::new(
+                    "malformed args: s2SeqNum is neither the number of a record nor \"from-start\"",
+                ));
+            }
         };
         Ok(Self { store_id, payload, after, is_live: live })
     }
@@ -85,7 +89,7 @@ pub struct Push {
 }
 
 impl Push {
-    pub fn parse(body: &[u8]) -> Result<Self, String> {
+    pub fn parse(body: &[u8]) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Body<'a> {
@@ -93,8 +97,8 @@ impl Push {
             #[serde(borrow)]
             batch: &'a RawValue,
         }
-        let Body { store_id, batch } = read_json(body).map_err(|error| format!("malformed push: {error}"))?;
-        let batch = Batch::parse(batch.get()).map_err(|error| format!("malformed batch: {error}"))?;
+        let Body { store_id, batch } = read_json(body).map_err(|error| Malformed::because("malformed push", error))?;
+        let batch = Batch::parse(batch.get()).map_err(|error| Malformed::because("malformed batch", error))?;
         Ok(Self { store_id, batch })
     }
 }

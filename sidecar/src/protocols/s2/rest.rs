@@ -22,7 +22,7 @@ use super::records::{Tail, records, timestamp};
 use super::stream::{Follow, Writer};
 use crate::limits::memory::{Share, counted};
 use crate::log::{
-    Batch, Event, OverLimit, Page, PullError, PushError, Reader, Receipt, StoreLog, StreamEnd, Unreadable,
+    Batch, Event, Malformed, OverLimit, Page, PullError, PushError, Reader, Receipt, StoreLog, StreamEnd, Unreadable,
 };
 use crate::protocols::{body, read_json};
 use crate::shutdown::Ending;
@@ -42,7 +42,7 @@ pub struct Append {
 }
 
 impl Append {
-    pub fn parse(body: &[u8]) -> Result<Self, String> {
+    pub fn parse(body: &[u8]) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct Body {
             records: Vec<Record>,
@@ -54,9 +54,9 @@ impl Append {
             body: Option<String>,
         }
         let Body { records, match_seq_num, fencing_token } =
-            read_json(body).map_err(|error| format!("malformed request: {error}"))?;
+            read_json(body).map_err(|error| Malformed::because("malformed request", error))?;
         if records.is_empty() {
-            return Err("there are no records".into());
+            return Err(Malformed::new("there are no records"));
         }
         let mut bodies = Vec::with_capacity(records.len());
         for (index, Record { body }) in records.into_iter().enumerate() {
@@ -64,12 +64,17 @@ impl Append {
             let event: Result<Vec<serde::de::IgnoredAny>, _> = serde_json::from_str(&format!("[{body}]"));
             match event {
                 Ok(values) if values.len() == 1 => bodies.push(body),
-                Ok(_) => return Err(format!("record {index} is not one event of LiveStore as JSON")),
-                Err(error) => return Err(format!("record {index} is not an event of LiveStore as JSON: {error}")),
+                Ok(_) => return Err(Malformed::new(format!("record {index} is not one event of LiveStore as JSON"))),
+                Err(error) => {
+                    return Err(Malformed::because(
+                        format_args!("record {index} is not an event of LiveStore as JSON"),
+                        error,
+                    ));
+                }
             }
         }
         let batch = Batch::parse(&format!("[{}]", bodies.join(",")))
-            .map_err(|error| format!("a record is not an event of LiveStore: {error}"))?;
+            .map_err(|error| Malformed::because("a record is not an event of LiveStore", error))?;
         let has_fencing_token = fencing_token.is_some_and(|token| !token.is_empty());
         Ok(Self { batch, match_seq_num, has_fencing_token })
     }
@@ -163,7 +168,7 @@ enum Start {
 
 impl Read {
     /// `last_event_id` is of a stream only.
-    pub fn parse(query: &str, is_stream: bool, last_event_id: Option<&str>) -> Result<Self, String> {
+    pub fn parse(query: &str, is_stream: bool, last_event_id: Option<&str>) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct Params {
             seq_num: Option<u64>,
@@ -176,13 +181,13 @@ impl Read {
             clamp: Option<bool>,
         }
         let Params { seq_num, timestamp, tail_offset, count, bytes, until, wait, clamp } =
-            serde_urlencoded::from_str(query).map_err(|error| format!("malformed search params: {error}"))?;
+            serde_urlencoded::from_str(query).map_err(|error| Malformed::because("malformed search params", error))?;
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX).min(1 << 53);
         let start = match (seq_num, timestamp, tail_offset) {
             (Some(seq_num), None, None) => Start::SeqNum(number(seq_num)),
             (None, Some(timestamp), None) => Start::Timestamp(number(timestamp)),
             (None, None, offset) => Start::TailOffset(number(offset.unwrap_or(0))),
-            _ => return Err("only one of seq_num, timestamp and tail_offset says where to start".into()),
+            _ => return Err(Malformed::new("only one of seq_num, timestamp and tail_offset says where to start")),
         };
         let resumed = last_event_id.filter(|_| is_stream).map(parse_id).transpose()?;
         let limits = Limits { records: count, bytes, until: until.map(number) };
@@ -192,13 +197,13 @@ impl Read {
 }
 
 /// The id of a batch, see [`Writer`].
-fn parse_id(id: &str) -> Result<(i64, u64, u64), String> {
+fn parse_id(id: &str) -> Result<(i64, u64, u64), Malformed> {
     let parts: Vec<u64> = id.split(',').map_while(|part| part.parse().ok()).collect();
     match parts[..] {
         [seq_num, records, bytes] if id.matches(',').count() == 2 => {
             Ok((i64::try_from(seq_num).unwrap_or(i64::MAX - 1).min(1 << 53), records, bytes))
         }
-        _ => Err("Last-Event-ID is not <seq_num>,<count>,<bytes>".into()),
+        _ => Err(Malformed::new("Last-Event-ID is not <seq_num>,<count>,<bytes>")),
     }
 }
 
@@ -384,7 +389,7 @@ mod tests {
             assert!((0..=1 << 53).contains(&start));
             let Some((seq_num, records, bytes)) = read.resumed else { return };
             assert!((0..=1 << 53).contains(&seq_num));
-            assert_eq!(parse_id(&format!("{seq_num},{records},{bytes}")), Ok((seq_num, records, bytes)));
+            assert_eq!(parse_id(&format!("{seq_num},{records},{bytes}")).unwrap(), (seq_num, records, bytes));
             assert_eq!(Read::parse(query, false, id).unwrap().resumed, None);
         });
     }

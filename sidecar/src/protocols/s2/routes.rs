@@ -63,7 +63,7 @@ async fn pull(s2: Arc<S2>, request: &Parts) -> Response {
     });
     match parsed {
         Ok((pull, log)) => api::pull(log, pull, &s2.gate.connections, &s2.gate.ending).await,
-        Err(error) => api::refuse_pull(StatusCode::BAD_REQUEST, &error),
+        Err(error) => api::refuse_pull(StatusCode::BAD_REQUEST, error.text()),
     }
 }
 
@@ -80,8 +80,8 @@ async fn push(s2: Arc<S2>, request: Request) -> Response {
     match parsed {
         Ok((batch, log)) => api::push(log, batch).await,
         Err(error) => {
-            s2.gate.refused(Asked::Push, Reason::Malformed, &SYNC_S2, &error);
-            api::failure(StatusCode::BAD_REQUEST, &error)
+            s2.gate.refused(Asked::Push, Reason::Malformed, &SYNC_S2, error.text());
+            api::failure(StatusCode::BAD_REQUEST, error.text())
         }
     }
 }
@@ -273,7 +273,7 @@ async fn append(
         .await
         .map_err(|(status, message)| RestError(status, "invalid", message))?;
     let append = rest::Append::parse(&body).map_err(|error| {
-        log.refuse_malformed(&error);
+        log.refuse_malformed(error.text());
         invalid(error)
     })?;
     Ok(rest::append(log, append).await)

@@ -28,7 +28,7 @@ pub fn parse_table(
         }
     }
     // Nothing in Postgres has such a name.
-    PgText::check("the name", table).map_err(|problem| ("table", problem))?;
+    PgText::check("the name", table).map_err(|problem| ("table", problem.into()))?;
     let (schema, name) = match &mut identifiers[..] {
         [name] => (DEFAULT_SCHEMA.to_string(), std::mem::take(name)),
         [schema, name] => (std::mem::take(schema), std::mem::take(name)),
@@ -50,7 +50,7 @@ pub fn parse_table(
     if condition.is_some() {
         return Err(("where", "is not supported: a shape is the whole log of a store".into()));
     }
-    let suffix = PgText::parse("the name", suffix).map_err(|problem| ("table", problem))?;
+    let suffix = PgText::parse("the name", suffix).map_err(|problem| ("table", problem.into()))?;
     Ok((names::table(suffix), relation))
 }
 
