@@ -10,7 +10,7 @@ mod read;
 mod settings;
 mod store_id;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 mod text;
 mod write;
 

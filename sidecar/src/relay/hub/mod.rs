@@ -270,3 +270,110 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn id(text: &str) -> SidecarId {
+        text.into()
+    }
+
+    /// A parcel of JSON, from the sidecar `there`.
+    fn hear(hub: &Hub, json: &str) {
+        let json = json.replacen('{', r#"{"at":"there","#, 1);
+        hub.hear(serde_json::from_str(&json).unwrap());
+    }
+
+    fn known(client: &str, connection: i64, sidecar: &str) -> Known {
+        Known { user: id("user"), client_id: id(client), connection, sidecar: id(sidecar) }
+    }
+
+    /// The messages that have arrived.
+    fn received(inbox: &mut Inbox) -> Vec<String> {
+        let messages = std::iter::from_fn(|| inbox.next().now_or_never().flatten());
+        messages.map(|text| String::from_utf8(text.to_vec()).unwrap()).collect()
+    }
+
+    fn ended(inbox: &Inbox) -> Option<Ended> {
+        inbox.ending().ended().now_or_never()
+    }
+
+    #[test]
+    fn a_message_goes_to_the_other_devices_of_the_user_here_and_to_the_sidecars_of_the_others() {
+        let hub = Hub::default();
+        let (a, mut inbox_a) = hub.join(&id("user"), &id("a"));
+        let (_, mut inbox_b) = hub.join(&id("user"), &id("b"));
+        let (_, mut inbox_other) = hub.join(&id("other"), &id("b"));
+        hear(&hub, r#"{"join":[["user","c",7],["other","d",8]]}"#);
+        assert_eq!(hub.peers(&id("user"), &id("a")), [id("b"), id("c")]);
+        let sent = hub.spread(&id("user"), &id("a"), a, &Bytes::from_static(b"1"));
+        assert_eq!(sent, Some(vec![id("there")]));
+        hear(&hub, r#"{"messages":[{"user":"user","from":"c","kind":"push","text":2}]}"#);
+        assert_eq!(received(&mut inbox_a), ["2"]);
+        assert_eq!(received(&mut inbox_b), ["1", "2"]);
+        assert_eq!(received(&mut inbox_other), [""; 0]);
+        assert_eq!(hub.spread(&id("user"), &id("a"), a + 1, &Bytes::new()), None, "an earlier connection of it");
+    }
+
+    #[test]
+    fn of_two_connections_of_a_device_the_later_one_counts_wherever_it_is() {
+        let hub = Hub::default();
+        let (first, inbox_first) = hub.join(&id("user"), &id("a"));
+        let (second, inbox_second) = hub.join(&id("user"), &id("a"));
+        assert_eq!((ended(&inbox_first), ended(&inbox_second)), (Some(Ended::Replaced), None));
+        assert_eq!(hub.leave(&id("user"), &id("a"), first), None);
+        assert_eq!(hub.devices(), 1);
+        assert!(hub.learn(&id("own"), vec![known("a", 5, "own")]).is_empty());
+        hear(&hub, r#"{"join":[["user","a",4]]}"#);
+        assert_eq!(ended(&inbox_second), None, "the one elsewhere is older");
+        hear(&hub, r#"{"join":[["user","a",6]]}"#);
+        assert_eq!(ended(&inbox_second), Some(Ended::Replaced));
+        assert_eq!((hub.devices(), hub.leave(&id("user"), &id("a"), second)), (0, None));
+    }
+
+    #[test]
+    fn what_postgres_knows_of_here_and_is_gone_is_told() {
+        let hub = Hub::default();
+        hub.join(&id("user"), &id("a"));
+        let gone = hub.learn(&id("own"), vec![known("a", 1, "own"), known("b", 2, "own"), known("c", 3, "there")]);
+        assert_eq!(gone, [(id("user"), id("b"), 2)]);
+        assert_eq!(hub.peers(&id("user"), &id("a")), [id("c")]);
+        // Later, without c.
+        hub.learn(&id("own"), vec![known("a", 1, "own")]);
+        assert!(hub.peers(&id("user"), &id("a")).is_empty());
+    }
+
+    #[test]
+    fn an_answer_goes_to_the_connection_that_asked_and_an_id_belongs_to_one_device() {
+        let hub = Hub::default();
+        let (a, _inbox) = hub.join(&id("user"), &id("a"));
+        let (b, _inbox) = hub.join(&id("user"), &id("b"));
+        assert_eq!(hub.note_request(&id("user"), &id("a"), a, "1"), Some(0));
+        assert_eq!(hub.note_request(&id("user"), &id("b"), b, "1"), None);
+        let asker = Requested { client_id: id("a"), place: Place::Here(a) };
+        assert_eq!(hub.requested(&id("user"), &id("b"), "1"), Some(asker));
+        assert_eq!(hub.requested(&id("user"), &id("a"), "1"), None, "its own");
+        hub.leave(&id("user"), &id("a"), a);
+        assert_eq!(hub.requested(&id("user"), &id("b"), "1"), None);
+    }
+
+    #[test]
+    fn after_a_broken_link_devices_connect_again_and_their_users_are_told_elsewhere() {
+        let hub = Hub::default();
+        let (a, inbox) = hub.join(&id("user"), &id("a"));
+        hub.spread(&id("user"), &id("a"), a, &Bytes::new());
+        for missed in [vec![id("user")], vec![]] {
+            hub.question();
+            let started_over = hub.start_over();
+            assert_eq!(started_over, missed);
+        }
+        assert_eq!(ended(&inbox), Some(Ended::Missed));
+        hub.remember(vec![id("user")]);
+        hub.question();
+        hub.answered();
+        assert!(hub.start_over().is_empty());
+    }
+}

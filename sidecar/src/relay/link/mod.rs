@@ -257,3 +257,43 @@ impl LinkTask {
 async fn next_command(is_waiting: bool, commands: &mut mpsc::UnboundedReceiver<Command>) -> Option<Command> {
     if is_waiting { None } else { commands.recv().await }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::testing::nowhere;
+
+    #[tokio::test]
+    async fn commands_of_a_kind_go_together_and_in_their_order() {
+        let (link, mut task) = LinkTask::new(nowhere(), Arc::default());
+        for connection in 1..=GROUP_COMMANDS as i64 {
+            link.leave(&"user".into(), &"device".into(), connection);
+        }
+        let is_leave = |command: &Command| matches!(command, Command::Leave { .. });
+        for connection in 1..=3 {
+            let Some(Command::Leave { connection: next, .. }) = task.another(1, is_leave) else { panic!("none") };
+            assert_eq!(next, connection);
+        }
+        assert!(task.another(GROUP_COMMANDS, is_leave).is_none(), "the group is full");
+        assert!(task.another(1, |_| false).is_none());
+        // The one that did not fit is next, and none passes it.
+        assert!(matches!(task.next, Some(Command::Leave { connection: 4, .. })));
+        assert!(task.another(1, is_leave).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_broken_link_refuses_messages_and_lets_devices_go_on() {
+        let (link, mut task) = LinkTask::new(nowhere(), Arc::default());
+        let refusing = async {
+            for _ in 0..3 {
+                task.commands.recv().await.unwrap().refuse();
+            }
+        };
+        let (user, client_id) = ("user".into(), "device".into());
+        let (sent, (), (), ()) =
+            tokio::join!(link.send(vec![], "message".into()), link.join(&user, &client_id), link.exit(), refusing);
+        assert!(!sent);
+        drop(task);
+        assert!(!link.send(vec![], "message".into()).await);
+    }
+}
