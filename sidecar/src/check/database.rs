@@ -104,6 +104,12 @@ async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_pos
         let row = client.query_one("select livestore.version(), livestore.flavour()", &[]).await?;
         let (version, flavour): (&str, &str) = (row.get(0), row.get(1));
         report.good(format!("livestore_sync {version}, the {flavour} flavour"));
+        let own = env!("CARGO_PKG_VERSION");
+        if flavour == "portable" && version != own {
+            report.advise(format!(
+                "the database has livestore_sync {version}, and this program is {own}: run \"livestore-sidecar upgrade\" as the owner of the database"
+            ));
+        }
     }
     let newer = client
         .query_opt(

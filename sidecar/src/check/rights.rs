@@ -33,6 +33,9 @@ async fn owners(client: &Client, report: &mut Report) -> Result<(), Error> {
              from pg_auth_members m
              join pg_roles r on r.oid = m.roleid and r.rolname in ('livestore_owner', 'livestore_hooks')
              join pg_roles u on u.oid = m.member and not u.rolsuper
+             -- From Postgres 16 on, who has created a role is a member that may only grant it.
+             where coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
+                 or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
              union all
              select format('the role %I may log in, or is a superuser: alter role %1$I nologin nosuperuser', r.rolname)
              from pg_roles r

@@ -82,9 +82,16 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
             format!("{}portable{owner}", env!("CARGO_PKG_VERSION"))
         );
 
-        let sidecar = Start::new(cluster.url(&role, &name)).ready().await;
+        let sidecar_url = cluster.url(&role, &name);
+        let checked = succeed(&sidecar_url, &["check", "--listen", "127.0.0.1:0"]);
+        assert!(checked.contains("the portable flavour") && checked.contains("\n0 wrong"), "{provider}: {checked}");
+        assert!(!checked.contains("livestore-sidecar upgrade"), "{provider}: {checked}");
+        let sidecar = Start::new(sidecar_url).ready().await;
         push(&sidecar, "todos").await;
         drop(sidecar);
+        admin.batch_execute("create or replace function livestore.version() returns text immutable language sql as $$ select '0.3.0-old' $$").await.unwrap();
+        let checked = succeed(&cluster.url(&role, &name), &["check", "--listen", "127.0.0.1:0"]);
+        assert!(checked.contains("run \"livestore-sidecar upgrade\""), "{provider}: {checked}");
         let (code, refused) = run(&url, &["uninstall"]);
         assert!(code == 4 && refused.contains("--drop-data") && refused.contains("Nothing was changed"), "{refused}");
         assert_eq!(text(&admin, "select count(*)::text from livestore.events").await, "1");
