@@ -42,36 +42,36 @@ async fn text(client: &Client, query: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
-    let cluster = empty_cluster().await;
-    let superuser = cluster.connect("postgres", "postgres").await;
-    superuser.batch_execute("create role rds_superuser; create role neon_superuser").await.unwrap();
     for (index, (provider, attributes)) in PROVIDERS.into_iter().enumerate() {
-        let (owner, name) = (format!("owner_{index}"), format!("app_{index}"));
-        for statement in
-            [format!("create role {owner} login {attributes}"), format!("create database {name} owner {owner}")]
-        {
-            superuser.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{provider}: {error:?}"));
+        let cluster = empty_cluster().await;
+        let superuser = cluster.connect("postgres", "postgres").await;
+        let (owner, name, role) = ("owner", "app", "sidecar_of_app");
+        for statement in [
+            "create role rds_superuser; create role neon_superuser",
+            &format!("create role {owner} login {attributes}"),
+            &format!("create database {name} owner {owner}"),
+        ] {
+            superuser.batch_execute(statement).await.unwrap_or_else(|error| panic!("{provider}: {error:?}"));
         }
-        let url = cluster.url(&owner, &name);
+        let url = cluster.url(owner, name);
         let sql = succeed(&url, &["install", "--dry-run"]);
         assert!(sql.starts_with("begin;\n") && sql.ends_with("commit;\n"), "{provider}: {sql}");
-        let admin = cluster.connect("postgres", &name).await;
+        let admin = cluster.connect("postgres", name).await;
         assert_eq!(
             text(&admin, "select coalesce(to_regnamespace('livestore')::text, 'none')").await,
             "none",
             "{provider}"
         );
 
-        let role = format!("sidecar_{index}");
-        let installed = succeed(&url, &["install", "--sidecar-role", &role]);
-        assert!(installed.contains("the portable flavour") && installed.contains(&role), "{provider}: {installed}");
+        let installed = succeed(&url, &["install", "--sidecar-role", role]);
+        assert!(installed.contains("the portable flavour") && installed.contains(role), "{provider}: {installed}");
         assert_eq!(text(&admin, "select livestore.flavour()").await, "portable");
         // Nobody is left with the rights of the two roles.
         let members = "select coalesce(string_agg(m.member::regrole::text, ','), '') from pg_auth_members m
              where m.roleid in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
                  and coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)";
         assert_eq!(text(&admin, members).await, "", "{provider}");
-        for arguments in [&["install", "--sidecar-role", &role][..], &["upgrade"]] {
+        for arguments in [&["install", "--sidecar-role", role][..], &["upgrade"]] {
             assert_eq!(succeed(&url, arguments), "Nothing to do.\n", "{provider}");
         }
         // A further role for a sidecar is all that changes: the owner stays no member for that.
@@ -82,7 +82,7 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
             format!("{}portable{owner}", env!("CARGO_PKG_VERSION"))
         );
 
-        let sidecar_url = cluster.url(&role, &name);
+        let sidecar_url = cluster.url(role, name);
         let checked = succeed(&sidecar_url, &["check", "--listen", "127.0.0.1:0"]);
         assert!(checked.contains("the portable flavour") && checked.contains("\n0 wrong"), "{provider}: {checked}");
         assert!(!checked.contains("livestore-sidecar upgrade"), "{provider}: {checked}");
@@ -90,7 +90,7 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         push(&sidecar, "todos").await;
         drop(sidecar);
         admin.batch_execute("create or replace function livestore.version() returns text immutable language sql as $$ select '0.3.0-old' $$").await.unwrap();
-        let checked = succeed(&cluster.url(&role, &name), &["check", "--listen", "127.0.0.1:0"]);
+        let checked = succeed(&cluster.url(role, name), &["check", "--listen", "127.0.0.1:0"]);
         assert!(checked.contains("run \"livestore-sidecar upgrade\""), "{provider}: {checked}");
         let (code, refused) = run(&url, &["uninstall"]);
         assert!(code == 4 && refused.contains("--drop-data") && refused.contains("Nothing was changed"), "{refused}");
@@ -98,14 +98,14 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         // The SQL that is printed does the same.
         if index == 0 {
             let sql = succeed(&url, &["uninstall", "--drop-data", "--dry-run"]);
-            cluster.connect(&owner, &name).await.batch_execute(&sql).await.unwrap();
+            cluster.connect(owner, name).await.batch_execute(&sql).await.unwrap();
         } else {
             succeed(&url, &["uninstall", "--drop-data"]);
         }
         assert_eq!(text(&admin, members).await, "", "{provider}");
         assert_eq!(run(&url, &["upgrade"]).0, 4);
+        cluster.pg_ctl(&["stop", "-m", "immediate"]);
     }
-    cluster.pg_ctl(&["stop", "-m", "immediate"]);
 }
 
 /// Without CREATEROLE the roles have to be there, and the role a member of two of them meanwhile: the error says so.
