@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 
 const MIB: u64 = 1 << 20;
 
-/// A client may take 50 MiB by default, and as much again for buffers that grow and for answers of Postgres. On an idle machine it is 102 MiB,
+/// A client may take 32 MiB by default. The rest is for buffers that grow and for answers of Postgres: on an idle machine it is 102 MiB in all,
 /// on a busy one 110.
 const BOUND: u64 = 120 * MIB;
 
