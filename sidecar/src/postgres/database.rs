@@ -103,7 +103,7 @@ impl Database {
         self.demand.watch(is_busy, close).await;
     }
 
-    /// A connection beside the pool: the committer's and the listener's. Whoever gets it drives it.
+    /// A connection beside the pool: the committer's and the listener's, which drive it.
     pub async fn connect(&self) -> Result<Connected, DatabaseError> {
         self.demand.touch();
         self.servers.connect().await

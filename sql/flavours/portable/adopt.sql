@@ -1,4 +1,4 @@
--- The members of the extension stay without it. What they hold stays as it is, and the script of the portable flavour comes next.
+-- The members of the extension stay without it, with all data, and the script of the portable flavour comes next.
 do $$
 declare
     object record;

@@ -124,7 +124,7 @@ async fn a_database_that_no_client_needs_can_sleep_and_wakes_for_the_first() {
     assert_eq!(sidecar.metric("livestore_listening").await, 1.0);
     assert_eq!(proxy.connections(), before, "the database was not woken");
 
-    // What is committed elsewhere after the first client has come reaches it.
+    // Commits elsewhere reach the first client once it has come.
     let fleet = Fleet::open("late", sidecar.port()).await;
     fleet.settles(&["1"]).await;
     assert!(proxy.connections() > before);

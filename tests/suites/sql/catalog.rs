@@ -111,7 +111,7 @@ async fn a_database_of_another_encoding_is_refused() {
     let create = format!("create database {name} template template0 encoding 'LATIN1' locale 'C'");
     run(&database.admin().await, &create).await;
     let latin = database.cluster().connect("postgres", &name).await;
-    // As psql sends a script: a statement at a time. What comes later cannot be sent to such a database.
+    // As psql sends a script: a statement at a time. Later ones cannot be sent to such a database.
     let script = Flavour::of_tests().install();
     let script = script.split_once("-- Roles belong").map_or(script, |(beginning, _)| beginning);
     let error = latin.batch_execute(script).await.unwrap_err();

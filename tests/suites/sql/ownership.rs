@@ -183,7 +183,7 @@ async fn everything_belongs_to_a_role_without_rights() {
         let not_owned: Vec<String> = all(&admin, NOT_OWNED).await;
         match Flavour::of_tests() {
             Flavour::Native => assert_eq!(not_owned, [""; 0], "{release:?}"),
-            // What runs as livestore_hooks, which the library does without.
+            // Functions that run as livestore_hooks; the library needs none.
             Flavour::Portable => {
                 let names: Vec<_> = not_owned.iter().map(|name| name.split('(').next().unwrap()).collect();
                 assert_eq!(

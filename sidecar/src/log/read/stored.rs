@@ -49,7 +49,7 @@ impl<'a> Events<'a> {
         rest.number("seqNum").ok()
     }
 
-    /// The next event; `None` after the last. What follows one that cannot be read cannot be read either.
+    /// The next event; `None` after the last. After one that cannot be read, none can be read.
     pub fn next(&mut self) -> Result<Option<Stored>, Malformed> {
         if self.0.is_empty() {
             return Ok(None);

@@ -14,7 +14,7 @@ use crate::support::{Ears, one_with, run};
 use livestore_tests::cluster::Cluster;
 use livestore_tests::flavour::Flavour;
 
-/// What a case needs of the application.
+/// The objects of the application that a case needs.
 const APPLICATION: &str = "
     create table public.seen (n bigint generated always as identity, what text);
     grant insert on public.seen to livestore_hooks;
@@ -126,7 +126,7 @@ pub struct Pair {
     pushes: Pushes,
 }
 
-/// What a case knows of a store.
+/// The state of a store, as a case knows it.
 #[derive(Default)]
 struct Known {
     head: i64,
