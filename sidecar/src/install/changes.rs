@@ -10,7 +10,7 @@ const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql
 const LEAVE_EXTENSION: &str = include_str!("../../../sql/flavours/portable/adopt.sql");
 
 /// First, and before anything else is locked: pushes and pulls lock the table of stores before others, and would wait for those.
-const ALONE: &str = "lock table livestore.stores in access exclusive mode;";
+pub const ALONE: &str = "lock table livestore.stores in access exclusive mode;";
 
 /// Statements with their purpose.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub enum Refusal {
     )]
     Newer { found: String },
     #[error(
-        "pg_tle has installed livestore_sync in this database: upgrade it by pgtle.install_update_path, uninstall it by drop extension, as docs/managed.md says"
+        "pg_tle has installed livestore_sync in this database: upgrade it by pgtle.install_update_path, uninstall it by drop extension"
     )]
     PgTle,
     #[error("livestore_sync is not installed in this database: run livestore-sidecar install")]

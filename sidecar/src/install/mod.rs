@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use tokio_postgres::Client;
 
-use self::changes::{Change, Refusal};
+use self::changes::{ALONE, Change, Refusal};
 use self::state::{LEAVE_ROLES, State};
 use crate::postgres::{Connected, DatabaseError, address, connect_once};
 use crate::settings::SettingsError;
@@ -135,7 +135,15 @@ impl Upgrade {
 
 impl Uninstall {
     pub fn run(&self) -> ExitCode {
-        self.owner.run(async |client| Ok(changes::uninstall(&State::read(client).await?, self.drop_data)?))
+        self.owner.run(async |client| {
+            let changes = changes::uninstall(&State::read(client).await?, self.drop_data)?;
+            if self.drop_data {
+                return Ok(changes);
+            }
+            // Nobody can push from here on, and a store that was created meanwhile counts.
+            client.batch_execute(ALONE).await?;
+            Ok(changes::uninstall(&State::read(client).await?, self.drop_data)?)
+        })
     }
 }
 

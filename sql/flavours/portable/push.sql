@@ -12,7 +12,7 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 -- A plan that was made while a table was small would later scan what is left of old rows.
 set enable_seqscan = off
--- What is disabled looks dear, and would be compiled.
+-- Disabled plans look expensive, and would be compiled.
 set jit = off
 as $$
 declare

@@ -55,7 +55,7 @@ const CLASSES: &[&[&str]] = &[
         "enable_nestloop = off",
         "plan_cache_mode = force_generic_plan",
         "constraint_exclusion = on",
-        // What is disabled looks dear, and would be compiled.
+        // Disabled plans look expensive, and would be compiled.
         "jit = off",
     ],
     &[
