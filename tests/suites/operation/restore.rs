@@ -24,10 +24,10 @@ async fn clients_that_are_ahead_of_a_restored_log_are_held_and_start_over_when_t
         ahead.create(id).await;
     }
     ahead.settles(&["1", "2", "3", "4", "5"]).await;
-    admin.execute("select pg_switch_wal()", &[]).await.unwrap();
-    let archived = "select count(*) from pg_stat_archiver
-                    where last_archived_wal >= (select pg_walfile_name(pg_current_wal_lsn() - 1)) ";
-    let is_archived = || async { admin.query_one(archived, &[]).await.unwrap().get::<_, i64>(0) == 1 };
+    // Which file that is: the server soon writes on its own account into the next one.
+    let last: String = admin.query_one("select pg_walfile_name(pg_switch_wal() - 1)", &[]).await.unwrap().get(0);
+    let archived = "select count(*) from pg_stat_archiver where last_archived_wal >= $1";
+    let is_archived = || async { admin.query_one(archived, &[&last]).await.unwrap().get::<_, i64>(0) == 1 };
     eventually("what was written is archived", is_archived).await;
     drop(admin);
     tokio::task::block_in_place(|| cluster.restore_to("three"));
