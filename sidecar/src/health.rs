@@ -26,18 +26,27 @@ impl Health {
     /// Whether the sidecar that listens on this address, or on all of this machine's (0.0.0.0), says that it lives.
     pub fn ask(&self) -> ExitCode {
         let address = self.health_listen.unwrap_or(self.listen);
-        match status_line(address) {
-            Ok(line) if line.starts_with("HTTP/1.1 200") => ExitCode::SUCCESS,
+        match status_line(address, "/healthz") {
+            Ok(line) if is_ok(&line) => ExitCode::SUCCESS,
             Ok(line) => fail(address, &line),
             Err(error) => fail(address, &error.to_string()),
         }
     }
 }
 
-fn status_line(address: SocketAddr) -> std::io::Result<String> {
+/// Whether the sidecar that listens on an address answers 200 at a path.
+pub fn is_fine(address: SocketAddr, path: &str) -> bool {
+    status_line(address, path).is_ok_and(|line| is_ok(&line))
+}
+
+fn is_ok(line: &str) -> bool {
+    line.starts_with("HTTP/1.1 200")
+}
+
+fn status_line(address: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.take(4096).read_to_string(&mut answer)?;
     Ok(answer.lines().next().unwrap_or("no answer").into())

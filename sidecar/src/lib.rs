@@ -3,6 +3,7 @@
 mod auth;
 mod check;
 mod config;
+mod dev;
 mod gate;
 mod health;
 mod install;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
@@ -63,6 +64,11 @@ impl Fatal {
 
 /// Serves until a signal ends it.
 pub fn run(config: Config) -> ExitCode {
+    with_signals(async |signals| live(config, signals).await)
+}
+
+/// Runs what the process is there for. Signals are caught from the beginning.
+pub fn with_signals(life: impl AsyncFnOnce(Signals) -> ExitCode) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -70,25 +76,40 @@ pub fn run(config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let traces = match telemetry::init(&config.telemetry, runtime.handle()) {
+    let code = runtime.block_on(async {
+        match Signals::catch() {
+            Ok(signals) => life(signals).await,
+            Err(error) => {
+                eprintln!("livestore-sidecar: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    });
+    // Tasks that are still running are past the deadline.
+    runtime.shutdown_background();
+    code
+}
+
+/// Serves until one of the signals comes.
+pub async fn live(config: Config, signals: Signals) -> ExitCode {
+    let traces = match telemetry::init(&config.telemetry, &Handle::current()) {
         Ok(traces) => traces,
         Err(error) => {
             eprintln!("livestore-sidecar: {error}");
             return ExitCode::from(2);
         }
     };
-    let result = runtime.block_on(async {
-        let mut sidecar = Sidecar::start(config).await?;
+    let result = async {
+        let mut sidecar = Sidecar::start(config, signals).await?;
         match sidecar.serve().await? {
             Some((serving, end)) => sidecar.shut_down(serving, end).await,
             None => Ok(()),
         }
-    });
+    };
+    let result = result.await;
     if let Some(traces) = traces {
         traces.end();
     }
-    // Tasks that are still running are past the deadline.
-    runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
@@ -112,7 +133,7 @@ struct Sidecar {
 
 impl Sidecar {
     /// Builds everything from the settings, binds the addresses, and answers probes. Needs no database yet.
-    async fn start(config: Config) -> Result<Self, Fatal> {
+    async fn start(config: Config, signals: Signals) -> Result<Self, Fatal> {
         if let Some(problem) = config.problems().next() {
             return Err(problem.into());
         }
@@ -150,7 +171,7 @@ impl Sidecar {
             let router = Arc::clone(&server).probes();
             tokio::spawn(accept::serve(listener, router, config.server.connections, Ending::default()));
         }
-        let (database_wait, signals) = (config.database.database_wait, Signals::catch()?);
+        let database_wait = config.database.database_wait;
         Ok(Self { settings: config.server, database_wait, socket, server, router, tasks, signals })
     }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::dev::Dev;
 use crate::health::Health;
 use crate::install::{Install, Uninstall, Upgrade};
 use crate::token::NewToken;
@@ -24,6 +25,8 @@ pub struct Program {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serves on a developer's machine, with a Postgres cluster of its own in --data
+    Dev(Box<Dev>),
     /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it
     Check(Box<Config>),
 
@@ -43,6 +46,7 @@ impl Program {
     pub fn run(self) -> ExitCode {
         match self.command {
             None => process::run(self.config),
+            Some(Command::Dev(dev)) => dev.run(),
             Some(Command::Check(config)) => check::run(&config),
             Some(Command::Install(install)) => install.run(),
             Some(Command::Upgrade(upgrade)) => upgrade.run(),

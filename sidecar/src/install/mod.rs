@@ -82,7 +82,7 @@ pub struct Uninstall {
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub enum InstallError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error(transparent)]
@@ -95,8 +95,8 @@ enum Failure {
     System(#[from] std::io::Error),
 }
 
-impl Failure {
-    fn exit_code(&self) -> u8 {
+impl InstallError {
+    pub fn exit_code(&self) -> u8 {
         match self {
             Self::System(_) => 1,
             Self::Settings(_) => 2,
@@ -116,13 +116,26 @@ fn told(error: &tokio_postgres::Error) -> String {
 }
 
 impl Install {
+    /// For a database that needs no further choice: `url` names it as a superuser.
+    pub fn with(url: String, flavour: Option<Flavour>, sidecar_role: String, password: String) -> Self {
+        let owner = Owner { database_url: url, database_root_certificate: None, dry_run: false };
+        Self { owner, flavour, sidecar_role, sidecar_password: Some(password) }
+    }
+
     pub fn run(&self) -> ExitCode {
-        self.owner.run(async |client| {
-            let state = State::read(client).await?;
-            let mut changes = changes::install(&state, self.flavour)?;
-            changes.push(changes::sidecar_role(client, &self.sidecar_role, self.sidecar_password.as_deref()).await?);
-            Ok(changes.into_iter().flatten().collect())
-        })
+        self.owner.run(async |client| self.plan(client).await)
+    }
+
+    /// Installs, and prints what it changes.
+    pub async fn carry_out(&self) -> Result<(), InstallError> {
+        self.owner.change(async |client| self.plan(client).await).await.map(drop)
+    }
+
+    async fn plan(&self, client: &Client) -> Result<Vec<Change>, InstallError> {
+        let state = State::read(client).await?;
+        let mut changes = changes::install(&state, self.flavour)?;
+        changes.push(changes::sidecar_role(client, &self.sidecar_role, self.sidecar_password.as_deref()).await?);
+        Ok(changes.into_iter().flatten().collect())
     }
 }
 
@@ -149,14 +162,23 @@ impl Uninstall {
 
 impl Owner {
     /// Carries out the changes that are planned from the state of the database.
-    fn run(&self, plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, Failure>) -> ExitCode {
+    fn run(&self, plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, InstallError>) -> ExitCode {
         let result = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(Failure::from)
+            .map_err(InstallError::from)
             .and_then(|runtime| runtime.block_on(self.change(plan)));
         match result {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(changes) if changes.is_empty() && !self.dry_run => {
+                println!("Nothing to do.");
+                ExitCode::SUCCESS
+            }
+            Ok(changes) => {
+                for advice in changes.iter().filter_map(|change| change.afterwards.as_ref()) {
+                    println!("\n{advice}");
+                }
+                ExitCode::SUCCESS
+            }
             Err(failure) => {
                 eprintln!("livestore-sidecar: {failure}\nNothing was changed.");
                 ExitCode::from(failure.exit_code())
@@ -164,7 +186,11 @@ impl Owner {
         }
     }
 
-    async fn change(&self, plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, Failure>) -> Result<(), Failure> {
+    /// Returns what it has changed.
+    async fn change(
+        &self,
+        plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, InstallError>,
+    ) -> Result<Vec<Change>, InstallError> {
         let address = address("--database-url", &self.database_url, self.database_root_certificate.as_deref())?;
         let Connected { client, connection, .. } = connect_once(address).await?;
         tokio::spawn(connection);
@@ -179,11 +205,10 @@ impl Owner {
                 writeln!(out, "\n-- {what}\n{sql}")?;
             }
             writeln!(out, "commit;")?;
-            return Ok(());
+            return Ok(changes.into_iter().map(|change| Change { afterwards: None, ..change }).collect());
         }
         if changes.is_empty() {
-            writeln!(out, "Nothing to do.")?;
-            return Ok(());
+            return Ok(changes);
         }
         for Change { what, sql, .. } in &changes {
             writeln!(out, "{what}")?;
@@ -191,9 +216,6 @@ impl Owner {
         }
         client.batch_execute(LEAVE_ROLES).await?;
         client.batch_execute("commit").await?;
-        for advice in changes.iter().filter_map(|change| change.afterwards.as_ref()) {
-            writeln!(out, "\n{advice}")?;
-        }
-        Ok(())
+        Ok(changes)
     }
 }

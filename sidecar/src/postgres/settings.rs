@@ -42,6 +42,16 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
+    /// The database that is named, if one is.
+    pub fn url(&self) -> Option<&str> {
+        self.database_url.as_deref()
+    }
+
+    /// Names the database.
+    pub fn set_url(&mut self, url: String) {
+        self.database_url = Some(url);
+    }
+
     /// The database of these settings; makes no connection yet.
     pub fn database(&self) -> Result<Database, SettingsError> {
         let url = self.database_url.as_deref().unwrap_or_default();

@@ -96,6 +96,11 @@ impl ValueEnum for Dialect {
 }
 
 impl ProtocolSettings {
+    /// Whether stores are reset by a protocol, for which the sidecar's role needs livestore_admin.
+    pub fn has_admin(&self) -> bool {
+        self.sync_cf.admin_secret.is_some()
+    }
+
     /// Whether the peer relay is served.
     pub fn has_relay(&self) -> bool {
         self.dialects.contains(&relay::RELAY)
@@ -107,11 +112,15 @@ pub fn headers() -> impl Iterator<Item = HeaderName> {
     PROTOCOLS.iter().flat_map(|protocol| protocol.headers).map(|name| HeaderName::from_static(name))
 }
 
-/// The page at `/`. `make run` takes its lines on dialects from it.
+/// The endpoints of dialects, a line for each, with `<this host>` for the address.
+pub fn endpoints(dialects: &[Dialect]) -> String {
+    dialects.iter().map(|Dialect { url, usage, .. }| format!("  {url:<50} {usage}\n")).collect()
+}
+
+/// The page at `/`.
 fn info() -> &'static str {
     static INFO: LazyLock<String> = LazyLock::new(|| {
-        let endpoints: String =
-            DIALECTS.iter().map(|Dialect { url, usage, .. }| format!("  {url:<50} {usage}\n")).collect();
+        let endpoints = endpoints(&DIALECTS);
         format!(
             "livestore-sidecar {}\n
 A LiveStore sync backend on Postgres. Endpoints:

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use livestore_tests::root;
 
 /// The folders and files of `sidecar/src`, from the top down. Those on one line do not know each other.
-const LAYERS: [&[&str]; 14] = [
+const LAYERS: [&[&str]; 15] = [
     &["main", "lib"],
     &["program"],
+    &["dev"],
     &["check", "health", "install", "process", "token"],
     &["config"],
     &["server"],

@@ -8,6 +8,7 @@ mod browsers;
 mod check;
 mod connections;
 mod dependencies;
+mod dev;
 mod docs;
 mod failover;
 mod folders;

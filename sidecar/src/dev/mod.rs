@@ -1,0 +1,235 @@
+//! `livestore-sidecar dev`: a sidecar with a Postgres cluster of its own, for a developer's machine. Both end together; the data
+//! stay.
+
+mod banner;
+mod cluster;
+mod programs;
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::cluster::{Cluster, ClusterError};
+use self::programs::{NoPostgres, Programs};
+use crate::config::Config;
+use crate::install::{Flavour, Install, InstallError};
+use crate::postgres::{DatabaseError, connect_once};
+use crate::process;
+use crate::settings::SettingsError;
+use crate::shutdown::Signals;
+
+/// The role that the cluster belongs to, and its database.
+const NAME: &str = "livestore";
+
+/// The role with which the sidecar connects.
+const SIDECAR_ROLE: &str = "livestore_sidecar";
+
+#[derive(Debug, Args)]
+// The database is optional, and nobody waits for clients when Ctrl-C is pressed.
+#[command(mut_arg("database_url", |argument| argument.required(false).help(DATABASE_URL)))]
+#[command(mut_arg("shutdown_delay", |argument| argument.default_value("0s")))]
+pub struct Dev {
+    /// Folder of the cluster, of its password and of a file `env` for scripts. Created if it does not exist.
+    #[arg(long, env = "LIVESTORE_DATA", default_value = ".livestore", value_name = "FOLDER")]
+    data: PathBuf,
+
+    /// Folder of Postgres' programs (initdb, pg_ctl). Without it: what is on the PATH, then where Debian, Red Hat, Homebrew and
+    /// Postgres.app put them.
+    #[arg(long, env = "LIVESTORE_POSTGRES_BIN", value_name = "FOLDER")]
+    postgres_bin: Option<PathBuf>,
+
+    /// Without it: what is installed in the cluster already, or else native where this Postgres has the library.
+    #[arg(long, value_enum)]
+    flavour: Option<Flavour>,
+
+    #[command(flatten)]
+    config: Config,
+}
+
+const DATABASE_URL: &str = "Another database, instead of a private cluster: one that livestore_sync is installed in";
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    NoPostgres(#[from] NoPostgres),
+    #[error(
+        "another `make run` or `livestore-sidecar dev` uses {}: stop it, or choose another --data and --listen", .0.display()
+    )]
+    InUse(PathBuf),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Unreachable(#[from] DatabaseError),
+    #[error("{0}")]
+    Sql(#[from] tokio_postgres::Error),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error("{}: {error}", .path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        error: std::io::Error,
+    },
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::File { .. } => 1,
+            Self::NoPostgres(_) | Self::InUse(_) | Self::Settings(_) => 2,
+            Self::Cluster(_) | Self::Unreachable(_) => 3,
+            Self::Sql(_) => 4,
+            Self::Install(error) => error.exit_code(),
+        }
+    }
+
+    fn of(path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self::File { path, error }
+    }
+}
+
+impl Dev {
+    /// Serves until a signal ends it.
+    pub fn run(self) -> ExitCode {
+        process::with_signals(async |signals| match self.live(signals).await {
+            Ok(code) => code,
+            Err(failure) => {
+                eprintln!("livestore-sidecar: {failure}");
+                ExitCode::from(failure.exit_code())
+            }
+        })
+    }
+
+    async fn live(mut self, mut signals: Signals) -> Result<ExitCode, Failure> {
+        // A terminal that is closed ends this, too.
+        let mut hangup = signal(SignalKind::hangup()).map_err(Failure::of(&self.data))?;
+        let folder = Folder::create(&self.data)?;
+        let listen = self.config.server.listen;
+        // A shell that has sourced the file `env` of an earlier run does not name another database.
+        let given = self.config.database.url().map(str::to_owned).filter(|url| Some(url) != folder.url().as_ref());
+        let (_cluster, url) = match given {
+            Some(url) => (None, url),
+            None => {
+                let starting = self.start_cluster(&folder);
+                let (cluster, url) = tokio::select! {
+                    biased;
+                    _ = signals.requested() => return Ok(ExitCode::SUCCESS),
+                    _ = hangup.recv() => return Ok(ExitCode::SUCCESS),
+                    started = starting => started?,
+                };
+                self.config.database.set_url(url.replacen(NAME, SIDECAR_ROLE, 1));
+                (Some(cluster), url)
+            }
+        };
+        folder.write_env(&url, listen)?;
+        let banner = tokio::spawn(banner::print(listen, self.config.protocols.dialects.clone(), url, folder.0.clone()));
+        let code = tokio::select! {
+            code = process::live(self.config, signals) => code,
+            _ = hangup.recv() => ExitCode::SUCCESS,
+        };
+        banner.abort();
+        Ok(code)
+    }
+
+    /// Starts the cluster, and installs livestore_sync in its database.
+    async fn start_cluster(&self, folder: &Folder) -> Result<(Cluster, String), Failure> {
+        let lock = folder.lock()?;
+        let password = folder.password()?;
+        let programs = Programs::find(self.postgres_bin.as_deref(), cluster::version(&folder.0))?;
+        let cluster = Cluster::start(lock, &folder.0, &programs, &password)?;
+        fs::write(folder.0.join("port"), cluster.port.to_string()).map_err(Failure::of(&folder.0))?;
+        let url = url(&password, cluster.port);
+
+        let address = |url: &str| crate::postgres::address("--database-url", url, None);
+        let maintenance = connect_once(address(&format!("{}postgres", url.trim_end_matches(NAME)))?).await?;
+        tokio::spawn(maintenance.connection);
+        if maintenance.client.query_opt("select from pg_database where datname = $1", &[&NAME]).await?.is_none() {
+            maintenance.client.batch_execute(&format!("create database {NAME}")).await?;
+        }
+        Install::with(url.clone(), self.flavour, SIDECAR_ROLE.into(), password).carry_out().await?;
+        let database = connect_once(address(&url)?).await?;
+        tokio::spawn(database.connection);
+        let admin = match self.config.protocols.has_admin() {
+            true => format!("grant livestore_admin to {SIDECAR_ROLE}"),
+            false => format!("revoke livestore_admin from {SIDECAR_ROLE}"),
+        };
+        database.client.batch_execute(&admin).await?;
+        Ok((cluster, url))
+    }
+}
+
+/// The folder that `--data` names, as an absolute path.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn create(path: &Path) -> Result<Self, Failure> {
+        fs::create_dir_all(path).and_then(|()| path.canonicalize()).map(Self).map_err(Failure::of(path))
+    }
+
+    /// Held as long as this process lives. A cluster that runs although nobody holds it was left behind by a process that was
+    /// killed.
+    fn lock(&self) -> Result<File, Failure> {
+        let path = self.0.join("lock");
+        let file = File::options().create(true).append(true).open(&path).map_err(Failure::of(&path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => Err(Failure::InUse(self.0.clone())),
+            Err(TryLockError::Error(error)) => Err(Failure::File { path, error }),
+        }
+    }
+
+    /// The password of the cluster's roles, made at the first start.
+    fn password(&self) -> Result<String, Failure> {
+        let path = self.0.join("password");
+        if let Some(password) = read(&path) {
+            return Ok(password);
+        }
+        let mut bytes = [0; 24];
+        File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).map_err(Failure::of(&path))?;
+        let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        write_secret(&path, &password).map_err(Failure::of(&path))?;
+        Ok(password)
+    }
+
+    /// The database of the last run, if there was one.
+    fn url(&self) -> Option<String> {
+        Some(url(&read(&self.0.join("password"))?, read(&self.0.join("port"))?.parse().ok()?))
+    }
+
+    /// Writes the variables that scripts take, for a shell to source.
+    fn write_env(&self, url: &str, listen: std::net::SocketAddr) -> Result<(), Failure> {
+        let path = self.0.join("env");
+        let quoted = url.replace('\'', r"'\''");
+        let env =
+            format!("export DATABASE_URL='{quoted}'\nexport LIVESTORE_URL=http://{}\n", banner::reachable(listen));
+        write_secret(&path, &env).map_err(Failure::of(&path))
+    }
+}
+
+/// The database as the role that it belongs to.
+fn url(password: &str, port: u16) -> String {
+    format!("postgres://{NAME}:{password}@127.0.0.1:{port}/{NAME}")
+}
+
+/// The line in a file, if there is one.
+fn read(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned()).filter(|line| !line.is_empty())
+}
+
+/// A file that nobody else may read, in place of the one that is there.
+fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}

@@ -1,0 +1,177 @@
+//! `livestore-sidecar dev`: a sidecar with a Postgres cluster of its own.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use livestore_tests::client::Node;
+use livestore_tests::cluster::bin;
+use livestore_tests::events::{chain, numbers};
+use livestore_tests::sidecar::Start;
+use livestore_tests::{PATIENCE, free_port};
+use tempfile::TempDir;
+
+/// A folder that the user of Postgres may enter.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
+fn command(data: &Path, port: u16) -> Command {
+    let mut command = Start::program();
+    command.arg("dev").env_remove("DATABASE_URL").env("LIVESTORE_DATA", data);
+    command.env("LIVESTORE_LISTEN", format!("127.0.0.1:{port}")).env("LIVESTORE_POSTGRES_BIN", bin("").as_os_str());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Starts it, and waits for the last line of what it tells.
+fn start(command: &mut Command, log: &Path) -> (Child, String) {
+    let mut child = command.stdout(std::fs::File::create(log).unwrap()).spawn().unwrap();
+    let start = Instant::now();
+    loop {
+        let output = std::fs::read_to_string(log).unwrap();
+        if output.contains("Ctrl-C") {
+            return (child, output);
+        }
+        if let Some(status) = child.try_wait().unwrap() {
+            panic!("it ended, {status}:\n{output}");
+        }
+        assert!(start.elapsed() < PATIENCE, "it is not ready:\n{output}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn signal(child: &mut Child, name: &str) -> std::process::ExitStatus {
+    Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    child.wait().unwrap()
+}
+
+/// The end of one that does not serve.
+fn refused(command: &mut Command, code: i32) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert_eq!(status.code(), Some(code), "{text}");
+    text
+}
+
+/// Sources the file for scripts, and asks the database.
+fn psql(data: &Path, sql: &str) -> String {
+    let script = format!(". {}/env && psql \"$DATABASE_URL\" -XAtc \"$0\"", data.display());
+    let output = Command::new("sh").args(["-c", &script, sql]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+fn is_served(port: u16) -> bool {
+    std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+fn postgres_port(data: &Path) -> u16 {
+    std::fs::read_to_string(data.join("port")).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
+    let folder = folder();
+    let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
+    let url = format!("ws://127.0.0.1:{port}");
+
+    let (mut child, output) = start(command(&data, port).args(["--flavour", "portable"]), &log);
+    assert!(output.contains(&format!("makeWsSync({{ url: '{url}' }})")) && output.contains("psql"), "{output}");
+    for name in ["env", "password"] {
+        let mode = std::fs::metadata(data.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    Node::sync_backend().open("cf-ws", &url, "todos").await.push(chain(0, 2)).await.unwrap();
+    assert_eq!(psql(&data, "select livestore.flavour() || count(*) from livestore.events"), "portable2");
+    let second = refused(&mut command(&data, free_port()), 2);
+    assert!(second.contains("choose another --data"), "{second}");
+    let admins = "select pg_has_role('livestore_sidecar', 'livestore_admin', 'usage')";
+    assert_eq!(psql(&data, admins), "f");
+
+    // Postgres is left behind, and is stopped by the next one.
+    signal(&mut child, "KILL");
+    let left_behind = psql(&data, "select pg_postmaster_start_time()");
+    let (mut child, _) = start(command(&data, port).env("LIVESTORE_ADMIN_SECRET", "0123456789abcdef"), &log);
+    assert_ne!(psql(&data, "select pg_postmaster_start_time()"), left_behind);
+    assert_eq!(psql(&data, admins), "t");
+    let client = Node::sync_backend().open("cf-ws", &url, "todos").await;
+    assert_eq!(numbers(&client.pull(None).await.unwrap()), [1, 2]);
+    drop(client);
+
+    // A terminal that is closed, Ctrl-C, and whoever manages services.
+    let first = postgres_port(&data);
+    for name in ["HUP", "INT", "TERM"] {
+        let status = signal(&mut child, name);
+        assert!(status.success(), "{name}: {status}");
+        assert!(!is_served(port) && !is_served(first), "something is left after {name}");
+        // The address of an earlier run, which a shell may have, is no other database.
+        let env = std::fs::read_to_string(data.join("env")).unwrap();
+        let database = env.split('\'').nth(1).unwrap();
+        (child, _) = start(command(&data, port).env("DATABASE_URL", database), &log);
+        assert_eq!(postgres_port(&data), first, "the port stays");
+        assert_eq!(psql(&data, "select count(*) from livestore.events"), "2");
+    }
+    signal(&mut child, "TERM");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
+    let folder = folder();
+    let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
+    let mut child = command(&data, port).stdout(Stdio::null()).spawn().unwrap();
+    // While the cluster is being created.
+    let start_of_test = Instant::now();
+    while !data.join("postgres").join("PG_VERSION").exists() {
+        assert!(start_of_test.elapsed() < PATIENCE, "there is no cluster");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let status = signal(&mut child, "INT");
+    assert!(status.success(), "{status}");
+    assert!(!data.join("postgres/postmaster.pid").exists(), "Postgres is still there");
+    let (mut child, _) = start(&mut command(&data, port), &log);
+    signal(&mut child, "INT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_it_from_serving_is_told() {
+    let folder = folder();
+    let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
+    let text = refused(command(&data, port).args(["--postgres-bin", "/tmp"]), 2);
+    assert!(text.contains("--postgres-bin /tmp: this folder has no initdb"), "{text}");
+    let (mut child, _) = start(&mut command(&data, port), &log);
+
+    // Somebody else serves at that address: Postgres is stopped again.
+    let other = folder.path().join("other");
+    let text = refused(&mut command(&other, port), 5);
+    assert!(!is_served(postgres_port(&other)), "{text}");
+    signal(&mut child, "TERM");
+
+    let settings = data.join("postgres/postgresql.conf");
+    let before = std::fs::read_to_string(&settings).unwrap();
+    std::fs::write(&settings, format!("{before}\nshared_bufers = '1MB'\n")).unwrap();
+    let text = refused(&mut command(&data, port), 3);
+    assert!(text.contains("Postgres does not start") && text.contains("shared_bufers"), "{text}");
+    std::fs::write(&settings, before).unwrap();
+
+    let version = data.join("postgres/PG_VERSION");
+    let before = std::fs::read_to_string(&version).unwrap();
+    std::fs::write(&version, "13\n").unwrap();
+    let text = refused(&mut command(&data, port), 2);
+    assert!(text.contains("the data are those of PostgreSQL 13"), "{text}");
+    std::fs::write(&version, before).unwrap();
+
+    // A database of somebody else is used as it is.
+    let (mut child, _) = start(&mut command(&data, port), &log);
+    let env = std::fs::read_to_string(data.join("env")).unwrap();
+    let database = env.split('\'').nth(1).unwrap();
+    let next = free_port();
+    let (mut second, output) = start(command(&other, next).args(["--database-url", database]), &log);
+    assert!(output.contains(&format!("127.0.0.1:{next}")) && output.contains(database), "{output}");
+    for child in [&mut second, &mut child] {
+        assert!(signal(child, "TERM").success());
+    }
+}
