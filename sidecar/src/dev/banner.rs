@@ -1,5 +1,6 @@
 //! The lines that tell a developer what to connect to.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +20,9 @@ pub async fn print(listen: SocketAddr, dialects: Vec<Dialect>, url: String, data
         sleep(INTERVAL).await;
     }
     let endpoints = protocols::endpoints(&dialects).replace("<this host>", &host.to_string());
-    println!(
+    // A terminal that is gone does not end what is served.
+    let _ = writeln!(
+        std::io::stdout(),
         "\nlivestore_sync is ready.\n{endpoints}  events          psql '{url}' -c 'select * from livestore.events'
   for scripts     source {}/env\nCtrl-C stops it; the data stays in {}.",
         data.display(),

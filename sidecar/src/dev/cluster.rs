@@ -1,7 +1,7 @@
 //! A Postgres cluster that lives and ends with this process.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, chown, symlink};
 use std::os::unix::process::CommandExt;
@@ -59,7 +59,7 @@ impl Cluster {
         let folder = folder(data, user)?;
         let program = |name: &str| programs.folder.join(name);
         if !folder.join("PG_VERSION").exists() {
-            println!("Creating a Postgres {} cluster in {}.", programs.version, folder.display());
+            writeln!(io::stdout(), "Creating a Postgres {} cluster in {}.", programs.version, folder.display())?;
             let file = PasswordFile::write(password, user)?;
             let mut initdb = command(&program("initdb"), user);
             // Sorting is by code points, and letters are letters. macOS calls that C.

@@ -169,13 +169,13 @@ impl Owner {
             .map_err(InstallError::from)
             .and_then(|runtime| runtime.block_on(self.change(plan)));
         match result {
-            Ok(changes) if changes.is_empty() && !self.dry_run => {
-                println!("Nothing to do.");
-                ExitCode::SUCCESS
-            }
             Ok(changes) => {
-                for advice in changes.iter().filter_map(|change| change.afterwards.as_ref()) {
-                    println!("\n{advice}");
+                let nothing = (changes.is_empty() && !self.dry_run).then_some("Nothing to do.");
+                let advice = changes.iter().filter_map(|change| change.afterwards.as_ref());
+                let lines = nothing.map(str::to_owned).into_iter().chain(advice.map(|advice| format!("\n{advice}")));
+                for line in lines {
+                    // It is done, whether somebody reads this or not.
+                    let _ = writeln!(std::io::stdout(), "{line}");
                 }
                 ExitCode::SUCCESS
             }
