@@ -31,7 +31,7 @@ async fn add(client: &Client, first: i64, last: i64) {
     run(client, &insert).await;
 }
 
-/// What an import answers: how many events are new, how many were there, and the head.
+/// The answer to an import: the number of new events, the number of those that were there already, and the head.
 async fn import(client: &Client, arguments: &str) -> Result<(i64, i64, i64), Error> {
     let select = format!("select imported, already_there, head from livestore.import_table({arguments})");
     client.query_one(&select, &[]).await.map(|row| (row.get(0), row.get(1), row.get(2)))
