@@ -20,7 +20,7 @@ fn first(client_id: &str, session_id: &str) -> String {
         .to_string()
 }
 
-/// What every text is answered that is no message at all.
+/// The answer to every text that is not a message.
 const UNREADABLE: &str = "Failed to parse message";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +155,7 @@ async fn late_answers_to_a_device_that_left_are_dropped() {
     let mut asker = Peer::join(&url, "asker").await;
     responder.respond("s", json!([]), true).await;
     responder.push_to(&mut [&mut asker], events("responder", 2..3)).await;
-    // What it asked for is forgotten: others may use its name.
+    // Its request is forgotten, so others may use the id.
     responder.ask("s").await;
     asker.next_of("peer_pull").await;
     asker.respond("s", json!([]), false).await;

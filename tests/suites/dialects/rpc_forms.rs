@@ -1,4 +1,4 @@
-//! The two wire forms of Effect RPC, flow control, and how connections end: what no single client shows.
+//! The two wire forms of Effect RPC, flow control, and the end of connections, none of which a single client shows in full.
 
 use std::time::Duration;
 

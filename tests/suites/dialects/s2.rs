@@ -1,5 +1,5 @@
-//! `@livestore/sync-s2` 0.4.0 from npm, unmodified, its recording, and its endpoint by hand. What this client does as others do
-//! it is in `client.rs` and `shared_store.rs`.
+//! `@livestore/sync-s2` 0.4.0 from npm, unmodified, its recording, and its endpoint by hand. The behaviour that it shares with
+//! other clients is tested in `client.rs` and `shared_store.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ async fn push(database: &Database, store: &str, batch: Value) {
     database.admin().await.execute("select livestore.push($1, $2)", &[&store, &batch]).await.unwrap();
 }
 
-/// What a message says but for its times.
+/// The contents of a message without its times.
 fn normalised(message: &Message) -> (String, Option<String>, Value) {
     let mut data = serde_json::from_str(&message.data).unwrap_or_else(|_| json!(message.data));
     fn forget(value: &mut Value) {

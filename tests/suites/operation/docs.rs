@@ -239,7 +239,7 @@ fn the_typescript_of_the_pages_compiles() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// What a statement returns, as the page writes it: rows are separated by commas, columns by spaces.
+/// The result of a statement, as the page writes it: rows are separated by commas, columns by spaces.
 async fn result_of(client: &tokio_postgres::Client, statement: &str) -> String {
     let messages = client.simple_query(statement).await.unwrap_or_else(|error| panic!("{error:?}\n{statement}"));
     let rows = messages.iter().filter_map(|message| match message {

@@ -1,4 +1,4 @@
-//! What an operator sees: metrics, and a line in the log for each request.
+//! Monitoring: metrics, and a line in the log for each request.
 
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;

@@ -63,7 +63,7 @@ async fn row_level_security_makes_no_log_look_empty() {
     assert_eq!(sidecar.get("/readyz").await.0, 200);
 }
 
-/// What a function does for an owner who is bound by the policies.
+/// Functions fail if their owner is bound by the policies.
 #[tokio::test]
 async fn a_log_that_its_owner_cannot_see_is_an_error_and_not_empty() {
     let database = Database::new().await;
