@@ -288,7 +288,7 @@ proptest! {
         prop_assert_eq!(broken(&good(count)), []);
     }
 
-    /// Whatever is taken from a good history, put into it, or exchanged in it, is noticed.
+    /// The checker notices everything that is taken from a good history, put into it, or exchanged in it.
     #[test]
     fn no_change_of_a_good_history_is_accepted(count in 3u32..40, at in 0usize..1000, how in 0..8) {
         let mut history = good(count);

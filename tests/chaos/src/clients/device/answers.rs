@@ -1,4 +1,4 @@
-//! What a device does with the answers of its client.
+//! The reactions of a device to the answers of its client.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
