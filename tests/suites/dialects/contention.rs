@@ -8,7 +8,7 @@ use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
 
-/// The longest window that there may be, so that an event that arrives sooner was not held back.
+/// A long window, so that an event that arrives sooner was certainly not held back.
 const WINDOW: Duration = Duration::from_secs(5);
 
 const DIALECTS: [&str; 4] = ["cf-ws", "electric", "s2", "cf-0.3"];

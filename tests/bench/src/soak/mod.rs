@@ -37,7 +37,7 @@ const PUSHES_PER_SECOND: u32 = 300;
 
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// How long the sidecar is watched when all clients have gone.
+/// The time for which the sidecar is watched when all clients have gone.
 const AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]

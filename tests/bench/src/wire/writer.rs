@@ -4,7 +4,7 @@ use super::electric::Electric;
 use super::rpc::Rpc;
 use super::s2::{Api, S2};
 
-/// What it speaks, and where.
+/// The protocol that it speaks, and the address.
 #[derive(Debug, Clone)]
 pub enum Target {
     Rpc(String),

@@ -1,4 +1,4 @@
-//! Idle connections: what ten thousand clients cost that are connected and have nothing to say.
+//! Idle connections: the cost of ten thousand clients that are connected and have nothing to say.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let each = (sidecar.memory() - memory) as f64 / f64::from(connections) / 1024.0;
     let more = (postgres().await - database) as f64;
-    // They are live: what is pushed now arrives.
+    // They are live: an event that is pushed now arrives.
     Rpc::open(&sidecar.url(), "idle-7", 0).await.push(1).await;
     assert_eq!(held[70].next_page().await, 1);
     let title =
