@@ -153,7 +153,7 @@ fn reason(record: &Record, log: &Log, logs: &str) -> Option<String> {
     Some(format!("{who}: {what}"))
 }
 
-/// Whether what a client has to push does not go on from the log that it knows, each event from the one before.
+/// Whether the pending events of a client leave a gap after the log that it knows, or among themselves.
 fn has_gap(record: &Record) -> bool {
     let Some(disk) = &record.disk else { return false };
     let pending = disk.events.iter().map(|(number, _)| *number).filter(|number| *number > disk.head);

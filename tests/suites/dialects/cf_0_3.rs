@@ -302,7 +302,7 @@ async fn a_client_that_reconnected_is_sent_nothing_until_its_position_is_known()
     client.push(json!([event(0, "mine", json!({}))])).await.unwrap_err();
     assert_eq!(numbers(&live.events(10).await), up_to(10));
 
-    // One that missed nothing goes on where it was.
+    // A client that missed nothing goes on from its position.
     push_while_away(&client, &breaker, &database, 10, 0).await;
     client.push(chain(10, 2)).await.unwrap();
     assert_eq!(numbers(&live.events(2).await), [11, 12]);

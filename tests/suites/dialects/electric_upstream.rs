@@ -103,7 +103,7 @@ async fn a_rotated_shape_is_joined_anew_where_the_client_is() {
         expected += 150;
     }
     assert!(setup.electric.requests().iter().any(|(_, status)| *status == 409));
-    // Also who comes back with the position of a shape that is long gone, and has much to read.
+    // Nor does a client notice that comes back with the position of a shape that is long gone, and has much to read.
     let position = setup.client.pull(None).await.map(|events| events.len()).unwrap();
     assert_eq!(position, 570);
     setup.electric.rotate();
@@ -346,7 +346,7 @@ async fn shape_requests_are_answered_by_electric_itself() {
     assert_eq!((gone.status, gone.header("cache-control")), (409, Some("public, max-age=60, must-revalidate")));
     assert!(gone.handle() != handle, "clients that can start over");
 
-    // Nor does anybody wait for an Electric that is away who can begin here.
+    // A client that can begin here does not wait for an Electric that is away, either.
     setup.electric.fail(Some(Failure::Status(503)));
     let begun = Answer::to(get(&setup.sidecar, &[table, secret, ("offset", "-1")])).await;
     assert_eq!((begun.status, begun.numbers()), (200, up_to(150)));

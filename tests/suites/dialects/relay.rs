@@ -307,7 +307,7 @@ async fn devices_that_do_not_read_are_closed_with_1013_and_hold_up_nobody() {
     assert_eq!(writer.online().await, ["reader"]);
 }
 
-/// The rate is what a second brings, and so much may come at once.
+/// The rate is the amount for each second, and that much may come at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_is_slowed_down_and_nothing_of_it_is_lost() {
     for (arguments, count, bytes, least) in [

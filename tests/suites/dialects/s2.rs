@@ -203,7 +203,7 @@ async fn a_conflict_is_an_error_and_no_log_forks() {
     assert_eq!(body, json!({"success": false, "error": "the batch builds on event 3, but the head of the log is 8"}));
 }
 
-/// When a stream breaks off, the client asks again with the cursor that it began with, and would get what it has.
+/// When a stream breaks off, the client asks again with the cursor that it began with, and would get events that it has already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_has_brought_something_ends_and_is_resumed_without_a_gap_or_a_repeat() {
     let database = Database::new().await;

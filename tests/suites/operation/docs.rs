@@ -69,7 +69,7 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     let todo = |store: &str| (store.to_string(), "1".to_string(), "buy milk".to_string());
     assert_eq!(todos, [todo("own"), todo("shared")]);
 
-    // The hook that knows who pushes, and the function that decides who may do what.
+    // The hook that knows the user of a push, and the function that decides on the rights of users.
     let members = "insert into app.members values ('ann', 'shared', true), ('bob', 'shared', false)";
     admin.execute(members, &[]).await.unwrap();
     let start = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "app.may_sync"]);

@@ -61,7 +61,7 @@ async fn a_batch_of_too_many_events_or_with_too_large_a_one_is_refused() {
         let caller = Caller::new(&sidecar, dialect);
         let many = caller.write(dialect, chain(0, 4)).await;
         assert!(many.text.contains("at most 3 events"), "{dialect}: {many:?}");
-        // S2 has a status of its own for what is not as it should be.
+        // S2 has a status of its own for invalid requests.
         let expected = if dialect == "s2-rest" { 422 } else { status(dialect, 400) };
         assert_eq!(many.status, expected, "{dialect}");
         let large = caller.write(dialect, large.clone()).await;
@@ -74,7 +74,7 @@ async fn a_batch_of_too_many_events_or_with_too_large_a_one_is_refused() {
     }
 }
 
-/// 0.3 does not try again what was refused, and what comes after 0.4 parks it for good: pushes of sync-cf wait.
+/// 0.3 does not repeat a push that was refused, and versions after 0.4 park it for good, so pushes of sync-cf wait.
 async fn is_slowed_down(database: &Database, caller: &Caller<'_>, dialect: &str, why: &str) {
     let since = Instant::now();
     // The same batch each time: a repeated push is accepted, too.
@@ -299,7 +299,7 @@ async fn a_subject_over_its_limit_leaves_connections_to_others() {
             0 => shape::get(&sidecar, &[("table", "eventlog_6_s"), ("offset", "-1")]),
             1 => shape::pull(&sidecar, "s", None, false),
             2 => reqwest::Client::new().get(&records),
-            // A repeat of what is there: one that waits changes nothing either.
+            // A repeat of events that are there, so that a push that waits changes nothing either.
             3 => shape::push(&sidecar, "s", chain(0, 1)),
             _ => http_rpc::post(&sidecar, "s", http_rpc::pull("s", None)),
         };
@@ -341,7 +341,7 @@ async fn a_subject_over_its_limit_leaves_connections_to_others() {
     assert_eq!(live.events(1).await.len(), 1);
 }
 
-/// Also when all that is left of their request is what they are sent.
+/// They keep it even when nothing is left of their request but the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_events_have_a_place_as_long_as_they_last() {
     let (database, sidecar) = start_with_tokens(&["--max-connections-per-subject", "1"]).await;

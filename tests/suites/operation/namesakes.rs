@@ -99,7 +99,7 @@ async fn a_crowd_of_the_same_name_hides_nobody() {
     }
 }
 
-/// Without tokens, the operator's function says who may use which.
+/// Without tokens, the operator's function decides which store a client may use.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorize_function_tells_stores_of_the_same_name_apart() {
     let database = Database::new().await;

@@ -54,7 +54,7 @@ async fn row_level_security_makes_no_log_look_empty() {
         .await
         .unwrap();
 
-    // Forced on the owner, it is an error. A superuser is never bound, whatever owns the extension.
+    // Forced on the owner, it is an error. A superuser is never bound, whichever role owns the extension.
     admin.batch_execute("alter table livestore.eventlog_1 force row level security").await.unwrap();
     let (status, reason) = sidecar.get("/readyz").await;
     assert_eq!(status, 503);

@@ -214,7 +214,7 @@ const OTHER_DECLARATIONS: [(&str, &str); 9] = [
     ("it is parallel safe", "replace(definition, ' STRICT', ' PARALLEL SAFE STRICT')"),
 ];
 
-/// That the comparison sees what it is there for.
+/// The comparison notices the differences that it is there for.
 #[tokio::test]
 async fn another_declaration_is_noticed() {
     if is_skipped("it has no library") {

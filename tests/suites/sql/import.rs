@@ -216,7 +216,7 @@ async fn clients_that_follow_hear_of_an_import_and_of_a_backend_id_that_is_taken
     assert_eq!(end["error"]["_tag"], "BackendIdMismatchError", "{end}");
 }
 
-/// A view of somebody else's, whose functions note as whom they run, and try what they can.
+/// A view of somebody else's, whose functions note the role that they run as, and try to do damage.
 async fn view_of_mallory(database: &Database) -> (Client, String) {
     let admin = database.admin().await;
     let mallory = format!("mallory_{}", database.name());

@@ -154,7 +154,7 @@ impl Results {
         panels(&folder.join("overload.svg"), "seconds: half the capacity, twice, and half again", &all);
     }
 
-    /// Says what came of it, and whether that is good.
+    /// Prints the results, and returns whether they are good.
     pub fn report(&self) -> bool {
         let Self { capacity, offered_a_second, unexpected, stored, acknowledged_in_all, .. } = self;
         println!("capacity {capacity:.0} events/s; offered {offered_a_second:.0}/s");

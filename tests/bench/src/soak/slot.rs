@@ -173,7 +173,7 @@ struct WriterOfStore {
 }
 
 impl WriterOfStore {
-    /// Says where the log is after each push, and at the end that it is the end.
+    /// Publishes the head of the log after each push, and at the end that it is the end.
     async fn run(mut self, head: Arc<AtomicU64>, end: watch::Sender<Option<u64>>) {
         let start = Instant::now();
         let mut ticks = interval(self.period);

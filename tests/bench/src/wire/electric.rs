@@ -16,7 +16,7 @@ pub struct Electric {
 }
 
 impl Electric {
-    /// `head`: where the log is that pushes go on from.
+    /// `head`: the head of the log, from which pushes go on.
     pub async fn open(port: u16, store: &str, head: u64) -> Self {
         Self { http: Http::connect(port).await, store: store.into(), head }
     }

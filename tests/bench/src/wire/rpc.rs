@@ -18,7 +18,7 @@ pub struct Rpc {
 }
 
 impl Rpc {
-    /// `url` as clients are given it. `head`: where the log is that pushes go on from.
+    /// `url` as clients are given it. `head`: the head of the log, from which pushes go on.
     pub async fn open(url: &str, store: &str, head: u64) -> Self {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let url = format!("{url}/?storeId={store}&transport=ws");

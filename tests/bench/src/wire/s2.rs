@@ -29,7 +29,7 @@ pub struct S2 {
 }
 
 impl S2 {
-    /// `head`: where the log is that pushes go on from.
+    /// `head`: the head of the log, from which pushes go on.
     pub async fn open(api: Api, port: u16, store: &str, head: u64) -> Self {
         Self { http: Http::connect(port).await, api, store: store.into(), head }
     }

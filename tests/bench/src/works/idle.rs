@@ -18,7 +18,7 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
         let count = "select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'";
         admin.query_one(count, &[]).await.expect("a count").get::<_, i64>(0)
     };
-    // A first client makes what is made once.
+    // A first client causes the costs that come only once.
     let mut first = Rpc::open(&sidecar.url(), "idle-first", 0).await;
     first.follow().await;
     let (memory, database) = (sidecar.memory(), postgres().await);

@@ -50,7 +50,7 @@ fn good(count: u32) -> History {
     let at = |n: u32| Time::from(n) * 100;
     let mut pushes: Vec<_> = (1..=count).map(|n| push(at(n), at(n) + 50, Outcome::Ok, vec![placed(n)])).collect();
     pushes.push(push(at(1) - 50, at(1) - 10, Outcome::Unknown, vec![placed(1)]));
-    // Behind, and rebased to where it is.
+    // A push that is behind, and is then rebased to its place in the log.
     let behind = Placed { seq_num: 1, event: id(count) };
     pushes.push(push(at(count) - 20, at(count) - 10, Outcome::ServerAhead, vec![behind]));
     History {

@@ -39,7 +39,7 @@ pub async fn exhaust(system: &System, lasts: Duration) {
         let database = system.postgres.database();
         let cluster = database.cluster();
         let Ok(first) = cluster.try_connect("postgres", "postgres").await else { return held };
-        // Twice: the second round takes what the sidecars have lost.
+        // Twice: the second round takes the connections that the sidecars have lost.
         for _ in 0..2 {
             while let Ok(Ok(client)) =
                 timeout(Duration::from_secs(1), cluster.try_connect("postgres", "postgres")).await

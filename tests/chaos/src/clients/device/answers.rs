@@ -82,7 +82,7 @@ impl Running {
                 self.pending.acknowledge(&push.batch);
                 self.retry = RETRY;
             }
-            // Told so, these wait for what they lack, for ever; others repeat what they know until it has come.
+            // After this answer, these wait for the events that they lack, for ever; others repeat the push until those have come.
             Outcome::ServerAhead
                 if is_same && matches!(self.device.dialect, Dialect::CfWs | Dialect::CfHttp | Dialect::Cf03) =>
             {
