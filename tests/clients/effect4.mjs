@@ -38,7 +38,7 @@ class BackendIdMismatchError extends Schema.TaggedError()('BackendIdMismatchErro
   received: Schema.String,
 }) {}
 
-/** What LiveStore's client makes of a lost connection. It pulls again after this error, and after no other. */
+/** The error of LiveStore's client for a lost connection. It pulls again after this error, and after no other. */
 class IsOfflineError extends Schema.TaggedError()('IsOfflineError', { cause: Schema.Defect() }) {}
 
 const Event = Schema.Struct({

@@ -127,7 +127,7 @@ const commit = ({ clientId, event, args }) => {
   opened(clientId).commit(define(args))
 }
 
-/** How many commits there are in one turn of the event loop, and what is waited for after them, by the pace. */
+/** For each pace, the number of commits in one turn of the event loop, and the pause after them. */
 const paces = {
   burst: { size: Infinity, pause: () => {} },
   groups: { size: 10, pause: () => setImmediate() },

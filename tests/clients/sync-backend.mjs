@@ -43,7 +43,7 @@ import { failureOf, run } from './driver/effect3.mjs'
 import { refuse } from './driver/errors.mjs'
 
 /**
- * How each dialect makes its client from the `url` and the `options` of `open`.
+ * The functions by which each dialect makes its client from the `url` and the `options` of `open`.
  *
  * @typedef {import('@livestore/common').SyncBackend.SyncBackendConstructor<any>} Constructor
  * @type {Record<string, (options: { url: string }) => Constructor>}

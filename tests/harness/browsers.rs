@@ -42,7 +42,7 @@ impl Browsers {
     /// The same where the app may not come up.
     ///
     /// # Errors
-    /// What the driver waited for in vain.
+    /// The condition that the driver waited for in vain.
     pub async fn try_open(&self, name: &str, url: &str) -> Result<Browser, Value> {
         let browser = Browser { node: self.node.clone(), name: name.into() };
         browser.ask("open", json!({"directory": self.folder.path().join(name), "url": url})).await?;
@@ -108,7 +108,7 @@ impl Browser {
         self.call("reload", json!({})).await;
     }
 
-    /// The list on the page; what is completed has a check mark.
+    /// The list on the page; completed todos have a check mark.
     pub async fn todos(&self) -> Vec<String> {
         let todos = self.call("todos", json!({})).await;
         let line = |todo: &Value| {
@@ -137,7 +137,7 @@ impl Browser {
         self.call("screenshot", json!({"path": folder.join(name).with_extension("png")})).await;
     }
 
-    /// What went wrong on the page and in its worker.
+    /// The errors of the page and of its worker.
     pub async fn errors(&self) -> Vec<String> {
         let errors = self.call("errors", json!({})).await;
         errors.as_array().expect("errors").iter().map(|error| error.as_str().expect("a text").into()).collect()
@@ -146,7 +146,7 @@ impl Browser {
 
 impl Client for Browser {
     async fn create_all(&self, ids: &[String], pace: &str) {
-        // What fails shows in the list.
+        // A failure shows in the list.
         let _ = self.ask("createAll", json!({"ids": ids, "pace": pace})).await;
     }
 
@@ -166,7 +166,7 @@ impl Client for Browser {
         serde_json::from_value(self.ask("ids", json!({})).await.ok()?).ok()
     }
 
-    /// What its worker pushes, and what is in the browser's storage, cannot be seen from the page.
+    /// The pushes of the worker, and the contents of the browser's storage, cannot be seen from the page.
     async fn record(&self, name: &str) -> Record {
         let (state, todos) = (self.state().await, Client::todos(self).await);
         Record { name: name.into(), state, todos, traffic: None, disk: None }

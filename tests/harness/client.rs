@@ -138,7 +138,7 @@ impl Node {
             while let Ok(Some(line)) = lines.next_line().await {
                 reader.receive(parse(&line));
             }
-            // Whoever waits for an answer, or asks from now on, gets none.
+            // Calls that wait for an answer, and those that are made from now on, get none.
             *reader.answers.lock().unwrap() = None;
         });
         Self(Arc::new(Process {
@@ -191,14 +191,14 @@ impl Node {
         Client { node: self.clone(), name }
     }
 
-    /// What comes for a subscription of this name from now on.
+    /// The messages of the subscription with this name from now on.
     pub fn messages_of(&self, sub: &str) -> mpsc::UnboundedReceiver<Value> {
         let (sender, messages) = mpsc::unbounded_channel();
         self.0.waiting.subscriptions.lock().unwrap().insert(sub.into(), sender);
         messages
     }
 
-    /// What the driver says from now on without having been asked, apart from what live pulls bring.
+    /// The messages that the driver sends from now on without having been asked, apart from those of live pulls.
     pub fn unsolicited(&self) -> mpsc::UnboundedReceiver<Value> {
         let (sender, receiver) = mpsc::unbounded_channel();
         *self.0.waiting.others.lock().unwrap() = Some(sender);
@@ -316,7 +316,7 @@ pub struct Live {
 }
 
 impl Live {
-    /// What the stream brings next: a page, its end or its failure.
+    /// The next message of the stream: a page, its end or its failure.
     pub async fn next(&mut self) -> Value {
         let message = tokio::time::timeout(PATIENCE, self.messages.recv()).await;
         message.expect("the live pull brings nothing").expect("the driver runs")
@@ -350,7 +350,7 @@ impl Live {
         tokio::time::timeout(time, news).await.is_err()
     }
 
-    /// How the stream ends. Until then it brings no event; clients that poll find empty pages.
+    /// The end of the stream. Until then it brings no event; clients that poll find empty pages.
     pub async fn end(&mut self) -> Value {
         loop {
             let message = self.next().await;

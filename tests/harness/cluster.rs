@@ -340,7 +340,7 @@ fn new_folder(parent: &Path) -> PathBuf {
     folder
 }
 
-/// Says in the data of this folder where they are served.
+/// Puts the port and the folder of the socket into the settings of the data in this folder.
 fn place(folder: &Path, port: u16) {
     let settings = format!("port = {port}\nunix_socket_directories = '{}'", folder.display());
     append(&folder.join("data/postgresql.conf"), &settings);

@@ -30,7 +30,7 @@ impl Collector {
         Self { port, spans }
     }
 
-    /// What `OTEL_EXPORTER_OTLP_ENDPOINT` is set to.
+    /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -52,7 +52,7 @@ pub fn hex(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What a span says of this, if it is text.
+/// The value of an attribute of a span, if it is text.
 pub fn attribute<'a>(span: &'a Span, name: &str) -> Option<&'a str> {
     let attribute = span.attributes.iter().find(|attribute| attribute.key == name)?;
     match attribute.value.as_ref()?.value.as_ref()? {

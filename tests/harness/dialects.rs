@@ -91,7 +91,7 @@ impl<'a> Caller<'a> {
         Ok(rpc)
     }
 
-    /// What a long poll, or a stream, answers until it ends.
+    /// The answer to a long poll, or the whole of a stream.
     pub async fn wait(&self, dialect: &str, position: (&str, &str)) -> Answer {
         let (offset, handle) = position;
         let table = format!("eventlog_6_{}", self.store);

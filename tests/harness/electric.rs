@@ -19,7 +19,7 @@ use tokio_postgres::Client;
 
 use crate::cluster::Database;
 
-/// What it is asked with, as search params.
+/// The search params of a request.
 pub type Params = BTreeMap<String, String>;
 
 pub struct Electric {
@@ -43,7 +43,7 @@ struct Behaviour {
     long_poll: Duration,
 }
 
-/// How it fails.
+/// The ways in which it can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     Status(u16),
@@ -53,7 +53,7 @@ pub enum Failure {
     Nonsense,
     /// It leaves out the first row of each page.
     Gaps,
-    /// It has lost the shape for whoever waits for what is new.
+    /// It has lost the shape, but only for requests that wait for new events.
     NotLive,
 }
 
@@ -245,7 +245,7 @@ fn names(shared: Arc<Shared>) -> impl Stream<Item = std::io::Result<String>> {
     })
 }
 
-/// The body in two pieces with a pause in between: whoever forwards it must not wait for the whole.
+/// The body in two pieces with a pause in between: a proxy must not wait for the whole before it forwards the first.
 fn in_two_pieces(messages: &Value) -> Body {
     let text = messages.to_string();
     let (first, second) = text.split_at(text.len() / 2);

@@ -13,7 +13,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// What `$LIVESTORE_TEST_FLAVOUR` says: native without it.
+    /// The flavour that `$LIVESTORE_TEST_FLAVOUR` names, or native if it is not set.
     pub fn of_tests() -> Self {
         match std::env::var("LIVESTORE_TEST_FLAVOUR").as_deref() {
             Err(_) | Ok("" | "native") => Self::Native,

@@ -1,4 +1,4 @@
-//! What the tests run on: real Postgres clusters, real sidecar processes, real npm clients, and a way to cut the
+//! The harness of the tests: real Postgres clusters, real sidecar processes, real npm clients, and a way to cut the
 //! network between them. Everything has random ports and folders of its own and is gone when the test process is.
 
 pub mod breaker;

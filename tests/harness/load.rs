@@ -19,7 +19,7 @@ pub struct Load {
     stop: Arc<AtomicBool>,
     writers: Vec<JoinHandle<usize>>,
     followers: Vec<JoinHandle<Vec<Value>>>,
-    /// Where followers end: unknown until the writers have stopped.
+    /// The number of the event at which followers end, which is unknown until the writers have stopped.
     target: tokio::sync::watch::Sender<Option<i64>>,
 }
 
@@ -99,7 +99,7 @@ struct Writer {
     name: String,
 }
 
-/// How an attempt to push ended.
+/// The outcome of an attempt to push.
 enum Outcome {
     Acknowledged,
     ServerAhead(i64),

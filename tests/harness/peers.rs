@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::free_port;
 use crate::sidecar::http_get;
 
-/// How long a backend may take to answer for the first time.
+/// The time that a backend may take until its first answer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A basin of s2-lite in which reading or appending creates a stream.
@@ -47,7 +47,7 @@ impl SyncCf {
         self.port
     }
 
-    /// What clients are given as `url`.
+    /// The `url` for clients.
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)
     }
@@ -80,7 +80,7 @@ impl S2Lite {
         self.port
     }
 
-    /// Where its API is.
+    /// The URL of its API.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
     }

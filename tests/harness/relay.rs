@@ -17,12 +17,12 @@ pub const EPOCH: i64 = 1_750_000_000_000;
 /// The latest time that JavaScript knows.
 const END_OF_TIME: i64 = 8_640_000_000_000_000;
 
-/// Where devices connect.
+/// The URL that devices connect to.
 pub fn url(sidecar: &Sidecar) -> String {
     format!("{}/api/v1/livestore/sync", sidecar.url())
 }
 
-/// Where those of a user connect, if the sidecar was started with [`tokens::WITH_SECRET`].
+/// The URL for the devices of a user, if the sidecar was started with [`tokens::WITH_SECRET`].
 pub fn url_of(sidecar: &Sidecar, user: &str) -> String {
     format!("{}?token={}", url(sidecar), tokens::token(user))
 }
@@ -40,7 +40,7 @@ pub fn events(client_id: &str, numbers: impl IntoIterator<Item = i64>) -> Value 
     numbers.into_iter().map(|number| event(client_id, number, json!({"id": number}))).collect()
 }
 
-/// What a sender is answered.
+/// The answer that a sender gets.
 pub fn ack(received: usize, last_timestamp: i64) -> Value {
     let payload = json!({"receivedCount": received, "lastTimestamp": last_timestamp});
     json!({"type": "ack", "clientId": "server", "sessionId": "", "timestamp": 0, "payload": payload})
@@ -183,7 +183,7 @@ impl Peer {
         }
     }
 
-    /// How the server ends the connection; messages before it are dropped.
+    /// The end of the connection by the server; messages before it are dropped.
     pub async fn closed(&mut self) -> Received {
         loop {
             if let Err(end) = self.connection.text().await {

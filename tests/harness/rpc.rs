@@ -16,7 +16,7 @@ pub struct Rpc {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// What arrives on a connection.
+/// One thing that arrives on a connection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Received {
     Frame(Value),
@@ -145,7 +145,7 @@ impl Rpc {
         }
     }
 
-    /// The `exit` of a request; what comes before it is dropped.
+    /// The `exit` of a request; frames before it are dropped.
     pub async fn exit(&mut self, id: &Value) -> Value {
         self.until_exit(id).await.pop().expect("an Exit")["exit"].clone()
     }

@@ -38,7 +38,7 @@ impl Answer {
         self.json().as_array().expect("messages").iter().filter_map(number).collect()
     }
 
-    /// What the control messages say.
+    /// The values of the control messages.
     pub fn controls(&self) -> Vec<String> {
         let control = |message: &Value| message["headers"]["control"].as_str().map(Into::into);
         self.json().as_array().expect("messages").iter().filter_map(control).collect()

@@ -21,7 +21,7 @@ pub struct Sidecar {
     log: Arc<Mutex<Vec<String>>>,
 }
 
-/// How to start one.
+/// The settings with which a sidecar is started.
 pub struct Start {
     program: PathBuf,
     database_url: String,
@@ -99,7 +99,7 @@ impl Start {
             .args(["--listen", &format!("127.0.0.1:{}", self.port), "--log-format", "json"])
             .args(&self.arguments)
             .env("DATABASE_URL", &self.database_url)
-            // Who is killed and started again and again is not waited for.
+            // Tests that restart sidecars again and again would otherwise wait for this delay each time.
             .env("LIVESTORE_SHUTDOWN_DELAY", "0s")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(stdin)
@@ -146,7 +146,7 @@ impl Sidecar {
         self.child.id()
     }
 
-    /// What clients of sync-cf are given as `url`.
+    /// The `url` for clients of sync-cf.
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.port)
     }
@@ -156,7 +156,7 @@ impl Sidecar {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// What it has logged so far.
+    /// The lines that it has logged so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().join("\n")
     }
@@ -173,7 +173,7 @@ impl Sidecar {
         values.filter(|(name, _)| *name == series).find_map(|(_, value)| value.parse().ok()).unwrap_or_default()
     }
 
-    /// How often a limit was exceeded.
+    /// The number of times that a limit was exceeded.
     pub async fn hits(&self, limit: &str) -> f64 {
         self.metric(&format!("livestore_limit_hits_total{{limit=\"{limit}\"}}")).await
     }
@@ -196,7 +196,7 @@ impl Sidecar {
         tokio::task::block_in_place(|| self.child.wait()).expect("it ends")
     }
 
-    /// How many sockets it has open.
+    /// The number of its open sockets.
     pub fn sockets(&self) -> usize {
         let open = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs");
         let is_socket = |target: std::path::PathBuf| target.to_string_lossy().starts_with("socket:");
@@ -205,7 +205,7 @@ impl Sidecar {
             .count()
     }
 
-    /// How many files it has open, sockets among them.
+    /// The number of its open files, sockets included.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
     }

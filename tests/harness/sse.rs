@@ -23,7 +23,7 @@ impl Message {
 pub struct Messages {
     pub response: Response,
     text: String,
-    /// What is no message: comments, which keep it alive.
+    /// The number of blocks that are only comments, which keep the stream alive.
     pub comments: usize,
 }
 

@@ -140,7 +140,7 @@ impl Provider {
         self.state.lock().expect("no panic").answer = answer.to_string();
     }
 
-    /// How often it was asked.
+    /// The number of requests that it got.
     pub fn requests(&self) -> usize {
         self.state.lock().expect("no panic").requests
     }

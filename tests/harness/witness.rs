@@ -21,7 +21,7 @@ struct Seen {
     unanswered: AtomicUsize,
 }
 
-/// What clients have met so far.
+/// The failures that clients have met so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Troubles {
     /// Nobody took the connection.
@@ -54,7 +54,7 @@ impl Witness {
         self.port
     }
 
-    /// How many connections were made.
+    /// The number of connections that were made.
     pub fn connections(&self) -> usize {
         self.seen.connections.load(Ordering::Relaxed)
     }
@@ -66,15 +66,15 @@ impl Witness {
     }
 }
 
-/// How a connection stands.
+/// The state of a connection.
 #[derive(Default)]
 struct Standing {
-    /// The client is gone: what follows is its own doing.
+    /// The client is gone, so a failure after that is its own doing.
     has_left: AtomicBool,
     is_websocket: AtomicBool,
     /// The client has sent something that nothing followed.
     waits: AtomicBool,
-    /// What that began with.
+    /// The beginning of that message.
     last: Mutex<String>,
 }
 
@@ -101,7 +101,7 @@ async fn there(mut near: OwnedReadHalf, mut far: OwnedWriteHalf, standing: &Stan
         standing.waits.store(true, Ordering::Relaxed);
         *standing.last.lock().unwrap() = String::from_utf8_lossy(&buffer[..read.min(200)]).into();
         if far.write_all(&buffer[..read]).await.is_err() {
-            // What follows the end of a WebSocket is nobody's loss.
+            // Data after the end of a WebSocket is no loss to anybody.
             if !standing.is_websocket.load(Ordering::Relaxed) {
                 seen.reset.fetch_add(1, Ordering::Relaxed);
             }

@@ -46,7 +46,8 @@ observe() {
 }
 observed=$(mktemp)
 
-# Ends the script with the last lines: what took how long, what failed and how, and the sums. Its status is 0 if all is well.
+# Ends the script with its last lines: the time of each check, the output of those that failed, and the sums. Its status is 0
+# if all is well.
 finish() {
     rm -f "$observed"
     printf '\n'

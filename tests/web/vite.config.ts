@@ -7,7 +7,7 @@ export default defineConfig({
   optimizeDeps: {
     // It finds its .wasm file beside itself.
     exclude: ['@livestore/wa-sqlite'],
-    // What only the worker imports would be found late, and the page loaded twice.
+    // Without this, Vite would find the imports of the worker late, and load the page twice.
     entries: ['index.html', 'src/livestore.worker.ts'],
   },
   // The schema is that of the Node clients, `../clients/driver/todo-schema.mjs`, but on the packages of this folder.

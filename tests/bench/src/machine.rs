@@ -1,4 +1,4 @@
-//! Where it ran, and what: figures mean nothing without it.
+//! The machine and the versions of a run: figures mean nothing without them.
 
 use std::process::Command;
 

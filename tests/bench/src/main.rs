@@ -1,6 +1,6 @@
 //! `make bench`: this backend beside its peers, with the same work in the same run on the same machine. Systems take turns, round
-//! by round; what counts is the median of the rounds and the ratio of two medians. `make soak` and `make overload` are about this
-//! backend alone, with the same clients.
+//! by round; the results are the median of the rounds and the ratio of two medians. `make soak` and `make overload` are about
+//! this backend alone, with the same clients.
 
 mod machine;
 mod measure;
@@ -27,10 +27,10 @@ const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nw
 
 #[derive(Parser)]
 struct Arguments {
-    /// Where install-peers has put the peers.
+    /// The folder into which install-peers has put the peers.
     #[arg(long, default_value = "target/peers")]
     peers: PathBuf,
-    /// Where the report goes.
+    /// The folder for the report.
     #[arg(long)]
     out: PathBuf,
     /// In under five minutes: fewer rounds, shorter ones, smaller logs.

@@ -1,10 +1,10 @@
-//! Figures, and what they are made of.
+//! Figures, and the values that they are made of.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What one system did in one measurement, a value for each round.
+/// The results of one system in one measurement, a value for each round.
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
     pub system: String,
@@ -14,10 +14,10 @@ pub struct Figure {
     /// Latencies of all rounds in milliseconds, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Latency>,
-    /// What the load generator itself took of one core, from 0 to 2; `None` where another program made the load.
+    /// The cores that the load generator itself took, from 0 to 2; `None` if another program made the load.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generator_cores: Option<f64>,
-    /// What was different for this system.
+    /// A difference in the measurement of this system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -37,7 +37,7 @@ pub struct Target {
     pub reached: bool,
 }
 
-/// What the ratio of ours to the other has to be.
+/// The bound for the ratio of ours to the other.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub enum Bound {
     AtLeast(f64),
@@ -62,7 +62,7 @@ pub struct Section {
     pub unit: &'static str,
     pub figures: Vec<Figure>,
     pub targets: Vec<Target>,
-    /// What cannot be seen from the figures.
+    /// Remarks on points that cannot be seen from the figures.
     pub notes: Vec<String>,
 }
 
@@ -96,7 +96,7 @@ impl Section {
         Self { id, title: title.into(), unit, figures, targets: Vec::new(), notes: Vec::new() }
     }
 
-    /// What the first figure, ours, has to be in comparison with that of another system.
+    /// Adds a bound for the first figure, ours, in comparison with that of another system.
     pub fn target(mut self, against: &str, bound: Bound) -> Self {
         if let (Some(ours), Some(other)) = (self.median_of(&self.figures[0].system), self.median_of(against)) {
             let ratio = ours / other;
@@ -137,7 +137,7 @@ pub fn milliseconds(time: Duration) -> f64 {
 
 /// CPU time that this process has used so far.
 pub fn cpu_time() -> Duration {
-    // Fields 14 and 15, in ticks of 10 ms; what is before the last parenthesis is the name of the program.
+    // Fields 14 and 15, in ticks of 10 ms. The name of the program, before the last parenthesis, may have spaces in it.
     let stat = std::fs::read_to_string("/proc/self/stat").expect("a Linux");
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
     let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();

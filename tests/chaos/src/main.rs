@@ -25,15 +25,15 @@ const SIDECARS: usize = 3;
 const CONTENDED: usize = 3;
 const QUIET: usize = 12;
 
-/// How long clients may take to be back after the last fault.
+/// The time that clients may take to be back after the last fault.
 const RECOVERY: Duration = Duration::from_secs(30);
 
-/// How many violations are shown; all are in the file.
+/// The number of violations that are shown; all are in the file.
 const SHOWN: usize = 20;
 
 #[derive(Parser)]
 struct Arguments {
-    /// How long there are faults.
+    /// The seconds during which there are faults.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Makes the schedule of the faults. Without: another one each time.
@@ -42,7 +42,7 @@ struct Arguments {
     /// Postgres is a primary with a synchronous standby, and fails over.
     #[arg(long)]
     standby: bool,
-    /// Where what is needed to explain a violation is left.
+    /// The folder for the files that explain a violation.
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
     /// Shows the schedule, and does nothing.
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     runtime.expect("a runtime").block_on(run(&arguments, seed))
 }
 
-/// Of the clock: whoever wants the same again says so.
+/// A seed from the clock, so that runs differ unless a seed is given.
 fn rand_seed() -> u32 {
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     time.map_or(0, |time| time.subsec_nanos() ^ time.as_secs() as u32) % 1_000_000

@@ -1,4 +1,4 @@
-//! What a run says in the end, and the files that it leaves if something is wrong.
+//! The report at the end of a run, and the files that it leaves if something is wrong.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

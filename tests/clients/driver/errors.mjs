@@ -62,7 +62,7 @@ const fieldsOf = (error) =>
     (key) => key !== '_tag' && !key.startsWith('~') && error[key] !== undefined,
   )
 
-/** What an error carries may be anything: functions, sockets, cycles. Such a value is better described than lost. */
+/** A value in an error may be anything: a function, a socket, a cycle. Such a value is better described than lost. */
 const inJson = (value) => {
   try {
     return JSON.parse(JSON.stringify(value) ?? 'null')

@@ -43,7 +43,7 @@ impl Contestant {
         matches!(&*self.backend, Backend::Ours { .. })
     }
 
-    /// How many pushes the server has refused so far because its log has more, where it says so.
+    /// The number of pushes that the server has refused so far because its log has more events, if it counts them.
     pub async fn server_ahead(&self) -> Option<usize> {
         let Backend::Ours { sidecar, .. } = &*self.backend else { return None };
         let (_, metrics) = sidecar.get("/metrics").await;

@@ -16,26 +16,26 @@ use livestore_tests::convergence::{Log, Nodes, Processes, Round, Verdict, Web, l
 use crate::backends::{Contestant, contestants};
 use crate::report::{Row, Variation};
 
-/// Where the logs of the clients go, and what is known of each round.
+/// The folder for the logs of the clients and the details of each round.
 const ROUNDS: &str = "target/converge";
 
 #[derive(Parser)]
 struct Arguments {
-    /// How often each system is tried.
+    /// The number of rounds of each system.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only these: cf-ws, cf-http, electric, s2, web (this backend; the last in browsers), workerd, web-workerd, s2-lite (the
     /// original ones). Without: all but the browsers.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// How many clients commit at the same moment.
+    /// The number of clients that commit at the same moment.
     #[arg(long, value_delimiter = ',', default_value = "2")]
     writers: Vec<usize>,
-    /// How many events each of them commits.
+    /// The number of events that each of them commits.
     #[arg(long, value_delimiter = ',', default_value = "30")]
     events: Vec<usize>,
-    /// How they commit: burst (all events in one turn of the event loop), groups (ten in a turn), turns (each in a turn of its
-    /// own), typing (one every 50 ms).
+    /// The pace of their commits: burst (all events in one turn of the event loop), groups (ten in a turn), turns (each in a turn
+    /// of its own), typing (one every 50 ms).
     #[arg(long, value_delimiter = ',', default_value = "burst")]
     pace: Vec<String>,
     /// One process for all writers, or one for each.
@@ -50,16 +50,16 @@ struct Arguments {
     /// Arguments for the sidecar, separated by spaces. Given several times: one sidecar for each, compared side by side.
     #[arg(long, allow_hyphen_values = true)]
     sidecar_argument: Vec<String>,
-    /// Where tests/bench/install-peers has put the original backends.
+    /// The folder into which tests/bench/install-peers has put the original backends.
     #[arg(long, default_value = "target/peers")]
     peers: PathBuf,
-    /// For how many seconds nothing may change before the clients of a round count as stuck.
+    /// The seconds without any change after which the clients of a round count as stuck.
     #[arg(long, default_value_t = 8)]
     stillness: u64,
-    /// How many seconds the writers of a round may take, and the client that starts after them.
+    /// The seconds that the writers of a round may take, and again the client that starts after them.
     #[arg(long, default_value_t = 60)]
     limit: u64,
-    /// Where the report goes. The logs of the clients stay in target/converge.
+    /// The folder for the report. The logs of the clients stay in target/converge.
     #[arg(long, default_value = ROUNDS)]
     out: PathBuf,
 }

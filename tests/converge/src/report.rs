@@ -37,7 +37,7 @@ impl Row {
         self.columns().join(", ")
     }
 
-    /// What tells it from other rows.
+    /// The columns that tell it from other rows.
     fn columns(&self) -> [String; 6] {
         let Variation { writers, events, pace, processes, materializers } = &self.variation;
         let processes = match (processes, self.is_web) {
@@ -98,7 +98,7 @@ pub fn write(folder: &Path, rows: &[&Row], absent: &[String]) {
     fs::write(folder.join("converge.md"), markdown(rows, &about, absent)).expect("the report");
 }
 
-/// What one round was, for whoever wants to explain it.
+/// Keeps all details of a round, so that its verdict can be explained.
 pub fn keep(folder: &Path, row: &Row, verdict: &Verdict, played: &Played, log: &Log) {
     let all = json!({"round": row.name(), "verdict": verdict, "played": played, "log": log});
     fs::write(folder.join("round.json"), serde_json::to_string_pretty(&all).expect("JSON")).expect("a file");

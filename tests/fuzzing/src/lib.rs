@@ -1,4 +1,4 @@
-//! What the fuzz targets of all crates share: a corpus beside the target, and a way to get from its messages to others.
+//! The harness of the fuzz targets of all crates: a corpus beside the target, and a way to get from its messages to others.
 //!
 //! A target is a test whose name begins with `fuzz_`. `cargo test` replays its corpus, and a few inputs more; `make fuzz` has a
 //! fuzzer look for those that nobody thought of.
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 pub use bolero;
 
-/// How many inputs beside its corpus a target gets in `cargo test`.
+/// The number of inputs beside its corpus that a target gets in `cargo test`.
 pub const INPUTS: usize = 1000;
 
 /// A target that reads bytes. Its corpus is in `__fuzz__/<name>/corpus`, beside the file: messages as they are on the wire.
@@ -36,7 +36,7 @@ macro_rules! text_target {
     };
 }
 
-/// What is inserted into messages: what parsers have stumbled over.
+/// Pieces to insert into messages: text that parsers have stumbled over.
 const TOKENS: [&str; 48] = [
     "",
     "\"",

@@ -1,4 +1,4 @@
-//! What reads events in the extension.
+//! The code of the extension that reads events.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use livestore_rules::plan::{MAX_AHEAD, Plan, Push, Stored, StoredEvent, Verdict,
 use livestore_rules::validation::{Event, MAX_ARGS_DEPTH, MAX_SEQ_NUM, read_batch};
 use serde_json::{Value, json};
 
-/// How deep JSON nests, counted in another way than the extension does: without its strings.
+/// The depth to which JSON nests, counted in another way than the extension does: without its strings.
 fn depth(json: &str) -> i64 {
     let unescaped = json.replace("\\\\", "").replace("\\\"", "");
     let outside_strings = unescaped.split('"').step_by(2).flat_map(str::chars);

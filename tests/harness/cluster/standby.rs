@@ -26,7 +26,7 @@ impl Cluster {
         standby
     }
 
-    /// Makes a primary that was killed the standby of its successor. What it had is thrown away: it may have commits that
+    /// Makes a primary that was killed the standby of its successor. Its data is thrown away, because it may have commits that
     /// nobody was told of.
     pub async fn follow(&'static self, primary: &Self) {
         let port = primary.port;
@@ -58,9 +58,9 @@ impl Cluster {
         admin.batch_execute("checkpoint").await.expect("a checkpoint");
     }
 
-    /// Waits until the standby has everything that anybody may have seen. What is committed later waits for the standby; what
-    /// was committed before may not have: a session that is terminated while it waits, and a primary that is started again,
-    /// show what the standby does not have yet.
+    /// Waits until the standby has everything that anybody may have seen. Later commits wait for the standby, but earlier ones
+    /// may not have: a session that is terminated while it waits, and a primary that is started again, show commits that the
+    /// standby does not have yet.
     pub async fn standby_catches_up(&self) {
         let admin = self.connect("postgres", "postgres").await;
         let now = admin.query_one("select pg_current_wal_lsn()::text", &[]).await.expect("a position");

@@ -1,4 +1,4 @@
-//! What a round asks of a client.
+//! The interface that a round needs of a client.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ pub trait Client {
     fn record(&self, name: &str) -> impl Future<Output = Record>;
 }
 
-/// What changes while a client syncs.
+/// The state of a client, which changes while it syncs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum State {
@@ -35,9 +35,9 @@ pub enum State {
 pub struct Status {
     pub head: i64,
     pub backend_head: i64,
-    /// What the session has not seen confirmed by its leader.
+    /// The number of events that the leader has not confirmed to the session.
     pub pending_in_session: usize,
-    /// What the leader has not seen confirmed by the server.
+    /// The number of events that the server has not confirmed to the leader.
     pub pending_in_leader: usize,
     pub is_connected: bool,
 }
@@ -66,7 +66,7 @@ pub struct Record {
 /// The number of an event and the id of its todo.
 pub type Event = (i64, Option<String>);
 
-/// What a client has pushed, the errors that its pushes ended with, and what it was brought.
+/// The events that a client has pushed, the errors that its pushes ended with, and the events that its pull has brought.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Traffic {
     pub offered: Vec<Event>,
@@ -77,12 +77,12 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// How many the server, or the network, has refused.
+    /// The number of pushes that the server, or the network, has refused.
     pub fn refused(&self) -> usize {
         self.failures.iter().filter(|(error, _)| *error != Self::GIVEN_UP).map(|(_, count)| count).sum()
     }
 
-    /// How many the client gave up, when a pull brought events.
+    /// The number of pushes that the client gave up because a pull brought events.
     pub fn given_up(&self) -> usize {
         self.failures.get(Self::GIVEN_UP).copied().unwrap_or(0)
     }

@@ -10,7 +10,7 @@ use super::Event;
 use crate::client::Node;
 use crate::cluster::Database;
 
-/// How long a client may take to read it.
+/// The time that a client may take to read it.
 const READING: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Serialize)]

@@ -18,10 +18,10 @@ use crate::browsers::{Browser, Browsers, page};
 use crate::client::Node;
 use crate::device::Device;
 
-/// How often clients are asked for their states.
+/// The time after which clients are asked for their states again.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long clients may take to reach their server before they commit.
+/// The time that clients may take to reach their server before they commit.
 const CONNECTING: Duration = Duration::from_secs(20);
 
 /// Writers commit at once; a further client starts when they have settled.
@@ -32,20 +32,20 @@ pub struct Round {
     pub events: usize,
     /// Of the commits of a writer: `burst`, `groups`, `turns` or `typing`.
     pub pace: String,
-    /// How long nothing may change before the clients count as stuck.
+    /// The time without any change after which the clients count as stuck.
     pub stillness: Duration,
-    /// How long the writers may take in all, and the further client after them.
+    /// The time that the writers may take in all, and again the further client after them.
     pub limit: Duration,
 }
 
-/// What the clients of a round ended with.
+/// The outcome of a round for its clients.
 #[derive(Debug, Serialize)]
 pub struct Played {
     /// The ids of the todos that each writer created.
     pub created: Vec<Vec<String>>,
     /// Of the writers, and of the client that started after them.
     pub records: Vec<Record>,
-    /// How long the writers took to agree, if they did.
+    /// The time that the writers took to agree, if they did.
     pub agreed_after: Option<Duration>,
 }
 
@@ -123,13 +123,13 @@ async fn have<C: Client>(clients: &[Result<C, Value>], expected: &[String]) -> b
 #[derive(Debug, Clone)]
 pub struct Nodes {
     pub dialect: String,
-    /// What clients of the dialect are given as `url`.
+    /// The `url` for clients of the dialect.
     pub url: String,
     pub store: String,
     /// `plain` or `idempotent`, see `tests/clients/livestore.mjs`.
     pub materializers: String,
     pub processes: Processes,
-    /// Where their logs go.
+    /// The folder for their logs.
     pub folder: PathBuf,
 }
 
@@ -176,7 +176,7 @@ pub struct Web {
     pub materializers: String,
     /// One: the writers are tabs of one profile. These are sessions of one client, with one leader, and only it talks to the server.
     pub processes: Processes,
-    /// Where what they log goes.
+    /// The folder for their logs.
     pub folder: PathBuf,
 }
 
@@ -215,7 +215,7 @@ fn writer(number: usize) -> String {
     format!("writer-{number}")
 }
 
-/// What clients have logged into the files of a folder.
+/// The logs of clients in the files of a folder.
 pub fn logs(folder: &Path) -> String {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
     let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));

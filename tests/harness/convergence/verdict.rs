@@ -1,4 +1,4 @@
-//! What a round proves: of the clients, and of the log.
+//! The verdict on a round: on its clients, and on the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,9 +26,9 @@ pub struct Verdict {
     pub is_chain: bool,
     /// Traffic that failed, by the name of the error.
     pub failures: BTreeMap<String, usize>,
-    /// What clients have seen of it.
+    /// The number of pushes that clients have seen refused.
     pub refused: usize,
-    /// How many pushes the server has refused because its log has more, where it says so.
+    /// The number of pushes that the server has refused because its log has more events, if it counts them.
     pub server_ahead: Option<usize>,
     pub given_up: usize,
     /// Refused ones of the client that had most of them.
@@ -105,7 +105,8 @@ fn shows(record: &Record, ids: &BTreeSet<&String>) -> bool {
     record.todos.as_ref().is_some_and(|todos| todos.len() == ids.len() && todos.iter().all(|id| ids.contains(id)))
 }
 
-/// What was acknowledged and is not in the log, and what a client has below its head that the log does not have there.
+/// Events that were acknowledged and are not in the log, and events that a client has below its head and the log does not have
+/// there.
 fn lost(played: &Played, log: &Log) -> BTreeSet<String> {
     let pushes = played.records.iter().filter_map(|record| record.traffic.as_ref());
     let acknowledged = pushes.flat_map(|traffic| &traffic.acknowledged);
@@ -125,7 +126,7 @@ fn never_pushed(played: &Played, log: &Log) -> BTreeSet<String> {
     log.0.iter().filter(|entry| !was_pushed(entry)).map(|entry| entry.id.clone()).collect()
 }
 
-/// What is wrong with a client. It is nothing if it has what the log has.
+/// The reason why a client has not converged, or none if it has the events of the log.
 fn reason(record: &Record, log: &Log, logs: &str) -> Option<String> {
     let who = if record.name == "reader" { "the client that started later" } else { "a writer" };
     let what = match &record.state {
@@ -152,7 +153,7 @@ fn reason(record: &Record, log: &Log, logs: &str) -> Option<String> {
     Some(format!("{who}: {what}"))
 }
 
-/// Whether what a client has to push does not go on from the log that it knows, each event from the one before.
+/// Whether the pending events of a client leave a gap after the log that it knows, or among themselves.
 fn has_gap(record: &Record) -> bool {
     let Some(disk) = &record.disk else { return false };
     let pending = disk.events.iter().map(|(number, _)| *number).filter(|number| *number > disk.head);

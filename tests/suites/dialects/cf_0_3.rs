@@ -131,7 +131,7 @@ async fn every_connection_hears_of_every_push_in_order_whether_it_has_pulled_or_
     assert_eq!(next(&mut puller, "PullRes").await["requestId"], json!({"context": "pull", "requestId": "p"}));
     puller.send(json!({"_tag": "WSMessage.Ping", "requestId": "ping"})).await;
     assert_eq!(puller.frame().await, json!({"_tag": "WSMessage.Pong", "requestId": "ping"}));
-    // What is pushed before a connection follows the log it cannot hear of.
+    // A connection cannot hear of pushes from before it follows the log.
     tokio::time::sleep(Duration::from_millis(500)).await;
     for head in 0..50 {
         writer.send(push_req(&head.to_string(), chain(head, 1))).await;
@@ -165,7 +165,7 @@ async fn a_pull_while_others_push_misses_nothing_and_repeats_nothing() {
         }
     }
     for reader in &mut readers {
-        // As the client does it: what is pushed before the first answer to the pull is put aside.
+        // As the client does it: pushed events that arrive before the first answer to the pull are put aside.
         let (mut seen, mut aside, mut is_complete) = (Vec::new(), Vec::new(), false);
         while seen.last() != Some(&1600) {
             let message = next(reader, "PullRes").await;
@@ -302,7 +302,7 @@ async fn a_client_that_reconnected_is_sent_nothing_until_its_position_is_known()
     client.push(json!([event(0, "mine", json!({}))])).await.unwrap_err();
     assert_eq!(numbers(&live.events(10).await), up_to(10));
 
-    // One that missed nothing goes on where it was.
+    // A client that missed nothing goes on from its position.
     push_while_away(&client, &breaker, &database, 10, 0).await;
     client.push(chain(10, 2)).await.unwrap();
     assert_eq!(numbers(&live.events(2).await), [11, 12]);
@@ -364,7 +364,7 @@ async fn admin_requests_take_the_secret_and_the_privilege() {
     let heads = || async { admin.query_one("select livestore.head('s')", &[]).await.unwrap().get::<_, i64>(0) };
     assert_eq!(heads().await, 3);
 
-    // Whoever follows the log is told that it is no more.
+    // Clients that follow the log are told that it was reset.
     let follower = open(&sidecar, "s").await;
     let mut live = follower.live(None).await;
     assert_eq!(live.page().await.len(), 3);
@@ -394,8 +394,8 @@ async fn a_shutdown_closes_the_connection_and_a_get_learns_what_this_is() {
     assert!(ended.await.unwrap().success());
 }
 
-/// Plays the recording: the same acknowledgements and errors, the same events. Not compared: times, whose request a push
-/// was (any id does), and how events of several pushes are grouped. The original acknowledges before it writes.
+/// Plays the recording: the same acknowledgements and errors, the same events. Not compared: times, the ids of requests to which
+/// pushed events belong (any id does), and the grouping of events of several pushes. The original acknowledges before it writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_recording_gets_the_same_answers() {
     let database = Database::new().await;

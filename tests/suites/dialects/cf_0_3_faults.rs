@@ -1,5 +1,5 @@
-//! sync-cf 0.3 when something goes wrong. Its client pulls once in its life, does not look for gaps and repeats nothing: what
-//! the server does wrong here stays wrong.
+//! sync-cf 0.3 when something goes wrong. Its client pulls once in its life, does not look for gaps and repeats nothing, so a
+//! mistake of the server here stays.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -60,7 +60,7 @@ async fn a_pull_has_everything_whether_its_sidecar_has_heard_of_it_or_not() {
     assert_eq!(events_of(&first.frame().await), [1, 2, 3]);
 }
 
-/// What others push between the upgrade and the first ping of a client that reconnects, too.
+/// Events that others push between the upgrade and the first ping of such a client are not sent, either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_pings_without_a_pull_is_sent_nothing_from_the_first_moment_on() {
     let database = Database::new().await;

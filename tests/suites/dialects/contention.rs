@@ -8,7 +8,7 @@ use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
 
-/// As long as may be: what arrives sooner was not held back.
+/// A long window, so that an event that arrives sooner was certainly not held back.
 const WINDOW: Duration = Duration::from_secs(5);
 
 const DIALECTS: [&str; 4] = ["cf-ws", "electric", "s2", "cf-0.3"];
@@ -64,7 +64,7 @@ async fn events_of_a_contended_store_are_delivered_together() {
     let sidecar = Start::new(database.url("sidecar")).arguments(&["--contention-window=5s"]).ready().await;
     let mut readers = Readers::start(&sidecar).await;
 
-    // Nobody waits where nobody was refused.
+    // Nobody waits as long as no push was refused.
     let start = Instant::now();
     readers.writer.push(chain(1, 1)).await.unwrap();
     assert_eq!(readers.pages().await, DIALECTS.map(|dialect| (dialect, vec![2])));

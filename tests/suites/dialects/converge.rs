@@ -1,8 +1,8 @@
 //! Full clients that commit at the same moment, in each dialect: the short form of `make converge`.
 //!
-//! LiveStore 0.4.0 does not always get through this, with any server (docs/known-problems.md). What holds in every round: the log
-//! is one chain of what the clients have pushed, each event once, with everything that was acknowledged. So an event that is
-//! missing is one that its client has not pushed.
+//! LiveStore 0.4.0 does not always get through this, with any server (docs/known-problems.md). But in every round the log is one
+//! chain of the events that the clients have pushed, each of them once, with everything that was acknowledged. So an event that
+//! is missing is one that its client has not pushed.
 
 use std::time::Duration;
 

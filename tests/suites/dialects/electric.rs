@@ -1,5 +1,5 @@
-//! `@livestore/sync-electric` 0.4.0 from npm, unmodified, and its endpoint by hand. What this client does as others do it is
-//! in `client.rs` and `shared_store.rs`.
+//! `@livestore/sync-electric` 0.4.0 from npm, unmodified, and its endpoint by hand. The behaviour that it shares with other
+//! clients is tested in `client.rs` and `shared_store.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ async fn talkative(database: &Database) -> Sidecar {
     Start::new(database.url("sidecar")).arguments(&["--log", "info,livestore_sidecar::protocols=debug"]).ready().await
 }
 
-/// How many pulls there were so far.
+/// The number of pulls so far.
 fn pulls(sidecar: &Sidecar) -> usize {
     sidecar.log().matches("\"message\":\"pull\"").count()
 }
@@ -104,7 +104,7 @@ async fn whoever_has_read_events_is_told_at_once_that_there_are_no_more() {
         assert_eq!((&told["value"]["batch"], &told["value"]["pageInfo"]["_tag"]), (&json!([]), &json!("NoMore")));
         assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
     }
-    // The first page, the three events, what was told three times, and the one that waits.
+    // The pulls for the first page, the three events and the three empty pages, and the one that waits.
     eventually("the client waits", || async { pulls(&sidecar) == 8 }).await;
     assert!(live.is_quiet_for(Duration::from_secs(2)).await);
     assert_eq!(pulls(&sidecar), 8);

@@ -102,7 +102,7 @@ async fn a_shape_stream_follows_a_log_and_catches_up_after_restarts_in_both_mode
     assert_eq!(last["params"]["live_sse"], "true", "the stream has not fallen back to polling: {last}");
     assert_eq!(last["headers"]["content-type"], "text/event-stream");
 
-    // Where a client was, a later one goes on.
+    // A later client goes on from the position of an earlier one.
     let state = polling.state().await;
     push(&database, "todo-app", chain(2521, 3)).await;
     assert_eq!(seq_nums(&polling.rows(3).await), [2522, 2523, 2524]);

@@ -63,7 +63,7 @@ async fn pages_say_to_caches_how_long_they_last() {
     assert_eq!(third.header("electric-up-to-date"), Some(""));
     assert_eq!(third.json()[500], json!({"headers": {"control": "up-to-date", "global_last_seen_lsn": "2500"}}));
 
-    // What a cache has, it need not get again.
+    // A cache need not get again the pages that it has.
     for (answer, offset) in [(&first, "-1"), (&second, "1000_0"), (&third, "2000_0")] {
         let request = get(&sidecar, &[("table", TABLE), ("offset", offset), ("handle", &handle)]);
         let tag = answer.header("etag").unwrap();
@@ -95,7 +95,7 @@ async fn pages_say_to_caches_how_long_they_last() {
     let of_livestore = at("2501_0", &[("live", "true")]).await;
     assert_eq!(of_livestore.header("cache-control"), Some("no-store"));
 
-    // With an authorize function, what one may see is not for others.
+    // With an authorize function, a page that one client may see must not be cached for others.
     let admin = database.admin().await;
     admin.batch_execute("create function may(text, text) returns boolean language sql as 'select $2 <> ''pull'' or $1 = ''todo-app'''").await.unwrap();
     let guarded = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "may"]).ready().await;

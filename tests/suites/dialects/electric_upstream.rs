@@ -35,7 +35,7 @@ impl Setup {
         self.database.admin().await.execute("select livestore.push('todo-app', $1)", &[&batch]).await.unwrap();
     }
 
-    /// How many answers of Electric were pages.
+    /// The number of answers of Electric that were pages.
     fn pages(&self) -> usize {
         self.electric.requests().iter().filter(|(_, status)| *status == 200).count()
     }
@@ -103,7 +103,7 @@ async fn a_rotated_shape_is_joined_anew_where_the_client_is() {
         expected += 150;
     }
     assert!(setup.electric.requests().iter().any(|(_, status)| *status == 409));
-    // Also who comes back with the position of a shape that is long gone, and has much to read.
+    // Nor does a client notice that comes back with the position of a shape that is long gone, and has much to read.
     let position = setup.client.pull(None).await.map(|events| events.len()).unwrap();
     assert_eq!(position, 570);
     setup.electric.rotate();
@@ -134,7 +134,7 @@ async fn an_electric_that_fails_is_replaced_by_postgres_meanwhile() {
     let mut head = 10;
     for failure in FAILURES {
         setup.electric.fail(Some(failure));
-        // What it still has open may bring this one.
+        // A request that is still open may bring the first of these events.
         for _ in 0..3 {
             setup.push(chain(head, 1)).await;
             head += 1;
@@ -187,7 +187,7 @@ async fn an_electric_that_never_has_the_shape_is_not_asked_without_end() {
     assert_eq!(numbers(&live.events(1).await), [3]);
 }
 
-/// Any log is right for who has read nothing, and the one that it reads from is right from then on.
+/// Any log is right for a client that has read nothing, and the one that it reads from is right from then on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_another_one_before_its_first_event_is_followed() {
     let setup = Setup::new().await;
@@ -212,7 +212,7 @@ async fn an_electric_that_lags_behind_is_waited_for_and_makes_no_gap() {
     setup.push(chain(5, 5)).await;
     assert_eq!(numbers(&live.events(2).await), [6, 7]);
     assert!(live.is_quiet_for(Duration::from_secs(1)).await);
-    // A rotation leads through Postgres, which is ahead; what Electric brings later is not repeated.
+    // A rotation leads through Postgres, which is ahead; events that Electric brings later are not repeated.
     setup.electric.rotate();
     assert_eq!(numbers(&live.events(3).await), [8, 9, 10]);
     setup.electric.replicate_to(9);
@@ -322,7 +322,7 @@ async fn shape_requests_are_answered_by_electric_itself() {
 
     let few = get(&setup.sidecar, &[table, secret, ("offset", "-1"), ("columns", "\"seqNum\",\"clientId\"")]);
     let few = Answer::to(few).await;
-    // What is checked is what is sent on.
+    // Two values of one parameter are refused: otherwise one could be checked and the other sent on.
     let before = setup.electric.requests().len();
     for (name, one, other) in
         [("columns", "\"seqNum\",\"id\"", "\"seqNum\""), ("offset", "-1", "now"), ("cache-buster", "1", "2")]
@@ -346,7 +346,7 @@ async fn shape_requests_are_answered_by_electric_itself() {
     assert_eq!((gone.status, gone.header("cache-control")), (409, Some("public, max-age=60, must-revalidate")));
     assert!(gone.handle() != handle, "clients that can start over");
 
-    // Nor does anybody wait for an Electric that is away who can begin here.
+    // A client that can begin here does not wait for an Electric that is away, either.
     setup.electric.fail(Some(Failure::Status(503)));
     let begun = Answer::to(get(&setup.sidecar, &[table, secret, ("offset", "-1")])).await;
     assert_eq!((begun.status, begun.numbers()), (200, up_to(150)));

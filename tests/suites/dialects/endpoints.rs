@@ -11,7 +11,7 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use reqwest::{Client, Method};
 use serde_json::json;
 
-/// How many requests were answered so far.
+/// The number of requests that were answered so far.
 fn requests(sidecar: &Sidecar) -> usize {
     sidecar.log().matches("\"message\":\"answered\"").count()
 }

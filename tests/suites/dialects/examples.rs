@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 
-/// How long an installation from the registry may take, on a machine that is busy.
+/// The time that an installation from the registry may take on a busy machine.
 const INSTALLING: Duration = Duration::from_secs(300);
 
 /// A copy of an example, without what may lie in the folder of a developer.

@@ -24,7 +24,7 @@ async fn what_is_pushed_on_one_sidecar_arrives_live_on_the_other() {
     pause(4000).await;
     let events = load.finish(&database).await;
     assert!(events > 10, "{events} events are no load");
-    // Followers do not poll: what the others wrote came through notifications.
+    // Followers do not poll, so the events of the others came through notifications.
     for sidecar in &sidecars {
         let log = sidecar.log();
         let warnings = log.lines().filter(|line| line.contains("WARN") && !line.contains("not ready"));
@@ -226,8 +226,8 @@ async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
     assert_eq!(new.exit(&json!("p")).await["cause"]["error"]["_tag"], "ServerAheadError");
 }
 
-/// How long a push to a store takes that has nothing to do with others: the median of some, before each of which `disturb` is
-/// called.
+/// The usual time of a push to a store that has nothing to do with others: the median of some pushes, before each of which
+/// `disturb` is called.
 async fn usual_push(sidecar: &Sidecar, store: &str, pushes: i64, mut disturb: impl AsyncFnMut(i64)) -> Duration {
     let mut rpc = Rpc::open(&sidecar.url(), store).await;
     let mut took = Vec::new();

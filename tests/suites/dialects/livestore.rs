@@ -1,5 +1,5 @@
-//! Full LiveStore clients (`@livestore/adapter-node` 0.4.0 with `makeWsSync`), each in a process of its own: what is
-//! committed on one is in the SQLite tables of the other, whatever happens in between.
+//! Full LiveStore clients (`@livestore/adapter-node` 0.4.0 with `makeWsSync`), each in a process of its own: commits on one
+//! reach the SQLite tables of the other, whatever happens in between.
 //!
 //! Two clients of 0.4.0 that commit at the same moment double their own events, with any server
 //! (livestorejs/livestore#1530). So here either one of them commits, or both while they are apart.

@@ -1,6 +1,6 @@
-//! What a deploy, an outage of the database, and both at once are to full LiveStore clients of every dialect: nothing. A
-//! client of LiveStore 0.4 over HTTP stops syncing for good at the first pull that fails, and at the first connection that
-//! is refused or reset. A [`Witness`] between them and the sidecars counts those.
+//! Full LiveStore clients of every dialect notice neither a deploy, nor an outage of the database, nor both at once. A client of
+//! LiveStore 0.4 over HTTP stops syncing for good at the first pull that fails, and at the first connection that is refused or
+//! reset. A [`Witness`] between them and the sidecars counts those.
 
 use std::net::TcpListener;
 use std::process::Stdio;
@@ -76,7 +76,7 @@ impl Newcomers {
         Self { stop, served, tasks }
     }
 
-    /// How many were served, without a single failure.
+    /// The number of clients that were served, without a single failure.
     async fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
@@ -149,7 +149,7 @@ async fn deploys_beside_each_other_on_one_port_go_unnoticed() {
         .await;
 }
 
-/// As a proxy in front takes part in a deploy: it looks at `/readyz`, and sends nothing new to who is about to end.
+/// A proxy in front takes part in a deploy: it looks at `/readyz`, and sends nothing new to a sidecar that is about to end.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_about_to_end_says_so_and_goes_on_accepting_for_a_while() {
     let database = Database::new().await;

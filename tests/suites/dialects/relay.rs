@@ -20,7 +20,7 @@ fn first(client_id: &str, session_id: &str) -> String {
         .to_string()
 }
 
-/// What every text is answered that is no message at all.
+/// The answer to every text that is not a message.
 const UNREADABLE: &str = "Failed to parse message";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +155,7 @@ async fn late_answers_to_a_device_that_left_are_dropped() {
     let mut asker = Peer::join(&url, "asker").await;
     responder.respond("s", json!([]), true).await;
     responder.push_to(&mut [&mut asker], events("responder", 2..3)).await;
-    // What it asked for is forgotten: others may use its name.
+    // Its request is forgotten, so others may use the id.
     responder.ask("s").await;
     asker.next_of("peer_pull").await;
     asker.respond("s", json!([]), false).await;
@@ -307,7 +307,7 @@ async fn devices_that_do_not_read_are_closed_with_1013_and_hold_up_nobody() {
     assert_eq!(writer.online().await, ["reader"]);
 }
 
-/// The rate is what a second brings, and so much may come at once.
+/// The rate is the amount for each second, and that much may come at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_is_slowed_down_and_nothing_of_it_is_lost() {
     for (arguments, count, bytes, least) in [

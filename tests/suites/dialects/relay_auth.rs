@@ -1,4 +1,4 @@
-//! The peer relay with tokens: who is let in and for how long, and that users never hear of each other.
+//! The peer relay with tokens: a token decides which devices are let in and for how long, and users never hear of each other.
 
 use std::collections::HashMap;
 
@@ -36,7 +36,7 @@ fn unsigned(token: &str) -> String {
     format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{claims}.")
 }
 
-/// Tokens that nobody takes, whoever signs them.
+/// Tokens that are refused, no matter which key signs them.
 fn bad(signer: &Signer) -> Vec<(&'static str, String)> {
     let (good, later) = (signer.token("ann"), now() + 3600);
     let (head, signature) = good.rsplit_once('.').unwrap();
@@ -252,7 +252,7 @@ async fn two_thousand_users_have_a_relay_each() {
     eventually("all sockets are closed", || async { sidecar.sockets() < 100 }).await;
 }
 
-/// What a device was sent, by sender.
+/// The numbers of the events that a device was sent, by sender.
 type Heard = HashMap<String, Vec<i64>>;
 
 /// Pushes, and reads until there is an ack for each push and everything of the others.

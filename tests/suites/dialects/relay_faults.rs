@@ -105,7 +105,7 @@ async fn a_sidecar_that_is_cut_off_serves_its_own_devices_and_is_one_with_the_ot
     assert!(answer["type"] == "ack" || answer["code"] == "unavailable", "{answer}");
 
     breaker.mend();
-    // Whoever was cut off, and whoever may have missed what they sent.
+    // Devices that were cut off, and those that may have missed messages from them.
     for device in [&mut phone, &mut desk, &mut a, &mut b, &mut c] {
         assert_eq!(device.closed().await, Received::Close(1012));
     }

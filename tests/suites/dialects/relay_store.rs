@@ -1,4 +1,4 @@
-//! `--relay-store`: what devices push to each other is in a LiveStore store of their user, too.
+//! `--relay-store`: the events that devices push to each other are also in a LiveStore store of their user.
 
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
@@ -48,7 +48,7 @@ fn event_numbers(events: &[Value]) -> Vec<i64> {
     events.iter().map(|event| event["eventNumber"].as_i64().unwrap()).collect()
 }
 
-/// The log of a store: what each event is called, what it holds and who made it.
+/// The log of a store: the name, the arguments, the client and the session of each event.
 async fn log(database: &Database, store: &str) -> Vec<(String, Value, String, String)> {
     let sql = "select name, args, client_id, session_id from livestore.events where store_id = $1 order by seq_num";
     let rows = database.admin().await.query(sql, &[&store]).await.unwrap();

@@ -1,4 +1,4 @@
-//! The two wire forms of Effect RPC, flow control, and how connections end: what no single client shows.
+//! The two wire forms of Effect RPC, flow control, and the end of connections, none of which a single client shows in full.
 
 use std::time::Duration;
 
@@ -208,7 +208,7 @@ async fn a_client_that_does_not_read_costs_bounded_memory() {
     let grown = sidecar.memory().saturating_sub(before);
     assert!(grown < 200 << 20, "40 MB of events for 8 stalled clients cost {} MB", grown >> 20);
 
-    // Each goes on where it stood, with every event once.
+    // Each goes on from its position, with every event once.
     for mut rpc in stalled {
         let mut last = 0;
         while last < expected {

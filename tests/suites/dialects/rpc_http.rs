@@ -153,7 +153,7 @@ async fn while_the_database_is_away_nothing_fails_that_can_wait() {
     assert_eq!(pong.exit()["_tag"], "Success");
     assert!(start.elapsed() < Duration::from_secs(5), "a ping needs no database");
 
-    // Nothing can be new to whoever knows the log.
+    // A client that knows the whole log is told that nothing is new.
     let nothing = send(post(&sidecar, "s", pull("s", Some((&id, 3))))).await;
     assert_eq!(nothing.frames.len(), 2, "{nothing:?}");
     let chunk = &nothing.frames[0]["values"][0];
@@ -163,7 +163,7 @@ async fn while_the_database_is_away_nothing_fails_that_can_wait() {
     let pushed = send(post(&sidecar, "s", push("s", chain(3, 1)))).await;
     assert_eq!(pushed.exit()["cause"]["error"]["_tag"], "UnknownError", "the client tries the same batch again");
 
-    // A first pull is held, with signs of life for whoever is in between.
+    // A first pull is held, with signs of life for proxies in between.
     let mut held = post(&sidecar, "s", pull("s", None)).send().await.unwrap();
     assert_eq!(held.status(), 200);
     assert_eq!(held.chunk().await.unwrap().unwrap(), " ");

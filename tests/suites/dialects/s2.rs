@@ -1,5 +1,5 @@
-//! `@livestore/sync-s2` 0.4.0 from npm, unmodified, its recording, and its endpoint by hand. What this client does as others do
-//! it is in `client.rs` and `shared_store.rs`.
+//! `@livestore/sync-s2` 0.4.0 from npm, unmodified, its recording, and its endpoint by hand. The behaviour that it shares with
+//! other clients is tested in `client.rs` and `shared_store.rs`.
 
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,7 @@ async fn push(database: &Database, store: &str, batch: Value) {
     database.admin().await.execute("select livestore.push($1, $2)", &[&store, &batch]).await.unwrap();
 }
 
-/// What a message says but for its times.
+/// The contents of a message without its times.
 fn normalised(message: &Message) -> (String, Option<String>, Value) {
     let mut data = serde_json::from_str(&message.data).unwrap_or_else(|_| json!(message.data));
     fn forget(value: &mut Value) {
@@ -203,7 +203,7 @@ async fn a_conflict_is_an_error_and_no_log_forks() {
     assert_eq!(body, json!({"success": false, "error": "the batch builds on event 3, but the head of the log is 8"}));
 }
 
-/// When a stream breaks off, the client asks again with the cursor that it began with, and would get what it has.
+/// When a stream breaks off, the client asks again with the cursor that it began with, and would get events that it has already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_has_brought_something_ends_and_is_resumed_without_a_gap_or_a_repeat() {
     let database = Database::new().await;

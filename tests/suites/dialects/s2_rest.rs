@@ -239,7 +239,7 @@ async fn a_reader_waits_and_resumes() {
     assert_eq!((status, seq_nums(&body["records"])), (200, vec![4]));
     assert!(since.elapsed() < Duration::from_secs(30));
 
-    // A stream that is wanted whole goes on, and one that broke off goes on behind what it brought.
+    // A stream that is wanted whole goes on, and one that broke off goes on after the last record that it brought.
     let mut live = stream(&sidecar, &format!("{path}?seq_num=2"), None).await;
     let batch = live.next().await.unwrap();
     assert_eq!(of_stream(std::slice::from_ref(&batch)), [3, 4]);

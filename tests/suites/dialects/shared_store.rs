@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 async fn head_after(client: &Client, error: &Value) -> i64 {
     match error["_tag"].as_str() {
         Some("ServerAheadError") => return error["minimumExpectedNum"].as_i64().unwrap(),
-        // The clients of sync-electric and sync-s2 do not tell what they were told.
+        // The clients of sync-electric and sync-s2 do not pass on the head that the server told them.
         Some("UnknownError") => {
             assert!(error.to_string().contains("409"), "{error}");
             let events = client.pull(None).await.unwrap();
@@ -80,8 +80,8 @@ async fn clients_of_every_protocol_see_one_order_while_all_write() {
     }
 }
 
-/// Appends events in batches, rebasing onto what its own live pull brings, as LiveStore does; then reads on until it has seen
-/// so many. Returns what it saw.
+/// Appends events in batches, rebasing onto the events that its own live pull brings, as LiveStore does; then reads on until it
+/// has seen so many. Returns the events that it saw.
 async fn write_and_follow(client: Client, name: String, count: i64, total: i64) -> Vec<Value> {
     const BATCH: i64 = 20;
     let mut live = client.live(None).await;

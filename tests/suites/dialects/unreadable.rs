@@ -1,4 +1,4 @@
-//! What never passes is answered at once: text that Postgres cannot hold, and rows that cannot be read.
+//! Lasting errors are answered at once: text that Postgres cannot hold, and rows that cannot be read.
 
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,7 @@ async fn a_relayed_event_that_postgres_cannot_hold_is_refused_where_it_comes_in(
     peer.next_of("ack").await;
 }
 
-/// What no clock says is told as the nearest time that can be told: nobody's sync ends for it.
+/// A time outside the range of the dialects is sent as the nearest one inside it, so that nobody's sync ends because of it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_a_time_that_cannot_be_told_is_read_all_the_same() {
     let database = Database::new().await;
@@ -96,8 +96,8 @@ async fn an_event_of_a_time_that_cannot_be_told_is_read_all_the_same() {
     assert_eq!(sidecar.log().lines().filter(|line| line.contains("createdAt")).count(), 3);
 }
 
-/// A row that cannot be read is its own fault: what comes before it is read, whoever reads on is told so at once, and so is the
-/// operator. Others go on.
+/// A row that cannot be read stops only its own log: the events before it are read, clients that read on are told of it at once,
+/// and so is the operator. Other stores go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_cannot_be_read_is_answered_at_once_and_told_to_the_operator() {
     let database = Database::new().await;

@@ -1,5 +1,5 @@
 //! A LiveStore app in Chromium (`tests/web`: `@livestore/adapter-web` 0.4.0 with `makeWsSync`), used as a person would:
-//! what is typed in one browser is on the page of another, whatever happens in between.
+//! text that is typed in one browser appears on the page of another, whatever happens in between.
 //!
 //! Like the clients on Node, browsers that are online edit one after the other (livestorejs/livestore#1530).
 
@@ -17,10 +17,10 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{eventually, free_port, root};
 use serde_json::json;
 
-/// How long building the sidecar may take on a slow machine, which `make demo` does first.
+/// The time that building the sidecar, which `make demo` does first, may take on a slow machine.
 const BUILDING: Duration = Duration::from_secs(1200);
 
-/// What Postgres has of the store, which must be a chain: the client of each event, its name and the text of its todo.
+/// The log of the store in Postgres, which must be a chain: the client of each event, its name and the text of its todo.
 async fn log(database: &Database) -> (Vec<String>, Vec<String>) {
     let events = "select seq_num, parent_seq_num, client_id,
             name || ' ' || first_value(args->>'text') over (partition by args->>'id' order by seq_num)
@@ -60,7 +60,7 @@ async fn two_browsers_converge_after_one_was_offline_and_after_reloads_and_resta
     a.complete("bake bread").await;
     b.shows(&["buy milk", "✓ bake bread"]).await;
 
-    // What DevTools calls offline only silences sockets, which LiveStore takes 20 s to notice; the breaker closes them.
+    // The offline mode of DevTools only silences sockets, which LiveStore takes 20 s to notice; the breaker closes them.
     b_network.cut();
     b.call("offline", json!({"offline": true})).await;
     b.says("offline").await;
@@ -171,7 +171,7 @@ impl Drop for Demo {
     }
 }
 
-/// On the database of the test: what `make run` does without one has a test of its own.
+/// On the database of the test: `make run` without a database has a test of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn make_demo_serves_the_app_and_stops() {
     let (database, data, port) = (Database::new().await, tempfile::tempdir().unwrap(), free_port());

@@ -1,4 +1,4 @@
-//! How often `--authorize-function` is asked: for a pull once whether the client may connect and once whether it may pull, on every
+//! The calls of `--authorize-function`: for a pull one call whether the client may connect and one whether it may pull, on every
 //! dialect. Nothing is read when it refuses.
 
 use livestore_tests::cluster::Database;
@@ -37,7 +37,7 @@ async fn setup(arguments: &[&str]) -> (Database, Client, Sidecar) {
     (database, admin, sidecar)
 }
 
-/// What the function was asked since the last time.
+/// The calls of the function since the last time.
 async fn asked(admin: &Client) -> String {
     let asked = "select coalesce(string_agg(action || ' ' || store, ', ' order by n), '') from app.asked";
     let asked = admin.query_one(asked, &[]).await.unwrap().get(0);

@@ -1,4 +1,4 @@
-//! Tokens on every dialect that has a log: who is let in, to which stores, and for how long.
+//! Tokens on every dialect that has a log: a token decides whether a client is let in, to which stores, and for how long.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
 
-/// What only those who may read are shown: the name of an event.
+/// The name of an event, which only clients that may read are shown.
 const SECRET_EVENT: &str = "theHiddenName";
 
 async fn start(database: &Database, arguments: &[&str]) -> Sidecar {

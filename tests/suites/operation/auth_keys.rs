@@ -23,7 +23,7 @@ async fn start(database: &Database, arguments: &[&str]) -> Sidecar {
     Start::new(database.url("sidecar")).arguments(&arguments).ready().await
 }
 
-/// What a request with this token is answered.
+/// The answer to a request with this token.
 async fn read(sidecar: &Sidecar, token: &str) -> String {
     Caller::with_token(sidecar, "s", token).read("electric").await.text
 }

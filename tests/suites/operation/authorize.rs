@@ -160,7 +160,7 @@ async fn pages_of_every_origin_bring_no_cookies() {
         assert!(!from(None).await, "no page at all");
         assert_eq!(from(Some("https://app.example")).await, foreign, "{arguments:?}");
         assert!(!from(Some("https://evil.example")).await, "{arguments:?}");
-        // What a browser says of a GET or HEAD of a page beside us, which has no Origin.
+        // A GET or HEAD of a page beside us has no Origin; browsers send Sec-Fetch-Site with it.
         for (site, is_ours) in [("same-origin", foreign), ("same-site", false), ("cross-site", false), ("none", false)]
         {
             let headers = vec![("cookie", "session=ann".to_string()), ("sec-fetch-site", site.into())];

@@ -1,4 +1,4 @@
-//! What browsers ask before they let a page talk to us, and which protocols are spoken at all.
+//! The requests that browsers make before they let a page talk to us, and the protocols that are spoken at all.
 
 use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
@@ -150,7 +150,7 @@ async fn without_authentication_pages_of_other_names_than_this_machines_read_not
     let refused = refused.send().await.unwrap().text().await.unwrap();
     assert!(refused.starts_with("event: error"), "{refused}");
     assert_eq!(upgrade(&sidecar, &[("connection", "upgrade"), ("host", "evil.example")]).await, 421);
-    // What a load balancer asks says nothing of events.
+    // The paths for load balancers reveal nothing of events, so they answer to any host.
     for probe in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(get(&sidecar, probe, "10.0.0.1:8787").await.unwrap().status(), 200, "{probe}");
     }

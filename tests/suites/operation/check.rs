@@ -1,4 +1,4 @@
-//! `livestore-sidecar check`: says what is wrong, and how to mend it.
+//! `livestore-sidecar check`, which reports mistakes in the setup and the way to mend them.
 
 use livestore_tests::cluster::Database;
 use livestore_tests::electric::Electric;
@@ -6,7 +6,7 @@ use livestore_tests::flavour::Flavour;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{eventually, free_port};
 
-/// What it says of these settings, and its exit code.
+/// Its exit code and its report for these settings.
 async fn check(database_url: &str, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Start::program();
     command.arg("check").args(arguments).env("DATABASE_URL", database_url);
@@ -104,7 +104,7 @@ async fn other_databases_in_which_the_role_can_push_are_named_and_can_be_closed(
     finds(&url, &[], "advice", "may connect to other databases").await;
     finds(&url, &[], "advice", "\"Odd one\", livestore_template, neighbour").await;
 
-    // What security.md says.
+    // The statement that security.md recommends.
     let close = "revoke connect on database \"Odd one\", livestore_template, neighbour from public";
     admin.batch_execute(close).await.unwrap();
     assert!(database.cluster().try_connect("sidecar", "neighbour").await.is_err());

@@ -62,8 +62,8 @@ fn packages() -> Vec<Package> {
     packages
 }
 
-/// Whether a licence expression is satisfied by `LICENCES`. It takes every `AND` for one outside of all `OR`s, which is
-/// how crates write it, and stricter than the expression where it is not.
+/// Whether a licence expression is satisfied by `LICENCES`. It takes every `AND` for one outside of all `OR`s, as crates write
+/// it, and is stricter than an expression that is written otherwise.
 fn is_accepted(expression: &str) -> bool {
     let expression = expression.replace('/', " OR ").replace(['(', ')'], "");
     let is_one_accepted = |choice: &str| choice.split(" OR ").any(|licence| LICENCES.contains(&licence));

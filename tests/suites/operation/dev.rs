@@ -102,7 +102,7 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
     assert_eq!(numbers(&client.pull(None).await.unwrap()), [1, 2]);
     drop(client);
 
-    // A terminal that is closed, Ctrl-C, and whoever manages services.
+    // The signals of a terminal that is closed, of Ctrl-C, and of a service manager.
     let first = postgres_port(&data);
     for name in ["HUP", "INT", "TERM"] {
         let status = signal(&mut child, name);

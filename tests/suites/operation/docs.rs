@@ -69,7 +69,7 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     let todo = |store: &str| (store.to_string(), "1".to_string(), "buy milk".to_string());
     assert_eq!(todos, [todo("own"), todo("shared")]);
 
-    // The hook that knows who pushes, and the function that decides who may do what.
+    // The hook that knows the user of a push, and the function that decides on the rights of users.
     let members = "insert into app.members values ('ann', 'shared', true), ('bob', 'shared', false)";
     admin.execute(members, &[]).await.unwrap();
     let start = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "app.may_sync"]);
@@ -239,7 +239,7 @@ fn the_typescript_of_the_pages_compiles() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// What a statement returns, as the page writes it: rows are separated by commas, columns by spaces.
+/// The result of a statement, as the page writes it: rows are separated by commas, columns by spaces.
 async fn result_of(client: &tokio_postgres::Client, statement: &str) -> String {
     let messages = client.simple_query(statement).await.unwrap_or_else(|error| panic!("{error:?}\n{statement}"));
     let rows = messages.iter().filter_map(|message| match message {

@@ -59,7 +59,7 @@ async fn a_primary_that_is_killed_is_followed_by_its_standby() {
 
     // The old one comes back, allows writes, and is the first in the URL, while the new one is away for a moment.
     pg_ctl(primary, &["start"]).await;
-    // With nobody to wait for, it would take what is pushed.
+    // With no standby to wait for, it would take pushes.
     let old = database.admin().await;
     old.batch_execute("alter system reset synchronous_standby_names").await.unwrap();
     old.batch_execute("select pg_reload_conf()").await.unwrap();

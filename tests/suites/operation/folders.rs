@@ -27,7 +27,7 @@ const LAYERS: [&[&str]; 15] = [
 /// Protocols that are made of others.
 const MADE_OF: [(&str, &[&str]); 1] = [("sync_cf", &["rpc", "cf_0_3"])];
 
-/// What protocols may share.
+/// The modules that protocols may share.
 const SHARED: [&str; 3] = ["body", "chunks", "websocket"];
 
 #[test]

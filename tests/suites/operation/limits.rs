@@ -1,4 +1,4 @@
-//! Limits of what may be sent, on every dialect: what is beyond them is refused with the reason, changes nothing, and is counted.
+//! Limits for clients, on every dialect: a request beyond them is refused with the reason, changes nothing, and is counted.
 
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ async fn head(database: &Database, store: &str) -> i64 {
     database.admin().await.query_one("select livestore.head($1)", &[&store]).await.unwrap().get(0)
 }
 
-/// What clients of this dialect take for an acknowledgement.
+/// Whether clients of this dialect take the answer for an acknowledgement.
 fn is_accepted(dialect: &str, answer: &Answer) -> bool {
     match dialect {
         "cf-ws" | "cf-http" => answer.text.contains("Success"),
@@ -61,7 +61,7 @@ async fn a_batch_of_too_many_events_or_with_too_large_a_one_is_refused() {
         let caller = Caller::new(&sidecar, dialect);
         let many = caller.write(dialect, chain(0, 4)).await;
         assert!(many.text.contains("at most 3 events"), "{dialect}: {many:?}");
-        // S2 has a status of its own for what is not as it should be.
+        // S2 has a status of its own for invalid requests.
         let expected = if dialect == "s2-rest" { 422 } else { status(dialect, 400) };
         assert_eq!(many.status, expected, "{dialect}");
         let large = caller.write(dialect, large.clone()).await;
@@ -74,7 +74,7 @@ async fn a_batch_of_too_many_events_or_with_too_large_a_one_is_refused() {
     }
 }
 
-/// 0.3 does not try again what was refused, and what comes after 0.4 parks it for good: pushes of sync-cf wait.
+/// 0.3 does not repeat a push that was refused, and versions after 0.4 park it for good, so pushes of sync-cf wait.
 async fn is_slowed_down(database: &Database, caller: &Caller<'_>, dialect: &str, why: &str) {
     let since = Instant::now();
     // The same batch each time: a repeated push is accepted, too.
@@ -159,7 +159,7 @@ async fn a_push_that_waits_for_too_long_loses_its_connection_and_not_its_client(
     assert!(head(&database, "s").await >= accepted);
 }
 
-/// Who is told to come back does, with the same batch: everything arrives, once and in order.
+/// A client that is told to come back does, with the same batch: everything arrives, once and in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_livestore_client_that_is_slowed_down_brings_everything() {
     const COUNT: i64 = 25;
@@ -199,7 +199,7 @@ async fn a_subject_may_begin_so_many_stores_an_hour() {
             Err(_) => assert!(dialect.starts_with("cf-"), "{dialect}"),
         }
         assert_eq!(head(&database, "three").await, 0);
-        // What there is goes on.
+        // The stores that exist, and other subjects, go on.
         let more = Caller::with_token(&sidecar, "one", &ann).write(dialect, chain(1, 1)).await;
         assert!(is_accepted(dialect, &more), "{dialect}: {more:?}");
         let again = Caller::with_token(&sidecar, "two", &ann).write(dialect, chain(0, 1)).await;
@@ -242,7 +242,7 @@ async fn a_subject_has_so_many_connections() {
     for _ in 0..5 {
         held.push(connect(&ann).await.unwrap());
     }
-    // A WebSocket tries again by itself; who uses HTTP may stop for good at an error, and waits.
+    // A WebSocket client tries again by itself; an HTTP client may stop for good at an error, so it waits.
     let relay = livestore_tests::relay::url(&sidecar);
     let device = async || Rpc::connect_with(&relay, &[("authorization", &format!("Bearer {ann}"))]).await;
     for refused in [connect(&ann).await.err(), device().await.err()] {
@@ -269,7 +269,7 @@ async fn a_subject_has_so_many_connections() {
     assert!(sidecar.hits("connections_per_subject").await >= 7.0);
 }
 
-/// What a subject of tokens asks for beyond its own limit waits in a short queue, and does not take the connections of all.
+/// Requests of a subject of tokens beyond its own limit wait in a short queue, and do not take the connections of all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_subject_over_its_limit_leaves_connections_to_others() {
     let (database, sidecar) =
@@ -299,7 +299,7 @@ async fn a_subject_over_its_limit_leaves_connections_to_others() {
             0 => shape::get(&sidecar, &[("table", "eventlog_6_s"), ("offset", "-1")]),
             1 => shape::pull(&sidecar, "s", None, false),
             2 => reqwest::Client::new().get(&records),
-            // A repeat of what is there: one that waits changes nothing either.
+            // A repeat of events that are there, so that a push that waits changes nothing either.
             3 => shape::push(&sidecar, "s", chain(0, 1)),
             _ => http_rpc::post(&sidecar, "s", http_rpc::pull("s", None)),
         };
@@ -320,7 +320,7 @@ async fn a_subject_over_its_limit_leaves_connections_to_others() {
     assert!((1..=2).contains(&waiting.len()) && refused + waiting.len() == 200, "{refused} {}", waiting.len());
     let other = node.open_with("cf-ws", &sidecar.url(), "s", json!({"payload": {"authToken": bob}})).await;
     assert_eq!(other.pull(None).await.unwrap().len(), 1);
-    // Who has a cursor hears of nothing new instead, and goes on.
+    // A client with a cursor is told instead that nothing is new, and goes on.
     assert!(poller.pull(Some(1)).await.unwrap().is_empty());
     let mut live = poller.live(Some(1)).await;
     assert!(live.is_quiet_for(Duration::from_secs(1)).await);
@@ -341,7 +341,7 @@ async fn a_subject_over_its_limit_leaves_connections_to_others() {
     assert_eq!(live.events(1).await.len(), 1);
 }
 
-/// Also when all that is left of their request is what they are sent.
+/// They keep it even when nothing is left of their request but the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_events_have_a_place_as_long_as_they_last() {
     let (database, sidecar) = start_with_tokens(&["--max-connections-per-subject", "1"]).await;

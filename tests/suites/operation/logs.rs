@@ -1,4 +1,4 @@
-//! Log lines as text: what clients send is in them, and is not taken for anything else.
+//! Log lines as text: they contain text from clients, which cannot be taken for anything else.
 
 use std::io::Read;
 use std::process::{Child, Stdio};
@@ -65,7 +65,7 @@ impl Drop for Killed {
     }
 }
 
-/// What a client says of where it is is not a fact, and need not be said again and again.
+/// The position that a client claims to have is not a fact, and need not be logged again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_of_a_client_is_a_warning_once_a_minute() {
     let database = Database::new().await;

@@ -1,4 +1,4 @@
-//! What an operator meets: settings, tokens, limits, updates, what is watched.
+//! The operator's side: settings, tokens, limits, updates, monitoring.
 
 mod asking;
 mod auth;

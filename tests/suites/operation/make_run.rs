@@ -8,7 +8,7 @@ use livestore_tests::client::Node;
 use livestore_tests::events::{chain, numbers};
 use livestore_tests::{free_port, root};
 
-/// How long building may take on a slow machine.
+/// The time that building may take on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
 fn make_run(data: &Path, port: u16) -> Child {

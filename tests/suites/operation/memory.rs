@@ -1,4 +1,4 @@
-//! What is on its way is bounded in bytes: what comes in, before anybody is known, and what goes out to who does not read it.
+//! Data in transit is bounded in bytes: incoming data before its sender is known, and outgoing data that clients do not read.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn strangers_with_large_bodies_take_next_to_nothing() {
         sleep(Duration::from_secs(1)).await;
         let took = sidecar.peak_memory() - before;
         assert!(took < BOUND, "{arguments:?}: {} MiB", took / MIB);
-        // Who says little is answered meanwhile.
+        // Clients with small requests are answered meanwhile.
         let caller = Caller::with_token(&sidecar, "s", &token("ann", "write"));
         let answer = timeout(Duration::from_secs(5), caller.read("cf-http")).await.expect("an answer");
         assert!(answer.text.contains("NoMore"), "{answer:?}");
@@ -118,7 +118,7 @@ async fn pulls_that_are_not_read_take_what_one_client_may() {
         sleep(Duration::from_secs(3)).await;
         let took = sidecar.peak_memory() - before;
         assert!(took < bound, "{arguments:?}: {} MiB", took / MIB);
-        // Who reads gets all of it.
+        // A client that reads gets all of it.
         let other = Caller::with_token(&sidecar, "s", &token("bob", "read"));
         for dialect in ["cf-http", "electric", "s2-rest"] {
             let answer = timeout(Duration::from_secs(20), other.read(dialect)).await.expect("an answer");

@@ -1,4 +1,4 @@
-//! What an operator sees: metrics, and a line in the log for each request.
+//! Monitoring: metrics, and a line in the log for each request.
 
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
@@ -159,7 +159,7 @@ async fn the_line_of_a_connection_names_its_store_and_dialect_once() {
     assert_eq!((line.matches("the-store").count(), line.matches("cf-ws").count()), (1, 1), "{line}");
 }
 
-/// The dashboard and the alerts ask for what there is.
+/// The dashboard and the alerts ask only for metrics and labels that exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
     let (_database, sidecar) = busy().await;

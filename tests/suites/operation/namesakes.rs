@@ -61,15 +61,15 @@ async fn a_store_of_the_same_name_is_nothing_to_whoever_may_not_use_it() {
                 };
                 assert!(answer.status == 200 && event(mine) && !event(theirs), "{mine}: {answer:?}");
             }
-            // Who may use both has to say which one.
+            // A client that may use both has to say which one.
             let answer = read(&sidecar, &shared, &token(json!({*one: "read", *other: "read"})), dialect).await;
             assert!([409, 422].contains(&answer.status), "{answer:?}");
-            // Who may use neither hears nothing of them.
+            // A client that may use neither hears nothing of them.
             let answer = read(&sidecar, &shared, &token(json!({"another": "read"})), dialect).await;
             assert_eq!(answer.status, 403, "{answer:?}");
         }
     }
-    // What is appended goes to the store that the token is for.
+    // An appended event goes to the store that the token is for.
     let stream = name(&admin, "stream_name", &streams[0]).await;
     let token = token(json!({&*streams[1]: "write"}));
     let appended =
@@ -99,7 +99,7 @@ async fn a_crowd_of_the_same_name_hides_nobody() {
     }
 }
 
-/// Without tokens, the operator's function says who may use which.
+/// Without tokens, the operator's function decides which store a client may use.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorize_function_tells_stores_of_the_same_name_apart() {
     let database = Database::new().await;

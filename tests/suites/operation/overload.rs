@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-/// Pushes one event to a store of its own; status, answer, and how long it took.
+/// Pushes one event to a store of its own. Returns the status, the answer, and the time that it took.
 async fn push(client: reqwest::Client, url: String, store: String) -> (u16, String, Duration) {
     let start = Instant::now();
     let body = json!({"storeId": store, "batch": chain(0, 1)}).to_string();

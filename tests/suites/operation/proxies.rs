@@ -94,7 +94,7 @@ async fn clients_sync_through(proxy: Proxy, name: &str) {
         writer.push(chain(0, 2)).await.unwrap_or_else(|error| panic!("{name} {dialect}: {error}"));
         let mut live = reader.live(None).await;
         assert_eq!(numbers(&live.events(2).await), [1, 2], "{name} {dialect}");
-        // What comes later is not held back until there is more of it.
+        // Later events are not held back until there are more of them.
         for head in 2..5 {
             let since = Instant::now();
             writer.push(chain(head, 1)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Whatever is refused is seen by the operator: clients of LiveStore do not show it.
+//! The operator sees every refusal, because clients of LiveStore do not show it.
 
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::{Caller, DIALECTS, WRITERS};
@@ -10,7 +10,7 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
 
-/// Lines of the log about refusals, all that there are by now: what is logged after them has arrived.
+/// All lines of the log about refusals so far. They are complete because a later line has arrived.
 async fn refusals(sidecar: &Sidecar) -> Vec<Value> {
     let marker = format!("/settled-{}", sidecar.log().len());
     sidecar.get(&marker).await;
@@ -65,7 +65,7 @@ async fn a_rejected_push_is_a_warning_with_all_that_helps_to_find_the_device() {
         }
     }
     assert_eq!(counted(&sidecar, "push", "hook").await, 2.0 * WRITERS.len() as f64);
-    // Who is behind goes on by itself.
+    // A client that is behind goes on by itself, so its refusal is no warning.
     let token = token_of("behind", json!({"s": "write"}));
     Caller::with_token(&sidecar, "s", &token).write("s2", json!([event(7, "e", json!({}))])).await;
     assert!(refusals(&sidecar).await.iter().all(|line| line["subject"] != "behind"));

@@ -1,4 +1,4 @@
-//! A physical backup, restored to an earlier point: what clients that are ahead of it do.
+//! A physical backup, restored to an earlier point, and the clients that are ahead of it.
 
 use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
@@ -24,7 +24,7 @@ async fn clients_that_are_ahead_of_a_restored_log_are_held_and_start_over_when_t
         ahead.create(id).await;
     }
     ahead.settles(&["1", "2", "3", "4", "5"]).await;
-    // Which file that is: the server soon writes on its own account into the next one.
+    // The file that was switched away from: the server soon begins the next one by itself.
     let last: String = admin.query_one("select pg_walfile_name(pg_switch_wal() - 1)", &[]).await.unwrap().get(0);
     let archived = "select count(*) from pg_stat_archiver where last_archived_wal >= $1";
     let is_archived = || async { admin.query_one(archived, &[&last]).await.unwrap().get::<_, i64>(0) == 1 };

@@ -12,7 +12,7 @@ async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
-/// What a sidecar of 0.2.0 asks for: prepared before the update, and used after it.
+/// The statements of a sidecar of 0.2.0, prepared before the update and used after it.
 const OLD_STATEMENTS: [&str; 4] = [
     "select push, head, appended, backend_id, created_at, sqlstate, message, detail
      from livestore.push_batch(array[$1::text], array[$2::text], array[null], 'old', array[null], array[null], array[null])",

@@ -54,7 +54,7 @@ async fn row_level_security_makes_no_log_look_empty() {
         .await
         .unwrap();
 
-    // Forced on the owner, it is an error. A superuser is never bound, whatever owns the extension.
+    // Forced on the owner, it is an error. A superuser is never bound, whichever role owns the extension.
     admin.batch_execute("alter table livestore.eventlog_1 force row level security").await.unwrap();
     let (status, reason) = sidecar.get("/readyz").await;
     assert_eq!(status, 503);
@@ -63,7 +63,7 @@ async fn row_level_security_makes_no_log_look_empty() {
     assert_eq!(sidecar.get("/readyz").await.0, 200);
 }
 
-/// What a function does for an owner who is bound by the policies.
+/// Functions fail if their owner is bound by the policies.
 #[tokio::test]
 async fn a_log_that_its_owner_cannot_see_is_an_error_and_not_empty() {
     let database = Database::new().await;

@@ -114,7 +114,7 @@ fn what_a_command_takes_is_listed() {
     assert_eq!(list(&["build", "nonsense"]).0, Some(2));
 }
 
-/// The default is what the machine has, then what its distribution has.
+/// The default is the version that the machine has, then the one that its distribution has.
 #[test]
 fn no_version_of_postgres_is_taken_for_granted() {
     let folder = tempfile::tempdir().unwrap();

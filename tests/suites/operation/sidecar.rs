@@ -1,4 +1,4 @@
-//! The process: how it starts, what it refuses, what it says.
+//! The process: its start, the settings that it refuses, and its output.
 
 use std::io::Read;
 use std::process::{Command, ExitStatus, Stdio};

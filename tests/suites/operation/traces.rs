@@ -72,7 +72,7 @@ async fn requests_over_http_go_on_in_their_traces_and_unsampled_ones_are_not_sen
     assert!(!collector.text().contains("hunter2") && !collector.text().contains("todoCreated"));
 }
 
-/// Whether a trace is sent is not for whoever sends a header to decide, unless the operator says so.
+/// The sender of a header does not decide whether a trace is sent, unless the operator says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_cannot_have_its_traces_sent() {
     for (sampler, argument) in [("parentbased_always_off", ""), ("parentbased_traceidratio", "0")] {
@@ -96,7 +96,7 @@ async fn a_client_cannot_have_its_traces_sent() {
                             "traceId": trace, "spanId": SPAN, "sampled": true}))
                 .await;
             while rpc.frame().await["_tag"] != "Exit" {}
-            // What is left is sent at the end.
+            // The spans that are left are sent at the end.
             assert!(sidecar.terminate().await.success());
             let sent = [TRACE, &trace].map(|trace| !collector.spans(trace).is_empty());
             assert_eq!(sent, [is_trusted; 2], "{sampler}, {is_trusted}");

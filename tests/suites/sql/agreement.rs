@@ -1,5 +1,5 @@
-//! The functions that the extension's SQL declares and those that its library holds agree: pgrx writes into the library
-//! what each `#[pg_extern]` takes and returns, and the catalogs say what Postgres was told.
+//! The functions that the extension's SQL declares and those that its library holds agree: pgrx writes the arguments and
+//! results of each `#[pg_extern]` into the library, and the catalogs have those that Postgres was told of.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 /// Functions behind another one, by way of which errors arrive as they were raised (`hook_errors.rs`).
 const REPAIRED: [&str; 4] = ["append", "insert_events", "move_events", "delete_hooked_events"];
 
-/// What both sides say about a function; names and types in order.
+/// The properties of a function that both sides have; names and types in order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Function {
     name: String,
@@ -69,7 +69,7 @@ fn return_type(used: &UsedTypeEntity<'_>) -> String {
     }
 }
 
-/// What the code says.
+/// A function as the code defines it.
 fn compiled(function: &PgExternEntity<'_>) -> Function {
     let has = |attribute| function.extern_attrs.contains(&attribute);
     let arguments: Vec<_> = function
@@ -118,7 +118,7 @@ fn compiled(function: &PgExternEntity<'_>) -> Function {
     }
 }
 
-/// What the code says of all functions, with the types named as Postgres names them.
+/// All functions as the code defines them, with the types named as Postgres names them.
 async fn in_the_library(client: &Client) -> Vec<Function> {
     let metadata = library();
     let entities = decode_entities(&metadata).expect("metadata of the pgrx that this test knows");
@@ -139,7 +139,7 @@ async fn in_the_library(client: &Client) -> Vec<Function> {
     functions
 }
 
-/// What the catalogs say.
+/// All functions as the catalogs have them.
 async fn in_the_database(client: &Client) -> Vec<Function> {
     let rows = client
         .query(
@@ -214,7 +214,7 @@ const OTHER_DECLARATIONS: [(&str, &str); 9] = [
     ("it is parallel safe", "replace(definition, ' STRICT', ' PARALLEL SAFE STRICT')"),
 ];
 
-/// That the comparison sees what it is there for.
+/// The comparison notices the differences that it is there for.
 #[tokio::test]
 async fn another_declaration_is_noticed() {
     if is_skipped("it has no library") {

@@ -1,4 +1,4 @@
-//! The extension in the catalogs: what it owns, and that all of it is explained there.
+//! The extension in the catalogs: the objects that it owns, all of which are explained there.
 
 use crate::support::{all, one, run};
 use livestore_tests::cluster::Database;

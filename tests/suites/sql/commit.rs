@@ -76,7 +76,7 @@ async fn a_log_that_has_reached_the_last_number_takes_no_more() {
     let database = Database::new().await;
     let client = database.admin().await;
     push(&client, "s", chain(0, 1)).await.unwrap();
-    // What a version before 0.3 let happen.
+    // Versions before 0.3 let a log get this far.
     run(
         &client,
         "update livestore.stores set head = 9007199254740991;

@@ -86,7 +86,7 @@ fn named(prefix: &str, count: usize) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn sixteen_sessions_on_the_same_stores_lose_nothing_and_never_deadlock() {
     let database = Database::new().await;
-    // Half of the pushes go to stores that others reset, drop and give tables of their own meanwhile.
+    // Half of the pushes go to stores that others reset, drop and give dedicated tables meanwhile.
     let (kept, changing) = (Arc::new(named("kept", 6)), Arc::new(named("changing", 4)));
     let sessions: Vec<_> = (0..16)
         .map(|number| {
@@ -120,7 +120,7 @@ async fn sixteen_sessions_on_the_same_stores_lose_nothing_and_never_deadlock() {
                     if let Err(error) = client.query_one(sql, &[&store]).await {
                         assert_eq!(error.code().map(|code| code.code()), Some("LS004"), "{sql}: {error:?}");
                     }
-                    // Each of these stores moves into a table of its own while it is written to.
+                    // Each of these stores moves into a dedicated table while it is written to.
                     let sql = "select livestore.create_store($1, own_table => true)::text";
                     client.query_one(sql, &[&kept[round % 3]]).await.unwrap();
                 }
@@ -174,7 +174,7 @@ async fn sixteen_sessions_on_the_same_stores_lose_nothing_and_never_deadlock() {
     assert_eq!(deadlocks(admin).await, 0);
 }
 
-/// How many deadlocks there were in the database, once all other sessions have ended and so reported them.
+/// The number of deadlocks in the database, once all other sessions have ended and so reported theirs.
 async fn deadlocks(admin: Client) -> i64 {
     let alone = "select count(*) = 1 from pg_stat_activity where datname = current_database()";
     eventually("the other sessions have ended", async || one::<bool>(&admin, alone).await).await;

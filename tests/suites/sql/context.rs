@@ -1,4 +1,4 @@
-//! What hooks know of the request that they run for: its store, its sync payload and its headers.
+//! The context of hooks: the store, the sync payload and the headers of the request that they run for.
 
 use crate::push_batch::reject_bad_events;
 use crate::support::{Push, all, all_with, one, push, push_batch, rejection, run};

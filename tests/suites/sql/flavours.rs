@@ -1,4 +1,4 @@
-//! Which version and which flavour is installed.
+//! The version and the flavour that are installed.
 
 use crate::support::one;
 use livestore_tests::cluster::Database;

@@ -31,7 +31,7 @@ async fn add(client: &Client, first: i64, last: i64) {
     run(client, &insert).await;
 }
 
-/// What an import answers: how many events are new, how many were there, and the head.
+/// The answer to an import: the number of new events, the number of those that were there already, and the head.
 async fn import(client: &Client, arguments: &str) -> Result<(i64, i64, i64), Error> {
     let select = format!("select imported, already_there, head from livestore.import_table({arguments})");
     client.query_one(&select, &[]).await.map(|row| (row.get(0), row.get(1), row.get(2)))
@@ -216,7 +216,7 @@ async fn clients_that_follow_hear_of_an_import_and_of_a_backend_id_that_is_taken
     assert_eq!(end["error"]["_tag"], "BackendIdMismatchError", "{end}");
 }
 
-/// A view of somebody else's, whose functions note as whom they run, and try what they can.
+/// A view of somebody else's, whose functions note the role that they run as, and try to do damage.
 async fn view_of_mallory(database: &Database) -> (Client, String) {
     let admin = database.admin().await;
     let mallory = format!("mallory_{}", database.name());

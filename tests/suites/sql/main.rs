@@ -1,4 +1,4 @@
-//! The extension, by itself: what SQL promises to whoever calls it.
+//! The extension, by itself: the promises of its SQL interface.
 
 mod agreement;
 mod catalog;

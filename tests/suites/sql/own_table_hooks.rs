@@ -1,4 +1,4 @@
-//! Hooks on own tables: a child table inherits no triggers, so they are copied when it is created, and on request.
+//! Hooks on dedicated tables: a child table inherits no triggers, so they are copied when it is created, and on request.
 
 use crate::support::{Push, all, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;

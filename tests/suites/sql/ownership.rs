@@ -1,4 +1,4 @@
-//! Who owns what, and whose code runs as whom: somebody with a role in the database gets nothing by it.
+//! Ownership, and the roles that code runs as: somebody with a role in the database gains nothing by either.
 
 use crate::support::{Push, all, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
@@ -156,7 +156,7 @@ async fn roles_that_somebody_has_prepared_stop_the_installation() {
     database.stop();
 }
 
-/// What does not belong to `livestore_owner`.
+/// The objects that do not belong to `livestore_owner`.
 const NOT_OWNED: &str = "
     select oid::regclass::text from pg_class where relnamespace = 'livestore'::regnamespace and relowner <> 'livestore_owner'::regrole
     union all
@@ -512,7 +512,7 @@ async fn constraints_and_indexes_of_the_application_run_as_the_role_of_hooks_too
     .await;
     let client = database.connect("admin").await;
     run(&client, "select livestore.create_store('s'); select livestore.create_store('own', true)").await;
-    // The short way, the long one, one to a table of its own, and a move to one.
+    // A single push, a batch, a push to a dedicated table, and a move to one.
     push(&client, "s", chain(0, 2)).await.unwrap();
     let pushes = [Push::to("s", chain(2, 1)), Push::to("new", chain(0, 1)), Push::to("own", chain(0, 1))];
     assert!(push_batch(&client, &pushes).await.iter().all(|outcome| outcome.brief().is_ok()));

@@ -1,4 +1,4 @@
-//! Who may do what: readers read, writers append through the functions, and nobody else does anything.
+//! Privileges: readers read, writers append through the functions, and nobody else does anything.
 
 use std::collections::BTreeSet;
 
@@ -12,13 +12,13 @@ use tokio_postgres::Client;
 /// `admin` has `livestore_admin`.
 const ROLES: [&str; 4] = ["stranger", "reader", "sidecar", "admin"];
 
-/// Who may call a function: the roles from this one on, or none of them.
+/// The roles that may call a function: those from this one on, or none of them.
 const READERS: &[&str] = &["admin", "reader", "sidecar"];
 const WRITERS: &[&str] = &["admin", "sidecar"];
 const ADMINS: &[&str] = &["admin"];
 const NOBODY: &[&str] = &[];
 
-/// Every function that both flavours have with a call of it, and who may make it.
+/// Every function that both flavours have, with a call of it and the roles that may make it.
 const CALLS: &[(&str, &str, &[&str])] = &[
     ("version", "livestore.version()", READERS),
     ("flavour", "livestore.flavour()", READERS),
@@ -159,7 +159,7 @@ fn calls() -> impl Iterator<Item = &'static (&'static str, &'static str, &'stati
     })
 }
 
-/// A database with a store in the shared table and one in its own.
+/// A database with a store in the shared table and one in a dedicated table.
 async fn filled() -> Database {
     let database = Database::new().await;
     let admin = database.admin().await;

@@ -1,4 +1,4 @@
-//! `livestore.push`: what it accepts, what it rejects and how it says so.
+//! `livestore.push`: the batches that it accepts, those that it rejects, and its errors.
 
 use crate::support::{
     Push, Rejection, all_with, log, one, one_with, push, push_batch, push_to_life, rejection, run, stored,
@@ -42,7 +42,7 @@ async fn a_push_that_does_not_build_on_the_head_raises_ls001_with_both_numbers()
         ("s", json!([new(2)]), 3, 2),
         ("s", json!([new(2), new(3), new(4)]), 3, 2),
         ("s", json!([new(7)]), 3, 7),
-        // Event 2 is in the log, what follows it is not.
+        // Event 2 is in the log, but the event after it is not.
         ("s", json!([chain(1, 1)[0], new(2)]), 3, 1),
         ("missing", json!([new(4)]), 0, 4),
     ];

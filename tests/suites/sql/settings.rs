@@ -7,14 +7,14 @@ use livestore_tests::flavour::{Flavour, is_skipped};
 
 /// Settings that go together, as `alter database … set` takes them, one class a line.
 const CLASSES: &[&[&str]] = &[
-    // How a statement is read.
+    // Settings for reading statements.
     &["standard_conforming_strings = off", "backslash_quote = on", "escape_string_warning = off"],
     &["transform_null_equals = on", "array_nulls = off", "quote_all_identifiers = on"],
     &["search_path = ''"],
     &["search_path = pg_temp, livestore, public"],
     &["plpgsql.variable_conflict = use_column", "plpgsql.extra_errors = 'all'", "check_function_bodies = on"],
     &["plpgsql.variable_conflict = use_variable", "plpgsql.print_strict_params = on", "check_function_bodies = off"],
-    // How values look.
+    // Settings for the form of values.
     &["datestyle = 'German, DMY'", "intervalstyle = iso_8601", "timezone = 'Asia/Kolkata'", "bytea_output = escape"],
     &["datestyle = 'SQL, MDY'", "timezone = 'America/St_Johns'", "extra_float_digits = -15", "xmloption = document"],
     &[
@@ -30,7 +30,7 @@ const CLASSES: &[&[&str]] = &[
         "lc_monetary = 'C'",
         "default_text_search_config = simple",
     ],
-    // What a transaction may.
+    // Settings for transactions.
     &["default_transaction_isolation = serializable", "default_transaction_deferrable = on"],
     &["default_transaction_isolation = 'repeatable read'", "row_security = off"],
     &["default_tablespace = elsewhere", "temp_tablespaces = elsewhere", "default_table_access_method = nothing"],
@@ -47,7 +47,7 @@ const CLASSES: &[&[&str]] = &[
         "client_min_messages = debug1",
         "track_functions = 'all'",
     ],
-    // How a statement is planned.
+    // Settings for planning statements.
     &[
         "enable_seqscan = off",
         "enable_sort = off",

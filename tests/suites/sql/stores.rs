@@ -1,4 +1,4 @@
-//! Stores: creating them, with or without a table of their own, emptying and dropping them.
+//! Stores: creating them, with or without a dedicated table, emptying and dropping them.
 
 use crate::support::{Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored};
 use livestore_tests::cluster::Database;
@@ -6,12 +6,12 @@ use livestore_tests::events::{chain, event, up_to};
 use serde_json::json;
 use tokio_postgres::Client;
 
-/// The own table that `create_store` gives a store, as it answers it.
+/// The dedicated table that `create_store` gives a store, as it answers it.
 async fn own_table(client: &Client, store: &str) -> String {
     one_with(client, "select livestore.create_store($1, own_table => true)::text", &[&store]).await
 }
 
-/// How many events a table holds itself.
+/// The number of events in a table itself, without its child tables.
 async fn events_in(client: &Client, table: &str) -> i64 {
     one(client, &format!("select count(*) from only {table}")).await
 }
@@ -156,7 +156,7 @@ async fn a_name_of_more_than_63_characters_is_a_hash() {
     }
 }
 
-/// What `Hash.string` of effect 3.21.2 from npm returns.
+/// The results are those of `Hash.string` of effect 3.21.2 from npm.
 #[tokio::test]
 async fn the_hash_is_that_of_livestore() {
     let database = Database::new().await;
@@ -271,7 +271,7 @@ async fn a_store_that_must_exist_and_does_not_raises_ls004() {
     assert_eq!(stored(&client).await, [""; 0]);
 }
 
-/// What a move by logical replication leaves behind: rows, and a sequence that knows nothing of them.
+/// A move by logical replication leaves this behind: rows, and a sequence that knows nothing of them.
 #[tokio::test]
 async fn stores_begin_although_the_sequence_of_their_numbers_is_behind() {
     let database = Database::new().await;

@@ -1,4 +1,4 @@
-//! What the tests of the SQL interface share.
+//! Helpers for the tests of the SQL interface.
 
 use std::fmt::{Debug, Display};
 use std::time::SystemTime;
@@ -59,7 +59,7 @@ pub async fn push_to_life(
     Ok(row.get(0))
 }
 
-/// What a function raised.
+/// The error that a function raised.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejection {
     pub sqlstate: String,

@@ -10,10 +10,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::wire::batch;
 use crate::wire::http::Http;
 
-/// How often the open loop looks at what is due.
+/// The time after which the open loop looks again for pushes that are due.
 const TICK: Duration = Duration::from_millis(5);
 
-/// What came of a push.
+/// The outcome of a push.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     Acknowledged,
@@ -25,7 +25,7 @@ pub enum Outcome {
 
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// When it was due, and how long from then on it took: a client that comes late has waited, too.
+    /// The time at which it was due, and the time that it took from then on: a client that comes late has waited, too.
     pub due: Instant,
     pub took: Duration,
     pub outcome: Outcome,
@@ -60,7 +60,7 @@ impl Clients {
         std::mem::take(&mut lock(&self.answers))
     }
 
-    /// How many connections there are.
+    /// The number of connections.
     pub fn connections(&self) -> usize {
         lock(&self.idle).opened
     }
@@ -76,8 +76,8 @@ impl Clients {
         join_all(loops).await;
     }
 
-    /// So many pushes a second, whatever becomes of them; what is not answered yet at the end is left in `pushes`. `meanwhile` is
-    /// called again and again.
+    /// So many pushes a second, whatever becomes of them; those that are not answered yet at the end are left in `pushes`.
+    /// `meanwhile` is called again and again.
     pub async fn push_at_rate(
         self: &Arc<Self>,
         rate: f64,

@@ -24,7 +24,7 @@ const HOOK: &str =
     "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.001); return new; end $$;
     create trigger slow before insert on livestore.eventlog_1 for each row execute function slow()";
 
-/// Who measures the capacity: enough for large groups, too few for a queue.
+/// The writers that measure the capacity: enough for large groups, too few for a queue.
 const WRITERS: usize = 128;
 
 const CAPACITY: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ pub async fn run(cluster: &'static Cluster, folder: &Path) -> bool {
     results.report()
 }
 
-/// Load of changing rates; what one rate has left unanswered goes on during the next.
+/// Load of changing rates; pushes that one rate has left unanswered go on during the next.
 struct Load<'a> {
     clients: &'a std::sync::Arc<Clients>,
     sidecar: &'a Sidecar,

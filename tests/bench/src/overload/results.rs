@@ -1,4 +1,4 @@
-//! What came of an overload.
+//! The results of an overload.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// By how much a second may be slower than the slowest under half the load before, and count as usual.
 const USUAL: f64 = 1.5;
 
-/// How much of what was to be offered has to be: the generator must not be the limit.
+/// The part of the intended load that has to be offered: the generator must not be the limit.
 const OFFERED: f64 = 0.98;
 
-/// What an overload may cost: those that are accepted, those that are refused, and the sidecar. Its queue has room for 64 MiB.
+/// The limits for an overload: for accepted pushes, for refused ones, and for the sidecar, whose queue has room for 64 MiB.
 const LONGEST_ACKNOWLEDGED_MS: f64 = 10_000.0;
 const SLOWEST_REFUSED_MS: f64 = 1_000.0;
 const MORE_MEMORY_MIB: f64 = 256.0;
@@ -45,7 +45,7 @@ impl Window {
     }
 }
 
-/// How long answers of a kind took, in milliseconds.
+/// The times that answers of a kind took, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 struct Times {
     a_second: f64,
@@ -128,7 +128,7 @@ impl Results {
         Self { generator_cores, connections, ..self }
     }
 
-    /// How many events are in the log.
+    /// Adds the number of events in the log.
     pub fn with_stored(self, stored: i64) -> Self {
         Self { stored, ..self }
     }
@@ -154,7 +154,7 @@ impl Results {
         panels(&folder.join("overload.svg"), "seconds: half the capacity, twice, and half again", &all);
     }
 
-    /// Says what came of it, and whether that is good.
+    /// Prints the results, and returns whether they are good.
     pub fn report(&self) -> bool {
         let Self { capacity, offered_a_second, unexpected, stored, acknowledged_in_all, .. } = self;
         println!("capacity {capacity:.0} events/s; offered {offered_a_second:.0}/s");

@@ -77,7 +77,7 @@ fn text(sections: &[Section], machine: &Machine) -> String {
     out
 }
 
-/// The first question of a user: how fast it is beside the others.
+/// Answers the first question of a user: how fast is it beside the others?
 fn compare(out: &mut String, sections: &[Section]) {
     out.push_str(
         "## How fast is it, compared with what?\n\n| work | compared with | this backend has |\n|---|---|---|\n",

@@ -1,14 +1,14 @@
-//! What the clients of a soak write down.
+//! The books that the clients of a soak keep.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// How many mistakes are kept: who makes one makes many.
+/// The number of mistakes that are kept: a client that makes one usually makes many.
 const KEPT: usize = 20;
 
-/// What was done, in numbers.
+/// The work that was done, in numbers.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Tally {
     pub pushes: u64,
@@ -65,7 +65,7 @@ impl Books {
         self.page().tally.clone()
     }
 
-    /// How long each push since the last call took.
+    /// The time that each push since the last call took.
     pub fn take_latencies(&self) -> Vec<Duration> {
         std::mem::take(&mut self.page().latencies)
     }
@@ -74,7 +74,7 @@ impl Books {
         self.page().mistakes.clone()
     }
 
-    /// A client that panics does so elsewhere: what is written here is whole.
+    /// A client that panics does so elsewhere, so the page is consistent even if the lock is poisoned.
     fn page(&self) -> MutexGuard<'_, Page> {
         self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }

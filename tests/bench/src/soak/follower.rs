@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::slot::Shared;
 use crate::wire::live::{Cursor, Dialect, Live, Page};
 
-/// How long a connection lasts, in milliseconds.
+/// The life of a connection, in milliseconds.
 const CONNECTION: std::ops::Range<u64> = 2_000..20_000;
 
 /// Until the next one.
@@ -47,12 +47,12 @@ impl Follower {
                 tokio::select! {
                     page = live.next(&self.cursor) => self.take(page),
                     () = &mut time => break false,
-                    // Who knows the end waits for its events.
+                    // A follower that knows the end waits for its events.
                     changed = end.changed(), if target.is_none() => match self.dialect {
                         // The writer has failed: nobody will ever know the end.
                         _ if changed.is_err() => return,
                         Dialect::WebSocket => {}
-                        // A request that waits is given up: the next one is for what is missing.
+                        // A request that waits is given up: the next one is for the missing events.
                         Dialect::Sse | Dialect::Electric => break false,
                     },
                 }

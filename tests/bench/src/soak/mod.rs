@@ -32,12 +32,12 @@ use crate::works::{Size, say};
 /// Stores that have clients at a time, each with a writer, three live readers and visitors.
 const STORES: u64 = 200;
 
-/// Of all writers together: a small part of what a machine of two cores takes.
+/// Of all writers together: a small part of the load that a machine of two cores takes.
 const PUSHES_PER_SECOND: u32 = 300;
 
 const SAMPLE: Duration = Duration::from_secs(5);
 
-/// How long the sidecar is watched when all clients have gone.
+/// The time for which the sidecar is watched when all clients have gone.
 const AFTER: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]
@@ -131,7 +131,7 @@ fn tell(sample: &Sample, tally: &Tally) {
     ));
 }
 
-/// Says what came of it, and whether that is good.
+/// Prints the results, and returns whether they are good.
 fn report(checks: &[Check], tally: &Tally, mistakes: &[String]) -> bool {
     println!(
         "{} pushes of {} events to {} logs, {} delivered live, {} whole reads, {} refused pushes, {} streams ended and {} dropped",

@@ -1,4 +1,4 @@
-//! What a sidecar holds at a moment.
+//! The resources that a sidecar holds at a moment.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub struct Sample {
     /// Of all clients, this one included, and of the sidecar.
     pub postgres_connections: f64,
     pub sidecar_postgres_connections: f64,
-    /// What the sidecar says in its metrics.
+    /// From the metrics of the sidecar.
     pub connections: f64,
     pub live_streams: f64,
     /// Since the sample before.

@@ -26,19 +26,20 @@ use crate::wire::live::Dialect;
 use crate::wire::s2::Api;
 use crate::wire::writer::{Target, Writer};
 
-/// How long a store lasts, in seconds.
+/// The life of a store, in seconds.
 const LIFE: std::ops::Range<u64> = 20..60;
 
-/// How long its clients may take to end when it has.
+/// The time that its clients may take to end once it has ended.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A writer opens a new connection after so long: over a WebSocket it never pulls, and the sidecar closes who does neither for long.
+/// A writer opens a new connection after this time: it never pulls over its WebSocket, and the sidecar closes connections that
+/// neither push nor pull for long.
 const CONNECTION: Duration = Duration::from_secs(5);
 
 /// One push in so many has ten events.
 const SELDOM: u32 = 10;
 
-/// What all slots share.
+/// The state that all slots share.
 pub struct Shared {
     pub ours: Ours,
     pub admin: Client,
@@ -86,8 +87,8 @@ impl Slot {
         self.shared.admin.execute("select livestore.drop_store($1)", &[&store]).await.map(drop)
     }
 
-    /// Empties a store, and waits until the sidecar has heard of it. Who reads before that gets the end of the old log and is then told to
-    /// begin anew, which is right, and not what is looked at here.
+    /// Empties a store, and waits until the sidecar has heard of it. A client that reads before that gets the end of the old log
+    /// and is then told to begin anew, which is right, but is not tested here.
     async fn reset(&self, store: &str) -> Result<(), tokio_postgres::Error> {
         let row = self.shared.admin.query_one("select livestore.reset_store($1)", &[&store]).await?;
         let backend_id: String = row.get(0);
@@ -124,7 +125,7 @@ impl Slot {
         let all = async {
             while let Some(client) = clients.join_next().await {
                 if let Err(error) = client {
-                    // Who is ended because another has failed has made no mistake.
+                    // A client that is ended because another one has failed has made no mistake.
                     if error.is_panic() {
                         self.shared.books.mistake(format!("{store}: {}", reason(error)));
                     }
@@ -172,7 +173,7 @@ struct WriterOfStore {
 }
 
 impl WriterOfStore {
-    /// Says where the log is after each push, and at the end that it is the end.
+    /// Publishes the head of the log after each push, and at the end that it is the end.
     async fn run(mut self, head: Arc<AtomicU64>, end: watch::Sender<Option<u64>>) {
         let start = Instant::now();
         let mut ticks = interval(self.period);
@@ -195,7 +196,7 @@ impl WriterOfStore {
     }
 }
 
-/// What a client that panicked has said.
+/// The message of a client that panicked.
 pub fn reason(error: JoinError) -> String {
     let Ok(panic) = error.try_into_panic() else { return "was ended".into() };
     match panic.downcast::<String>() {

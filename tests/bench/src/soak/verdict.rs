@@ -1,5 +1,5 @@
-//! Whether something grew. The median of the first fifth of the load, once it is warm, against that of the last fifth: what goes up and
-//! down with the load does not count, and what leaks does, if it leaks for long enough.
+//! Whether something grew. The median of the first fifth of the load, once it is warm, against that of the last fifth: a number
+//! that goes up and down with the load does not count, but a leak does, if it lasts for long enough.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::measure::median;
 /// The load is warm after a fifth of its time, and after five minutes at the latest.
 const WARM: f64 = 300.0;
 
-/// How much more is still flat: a part of what it was, or a number, whichever is larger.
+/// The growth that still counts as flat: a part of the first value, or a number, whichever is larger.
 struct Bound {
     part: f64,
     least: f64,

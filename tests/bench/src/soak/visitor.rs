@@ -23,7 +23,7 @@ const PAUSE: std::ops::Range<u64> = 1_000..9_000;
 /// sync-cf 0.3 sends a log in messages of so many events, of which a visitor takes the first.
 const FIRST_MESSAGE: u64 = 100;
 
-/// What is wrong with a push.
+/// The mistake in a push.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
     /// It goes on from the beginning of a log that has events.
@@ -35,7 +35,7 @@ enum Fault {
 pub struct Visitor {
     store: String,
     shared: Arc<Shared>,
-    /// Where the log is at least.
+    /// The number that the head of the log has reached at least.
     head: Arc<AtomicU64>,
     dice: ChaCha8Rng,
 }

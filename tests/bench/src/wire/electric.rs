@@ -1,4 +1,4 @@
-//! What `@livestore/sync-electric` sends to its server (`/api/electric`).
+//! The requests of `@livestore/sync-electric` to its server (`/api/electric`).
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ pub struct Electric {
 }
 
 impl Electric {
-    /// `head`: where the log is that pushes go on from.
+    /// `head`: the head of the log, from which pushes go on.
     pub async fn open(port: u16, store: &str, head: u64) -> Self {
         Self { http: Http::connect(port).await, store: store.into(), head }
     }
@@ -32,7 +32,7 @@ impl Electric {
         self.head += events;
     }
 
-    /// Reads the log from its beginning, page after page; how many of these events there were.
+    /// Reads the log from its beginning, page after page, and returns the number of these events.
     pub async fn read(&mut self, events: u64) -> u64 {
         let mut handle = json!({"_tag": "None"});
         let mut seen = 0;

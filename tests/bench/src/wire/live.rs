@@ -19,16 +19,16 @@ impl Dialect {
     pub const ALL: [Self; 3] = [Self::WebSocket, Self::Sse, Self::Electric];
 }
 
-/// What a client knows of the log: where a next connection goes on.
+/// The position of a client in the log, from which its next connection goes on.
 #[derive(Debug, Clone, Default)]
 pub struct Cursor {
     /// The number of the last event.
     pub last: u64,
-    /// What the server gave the client to keep: the id of the log, or Electric's handle and offset.
+    /// The value that the server gave the client to keep: the id of the log, or Electric's handle and offset.
     pub token: Value,
 }
 
-/// What arrived together: the numbers of its events, and the token to go on with.
+/// Events that arrived together: their numbers, and the token to go on with.
 #[derive(Debug)]
 pub struct Page {
     pub events: Vec<u64>,
@@ -64,7 +64,7 @@ impl Live {
         }
     }
 
-    /// What comes next, however long it takes; cancel safe. A server that says that something is wrong has failed.
+    /// The next page, however long it takes; cancel safe. A server that says that something is wrong has failed.
     pub async fn next(&mut self, cursor: &Cursor) -> Page {
         match self {
             Self::WebSocket { rpc, owes_ack } => {
@@ -124,7 +124,7 @@ impl Live {
         }
     }
 
-    /// Ends it as a client does that says goodbye; who just drops it is a client that has lost its network.
+    /// Ends it as a client does that says goodbye; dropping it instead stands for a client that has lost its network.
     pub async fn close(self) {
         if let Self::WebSocket { mut rpc, .. } = self {
             rpc.send(json!({"_tag": "Interrupt", "requestId": "live"})).await;
@@ -134,7 +134,7 @@ impl Live {
     }
 }
 
-/// What follows the cursor, as an event stream.
+/// The events after the cursor, as an event stream.
 async fn stream(http: &mut Http, store: &str, cursor: &Cursor) -> Incoming {
     // The record that was seen last: that of event 1 is 0.
     let seen = cursor.last.checked_sub(1).map_or(json!("from-start"), |record| json!(record));

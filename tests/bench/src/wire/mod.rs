@@ -32,7 +32,7 @@ pub fn batch(into: &mut String, head: u64, count: u64) {
     into.push(']');
 }
 
-/// How often a text occurs.
+/// The number of times that a text occurs.
 pub fn count(haystack: &[u8], needle: &str) -> u64 {
     memchr::memmem::find_iter(haystack, needle.as_bytes()).count() as u64
 }

@@ -18,7 +18,7 @@ pub struct Rpc {
 }
 
 impl Rpc {
-    /// `url` as clients are given it. `head`: where the log is that pushes go on from.
+    /// `url` as clients are given it. `head`: the head of the log, from which pushes go on.
     pub async fn open(url: &str, store: &str, head: u64) -> Self {
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
         let url = format!("{url}/?storeId={store}&transport=ws");
@@ -49,13 +49,13 @@ impl Rpc {
         self.head += events;
     }
 
-    /// Reads the log from its beginning until there are so many events, by a live pull, as clients do; how many there were.
+    /// Reads the log from its beginning until there are so many events, by a live pull, as clients do, and returns their number.
     pub async fn read(&mut self, events: u64) -> u64 {
         self.head = events;
         self.follow().await
     }
 
-    /// Begins a live pull, and waits until what is in the log is there; how many events that were.
+    /// Begins a live pull, waits until the events of the log are there, and returns their number.
     pub async fn follow(&mut self) -> u64 {
         let store = &self.store;
         let payload = format!(r#"{{"storeId":"{store}","live":true,"cursor":{{"_tag":"None"}}}}"#);
@@ -68,7 +68,7 @@ impl Rpc {
         events
     }
 
-    /// The next page of a live pull: how many events are in it.
+    /// Waits for the next page of a live pull, and returns the number of its events.
     pub async fn next_page(&mut self) -> u64 {
         loop {
             let frame = self.receive().await;

@@ -1,4 +1,4 @@
-//! S2's REST API, of s2-lite; and what `@livestore/sync-s2` sends to a server of its own (`/api/s2`), which is ours.
+//! S2's REST API, of s2-lite; and the requests of `@livestore/sync-s2` to a server of its own (`/api/s2`), which is ours.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use livestore_tests::peers::BASIN;
 use super::http::Http;
 use super::{batch, count, event};
 
-/// Which of the two.
+/// The two APIs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Api {
     /// `POST /v1/streams/{name}/records`: a record an event, nothing is checked.
@@ -29,7 +29,7 @@ pub struct S2 {
 }
 
 impl S2 {
-    /// `head`: where the log is that pushes go on from.
+    /// `head`: the head of the log, from which pushes go on.
     pub async fn open(api: Api, port: u16, store: &str, head: u64) -> Self {
         Self { http: Http::connect(port).await, api, store: store.into(), head }
     }
@@ -61,7 +61,7 @@ impl S2 {
         self.head += events;
     }
 
-    /// Reads the log from its beginning as an event stream; how many of these events there were.
+    /// Reads the log from its beginning as an event stream, and returns the number of these events.
     pub async fn read(&mut self, events: u64) -> u64 {
         let path = match self.api {
             Api::LiveStore => {
@@ -90,7 +90,7 @@ impl S2 {
             let surplus = rest.len().saturating_sub(kept);
             rest.drain(..surplus);
         }
-        // What is left of the stream: the connection is not kept.
+        // The rest of the stream is not read, because the connection is not kept.
         seen
     }
 }

@@ -4,7 +4,7 @@ use super::electric::Electric;
 use super::rpc::Rpc;
 use super::s2::{Api, S2};
 
-/// What it speaks, and where.
+/// The protocol that it speaks, and the address.
 #[derive(Debug, Clone)]
 pub enum Target {
     Rpc(String),
@@ -19,7 +19,7 @@ pub enum Writer {
 }
 
 impl Writer {
-    /// `head`: where the log is that pushes go on from.
+    /// `head`: the head of the log, from which pushes go on.
     pub async fn open(target: &Target, store: &str, head: u64) -> Self {
         match target {
             Target::Rpc(url) => Self::Rpc(Box::new(Rpc::open(url, store, head).await)),

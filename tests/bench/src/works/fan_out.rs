@@ -1,4 +1,4 @@
-//! Fan-out: one push, and how long it takes until the last of many live subscribers has it.
+//! Fan-out: the time from one push until the last of many live subscribers has it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Growth: what a push and a first page cost in a large database beside a small one.
+//! Growth: the cost of a push and of a first page in a large database beside a small one.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::measure::{Bound, Figure, Section, milliseconds};
 use crate::systems::Ours;
 use crate::wire::rpc::Rpc;
 
-/// How large a database is.
+/// The size of a database.
 struct Data {
     stores: u64,
     events: u64,

@@ -1,4 +1,4 @@
-//! Idle connections: what ten thousand clients cost that are connected and have nothing to say.
+//! Idle connections: the cost of ten thousand clients that are connected and have nothing to say.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
         let count = "select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'";
         admin.query_one(count, &[]).await.expect("a count").get::<_, i64>(0)
     };
-    // A first client makes what is made once.
+    // A first client causes the costs that come only once.
     let mut first = Rpc::open(&sidecar.url(), "idle-first", 0).await;
     first.follow().await;
     let (memory, database) = (sidecar.memory(), postgres().await);
@@ -38,7 +38,7 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let each = (sidecar.memory() - memory) as f64 / f64::from(connections) / 1024.0;
     let more = (postgres().await - database) as f64;
-    // They are live: what is pushed now arrives.
+    // They are live: an event that is pushed now arrives.
     Rpc::open(&sidecar.url(), "idle-7", 0).await.push(1).await;
     assert_eq!(held[70].next_page().await, 1);
     let title =

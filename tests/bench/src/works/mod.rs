@@ -21,7 +21,7 @@ pub const SYNC_CF: &str = "sync-cf on workerd";
 pub const S2_LITE: &str = "s2-lite";
 pub const POSTGRES: &str = "bare PostgreSQL";
 
-/// How much of it: everything, or what fits into five minutes.
+/// The extent of the work: everything, or as much as fits into five minutes.
 #[derive(Debug, Clone)]
 pub struct Size {
     pub rounds: usize,

@@ -12,7 +12,7 @@ use crate::systems::{Ours, postgres_tool};
 use crate::wire::s2::Api;
 use crate::wire::writer::{Target, Writer};
 
-/// What a round of one system came to.
+/// The result of a round of one system.
 struct Round {
     per_second: f64,
     latencies: Vec<Duration>,
@@ -155,7 +155,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
     sections
 }
 
-/// What a Postgres does without anything of ours: the same rows, one INSERT and one commit an event.
+/// The baseline of a Postgres without anything of ours: the same rows, one INSERT and one commit an event.
 struct Bare {
     clients: usize,
     script: tempfile::NamedTempFile,

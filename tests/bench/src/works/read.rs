@@ -47,7 +47,7 @@ async fn copy(admin: &Client) -> u64 {
 
 pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
     let events: u64 = if size.is_quick { 200_000 } else { 1_000_000 };
-    // At 100 events a push it takes what is asked of it about 15 seconds to store.
+    // At 100 events a push, sync-cf needs about 15 seconds to store this many.
     let events_of_cf: u64 = if size.is_quick { 5_000 } else { 20_000 };
     say(format!("read {events} events"));
     let ours = &systems.ours;

@@ -1,4 +1,4 @@
-//! What the world knew when: acknowledgements and reads prove that a log was so long at a time.
+//! The known length of a log over time: acknowledgements and reads prove that it was so long at a time.
 
 use super::Places;
 use crate::history::{History, Outcome, Time};
@@ -28,7 +28,7 @@ impl Known {
         Self(told)
     }
 
-    /// How long the log of an epoch was, at least, before this time.
+    /// The least length of the log of an epoch before this time.
     pub(super) fn before(&self, epoch: usize, time: Time) -> i64 {
         let told = &self.0[epoch];
         let count = told.partition_point(|(end, _)| *end < time);

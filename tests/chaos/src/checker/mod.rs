@@ -1,6 +1,6 @@
 //! Decides whether a history can be: a pure function of what was recorded, in time n log n.
 //!
-//! The log that Postgres holds in the end is the one order there may be. What remains to show is that everybody agrees with it:
+//! The log that Postgres holds in the end is the one order there may be. It remains to show that everybody agrees with it:
 //! acknowledged pushes ([`pushes`]), live streams ([`streams`]) and reads ([`reads`]), and that time does, too.
 
 mod known;
@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::history::{EventId, History, Recovery, Time};
 use known::Known;
 
-/// What must not be.
+/// The kinds of violations.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Copy, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rule {
@@ -69,7 +69,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     findings.violations
 }
 
-/// Where the events of all logs of a store are: the number of the epoch and that of the event.
+/// The places of the events in all logs of a store: the number of the epoch and that of the event.
 type Places = HashMap<EventId, Place>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +101,9 @@ impl<T: Serialize> Extract for T {
     }
 }
 
-/// How long a sidecar may take to hear of what happens elsewhere: a live stream begins with what its sidecar knows, and says that
-/// the log was reset when it hears of it. Milliseconds, but for networks that are slow on purpose.
+/// The time that a sidecar may take to hear of events and resets elsewhere: a live stream begins with the log that its sidecar
+/// knows, and reports a reset only once the sidecar hears of it. That takes milliseconds, except on networks that are slow on
+/// purpose.
 const HEARSAY: Time = 5_000_000;
 
 /// Whether a reset of the store explains that a client, which knows the log since then, was told of one at that time.

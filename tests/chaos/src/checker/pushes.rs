@@ -1,4 +1,4 @@
-//! Pushes against the log: what was acknowledged is there, once, where it was acknowledged, and in the order of time.
+//! Pushes against the log: acknowledged events are there, once, with the number that was acknowledged, and in the order of time.
 
 use std::collections::HashMap;
 

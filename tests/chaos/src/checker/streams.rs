@@ -23,7 +23,7 @@ fn check_order(stream: &Stream, findings: &mut Findings) {
         if placed.seq_num != last + 1 && !is_restart {
             let what = format!("a live stream of client {} brought {} after {last}", stream.client, placed.seq_num);
             findings.add(Rule::Disorder, what, &[&Around::of(stream, index)]);
-            // What follows from it is not worth a violation of its own.
+            // Its consequences are not worth violations of their own.
             return;
         }
         last = placed.seq_num;

@@ -50,7 +50,7 @@ fn good(count: u32) -> History {
     let at = |n: u32| Time::from(n) * 100;
     let mut pushes: Vec<_> = (1..=count).map(|n| push(at(n), at(n) + 50, Outcome::Ok, vec![placed(n)])).collect();
     pushes.push(push(at(1) - 50, at(1) - 10, Outcome::Unknown, vec![placed(1)]));
-    // Behind, and rebased to where it is.
+    // A push that is behind, and is then rebased to its place in the log.
     let behind = Placed { seq_num: 1, event: id(count) };
     pushes.push(push(at(count) - 20, at(count) - 10, Outcome::ServerAhead, vec![behind]));
     History {
@@ -288,7 +288,7 @@ proptest! {
         prop_assert_eq!(broken(&good(count)), []);
     }
 
-    /// Whatever is taken from a good history, put into it, or exchanged in it, is noticed.
+    /// The checker notices everything that is taken from a good history, put into it, or exchanged in it.
     #[test]
     fn no_change_of_a_good_history_is_accepted(count in 3u32..40, at in 0usize..1000, how in 0..8) {
         let mut history = good(count);

@@ -1,4 +1,4 @@
-//! What the clients of the dialects have in common, and what not.
+//! The common traits of the clients of the dialects, and their differences.
 
 use livestore_tests::client::{Client, Node};
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ pub fn placed(event: &Value) -> Placed {
     Placed { seq_num: event["seqNum"].as_i64().unwrap_or(-1), event: event_id }
 }
 
-/// What the error of a push says about what happened.
+/// The outcome of a push, as its error tells it.
 pub fn outcome(error: &Value) -> Outcome {
     let text = error.to_string();
     match error["_tag"].as_str() {

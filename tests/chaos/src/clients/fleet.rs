@@ -110,7 +110,7 @@ impl Fleet {
     }
 }
 
-/// What a device is made of.
+/// The parts of a device.
 struct Start<'a> {
     index: usize,
     store: &'a Arc<Store>,

@@ -1,4 +1,4 @@
-//! What a client has written and not yet seen in its live pull: what LiveStore's sync processor calls pending.
+//! The events that a client has written and not yet seen in its live pull. LiveStore's sync processor calls them pending.
 
 use std::collections::VecDeque;
 
@@ -7,11 +7,11 @@ use crate::history::{EventId, Placed};
 #[derive(Debug, Default)]
 pub struct Pending {
     events: VecDeque<EventId>,
-    /// How many of them, from the first on, are acknowledged.
+    /// The number of acknowledged ones, counted from the first.
     acknowledged: usize,
     /// The last event of the log that the client has seen.
     head: i64,
-    /// How often others were first: a push from before is not repeated, but made anew with other numbers.
+    /// The number of times that others were first: a push from before is not repeated, but made anew with other numbers.
     rebases: u64,
 }
 
@@ -35,7 +35,7 @@ impl Pending {
         self.events.push_back(event);
     }
 
-    /// What is to be pushed next, with the numbers that it has behind everything that came before.
+    /// The events to push next, with the numbers that they have behind everything that came before.
     pub fn batch(&self) -> Vec<Placed> {
         let placed = (self.head + 1..).zip(&self.events).map(|(seq_num, &event)| Placed { seq_num, event });
         placed.skip(self.acknowledged).take(BATCH).collect()
@@ -54,7 +54,7 @@ impl Pending {
         }
     }
 
-    /// An event came. Says whether it was new to this client; what is wrong with it otherwise is for the checker to find.
+    /// An event came. Says whether it was new to this client; any other mistake is for the checker to find.
     pub fn hear(&mut self, placed: Placed) -> bool {
         if placed.seq_num <= self.head {
             return false;

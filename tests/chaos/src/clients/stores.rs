@@ -106,8 +106,8 @@ impl Stores {
     }
 }
 
-/// In one transaction: no event comes between what is taken down and the reset. `seen` is what an attempt before this one read,
-/// whose commit may have happened though nobody said so.
+/// In one transaction, so that no event comes between the log that is taken down and the reset. `seen` is the log that an attempt
+/// before this one read, whose commit may have happened though nobody said so.
 async fn reset(
     admin: &mut Client,
     store: &str,

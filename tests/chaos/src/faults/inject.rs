@@ -52,7 +52,7 @@ impl Injector {
         self.carry_out(fault, Duration::from_millis(lasts)).await;
     }
 
-    /// What this machine lacks for a fault.
+    /// The requirement of a fault that this machine lacks.
     fn missing(&self, fault: Fault) -> Option<&'static str> {
         match fault {
             Fault::FillDisk if self.system.postgres.disk().is_none() => Some("which takes root and a mount"),

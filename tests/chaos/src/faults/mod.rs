@@ -1,4 +1,4 @@
-//! What goes wrong, when, and for how long.
+//! The faults, with the time at which each begins and its duration.
 
 mod inject;
 mod postgres;
@@ -74,7 +74,7 @@ impl Fault {
         )
     }
 
-    /// What it is called in figures.
+    /// Its name in figures.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Kill { .. } => "kill",

@@ -1,4 +1,4 @@
-//! What goes wrong in Postgres.
+//! The faults of Postgres.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ pub async fn terminate(system: &System, one_in: u32) {
     system.insist(&format!("select pg_terminate_backend(pid) {SIDECARS} and pid % {one_in} = 0")).await;
 }
 
-/// Postgres may stop for good when it cannot write its log: whoever makes room starts it again.
+/// Postgres may stop for good when it cannot write its log, so it is started again once there is room.
 pub async fn fill_disk(system: &System, lasts: Duration) {
     let Some(disk) = system.postgres.disk() else { return };
     disk.fill();
@@ -39,7 +39,7 @@ pub async fn exhaust(system: &System, lasts: Duration) {
         let database = system.postgres.database();
         let cluster = database.cluster();
         let Ok(first) = cluster.try_connect("postgres", "postgres").await else { return held };
-        // Twice: the second round takes what the sidecars have lost.
+        // Twice: the second round takes the connections that the sidecars have lost.
         for _ in 0..2 {
             while let Ok(Ok(client)) =
                 timeout(Duration::from_secs(1), cluster.try_connect("postgres", "postgres")).await

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::{Fault, Link, Millis};
 
-/// A fault, when it begins, and for how long it lasts.
+/// A fault, the time at which it begins, and its duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Planned {
     pub at: Millis,
@@ -21,7 +21,7 @@ pub struct Planned {
 /// Clients get so long to connect before the first fault.
 const FIRST: Millis = 3_000;
 
-/// What can only have one fault at a time.
+/// A target, which can only have one fault at a time.
 #[derive(PartialEq, Eq, Hash, Clone, Copy)]
 enum Target {
     Postgres,
@@ -29,7 +29,7 @@ enum Target {
     Link(Link),
 }
 
-/// What there is to break.
+/// The parts of the system that can be broken.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
     pub sidecars: usize,
@@ -72,7 +72,7 @@ pub fn schedule(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
     plan
 }
 
-/// What a fault hits, if its kind hits one of several.
+/// The targets of a fault, for kinds that hit one of several.
 struct Drawn {
     sidecar: usize,
     store: usize,
@@ -115,7 +115,7 @@ const FAIL_OVER: Kind = |_, time| {
 };
 const FAILOVERS: usize = 4;
 
-/// What it takes, about, until a lost primary is back as a standby, once the other one is promoted.
+/// About the time until a lost primary is back as a standby, once the other one is promoted.
 const REBUILD: Millis = 5_000;
 
 fn deal(kind: Kind, extent: Extent, random: &mut ChaCha8Rng) -> (Fault, Millis) {

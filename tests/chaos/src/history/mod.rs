@@ -1,4 +1,4 @@
-//! What happened in a run, as far as clients and the log can tell. The checker decides by this alone.
+//! The history of a run, as far as clients and the log can tell. The checker decides by this alone.
 
 mod recorder;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 pub use recorder::{Recorder, Ticket};
 
-/// Microseconds since the run began, on one clock for everybody: what ended before something else began was before it.
+/// Microseconds since the run began, on one clock for everybody: a call that ended before another one began came before it.
 pub type Time = u64;
 
-/// One event: whose it is, and which of theirs. A client gives a new event a new number, and keeps it through every rebase.
+/// One event: its client, and its number among those of the client. An event keeps its number through every rebase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EventId {
     pub client: u32,
@@ -23,7 +23,7 @@ pub struct Placed {
     pub event: EventId,
 }
 
-/// How a call ended, as far as its client knows.
+/// The outcome of a call, as far as its client knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -44,7 +44,7 @@ pub struct Push {
     /// When the client began with the log that it knows: a reset since then explains that it is told of one.
     pub since: Time,
     pub start: Time,
-    /// With an unknown outcome: when the client gave up. What it asked for may happen later.
+    /// With an unknown outcome, the time at which the client gave up. The events may still be appended later.
     pub end: Time,
     pub outcome: Outcome,
     pub events: Vec<Placed>,
@@ -65,7 +65,7 @@ pub struct Stream {
     pub restarts: Vec<usize>,
     /// It ended because the server said that the log was reset.
     pub is_told_of_reset: bool,
-    /// Why it ended, for whoever reads the history.
+    /// The reason why it ended, for readers of the history.
     pub ending: String,
 }
 
@@ -79,7 +79,7 @@ pub struct Read {
     pub events: Vec<Placed>,
 }
 
-/// What became of a client after the last fault.
+/// The recovery of a client after the last fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovery {
     pub client: u32,
@@ -88,7 +88,7 @@ pub struct Recovery {
     pub has_pushed: bool,
     /// The last event that its live stream brought.
     pub head: i64,
-    /// What it was doing, for whoever reads the history.
+    /// A description of its activity, for readers of the history.
     pub state: String,
 }
 

@@ -84,7 +84,7 @@ impl Recorder {
         self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).push((start, self.now()));
     }
 
-    /// What was recorded, a history for each store.
+    /// Everything that was recorded, as a history for each store.
     pub fn finish(&self) -> Vec<History> {
         let deploys = self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let stores = std::mem::take(&mut *self.stores());

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 pub struct Clock {
     library: PathBuf,
-    /// A file for each sidecar, which says by how much its clock is wrong.
+    /// A file for each sidecar, with the error of its clock.
     folder: TempDir,
 }
 
@@ -21,7 +21,7 @@ impl Clock {
         Some(Self { library, folder: tempfile::tempdir().ok()? })
     }
 
-    /// What a sidecar is started with.
+    /// The environment that a sidecar is started with.
     pub fn environment(&self, sidecar: usize) -> Vec<(&'static str, String)> {
         self.set(sidecar, 0);
         let text = |path: &Path| path.display().to_string();

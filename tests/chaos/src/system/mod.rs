@@ -1,4 +1,4 @@
-//! What is tried: Postgres, several sidecars, and a network between them and to the clients that can be broken.
+//! The system under test: Postgres, several sidecars, and a network, between them and to the clients, that can be broken.
 
 mod clock;
 mod disk;

@@ -1,4 +1,4 @@
-//! Where a sidecar runs: its address, the networks on both of its sides, and the process of the moment.
+//! The place of a sidecar: its address, the networks on both of its sides, and the process of the moment.
 
 use std::net::TcpListener;
 
@@ -26,7 +26,7 @@ pub struct Place {
 #[derive(Default)]
 struct Running {
     sidecar: Option<Sidecar>,
-    /// What those before it have logged.
+    /// The logs of the sidecars before it.
     logs: Vec<String>,
 }
 
@@ -57,7 +57,7 @@ impl Place {
         place
     }
 
-    /// What clients are given.
+    /// The URL for clients.
     pub fn url(&self) -> String {
         format!("ws://127.0.0.1:{}", self.clients.port())
     }

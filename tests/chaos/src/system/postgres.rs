@@ -78,8 +78,8 @@ impl Postgres {
         self.servers.iter().map(|server| server.cluster)
     }
 
-    /// Whoever breaks the primary holds this until it is mended: a machine that is slow makes faults last longer than planned,
-    /// and with two at a time it could be broken for good.
+    /// A fault of the primary holds this until the primary is mended: a slow machine makes faults last longer than planned, and
+    /// two at a time could break it for good.
     pub async fn whole(&self) -> MutexGuard<'_, ()> {
         self.whole.lock().await
     }

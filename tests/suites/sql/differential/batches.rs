@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-/// Where a batch begins, seen from the head of its log.
+/// The position at which a batch begins, seen from the head of its log.
 #[derive(Debug, Clone)]
 pub enum Start {
     Head,
@@ -12,7 +12,7 @@ pub enum Start {
     After(i64),
 }
 
-/// How an event is written.
+/// The form in which an event is written.
 #[derive(Debug, Clone)]
 pub enum Shape {
     /// As `JSON.stringify` writes it.
@@ -37,7 +37,7 @@ pub struct Event {
     pub name: String,
     /// JSON text.
     pub args: Option<String>,
-    /// How far the event is from its parent, 1 for one that follows it.
+    /// The distance of the event from its parent, 1 for one that follows it.
     pub step: i64,
     pub shape: Shape,
 }

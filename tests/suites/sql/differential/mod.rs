@@ -96,7 +96,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// How many sequences of steps are tried. Each has some fifty pushes.
+/// The number of sequences of steps that are tried. Each has some fifty pushes.
 const CASES: u32 = 100;
 
 #[test]

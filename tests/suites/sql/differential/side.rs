@@ -113,7 +113,7 @@ impl Side {
     }
 }
 
-/// How many pushes there were.
+/// The numbers of pushes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pushes {
     pub all: usize,

@@ -1,4 +1,4 @@
-//! What a device does with the answers of its client.
+//! The reactions of a device to the answers of its client.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl Running {
                 self.pending.acknowledge(&push.batch);
                 self.retry = RETRY;
             }
-            // Told so, these wait for what they lack, for ever; others repeat what they know until it has come.
+            // After this answer, these wait for the events that they lack, for ever; others repeat the push until those have come.
             Outcome::ServerAhead
                 if is_same && matches!(self.device.dialect, Dialect::CfWs | Dialect::CfHttp | Dialect::Cf03) =>
             {

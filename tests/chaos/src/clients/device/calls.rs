@@ -1,4 +1,4 @@
-//! What a device asks its client. Answers come as [`Happened`].
+//! The calls of a device to its client. Answers come as [`Happened`].
 
 use serde_json::json;
 use tokio::time::{Instant, timeout};

@@ -1,4 +1,4 @@
-//! A device of a user: what LiveStore does above its sync backend, which is the unmodified client from npm.
+//! A device of a user: it does the work of LiveStore above the sync backend, which is the unmodified client from npm.
 //!
 //! It follows its store, writes, pushes what it wrote onto what it has seen, waits for its live pull when the server is ahead,
 //! makes the push anew behind what others wrote, and repeats a push whose outcome it does not know.
@@ -23,20 +23,20 @@ use super::stores::Store;
 use super::stream::Following;
 use crate::history::{EventId, Placed, Recorder, Recovery, Ticket, Time};
 
-/// How long a push, or a read, may go without an answer. A push is then repeated.
+/// The time that a push, or a read, may go without an answer. A push is then repeated.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// How long a push that failed waits to be repeated, at first and at most.
+/// The time until a push that failed is repeated, at first and at most.
 const RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(4);
 
-/// How long an app takes to pull again after a pull that failed.
+/// The time that an app takes to pull again after a pull that failed.
 const REOPEN: Duration = Duration::from_millis(250);
 
 /// Time for everything that is due.
 const TICK: Duration = Duration::from_millis(50);
 
-/// What a device is to do.
+/// The task of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     Write,
@@ -45,14 +45,14 @@ pub enum Phase {
     End,
 }
 
-/// What others may know of a device.
+/// The state of a device that others can see.
 #[derive(Debug, Default)]
 pub struct Status {
     pub head: AtomicI64,
     pub has_recovered: AtomicBool,
 }
 
-/// What a device waits for.
+/// The messages that a device waits for.
 pub enum Happened {
     Opened(u64, Client),
     Heard(u64, Value),
@@ -72,7 +72,7 @@ pub struct Device {
     pub store: Arc<Store>,
     pub recorder: Recorder,
     pub random: ChaCha8Rng,
-    /// How long it takes between two events, and two reads, on average.
+    /// The average time between two events, and between two reads.
     pub pace: Duration,
     pub reads_every: Duration,
     pub status: Arc<Status>,
@@ -92,7 +92,7 @@ pub struct Running {
     device: Device,
     happened: mpsc::UnboundedSender<Happened>,
     pending: Pending,
-    /// Numbers for clients, streams and pushes: what comes from one that was given up is not for its successor.
+    /// Numbers for clients, streams and pushes, by which a late answer to one that was given up is not taken for its successor's.
     numbers: u64,
     client: Option<(u64, Client)>,
     opening: Option<u64>,
