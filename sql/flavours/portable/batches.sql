@@ -101,38 +101,11 @@ declare
     sizes integer[];
     lengths integer[];
     others integer[];
-    one json;
-    seq_num text;
-    parent_seq_num text;
     event integer := 1;
     event_count integer;
     rest integer;
 begin
     begin
-        -- One event, which is the usual push of one writer: a statement would take twice as long.
-        if cardinality(batches) = 1 and strpos(batches[1], chr(92)) = 0 and strpos(batches[1], chr(57344)) = 0 then
-            one := batches[1]::json -> 0;
-            names := array[(one -> 'name')::text];
-            args := array[(one -> 'args')::text];
-            client_ids := array[(one -> 'clientId')::text];
-            session_ids := array[(one -> 'sessionId')::text];
-            seq_num := one -> 'seqNum';
-            parent_seq_num := one -> 'parentSeqNum';
-            if left(names[1], 1) = '"' and left(client_ids[1], 1) = '"' and left(session_ids[1], 1) = '"'
-                and translate(seq_num || parent_seq_num, '0123456789', '') = ''
-                and octet_length(seq_num) < 19 and octet_length(parent_seq_num) < 19 and coalesce(octet_length(args[1]), 0) <= 1024
-                and octet_length(names[1]) + octet_length(client_ids[1]) + octet_length(session_ids[1]) + octet_length(seq_num)
-                    + octet_length(parent_seq_num) + coalesce(octet_length(args[1]) + 8, 0) + 62 = octet_length(batches[1])
-            then
-                pushes := array[1];
-                names[1] := btrim(names[1], '"');
-                client_ids[1] := btrim(client_ids[1], '"');
-                session_ids[1] := btrim(session_ids[1], '"');
-                seq_nums := array[seq_num::bigint];
-                parent_seq_nums := array[parent_seq_num::bigint];
-                return;
-            end if;
-        end if;
         -- 61: the names of the fields, and what is around them and behind them.
         select array_agg(e.push), array_agg(btrim(e.name, '"')),
             array_agg(case when strpos(e.args, chr(57344)) = 0 then e.args else livestore._show_escapes(e.args) end),

@@ -2,6 +2,24 @@
 -- anyway: so they become visible in their order. It must be the last lock that a transaction takes: a trigger of the application that
 -- is deferred to the commit, too, may append, and would wait for a store. So the first firing only queues a second one, behind all that
 -- was deferred by then. lock_timeout: one of the session's would fail a commit that only waits for others.
+create or replace function livestore._queue_commit()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+as $$
+begin
+    update livestore.pending_commits p set is_last = true
+    where p.transaction = new.transaction and p.id = new.id
+        and not exists (select from livestore.pending_commits l where l.transaction = new.transaction and l.is_last);
+    return null;
+end
+$$;
+
+comment on function livestore._queue_commit() is
+'Internal: trigger that queues livestore._number_commit behind everything that is deferred to the end of the transaction';
+
 create or replace function livestore._number_commit()
 returns trigger
 language plpgsql
@@ -19,12 +37,6 @@ declare
     total bigint;
     first_position bigint;
 begin
-    if tg_op = 'INSERT' then
-        update livestore.pending_commits p set is_last = true
-        where p.transaction = new.transaction and p.id = new.id
-            and not exists (select from livestore.pending_commits l where l.transaction = new.transaction and l.is_last);
-        return null;
-    end if;
     delete from livestore.pending_commits p where p.transaction = new.transaction and p.id = new.id;
     if exists (select from livestore.pending_commits p where p.transaction = new.transaction) then
         -- Appends to a store that come one after the other are one.
@@ -63,9 +75,15 @@ $$;
 comment on function livestore._number_commit() is
 'Internal: trigger that moves what a transaction has appended from livestore.pending_commits to livestore.commits';
 
--- Named so that no hook of an application has the name: set constraints knows constraints by schema and name.
+-- Named so that no hook of an application has these names: set constraints knows constraints by schema and name.
+drop trigger if exists livestore_queue_commit on livestore.pending_commits;
+create constraint trigger livestore_queue_commit after insert on livestore.pending_commits
+    deferrable initially deferred for each row execute function livestore._queue_commit();
+alter table livestore.pending_commits enable always trigger livestore_queue_commit;
+comment on trigger livestore_queue_commit on livestore.pending_commits is 'Queues the other trigger, at the end of a transaction';
+
 drop trigger if exists livestore_number_commit on livestore.pending_commits;
-create constraint trigger livestore_number_commit after insert or update on livestore.pending_commits
+create constraint trigger livestore_number_commit after update on livestore.pending_commits
     deferrable initially deferred for each row execute function livestore._number_commit();
 alter table livestore.pending_commits enable always trigger livestore_number_commit;
 comment on trigger livestore_number_commit on livestore.pending_commits is 'Gives a commit its positions';

@@ -132,6 +132,7 @@ const PORTABLE_CALLS: &[(&str, &str, &[&str])] = &[
         "livestore._plan('{1}', '{null}', '{1}', '{0}', '{b}', null, null, null, null, null, null, null, null, null)",
         NOBODY,
     ),
+    ("_append_one", "livestore._append_one('s', '[]', null, null)", NOBODY),
     ("_lock_existing_stores", "livestore._lock_existing_stores('{s}', false)", NOBODY),
     ("_begin_stores", "livestore._begin_stores('{s}', false, '{s}', '{null}', row(1))", NOBODY),
     ("_write", "(select livestore._write(row(1), '{1}', row(1), row(1), '{null}', now(), null)) r", NOBODY),
