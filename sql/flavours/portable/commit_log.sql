@@ -65,7 +65,7 @@ $$;
 comment on function livestore._number_commit() is
 'Internal: trigger that moves what a transaction has appended from livestore.pending_commits to livestore.commits';
 
--- The name must not be that of a hook: `set constraints` finds constraints by schema and name only.
+-- Named so that no hook of an application has the name: set constraints knows constraints by schema and name.
 drop trigger if exists livestore_number_commit on livestore.pending_commits;
 create constraint trigger livestore_number_commit after insert or update on livestore.pending_commits
     deferrable initially deferred for each row execute function livestore._number_commit();
