@@ -1,9 +1,7 @@
--- A deferred trigger that runs at the commit and takes the positions. It holds a lock until the commit is visible, so
--- positions become visible in their order. (NOTIFY holds such a lock at the commit anyway.) It must be the last lock that the
--- transaction takes: another deferred trigger may append, and would wait for the row of a store while other transactions wait
--- for this lock. So its first run only queues a second one, which comes after all triggers that were deferred before.
--- lock_timeout is switched off, because a setting of the session would fail a commit only because others commit at the same
--- time.
+-- Fired when the transaction commits. Positions are taken under a lock that is held until the commit is visible, as NOTIFY holds one
+-- anyway: so they become visible in their order. It must be the last lock that a transaction takes: a trigger of the application that
+-- is deferred to the commit, too, may append, and would wait for a store. So the first firing only queues a second one, behind all that
+-- was deferred by then. lock_timeout: one of the session's would fail a commit that only waits for others.
 create or replace function livestore._number_commit()
 returns trigger
 language plpgsql
