@@ -1,5 +1,5 @@
-//! `livestore.read_page` and `livestore.pull_page`, declared in `sql/flavours/native/pull.sql`: the only ways to read a log.
-//! `read_page` returns all events of a page in one value, because rows that a function returns are copied three times on
+//! `livestore.read_page` and `livestore.pull_page`, declared in `sql/flavours/native/pull.sql`: they read a page of a log.
+//! `read_page` returns all events of the page in one value, because rows that a function returns are copied three times on
 //! their way to the client.
 
 mod plan;
