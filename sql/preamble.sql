@@ -1,5 +1,5 @@
--- Nothing that somebody has created in the schema is found by what follows: functions and operators are Postgres' own, and the
--- extension's are named with their schema.
+-- The search path contains no schema in which other roles can create objects, so the statements below cannot call a function
+-- or an operator of somebody else. The extension's own objects are named with their schema.
 set local search_path = pg_catalog, pg_temp;
 -- Functions call functions of files that come later.
 set local check_function_bodies = off;
@@ -30,7 +30,8 @@ begin
             null;
         end;
     end loop;
-    -- Somebody who may create roles could have made these beforehand, to become the owner of what follows.
+    -- A role with CREATEROLE could have created these roles before, with itself as a member, and would then own what is
+    -- created below.
     select string_agg(w.reason, '; ' order by w.reason) into wrong
     from (
         select format('%I has LOGIN, SUPERUSER, CREATEROLE, CREATEDB, REPLICATION or BYPASSRLS', r.rolname) as reason
@@ -41,8 +42,9 @@ begin
         select format('%I is a member of %I', u.rolname, r.rolname)
         from pg_auth_members m
         join pg_roles r on r.oid = m.roleid and r.rolname in ('livestore_owner', 'livestore_hooks')
-        -- The role that installs the portable flavour belongs to them meanwhile. From Postgres 16 on, a role that was made by one
-        -- with CREATEROLE has that one as a member, with no right but to grant it.
+        -- The role that installs the portable flavour is a member until the end of the script. From Postgres 16 on, the role
+        -- that created another one with CREATEROLE is its member with the ADMIN option only: it may grant that role, but
+        -- neither inherits nor sets it.
         join pg_roles u on u.oid = m.member and not u.rolsuper and u.rolname <> current_user
         where coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true) or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
     ) w;

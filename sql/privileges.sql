@@ -1,4 +1,5 @@
--- Everything belongs to livestore_owner, but the schema: a dump creates it before the extension, and with it that role.
+-- Everything belongs to livestore_owner, except the schema: a dump creates the schema before the extension, and therefore
+-- before the role exists.
 do $$
 declare
     object record;

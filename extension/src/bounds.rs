@@ -5,7 +5,8 @@ use pgrx::prelude::*;
 
 use livestore_rules::plan::MAX_AHEAD;
 
-/// By way of JSON, since the SQL of version 0.2.0, which may call this library, has no such column.
+/// Reads the column through `to_jsonb`: a database whose SQL is still of version 0.2.0 also calls this library, and has no
+/// column `max_ahead`.
 const MAX_AHEAD_SET: &str = "\
     select (pg_catalog.to_jsonb(i) operator(pg_catalog.->>) 'max_ahead')::pg_catalog.int8
     from livestore.instance i order by i.created_at limit 1";

@@ -1,8 +1,9 @@
 //! The commit log, `livestore.commits`: every transaction that appends takes positions for its events when it commits.
 //!
-//! Positions become visible in their order, since they are taken under a lock that is held until the commit is visible, as NOTIFY
-//! holds one anyway. It is the last lock of a transaction: whatever else is deferred to the commit has run by then. A trigger of the
-//! application that appends would wait for a store, while others wait for this transaction.
+//! A transaction takes its positions under a lock that it holds until its commit is visible, so positions become visible in
+//! their order. (NOTIFY holds such a lock at the commit anyway.) It must be the last lock that the transaction takes: a
+//! deferred trigger that appends could otherwise wait for the row of a store that is locked by a transaction which waits for
+//! this lock. Therefore positions are taken after all deferred triggers have run.
 
 use std::cell::{Cell, RefCell};
 
@@ -125,8 +126,8 @@ fn take_positions() {
     }
 }
 
-/// Waits for the transactions that take their positions now, however long: a `lock_timeout` of the session's is for other locks, and
-/// would fail a commit for which others have done nothing wrong.
+/// Waits, as long as it takes, for the transactions that are taking their positions. `lock_timeout` is ignored: it would fail
+/// a commit only because others commit at the same time.
 fn lock(turn: pg_sys::Oid) {
     struct LockTimeout(i32);
     impl Drop for LockTimeout {

@@ -21,7 +21,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }
 
-/// The context of a push, for as long as this lives. Then that of the push around it is back, whose hook has made this one.
+/// Sets the context of a push until this is dropped. Then the previous context is restored: hooks can push, so pushes nest.
 pub struct Entered {
     around: Option<Context>,
 }
@@ -51,8 +51,9 @@ fn current_store_id() -> Option<String> {
     CURRENT.with_borrow(|current| current.as_ref().map(|context| context.store_id.clone()))
 }
 
-/// The context of the request, in a hook; elsewhere, and for pushes from SQL, null. With a key its value, null if there is none. As JSON
-/// text, since Postgres cannot take a JSON text apart that has `\u0000` in it, which is legal in a client's string.
+/// In a hook, the context of the request or, with a key, its value for that key, as JSON text. Null outside of hooks, for
+/// pushes from SQL, and if there is no such key. Text, because Postgres can store but not decode JSON with `\u0000`, which a
+/// client may send.
 #[pg_extern(sql = false, stable)]
 fn context_value(key: Option<&str>) -> Option<String> {
     let request = CURRENT.with_borrow(|current| current.as_ref()?.request.clone())?;

@@ -8,7 +8,7 @@ use pgrx::spi::{SpiClient, quote_identifier, quote_qualified_identifier};
 use crate::hook_errors::{Watch, repaired};
 use crate::roles::RunsAs;
 
-/// The table of events of one or of many stores, with what its triggers ask of those who insert.
+/// An event log table, shared or dedicated, and what an insert has to know of its triggers.
 pub struct Eventlog {
     /// `None` for the shared one.
     dedicated_name: Option<String>,
@@ -113,8 +113,8 @@ fn delete_hooked_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
 
 repaired!(livestore_delete_hooked_events, delete_hooked_events_wrapper, pg_finfo_livestore_delete_hooked_events);
 
-/// A nested `security definer` function of that role would not do: a hook runs as that role too, and could alter the function to be
-/// run by the owner of the logs.
+/// Runs a statement as `livestore_hooks` by switching the user here. A nested `security definer` function owned by that role
+/// would be unsafe: hooks run as that role too, and could alter the function so that it runs as the owner of the logs.
 fn run_as_hooks(statement: &str, store: i64) -> spi::Result<()> {
     Spi::connect_mut(|client| {
         let _watch = Watch::new();
@@ -124,8 +124,9 @@ fn run_as_hooks(statement: &str, store: i64) -> spi::Result<()> {
     })
 }
 
-/// Creates one of the shared log's hooks on the table of a store. The owner of the logs may not use the schemas in which
-/// applications have their functions, so a superuser does it: with nothing but a definition that is on the shared log.
+/// Creates a hook of the shared log on the table of a store. This runs as a superuser, because the owner of the logs may have
+/// no rights in the schemas of the hook functions. That is safe: the statement is the definition of a trigger that exists on
+/// the shared log.
 #[pg_extern(sql = false)]
 fn copy_hook(hook: pg_sys::Oid, eventlog: pg_sys::Oid) -> spi::Result<()> {
     let table = table_name(eventlog);

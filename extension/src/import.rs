@@ -1,5 +1,6 @@
-//! Importing the log of another backend; declared in `sql/flavours/native/import.sql`. Tables and views of others bring functions of
-//! others, which must not run as a superuser who imports: then the source is read as the owner of the table or view.
+//! Importing the log of another backend; declared in `sql/flavours/native/import.sql`. A table or view of another role can
+//! call functions of that role, for example in a view's query. They must not run as the superuser who imports, so the source
+//! is then read as its owner.
 
 use std::mem::ManuallyDrop;
 
@@ -44,7 +45,7 @@ fn fetch_source(
 > {
     let _reader = RunsAs::owner_of_source(source)?;
     Spi::connect(|client| {
-        // It stays open, and is not closed while an error is on its way.
+        // The cursor stays open for the next call. `ManuallyDrop` also keeps an unwinding error from closing it.
         let mut open = ManuallyDrop::new(client.find_cursor(cursor)?);
         let mut events = Vec::new();
         for row in open.fetch(max_events.max(1).into())? {

@@ -8,7 +8,8 @@ use pgrx::prelude::*;
 
 use crate::bounds::max_ahead;
 
-/// The usual push of 0.2, which it carries out by `livestore.append`, as any other, if this gives no row.
+/// Version 0.2 calls this first for ordinary pushes, and falls back to `livestore.append` if it returns no row. It never
+/// does.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn append_pooled(

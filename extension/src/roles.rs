@@ -50,9 +50,9 @@ impl FormerUser {
 pub struct RunsAs(FormerUser);
 
 impl RunsAs {
-    /// The role of the hooks, if the current user is the owner of the extension's objects. A database that has not been updated to
-    /// such an owner goes on as before, and so does a superuser who calls internal functions. `are_known`: hooks will run, and the
-    /// settings that they make end with this.
+    /// Switches to the role of the hooks, if the current user is the owner of the extension's objects. If not, because the
+    /// database was not updated to that owner or because a superuser calls an internal function, the user stays. With
+    /// `are_known` hooks will run, and settings that they make are undone when this is dropped.
     pub fn hooks(are_known: bool) -> Option<Self> {
         let former = match role_of_hooks() {
             Some(hooks) => FormerUser::switch(hooks, pg_sys::SECURITY_LOCAL_USERID_CHANGE),
@@ -62,7 +62,8 @@ impl RunsAs {
         Some(Self(if are_known { former.keep_settings() } else { former }))
     }
 
-    /// The owner of what a superuser reads, as `refresh materialized view` does it. Anybody else reads as who they are.
+    /// Switches to the owner of a table or view if the current user is a superuser, as `refresh materialized view` does.
+    /// Other users read it with their own rights.
     pub fn owner_of_source(source: pg_sys::Oid) -> spi::Result<Self> {
         // SAFETY: it looks the current user up.
         let owner = if unsafe { pg_sys::superuser() } {

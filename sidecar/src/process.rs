@@ -178,8 +178,9 @@ impl Sidecar {
     /// Accepts connections until a signal comes or something fails. `None` if a signal comes before that.
     async fn serve(&mut self) -> Result<Option<(JoinHandle<()>, Result<By, Fatal>)>, Fatal> {
         let Services { gate, .. } = &self.server.services;
-        // Serving begins before the database is known to be there: clients wait better than they reconnect. But if another process
-        // serves them, they do not have to wait.
+        // The sidecar listens before it knows that the database is there, because clients cope better with waiting than with
+        // reconnecting. But if another process listens on this address, clients are served there: then this one listens only
+        // when the database is ready, or the other process has ended.
         tokio::select! {
             biased;
             _ = self.signals.requested() => return Ok(None),

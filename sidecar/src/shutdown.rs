@@ -1,4 +1,4 @@
-//! The end of the process: the signals that ask for it, and what it is to whoever has something under way.
+//! The end of the process: the signals that ask for it, and the steps by which requests and connections end.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ const MARGIN: Duration = Duration::from_secs(1);
 /// A shutdown, step by step. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Ending {
-    /// It is known: no more is served on a connection than what comes next, and `/readyz` says no.
+    /// The shutdown is announced: each connection serves at most one more request, and `/readyz` answers 503.
     pub announced: CancellationToken,
     /// No connection is accepted any more; streams end.
     pub begun: CancellationToken,
     /// Requests that still wait for the database are told that there is nothing new, or to come again.
     pub last_moment: CancellationToken,
-    /// Now that has to be answered, too, for which there is no answer but a failure.
+    /// Requests that can only be answered by a failure are answered now.
     pub very_end: CancellationToken,
 }
 

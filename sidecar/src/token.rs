@@ -16,7 +16,7 @@ pub struct NewToken {
     #[arg(long, env = "LIVESTORE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     jwt_secret: String,
 
-    /// A store that it opens, or the beginning of its name with * behind; several if given several times.
+    /// A store that the token opens, or a prefix of store names with * at the end. Can be given several times.
     #[arg(long, required = true)]
     store: Vec<String>,
 

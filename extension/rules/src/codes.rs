@@ -3,7 +3,8 @@
 /// The batch does not build on the head: `{"minimumExpectedNum","providedNum"}`.
 pub const SERVER_AHEAD: &str = "LS001";
 
-/// The client believes in another life of the log: `{"expected","received"}`.
+/// The client names another backend id than the log has: the log was reset or replaced since the client last pulled.
+/// `{"expected","received"}`.
 pub const BACKEND_ID_MISMATCH: &str = "LS002";
 
 /// The batch is not a chain of events, or the log cannot take it: `{"index","reason"}`.

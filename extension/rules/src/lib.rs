@@ -1,5 +1,5 @@
-//! The rules of an event log. Pure functions: the extension applies them to what it has locked, the sidecar and the tests use them
-//! to say the same.
+//! The rules of an event log, as pure functions. The extension applies them to stores whose rows it has locked. The sidecar
+//! uses the same events, SQLSTATEs and digests, so that both sides agree.
 //!
 //! - [`validation`] reads a batch of events and says whether it is a chain.
 //! - [`plan`] decides what becomes of each push, given the heads of the stores.

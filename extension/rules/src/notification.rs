@@ -1,12 +1,15 @@
-//! The payload of `NOTIFY livestore_heads`: `{"source": …, "heads": {"<digest>": <head>, …}}`, and of `NOTIFY livestore`, with store ids instead.
-//! A head of null: the log is another one now.
+//! The payloads of notifications. `NOTIFY livestore_heads` has `{"source": …, "heads": {"<digest>": <head>, …}}`; `NOTIFY
+//! livestore` has store ids in place of the digests. A head of null means that the store was reset, dropped or given another
+//! backend id.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// Postgres refuses a payload of 8,000 bytes. The longest store id is 1,024 characters, which are 6,144 bytes of JSON at most.
+/// The size at which a payload is closed and the next one begins. Postgres refuses payloads of 8,000 bytes. A payload may
+/// exceed this size only with a single entry, the largest of which has 6,144 bytes: a store id of 1,024 characters, all
+/// escaped.
 const PAGE_BYTES: usize = 1500;
 
 /// The name of a store on a channel to which everybody may listen: `livestore.store_digest`.
@@ -14,7 +17,7 @@ pub fn store_digest(key: &str, store: &str) -> String {
     let digest = Sha256::new().chain_update(key).chain_update(store).finalize();
     let mut text = String::with_capacity(32);
     for byte in digest.iter().take(16) {
-        // Nothing goes wrong with a text that grows.
+        // Writing to a String cannot fail.
         let _ = write!(text, "{byte:02x}");
     }
     text

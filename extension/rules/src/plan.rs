@@ -10,10 +10,12 @@ use serde_json::json;
 use crate::codes;
 use crate::validation::{Event, Invalid, MAX_SEQ_NUM, read_batch};
 
-/// The greatest distance from the head of an event that does not follow it directly, unless the database says otherwise.
+/// The default limit on gaps: an event that does not directly follow its parent may be at most this far ahead of the head.
+/// `livestore.instance.max_ahead` overrides it.
 pub const MAX_AHEAD: i64 = 1 << 31;
 
-/// From here on there are no more gaps: whatever clients push, half of all numbers remain for events that follow each other.
+/// Events beyond this number must not leave a gap. Clients can therefore use up at most half of all numbers by gaps; the
+/// other half remains for events that directly follow each other.
 const LAST_GAP: i64 = MAX_SEQ_NUM / 2;
 
 /// One push, and the state of its store as read under the lock. A store that is not registered yet has head 0 and the
@@ -126,14 +128,15 @@ pub struct Insert<'a> {
 pub enum Plan<'a> {
     /// One verdict for each push, in order, and the events to insert, in log order for each store.
     Decided { verdicts: Vec<Verdict>, inserts: Vec<Insert<'a>> },
-    /// Some push names events that are in the log already. Whether it repeats them only their contents can tell: look
-    /// these up and plan again. Pairs of a push (by position) and a sequence number, each store's event once.
+    /// A push names sequence numbers that are in the log already, so only the stored events can tell whether it is a repeat.
+    /// The caller reads these events and plans again. Each is a push, by its position, and a sequence number; an event that
+    /// several pushes name is listed once.
     Lookup(Vec<(usize, i64)>),
 }
 
-/// Decides on a group of pushes. `stored` is what an earlier [`Plan::Lookup`] asked for (events that do not exist are
-/// missing in it); without it, a plan that needs to know returns that request. `max_ahead` is asked only if an event leaves
-/// a gap, which LiveStore's clients never do.
+/// Decides on a group of pushes. In the first call `stored` is `None`; if the decision depends on stored events, the result
+/// is a [`Plan::Lookup`], and the caller passes those that exist as `stored` in a second call. `max_ahead` is called only if
+/// an event leaves a gap, which LiveStore's clients never do.
 pub fn plan<'a>(pushes: &[Push<'a>], stored: Option<&Stored<'_>>, max_ahead: &dyn Fn() -> i64) -> Plan<'a> {
     let mut planner =
         Planner { stored, max_ahead, heads: HashMap::new(), inserts: Vec::new(), planned: HashMap::new() };
@@ -214,7 +217,8 @@ impl<'a> Planner<'a, '_> {
         Verdict::Accepted { head: new_head, appended }
     }
 
-    /// The first new event that leaves a gap so large that the log would run out of numbers before its time.
+    /// The first new event whose gap is too large: it is too far ahead of the head, or uses up the numbers that [`LAST_GAP`]
+    /// reserves.
     fn jump_too_far(&self, head: i64, batch: &[Event<'_>], repeated: usize) -> Option<Invalid> {
         let new = batch.iter().enumerate().skip(repeated);
         let mut jumps = new.filter(|(_, event)| event.seq_num > event.parent_seq_num + 1).peekable();

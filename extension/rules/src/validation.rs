@@ -12,7 +12,8 @@ pub const MAX_SEQ_NUM: i64 = (1 << 53) - 1;
 /// never queried.
 pub const MAX_ARGS_DEPTH: usize = 512;
 
-// Sentences of our own, and not serde's: the portable flavour says the same (sql/flavours/portable/batches.sql).
+// Our own texts instead of those of serde, because the portable flavour has to raise the same ones
+// (sql/flavours/portable/batches.sql).
 const NOT_A_BATCH: &str = "not a JSON array of events";
 const NOT_AN_EVENT: &str = "not an event, which has name, clientId and sessionId (strings), seqNum and parentSeqNum \
                             (integers), each once, and args at most once";

@@ -21,7 +21,8 @@ macro_rules! returning {
     };
 }
 
-/// Events of several stores in one statement, all appended at one time or each at its own.
+/// Inserts events of several stores with one statement. They have one `createdAt` for all ($8, a time) or one each ($8, an
+/// array).
 macro_rules! insert {
     ($table:literal, $end:expr) => {
         insert!($table, "$8", "", "", $end)
@@ -50,7 +51,8 @@ macro_rules! insert {
     };
 }
 
-/// One event, which is a third of the work: an array that is taken apart is a table that is written and read.
+/// Inserts a single event, without arrays. That takes a third of the work, because Postgres executes `unnest` by writing a
+/// table of its results and reading it again.
 macro_rules! insert_one {
     ($table:literal, $end:expr) => {
         concat!("insert into ", $table, " values ($1, $2, $3, $4, $5::json, $6, $7, $8)", $end)
@@ -121,12 +123,12 @@ pub fn advance(client: &mut SpiClient<'_>, heads: impl Iterator<Item = (i64, i64
     Ok(())
 }
 
-/// Inserts the events into the tables of their stores. Where there are hooks, a statement for each push, which has the context of its
-/// request; else one for each table.
+/// Inserts the events into the tables of their stores. If a table has hooks, there is one statement for each push, because
+/// hooks read the context of its request. Otherwise there is one statement for each table.
 ///
 /// # Errors
-/// Of statements. What a hook raises unwinds, and so does an error if a hook has changed events: a client that gets back another
-/// event than it pushed takes its own for missing, and pushes it again.
+/// Of statements. Errors of hooks unwind. So does the error that is raised if a hook has changed an event: the client would
+/// not recognise the event that comes back as its own, and would push its own again.
 pub fn insert_with_hooks(client: &mut SpiClient<'_>, events: &[Event<'_>]) -> spi::Result<()> {
     let mut tables: Vec<(pg_sys::Oid, Eventlog)> = Vec::with_capacity(1);
     let mut parts: Vec<(usize, Vec<&Event<'_>>)> = Vec::with_capacity(1);
@@ -173,8 +175,9 @@ fn insert_part(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]
     let _watch = Watch::new();
     let _hooks = RunsAs::hooks(table.has_hooks());
     insert(client, table, part)?;
-    // A hook that is deferred to the commit would run as whoever commits, and fail everything that is committed with this push: it
-    // runs now. One that is merely deferrable may have been deferred for the transaction.
+    // Deferred hooks run now, and not at the commit: there they would run as the role that commits, and their errors would
+    // fail all pushes of the transaction. Hooks that are DEFERRABLE are included, because `set constraints` may have deferred
+    // them.
     for (name, is_initially_deferred) in table.deferrable_hooks() {
         client.update(format!("set constraints livestore.{name} immediate").as_str(), None, &[])?;
         if *is_initially_deferred {
@@ -247,7 +250,7 @@ fn insert(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]) -> 
     Ok(())
 }
 
-/// A statement that is not kept: there may be many tables.
+/// Prepares and executes a statement without keeping its plan for the session: there may be many dedicated tables.
 fn execute<'c>(
     client: &mut SpiClient<'c>,
     text: &str,

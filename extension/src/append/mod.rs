@@ -89,11 +89,11 @@ type Outcome = (
     Option<&'static str>,
 );
 
-/// Locks the stores and carries the pushes out: a result for each, one that is rejected does not fail the others. What hooks and
-/// Postgres raise fails them all. `contexts`: what hooks may know of each request, a JSON object or null. `source`: comes back in the
-/// notification.
+/// Locks the stores and carries the pushes out. Returns a result for each push: one that is rejected does not fail the
+/// others. An error of a hook or of Postgres fails all of them. Each of `contexts` is null or a JSON object, which hooks can
+/// read. `source` becomes part of the notification, so that a sidecar recognises its own.
 ///
-/// Postgres calls it by way of [`livestore_append`]: errors of hooks arrive as they were raised.
+/// Postgres calls this function through [`livestore_append`], so that errors of hooks arrive as they were raised.
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]
 fn append(
@@ -131,7 +131,7 @@ repaired!(livestore_append, append_wrapper, pg_finfo_livestore_append);
 
 fn carry_out(client: &mut SpiClient<'_>, group: &Group<'_>, source: Option<&str>) -> spi::Result<Vec<Outcome>> {
     let stores = stores::lock(client, group)?;
-    // The others are held by another transaction.
+    // Pushes whose store is not in `stores` are left out: another transaction has locked its row.
     let (positions, pushes): (Vec<usize>, Vec<Push<'_>>) = group
         .pushes()
         .enumerate()
@@ -193,7 +193,7 @@ fn carry_out(client: &mut SpiClient<'_>, group: &Group<'_>, source: Option<&str>
     Ok(decided.chain(held.map(|(position, _)| is_held(position))).collect())
 }
 
-/// The result of a push whose store is held, as `livestore.push_batch` says it, too.
+/// The result of a push whose store another transaction has locked. `livestore.push_batch` returns the same text.
 fn is_held(position: usize) -> Outcome {
     let message = Some("another transaction holds the store".to_owned());
     (number(position), None, 0, None, None, Some("55P03"), message, None, Some("Try again."))
@@ -217,7 +217,8 @@ fn write(
     let mut advances: Vec<(&str, Advance)> = Vec::new();
     let mut places: HashMap<&str, usize> = HashMap::new();
     let mut events = Vec::with_capacity(inserts.len());
-    // The push whose events come now, and the place of its store among the advances.
+    // The push that the event before belongs to (events of one push are adjacent), the row of its store, and the index of
+    // that store in `advances`.
     let mut current: Option<(usize, Row, &Push<'_>, usize)> = None;
     for Insert { push: index, event } in inserts {
         let (row, push, place) = match current {
@@ -263,8 +264,8 @@ fn write(
             },
         });
     }
-    // Heads first: a hook that appends to the same store goes on from here. Before the hooks, too, the commit log: what they append
-    // comes later.
+    // The heads are updated before the hooks run, because a hook that appends to the same store must build on the new head.
+    // The commit log is written before them, too, because the events that hooks append come after these.
     events::advance(client, advances.iter().map(|(_, advance)| (advance.store, advance.upto)))?;
     commit_log::note(advances.iter().map(|(_, advance)| *advance));
     insert_with_hooks(client, &events)?;

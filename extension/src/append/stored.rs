@@ -48,7 +48,8 @@ pub fn read(client: &mut SpiClient<'_>, wanted: impl Iterator<Item = (Row, i64)>
     }
     let mut found = Vec::new();
     for (eventlog, (stores, seq_nums)) in tables {
-        // only: through inheritance this would lock the tables of all stores, and plan a look at each.
+        // `only`, because without it Postgres would lock the dedicated tables of all stores, which inherit from this one, and
+        // plan a scan of each.
         let text = format!(
             "select e.store, e.\"seqNum\", e.\"createdAt\", e.\"parentSeqNum\", e.name, e.args::pg_catalog.text, e.\"clientId\", e.\"sessionId\"
              from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) w(store, seq_num)

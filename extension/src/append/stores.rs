@@ -12,13 +12,16 @@ use super::Group;
 use crate::bounds::max_ahead;
 use crate::statement::Statement;
 
-/// The number of times that a store that is dropped while it is waited for is created again, before the call gives up.
+/// The number of attempts to lock stores that other transactions drop at the same time, before the call gives up.
 const ROUNDS: usize = 100;
 
 thread_local! {
-    /// Nothing is locked unless all stores are there: new ones have to come first, or two groups could wait for each other.
-    /// Joins, since `= any ($1)` in a plan that is kept may compare each name with each store. In the order of names: a number
-    /// changes with a reset, and two groups could wait for each other if one of them saw the number before it.
+    /// Locks the rows of several stores.
+    /// - It locks nothing unless all stores exist. Missing ones are created first, while nothing is locked; otherwise two
+    ///   groups could deadlock.
+    /// - It locks in the order of store ids. The numbers (`id`) would be no stable order: a reset changes them, and two
+    ///   groups of which one saw the old number could deadlock.
+    /// - It joins, because a cached plan for `= any ($1)` may compare each store with each name.
     static LOCK: Statement = const {
         Statement::new(
             "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
@@ -40,7 +43,7 @@ thread_local! {
             &[TEXTOID],
         )
     };
-    /// The same two for a caller that does not wait: those that nobody else holds.
+    /// `LOCK` and `LOCK_ONE` for a caller that does not wait: they skip rows that another transaction has locked.
     static LOCK_FREE: Statement = const {
         Statement::new(
             "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
@@ -61,7 +64,7 @@ thread_local! {
             &[TEXTOID],
         )
     };
-    /// The stores of a list that exist, locked by others or not, and the backend ids that the others will have.
+    /// Tells which stores of a list exist, without waiting for locks, and which backend id those that do not exist will have.
     static LOOK: Statement = const {
         Statement::new(
             "select name, s.id is not null, livestore.backend_id(name)
@@ -92,8 +95,8 @@ pub struct Row {
     pub eventlog: pg_sys::Oid,
 }
 
-/// Whether the caller tries pushes again that find their store held by another transaction (`set livestore.held_stores = 'skip'`),
-/// so that nobody has to wait for that.
+/// Whether the caller has set `livestore.held_stores` to `skip`: it retries pushes to stores that another transaction has
+/// locked, so that this call need not wait for the lock.
 fn skips_held_stores() -> bool {
     // SAFETY: the name ends with a NUL, a setting that is missing is null, and what is returned is a string of Postgres' own that
     // lives until the setting is next changed: it is compared at once.
@@ -103,12 +106,12 @@ fn skips_held_stores() -> bool {
     }
 }
 
-/// Locks the stores of a group, after it has created those that a push of the group will begin. A store that is missing in what it
-/// returns is held by another transaction, and the caller does not want to wait.
+/// Locks the stores of a group, after creating those that do not exist and to which a push will be accepted. If the caller
+/// does not want to wait, stores that another transaction has locked are missing in the result.
 ///
 /// # Errors
-/// Of statements. A store that is dropped again and again, and one that another transaction drops while others are locked, raise
-/// 55P03: the caller tries again.
+/// Of statements. 55P03 (try again) if other transactions drop a store again and again, or drop one while others of the group
+/// are locked.
 pub fn lock(client: &mut SpiClient<'_>, group: &Group<'_>) -> spi::Result<HashMap<String, Store>> {
     let skips = skips_held_stores();
     let mut names = group.stores.clone();
@@ -151,7 +154,8 @@ pub fn lock(client: &mut SpiClient<'_>, group: &Group<'_>) -> spi::Result<HashMa
 /// Some of the stores are not there, and others are locked.
 fn held_or_dropped(locked: HashMap<String, Store>, skips: bool) -> spi::Result<HashMap<String, Store>> {
     if !skips {
-        // A store was dropped while this waited for its lock. It is created again without holding the others.
+        // A store was dropped while this call waited for its lock. To create it again would mean to wait with the other
+        // stores locked, so the caller has to try again from the start.
         ereport!(ERROR, PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, "another transaction has dropped a store");
     }
     Ok(locked)
@@ -194,8 +198,8 @@ fn missing(client: &mut SpiClient<'_>, names: &[&str]) -> spi::Result<HashMap<St
     Ok(missing)
 }
 
-/// Those of the missing stores that a push of the group begins, in the order of names: only a push that will be accepted creates a
-/// store, bad input changes nothing.
+/// The missing stores that have to be created, ordered by name: those to which the group has a push that will be accepted. A
+/// push that is refused creates no store.
 fn to_begin<'a>(group: &Group<'a>, missing: &HashMap<String, String>) -> Vec<&'a str> {
     let pushes: Vec<Push<'_>> = group
         .pushes()

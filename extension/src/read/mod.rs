@@ -1,5 +1,6 @@
-//! `livestore.read_page` and `livestore.pull_page`, declared in `sql/flavours/native/pull.sql`: the one way by which a log is read. The
-//! first gives a page as one value: rows of a function are copied three times on their way to the client.
+//! `livestore.read_page` and `livestore.pull_page`, declared in `sql/flavours/native/pull.sql`: they read a page of a log.
+//! `read_page` returns all events of the page in one value, because rows that a function returns are copied three times on
+//! their way to the client.
 
 mod plan;
 mod receiver;
@@ -87,7 +88,7 @@ pub unsafe extern "C-unwind" fn livestore_pull_page(info: pg_sys::FunctionCallIn
     }
 }
 
-/// The result of a function beside its rows.
+/// The return value of a set-returning function that puts its rows into a tuplestore: null.
 ///
 /// # Safety
 ///
@@ -98,7 +99,7 @@ unsafe fn nothing(info: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     pg_sys::Datum::null()
 }
 
-/// The events of a log that make a page: those after a sequence number. None of the bounds, where one is null.
+/// The range of a page: events after a sequence number, limited in number and bytes. An argument that is null sets no limit.
 struct Bounds {
     after: i64,
     events: i64,

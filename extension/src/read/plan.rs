@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 use super::receiver::Receiver;
 use crate::hooks::Eventlog;
 
-/// A plan that a session keeps. Read only: the statements of a call see the same moment, as its caller does.
+/// A plan that is kept for the session. It is executed read-only, so the statements of a call share the snapshot of their
+/// caller.
 pub struct Plan {
     text: &'static CStr,
     parameters: &'static [pg_sys::Oid],
@@ -53,7 +54,8 @@ pub unsafe fn prepare(text: &CStr, parameters: &[pg_sys::Oid]) -> pg_sys::SPIPla
 macro_rules! events {
     ($table:literal) => {
         concat!(
-            // only: a dedicated table is asked itself, and the shared one without its children.
+            // `only`: each table is read alone. Without it, the shared table would include the dedicated ones, which inherit
+            // from it.
             "select e.\"seqNum\", e.\"parentSeqNum\", e.name, e.args, e.\"clientId\", e.\"sessionId\", e.\"createdAt\"
              from only ",
             $table,

@@ -26,7 +26,7 @@ pub enum Sink {
 /// takes as long as to read it.
 #[repr(C)]
 pub struct Receiver {
-    /// First: Postgres knows no more of it.
+    /// Must be the first field: Postgres gets a pointer to this struct as a pointer to a `DestReceiver`.
     base: pg_sys::DestReceiver,
     sink: Sink,
     bytes: usize,
@@ -128,7 +128,7 @@ unsafe fn length(text: pg_sys::Datum) -> usize {
     }
 }
 
-/// Whether a value is compressed, or elsewhere.
+/// Whether a value is compressed, or stored out of line (TOAST).
 ///
 /// # Safety
 ///

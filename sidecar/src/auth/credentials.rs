@@ -31,8 +31,8 @@ impl Credentials {
         }
     }
 
-    /// Whether the header `authorization` has one. No page of another origin can set it unless CORS lets it, nor can any with a
-    /// WebSocket.
+    /// Whether the header `authorization` has a token. A page of another origin can set this header only if CORS allows it,
+    /// and no page can set it for a WebSocket.
     pub fn have_bearer(headers: &HeaderMap) -> bool {
         of_authorization(headers).is_some()
     }
@@ -77,7 +77,7 @@ fn of_payload(payload: &str) -> Option<Box<str>> {
 fn of_query(query: &str) -> Option<Box<str>> {
     let parameters: Vec<(String, String)> = serde_urlencoded::from_str(query).ok()?;
     let mut tokens = parameters.into_iter().filter(|(name, _)| name == PARAMETER).map(|(_, token)| token.into());
-    // Of two, a server in front may have looked at the other one.
+    // If the parameter occurs twice, neither is taken: a server in front may have checked the other one.
     let token = tokens.next();
     token.filter(|_| tokens.next().is_none())
 }

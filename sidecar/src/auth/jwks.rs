@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// The number of tokens of unknown keys that may wait for the next fetch. Those beyond are told to try again.
 const WAITERS: usize = 1000;
 
-/// The greatest age of the keys: a key that is withdrawn is believed for that long.
+/// The age at which the keys are fetched again. A key that the provider withdraws is accepted for about that long.
 const AGE: Duration = Duration::from_secs(300);
 
 /// The limits of an answer, in time and bytes.
@@ -34,7 +34,7 @@ struct Provider {
     url: Url,
     client: Client,
     known: Mutex<Known>,
-    /// Counts the answers, and the requests that got none.
+    /// Incremented whenever a request has ended, with an answer or without one, to wake those that wait.
     settled: watch::Sender<u64>,
     /// Places for those that wait.
     waiters: Semaphore,
@@ -44,7 +44,7 @@ struct Provider {
 #[derive(Clone, Default)]
 pub struct Keys {
     pub keys: Arc<[Key]>,
-    /// Counts what it said.
+    /// The number of this answer, counted from 1; 0 before the first.
     number: u64,
 }
 
@@ -60,7 +60,7 @@ struct Known {
 }
 
 impl Known {
-    /// The keys, if they are those of the provider as far as it can be known.
+    /// The keys, unless the last request failed: then they may be outdated.
     fn latest(&self) -> Option<Keys> {
         (!self.is_failing).then(|| self.keys.clone())
     }
@@ -107,8 +107,8 @@ impl Jwks {
         Ok(Self(Arc::new(Provider { url, client, known, settled, waiters })))
     }
 
-    /// The keys: those that are known, if one has this name (`kid`), and otherwise those that the provider has next, which is waited
-    /// for: a key may be a new one. `None` if they cannot be had now.
+    /// The known keys, if one of them has this name (`kid`). Otherwise waits for the next answer of the provider, because the
+    /// key may be new. `None` if the keys cannot be had now.
     pub async fn keys(&self, name: Option<&str>) -> Option<Keys> {
         self.fetched(|known| {
             !known.keys.is_empty() && name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)))
@@ -116,7 +116,7 @@ impl Jwks {
         .await
     }
 
-    /// Those that the provider has after these.
+    /// Waits for an answer of the provider that is newer than the one with these keys.
     pub async fn newer(&self, than: &Keys) -> Option<Keys> {
         self.fetched(|known| known.number > than.number).await
     }
@@ -133,7 +133,8 @@ impl Jwks {
                 if !(is_young && has_it) && next <= Instant::now() && !known.is_asking {
                     known.asked = Some(Instant::now());
                     known.is_asking = true;
-                    // On its own: whoever made it necessary may be gone before the answer.
+                    // In a task of its own, because the client whose token caused the request may disconnect before the
+                    // answer.
                     tokio::spawn(self.clone().ask());
                 }
                 if has_it {

@@ -34,7 +34,7 @@ use crate::telemetry::metrics::Limit;
 
 /// The way in which clients prove their identity.
 pub enum Authentication {
-    /// Not at all: they are all one and the same, and may do everything.
+    /// Clients prove nothing: they count as one client, which may do everything.
     None,
     Jwt(Box<Jwt>),
 }

@@ -62,7 +62,8 @@ fn is_equal(given: &str, secret: &str) -> bool {
     given.as_bytes().ct_eq(secret.as_bytes()).into()
 }
 
-/// Waits as long as a wrong guess takes, where a secret comes with each request, so that right ones cannot have turns.
+/// Delays the answer to a wrong secret as [`Secret::guess`] does. For secrets that come with every request: requests with the
+/// right secret cannot be made to take turns.
 pub async fn penalty() {
     sleep(PENALTY).await;
 }

@@ -29,7 +29,7 @@ pub struct AuthSettings {
     #[arg(long, env = "LIVESTORE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     jwt_secret: Option<String>,
 
-    /// Take a --jwt-secret that has less than 32 bytes, for development: who guesses it makes tokens.
+    /// Accept a --jwt-secret of less than 32 bytes, for development: whoever guesses it can make tokens.
     #[arg(long, env = "LIVESTORE_INSECURE_SHORT_SECRET")]
     insecure_short_secret: bool,
 
@@ -42,32 +42,35 @@ pub struct AuthSettings {
     #[arg(long, env = "LIVESTORE_JWKS_URL", value_name = "URL")]
     pub jwks_url: Option<String>,
 
-    /// The audience (aud) that tokens must be for. Without, it is not looked at.
+    /// The audience (aud) that tokens must be for. Not checked by default.
     #[arg(long, env = "LIVESTORE_JWT_AUDIENCE", value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
 
-    /// The issuer (iss) that tokens must be of. Without, it is not looked at.
+    /// The issuer (iss) that tokens must come from. Not checked by default.
     #[arg(long, env = "LIVESTORE_JWT_ISSUER", value_name = "ISSUER")]
     pub jwt_issuer: Option<String>,
 
-    /// The claim that says what a token allows: an object of stores, or beginnings of their names with * behind, and read, write
-    /// or admin, e.g. {"todos": "write", "public-*": "read"}.
+    /// The claim that says what a token allows: an object that maps stores, by name or by a prefix with * at the end, to
+    /// read, write or admin, e.g. {"todos": "write", "public-*": "read"}.
     #[arg(long, env = "LIVESTORE_ACCESS_CLAIM", default_value = "livestore", value_name = "CLAIM")]
     access_claim: String,
 
-    /// Access that every token gives besides its claim, with {sub} for its subject, e.g. user-{sub}-*=write. *=write: everything.
+    /// Access that every token gives in addition to its claim. {sub} stands for the subject of the token, e.g.
+    /// user-{sub}-*=write. *=write allows to read and write all stores.
     #[arg(long, env = "LIVESTORE_ALLOW", value_name = "STORE=ACCESS", value_delimiter = ',')]
     allow: Vec<Template>,
 
-    /// By how much the clocks of those who make tokens may be wrong.
+    /// The difference between clocks that is tolerated when the times of a token (exp, nbf) are checked.
     #[arg(long, env = "LIVESTORE_JWT_LEEWAY", default_value = "0s", value_parser = duration)]
     jwt_leeway: Duration,
 
-    /// Connections that one subject of tokens may have: WebSockets, and requests that are being answered.
+    /// Connections that all clients with tokens of one subject (sub) may have together: WebSockets, and requests that are
+    /// being answered.
     #[arg(long, env = "LIVESTORE_MAX_CONNECTIONS_PER_SUBJECT", default_value_t = 1000, value_parser = at_least(1_usize))]
     max_connections_per_subject: usize,
 
-    /// Serve everybody who can reach the address, also beyond this machine, and without --cors-origins pages of every origin.
+    /// Serve everybody who can reach the address, without authentication, even if it is not a loopback address. Without
+    /// --cors-origins, web pages of every origin are served, too.
     #[arg(long, env = "LIVESTORE_INSECURE_NO_AUTH")]
     pub insecure_no_auth: bool,
 }

@@ -68,8 +68,8 @@ impl Key {
         self.name.as_deref() == Some(name)
     }
 
-    /// Whether it may have signed a token with this header: what kind a key is says which algorithms it verifies; what the
-    /// token says only chooses among them.
+    /// Whether this key may have signed a token with this header. The type of the key decides which algorithms are accepted.
+    /// The header of the token can only choose among these.
     fn fits(&self, header: &Header) -> bool {
         let is_meant = match (&self.name, &header.kid) {
             (Some(name), Some(kid)) => name == kid,
@@ -188,7 +188,7 @@ impl Verifier {
         };
         let known = provider.keys(header.kid.as_deref()).await.ok_or(TokenError::NoKeys)?;
         match self.verify_by(&known.keys, token, &header) {
-            // It may be signed with a new key, and does not say so.
+            // The token does not name its key (`kid`), so it may be signed with a key that is not known yet.
             Err(TokenError::Algorithm | TokenError::Signature) if header.kid.is_none() => {
                 let newer = provider.newer(&known).await.ok_or(TokenError::NoKeys)?;
                 self.verify_by(&newer.keys, token, &header)

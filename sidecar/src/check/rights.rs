@@ -55,7 +55,7 @@ async fn owners(client: &Client, report: &mut Report) -> Result<(), Error> {
     Ok(())
 }
 
-/// As whom hooks run, and which of them an update would take rights from.
+/// Checks the role as which hooks run, and finds the hooks that would lose rights by an update.
 async fn hooks(client: &Client, report: &mut Report) -> Result<(), Error> {
     let row = client
         .query_one(
@@ -91,7 +91,8 @@ async fn hooks(client: &Client, report: &mut Report) -> Result<(), Error> {
     Ok(())
 }
 
-/// Roles belong to the whole cluster: what may push here may push in each of its databases.
+/// Warns if the sidecar's role may connect to other databases. Roles belong to the whole cluster, so this one could push to
+/// all databases that have the extension.
 async fn neighbours(client: &Client, report: &mut Report) -> Result<(), Error> {
     let row = client
         .query_opt(

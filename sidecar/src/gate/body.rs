@@ -37,7 +37,7 @@ pub async fn read(body: Body, account: &Account, most: usize) -> Result<Bytes, (
             }
         },
     };
-    // A body that does not say its size may have as much as was taken for it.
+    // A body without a Content-Length may be as large as the memory that was reserved for it.
     match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, most.min(announced))).await {
         Ok(Ok(body)) => Ok(counted(body, share)),
         Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the request took too long to arrive".into())),

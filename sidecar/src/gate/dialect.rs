@@ -11,7 +11,7 @@ pub struct Dialect {
     pub clients: &'static str,
     /// Its endpoint, with `<this host>` for the address.
     pub url: &'static str,
-    /// The code that makes a client, with the same.
+    /// The code that creates such a client, with `<this host>` for the address.
     pub usage: &'static str,
 }
 

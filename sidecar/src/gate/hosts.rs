@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, Uri, header};
 /// The names that are served.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hosts {
-    /// Every name: who may do what is decided by tokens, or by nobody.
+    /// Every name is served: tokens protect the stores, or the operator allows it (`--insecure-no-auth`, `--allowed-hosts *`).
     any: bool,
     /// Beside those of this machine, in lower case.
     listed: Vec<String>,
@@ -34,7 +34,8 @@ impl Hosts {
         Ok(Self { any: any && listed.is_empty(), listed })
     }
 
-    /// Whether a request names a host that is served. A client that names none is no browser.
+    /// Whether the names in the header `Host` are served. A request without this header is served, because it cannot come
+    /// from a browser.
     pub fn serve(&self, headers: &HeaderMap) -> bool {
         let is_ours = |host: &str| self.are_ours(host) || is_of_a_local_network(host);
         let is_served = |host: &HeaderValue| host.to_str().is_ok_and(|host| is_ours(name(host)));

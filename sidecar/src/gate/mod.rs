@@ -1,4 +1,5 @@
-//! The gate: from a request to who asks for which log. Below the protocols; it knows none of them.
+//! The gate finds out which client sends a request and which log it is about. It is below the protocols and knows none of
+//! them.
 //!
 //! - [`hosts`] and [`origins`] say which names and which web pages are served.
 //! - [`body`] reads what a request sends, within bounds.
@@ -144,7 +145,8 @@ impl Gate {
         let credentials = self.credentials(parts);
         match self.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.memory.subject(&identity.subject)),
-            // The request waits later for what may pass.
+            // These errors are temporary: the request waits later, for the keys or for a place among the connections of its
+            // subject.
             Ok(_) | Err(TokenError::NoKeys | TokenError::TooMany { .. }) => Ok(self.memory.strangers()),
             Err(refused) => {
                 let text = refused.to_string();

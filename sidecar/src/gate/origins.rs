@@ -9,7 +9,8 @@ use super::hosts::Hosts;
 /// The pages that are served, by WebSocket and by HTTP alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// Those that this machine serves, or another of these hosts: everybody's browser can reach loopback.
+    /// Pages of this machine and of these hosts only. Otherwise every page that a browser on this machine shows could use a
+    /// sidecar on loopback.
     Local(Hosts),
     /// All, without their cookies.
     Any,
@@ -40,9 +41,10 @@ impl Origins {
         headers.get(header::ORIGIN).is_none_or(|origin| self.allow_origin(origin))
     }
 
-    /// Whether the cookies of a request count: if it comes from a page that is served, as `Origin` says, or `Sec-Fetch-Site` where
-    /// browsers leave that out. A page of somebody else must not act in the name of whoever looks at it, and whoever is no page has
-    /// other means. So where pages of all origins are served, no cookies count.
+    /// Whether the cookies of a request count. They do if it comes from a page that is served, according to `Origin` or,
+    /// where browsers leave that out, to `Sec-Fetch-Site`. A page of somebody else must not use the cookies of the user who
+    /// visits it, so they do not count if pages of all origins are served. Clients that are not pages can send a token in
+    /// other ways.
     pub fn trust_cookies(&self, headers: &HeaderMap) -> bool {
         let is_ours = match headers.get(header::ORIGIN) {
             Some(origin) => self.allow_origin(origin),
@@ -74,7 +76,7 @@ impl Origins {
         }
         let (origins, same) = (self.clone(), self.clone());
         cors.allow_origin(AllowOrigin::predicate(move |origin, _| origins.allow_origin(origin)))
-            // A page of the internet that asks for what is in a private network.
+            // Private Network Access: a browser asks whether a page of the internet may send requests to a private network.
             .allow_private_network(AllowPrivateNetwork::predicate(move |origin, _| same.allow_origin(origin)))
             .allow_credentials(matches!(self, Self::Listed(_)))
     }

@@ -20,9 +20,9 @@ pub struct GateSettings {
     #[arg(long, env = "LIVESTORE_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 
-    /// Names in the header Host that are served beside those of this machine (localhost, 127.0.0.1) and names without a dot, e.g.
-    /// sync.example.com for a proxy in front, or * for all. Pages of these hosts are served, too, unless --cors-origins says otherwise. Without: all names with
-    /// --auth jwt or --insecure-no-auth, else none.
+    /// Host names that are served (header Host), in addition to those of this machine (localhost, 127.0.0.1) and to names
+    /// without a dot. For example sync.example.com for a proxy in front, or * for all. Pages of these hosts are served, too,
+    /// unless --cors-origins says otherwise. By default all names with --auth jwt or --insecure-no-auth, else none.
     #[arg(long, env = "LIVESTORE_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
     pub allowed_hosts: Vec<String>,
 
@@ -30,13 +30,13 @@ pub struct GateSettings {
     #[arg(long, env = "LIVESTORE_MAX_FRAME_BYTES", default_value_t = 16 << 20, value_parser = at_least(LEAST_FRAME_BYTES))]
     pub max_frame_bytes: usize,
 
-    /// Bytes that may be on their way at once, to clients and from them: bodies and messages that arrive, pages that are
-    /// read, and what waits for a client to read it. A request that finds no room waits.
+    /// Memory for data in transit, in bytes: bodies and messages that arrive, pages that are read, and data that waits for a
+    /// client to read it. A request that finds no room waits.
     #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES", default_value_t = 256 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
     pub max_buffer_bytes: usize,
 
-    /// Bytes on their way for one subject of tokens, for all clients without a token that send something, and for each
-    /// connection without a token that reads.
+    /// The part of --max-buffer-bytes for each subject of tokens, for all clients without a token that send something
+    /// together, and for each connection without a token that reads.
     #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES_PER_CLIENT", default_value_t = 32 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
     pub max_buffer_bytes_per_client: usize,
 }

@@ -1,5 +1,5 @@
-//! Memory for what is on its way: bodies and messages that arrive, pages that are read, and what waits for a client to read it. It is
-//! bounded in all, and for each client, in bytes. A reader that finds it taken waits, and so does its client.
+//! Memory for data in transit: bodies and messages that arrive, pages that are read, and data that waits for a client to read
+//! it. It is limited in bytes, for each client and in total. A reader that finds no room waits, and so does its client.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -12,8 +12,8 @@ use tracing::warn;
 
 use crate::telemetry::metrics::Limit;
 
-/// Small messages are not counted, such as pings and acknowledgements: they pass at any time, so that
-/// what others hold is given back.
+/// Messages up to this size are not counted, so that pings and acknowledgements always pass: acknowledgements let memory be
+/// given back.
 pub const FREE: usize = 16 << 10;
 
 /// The interval at which waiting requests are mentioned in the log.
@@ -50,7 +50,7 @@ impl Memory {
         Arc::new(Self { all, bytes, each, subjects: Mutex::default(), strangers, warned: Mutex::default() })
     }
 
-    /// All clients with tokens of one subject are one.
+    /// The account that all clients with tokens of one subject share.
     pub fn subject(self: &Arc<Self>, subject: &Arc<str>) -> Account {
         let mut subjects = self.subjects.lock();
         let known = subjects.get(subject).and_then(Weak::upgrade);
@@ -67,7 +67,7 @@ impl Memory {
         Account { memory: Arc::clone(self), own }
     }
 
-    /// So are all of whom nobody knows who they are.
+    /// The account that all unidentified clients share.
     pub fn strangers(self: &Arc<Self>) -> Account {
         Account { memory: Arc::clone(self), own: Arc::clone(&self.strangers) }
     }
@@ -101,7 +101,8 @@ impl Account {
         }
         self.memory.exceeded();
         let bytes = self.permits(bytes);
-        // Nobody waits for what is everybody's before it has what is its own.
+        // First the client's own memory, then the shared one, so that a client that has to wait for its own does not take
+        // shared memory meanwhile.
         let own = Arc::clone(&self.own).acquire_many_owned(bytes).await.ok()?;
         let all = Arc::clone(&self.memory.all).acquire_many_owned(bytes).await.ok()?;
         Some(Share { own, all })
@@ -150,7 +151,7 @@ impl std::fmt::Debug for Share {
     }
 }
 
-/// Bytes that hold the memory that was taken for them, as long as they are somewhere.
+/// Bytes that keep their share of the memory until the last copy of them is dropped.
 pub fn counted(bytes: impl Into<Bytes>, share: Option<Arc<Share>>) -> Bytes {
     struct Counted(Bytes, #[expect(dead_code, reason = "held until it is dropped")] Arc<Share>);
     impl AsRef<[u8]> for Counted {

@@ -41,8 +41,8 @@ impl<K: Hash + Eq + Clone + Send + Sync + 'static> RateLimit<K> {
         Arc::new(Self { items: RateLimiter::keyed(items), bytes: RateLimiter::keyed(bytes), rate })
     }
 
-    /// Whether something of this size may be taken now; then it is. What is larger than half a second's bytes counts as that: it
-    /// would wait for a quiet second for ever while others send a little.
+    /// Whether something of this size may be taken now; if so, takes it. More than half a second's bytes are counted as half
+    /// a second's: a large item would otherwise need a second without any others, which may never come.
     pub fn may(&self, who: &K, bytes: usize) -> bool {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.rate.bytes.get().div_ceil(2));
         self.items.check_key(who).is_ok()

@@ -28,9 +28,9 @@ pub enum Alias {
 /// The greatest age of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Age {
-    /// As old as it is kept.
+    /// A cached answer will do.
     Any,
-    /// Of now: for a client that is about to create a store, if none has the name.
+    /// A fresh answer, for a client that is about to create a store if none has the name.
     Now,
 }
 
@@ -154,7 +154,7 @@ impl Aliases {
         Ok(Some(location))
     }
 
-    /// The answer about a store was wrong.
+    /// Drops the cached location of a store, which turned out to be wrong.
     pub(super) async fn forget(&self, store: &StoreId) {
         self.locations.invalidate(store).await;
     }

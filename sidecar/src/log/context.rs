@@ -92,7 +92,8 @@ impl Context {
         self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
     }
 
-    /// Whether the request may wait, or go on to, for a place among the connections of its subject.
+    /// Whether the request may wait, or go on waiting, for a place among the connections of its subject. The first call
+    /// queues it.
     pub fn may_wait(&self, authentication: &Authentication, subject: &Arc<str>) -> bool {
         let mut waiting = self.waiting.lock();
         if waiting.is_none() {

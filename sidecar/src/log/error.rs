@@ -25,7 +25,7 @@ impl Malformed {
         &self.text
     }
 
-    /// `what` is wrong, and what reading it has found.
+    /// An error for input that cannot be read: `what` names the input, and `source` is the error of reading it.
     pub fn because(what: impl Display, source: impl Error + Send + Sync + 'static) -> Self {
         Self { text: format!("{what}: {source}"), source: Some(Box::new(source)) }
     }
@@ -52,7 +52,7 @@ impl Denied {
         Self { reason, text: text.into() }
     }
 
-    /// Whether the client may do it later, as it is.
+    /// Whether the same request may be allowed later.
     pub fn may_pass(&self) -> bool {
         self.reason == Reason::Connections
     }
@@ -61,7 +61,7 @@ impl Denied {
 /// Why a client cannot read on from where it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PullError {
-    /// Its cursor is from another life of the log.
+    /// The cursor of the client has another backend id than the log.
     #[error("the log was reset")]
     BackendIdMismatch { expected: Arc<str>, received: String },
     /// Its cursor is beyond the head: the log has lost events that a client has seen.
@@ -85,7 +85,7 @@ pub enum PushError {
     /// A hook of the operator says no, or the authorize function, whose message it is; or the token.
     #[error(transparent)]
     Rejected(Denied),
-    /// More than may be pushed in a while: nothing of it is in the log.
+    /// The push exceeds a rate limit, or there is no room in the queue. Nothing of it is in the log.
     #[error("{0}")]
     Throttled(String),
     /// The database was away for too long: whether the push is in the log is not known. It may
@@ -101,7 +101,7 @@ impl From<Denied> for PushError {
 }
 
 impl PushError {
-    /// The reason of the refusal; `None` if its client goes on by itself.
+    /// The reason to report to the operator; `None` if the client recovers by itself.
     pub fn refusal(&self) -> Option<Reason> {
         match self {
             Self::Rejected(denied) => Some(denied.reason),

@@ -23,9 +23,9 @@ pub struct LogSettings {
     #[arg(long, env = "LIVESTORE_PUSH_TIMEOUT", default_value = "90s", value_parser = lasting(Duration::from_millis(100)))]
     pub push_timeout: Duration,
 
-    /// While clients push to one store at the same moment, its live events are held back until none has followed for so long, four
-    /// times that at most, and delivered together: clients of LiveStore 0.4 lose fewer of their events. 0s: never. See
-    /// docs/known-problems.md.
+    /// While several clients push to one store at the same time, its live events are held back until none has followed for
+    /// this time, but at most four times as long, and then delivered together. Clients of LiveStore 0.4 lose fewer of their
+    /// events that way. 0s: never. See docs/known-problems.md.
     #[arg(long, env = "LIVESTORE_CONTENTION_WINDOW", default_value = "250ms", value_parser = up_to(Duration::from_secs(5)))]
     pub contention_window: Duration,
 }
@@ -47,8 +47,8 @@ pub struct PushSettings {
     #[arg(long, env = "LIVESTORE_MAX_EVENT_BYTES", default_value_t = 4 << 20, value_parser = at_least(LEAST_EVENT_BYTES))]
     pub max_event_bytes: usize,
 
-    /// Pushes a second that are taken from one subject of tokens. More are refused, to be tried again; those of clients that
-    /// would not try again wait.
+    /// Pushes per second of all clients with tokens of one subject. More are refused, and clients try again; pushes of
+    /// clients that would not try again wait instead.
     #[arg(long, env = "LIVESTORE_PUSHES_PER_SECOND", default_value = "1000", value_parser = rate(1))]
     pushes_per_second: NonZeroU32,
 

@@ -22,7 +22,8 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time that a notification may take to arrive.
 const NOTIFICATION: Duration = Duration::from_secs(3);
 
-/// Messages that arrive on a connection. With this, the connection ends, and statements that were not sent yet are not carried out any more.
+/// The notifications that arrive on a connection. Dropping this closes the connection, and statements that were not sent yet
+/// are not executed.
 pub struct Notifications {
     arrived: mpsc::UnboundedReceiver<Notification>,
     servers: Arc<Servers>,
@@ -31,7 +32,7 @@ pub struct Notifications {
 }
 
 impl Notifications {
-    /// The connection turned out to be no session.
+    /// Records that this connection is not a session, since a pooler in transaction mode is in between.
     pub fn distrust(&self) -> DatabaseError {
         self.servers.distrust()
     }
@@ -56,11 +57,11 @@ pub struct Database {
     servers: Arc<Servers>,
     /// The servers to listen at.
     listen_servers: Arc<Servers>,
-    /// Set once a notification sent at the former has arrived there.
+    /// Set once a notification that was sent through `servers` has arrived at `listen_servers`.
     is_heard: Arc<OnceCell<()>>,
     demand: Demand,
     pool: Pool<Connections>,
-    /// One connection beside them, to ask how the database is: however busy clients keep the pool, it says nothing of that.
+    /// A connection outside the pool, to check the database. A pool that clients keep busy must not make the check fail.
     checking: Pool<Connections>,
 }
 
@@ -114,7 +115,7 @@ impl Database {
         self.servers.is_current(server)
     }
 
-    /// The same for whoever listens: what arrives, and the connection is driven.
+    /// A connection to LISTEN on, and its notifications. A task drives the connection.
     pub async fn connect_to_listen(&self) -> Result<(Client, Notifications), DatabaseError> {
         let Connected { client, mut connection, server } = self.listen_servers.connect().await?;
         let (sender, arrived) = mpsc::unbounded_channel();

@@ -112,7 +112,7 @@ pub enum DatabaseError {
 }
 
 impl DatabaseError {
-    /// For whoever asks: without what Postgres says of the operator's function.
+    /// The text for anybody who asks, for example at /readyz: without Postgres' message about the operator's function.
     pub fn to_strangers(&self) -> String {
         match self {
             Self::AuthorizeFunction { .. } => "the authorize function cannot be called: see the log".into(),
@@ -166,7 +166,8 @@ impl From<tokio_postgres::Error> for DatabaseError {
     }
 }
 
-/// Whether it is the certificate, or that the server has none: what breaks off in the middle passes.
+/// Whether TLS fails for good, because of the certificate or because the server does not support TLS. A connection that
+/// breaks off during the handshake may succeed later.
 fn is_tls_refusal(error: &tokio_postgres::Error) -> bool {
     let Some(source) = error.source() else {
         return false;
@@ -183,8 +184,8 @@ fn is_startup_parameter(error: &tokio_postgres::Error) -> bool {
     message.is_some_and(|error| error.message().contains("unsupported startup parameter"))
 }
 
-/// Whether it is neither Postgres nor the way to it: a value that cannot be read, or cannot be sent. tokio-postgres keeps the kind of
-/// an error to itself, but for its text.
+/// Whether the error comes neither from Postgres nor from the network: a value cannot be read, or cannot be sent.
+/// tokio-postgres does not expose the kind of an error, only its text.
 fn is_ours(error: &tokio_postgres::Error) -> bool {
     const BEGINNINGS: [&str; 6] = [
         "error serializing parameter",
@@ -200,7 +201,7 @@ fn is_ours(error: &tokio_postgres::Error) -> bool {
     }
 }
 
-/// Whether the way to Postgres is broken: it is another matter if the server does not take a login.
+/// Whether the network failed, as opposed to a login that the server refused.
 fn is_of_the_way(error: &tokio_postgres::Error) -> bool {
     error.source().is_none_or(|source| source.is::<std::io::Error>())
 }

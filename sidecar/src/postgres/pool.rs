@@ -18,8 +18,8 @@ const LIMIT_STATEMENTS: &str = "\
     select set_config('statement_timeout', '30s', false) from pg_settings
     where name = 'statement_timeout' and setting::bigint not between 1 and 30000";
 
-/// The time that a statement may take before its connection counts as dead: of a server that hangs, say, and that
-/// another has taken the place of. Postgres' own limit comes first.
+/// If a statement is not answered for this long, its connection counts as dead: its server may hang, and another one may have
+/// taken its place. This is longer than the time after which Postgres cancels a statement.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Makes connections of the pool, and lets go of those to a server that was given up.
@@ -34,8 +34,8 @@ pub struct Pooled {
 }
 
 impl Pooled {
-    /// The result of statements on this connection, if it comes in time; otherwise nobody gets the connection any more, who would
-    /// wait, too.
+    /// Waits for the result of statements on this connection. If it does not come in time, the connection leaves the pool,
+    /// because the next user would wait as well.
     pub fn in_time<'a, T: 'a>(
         &'a self,
         statements: impl Future<Output = T> + Send + 'a,
@@ -70,7 +70,8 @@ impl Manager for Connections {
     type Error = DatabaseError;
 
     async fn create(&self) -> Result<Pooled, DatabaseError> {
-        // Boxed, as connecting is large and rare: it would make every request of the database as large.
+        // Boxed: connecting is rare, but its future is large, and the future of every query would have to reserve room for
+        // it.
         let Connected { client, connection, server } = Box::pin(self.0.connect()).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use super::sessions::Sessions;
 use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream};
 
-/// The least that one of several hosts is given.
+/// The least time to connect to one of several hosts.
 const LEAST: Duration = Duration::from_secs(1);
 
 /// The identity of a server's cluster, and how often that has failed over.
@@ -86,7 +86,8 @@ impl Servers {
             _ => (0..hosts).map(|index| only(config, index)).collect(),
         };
         let each = each.into_iter().map(|mut config| {
-            // Asked for below, together with the rest. With this one, all addresses of a name are tried.
+            // Whether the server allows writes is asked below, together with the rest. Only `read-write` is kept, because
+            // with it all addresses of a host name are tried.
             if config.get_target_session_attrs() != TargetSessionAttrs::ReadWrite {
                 config.target_session_attrs(TargetSessionAttrs::Any);
             }
@@ -101,7 +102,7 @@ impl Servers {
         }
     }
 
-    /// Those of another URL to the same database: a failover that one of them has seen is known to both.
+    /// Shares knowledge of failovers with the servers of another URL to the same database.
     pub fn beside(self, others: &Self) -> Self {
         Self { met: Arc::clone(&others.met), ..self }
     }
@@ -237,7 +238,7 @@ const IDENTIFY: &str = "\
         case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end
     from pg_control_system()";
 
-/// For servers that are not asked this, or not by everybody.
+/// For servers that do not have `pg_control_system`, or on which this role may not call it.
 const IS_READ_ONLY: &str = "select current_setting('transaction_read_only')";
 
 /// The identity of this server.

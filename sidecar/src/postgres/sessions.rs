@@ -32,7 +32,7 @@ impl Sessions {
     where
         F: Future<Output = Result<(Client, Connection<Socket, TlsStream>), tokio_postgres::Error>>,
     {
-        // One at a time: those of two would hide from each other which process is free.
+        // One proof at a time: two at once would take processes of the pooler from each other, and prove nothing.
         let mut proven = self.proven.lock().await;
         if proven.is_some_and(|at| at.elapsed() < PROOF) {
             return Ok(());
@@ -50,7 +50,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// A process other than the first has answered: the next connection is looked at anew.
+    /// Withdraws the proof, because another process than before has answered. The next connection is tested again.
     pub fn distrust(&self) -> DatabaseError {
         // If it is locked, that is being done.
         if let Ok(mut proven) = self.proven.try_lock() {
@@ -60,12 +60,13 @@ impl Sessions {
     }
 }
 
-/// Whether each of two connections has a process, and another one. Of a pooler in transaction mode, either both get the
-/// process that was used last, or one of them gets another one than before.
+/// Whether two connections are served by a process each, which stays the same. Through a pooler in transaction mode, both get
+/// the process that was used last, or one of them gets another process than before.
 async fn are_sessions(first: &Client, second: &Client) -> Result<bool, DatabaseError> {
     let mut seen = None;
     for _ in 0..ROUNDS {
-        // Twice: a pooler that hands out two processes in turn would give each connection always the same.
+        // The first connection is asked twice. Otherwise a pooler that hands out two processes in turn would always give each
+        // connection the same one.
         let pids = (process(first).await?, process(first).await?, process(second).await?);
         if pids.0 != pids.1 || pids.0 == pids.2 || *seen.get_or_insert(pids) != pids {
             return Ok(false);

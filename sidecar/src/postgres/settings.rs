@@ -35,8 +35,8 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LIVESTORE_DATABASE_WAIT", default_value = "5m", value_parser = duration)]
     pub database_wait: Duration,
 
-    /// Close all connections to the database once no client has needed it for so long, so that a serverless database can be
-    /// suspended. The next client opens them again. Without it, they stay open.
+    /// Close all connections to the database once no client has needed it for this time, so that a serverless database can be
+    /// suspended. The next client opens them again. By default they stay open.
     #[arg(long, env = "LIVESTORE_DATABASE_IDLE_CLOSE", value_name = "DURATION", value_parser = lasting(Duration::from_secs(1)))]
     database_idle_close: Option<Duration>,
 }

@@ -141,8 +141,8 @@ fn endpoint_in(path: &str) -> Option<(&'static str, usize)> {
     endpoints.find_map(|endpoint| Some((*endpoint, path.find(endpoint)?)))
 }
 
-/// Refuses a request of which nobody knows the protocol, in a form that each client understands: that of S2 takes everything but
-/// an event for an empty log, and asks again at once.
+/// Refuses a request whose protocol is not known, in a form that every client understands. The client of S2 needs an event:
+/// it takes every other answer for an empty log, and asks again at once.
 pub fn refuse_any(headers: &HeaderMap, status: StatusCode, message: &str) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
     if accept.is_some_and(|accept| accept.contains("text/event-stream")) {

@@ -19,7 +19,7 @@ pub struct Parcel<'a> {
     pub join: Devices,
     /// Devices that are not online any more.
     pub leave: Devices,
-    /// Nor is anybody at these sidecars.
+    /// Sidecars that are gone, with all of their devices.
     pub gone: Vec<SidecarId>,
     /// Users whose devices may have missed messages.
     pub missed: Vec<Arc<str>>,
@@ -46,7 +46,7 @@ pub struct Message<'a> {
 pub enum Kind {
     /// The other devices of the user.
     Push,
-    /// The same; whoever answers, answers to this connection.
+    /// The other devices of the user. Answers go to this connection.
     #[serde(rename_all = "camelCase")]
     Ask { request_id: String, connection: i64 },
     /// This connection of a device that asked.

@@ -46,10 +46,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The interval at which refused connections are mentioned in the log.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// Connections that are accepted after the end has begun, on a socket on which others go on to come.
+/// The most connections that are accepted after a shutdown has begun, on a socket that still gets new ones.
 const MOST_LAST: usize = 4096;
 
-/// The number of clients that are being told so at once.
+/// The number of refused clients that are answered at the same time.
 const REFUSALS: usize = 100;
 
 /// To a client that is one too many.
@@ -127,8 +127,8 @@ impl Reception {
     }
 }
 
-/// Says with an answer that no other request is served on its connection, as after a request that was not read to its end, or if the
-/// connection is better given to somebody else.
+/// Adds `connection: close` to an answer after which its connection serves no other request: in a shutdown, after a request
+/// that was not read to its end, and if other clients need the connection more (503).
 fn last_if(is_last: bool, mut response: Response) -> Response {
     let status = response.status();
     let ends = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT, StatusCode::SERVICE_UNAVAILABLE];
@@ -147,8 +147,8 @@ async fn serve_one(stream: Counted, router: Router, settings: ConnectionSettings
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        // The connection looks at the time itself, whenever it is read from; with a time of its own hyper does that, too, as soon
-        // as an answer is sent.
+        // The connection checks its timeouts itself, but only when it is read from. Because of this timeout, which is never
+        // the first, hyper reads as soon as an answer is sent.
         .header_read_timeout(settings.timeouts.longest())
         .max_buf_size(settings.max_head_bytes as usize)
         .serve_connection(TokioIo::new(stream), service)
@@ -186,7 +186,7 @@ async fn refuse(mut stream: TcpStream) {
         // An answer that comes before its request is none to many clients.
         let mut head = [0; 1024];
         let length = stream.read(&mut head).await?;
-        // It lives: to restart it would disconnect all that are served.
+        // The sidecar is alive, and must not be restarted: that would disconnect all clients that are served.
         let is_probe = [&b"GET /healthz "[..], b"HEAD /healthz "].iter().any(|probe| head[..length].starts_with(probe));
         stream.write_all(if is_probe { ALIVE } else { REFUSAL }).await?;
         stream.shutdown().await?;

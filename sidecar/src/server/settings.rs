@@ -27,12 +27,13 @@ pub struct ServerSettings {
     #[command(flatten)]
     pub connections: ConnectionSettings,
 
-    /// The time that everything goes on after SIGTERM, except that /readyz answers 503 and answers close their connection: longer than
-    /// clients keep a connection that they do not use (4 s in Node), and than a load balancer takes to look at /readyz.
+    /// The time after SIGTERM in which requests are still served, but /readyz answers 503 and every answer closes its
+    /// connection. It has to be longer than clients keep an idle connection (4 s in Node), and than a load balancer takes to
+    /// look at /readyz.
     #[arg(long, env = "LIVESTORE_SHUTDOWN_DELAY", default_value = "5s", value_parser = duration)]
     pub shutdown_delay: Duration,
 
-    /// After that, how long a shutdown may take to finish what is being committed and to close connections.
+    /// The time that a shutdown may take after --shutdown-delay, to finish what is being committed and to close connections.
     #[arg(long, env = "LIVESTORE_SHUTDOWN_DEADLINE", default_value = "10s", value_parser = lasting(Duration::from_secs(1)))]
     pub shutdown_deadline: Duration,
 }

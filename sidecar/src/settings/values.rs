@@ -18,7 +18,7 @@ pub const LEAST_FRAME_BYTES: usize = 1000;
 /// The memory that a page of a log may take while it is read.
 pub const LEAST_BUFFER_BYTES: usize = 1 << 20;
 
-/// A second's bytes: fewer, and a small event takes many seconds.
+/// The lowest limit in bytes per second. With less, even a small event would take many seconds.
 pub const LEAST_BYTES_PER_SECOND: u32 = 1000;
 
 /// A number that is not less than this.

@@ -57,8 +57,9 @@ impl Traces {
     }
 }
 
-/// Decides which traces are sent, as `OTEL_TRACES_SAMPLER` says: a trace that a client began goes on only if it would be
-/// sent, too, had it begun here. A client can leave a trace out, and not have it sent. What is below a span of ours goes with it.
+/// Decides which traces are sent, as `OTEL_TRACES_SAMPLER` says. A trace that a client began is sent only if the client has
+/// sampled it and this sampler would sample it, too. So a client can keep a trace from being sent, but cannot make this
+/// program send one. Spans below one of ours are sent with it.
 #[derive(Debug, Clone)]
 struct OurWord(Sampler);
 
@@ -90,7 +91,7 @@ impl ShouldSample for OurWord {
                 let sampler = Sampler::ParentBased(Box::new(Sampler::AlwaysOff));
                 sampler.should_sample(parent, trace_id, name, kind, attributes, links)
             }
-            // A client that chooses its ids can foretell which ones are sampled.
+            // A client could choose an id that is sampled, so a new one decides.
             Some(_) => {
                 let ours = RandomIdGenerator::default().new_trace_id();
                 self.0.should_sample(None, ours, name, kind, attributes, links)

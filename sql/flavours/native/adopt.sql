@@ -1,5 +1,6 @@
--- The objects of the portable flavour become members of the extension: those of the roles livestore_owner and livestore_hooks, which
--- are nobody's, as the update to today's version checks.
+-- Makes the objects of the portable flavour members of the extension: those that belong to livestore_owner and
+-- livestore_hooks. Nobody else can have created objects as these roles; the update that follows checks that they have no
+-- members.
 set local search_path = pg_catalog, pg_temp;
 
 do $$
@@ -13,7 +14,8 @@ begin
         raise exception 'the portable flavour is not installed in this database'
             using errcode = 'object_not_in_prerequisite_state', hint = 'Run: create extension livestore_sync';
     end if;
-    -- The library needs none of these. Waits for transactions that have appended. Internal functions are created anew.
+    -- The native flavour does not need these tables. Dropping them waits for transactions that have appended but not
+    -- committed. The internal functions are dropped, since the update creates them anew.
     drop table livestore.pending_commits, livestore.context_key;
     for object in
         select p.oid::regprocedure::text as name from pg_proc p
@@ -40,7 +42,7 @@ begin
     loop
         execute format('alter extension livestore_sync add %s %s', object.kind, object.name);
     end loop;
-    -- That of the extension belongs to the role that created it.
+    -- In the native flavour the schema belongs to the role that created the extension (sql/privileges.sql says why).
     execute format('alter schema livestore owner to %I', current_user);
 end
 $$;

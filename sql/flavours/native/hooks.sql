@@ -21,8 +21,8 @@ as 'MODULE_PATHNAME', 'context_value_wrapper';
 comment on function livestore._context_value(text) is
 'Internal: a value of livestore.current_context() as it was passed to livestore.push_batch; all of it if key is null';
 
--- Statements on event logs that fire hooks, or check constraints of applications, run as livestore_hooks: nobody else's code is to run
--- as the owner of the tables. Written in Rust: extension/src/hooks.rs, extension/src/import.rs.
+-- Statements on event logs that run triggers or check constraints of the application run as livestore_hooks, so that this
+-- code does not run as the owner of the tables. Written in Rust: extension/src/hooks.rs, extension/src/import.rs.
 create or replace function livestore._insert_events(
     store_id text, store bigint, eventlog oid, seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
     client_ids text[], session_ids text[], created_ats timestamptz[]

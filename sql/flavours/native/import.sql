@@ -7,7 +7,7 @@ set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'check_batch_wrapper';
 
 comment on function livestore._check_batch(text, bigint) is
-'Internal: what is wrong with a batch that should follow the event after of a log, as livestore.push_batch says it; nulls if nothing is';
+'Internal: checks a batch that should follow the event after of a log, and returns the error that livestore.push_batch would; nulls if it is valid';
 
 create or replace function livestore._open_source(source oid, query text)
 returns text

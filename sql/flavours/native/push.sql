@@ -10,7 +10,7 @@ language c
 as 'MODULE_PATHNAME', 'livestore_append';
 
 comment on function livestore._append(text[], text[], text[], text, text[]) is
-'Internal: locks the stores, creates those that are new, and carries the pushes out, as arrays with one element for each push. Returns a result for each; what a hook raises goes through. contexts: a JSON object each, or null; a push that a hook makes without one has that of the hook';
+'Internal: locks the stores, creates those that are new, and carries the pushes out, as arrays with one element for each push. Returns a result for each; errors of hooks are raised. contexts: a JSON object for each push, or null; a push by a hook without a context inherits the one that the hook runs for';
 
 -- Written in Rust: extension/src/notify.rs.
 create or replace function livestore._notify_heads(store_ids text[], heads bigint[], source text default null)
@@ -20,4 +20,4 @@ set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'notify_heads_wrapper';
 
 comment on function livestore._notify_heads(text[], bigint[], text) is
-'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null: the log is another one now. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
+'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null means that the store was reset, dropped or given another backend id. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';

@@ -1,4 +1,5 @@
--- The members of the extension stay without it, with all data, and the script of the portable flavour comes next.
+-- Changes from the native flavour to the portable one: takes all objects out of the extension, so that dropping it keeps them
+-- with all data. The script of the portable flavour comes next.
 do $$
 declare
     object record;

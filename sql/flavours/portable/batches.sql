@@ -76,7 +76,7 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Of digits alone, and -0 is none: that is a number of floating point.
+    -- Digits only. -0 is refused: JSON has it only as a floating-point number.
     if value ~ '^(0|-?[1-9][0-9]{0,18})$' and value::numeric between -9223372036854775808 and 9223372036854775807 then
         return value::bigint;
     end if;
@@ -86,8 +86,8 @@ $$;
 
 comment on function livestore._decode_integer(text) is 'Internal: the integer that a JSON value is; null for another one';
 
--- Clients write an event in its shortest form. Then all events of all batches are read by one statement: if a batch is as long as
--- what was found in it, there is nothing else in it. Batches of another form are read one by one.
+-- Clients usually write events without white space or unknown fields. Such batches are all read by one statement. A batch has
+-- this form if its length is exactly that of the fields that were found. Other batches are read one by one.
 create or replace function livestore._read_batches(
     batches text[],
     out pushes integer[], out names text[], out args text[], out seq_nums bigint[], out parent_seq_nums bigint[],

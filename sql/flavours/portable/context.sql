@@ -1,5 +1,6 @@
--- The context of a request: what a hook may know of the push that it runs for. It is in a setting of the transaction. Any role can make
--- a setting, so it is signed with a key that only the owner knows, for this transaction.
+-- The context of a request: what a hook can read of the push that it runs for. It is in a setting that lasts for the
+-- transaction. Since any role can make settings, the value is signed for this transaction with a key that only the owner can
+-- read.
 create or replace function livestore._sign_context(context text)
 returns text
 language sql
@@ -7,7 +8,8 @@ stable
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    -- Twice, so that nobody can add to what is signed.
+    -- Two nested hashes, similar to HMAC. With one, text could be appended to a signed context without the key (length
+    -- extension).
     select encode(sha256(convert_to(
         k.key || encode(sha256(convert_to(k.key || pg_current_xact_id_if_assigned()::text || ':' || context, 'UTF8')), 'hex'), 'UTF8'
     )), 'hex')
@@ -22,7 +24,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- A push that a hook makes, and that says nothing of a request, belongs to the request that the hook runs for.
+    -- A push by a hook that passes no context inherits the one of the push that the hook runs for.
     known constant text := coalesce(request, (livestore._verified_context()).request);
     context constant text := case when known is null then '-' else '+' end || char_length(store_id) || ':' || store_id || coalesce(known, '');
 begin

@@ -1,7 +1,9 @@
--- Statements on event logs run as livestore_hooks: nobody else's code, be it in hooks, in constraints or in indexes, is to run as the
--- owner of the tables. The functions here that are security definer belong to that role. A hook runs as it, too, and could alter
--- them, but for their bodies, since it may not create in the schema: so each looks first whom it runs as. What comes after a statement
--- calls nothing by a bare name, because a hook may have set another search_path, and puts that right for all that called.
+-- Statements on event logs run as livestore_hooks, so that code of the application (in hooks, constraints or indexes) does
+-- not run as the owner of the tables. The security definer functions below belong to livestore_hooks. Hooks run as that role
+-- too, so they could alter these functions, for example to security invoker, although not replace their bodies, for which
+-- they would need CREATE on the schema. So each function first checks its current user. A hook may also have changed
+-- search_path: what comes after a statement that fires hooks names operators and functions with their schema, and restores
+-- the path for all callers.
 create or replace function livestore._insert_as_hooks(
     eventlog oid, is_hooked boolean, stores bigint[], seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
     client_ids text[], session_ids text[], created_ats timestamptz[]
@@ -10,7 +12,7 @@ returns bigint
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
--- Hooks are planned as usual.
+-- Hooks get the default planner settings, not those of livestore._append.
 set plan_cache_mode = auto
 set enable_seqscan = on
 as $$
@@ -203,7 +205,7 @@ $$;
 comment on function livestore._delete_hooked_events(oid, bigint) is
 'Internal: deletes the events of a store from a table that has triggers on DELETE';
 
--- The name of a trigger comes first in its definition, and may look like anything.
+-- In the definition of a trigger its name comes first, and may contain anything, even " ON livestore.eventlog_1 ".
 create or replace function livestore._copy_hook(hook oid, eventlog oid)
 returns void
 language plpgsql

@@ -16,9 +16,10 @@ end
 $$;
 
 comment on function livestore._check_batch(text, bigint) is
-'Internal: what is wrong with a batch that should follow the event after of a log, as livestore.push_batch says it; nulls if nothing is';
+'Internal: checks a batch that should follow the event after of a log, and returns the error that livestore.push_batch would; nulls if it is valid';
 
--- Tables and views of others bring functions of others, which must not run as a superuser who imports.
+-- A table or view of another role can call functions of that role, which must not run as the superuser who imports. The
+-- native flavour reads it as its owner; here a superuser has to connect as another role.
 create or replace function livestore._check_reader(source oid)
 returns void
 language plpgsql
@@ -76,12 +77,12 @@ begin
     for event in 1..greatest(max_events, 1) loop
         fetch opened into seq_num, parent_seq_num, name, args, client_id, session_id, created_at;
         is_found := found;
-        -- A function of the view may have set another one.
+        -- A function that the source calls may have changed search_path.
         if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
             perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
         end if;
         if not is_found then
-            -- At the end, and not before the caller has seen that.
+            -- The cursor is closed by the call that finds no event, and not by the one that returns the last events.
             if event = 1 then
                 close opened;
             end if;

@@ -1,4 +1,5 @@
--- A role without superuser can only give objects away to roles that it is a member of: until the end of this script.
+-- Makes the current role a member of livestore_owner and livestore_hooks until the end of this script: without superuser, a
+-- role can only give objects to roles of which it is a member.
 do $$
 declare
     options constant text := case when current_setting('server_version_num')::integer >= 160000 then ' with inherit true, set true' else '' end;

@@ -1,6 +1,7 @@
--- JSON as its bytes are: Postgres' json functions keep text as it is, but decode escapes, and fail where they cannot (\u0000, half a
--- UTF-16 pair). So escapes are hidden behind a private-use character, U+E000, which stands for itself with an "a" behind it. Without
--- backslashes in literals: standard_conforming_strings may be off.
+-- Functions that read JSON without changing its bytes. Postgres' json functions keep the text of a value, but decode escapes
+-- in strings, and fail at those that it cannot represent (\u0000, half a UTF-16 pair). So backslashes are first replaced by
+-- the private-use character U+E000 and a letter; U+E000 itself becomes U+E000 and "a". The code has no backslashes in
+-- literals, because standard_conforming_strings may be off.
 create or replace function livestore._hide_escapes(value json)
 returns text
 language sql

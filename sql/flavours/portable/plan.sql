@@ -1,5 +1,6 @@
--- extension/rules/src/plan.rs in SQL: the rules of a log. Two arrays speak of pushes, by place in the arguments (places,
--- received), three of stores, by places (stores, heads, backend_ids), the others of events (livestore._read_batches).
+-- extension/rules/src/plan.rs in SQL: the rules of a log. places and received have one element for each push: the index of
+-- its store, and the backend id that the client sent. stores, heads and backend_ids have one for each store. The other arrays
+-- have one for each event (livestore._read_batches).
 create or replace function livestore._plan(
     places integer[], received text[], stores bigint[], heads bigint[], backend_ids text[],
     pushes integer[], names text[], args text[], seq_nums bigint[], parent_seq_nums bigint[], client_ids text[], session_ids text[],

@@ -29,7 +29,7 @@ begin
 end
 $$;
 
--- These functions run as livestore_hooks. To be given to that role, they need that it may create for a moment.
+-- These functions run as livestore_hooks. A role can become the owner of a function only while it has CREATE on the schema.
 grant create on schema livestore to livestore_hooks;
 alter function livestore._insert_as_hooks(oid, boolean, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[])
     owner to livestore_hooks;
@@ -43,5 +43,6 @@ grant execute on function
 to livestore_owner;
 grant execute on function livestore._check_reader(oid) to livestore_admin;
 
--- The schema, too: it is restored from a dump with its owner, and before the privileges, which the functions of indexes would miss.
+-- The schema has the same owner, unlike in the native flavour. A restore creates it with its owner, but grants privileges at
+-- the end: without ownership, the functions that indexes call could not be called when the indexes are built.
 alter schema livestore owner to livestore_owner;

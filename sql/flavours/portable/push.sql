@@ -8,11 +8,12 @@ returns table (
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
--- Here and in what it calls: a plan for each call would cost more than the call.
+-- Here and in all functions that are called: planning each statement anew would take longer than executing it.
 set plan_cache_mode = force_generic_plan
--- A plan that was made while a table was small would later scan what is left of old rows.
+-- A generic plan that was made while a table was small would be a sequential scan, which later reads all dead rows of the
+-- table.
 set enable_seqscan = off
--- Disabled plans look expensive, and would be compiled.
+-- With enable_seqscan off, a plan that still has to scan gets a huge cost, which would trigger JIT compilation.
 set jit = off
 as $$
 declare
@@ -51,7 +52,8 @@ begin
     from livestore._lock_existing_stores(names, skips) s;
     if stores.ids is null or not skips and cardinality(stores.ids) < cardinality(names) then
         if stores.ids is not null then
-            -- One was dropped while this waited for its lock. It is created again without holding the others.
+            -- A store was dropped while this call waited for its lock. To create it again would mean to wait with the other
+            -- stores locked, so the caller has to try again from the start.
             raise exception 'another transaction has dropped a store' using errcode = 'lock_not_available';
         end if;
         select array_agg(s.store_id) as names, array_agg(s.id) as ids, array_agg(s.head) as heads,
@@ -105,7 +107,7 @@ end
 $$;
 
 comment on function livestore._append(text[], text[], text[], text, text[]) is
-'Internal: locks the stores, creates those that are new, and carries the pushes out, as arrays with one element for each push. Returns a result for each; what a hook raises goes through. contexts: a JSON object each, or null; a push that a hook makes without one has that of the hook';
+'Internal: locks the stores, creates those that are new, and carries the pushes out, as arrays with one element for each push. Returns a result for each; errors of hooks are raised. contexts: a JSON object for each push, or null; a push by a hook without a context inherits the one that the hook runs for';
 
 create or replace function livestore._write(
     stores record, places integer[], plan record, read record, contexts text[], at timestamptz, source text
@@ -140,8 +142,8 @@ begin
         ) f;
         update livestore.stores s set head = n.head from unnest(advances.ids, advances.heads) n(id, head) where s.id = n.id;
     end if;
-    -- Heads first: a hook that appends to the same store goes on from here. Before the hooks, too, the commit log: what they append
-    -- comes later.
+    -- The heads are updated before the hooks run, because a hook that appends to the same store must build on the new head.
+    -- The commit log is written before them, too, because the events that hooks append come after these.
     get diagnostics advanced = row_count;
     if advanced <> cardinality(advances.ids) then
         raise exception 'of % heads % were advanced', cardinality(advances.ids), advanced;
@@ -276,4 +278,4 @@ end
 $$;
 
 comment on function livestore._notify_heads(text[], bigint[], text) is
-'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null: the log is another one now. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
+'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null means that the store was reset, dropped or given another backend id. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';

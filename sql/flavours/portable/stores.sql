@@ -6,7 +6,8 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 begin
-    -- In the order of names, and nothing unless all are there: new stores have to come first, or two groups could wait for each other.
+    -- Locks in the order of store ids, and locks nothing unless all stores exist: missing ones are created first, while
+    -- nothing is locked. Otherwise two groups could deadlock.
     if cardinality(names) = 1 then
         if skips then
             return query select s.* from livestore.stores s where s.store_id = names[1] for update skip locked;
@@ -36,7 +37,8 @@ $$;
 comment on function livestore._lock_existing_stores(text[], boolean) is
 'Internal: locks these stores, each once. None of them if one does not exist; with skips, those that another transaction holds are left out';
 
--- Takes what was read of the batches, since only a push that will be accepted creates a store: bad input changes nothing.
+-- Needs the events of the batches, because it creates a store only for a push that will be accepted. A push that is refused
+-- changes nothing.
 create or replace function livestore._begin_stores(all_names text[], skips boolean, store_ids text[], received text[], read record)
 returns setof livestore.stores
 language plpgsql

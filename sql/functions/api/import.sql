@@ -4,7 +4,8 @@ create or replace function livestore.import_table(
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
--- A time goes through text: not with the name of a time zone, which may mean two.
+-- A time becomes text and is read again. With another datestyle that text could have an abbreviation of a time zone, which
+-- may stand for several zones.
 set datestyle = iso
 as $$
 declare
@@ -73,4 +74,4 @@ end
 $$;
 
 comment on function livestore.import_table(regclass, text, text) is
-'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: again, it imports what was added since. backend_id: that of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. The table is read with the rights of the caller; for a superuser, with those of its owner. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain, or of a time that clients cannot be told';
+'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: another call imports what was added since. backend_id: the backend id of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. The table is read with the rights of the caller; for a superuser, with those of its owner. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain, or a "createdAt" is not within the years 1 to 9999';

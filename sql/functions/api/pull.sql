@@ -1,5 +1,6 @@
--- Reading is done by functions that run with the rights of the owner of the tables: row level security that is switched on for
--- the tables cannot make a log look empty. With row_security off it cannot if it is forced on the owner, either: that is an error.
+-- Logs are read by functions with the rights of the owner of the tables, for whom row level security does not hold: a policy
+-- cannot make a log look empty. If row level security is forced on the owner as well, row_security = off makes the statement
+-- fail instead.
 create or replace function livestore.head(store_id text)
 returns bigint
 language sql

@@ -9,7 +9,7 @@ as $$
 $$;
 
 comment on function livestore.store_digest(text) is
-'What stands for a store in the notifications of the channel livestore_heads';
+'The digest that identifies a store in the notifications of the channel livestore_heads';
 
 create or replace function livestore.legacy_notify()
 returns boolean
@@ -26,7 +26,7 @@ as $$
 $$;
 
 comment on function livestore.legacy_notify() is
-'Whether commits are told on the channel livestore, too, with the ids of stores, as sidecars before 0.3 expect it: the setting livestore.legacy_notify or, without one, whether the database was updated from such a version';
+'Whether commits are also notified on the channel livestore, with store ids, which sidecars before 0.3 listen to: the value of the setting livestore.legacy_notify or, without it, whether the database was updated from such a version';
 
 create or replace function livestore.push(store_id text, events json, backend_id text default null)
 returns bigint
@@ -49,8 +49,9 @@ $$;
 comment on function livestore.push(text, json, text) is
 'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
 
--- lock_timeout: a transaction that stays open holding one store must not hold up the pushes to all others. Who tries again by
--- itself, and says so by livestore.held_stores, does not wait at all; sidecars of 0.2 do not.
+-- lock_timeout: a transaction that stays open with the row of one store locked must not hold up pushes to all other stores. A
+-- caller that retries such pushes itself sets livestore.held_stores to skip, and does not wait at all. Sidecars of 0.2 do not
+-- set it.
 create or replace function livestore.push_batch(
     store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
 )
@@ -72,7 +73,8 @@ begin
     if octet_length(source) > 200 then
         raise exception 'source has more than 200 bytes' using errcode = 'string_data_right_truncation';
     end if;
-    -- Locks and updates belong to one subtransaction: a row that another one locked would need a multixact.
+    -- Rows are locked and updated in the same subtransaction. If another one had locked them, the update would need a
+    -- multixact.
     begin
         return query select * from livestore._append(store_ids, batches, backend_ids, source, contexts);
         return;
@@ -80,9 +82,9 @@ begin
         null;
     end;
 
-    -- Something failed, and took everything with it. New stores come first, by name: whether somebody else is
-    -- just creating one can only be found out by waiting, and a session that waits must hold nothing that comes later. Stores that
-    -- somebody else holds are left out then; the others are free, so that locking them waits for nobody.
+    -- An error has rolled everything back. Pushes to new stores come first, in the order of store ids. Whether another
+    -- transaction is just creating such a store can only be found out by waiting, and a session that waits must have locked
+    -- nothing. Then the existing stores are locked without waiting, and those that others have locked are left out.
     select array_agg(p.push::integer order by p.store_id collate "C", p.push) filter (where s.id is null) as new,
         array_agg(p.push::integer order by p.push) filter (where s.id is not null) as existing
     into known
@@ -96,7 +98,7 @@ begin
     return query
     select known.existing[held.n], null::bigint, 0, null::text, null::timestamptz,
         '55P03', 'another transaction holds the store', null::text, 'Try again.'
-    -- Those that are new now were dropped a moment ago.
+    -- stores.new are stores that existed above, and were dropped since.
     from unnest(stores.held || stores.new) held(n);
     if stores.free is not null then
         return query
@@ -109,7 +111,7 @@ end
 $$;
 
 comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
-'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. A store that another transaction holds fails its pushes with 55P03: try them again. source comes back in the notification, so that a sidecar knows its own. contexts: what hooks may know of each request, a JSON object as text or null (livestore.current_context)';
+'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. Pushes to a store that another transaction has locked fail with 55P03: try them again. source becomes part of the notification, so that a sidecar recognizes its own. contexts: what hooks can read of each request, a JSON object as text or null (livestore.current_context)';
 
 create or replace function livestore.commit(
     store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'

@@ -15,7 +15,7 @@ as $$
 $$;
 
 comment on function livestore.backend_id(text) is
-'The backend id of a store: it names the life of the log and changes when the log is reset. For a store that does not exist: the id that it will have. Writes nothing';
+'The backend id of a store, by which clients tell whether the log is still the same one: a reset changes it. For a store that does not exist: the id that it will have. Writes nothing';
 
 create or replace function livestore.apply_hooks(eventlog regclass)
 returns integer
@@ -60,7 +60,7 @@ returns regclass
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
--- Of the session's tablespace the owner may have no right to make use.
+-- The owner may have no right to create tables in the default tablespace of the session.
 set default_tablespace = ''
 set default_table_access_method = heap
 as $$
@@ -174,4 +174,4 @@ end
 $$;
 
 comment on function livestore.renew_backend_ids() is
-'Gives every store a new backend id and keeps the events; returns the number of stores. For after a restore of an older state: clients that have seen events which the restored logs lack drop their local logs and pull anew';
+'Gives every store a new backend id and keeps the events; returns the number of stores. Call it after restoring an older state of the database: clients then drop their local logs, which may have events that the restored logs lack, and pull anew';

@@ -25,7 +25,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Not before it is needed: pg_dump would write down a policy that the extension creates anew.
+    -- The policy is created only when it is needed: pg_dump would dump it, although the extension creates it itself.
     if exists (select from pg_class c where c.oid = eventlog and c.relrowsecurity)
         and not exists (select from pg_policy p where p.polrelid = eventlog and p.polname = 'livestore_hooks')
     then

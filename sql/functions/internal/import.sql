@@ -119,7 +119,7 @@ end
 $$;
 
 comment on function livestore._import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
-'Internal: appends those of these events, the ones of a log that follow the event after, which a store does not have; returns how many. Raises LS001 if the store has others, LS003 if they are not a chain, or of a time that clients cannot be told';
+'Internal: appends events of a log, which follow the event after, to a store, except those that it has already; returns how many. Raises LS001 if the store has others, LS003 if they are not a chain, or of a time that clients cannot be told';
 
 create or replace function livestore._end_import(store_id text)
 returns bigint

@@ -8,7 +8,8 @@ as $$
 declare
     own record;
 begin
-    -- only: through inheritance this would lock the tables of all stores, and plan a look at each.
+    -- only, because without it Postgres would lock the dedicated tables of all stores, which inherit from this one, and plan
+    -- a scan of each.
     return query
     select e.*
     from unnest(stores, seq_nums) w(store, seq_num)
@@ -65,7 +66,7 @@ begin
                 result.message = message_text,
                 result.detail = pg_exception_detail,
                 result.hint = pg_exception_hint;
-            -- A hook that pushes to another store, and fails, does not speak of this one.
+            -- LS… from a hook that pushes to another store says nothing about this push, and must not be read as its result.
             if result.sqlstate like 'LS%' then
                 result.sqlstate := '09000';
             end if;
@@ -73,7 +74,7 @@ begin
             return;
         end if;
     end;
-    -- One of them failed and took the others with it. Halves find it, in the order of the pushes.
+    -- One of these pushes failed and rolled all of them back. Trying the halves, in order, finds it.
     return query select * from livestore._push_some(store_ids, batches, backend_ids, positions[:half], source, contexts);
     return query select * from livestore._push_some(store_ids, batches, backend_ids, positions[half + 1:], source, contexts);
 end

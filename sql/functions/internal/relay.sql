@@ -1,6 +1,6 @@
--- Changes of who is where come one after the other: two devices that join at the same time at two places would miss each
--- other, and connection numbers would not be in the order of the commits. Not an advisory lock, which anybody can hold who may
--- connect.
+-- Transactions that change which device is connected where run one after the other. Otherwise two devices that join at the
+-- same time on two sidecars would not see each other, and connection numbers would not be in the order of the commits. The
+-- lock is that of a table: an advisory lock could be taken by every role that may connect.
 create or replace function livestore._relay_lock()
 returns void
 language plpgsql
@@ -22,10 +22,10 @@ declare
     parcel bigint;
 begin
     if octet_length(body) < 7900 then
-        -- In one transaction, Postgres sends what is the same once only.
+        -- The number makes each notification unique: Postgres sends identical ones of a transaction only once.
         perform pg_notify('livestore_relay_' || sidecar, nextval('livestore.relay_parcels_id_seq') || ':' || body);
     else
-        -- One that is being removed gets nothing, and is not waited for.
+        -- A sidecar whose row is locked because it is being removed gets no message, and nobody waits for the lock.
         insert into livestore.relay_parcels (sidecar, body)
         select s.sidecar, $2 from livestore.relay_sidecars s where s.sidecar = $1 for key share skip locked
         returning id into parcel;
@@ -64,4 +64,4 @@ as $$
     select hashtextextended(json_build_array(client_id, session_id, event_number)::text, 0)
 $$;
 
-comment on function livestore._relay_key(text, text, text) is 'Internal: by what an event of the peer relay is found that is pushed again';
+comment on function livestore._relay_key(text, text, text) is 'Internal: a hash of an event of the peer relay, to find it if it is pushed again';

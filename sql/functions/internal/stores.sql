@@ -21,8 +21,8 @@ declare
     table_name text := full_name;
     suffix text := '_' || id;
 begin
-    -- Two store ids may have one name (a-b and a_b, or the same hash): the second gets its number behind it, and a line for
-    -- each store whose own name looks like that.
+    -- Two store ids may yield the same name: a-b and a_b, or two with the same hash. The second gets its number as a suffix
+    -- and, as long as that name is taken as well, an underscore more.
     while to_regclass(format('livestore.%I', table_name)) is not null loop
         table_name := left(full_name, 63 - length(suffix)) || suffix;
         suffix := suffix || '_';
@@ -34,8 +34,8 @@ $$;
 comment on function livestore._dedicated_table_name(text, bigint) is
 'Internal: a free name for the dedicated table of a store, eventlog_1_ and livestore.table_suffix';
 
--- Taken by every function that writes to stores, always in this order, so that no two wait for each other: first new rows,
--- while nothing is locked; then locks. Both by store_id.
+-- Every function that writes to stores first creates the rows of missing ones, while nothing is locked, and then locks rows,
+-- both in the order of store ids. So no two of them can deadlock.
 create or replace function livestore._mend_store_numbers()
 returns void
 language plpgsql
@@ -44,9 +44,9 @@ as $$
 declare
     greatest_number constant bigint := max(s.id) from livestore.stores s;
 begin
-    -- Rows that came by logical replication, which leaves sequences as they are, or by copy.
+    -- The sequence is behind if rows came by logical replication, which does not replicate sequences, or by COPY.
     if greatest_number >= (select q.last_value + q.is_called::integer from livestore.stores_id_seq q) then
-        -- One at a time, and look again: a number must not be given twice.
+        -- One transaction at a time, each of which checks again: a number must not be given twice.
         lock table livestore.instance in share row exclusive mode;
         perform setval('livestore.stores_id_seq', greatest_number)
         from livestore.stores_id_seq q where greatest_number >= q.last_value + q.is_called::integer;
@@ -71,7 +71,7 @@ begin
         return;
     end if;
     perform livestore._mend_store_numbers();
-    -- The constraint by name: whatever else stands in the way is an error, and not a store that is there.
+    -- Names the constraint, so that only an existing store is ignored. Any other conflict is an error.
     insert into livestore.stores (store_id, backend_id)
     select m.store_id, livestore.backend_id(m.store_id)
     from unnest(missing) m(store_id)

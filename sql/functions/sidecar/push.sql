@@ -1,4 +1,5 @@
--- Any role that may connect may LISTEN. So the channel names stores by digests, which only roles can make that may read all stores.
+-- Every role that may connect can LISTEN. So notifications name stores by digests, whose key only roles that may read all
+-- stores can get.
 create or replace function livestore.heads_key()
 returns text
 language sql
@@ -11,4 +12,4 @@ as $$
 $$;
 
 comment on function livestore.heads_key() is
-'What livestore.store_digest is made with. What the sidecar uses';
+'The secret key of livestore.store_digest. What the sidecar uses';

@@ -65,7 +65,7 @@ end
 $$;
 
 comment on function livestore.relay_renew(text, interval) is
-'Renews the lease of a sidecar and cleans up after those whose lease is over. False: it is one of them, and has to enter again. What the sidecar uses';
+'Renews the lease of a sidecar and cleans up after those whose lease is over. Returns false if the lease of this sidecar was over: it has to enter again. What the sidecar uses';
 
 create or replace function livestore.relay_exit(sidecar text)
 returns void
@@ -177,7 +177,7 @@ end
 $$;
 
 comment on function livestore.relay_send(text, text[], text[]) is
-'Sends texts of a sidecar to others, in this order; one to a sidecar that is gone is dropped. False: the sender is taken for dead, nothing was sent. What the sidecar uses';
+'Sends texts of a sidecar to others, in this order; one to a sidecar that is gone is dropped. Returns false, and sends nothing, if the lease of the sender is over. What the sidecar uses';
 
 create or replace function livestore.relay_fetch(parcel bigint)
 returns text

@@ -88,8 +88,9 @@ impl Authorizer {
         Ok(())
     }
 
-    /// Asks. A function that fails refuses. The error means that nothing was decided: the database is away, or the function cannot be
-    /// called, as in the middle of a migration. A client that was refused then would stop for good.
+    /// Asks the function. An error that it raises is a refusal, unless it is temporary. `Err` means that nothing was decided:
+    /// the database is away, or the function cannot be called, as in the middle of a migration. The caller then has to wait,
+    /// because a client that is refused stops syncing for good.
     pub async fn ask(
         &self,
         store: &StoreId,

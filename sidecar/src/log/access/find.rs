@@ -33,8 +33,8 @@ impl Log {
         Ok(!self.aliases.find(alias, Age::Any).await?.is_empty())
     }
 
-    /// The store that a client means by a name: of those that have the name, the one that it may use. `None` if there is none (yet), so
-    /// that no client's store stands in the way of another's. Waits while the database is away.
+    /// Finds the store that a client means by a name that several stores may have: the one that this client may use. `None`
+    /// if there is none (yet): stores of other clients with this name do not count. Waits while the database is away.
     pub async fn find(
         &self,
         alias: &Alias,
@@ -44,7 +44,8 @@ impl Log {
     ) -> Result<Option<StoreLog>, FindError> {
         let stores = self.aliases.find(alias, age).await?;
         let log = |store: &StoreId| self.store(store.clone(), Arc::clone(context));
-        // No other store has its number. Whether the client may use it is asked when it does.
+        // The number of a store is unique, so there is nothing to choose. The rights of the client are checked when it uses
+        // the store.
         if let (Alias::Number(_), [store]) = (alias, &*stores) {
             return Ok(Some(log(store)));
         }
@@ -74,7 +75,7 @@ impl Log {
         if usable.len() > 1 { Err(FindError::Ambiguous) } else { Ok(usable.pop()) }
     }
 
-    /// The stores of a name that the token names, however many have the name.
+    /// The stores with this name that the token allows, for a name that [`NAMESAKES`] stores have, or more.
     async fn find_among(&self, alias: &Alias, context: &Context) -> Result<Arc<[StoreId]>, Unreadable> {
         let Ok(identity) = context.identity(&self.authentication).await else {
             return Ok(Arc::default());

@@ -72,7 +72,8 @@ impl Reader {
         self.store.database()
     }
 
-    /// Ends with the client's token, with what to tell the client, which keeps its place among the connections of its subject till then.
+    /// Completes when the client's token expires, with the refusal to send. Until then it keeps the client's place among the
+    /// connections of its subject.
     pub fn ended(&self) -> impl Future<Output = Denied> + Send + use<> {
         let (until, context) = (self.until, Arc::clone(&self.store.context));
         async move {
@@ -87,7 +88,8 @@ impl Reader {
         Scan::new(self.prefetch(), after, backend_id, self.until)
     }
 
-    /// The head, and its event, or one shortly before it if many are being appended. Waits while the database is away.
+    /// The head of the log, and the event there. While others append, the event may be a slightly older one. Waits while the
+    /// database is away.
     pub async fn end(&self) -> Result<Page, Unreadable> {
         self.store.end().await
     }
@@ -130,7 +132,7 @@ impl Reader {
         }
     }
 
-    /// [`Self::subscribe`], and [`Subscription::head`] of that.
+    /// Subscribes, and reads the head of the log from Postgres. Waits while the database is away.
     pub async fn subscribe_at_head(&self, after: i64) -> Result<(Subscription, i64), PullError> {
         loop {
             let subscription = self.subscribe(after, None).await?;

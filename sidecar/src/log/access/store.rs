@@ -33,7 +33,7 @@ pub struct StoreLog {
     pub(super) allowed: Option<Action>,
     /// See [`Self::given`].
     is_own: bool,
-    /// Ends when the push before is queued.
+    /// Completes when the previous push of this client is queued.
     pub(super) last_push: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
 }
 
@@ -115,8 +115,8 @@ impl StoreLog {
         Denied::new(Reason::Connections, text)
     }
 
-    /// Identifies the client. Waits for the keys of tokens, and for a place among the connections of its subject: for a while, since a
-    /// request that waits takes up a connection.
+    /// Identifies the client. Waits for the keys of tokens, and for a place among the connections of its subject. The wait
+    /// for a place is limited, because a request that waits takes up a connection.
     async fn identity(&self) -> Result<&Identity, Denied> {
         let authentication = &self.log.authentication;
         loop {
@@ -125,7 +125,7 @@ impl StoreLog {
                     self.context.waits_no_more();
                     return Ok(identity);
                 }
-                // They will be back, and a client that was refused would stop for good.
+                // The keys can be fetched again later, and a client that is refused stops syncing for good.
                 Err(TokenError::NoKeys) => {}
                 Err(TokenError::TooMany { subject, .. }) if self.context.may_wait(authentication, &subject) => {}
                 Err(TokenError::TooMany { subject, most }) => return Err(self.crowded(subject, most)),
@@ -144,7 +144,7 @@ impl StoreLog {
 
     /// Tells the operator of a client that is refused.
     pub(super) fn tell(&self, action: Action, denied: &Denied) {
-        // Otherwise the operator was told before.
+        // A temporary refusal was reported already, by [`Self::crowded`].
         if !denied.may_pass() {
             refused(action.asked(), denied.reason, self.whom(None), &denied.text);
         }

@@ -52,8 +52,8 @@ impl StoreLog {
         Ok(Writer(self))
     }
 
-    /// Returns a future of the outcome, which comes after the commit. Pushes of one client are carried out in the order of these calls,
-    /// as long as their futures are polled; dropping a future does not take its push back.
+    /// Appends a batch. The future returns the outcome, after the commit. Pushes of one client are queued in the order of
+    /// these calls, as long as their futures are polled. Dropping a future does not cancel a push that is queued.
     pub fn push(
         &self,
         batch: Batch,
@@ -69,7 +69,8 @@ impl StoreLog {
         counted(self.clone(), origin, pushed)
     }
 
-    /// For a client that would not try again: waits for limits, and for room in the queue. [`PushError::Unavailable`]: the sidecar ends.
+    /// Admits a push of a client that would not try again: waits for limits, and for room in the queue.
+    /// [`PushError::Unavailable`] means that the sidecar shuts down.
     pub async fn admit(self, batch: Batch) -> Result<Admitted, PushError> {
         let admitting = async {
             self.check_sizes(batch.sizes())?;
@@ -128,7 +129,7 @@ impl StoreLog {
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
         *last_push = Some(next);
-        // Boxed: it is large, and every request would have room for it.
+        // Boxed, because this future is large, and the future of every request would have to reserve room for it.
         Either::Right(Box::pin(async move {
             let last_moment = this.log.commits.last_moment();
             let admitting = timeout(patience, this.admit_to(room, &batch, over_limit));
@@ -143,7 +144,7 @@ impl StoreLog {
         }))
     }
 
-    /// Where everybody may write, nobody is asked.
+    /// A writer without any check, if everybody may write.
     fn public_writer(&self) -> Option<Writer<'_>> {
         self.log.is_public().then_some(Writer(self))
     }
@@ -187,7 +188,7 @@ impl StoreLog {
         Ok(Writer(self))
     }
 
-    /// Whether there is no such store yet.
+    /// Whether this push would create the store.
     async fn begins(&self, batch: &Batch) -> bool {
         batch.parent() == Some(0) && matches!(self.log.aliases.locate(self.id()).await, Ok(None))
     }

@@ -56,13 +56,13 @@ impl Listener {
         }
     }
 
-    /// One life of the connection.
+    /// Connects and listens, until the connection is lost or nobody needs the database.
     async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         let (client, mut notifications) = self.database.connect_to_listen().await?;
         let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore_heads")).await;
         listen.map_err(|_| DatabaseError::NoAnswer)??;
         let (_, process) = self.learn_key(&client).await?;
-        // Only now can nothing be missed any more.
+        // LISTEN is in effect: later commits will be heard of. The tails now catch up with earlier ones.
         self.tails.resync().await?;
         self.is_listening.store(true, Ordering::Relaxed);
         *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
@@ -91,8 +91,9 @@ impl Listener {
         }
     }
 
-    /// A sign of life, too. Returns whether the key is another one than before (a restore may bring its own), and which process of
-    /// Postgres answers: always the one that listens.
+    /// Reads the key of the digests; the answer also shows that the connection is alive. Returns whether the key has changed
+    /// (a restore may bring its own), and the process id of the session. It stays the same unless a pooler in transaction
+    /// mode is in between.
     async fn learn_key(&self, client: &Client) -> Result<(bool, i32), DatabaseError> {
         let key = "select livestore.heads_key(), pg_backend_pid()";
         let asked = tokio::time::timeout(HEARTBEAT, client.query_one(key, &[])).await;

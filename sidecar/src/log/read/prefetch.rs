@@ -11,7 +11,8 @@ use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, Unreadable, retry_until_available};
 
-/// The memory of the largest page: it ends with the event that reaches its bound, which has at most 4 MiB by default.
+/// The memory to reserve before the size of a page is known. A page ends with the event that reaches its bound in bytes, and
+/// an event has at most 4 MiB by default. Twice that, for the text that is made of the events.
 const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
 
 /// The pages of one reader. At most one is read before it is asked for.

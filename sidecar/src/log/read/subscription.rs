@@ -61,7 +61,8 @@ impl Subscription {
         })
     }
 
-    /// Ends with the token of the reader, which keeps a place among the connections of its subject.
+    /// Makes this the subscription of a client: it ends when the client's token expires, and keeps the client's place among
+    /// the connections of its subject.
     pub(in crate::log) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
         let gauge = GaugeGuard::stream(reader.dialect());
         Self { until, _reader: Some((reader, gauge)), ..self }

@@ -39,7 +39,7 @@ pub enum StreamEnd {
 /// The next events of a subscriber.
 pub enum News {
     None,
-    /// There are events; they come together with what follows until then.
+    /// There are events, but they are held back until this time, and then delivered together with those that follow.
     Held(Instant),
     /// The log stands at this position, and these are the events up to there, if the tail still holds them.
     There {
@@ -67,10 +67,10 @@ pub enum TailState {
 
 pub struct Tail {
     database: Database,
-    /// Notifications of its store have to arrive.
+    /// Keeps the sidecar connected to the database, so that notifications of this store arrive.
     _demand: Hold,
     store: StoreId,
-    /// Its place in the registry, as long as somebody follows it.
+    /// The registry that holds this tail until it is dropped.
     registry: Arc<Mutex<Registry<Tail>>>,
     /// For how long events are held back while the store is contended.
     contention_window: Duration,
@@ -88,7 +88,7 @@ struct State {
     lingers_until: Option<Instant>,
 }
 
-/// One look at Postgres at a time for each tail.
+/// The state of the task that compares a tail with Postgres. Each tail has at most one.
 #[derive(Default, PartialEq)]
 enum Refresh {
     #[default]
@@ -251,7 +251,7 @@ impl Tail {
         again
     }
 
-    /// Events whose first one follows where the tail stands.
+    /// Adds events, the first of which follows the head of the tail.
     fn append(&self, state: &mut State, events: Vec<Arc<Event>>) {
         state.contention.appended(state.window.position(), Instant::now(), self.contention_window);
         state.window.append(events);

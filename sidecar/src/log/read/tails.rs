@@ -29,7 +29,8 @@ impl Tails {
         Arc::new(Self { database, tails: Arc::default(), own_source: Mutex::default(), contention_window })
     }
 
-    /// From now on, only notifications with this mark are passed over.
+    /// Sets the mark of this sidecar's own notifications. Those with this mark are ignored from now on; with `None`, none
+    /// are.
     pub fn own(&self, source: Option<Arc<str>>) {
         *self.own_source.lock() = source;
     }
@@ -50,7 +51,8 @@ impl Tails {
         self.tails.lock().set_key(key)
     }
 
-    /// A notification says where the log of a store stands; `None`: it is another log now.
+    /// Handles a notification of the new head of a store. `None` means that its log was reset, dropped or given another
+    /// backend id.
     pub fn hear(&self, digest: &StoreDigest, head: Option<i64>) {
         let store = self.tails.lock().store(digest).cloned();
         match (store, head) {
@@ -60,14 +62,15 @@ impl Tails {
         }
     }
 
-    /// The head of a store may be this.
+    /// Compares the tail of a store with a head that the store may have.
     pub fn hint(&self, store: &StoreId, head: i64) {
         if let Some(tail) = self.get(store) {
             tail.compare(head, None);
         }
     }
 
-    /// A push to a store was refused, since another one was first: the head is this.
+    /// Takes note that a push to a store was refused because another one was first. `head` is the head that Postgres
+    /// returned.
     pub fn refused(&self, store: &StoreId, head: i64) {
         if let Some(tail) = self.get(store) {
             tail.refused(Instant::now());

@@ -23,14 +23,14 @@ use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
 use crate::telemetry::metrics;
 
-/// The time that pushes may wait while others are being committed, before it is better to refuse more.
+/// If a push has waited for longer than this, and more pushes wait, new ones are refused.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
 
 /// The time that Postgres may take for one group before its connection counts as dead: a broken one can be silent for minutes.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Commits what is in a [`super::queue::CommitQueue`]. It runs one transaction at a time, so that a store's pushes commit, and reach its
-/// tail, in order. Pushes that are tried again are left to [`Held`].
+/// Commits the pushes of a [`super::queue::CommitQueue`], one transaction at a time: so the pushes of a store are committed,
+/// and reach its tail, in order. [`Held`] keeps the pushes that have to be tried again.
 pub struct Committer {
     session: Session,
     waiting: Waiting,
@@ -40,15 +40,15 @@ pub struct Committer {
 struct Session {
     database: Database,
     tails: Arc<Tails>,
-    /// Its notifications are passed over.
+    /// Whether this sidecar ignores the notifications of this session, since it gives the events to its tails itself.
     is_main: bool,
     connection: Option<Connection>,
 }
 
 struct Connection {
     client: Client,
-    /// Reads and writes for the client. It is driven only while a statement is under way: a task of its own would be woken twice for
-    /// each commit, and wake the committer.
+    /// The future that does the I/O of `client`. It is polled only while a statement runs. As a task of its own, it would be
+    /// woken twice for each commit, and would have to wake the committer.
     driver: Driver,
     push_batch: Statement,
     /// Marks the notifications of this connection's commits.
@@ -115,7 +115,8 @@ impl Committer {
                 }
             };
             let Some(group) = group else { break };
-            // Until the database is back, pushes wait as long as their clients do.
+            // While the database is away, the queue does not count as behind: pushes wait as long as their clients do, and
+            // are not refused.
             let is_behind = Arc::clone(&self.waiting.is_behind);
             let failed = self.session.commit_until_answered(group, || is_behind.store(false, Ordering::Relaxed)).await;
             self.waiting.held.hold(failed);
@@ -167,9 +168,9 @@ async fn retry(held: Arc<Held>, mut session: Session) {
 }
 
 impl Session {
-    /// Tries until the database has answered for every push, or its time is over. A retry is safe if the outcome of a commit is not known:
-    /// events that are in the log are accepted again. Returns the pushes to hold, in their order. `while_away` is called when the database
-    /// is away.
+    /// Commits a group, and repeats that until the database has answered for every push or the deadline of the push has
+    /// passed. A repeat is safe if it is unknown whether a transaction was committed: events that are in the log are accepted
+    /// again. Returns the pushes to try again later, in order. `while_away` is called when the database is away.
     async fn commit_until_answered(&mut self, group: Vec<Push>, while_away: impl Fn()) -> Vec<Push> {
         let mut again = Vec::new();
         let mut groups = vec![group];
@@ -177,7 +178,7 @@ impl Session {
         let mut is_repeated = false;
         while let Some(mut group) = groups.pop() {
             let now = Instant::now();
-            // In a retry, nobody may be waiting any more.
+            // A repeat leaves out pushes whose client no longer waits for the answer.
             for late in group.extract_if(.., |push| push.deadline <= now || (is_repeated && push.reply.is_closed())) {
                 let _ = late.reply.send(Err(PushError::Unavailable));
             }
@@ -196,7 +197,8 @@ impl Session {
                     warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
                     self.disown_connection();
                     while_away();
-                    // It may have been committed, and its notification passed over as our own.
+                    // The group may have been committed without an answer, and its notification ignored as our own. So the
+                    // tails ask Postgres.
                     for push in &group {
                         self.tails.refresh(&push.store);
                     }
@@ -204,7 +206,8 @@ impl Session {
                     is_repeated = true;
                     backoff.sleep().await;
                 }
-                // livestore.push_batch does not say whose error it is: a deferred trigger raises at commit, for one. Halves find out.
+                // The error does not tell which push caused it, for example if a deferred trigger raised it at the commit.
+                // The halves are tried until it belongs to one push.
                 Err(CommitError::RolledBack(error)) if group.len() > 1 => {
                     metrics::not_committed("rolled_back");
                     log_rollback(&error, "a commit was rolled back, its pushes are tried in halves");
@@ -245,7 +248,7 @@ impl Session {
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
         let contexts: Vec<&str> = group.iter().map(|push| push.context.json()).collect();
         let arguments: [&(dyn ToSql + Sync); 5] = [&stores, &batches, &backend_ids, &&**source, &contexts];
-        // One statement for all: it is in the trace of each.
+        // The statement gets a span in the trace of each push.
         let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
         let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
         drop(statements);
@@ -335,7 +338,7 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
     let prepared = timeout(STATEMENT_TIMEOUT, driven(&mut driver, preparing)).await;
     let (push_batch, source) = match prepared {
         Ok(Ok(prepared)) => prepared,
-        // No push is to blame.
+        // The error belongs to the connection and not to a push, so the pushes are tried again.
         Ok(Err(CommitError::RolledBack(error))) => return Err(CommitError::Unavailable(error.into())),
         Ok(Err(unavailable)) => return Err(unavailable),
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),

@@ -150,7 +150,7 @@ impl Held {
                 }
                 stores.remove(store);
             } else {
-                // Pushes that came meanwhile.
+                // Pushes that came while the others were tried are due at once.
                 (waiting.due, waiting.pause) = (Some(Instant::now()), SHORTEST);
             }
         }

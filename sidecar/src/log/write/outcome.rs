@@ -101,8 +101,8 @@ pub fn log_rollback(error: &tokio_postgres::Error, message: &str) {
     warn!(sqlstate = error.code().map(SqlState::code), "{message}");
 }
 
-/// An error that is not of the extension. The text of a plain `raise exception` is meant for the client; every other text is Postgres' own
-/// and may reveal contents of the database.
+/// An error that is not one of the extension. The text of a plain `raise exception` is meant for the client. Every other text
+/// is from Postgres, and may reveal contents of the database.
 fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
         Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(Denied::new(Reason::Hook, message)),

@@ -19,8 +19,8 @@ use crate::log::event::Batch;
 use crate::log::store_id::StoreId;
 use crate::telemetry::metrics::Limit;
 
-/// The most that may wait, in KiB. Beyond it, and while the committer is behind, pushes are refused and clients try again later: a push
-/// that is refused early costs next to nothing, and one that is accepted is answered soon.
+/// The limit of the queue in KiB. When it is reached, and while the committer is behind, pushes are refused and clients try
+/// again later. A refusal costs next to nothing, and pushes that are accepted are answered soon.
 const QUEUE_KIBIBYTES: usize = 64 << 10;
 
 /// The interval at which a push that waits for room checks again.
@@ -103,7 +103,7 @@ impl CommitQueue {
         let room = Arc::clone(&self.space).acquire_many_owned(kibibytes(batch, context));
         let (held, is_behind, store) = (Arc::clone(&self.held), Arc::clone(&self.is_behind), store.clone());
         async move {
-            // A push that is let in while others have waited for long makes them wait longer.
+            // To let a push in while the committer is behind would make the pushes that wait already wait even longer.
             while held.is_full(&store) || is_behind.load(Ordering::Relaxed) {
                 sleep(ROOM_RETRY).await;
             }
@@ -143,7 +143,7 @@ impl CommitQueue {
             span: Span::current(),
             _space: space,
         });
-        // A client whose patience is bounded tries again, so it is told.
+        // Clients of pushes with a time limit try again, so they get an answer when the process ends.
         let last_moment = patience.map(|_| self.last_moment.clone());
         async move {
             // A client is told in time to try again, whatever the committer waits for.

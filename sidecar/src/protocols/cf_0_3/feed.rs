@@ -37,24 +37,26 @@ pub enum Ask {
 /// One task sends all events of a connection, so that none comes twice or out of order.
 ///
 /// A client that pings without having asked for a pull has reconnected. It would take the next event for the one after its
-/// last and never learn of those between, so that it hears nothing until its position is known: by its next push. One
-/// that follows an empty log, or only listens, is at its head.
+/// last, and never learn of the events in between. So it is sent nothing until its next push tells its position. A client of
+/// an empty log, or one that only listens, is at the head.
 pub struct Feed {
     log: StoreLog,
-    /// Allowed when the connection began, for its first pull, until then: the client is asked about once.
+    /// The right to read, for the first pull until this time. It was checked when the connection began, so that the authorize
+    /// function is asked once.
     reader: Option<(Reader, Instant)>,
     outgoing: Outgoing,
     asked: mpsc::Receiver<Ask>,
     /// The next events to send; none while the client's position is not known, or nothing is to be sent any more.
     live: Option<Subscription>,
-    /// The events for a client that only listens, and from when on.
+    /// If the client says nothing until this time, it counts as one that only listens, and gets the events of this
+    /// subscription.
     listening: Option<(Subscription, Instant)>,
     /// The id of the client's pull, by which it can be told that this is over.
     pull_id: Option<String>,
     /// The last event that the client has.
     seen: Option<i64>,
-    /// Pushes to acknowledge once their events were sent. That order, and not the original's, lets a client's position be
-    /// known by its next push: what is acknowledged, it has seen.
+    /// Pushes that wait for their acknowledgement. It is sent after their events, unlike in the original server. So a client
+    /// has seen all events that were acknowledged, and its next push tells its position.
     unacknowledged: Vec<(String, i64)>,
     /// The log that this connection knows.
     backend_id: Arc<OnceLock<Arc<str>>>,
@@ -145,8 +147,8 @@ impl Feed {
         self.live = Some(events.at_once());
     }
 
-    /// Answers a pull, at least up to where the log stands. What is pushed meanwhile is part of the answer: the client would mix
-    /// up the two.
+    /// Answers a pull, up to the head of the log or further. Events that are pushed meanwhile become part of the answer,
+    /// because the client could not tell them from it.
     async fn pull(&mut self, request_id: String, cursor: i64) -> Result<(), Close> {
         self.pull_id = Some(request_id);
         self.live = None;
@@ -171,7 +173,7 @@ impl Feed {
             };
             last = delivery.events.last().map_or(last, |event| event.seq_num);
             delivery.remaining = delivery.remaining.max(head - last);
-            // The tail has not heard of it yet.
+            // Postgres has events that the tail has not heard of yet.
             if delivery.events.is_empty() && delivery.remaining > 0 {
                 continue;
             }

@@ -8,8 +8,8 @@ const MAX: i64 = (1 << 53) - 1;
 
 /// `<transaction>_<operation>`: each event is a transaction of its own, with the operation 0.
 ///
-/// LiveStore's client takes every page with events for one of many, and lets its own events wait until a page is empty.
-/// So whoever has read events is told at once that there are no more, and has the operation 1 from then on.
+/// After a page with events, LiveStore's client expects more pages, and holds its own events back until it gets an empty one.
+/// So a client that has read events is sent an empty page at once, and has the operation 1 from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offset {
     /// The last event that the client has seen, 0 before the first.

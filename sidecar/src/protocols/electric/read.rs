@@ -115,7 +115,7 @@ pub enum Follow {
     No,
     /// Until there is something.
     Wait,
-    /// First by telling it that there is nothing, see [`Offset`].
+    /// Send an empty page first (see [`Offset`]), and wait in the next request.
     TellFirst,
 }
 
@@ -144,7 +144,7 @@ pub async fn read(
     match page {
         Some(Ok(page)) => Ok(page),
         Some(Err(PullError::Rewound)) => {
-            // Ahead of the log, it hears nothing until the operator has helped.
+            // The client is ahead of the log. It is told that there is nothing new, until the operator has solved that.
             patience.wait_for(std::future::pending::<()>()).await;
             nothing(Some(position), follow)
         }
@@ -177,7 +177,7 @@ async fn history(reader: &Reader, after: Offset, backend_id: Option<&str>) -> Re
 async fn news(reader: &Reader, position: &Position, follow: Follow) -> Result<Page, PullError> {
     let after = position.offset.seq_num;
     let mut subscription = reader.subscribe(after, position.backend_id()).await?;
-    // Also if this is given up: the client will be back.
+    // The tail is kept even if this request is given up, because the client will ask again.
     subscription.linger();
     let is_told_first = follow == Follow::TellFirst && !position.offset.was_told;
     loop {

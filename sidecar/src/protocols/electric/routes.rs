@@ -130,8 +130,8 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
     shape::answer(log, asked, audience, patience, upstream, connections, ending.begun.clone()).await
 }
 
-/// The store that is meant. One that does not exist yet is waited for by whoever waits for events, and is an empty log to
-/// others.
+/// Finds the store that a request means. If it does not exist yet, a request that waits for events waits for the store; to
+/// other requests it is an empty log.
 async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreLog, Response> {
     let logs = &electric.gate.log;
     let store = |name: &str| StoreId::parse(name).map(|store| logs.store(store, Arc::clone(context)));

@@ -26,7 +26,8 @@ use crate::shutdown::Ending;
 /// ask again. Less than the 10 s that a ping may take, and that a shutdown takes by default.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// A push is tried again; a first pull is not, and therefore told so at the very end only.
+/// The answer to requests that a shutdown ends. Clients try a push again, but not a first pull, which is therefore answered
+/// only at the very end.
 const SHUTDOWN: &str = "the server shuts down, try again";
 
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
@@ -71,7 +72,7 @@ fn needs_no_place(log: &StoreLog, frame: &ClientFrame<'_>) -> bool {
     &*frame.kind != "Request" || matches!(operation, Ok(Operation::Ping | Operation::Pull { cursor: Some(_), .. }))
 }
 
-/// The status says it to whoever looks at it; the client reads the array.
+/// The status is for proxies and logs. The client only reads the array.
 fn refuse(frames: &[ClientFrame<'_>], denied: &Denied) -> Response {
     let failure = unknown_error(&denied.to_string());
     let exits = frames.iter().filter_map(|frame| frame.id.and_then(RequestId::parse)).map(|id| id.failure(&failure));
@@ -180,7 +181,8 @@ impl Answer {
 
     async fn pull(&mut self, id: &RequestId, log: &StoreLog, cursor: Option<Cursor>) -> Result<(), Gone> {
         let known = cursor.as_ref().map(|cursor| cursor.backend_id.clone());
-        // A client that knows no backend id cannot be told one, and does not survive a stream without.
+        // "Nothing new" is a chunk with the backend id, which a client without a cursor does not know; and a stream without
+        // any chunk would end its sync for good.
         let end = if known.is_some() { &self.ending.last_moment } else { &self.ending.very_end };
         let first = tokio::select! {
             first = first_page(log, cursor) => Some(first),

@@ -184,7 +184,7 @@ impl Session {
         self.has_pulled = true;
         if let Some(running) = self.pulls.get(&id) {
             match id.form() {
-                // Joined: the answers to the first are the answers to both.
+                // The second request joins the first one: both get the same answers.
                 Form::Effect3 => return Ok(()),
                 Form::Effect4 => running.task.abort(),
             }
@@ -235,8 +235,8 @@ impl Session {
         Ok(())
     }
 
-    /// A client that reconnected without asking again speaks of requests of an earlier connection: it waits for answers
-    /// that will not come, until it is disconnected.
+    /// Disconnects a client that names an unknown request. It has reconnected without repeating its requests, and would wait
+    /// for answers to those of an earlier connection.
     fn known(&self, id: &RequestId) -> Result<(), Close> {
         if self.ended.contains(id) { Ok(()) } else { Err(STRANGER) }
     }

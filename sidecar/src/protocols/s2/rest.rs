@@ -244,7 +244,7 @@ pub async fn read(
     }
     let (pieces, body) = body::written();
     let writer = Writer::new(pieces, limits).resume(records, bytes);
-    // A reader that wants so much and no more does not wait for it, unless it says so.
+    // A reader that sets limits does not wait for more records, unless it asks to (`wait`).
     let wait = read.wait.or((read.limits != Limits::NONE).then_some(Duration::ZERO));
     let shutdown = ending.begun.clone();
     match wait {
@@ -285,7 +285,7 @@ async fn read_at_once(
         Ok((events, share)) => {
             let mut wanted = limits;
             let events = wanted.take(&events);
-            // The bounds of one answer are no reason to return nothing.
+            // At least one record is returned, even if it exceeds the limits of one answer.
             let mut most = MOST;
             let answered = most.take(events).len().max(1).min(events.len());
             let records = records(&events[..answered]);

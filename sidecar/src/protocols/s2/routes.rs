@@ -86,8 +86,8 @@ async fn push(s2: Arc<S2>, request: Request) -> Response {
     }
 }
 
-/// Names of basins and streams that were created here. They need not be: a basin is a name for this database, and a stream
-/// begins with its first record.
+/// Names of basins and streams that were created here, to tell whether a name is new. Creating them is not necessary: a basin
+/// is a name for this database, and a stream begins with its first record.
 type Created = Mutex<HashSet<String>>;
 
 /// The number of names that are remembered.
@@ -163,7 +163,7 @@ impl S2 {
             name.len() <= 100 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
         let (store_id, exists) = match store_id {
             Some(store_id) => (store_id, true),
-            // A name that the helpers do not make is that of a store.
+            // A name that `makeS2StreamName` cannot have made is a store id.
             None if !is_stream_name => (name.into(), true),
             None => match self.find(stream_text(name)?, parts).await? {
                 Some(log) => {

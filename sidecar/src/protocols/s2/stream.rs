@@ -1,8 +1,8 @@
 //! Records as Server-Sent Events.
 //!
-//! LiveStore's client asks again with the cursor of before when a stream breaks off, and does not survive to be sent an event
-//! twice; one that ends in order it resumes where it is. So a live stream ends by itself soon after it has brought something:
-//! what may break off then is a stream that has brought nothing yet.
+//! When a stream breaks off, LiveStore's client asks again with the cursor from before it, and fails for good if it gets an
+//! event twice. When a stream ends in order, the client resumes after the last event. So a live stream ends by itself soon
+//! after its first events: only streams without events can then break off.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -43,7 +43,8 @@ enum Wanted {
 /// The part of the records to come that a reader wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Follow {
-    /// Everything; the stream ends for whoever must not lose one that has brought something.
+    /// Everything, with pauses: the stream ends soon after its first records, for a client that must not lose a stream which
+    /// has brought records.
     WithPauses,
     /// Everything, as long as it listens.
     Forever,
@@ -56,7 +57,7 @@ pub enum Follow {
 /// The time that a stream of no store goes on.
 const BRIEFLY: Duration = Duration::from_secs(5);
 
-/// Brings a reader: the client was asked about already, or is while the database is away.
+/// Returns a reader: at once if the client's rights were checked already, or after the check, which waits for the database.
 pub trait Asking: Future<Output = Result<Reader, Denied>> + Send + 'static {}
 
 impl<T: Future<Output = Result<Reader, Denied>> + Send + 'static> Asking for T {}
@@ -91,8 +92,8 @@ impl Writer {
         Self { records, bytes, ..self }
     }
 
-    /// Everything after an event, up to the end if a shutdown leaves the time. Otherwise it ends before its end, and the client goes
-    /// on live from where it is.
+    /// Sends everything after an event, up to the head. If a shutdown leaves too little time, the stream ends earlier, and
+    /// the client goes on live from where it is.
     pub async fn history(mut self, reader: impl Asking, after: i64, ending: Ending) {
         let gone = self.pieces.clone();
         tokio::select! {

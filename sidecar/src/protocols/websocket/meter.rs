@@ -23,7 +23,7 @@ struct Count {
     bytes: usize,
     share: Option<Share>,
     taking: Option<Pin<Box<dyn Future<Output = Option<Share>> + Send>>>,
-    /// Since when it is more than what is not counted.
+    /// The time since when a message larger than [`FREE`] has been arriving.
     since: Option<Instant>,
 }
 
@@ -60,7 +60,7 @@ impl Meter {
         }
     }
 
-    /// A message is whole: what it takes.
+    /// Called when a message is complete: returns the memory that it takes.
     pub fn delivered(&self) -> Option<Share> {
         let mut count = self.0.lock();
         let count = count.as_mut()?;
@@ -74,7 +74,7 @@ impl Meter {
     }
 }
 
-/// Of the connection of a request: one that nobody reads of if there is none.
+/// The meter of the connection that a request came on, or one that counts nothing.
 pub fn of(extensions: &axum::http::Extensions) -> Arc<Meter> {
     extensions.get::<Arc<Meter>>().cloned().unwrap_or_default()
 }

@@ -21,8 +21,8 @@ pub struct Hub(Mutex<State>);
 struct State {
     users: HashMap<UserId, User>,
     last_id: u64,
-    /// Users whose devices have sent something since the link was last known to be there, and before that since the time
-    /// before.
+    /// Users whose devices have sent something: since the last check of the link, and before it, as long as that check is not
+    /// answered.
     senders: [HashSet<UserId>; 2],
 }
 
@@ -133,13 +133,13 @@ impl Hub {
         gone
     }
 
-    /// Asks whether the link is there: what is sent from now on is sent after that.
+    /// Called when a check of the link begins: separates what was sent before from what is sent from now on.
     pub fn question(&self) {
         let [since, before] = &mut self.0.lock().senders;
         before.extend(since.drain());
     }
 
-    /// The link was there, when that was asked.
+    /// Called when a check has shown that the link is there: what was sent before the check is not lost.
     pub fn answered(&self) {
         self.0.lock().senders[1].clear();
     }

@@ -15,7 +15,8 @@ pub struct User {
     pub here: HashMap<ClientId, Here>,
     pub elsewhere: HashMap<ClientId, Elsewhere>,
     pub requests: HashMap<String, Requested>,
-    /// The last number that was given when Postgres told who is connected. Whatever is told later of lower ones was known then.
+    /// The number of the newest connection of this sidecar in the last list of devices from Postgres. Notifications of lower
+    /// numbers are older than the list, and are ignored.
     pub known_to: i64,
 }
 

@@ -109,7 +109,7 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
         Since::Now => "now".to_string(),
         Since::At(position) => position.offset.to_string(),
     };
-    // The first page may be in caches for a week: it does not say that there is no more.
+    // Caches may keep the first page for a week, so it must not say that there are no more events.
     let is_up_to_date = is_up_to_date && request.since != Since::Start;
     let mut headers = electric_headers(request, &position);
     let mut add = |name: &'static str, value: &str| {
@@ -131,7 +131,7 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
         (true, false) => Extent::Unknown,
     };
     add("cache-control", &caching(request, extent, audience));
-    // An answer without events is none to revalidate: the next one may have some.
+    // A cache must not revalidate an answer without events, because the next one may have some. So its etag is unique.
     let moment = if events.is_empty() { format!(":{}", moment()) } else { String::new() };
     let etag = format!("\"{}:{from}:{}{moment}\"", position.handle, position.offset);
     add("etag", &etag);
@@ -195,17 +195,17 @@ fn caching(request: &Request, extent: Extent, audience: &Audience) -> String {
     const A_WEEK: &str = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
     const NO: &str = "no-store";
     if !audience.is_public && !request.is_live {
-        // A client that asks again is asked about again.
+        // The client's rights have to be checked again when it asks again.
         return PRIVATE.into();
     }
     let age = match &request.since {
         Since::Start => A_WEEK,
-        // Depends on when it is asked, and nothing in the URL tells when that is.
+        // The answer depends on the time of the request, which is not part of the URL.
         Since::Now => NO,
         Since::At(_) if extent == Extent::Unknown || (request.is_live && request.cursor.is_none()) => NO,
         Since::At(_) if request.is_live && audience.is_public => "public, max-age=5, stale-while-revalidate=5",
         Since::At(_) if request.is_live => NO,
-        // Before the first event every handle is right: what follows may be another log's by then.
+        // At offset 0 every handle is accepted, so the same URL may later be answered from another log.
         Since::At(position) if extent == Extent::Full && position.offset.seq_num > 0 => A_WEEK,
         Since::At(_) => "public, max-age=60, stale-while-revalidate=300",
     };
@@ -218,8 +218,9 @@ const PRIVATE: &str = "private, no-cache";
 /// 2024-10-09T00:00:00Z, from which Electric counts.
 const EPOCH: u64 = 1_728_432_000;
 
-/// Clients that ask within the same [`LONG_POLL`] get the same cursor, so that their next requests are one to a cache. A client
-/// that has it already got an answer from there, which it must not get again.
+/// The cursor for the next live request of a client. Clients that ask within the same [`LONG_POLL`] get the same one, so that
+/// a cache can answer their next requests together. If a client has this cursor already, it was answered by the cache, and
+/// would get the same answer again. So it gets another cursor.
 fn next_cursor(previous: Option<u64>) -> u64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let interval = LONG_POLL.as_secs();
@@ -308,7 +309,7 @@ async fn forward(
                 response = asking => response,
                 denied = reader.ended() => return Ok(refuse(&denied.into())),
             },
-            // A client that begins can do so here.
+            // A client without a position can begin to read from Postgres instead.
             _ => timeout(GIVE_UP, asking).await.map_err(|_| Instead::ReadOurselves)?,
         };
         if !audience.is_public {

@@ -82,7 +82,7 @@ impl Request {
         let params: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
         let param = |name: &str| params.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
         let mut errors = Errors::default();
-        // Of two, one would be looked at here, and Electric might take the other.
+        // If a parameter occurred twice, Electric might take another value than the one that is checked here.
         let mut names = HashSet::new();
         if let Some((name, _)) = params.iter().find(|(name, _)| !names.insert(name)) {
             errors.add("params", format!("{}: is given more than once", brief(name)));
@@ -145,7 +145,7 @@ impl Request {
                 errors.add("live", "can't be true when offset is -1 or now");
                 Ok(Since::Start)
             }
-            // Everything in a log is a change, so that without those of before there is nothing yet.
+            // A log consists of changes. Without the earlier ones, the shape is empty, as for `now`.
             Some("-1") if is_changes_only => Ok(Since::Now),
             Some("-1") => Ok(Since::Start),
             Some("now") => Ok(Since::Now),

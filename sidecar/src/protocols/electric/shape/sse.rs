@@ -32,7 +32,7 @@ pub struct Stream {
     pub body: Body,
     /// The handle of the shape.
     pub handle: Box<str>,
-    /// Whether it is one; or there is nothing to stream for now.
+    /// Whether events are streamed. If not, the answer is empty, since the database is away or the sidecar shuts down.
     pub has_begun: bool,
 }
 

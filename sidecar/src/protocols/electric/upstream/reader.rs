@@ -14,7 +14,7 @@ struct Place {
     shape: Option<RawPosition>,
     seq_num: i64,
     backend_id: Box<str>,
-    /// See [`Offset`]: not told yet, it is not to wait.
+    /// Whether the client was told that it has seen all, see [`Offset`]. Until then, its requests do not wait for events.
     was_told: bool,
 }
 
@@ -143,7 +143,8 @@ pub async fn pull(
     }
 }
 
-/// The head of the log. The known one may be older than the client's, and a new client begins with it.
+/// Finds the events of the store. The cached location is not used for a new client, or if its backend id is not that of the
+/// client: it may be outdated.
 async fn locate(log: &Reader, place: Option<&Place>) -> Result<Option<Location>, Unreadable> {
     if let Some(place) = place
         && let Some(location) = log.locate().await?
@@ -209,8 +210,9 @@ impl Pull<'_> {
         Ok(here.answer(events, is_up_to_date, Some(position)))
     }
 
-    /// Enters the shape where it stands, and reads from Postgres what led there. Postgres is asked later, so that nothing is
-    /// missed; should it lag behind its own replication, the next event does not fit, and leads here again.
+    /// Joins the shape at its end, and reads the events before that from Postgres. Postgres is read after Electric, so that
+    /// nothing is missed. If Electric has an event that is not visible in Postgres yet, the next event of the shape does not
+    /// follow the last one, and the client joins again.
     async fn join(&self, location: &Location, patience: &mut Patience) -> Result<Answer, ReadError> {
         let now = RawPosition { offset: "now".into(), handle: String::new() };
         let Some(Ok(Chunk { position, .. })) = patience.wait_for(self.upstream.page(location, Some(&now), false)).await
@@ -219,7 +221,7 @@ impl Pull<'_> {
         };
         let page = read(self.log, self.ours().as_ref(), Follow::No, patience).await?;
         if page.events.is_empty() && self.is_live && self.here.was_told {
-            // An Electric that knows where it stands and nothing else must not be asked without end.
+            // An Electric that returns its position but no events must not be asked again and again.
             return self.read_ourselves(Some(position), patience).await;
         }
         // Otherwise the rest is read from Postgres next.
