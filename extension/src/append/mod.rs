@@ -195,7 +195,7 @@ fn carry_out(client: &mut SpiClient<'_>, group: &Group<'_>, source: Option<&str>
 
 /// The result of a push whose store another transaction has locked. `livestore.push_batch` returns the same text.
 fn is_held(position: usize) -> Outcome {
-    let message = Some("another transaction holds the store".to_owned());
+    let message = Some("another transaction has locked the store".to_owned());
     (number(position), None, 0, None, None, Some("55P03"), message, None, Some("Try again."))
 }
 

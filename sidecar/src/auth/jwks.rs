@@ -71,7 +71,7 @@ impl Known {
 pub enum JwksError {
     #[error("not a URL")]
     NotUrl(#[source] <Url as FromStr>::Err),
-    #[error("keys have to come over https: whoever is in between could make tokens")]
+    #[error("--jwks-url must be https: otherwise somebody on the network could replace the keys")]
     NotHttps,
     #[error("the client for requests cannot be made")]
     Client(#[source] reqwest::Error),
@@ -81,7 +81,7 @@ pub enum JwksError {
     TooLong,
     #[error("the answer is not a JSON Web Key Set")]
     Malformed(#[from] serde_json::Error),
-    #[error("there is no key in it that tokens are signed with")]
+    #[error("it has no public key for signatures")]
     Empty,
 }
 

@@ -126,9 +126,7 @@ impl AuthSettings {
                 ("--allow", !self.allow.is_empty()),
             ];
             return match is_given.into_iter().find(|(_, is_given)| *is_given) {
-                Some((option, _)) => {
-                    Err(format!("{option} without --auth jwt would protect nothing: say that, too").into())
-                }
+                Some((option, _)) => Err(format!("{option} has no effect without --auth jwt: add that option").into()),
                 None => Ok(Authentication::None),
             };
         }
@@ -156,7 +154,7 @@ impl AuthSettings {
         if let Some(secret) = &self.jwt_secret {
             if self.has_short_secret() && !self.insecure_short_secret {
                 let text = format!(
-                    "--jwt-secret has less than {SECRET_BYTES} bytes: who guesses it makes tokens. openssl rand -base64 32 \
+                    "--jwt-secret has less than {SECRET_BYTES} bytes: whoever guesses it can make tokens. openssl rand -base64 32 \
                      makes one that nobody does; --insecure-short-secret takes it, for development"
                 );
                 return Err(text.into());

@@ -94,7 +94,7 @@ pub struct Claims {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     #[error(
-        "this server asks for a token: send one in the header authorization, as authToken of the sync payload, as ?token= or in the cookie auth_token"
+        "this server requires a token: send one in the header authorization, as authToken of the sync payload, as ?token= or in the cookie auth_token"
     )]
     Missing,
     #[error("the token is not a JSON Web Token")]

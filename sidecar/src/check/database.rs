@@ -50,7 +50,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = looked.await {
-        report.wrong(format!("the database does not answer what it is asked: {error}"));
+        report.wrong(format!("the database does not answer the queries of this check: {error}"));
         return;
     }
     if let Some(function) = &config.log.authorize_function {

@@ -156,9 +156,14 @@ fn look(config: &Config, report: &mut Report) {
             humantime::format_duration(idle_close)
         ));
     }
+    for option in config.database.unencrypted() {
+        report.advise(format!(
+            "{option}: passwords and events cross the network unencrypted; add ?sslmode=verify-full, unless nobody else is on that network"
+        ));
+    }
     if auth.takes_short_secret() {
         report.advise(
-            "--insecure-short-secret: --jwt-secret has less than 32 bytes, and who guesses it makes tokens; openssl rand -base64 32 makes one",
+            "--insecure-short-secret: --jwt-secret has less than 32 bytes, and whoever guesses it can make tokens; openssl rand -base64 32 makes one",
         );
     }
     let files = rlimit::Resource::NOFILE.get_hard().unwrap_or(u64::MAX);

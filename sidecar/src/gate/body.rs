@@ -33,7 +33,10 @@ pub async fn read(body: Body, account: &Account, most: usize) -> Result<Bytes, (
         _ => match timeout(MEMORY_TIMEOUT, account.take(announced)).await {
             Ok(share) => share.map(Arc::new),
             Err(_) => {
-                return Err((StatusCode::SERVICE_UNAVAILABLE, "others send too much, try again later".into()));
+                return Err((
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the server has no memory for this request at the moment, try again later".into(),
+                ));
             }
         },
     };

@@ -93,7 +93,7 @@ impl Limits {
         if over_limit == OverLimit::Refuse {
             let most = self.settings.new_stores_per_hour;
             return Err(PushError::Throttled(format!(
-                "you begin too many stores: at most {most} an hour; try again later"
+                "you create too many stores: at most {most} an hour; try again later"
             )));
         }
         self.new_stores.until_key_ready(subject).await;

@@ -52,6 +52,14 @@ impl DatabaseSettings {
         self.database_url = Some(url);
     }
 
+    /// The options whose URLs lead over a network without TLS.
+    pub fn unencrypted(&self) -> impl Iterator<Item = &'static str> {
+        let urls = [("--database-url", &self.database_url), ("--listen-url", &self.listen_url)];
+        urls.into_iter()
+            .filter(|(_, url)| url.as_deref().is_some_and(|url| url::parse(url).is_ok_and(|url| url.is_unencrypted())))
+            .map(|(option, _)| option)
+    }
+
     /// The database of these settings; makes no connection yet.
     pub fn database(&self) -> Result<Database, SettingsError> {
         let url = self.database_url.as_deref().unwrap_or_default();

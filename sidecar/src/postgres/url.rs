@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 
 /// The modes of libpq that tokio-postgres has no name for. Both verify; here every mode with TLS does.
 const VERIFYING: [&str; 2] = ["sslmode=verify-full", "sslmode=verify-ca"];
@@ -60,6 +61,17 @@ pub struct DatabaseUrl {
     pub roots: Option<Roots>,
 }
 
+impl DatabaseUrl {
+    /// Whether it leads to another machine without TLS.
+    pub fn is_unencrypted(&self) -> bool {
+        let is_remote = |host: &Host| match host {
+            Host::Tcp(name) => name != "localhost" && !name.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
+            Host::Unix(_) => false,
+        };
+        self.config.get_ssl_mode() != SslMode::Require && self.config.get_hosts().iter().any(is_remote)
+    }
+}
+
 /// Reads a database URL, or libpq's `key=value` form. `sslmode`: `require`, `verify-ca` and `verify-full` mean TLS with a server
 /// that proves who it is; everything else, none.
 pub fn parse(url: &str) -> Result<DatabaseUrl, UrlError> {
@@ -108,7 +120,7 @@ fn with_remedy(error: tokio_postgres::Error) -> UrlError {
 
 #[cfg(test)]
 mod tests {
-    use tokio_postgres::config::{ChannelBinding, Host};
+    use tokio_postgres::config::ChannelBinding;
 
     use super::*;
 
@@ -127,6 +139,22 @@ mod tests {
         }
         let error = parse("postgres://u@h/d?sslmode=maybe").unwrap_err();
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("sslmode"));
+    }
+
+    #[test]
+    fn a_url_without_tls_is_unencrypted_unless_it_stays_on_this_machine() {
+        for (url, is_unencrypted) in [
+            ("postgres://u@db.example/d", true),
+            ("postgres://u@localhost,10.0.0.2/d", true),
+            ("postgres://u@db.example/d?sslmode=prefer", true),
+            ("postgres://u@db.example/d?sslmode=require", false),
+            ("postgres://u@db.example/d?sslmode=verify-full", false),
+            ("postgres://u@localhost/d", false),
+            ("postgres://u@127.0.0.2,[::1]/d", false),
+            ("host=/run/postgresql user=u", false),
+        ] {
+            assert_eq!(parse(url).unwrap().is_unencrypted(), is_unencrypted, "{url}");
+        }
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl ListenSocket {
                 Ok(()) => sleep(HANDSHAKES).await,
                 Err(error) => warn!(
                     error = &error as &dyn std::error::Error,
-                    "the listening socket cannot be made deaf: connections that come at this moment may be reset"
+                    "the listening socket cannot be closed to new connections: connections that come at this moment may be reset"
                 ),
             }
         }

@@ -28,7 +28,11 @@ where
 {
     move |text| {
         let value: T = text.parse().map_err(|error: T::Err| error.to_string())?;
-        if value < least { Err(format!("it must be at least {least}: with less nobody is served")) } else { Ok(value) }
+        if value < least {
+            Err(format!("it must be at least {least}: with less, no client is served"))
+        } else {
+            Ok(value)
+        }
     }
 }
 
@@ -36,7 +40,7 @@ where
 pub fn rate(least: u32) -> impl Fn(&str) -> Result<NonZeroU32, String> + Clone {
     move |text| {
         let value = at_least(least.max(1))(text)?;
-        NonZeroU32::new(value).ok_or_else(|| "it must be at least 1: with less nobody is served".into())
+        NonZeroU32::new(value).ok_or_else(|| "it must be at least 1: with less, no client is served".into())
     }
 }
 
@@ -62,7 +66,7 @@ pub fn lasting(least: Duration) -> impl Fn(&str) -> Result<Duration, String> + C
     move |text| match duration(text)? {
         value if value < least => {
             let least = humantime::format_duration(least);
-            Err(format!("it must be at least {least}: with less nobody is served"))
+            Err(format!("it must be at least {least}: with less, no client is served"))
         }
         value => Ok(value),
     }

@@ -2,7 +2,7 @@ create table if not exists livestore.context_key (
     key text not null default gen_random_uuid()::text || gen_random_uuid()::text
 );
 
-comment on table livestore.context_key is 'What the context of a request is signed with, since any role can make a setting';
+comment on table livestore.context_key is 'The secret key that signs the context of a request, since any role can make a setting';
 comment on column livestore.context_key.key is 'A random text. Nobody but the owner may read it';
 
 -- It has no key, as livestore.instance.

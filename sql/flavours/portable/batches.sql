@@ -106,7 +106,7 @@ declare
     rest integer;
 begin
     begin
-        -- 61: the names of the fields, and what is around them and behind them.
+        -- 61: the bytes of the names of the fields, of the punctuation, and of the comma behind the event.
         select array_agg(e.push), array_agg(btrim(e.name, '"')),
             array_agg(case when strpos(e.args, chr(57344)) = 0 then e.args else livestore._show_escapes(e.args) end),
             array_agg(case when e.are_numbers then e.seq_num::bigint end),

@@ -1,7 +1,5 @@
--- Fired when the transaction commits. Positions are taken under a lock that is held until the commit is visible, as NOTIFY holds one
--- anyway: so they become visible in their order. It must be the last lock that a transaction takes: a trigger of the application that
--- is deferred to the commit, too, may append, and would wait for a store. So the first firing only queues a second one, behind all that
--- was deferred by then. lock_timeout: one of the session's would fail a commit that only waits for others.
+-- Two triggers give a commit its positions, when its transaction commits. The first, on an insert, only queues the second, on an
+-- update, behind everything that was deferred to the commit by then.
 create or replace function livestore._queue_commit()
 returns trigger
 language plpgsql
@@ -20,6 +18,9 @@ $$;
 comment on function livestore._queue_commit() is
 'Internal: trigger that queues livestore._number_commit behind everything that is deferred to the end of the transaction';
 
+-- Positions are taken under a lock that is held until the commit is visible, so that they become visible in their order; NOTIFY holds
+-- such a lock anyway. It must be the last lock that a transaction takes: a deferred trigger of the application may append, and would
+-- wait for a store while holding it. lock_timeout: with one of the session's, a commit would fail that only waits for other commits.
 create or replace function livestore._number_commit()
 returns trigger
 language plpgsql

@@ -99,7 +99,7 @@ begin
     if array_position(places, null) is not null then
         -- As livestore.push_batch says it, too.
         return query
-        select p.push::integer, null::bigint, 0, null::text, null::timestamptz, '55P03', 'another transaction holds the store', null::text, 'Try again.'
+        select p.push::integer, null::bigint, 0, null::text, null::timestamptz, '55P03', 'another transaction has locked the store', null::text, 'Try again.'
         from unnest(places) with ordinality p(place, push)
         where p.place is null;
     end if;

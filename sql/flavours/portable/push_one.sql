@@ -15,7 +15,8 @@ begin
         return;
     end if;
     begin
-        -- In its shortest form, an event is as long as what was found in it. 62: the names of the fields, and what is around them.
+        -- In its shortest form, an event is as long as what was found in it. 62: the bytes of the names of the fields and of
+        -- the punctuation, with the brackets of the array.
         select btrim(e.name, '"') as name, e.args, btrim(e.client_id, '"') as client_id, btrim(e.session_id, '"') as session_id,
             e.seq_num, e.parent_seq_num
         into event

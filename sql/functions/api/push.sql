@@ -97,7 +97,7 @@ begin
     from livestore._find_free_stores((select array_agg(store_ids[p.push] order by p.n) from unnest(known.existing) with ordinality p(push, n)));
     return query
     select known.existing[held.n], null::bigint, 0, null::text, null::timestamptz,
-        '55P03', 'another transaction holds the store', null::text, 'Try again.'
+        '55P03', 'another transaction has locked the store', null::text, 'Try again.'
     -- stores.new are stores that existed above, and were dropped since.
     from unnest(stores.held || stores.new) held(n);
     if stores.free is not null then

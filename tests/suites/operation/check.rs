@@ -204,6 +204,7 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--log", "loud=very=much"], "WRONG", "--log").await;
     finds(&url, &["--max-connections", "9999999999"], "advice", "raise the limit").await;
     finds("nonsense", &[], "WRONG", "--database-url").await;
+    finds("postgres://u@nowhere.invalid/d", &[], "advice", "--database-url: passwords and events cross").await;
 
     let electric = Electric::on(&database).await;
     finds(&url, &["--electric-url", &electric.url()], "advice", "/v1/health answers 404").await;

@@ -112,9 +112,9 @@ async fn settings_that_make_no_sense_end_it_with_2() {
     refuses(&start(&["--push-timeout", "soon"]), 2, "--push-timeout");
     // With these it would start, and serve nobody.
     for (option, value, why) in [
-        ("--max-connections", "0", "it must be at least 1: with less nobody is served"),
+        ("--max-connections", "0", "it must be at least 1: with less, no client is served"),
         ("--max-connections-per-subject", "0", "at least 1"),
-        ("--head-timeout", "0s", "it must be at least 1s: with less nobody is served"),
+        ("--head-timeout", "0s", "it must be at least 1s: with less, no client is served"),
         ("--push-timeout", "0s", "at least 100ms"),
         ("--shutdown-deadline", "5000years", "longer than a year"),
         ("--max-frame-bytes", "0", "at least 1000"),

@@ -113,7 +113,7 @@ fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
         }
         // A retry would not help. Whether the batch is in the log is not known: it may be repeated.
         None => {
-            let text = "the server cannot read what became of this: ask its operator";
+            let text = "the server cannot read the answer of its database: ask its operator";
             PushError::Rejected(Denied::new(Reason::Database, text))
         }
     }
