@@ -60,7 +60,7 @@ async fn a_token_that_is_not_good_opens_nothing_in_any_dialect() {
     let (head_and_claims, _) = signed.rsplit_once('.').unwrap();
     let claims = signed.split('.').nth(1).unwrap();
     let bad = [
-        ("no token", None, "asks for a token"),
+        ("no token", None, "requires a token"),
         ("no JWT", Some("abc".into()), "not a JSON Web Token"),
         ("no signature", Some(format!("{head_and_claims}.")), "signature"),
         ("algorithm none", Some(format!("eyJhbGciOiJub25lIn0.{claims}.")), "algorithm"),

@@ -186,8 +186,8 @@ async fn settings_that_cannot_be_end_the_sidecar_with_2() {
     let signer = Signer::es256();
     let private = signer.private_pem();
     for (arguments, why) in [
-        (vec!["--jwt-secret", SECRET], "without --auth jwt would protect nothing"),
-        (vec!["--allow", "*=read"], "without --auth jwt would protect nothing"),
+        (vec!["--jwt-secret", SECRET], "has no effect without --auth jwt"),
+        (vec!["--allow", "*=read"], "has no effect without --auth jwt"),
         (vec!["--auth", "jwt"], "--jwt-secret, --jwt-public-key or --jwks-url"),
         (vec!["--auth", "jwt", "--jwt-secret", ""], "--jwt-secret is empty"),
         (vec!["--auth", "jwt", "--jwt-secret", &SECRET[..31]], "--jwt-secret has less than 32 bytes"),

@@ -99,7 +99,7 @@ async fn a_refused_connection_a_refused_pull_and_a_request_that_is_none_are_warn
     let lines = refusals(&sidecar).await;
     let strangers: Vec<_> = lines.iter().filter(|line| line["reason"] == "token").collect();
     assert_eq!(strangers.len(), 1, "{lines:?}");
-    assert!(strangers[0]["text"].as_str().unwrap().contains("asks for a token"), "{strangers:?}");
+    assert!(strangers[0]["text"].as_str().unwrap().contains("requires a token"), "{strangers:?}");
     assert_eq!(counted(&sidecar, "connect", "token").await, 9.0);
 }
 
