@@ -80,8 +80,56 @@ impl Writers {
     }
 }
 
-/// `stores` writers, each with a store of its own, `batch` events a push.
-async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize, batch: u64, size: &Size) -> Section {
+/// A kind of pushes, and what it has to reach against others.
+struct Work {
+    id: &'static str,
+    title: &'static str,
+    /// Each has one writer.
+    stores: usize,
+    /// Events a push.
+    batch: u64,
+    targets: &'static [(&'static str, f64)],
+    /// Against another kind that is measured before.
+    at_least_as_many_as: Option<&'static str>,
+}
+
+const WORKS: [Work; 4] = [
+    Work {
+        id: "push-1",
+        title: "1 writer, 1 event a push",
+        stores: 1,
+        batch: 1,
+        targets: &[(SYNC_CF, 8.0), (S2_LITE, 10.0)],
+        at_least_as_many_as: None,
+    },
+    Work {
+        id: "push-64",
+        title: "64 stores, 1 writer each, 1 event a push",
+        stores: 64,
+        batch: 1,
+        targets: &[(SYNC_CF, 60.0), (S2_LITE, 2.0), (POSTGRES, 1.0)],
+        at_least_as_many_as: None,
+    },
+    Work {
+        id: "push-1000",
+        title: "1,000 stores, 1 writer each, 1 event a push",
+        stores: 1000,
+        batch: 1,
+        targets: &[(POSTGRES, 1.5)],
+        at_least_as_many_as: Some("push-64"),
+    },
+    Work {
+        id: "push-batch",
+        title: "1 writer, 100 events a push",
+        stores: 1,
+        batch: 100,
+        targets: &[(SYNC_CF, 60.0), (S2_LITE, 4.0)],
+        at_least_as_many_as: None,
+    },
+];
+
+async fn measure(work: &Work, systems: &Systems, size: &Size) -> Section {
+    let &Work { id, title, stores, batch, targets, .. } = work;
     say(title);
     let ours = &systems.ours;
     let mut all = vec![
@@ -120,37 +168,23 @@ async fn measure(id: &'static str, title: &str, systems: &Systems, stores: usize
             bare.clients
         )));
     }
-    let section = Section::new(id, title, "events/s", figures);
+    let section = targets.iter().fold(Section::new(id, title, "events/s", figures), |section, (other, ratio)| {
+        section.target(other, Bound::AtLeast(*ratio))
+    });
     if with_cf { section } else { section.note("sync-cf is left out: it would start a Durable Object for each store.") }
 }
 
 /// All measurements of pushes.
 pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
-    let mut sections = Vec::new();
-    if size.wants("push-1") {
-        let one = measure("push-1", "1 writer, 1 event a push", systems, 1, 1, size).await;
-        sections.push(one.target(SYNC_CF, Bound::AtLeast(8.0)).target(S2_LITE, Bound::AtLeast(10.0)));
-    }
-    if size.wants("push-64") {
-        let many = measure("push-64", "64 stores, 1 writer each, 1 event a push", systems, 64, 1, size).await;
-        let many = many.target(SYNC_CF, Bound::AtLeast(60.0)).target(S2_LITE, Bound::AtLeast(2.0));
-        sections.push(many.target(POSTGRES, Bound::AtLeast(1.0)));
-    }
-    if size.wants("push-1000") {
-        let most = measure("push-1000", "1,000 stores, 1 writer each, 1 event a push", systems, 1000, 1, size).await;
-        let most = most.target(POSTGRES, Bound::AtLeast(1.5));
-        let with_64 = sections.iter().find(|section| section.id == "push-64").map(|section| section.figures[0].median);
-        sections.push(match with_64 {
-            Some(many) => {
-                let ratio = most.figures[0].median / many;
-                most.claim("the same with 64 stores", ratio, Bound::AtLeast(1.0))
-            }
-            None => most,
-        });
-    }
-    if size.wants("push-batch") {
-        let batch = measure("push-batch", "1 writer, 100 events a push", systems, 1, 100, size).await;
-        sections.push(batch.target(SYNC_CF, Bound::AtLeast(60.0)).target(S2_LITE, Bound::AtLeast(4.0)));
+    let mut sections: Vec<Section> = Vec::new();
+    for work in WORKS.iter().filter(|work| size.wants(work.id)) {
+        let section = measure(work, systems, size).await;
+        let other = sections.iter().find(|section| work.at_least_as_many_as == Some(section.id));
+        let section = match other.map(|other| section.figures[0].median / other.figures[0].median) {
+            Some(ratio) => section.claim("the same with 64 stores", ratio, Bound::AtLeast(1.0)),
+            None => section,
+        };
+        sections.push(section);
     }
     sections
 }
