@@ -84,6 +84,7 @@ grant execute on function
     livestore.stream_name(text),
     livestore.pull(text, bigint, integer),
     livestore.pull_page(text, bigint, integer, integer),
+    livestore.read_all(bigint, text[], integer),
     livestore.heads_key(),
     livestore.store_digest(text),
     livestore.legacy_notify(),
@@ -108,6 +109,7 @@ grant execute on function
     livestore.push(text, json, text),
     livestore.push_batch(text[], text[], text[], text, text[]),
     livestore.commit(text, text, json, text, text),
+    livestore.prune_old_commits(),
     livestore.relay_enter(interval, text),
     livestore.relay_miss(text, text[]),
     livestore.relay_renew(text, interval),
@@ -120,7 +122,7 @@ grant execute on function
 to livestore_writer;
 
 -- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
-grant execute on function livestore.reset_store(text), livestore.drop_store(text) to livestore_admin;
+grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.prune_commits(timestamptz) to livestore_admin;
 
 -- An import appends events with the times of another backend.
 grant execute on function

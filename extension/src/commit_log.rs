@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 
 use pgrx::callbacks::{PgSubXactCallbackEvent, PgXactCallbackEvent, register_subxact_callback, register_xact_callback};
-use pgrx::pg_sys::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, INT8OID};
+use pgrx::pg_sys::BuiltinOid::{INT4ARRAYOID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 use pgrx::prelude::*;
 
 use crate::roles::RunsAs;
@@ -24,9 +24,19 @@ pub struct Advance {
     pub events: i32,
 }
 
+/// Another change of a store.
+#[derive(Clone)]
+struct Change {
+    /// `reset`, `drop` or `move`.
+    kind: String,
+    store_id: String,
+}
+
 /// An advance, and the subtransaction that has made it.
 struct Entry {
     advance: Advance,
+    /// Then the advance has a single position, and the number of the store afterwards in place of its head.
+    change: Option<Change>,
     subtransaction: pg_sys::SubTransactionId,
 }
 
@@ -49,14 +59,46 @@ thread_local! {
     };
     static WRITE: Statement = const {
         Statement::new(
-            "insert into livestore.commits values ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp())",
-            &[INT8OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID],
+            "insert into livestore.commits values ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp(), $6, $7)",
+            &[INT8OID, INT8OID, INT8ARRAYOID, INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID],
         )
     };
+
+    static NOTIFY: Statement =
+        const { Statement::new("select pg_catalog.pg_notify('livestore_commits', $1)", &[TEXTOID]) };
 }
 
 /// Notes what this transaction appends.
 pub fn note(advances: impl IntoIterator<Item = Advance>) {
+    let subtransaction = begin();
+    ENTRIES.with_borrow_mut(|entries| {
+        for advance in advances {
+            match entries.last_mut() {
+                Some(last)
+                    if last.subtransaction == subtransaction
+                        && last.change.is_none()
+                        && last.advance.store == advance.store =>
+                {
+                    last.advance.upto = advance.upto;
+                    last.advance.events = last.advance.events.saturating_add(advance.events);
+                }
+                _ => entries.push(Entry { advance, change: None, subtransaction }),
+            }
+        }
+    });
+}
+
+/// The same for a store that is reset, dropped or moved. `number_afterwards` is `livestore.stores.id` afterwards, or 0.
+#[pg_extern(sql = false)]
+fn note_change(store: i64, number_afterwards: i64, change: &str, store_id: &str) {
+    let advance = Advance { store, upto: number_afterwards, events: 1 };
+    let change = Some(Change { kind: change.into(), store_id: store_id.into() });
+    let subtransaction = begin();
+    ENTRIES.with_borrow_mut(|entries| entries.push(Entry { advance, change, subtransaction }));
+}
+
+/// Sees to it that the entry is written when this transaction commits. Returns the current subtransaction.
+fn begin() -> pg_sys::SubTransactionId {
     if !IS_REGISTERED.replace(true) {
         register_xact_callback(PgXactCallbackEvent::PreCommit, take_positions);
         register_xact_callback(PgXactCallbackEvent::Commit, forget);
@@ -64,18 +106,7 @@ pub fn note(advances: impl IntoIterator<Item = Advance>) {
         register_subxact_callback(PgSubXactCallbackEvent::AbortSub, forget_subtransaction);
     }
     // SAFETY: it reads a variable.
-    let subtransaction = unsafe { pg_sys::GetCurrentSubTransactionId() };
-    ENTRIES.with_borrow_mut(|entries| {
-        for advance in advances {
-            match entries.last_mut() {
-                Some(last) if last.subtransaction == subtransaction && last.advance.store == advance.store => {
-                    last.advance.upto = advance.upto;
-                    last.advance.events = last.advance.events.saturating_add(advance.events);
-                }
-                _ => entries.push(Entry { advance, subtransaction }),
-            }
-        }
-    });
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
 }
 
 fn forget() {
@@ -103,6 +134,12 @@ fn take_positions() {
     let events: i64 = entries.iter().map(|entry| i64::from(entry.advance.events)).sum();
     let of = |field: fn(&Advance) -> i64| entries.iter().map(|entry| field(&entry.advance)).collect::<Vec<_>>();
     let counts: Vec<i32> = entries.iter().map(|entry| entry.advance.events).collect();
+    let has_changes = entries.iter().any(|entry| entry.change.is_some());
+    let of_changes = |field: fn(&Change) -> &str| {
+        let texts =
+            || entries.iter().map(|entry| entry.change.as_ref().map(|change| field(change).to_owned())).collect();
+        has_changes.then(|| -> Vec<Option<String>> { texts() })
+    };
     let _owner = RunsAs::owner();
     lock(turn);
     let _snapshot = Snapshot::new();
@@ -118,8 +155,11 @@ fn take_positions() {
             of(|advance| advance.store).into(),
             of(|advance| advance.upto).into(),
             counts.clone().into(),
+            of_changes(|change| &change.kind).into(),
+            of_changes(|change| &change.store_id).into(),
         ];
-        WRITE.with(|write| write.execute(client, &arguments)).map(drop)
+        WRITE.with(|write| write.execute(client, &arguments))?;
+        NOTIFY.with(|notify| notify.execute(client, &[position.to_string().into()])).map(drop)
     });
     if let Err(error) = written {
         error!("the commit log cannot be written: {error}");

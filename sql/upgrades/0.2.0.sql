@@ -70,9 +70,13 @@ alter view livestore.events set (security_barrier = true);
 
 alter table livestore.instance
     add column heads_key text not null default gen_random_uuid()::text,
-    add column legacy_notify boolean not null default false;
+    add column legacy_notify boolean not null default false,
+    add column keep_commits interval not null default '7 days',
+    add column pruned_commits bigint not null default 0;
 comment on column livestore.instance.heads_key is 'What livestore.store_digest is made with';
 comment on column livestore.instance.legacy_notify is 'Whether commits are told on the channel livestore, too, unless the setting livestore.legacy_notify says otherwise';
+comment on column livestore.instance.keep_commits is 'Sidecars remove entries of livestore.commits that are older';
+comment on column livestore.instance.pruned_commits is 'Up to this position, entries of livestore.commits were removed';
 -- Sidecars of earlier versions listen to the old channel until they are updated. Not by alter database: connections that are
 -- open would not notice.
 update livestore.instance set legacy_notify = true;
@@ -89,16 +93,20 @@ create table livestore.commits (
     stores bigint[] not null,
     upto bigint[] not null,
     events integer[] not null,
-    committed_at timestamptz not null
+    committed_at timestamptz not null,
+    changes text[],
+    store_ids text[]
 );
 
-comment on table livestore.commits is 'The commit log: what each commit has appended. Whoever has read up to a position will never find a smaller one later. Written by functions only';
-comment on column livestore.commits.first_position is 'Position of the first event of this commit: it has as many consecutive positions as it has events';
-comment on column livestore.commits.position is 'Position of its last event';
-comment on column livestore.commits.stores is 'livestore.stores.id of each store that it has appended to; its events are in this order, those of a store in the order of its log';
-comment on column livestore.commits.upto is 'For each store: the head of its log afterwards';
-comment on column livestore.commits.events is 'For each store: how many events were appended, which are the last ones up to that head';
+comment on table livestore.commits is 'The commit log: what each commit has appended or changed. A reader that has read up to a position will never find a smaller one later. Written by functions only; read it with livestore.read_all';
+comment on column livestore.commits.first_position is 'First position of this commit: it has a position for each event, and one for each other change, in a row';
+comment on column livestore.commits.position is 'Last position of this commit';
+comment on column livestore.commits.stores is 'livestore.stores.id of each store that it has appended to or changed; its positions are in this order, those of a store in the order of its log';
+comment on column livestore.commits.upto is 'For each store: the head of its log afterwards; for a change, livestore.stores.id afterwards, or 0 if the store was dropped';
+comment on column livestore.commits.events is 'For each store: the number of events that were appended, which are the last ones up to that head; 1 for a change';
 comment on column livestore.commits.committed_at is 'When the transaction committed';
+comment on column livestore.commits.changes is 'Null if this commit has only appended. Else for each store: null where it has appended, and reset, drop or move where the store was reset, dropped or moved to a dedicated table';
+comment on column livestore.commits.store_ids is 'The same for the ids of the stores that were changed';
 
 create unlogged table livestore.commit_turn ();
 

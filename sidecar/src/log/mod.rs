@@ -119,6 +119,7 @@ impl Log {
             Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
+        tasks.spawn(write::prune::run(database.clone()));
         tasks.spawn(database.clone().close_when_idle());
         let aliases = Aliases::new(database.clone());
         let authorizer = settings.authorize_function.map(|function| Authorizer::new(database.clone(), function));

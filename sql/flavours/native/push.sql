@@ -21,3 +21,13 @@ as 'MODULE_PATHNAME', 'notify_heads_wrapper';
 
 comment on function livestore._notify_heads(text[], bigint[], text) is
 'Internal: NOTIFY livestore_heads, {"source": …, "heads": {"<livestore.store_digest>": <head>, …}}; several if one would be too long. A head of null means that the store was reset, dropped or given another backend id. With livestore.legacy_notify() also NOTIFY livestore, with ids instead of digests';
+
+-- Written in Rust: extension/src/commit_log.rs.
+create or replace function livestore._note_change(store bigint, number_afterwards bigint, change text, store_id text)
+returns void
+language c
+strict
+as 'MODULE_PATHNAME', 'note_change_wrapper';
+
+comment on function livestore._note_change(bigint, bigint, text, text) is
+'Internal: notes for livestore.commits that this transaction has reset, dropped or moved a store. change: reset, drop or move; number_afterwards: livestore.stores.id afterwards, 0 for none';

@@ -18,6 +18,8 @@ create table if not exists livestore.pending_commits (
     upto bigint[] not null,
     events integer[] not null,
     is_last boolean not null default false,
+    changes text[],
+    store_ids text[],
     primary key (transaction, id)
 )
 with (fillfactor = 50);
@@ -28,4 +30,6 @@ comment on column livestore.pending_commits.id is 'In the order of the appends';
 comment on column livestore.pending_commits.stores is 'As in livestore.commits';
 comment on column livestore.pending_commits.upto is 'As in livestore.commits';
 comment on column livestore.pending_commits.events is 'As in livestore.commits';
+comment on column livestore.pending_commits.changes is 'As in livestore.commits';
+comment on column livestore.pending_commits.store_ids is 'As in livestore.commits';
 comment on column livestore.pending_commits.is_last is 'Whether the trigger is queued for the second time, behind what else is deferred to the commit';

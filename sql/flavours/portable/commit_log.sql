@@ -35,6 +35,8 @@ declare
     stores bigint[] := new.stores;
     upto bigint[] := new.upto;
     events integer[] := new.events;
+    changes text[] := new.changes;
+    store_ids text[] := new.store_ids;
     total bigint;
     first_position bigint;
 begin
@@ -42,21 +44,35 @@ begin
     if exists (select from livestore.pending_commits p where p.transaction = new.transaction) then
         -- Appends to a store that come one after the other are one.
         with others as (
-            delete from livestore.pending_commits p where p.transaction = new.transaction returning p.id, p.stores, p.upto, p.events
-        ), appends as (
-            select a.id, e.n, e.store, e.upto, e.events, lag(e.store) over (order by a.id, e.n) is distinct from e.store as is_other
+            delete from livestore.pending_commits p where p.transaction = new.transaction
+            returning p.id, p.stores, p.upto, p.events, p.changes, p.store_ids
+        ), entries as (
+            select a.id, e.n, e.store, e.upto, e.events, e.change, e.store_id,
+                e.change is not null or lag(e.change) over w is not null
+                    or lag(e.store) over w is distinct from e.store as is_other
             from (
-                select new.id as id, new.stores as stores, new.upto as upto, new.events as events
+                select new.id as id, new.stores as stores, new.upto as upto, new.events as events, new.changes as changes,
+                    new.store_ids as store_ids
                 union all
-                select o.id, o.stores, o.upto, o.events from others o
+                select o.id, o.stores, o.upto, o.events, o.changes, o.store_ids from others o
             ) a
-            cross join lateral unnest(a.stores, a.upto, a.events) with ordinality e(store, upto, events, n)
+            cross join lateral unnest(a.stores, a.upto, a.events, a.changes, a.store_ids)
+                with ordinality e(store, upto, events, change, store_id, n)
+            window w as (order by a.id, e.n)
         ), runs as (
-            select a.store, a.upto, a.events, count(*) filter (where a.is_other) over (order by a.id, a.n) as run from appends a
+            select e.store, e.upto, e.events, e.change, e.store_id,
+                count(*) filter (where e.is_other) over (order by e.id, e.n) as run
+            from entries e
         )
-        select array_agg(r.store order by r.run), array_agg(r.upto order by r.run), array_agg(r.events order by r.run)
-        into stores, upto, events
-        from (select u.run, u.store, max(u.upto) as upto, sum(u.events)::integer as events from runs u group by u.run, u.store) r;
+        select array_agg(r.store order by r.run), array_agg(r.upto order by r.run), array_agg(r.events order by r.run),
+            case when count(r.change) > 0 then array_agg(r.change order by r.run) end,
+            case when count(r.change) > 0 then array_agg(r.store_id order by r.run) end
+        into stores, upto, events, changes, store_ids
+        from (
+            select u.run, u.store, max(u.upto) as upto, sum(u.events)::integer as events, min(u.change) as change,
+                min(u.store_id) as store_id
+            from runs u group by u.run, u.store
+        ) r;
     end if;
     total := events[1];
     if cardinality(events) > 1 then
@@ -68,7 +84,8 @@ begin
         perform setval('livestore.commit_positions'::regclass, first_position + total - 1);
     end if;
     insert into livestore.commits
-    values (first_position, first_position + total - 1, stores, upto, events, clock_timestamp());
+    values (first_position, first_position + total - 1, stores, upto, events, clock_timestamp(), changes, store_ids);
+    perform pg_notify('livestore_commits', (first_position + total - 1)::text);
     return null;
 end
 $$;
@@ -88,3 +105,16 @@ create constraint trigger livestore_number_commit after update on livestore.pend
     deferrable initially deferred for each row execute function livestore._number_commit();
 alter table livestore.pending_commits enable always trigger livestore_number_commit;
 comment on trigger livestore_number_commit on livestore.pending_commits is 'Gives a commit its positions';
+
+create or replace function livestore._note_change(store bigint, number_afterwards bigint, change text, store_id text)
+returns void
+language sql
+strict
+set search_path = pg_catalog, pg_temp
+as $$
+    insert into livestore.pending_commits (stores, upto, events, changes, store_ids)
+    values (array[store], array[number_afterwards], array[1], array[change], array[store_id])
+$$;
+
+comment on function livestore._note_change(bigint, bigint, text, text) is
+'Internal: notes for livestore.commits that this transaction has reset, dropped or moved a store. change: reset, drop or move; number_afterwards: livestore.stores.id afterwards, 0 for none';

@@ -84,6 +84,7 @@ begin
     if store.head > 0 then
         perform livestore._move_events(format('livestore.%I', table_name)::regclass::oid, store.id);
         perform livestore._delete_events('livestore.eventlog_1'::regclass, store.id);
+        perform livestore._note_change(store.id, store.id, 'move', store_id);
     end if;
     update livestore.stores s set eventlog = format('livestore.%I', table_name)::regclass
         where s.id = store.id returning s.eventlog into store.eventlog;
@@ -103,8 +104,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     store livestore.stores;
+    former_id bigint;
 begin
     store := livestore._lock_existing_store(store_id);
+    former_id := store.id;
     if store.head > 0 then
         perform livestore._delete_events(store.eventlog, store.id);
     end if;
@@ -118,6 +121,7 @@ begin
             'alter table %s drop constraint own_store, add constraint own_store check (store = %s)', store.eventlog, store.id
         );
     end if;
+    perform livestore._note_change(former_id, store.id, 'reset', store_id);
     perform livestore._notify_heads(array[store_id], array[null::bigint]);
     return store.backend_id;
 end
@@ -148,6 +152,7 @@ begin
     insert into livestore.dropped_stores (store_id, backend_id)
         values (store_id, livestore._make_backend_id(gen_random_uuid()::text));
     delete from livestore.stores s where s.id = store.id;
+    perform livestore._note_change(store.id, 0, 'drop', store_id);
     perform livestore._notify_heads(array[store_id], array[null::bigint]);
 end
 $$;

@@ -19,6 +19,7 @@ mod privileges;
 mod push;
 mod push_batch;
 mod read;
+mod read_all;
 mod settings;
 mod stores;
 mod support;

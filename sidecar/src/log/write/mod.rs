@@ -3,5 +3,6 @@
 pub mod commit;
 pub mod held;
 pub mod outcome;
+pub mod prune;
 pub mod push;
 pub mod queue;

@@ -1,0 +1,36 @@
+//! Removes old entries from the commit log, `livestore.commits`.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use crate::postgres::{Database, DatabaseError};
+
+/// The interval between two rounds. All sidecars do this; a round that finds nothing costs a few pages.
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+/// The time before the first round: a sidecar that starts has other work.
+const DELAY: Duration = Duration::from_secs(5);
+
+/// Never ends.
+pub async fn run(database: Database) {
+    let mut pause = DELAY;
+    loop {
+        sleep(pause).await;
+        pause = INTERVAL;
+        // A database that sleeps is not woken for this.
+        database.demand().awake().await;
+        match prune(&database).await {
+            Ok(position) => debug!(position, "pruned the commit log"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot prune the commit log"),
+        }
+    }
+}
+
+/// Returns the position up to which entries have been removed.
+async fn prune(database: &Database) -> Result<i64, DatabaseError> {
+    let client = database.client().await?;
+    let statement = client.prepare_cached("select livestore.prune_old_commits()").await?;
+    Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
+}

@@ -1,0 +1,126 @@
+create or replace function livestore._commit_entries(after bigint, last_position bigint)
+returns table (first bigint, store bigint, upto bigint, events integer, change text, store_id text)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select c.first_position + (sum(e.events) over (partition by c.position order by e.n))::bigint - e.events,
+        e.store, e.upto, e.events, e.change, e.store_id
+    from (
+        -- A commit has at least one position, so there are no more commits than positions.
+        select k.* from livestore.commits k where k.position > $1 order by k.position limit greatest($2 - $1, 0)
+    ) c
+    cross join lateral unnest(c.stores, c.upto, c.events, c.changes, c.store_ids)
+        with ordinality e(store, upto, events, change, store_id, n)
+    where c.first_position <= $2
+$$;
+
+comment on function livestore._commit_entries(bigint, bigint) is
+'Internal: what the commits with positions after the first and up to the second have done to each store, with the first position of it; the first and the last commit whole';
+
+create or replace function livestore._last_events(eventlog oid, store bigint, upto bigint, left_out bigint, wanted bigint)
+returns table (
+    n bigint, seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz
+)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if eventlog = 'livestore.eventlog_1'::regclass then
+        return query
+        select row_number() over (order by l."seqNum" desc), l."seqNum", l.name, l.args, l."clientId", l."sessionId", l."createdAt"
+        from (
+            select * from only livestore.eventlog_1 k
+            where k.store = _last_events.store and k."seqNum" <= _last_events.upto
+            order by k."seqNum" desc offset left_out limit wanted
+        ) l;
+    else
+        return query execute format(
+            'select row_number() over (order by l."seqNum" desc), l."seqNum", l.name, l.args, l."clientId", l."sessionId", l."createdAt"
+             from (
+                 select * from %s k where k.store = $1 and k."seqNum" <= $2 order by k."seqNum" desc offset $3 limit $4
+             ) l', eventlog::regclass
+        ) using store, upto, left_out, wanted;
+    end if;
+end
+$$;
+
+comment on function livestore._last_events(oid, bigint, bigint, bigint, bigint) is
+'Internal: the last events of a store up to a sequence number, but for the very last ones that are left out. n: 1 for the last';
+
+create or replace function livestore._partition_of(store_id text, partitions integer)
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Not a hash function of Postgres, which may differ between machines: events would change their partitions with a dump.
+    select case partitions when 1 then 0 else
+        (get_byte(d.digest, 0) * 256 + get_byte(d.digest, 1)) % partitions
+    end
+    from (select sha256(convert_to(store_id, 'UTF8'))) d(digest)
+$$;
+
+comment on function livestore._partition_of(text, integer) is 'Internal: the partition of a subscription that a store belongs to, from 0';
+
+create or replace function livestore._read_commits(
+    after bigint, names text[], pattern text, partitions integer, partition_number integer, max_events integer
+)
+returns table (
+    "position" bigint, store_id text, seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz,
+    change text
+)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    -- Most events may be passed over; this is what one call looks at.
+    is_filtered constant boolean := names is not null or pattern is not null or partitions > 1;
+    bound constant bigint := after + case when is_filtered then 10 else 1 end * max_events::bigint;
+    last_position constant bigint := coalesce(max(c.position), 0) from livestore.commits c;
+    last_looked constant bigint := least(bound, last_position);
+begin
+    if last_looked <= after then
+        return;
+    end if;
+    return query
+    with entries as materialized (
+        select e.store, e.upto, e.events, e.first, e.change, coalesce(e.store_id, s.store_id) as store_id, s.eventlog,
+            greatest(after - e.first + 1, 0) as skipped, greatest(e.first + e.events - 1 - last_looked, 0) as left_out
+        from livestore._commit_entries(after, last_looked) e
+        left join livestore.stores s on s.id = e.store
+    ), wanted as materialized (
+        select e.* from entries e
+        where e.events > e.skipped + e.left_out and e.store_id is not null
+            and (pattern is null or e.store_id like pattern)
+            and (partitions = 1 or livestore._partition_of(e.store_id, partitions) = partition_number)
+    ), found as materialized (
+        select l.*
+        from (
+            select e.first + e.events - e.left_out - v.n as position, e.store_id, v.seq_num, v.name, v.args, v.client_id, v.session_id,
+                v.created_at, null::text as change
+            from wanted e
+            cross join lateral livestore._last_events(
+                e.eventlog::oid, e.store, e.upto, e.left_out, e.events - e.skipped - e.left_out
+            ) v
+            where e.change is null and (names is null or v.name = any (names))
+            union all
+            select e.first, e.store_id, null, null, null, null, null, null, e.change from wanted e where e.change is not null
+        ) l
+        order by l.position
+        limit max_events
+    )
+    select f.* from found f
+    union all
+    -- How far this has looked, if no row says it.
+    select last_looked, null, null, null, null, null, null, null, null
+    where (select count(*) < max_events and max(f.position) is distinct from last_looked from found f)
+    order by 1;
+end
+$$;
+
+comment on function livestore._read_commits(bigint, text[], text, integer, integer, integer) is
+'Internal: livestore.read_all for the stores whose id is like a pattern, and that are in a partition. Looks at ten times max_events positions at most';
