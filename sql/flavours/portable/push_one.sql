@@ -1,3 +1,24 @@
+-- livestore._insert_as_hooks for one event of the shared table, which has no hooks.
+create or replace function livestore._insert_one_as_hooks(
+    store bigint, seq_num bigint, name text, args text, client_id text, session_id text, created_at timestamptz
+)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_user <> 'livestore_hooks' then
+        raise exception 'livestore._insert_one_as_hooks runs as %, and not as livestore_hooks', current_user
+            using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
+    end if;
+    insert into livestore.eventlog_1 values (store, seq_num, seq_num - 1, name, args::json, client_id, session_id, created_at);
+end
+$$;
+
+comment on function livestore._insert_one_as_hooks(bigint, bigint, text, text, text, text, timestamptz) is
+'Internal: inserts an event into livestore.eventlog_1 as livestore_hooks';
+
 -- The usual push of one writer, one event that follows the head of a store without hooks, in few statements: PL/pgSQL prepares every
 -- expression of a function anew in each transaction, and that is most of what a push costs. livestore._append does the same for it.
 create or replace function livestore._append_one(
@@ -57,11 +78,18 @@ begin
         update livestore.stores s set head = _append_one.head where s.id = store.id returning s.id
     )
     insert into livestore.pending_commits (stores, upto, events) select array[a.id], array[_append_one.head], array[1] from advanced a;
-    perform livestore._insert_as_hooks(
-        'livestore.eventlog_1'::regclass, false, array[store.id], array[head], array[head - 1], array[event.name], array[event.args],
-        array[event.client_id], array[event.session_id], array[created_at]
+    perform livestore._insert_one_as_hooks(
+        store.id, head, event.name, event.args, event.client_id, event.session_id, created_at
     );
-    perform livestore._notify_heads(array[wanted], array[head], source);
+    -- livestore._notify_heads, in one query.
+    perform case
+        when coalesce(
+            lower(nullif(current_setting('livestore.legacy_notify', true), '')) in ('on', 'true', 'yes', '1'), i.legacy_notify
+        ) then livestore._notify_heads(array[wanted], array[head], source)
+        else pg_notify('livestore_heads', '{"heads":{"' || left(encode(sha256(convert_to(i.heads_key || wanted, 'UTF8')), 'hex'), 32)
+            || '":' || head || '},"source":' || coalesce(to_json(source)::text, 'null') || '}')
+        end
+    from livestore.instance i order by i.created_at limit 1;
 end
 $$;
 

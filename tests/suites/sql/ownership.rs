@@ -188,7 +188,12 @@ async fn everything_belongs_to_a_role_without_rights() {
                 let names: Vec<_> = not_owned.iter().map(|name| name.split('(').next().unwrap()).collect();
                 assert_eq!(
                     names,
-                    ["livestore._delete_hooked_events", "livestore._insert_as_hooks", "livestore._move_events"]
+                    [
+                        "livestore._delete_hooked_events",
+                        "livestore._insert_as_hooks",
+                        "livestore._insert_one_as_hooks",
+                        "livestore._move_events"
+                    ]
                 );
             }
         }

@@ -140,6 +140,7 @@ const PORTABLE_CALLS: &[(&str, &str, &[&str])] = &[
         "livestore._plan('{1}', '{null}', '{1}', '{0}', '{b}', null, null, null, null, null, null, null, null, null)",
         NOBODY,
     ),
+    ("_insert_one_as_hooks", "livestore._insert_one_as_hooks(1, 9, 'e', null, 'c', 's', now())", NOBODY),
     ("_append_one", "livestore._append_one('s', '[]', null, null)", NOBODY),
     ("_lock_existing_stores", "livestore._lock_existing_stores('{s}', false)", NOBODY),
     ("_begin_stores", "livestore._begin_stores('{s}', false, '{s}', '{null}', row(1))", NOBODY),
