@@ -1,3 +1,6 @@
+-- First: a role without superuser can only give objects to a role that may create in the schema.
+grant usage, create on schema livestore to livestore_owner;
+
 -- Everything belongs to livestore_owner, except the schema: a dump creates the schema before the extension, and therefore
 -- before the role exists.
 do $$
@@ -67,7 +70,6 @@ begin
 end
 $$;
 
-grant usage, create on schema livestore to livestore_owner;
 grant usage on schema livestore to livestore_reader, livestore_hooks;
 grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events to livestore_reader;
 

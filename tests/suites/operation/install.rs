@@ -1,5 +1,7 @@
 //! `livestore-sidecar install`, `upgrade` and `uninstall`.
 
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use livestore_tests::cluster::{Cluster, Database};
@@ -8,6 +10,7 @@ use livestore_tests::flavour::Flavour;
 use livestore_tests::load::Load;
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::{eventually, root};
 use serde_json::json;
 use tokio_postgres::Client;
 
@@ -303,4 +306,61 @@ async fn push(sidecar: &Sidecar, store: &str) {
     let mut rpc = Rpc::open(&sidecar.url(), store).await;
     rpc.push(json!("push"), store, chain(0, 1)).await;
     assert_eq!(rpc.exit(&json!("push")).await["_tag"], "Success");
+}
+
+/// pg_tle runs its script as an extension that a role without superuser creates. Postgres itself does the same with a file, which since
+/// version 18 may be anywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_for_pg_tle_is_an_extension_of_its_owner() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    let version: i32 = text(&superuser, "show server_version_num").await.parse().unwrap();
+    if version < 180_000 {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let files = folder.path().join("extension");
+    std::fs::create_dir(&files).unwrap();
+    let built = Command::new("sql/build").arg(&files).current_dir(root()).status().unwrap();
+    assert!(built.success());
+    let script = std::fs::read_to_string(files.join("livestore-pg_tle.sql")).unwrap();
+    let script = script.split("$pg_tle$").nth(1).expect("the script within the call");
+    let own = env!("CARGO_PKG_VERSION");
+    for file in std::fs::read_dir(&files).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    std::fs::write(files.join("livestore_sync.control"), format!("default_version = '{own}'\nsuperuser = false\n"))
+        .unwrap();
+    std::fs::write(files.join(format!("livestore_sync--{own}.sql")), script).unwrap();
+    for path in [folder.path(), &files] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    for statement in [
+        "create role owner login createrole",
+        "create database app owner owner",
+        &format!("alter system set extension_control_path = '{}:$system'", folder.path().display()),
+        "select pg_reload_conf()",
+    ] {
+        superuser.batch_execute(statement).await.unwrap();
+    }
+    let admin = cluster.connect("postgres", "app").await;
+    let there = "select count(*)::text from pg_available_extension_versions where name = 'livestore_sync'";
+    eventually("the script is found", async || text(&admin, there).await == "1").await;
+
+    let owner = cluster.connect("owner", "app").await;
+    owner.batch_execute("create extension livestore_sync").await.unwrap_or_else(|error| panic!("{error:?}"));
+    assert_eq!(text(&admin, "select livestore.flavour()").await, "portable");
+    owner.batch_execute("create role app_sidecar login in role livestore_writer").await.unwrap();
+    let sidecar = Start::new(cluster.url("app_sidecar", "app")).ready().await;
+    push(&sidecar, "todos").await;
+    drop(sidecar);
+    assert_eq!(text(&admin, "select count(*)::text from livestore.events").await, "1");
+    // The installer leaves it alone.
+    for arguments in [&["install"][..], &["upgrade"], &["uninstall", "--drop-data"]] {
+        let (code, refused) = run(&cluster.url("owner", "app"), arguments);
+        assert!(code == 4 && refused.contains("pg_tle has installed"), "{arguments:?}: {refused}");
+    }
+    admin.batch_execute("drop extension livestore_sync cascade; drop schema if exists livestore").await.unwrap();
+    assert_eq!(text(&admin, "select coalesce(to_regnamespace('livestore')::text, 'none')").await, "none");
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
 }
