@@ -94,7 +94,7 @@ end
 $$;
 
 comment on function livestore.create_store(text, boolean) is
-'Registers a store and returns the table of its events. Idempotent, and not needed before a push. own_table => true gives the store a table of its own, and moves the events that it has';
+'Registers a store and returns the table of its events. Idempotent, and not needed before a push. own_table => true gives the store a dedicated table, and moves the events that it has';
 
 create or replace function livestore.reset_store(store_id text)
 returns text
