@@ -194,6 +194,9 @@ async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Re
                      - coalesce(current_setting('reserved_connections', true)::bigint, 0) as places,
                  (select count(*) from pg_stat_activity where datid is not null and application_name <> 'livestore-sidecar') as others,
                  (select count(*) from pg_stat_activity where application_name = 'livestore-sidecar' and pid <> pg_backend_pid()) as sidecars,
+                 (select case r.rolsuper when true then -1 else r.rolconnlimit end from pg_roles r where r.rolname = current_user) as role_limit,
+                 (select d.datconnlimit from pg_database d where d.datname = current_database()) as database_limit,
+                 (select setting::bigint from pg_settings where name = 'transaction_timeout') as transaction_timeout,
                  (select setting::bigint from pg_settings where name = 'statement_timeout') as statement_timeout,
                  (select setting::bigint from pg_settings where name = 'idle_session_timeout') as idle_session_timeout,
                  pg_notification_queue_usage() as notifications",
@@ -210,6 +213,22 @@ async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Re
         free => report.good(format!(
             "max_connections leaves {free} to sidecars; each takes up to {needed}, {sidecars} are in use"
         )),
+    }
+    for (what, remedy, limit) in [
+        ("the role of --database-url", "alter role", row.get::<_, i32>("role_limit")),
+        ("this database", "alter database", row.get("database_limit")),
+    ] {
+        if (0..needed).contains(&i64::from(limit)) {
+            report.wrong(format!(
+                "{what} may have {limit} connections, a sidecar needs {needed}: raise it ({remedy} … connection limit), or lower --database-connections"
+            ));
+        }
+    }
+    let transaction_timeout: Option<i64> = row.get("transaction_timeout");
+    if transaction_timeout.is_some_and(|milliseconds| (1..1000).contains(&milliseconds)) {
+        report.advise(
+            "transaction_timeout is under a second: large commits may not end in time; raise it for the sidecar's role",
+        );
     }
     let statement_timeout: i64 = row.get("statement_timeout");
     if (1..1000).contains(&statement_timeout) {

@@ -27,7 +27,8 @@ begin
     if eventlog = 'livestore.eventlog_1'::regclass then
         for seq_num, parent_seq_num, name, args, client_id, session_id, created_at, length in
             select e."seqNum", e."parentSeqNum", e.name, e.args, e."clientId", e."sessionId", e."createdAt",
-                octet_length(e.name) + octet_length(e."clientId") + octet_length(e."sessionId") + coalesce(octet_length(e.args::text), 0)
+                coalesce(octet_length(e.name), 0) + coalesce(octet_length(e."clientId"), 0)
+                    + coalesce(octet_length(e."sessionId"), 0) + coalesce(octet_length(e.args::text), 0)
             from only livestore.eventlog_1 e
             where e.store = number and e."seqNum" > coalesce(after, 0)
             order by e."seqNum"
@@ -46,7 +47,8 @@ begin
     end if;
     for seq_num, parent_seq_num, name, args, client_id, session_id, created_at, length in execute format(
         'select e."seqNum", e."parentSeqNum", e.name, e.args, e."clientId", e."sessionId", e."createdAt",
-             octet_length(e.name) + octet_length(e."clientId") + octet_length(e."sessionId") + coalesce(octet_length(e.args::text), 0)
+             coalesce(octet_length(e.name), 0) + coalesce(octet_length(e."clientId"), 0)
+                 + coalesce(octet_length(e."sessionId"), 0) + coalesce(octet_length(e.args::text), 0)
          from only %s e
          where e.store = $1 and e."seqNum" > $2
          order by e."seqNum"
@@ -79,16 +81,18 @@ begin
         head := 0;
         backend_id := livestore.backend_id(store_id);
     end if;
-    -- Seven fields, each behind its length, which is -1 for null.
+    -- Seven fields, each behind its length, which is -1 for null. Only args may be null; another null comes from outside, and the
+    -- sidecar tells which event has it.
     select coalesce(string_agg(
-        int2send(7::int2) || int4send(8) || int8send(p.seq_num) || int4send(8) || int8send(p.parent_seq_num)
-            || int4send(octet_length(p.name)) || convert_to(p.name, 'UTF8')
+        int2send(7::int2) || int4send(8) || int8send(p.seq_num)
+            || coalesce(int4send(8) || int8send(p.parent_seq_num), int4send(-1))
+            || coalesce(int4send(octet_length(p.name)) || convert_to(p.name, 'UTF8'), int4send(-1))
             || case when p.args is null then int4send(-1)
                 else int4send(octet_length(p.args::text)) || convert_to(p.args::text, 'UTF8') end
             || (
-                int4send(octet_length(p.client_id)) || convert_to(p.client_id, 'UTF8')
-                || int4send(octet_length(p.session_id)) || convert_to(p.session_id, 'UTF8')
-                || int4send(8) || timestamptz_send(p.created_at)
+                coalesce(int4send(octet_length(p.client_id)) || convert_to(p.client_id, 'UTF8'), int4send(-1))
+                || coalesce(int4send(octet_length(p.session_id)) || convert_to(p.session_id, 'UTF8'), int4send(-1))
+                || coalesce(int4send(8) || timestamptz_send(p.created_at), int4send(-1))
             ),
         ''::bytea
     ), ''::bytea)

@@ -152,6 +152,7 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
         ),
         ("set statement_timeout = 500", "reset statement_timeout", "advice", "statement_timeout is 500 ms"),
         ("set idle_session_timeout = 5000", "reset idle_session_timeout", "advice", "idle_session_timeout is 5000 ms"),
+        ("connection limit 5", "connection limit -1", "WRONG", "the role of --database-url may have 5 connections"),
         ("superuser", "nosuperuser", "advice", "is a superuser"),
     ] {
         admin.batch_execute(&format!("alter role sidecar {sql}")).await.unwrap();

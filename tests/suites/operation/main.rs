@@ -6,6 +6,7 @@ mod auth_keys;
 mod authorize;
 mod browsers;
 mod check;
+mod commit_log;
 mod connections;
 mod dependencies;
 mod dev;

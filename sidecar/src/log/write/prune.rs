@@ -11,7 +11,7 @@ use crate::postgres::{Database, DatabaseError};
 const INTERVAL: Duration = Duration::from_secs(3600);
 
 /// The time before the first round: a sidecar that starts has other work.
-const DELAY: Duration = Duration::from_secs(5);
+const DELAY: Duration = Duration::from_secs(30);
 
 /// Never ends.
 pub async fn run(database: Database) {
