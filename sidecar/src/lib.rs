@@ -1,8 +1,12 @@
 //! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
 
+// Some of it is for `livestore-sidecar dev` alone.
+#![cfg_attr(not(feature = "dev"), allow(dead_code))]
+
 mod auth;
 mod check;
 mod config;
+#[cfg(feature = "dev")]
 mod dev;
 mod gate;
 mod health;

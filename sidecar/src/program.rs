@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+#[cfg(feature = "dev")]
 use crate::dev::Dev;
 use crate::health::Health;
 use crate::install::{Install, Uninstall, Upgrade};
@@ -25,6 +26,7 @@ pub struct Program {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "dev")]
     /// Serves on a developer's machine, with a Postgres cluster of its own in --data
     Dev(Box<Dev>),
     /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it
@@ -46,6 +48,7 @@ impl Program {
     pub fn run(self) -> ExitCode {
         match self.command {
             None => process::run(self.config),
+            #[cfg(feature = "dev")]
             Some(Command::Dev(dev)) => dev.run(),
             Some(Command::Check(config)) => check::run(&config),
             Some(Command::Install(install)) => install.run(),

@@ -7,13 +7,19 @@ mod programs;
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use axum::Router;
 use clap::Args;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
+use tower_http::services::ServeDir;
 
+use self::banner::Banner;
 use self::cluster::{Cluster, ClusterError};
 use self::programs::{NoPostgres, Programs};
 use crate::config::Config;
@@ -47,6 +53,14 @@ pub struct Dev {
     #[arg(long, value_enum)]
     flavour: Option<Flavour>,
 
+    /// Serve the files of this folder, too: an app to try this with, as `vite build` makes it.
+    #[arg(long, env = "LIVESTORE_APP", value_name = "FOLDER")]
+    app: Option<PathBuf>,
+
+    /// Address and port of the app.
+    #[arg(long, env = "LIVESTORE_APP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    app_listen: SocketAddr,
+
     #[command(flatten)]
     config: Config,
 }
@@ -72,6 +86,8 @@ enum Failure {
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Install(#[from] InstallError),
+    #[error("--app-listen {0}: {1}; stop whoever serves there, or choose another address")]
+    App(SocketAddr, #[source] std::io::Error),
     #[error("{}: {error}", .path.display())]
     File {
         path: PathBuf,
@@ -88,6 +104,7 @@ impl Failure {
             Self::Cluster(_) | Self::Unreachable(_) => 3,
             Self::Sql(_) => 4,
             Self::Install(error) => error.exit_code(),
+            Self::App(..) => 5,
         }
     }
 
@@ -131,12 +148,23 @@ impl Dev {
             }
         };
         folder.write_env(&url, listen)?;
-        let banner = tokio::spawn(banner::print(listen, self.config.protocols.dialects.clone(), url, folder.0.clone()));
+        let app = match &self.app {
+            Some(files) => Some(serve_app(files, self.app_listen).await?),
+            None => None,
+        };
+        let banner = Banner {
+            listen,
+            dialects: self.config.protocols.dialects.clone(),
+            app: app.as_ref().map(|_| self.app_listen),
+            database: url,
+            data: folder.0.clone(),
+        };
+        let banner = AbortOnDropHandle::new(tokio::spawn(banner.print()));
         let code = tokio::select! {
             code = process::live(self.config, signals) => code,
             _ = hangup.recv() => ExitCode::SUCCESS,
         };
-        banner.abort();
+        drop((banner, app));
         Ok(code)
     }
 
@@ -165,6 +193,16 @@ impl Dev {
         database.client.batch_execute(&admin).await?;
         Ok((cluster, url))
     }
+}
+
+/// Serves the files of a folder until the handle is dropped.
+async fn serve_app(files: &Path, listen: SocketAddr) -> Result<AbortOnDropHandle<()>, Failure> {
+    let listener = TcpListener::bind(listen).await.map_err(|error| Failure::App(listen, error))?;
+    let router = Router::new().fallback_service(ServeDir::new(files));
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        // It has no end but the handle's.
+        let _ = axum::serve(listener, router).await;
+    })))
 }
 
 /// The folder that `--data` names, as an absolute path.
@@ -206,7 +244,7 @@ impl Folder {
     }
 
     /// Writes the variables that scripts take, for a shell to source.
-    fn write_env(&self, url: &str, listen: std::net::SocketAddr) -> Result<(), Failure> {
+    fn write_env(&self, url: &str, listen: SocketAddr) -> Result<(), Failure> {
         let path = self.0.join("env");
         let quoted = url.replace('\'', r"'\''");
         let env =

@@ -11,6 +11,7 @@ use livestore_tests::events::{chain, numbers};
 use livestore_tests::sidecar::Start;
 use livestore_tests::{PATIENCE, free_port};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A folder that the user of Postgres may enter.
 fn folder() -> TempDir {
@@ -65,6 +66,16 @@ fn psql(data: &Path, sql: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
+/// An answer, head and body, to a path as it is: a client would take the dots out.
+async fn raw_get(port: u16, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 fn is_served(port: u16) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
@@ -79,7 +90,22 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
     let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
     let url = format!("ws://127.0.0.1:{port}");
 
-    let (mut child, output) = start(command(&data, port).args(["--flavour", "portable"]), &log);
+    // An app, served beside it.
+    let (app, app_port) = (folder.path().join("app"), free_port());
+    std::fs::create_dir(&app).unwrap();
+    std::fs::write(app.join("index.html"), "<p>the app").unwrap();
+    std::fs::write(app.join("sqlite.wasm"), "").unwrap();
+    let listen = format!("127.0.0.1:{app_port}");
+    let (mut child, output) =
+        start(command(&data, port).args(["--flavour", "portable", "--app-listen", &listen, "--app"]).arg(&app), &log);
+    let app_url = format!("http://localhost:{app_port}");
+    assert!(output.contains(&app_url), "{output}");
+    for (path, status, kind) in
+        [("/", 200, "text/html"), ("/sqlite.wasm", 200, "application/wasm"), ("/../log", 404, "")]
+    {
+        let answer = raw_get(app_port, path).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(kind), "{path}: {answer}");
+    }
     assert!(output.contains(&format!("makeWsSync({{ url: '{url}' }})")) && output.contains("psql"), "{output}");
     for name in ["env", "password"] {
         let mode = std::fs::metadata(data.join(name)).unwrap().permissions().mode();
@@ -143,6 +169,11 @@ async fn what_keeps_it_from_serving_is_told() {
     let text = refused(command(&data, port).args(["--postgres-bin", "/tmp"]), 2);
     assert!(text.contains("--postgres-bin /tmp: this folder has no initdb"), "{text}");
     let (mut child, _) = start(&mut command(&data, port), &log);
+
+    let taken = format!("127.0.0.1:{port}");
+    let text =
+        refused(command(&folder.path().join("app"), free_port()).args(["--app", "/tmp", "--app-listen", &taken]), 5);
+    assert!(text.contains("--app-listen"), "{text}");
 
     // Somebody else serves at that address: Postgres is stopped again.
     let other = folder.path().join("other");
