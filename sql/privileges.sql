@@ -71,7 +71,8 @@ end
 $$;
 
 grant usage on schema livestore to livestore_reader, livestore_hooks;
-grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events to livestore_reader;
+grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events,
+    livestore.subscriptions, livestore.dead_letters to livestore_reader;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
 grant insert on livestore.eventlog_1 to livestore_hooks;
@@ -112,6 +113,9 @@ grant execute on function
     livestore.push_batch(text[], text[], text[], text, text[]),
     livestore.commit(text, text, json, text, text),
     livestore.prune_old_commits(),
+    livestore.poll(text, integer, interval),
+    livestore.ack(text),
+    livestore.nack(text, interval, text),
     livestore.relay_enter(interval, text),
     livestore.relay_miss(text, text[]),
     livestore.relay_renew(text, interval),
@@ -124,7 +128,9 @@ grant execute on function
 to livestore_writer;
 
 -- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
-grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.prune_commits(timestamptz) to livestore_admin;
+grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.prune_commits(timestamptz),
+    livestore.subscribe(text, text[], text, integer, text, integer), livestore.unsubscribe(text), livestore.resend(bigint)
+to livestore_admin;
 
 -- An import appends events with the times of another backend.
 grant execute on function

@@ -7,3 +7,8 @@ select pg_catalog.pg_extension_config_dump('livestore.instance', '');
 select pg_catalog.pg_extension_config_dump('livestore.commits', '');
 select pg_catalog.pg_extension_config_dump('livestore.commit_positions', '');
 select pg_catalog.pg_extension_config_dump('livestore.relayed_events', '');
+select pg_catalog.pg_extension_config_dump('livestore.subscribers', '');
+select pg_catalog.pg_extension_config_dump('livestore.subscription_partitions', '');
+select pg_catalog.pg_extension_config_dump('livestore.subscription_history', '');
+select pg_catalog.pg_extension_config_dump('livestore.dead_letters', '');
+select pg_catalog.pg_extension_config_dump('livestore.dead_letters_id_seq', '');

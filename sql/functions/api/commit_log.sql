@@ -49,6 +49,8 @@ begin
             (select k.position from livestore.commits k where k.committed_at >= before order by k.position limit 1),
             9223372036854775807
         )
+            -- Subscriptions have yet to read the others.
+            and c.position <= all (select p.position from livestore.subscription_partitions p)
         returning c.position
     )
     select max(g.position) into pruned from gone g;

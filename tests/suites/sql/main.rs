@@ -22,5 +22,6 @@ mod read;
 mod read_all;
 mod settings;
 mod stores;
+mod subscriptions;
 mod support;
 mod upgrade;

@@ -38,6 +38,32 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("read_all", "livestore.read_all(0)", READERS),
     ("prune_old_commits", "livestore.prune_old_commits()", WRITERS),
     ("prune_commits", "livestore.prune_commits(now())", ADMINS),
+    ("subscribe", "livestore.subscribe('next')", ADMINS),
+    ("unsubscribe", "livestore.unsubscribe('polled')", ADMINS),
+    ("resend", "livestore.resend(1)", ADMINS),
+    ("poll", "livestore.poll('new')", WRITERS),
+    ("ack", "livestore.ack('first')", WRITERS),
+    ("nack", "livestore.nack('second')", WRITERS),
+    ("_subscriber", "livestore._subscriber('polled')", NOBODY),
+    ("_leased", "livestore._leased('first')", NOBODY),
+    ("_put", "(select livestore._put(p) from livestore.subscription_partitions p) r", NOBODY),
+    ("_pass", "(select livestore._pass(p) from livestore.subscription_partitions p) r", NOBODY),
+    (
+        "_fail",
+        "(select livestore._fail(s, p, null) from livestore.subscribers s, livestore.subscription_partitions p) r",
+        NOBODY,
+    ),
+    (
+        "_next_commits",
+        "(select livestore._next_commits(s, p, 1) from livestore.subscribers s, livestore.subscription_partitions p) r",
+        NOBODY,
+    ),
+    (
+        "_next_history",
+        "(select livestore._next_history(s, p, 1) from livestore.subscribers s, livestore.subscription_partitions p) r",
+        NOBODY,
+    ),
+    ("_history_events", "livestore._history_events('livestore.eventlog_1'::regclass, 1, 0, 1, null, 1)", NOBODY),
     ("_commit_entries", "livestore._commit_entries(0, 1)", NOBODY),
     ("_read_commits", "livestore._read_commits(0, null, null, 1, 0, 1)", NOBODY),
     ("_partition_of", "livestore._partition_of('s', 2)", NOBODY),
@@ -178,6 +204,12 @@ async fn filled() -> Database {
     for store in ["s", "own"] {
         push(&admin, store, chain(0, 3)).await.unwrap();
     }
+    // Leases to call functions with.
+    let subscriptions = "select livestore.subscribe('polled', partitions => 2), livestore.subscribe('new');
+        update livestore.subscription_partitions set lease = (array['first', 'second'])[partition + 1], batch_size = 1, batch_end = position
+        where subscription = 'polled';
+        insert into livestore.dead_letters (subscription, partition, store_id, failures) values ('polled', 0, 's', 1)";
+    run(&admin, subscriptions).await;
     database
 }
 
@@ -275,7 +307,17 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
     .await;
     let mut expected = Vec::new();
     for role in ["admin", "reader", "sidecar"] {
-        for table in ["commits", "eventlog_1", "eventlog_1_own", "events", "relayed_events", "stores", "versions"] {
+        for table in [
+            "commits",
+            "dead_letters",
+            "eventlog_1",
+            "eventlog_1_own",
+            "events",
+            "relayed_events",
+            "stores",
+            "subscriptions",
+            "versions",
+        ] {
             expected.push(format!("{role}: select livestore.{table}"));
         }
     }

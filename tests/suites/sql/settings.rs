@@ -35,7 +35,8 @@ const CLASSES: &[&[&str]] = &[
     &["default_transaction_isolation = 'repeatable read'", "row_security = off"],
     &["default_tablespace = elsewhere", "temp_tablespaces = elsewhere", "default_table_access_method = nothing"],
     &[
-        "lock_timeout = 1",
+        // Not less: a commit that notifies waits for those of other databases of the cluster.
+        "lock_timeout = 300",
         "statement_timeout = 60000",
         "idle_in_transaction_session_timeout = 60000",
         "deadlock_timeout = 1",

@@ -1,0 +1,217 @@
+-- Durable subscriptions: each partition of one is a cursor into the commit log that one worker has at a time.
+create or replace function livestore.subscribe(
+    subscription text, names text[] default null, stores text default null, partitions integer default 1, start text default 'now',
+    max_failures integer default 10
+)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+set lock_timeout = 0
+as $$
+declare
+    pruned bigint;
+    last_position bigint;
+    from_position bigint;
+begin
+    if start is null or start !~ '^(now|beginning|[0-9]{1,18})$' then
+        raise exception 'start must be now, beginning, or a position' using errcode = 'invalid_parameter_value';
+    end if;
+    if octet_length(stores) > 1024 or cardinality(names) not between 1 and 1000 or array_position(names, null) is not null then
+        raise exception 'stores must be a pattern of at most 1024 bytes, and names between 1 and 1000 names'
+            using errcode = 'invalid_parameter_value';
+    end if;
+    insert into livestore.subscribers (name, names, stores, partitions, max_failures)
+    values (subscription, names, stores, partitions, max_failures);
+    -- No commit takes positions meanwhile: all that are visible are before this one, and all others after it.
+    lock table livestore.commit_turn in exclusive mode;
+    pruned := (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
+    last_position := greatest(pruned, (select coalesce(max(c.position), 0) from livestore.commits c));
+    from_position := case when start in ('now', 'beginning') then last_position else start::bigint end;
+    if from_position not between pruned and last_position then
+        raise exception 'the commit log has the positions from % to %', pruned, last_position
+            using errcode = 'LS006', detail = json_build_object('prunedPosition', pruned), hint = 'Start at the beginning, or now.';
+    end if;
+    insert into livestore.subscription_partitions (subscription, "partition", "position")
+    select subscription, p.n, from_position from generate_series(0, partitions - 1) p(n);
+    if start = 'beginning' then
+        insert into livestore.subscription_history
+        select subscription, livestore._partition_of(s.store_id, partitions), s.id, 0, s.head
+        from livestore.stores s
+        where s.head > 0 and (subscribe.stores is null or s.store_id like subscribe.stores);
+    end if;
+end
+$$;
+
+comment on function livestore.subscribe(text, text[], text, integer, text, integer) is
+'Makes a durable subscription to events of these names (null: all) of stores whose id is LIKE a pattern (null: all). start: now, beginning (all events that there are, then all that come), or a position of livestore.read_all. Up to partitions workers (1 to 256) share it by livestore.poll; the events of a store stay in order. An event that fails max_failures times (1 to 1000) becomes a dead letter. The commit log is kept until all subscriptions have passed it';
+
+create or replace function livestore.unsubscribe(subscription text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform livestore._subscriber(subscription);
+    delete from livestore.subscribers s where s.name = subscription;
+end
+$$;
+
+comment on function livestore.unsubscribe(text) is 'Removes a durable subscription with its dead letters';
+
+create or replace function livestore.poll(subscription text, max_events integer default 100, lease_time interval default '30 seconds')
+returns setof livestore.polled_event
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    subscriber livestore.subscribers;
+    place livestore.subscription_partitions;
+    batch livestore.polled_event[];
+    letter livestore.dead_letters;
+    looked_upto bigint;
+    start constant timestamptz := clock_timestamp();
+begin
+    if max_events is null or max_events not between 1 and 10000 then
+        raise exception 'max_events must be between 1 and 10000' using errcode = 'invalid_parameter_value';
+    end if;
+    if lease_time is null or lease_time not between interval '1 second' and interval '1 day' then
+        raise exception 'lease_time must be between a second and a day' using errcode = 'invalid_parameter_value';
+    end if;
+    subscriber := livestore._subscriber(subscription);
+    -- Each partition that no other worker has, once, beginning with the one that was longest without.
+    for attempt in 1..subscriber.partitions loop
+        select * into place
+        from livestore.subscription_partitions p
+        where p.subscription = subscriber.name and (p.polled_at is null or p.polled_at < start or p.polled_at > clock_timestamp())
+            and (p.lease is null or p.leased_until <= clock_timestamp())
+            and (p.retry_at is null or p.retry_at <= clock_timestamp())
+        order by p.polled_at nulls first, p.partition
+        for update skip locked limit 1;
+        exit when place.subscription is null;
+        if place.lease is not null then
+            place := livestore._fail(subscriber, place, 'the lease ended');
+        end if;
+        place.lease := gen_random_uuid()::text;
+        place.retry_at := null;
+        place.polled_at := clock_timestamp();
+        batch := null;
+        if place.batch_end is null then
+            select * into letter
+            from livestore.dead_letters d
+            where d.subscription = place.subscription and d.partition = place.partition and d.is_queued
+            order by d.id limit 1;
+            place.dead_letter := letter.id;
+        end if;
+        if place.dead_letter is not null then
+            batch := array(
+                select row(place.lease, d.partition, d.position, d.store_id, d.seq_num, d.name, d.args, d.client_id, d.session_id,
+                    d.created_at, d.change, place.failures)::livestore.polled_event
+                from livestore.dead_letters d where d.id = place.dead_letter
+            );
+        elsif exists (
+            select from livestore.subscription_history h where h.subscription = place.subscription and h.partition = place.partition
+        ) then
+            batch := livestore._next_history(
+                subscriber, place,
+                case when place.batch_end is not null then place.batch_size when place.one_by_one > 0 then 1 else max_events end
+            );
+            if cardinality(batch) = 0 then
+                delete from livestore.subscription_history h
+                where h.subscription = place.subscription and h.partition = place.partition;
+                place.batch_end := null;
+            else
+                place.batch_end := batch[cardinality(batch)].seq_num;
+                place.batch_store := (select s.id from livestore.stores s where s.store_id = batch[cardinality(batch)].store_id);
+            end if;
+        end if;
+        if coalesce(cardinality(batch), 0) = 0 then
+            place.dead_letter := null;
+            place.batch_store := null;
+            -- What is of no interest to this partition is passed, as far as one call may go.
+            for round in 1..20 loop
+                batch := livestore._next_commits(subscriber, place, max_events);
+                looked_upto := batch[cardinality(batch)].position;
+                if batch[cardinality(batch)].store_id is null then
+                    batch := batch[:cardinality(batch) - 1];
+                end if;
+                exit when looked_upto is null or cardinality(batch) > 0;
+                place.position := looked_upto;
+                place.batch_end := null;
+            end loop;
+            place.batch_end := case when cardinality(batch) > 0 then looked_upto end;
+        end if;
+        if cardinality(batch) > 0 then
+            place.batch_size := cardinality(batch);
+            place.leased_until := clock_timestamp() + lease_time;
+            perform livestore._put(place);
+            return query select * from unnest(batch);
+            return;
+        end if;
+        place.lease := null;
+        place.failures := 0;
+        place.one_by_one := 0;
+        perform livestore._put(place);
+    end loop;
+end
+$$;
+
+comment on function livestore.poll(text, integer, interval) is
+'The next events of a partition of a subscription that no other worker has, at most max_events (1 to 10000), for lease_time (a second to a day). Call livestore.ack in the transaction of what you do with them, or livestore.nack. No row: there is nothing to do. Events that are not acknowledged in time are given out again, as a batch of the same events, and count as failed';
+
+create or replace function livestore.ack(lease text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform livestore._put(livestore._pass(livestore._leased(lease)));
+end
+$$;
+
+comment on function livestore.ack(text) is
+'Acknowledges the events that livestore.poll has given out with a lease. Raises LS007 if the lease has ended and another worker has the events: what this transaction has done with them is then rolled back';
+
+create or replace function livestore.nack(lease text, retry_after interval default '1 second', error text default null)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place livestore.subscription_partitions := livestore._leased(lease);
+begin
+    if retry_after is null or retry_after not between interval '0' and interval '1 day' then
+        raise exception 'retry_after must be between nothing and a day' using errcode = 'invalid_parameter_value';
+    end if;
+    place := livestore._fail(livestore._subscriber(place.subscription), place, error);
+    place.retry_at := clock_timestamp() + retry_after;
+    perform livestore._put(place);
+end
+$$;
+
+comment on function livestore.nack(text, interval, text) is
+'Gives the events of a lease back: they have failed, and are given out again after retry_after (at most a day). When a batch has failed max_failures times, its events are given out one by one; an event that has then failed as often becomes a dead letter. Raises LS007 like livestore.ack';
+
+create or replace function livestore.resend(dead_letter bigint)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update livestore.dead_letters d set is_queued = true where d.id = dead_letter;
+    if not found then
+        raise exception 'there is no dead letter %', dead_letter
+            using errcode = 'undefined_object', hint = 'livestore.dead_letters lists them.';
+    end if;
+end
+$$;
+
+comment on function livestore.resend(bigint) is
+'Gives a dead letter out again, alone, before the next events of its partition. It goes when it is acknowledged, and stays a dead letter when it fails';

@@ -1,0 +1,219 @@
+create or replace function livestore._subscriber(subscription text)
+returns livestore.subscribers
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    subscriber livestore.subscribers;
+begin
+    select * into subscriber from livestore.subscribers s where s.name = subscription;
+    if not found then
+        raise exception 'there is no subscription %', coalesce(to_json(subscription)::text, 'null')
+            using errcode = 'undefined_object', hint = 'livestore.subscriptions lists them; livestore.subscribe makes one.';
+    end if;
+    return subscriber;
+end
+$$;
+
+comment on function livestore._subscriber(text) is 'Internal: a subscription';
+
+create or replace function livestore._leased(lease text)
+returns livestore.subscription_partitions
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place livestore.subscription_partitions;
+begin
+    -- Also after its time, as long as no other worker has come.
+    select * into place from livestore.subscription_partitions p where p.lease = $1 for update;
+    if not found then
+        raise exception 'the lease has ended' using errcode = 'LS007',
+            hint = 'Another worker has the events, or they were acknowledged. Roll back, and poll again; a longer lease_time may help.';
+    end if;
+    return place;
+end
+$$;
+
+comment on function livestore._leased(text) is 'Internal: the partition with a lease, locked; raises LS007 if no partition has it';
+
+create or replace function livestore._put(place livestore.subscription_partitions)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    update livestore.subscription_partitions p
+    set "position" = place."position", lease = place.lease, leased_until = place.leased_until, batch_size = place.batch_size,
+        batch_end = place.batch_end, batch_store = place.batch_store, dead_letter = place.dead_letter, one_by_one = place.one_by_one,
+        failures = place.failures, retry_at = place.retry_at, error = place.error, polled_at = place.polled_at
+    where p.subscription = place.subscription and p.partition = place.partition
+$$;
+
+comment on function livestore._put(livestore.subscription_partitions) is 'Internal: stores the state of a partition';
+
+create or replace function livestore._pass(place livestore.subscription_partitions)
+returns livestore.subscription_partitions
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if place.dead_letter is not null then
+        delete from livestore.dead_letters d where d.id = place.dead_letter;
+    elsif place.batch_store is not null then
+        delete from livestore.subscription_history h
+        where h.subscription = place.subscription and h.partition = place.partition and h.store < place.batch_store;
+        update livestore.subscription_history h set after = place.batch_end
+        where h.subscription = place.subscription and h.partition = place.partition and h.store = place.batch_store;
+        place.one_by_one := greatest(place.one_by_one - place.batch_size, 0);
+    else
+        place.position := place.batch_end;
+        place.one_by_one := greatest(place.one_by_one - place.batch_size, 0);
+    end if;
+    place.lease := null;
+    place.leased_until := null;
+    place.batch_size := null;
+    place.batch_end := null;
+    place.batch_store := null;
+    place.dead_letter := null;
+    place.failures := 0;
+    place.retry_at := null;
+    return place;
+end
+$$;
+
+comment on function livestore._pass(livestore.subscription_partitions) is
+'Internal: the state of a partition behind the events that were given out';
+
+create or replace function livestore._fail(
+    subscriber livestore.subscribers, place livestore.subscription_partitions, error text
+)
+returns livestore.subscription_partitions
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    event livestore.polled_event;
+begin
+    place.failures := place.failures + 1;
+    place.error := left(error, 1000);
+    place.lease := null;
+    place.leased_until := null;
+    if place.failures < subscriber.max_failures then
+        return place;
+    end if;
+    if place.dead_letter is not null then
+        update livestore.dead_letters d
+        set is_queued = false, failures = d.failures + place.failures, error = place.error, failed_at = clock_timestamp()
+        where d.id = place.dead_letter;
+        place.dead_letter := null;
+        place.batch_size := null;
+    elsif place.batch_size > 1 then
+        place.one_by_one := place.batch_size;
+        place.batch_size := null;
+        place.batch_end := null;
+        place.batch_store := null;
+    else
+        event := (case when place.batch_store is not null then livestore._next_history(subscriber, place, 1)
+            else livestore._next_commits(subscriber, place, 1) end)[1];
+        if event.store_id is not null then
+            insert into livestore.dead_letters (
+                subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change, failures,
+                error
+            )
+            values (
+                place.subscription, place.partition, event."position", event.store_id, event.seq_num, event.name, event.args,
+                event.client_id, event.session_id, event.created_at, event.change, place.failures, place.error
+            );
+        end if;
+        place := livestore._pass(place);
+    end if;
+    place.failures := 0;
+    return place;
+end
+$$;
+
+comment on function livestore._fail(livestore.subscribers, livestore.subscription_partitions, text) is
+'Internal: the state of a partition after the events that were given out have failed';
+
+create or replace function livestore._next_commits(
+    subscriber livestore.subscribers, place livestore.subscription_partitions, max_events integer
+)
+returns livestore.polled_event[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- A batch that is given out again: everything up to its end.
+    is_again constant boolean := place.batch_end is not null;
+begin
+    return array(
+        select row(
+            place.lease, place.partition, e.position, e.store_id, e.seq_num, e.name, e.args, e.client_id, e.session_id, e.created_at,
+            e.change, place.failures
+        )::livestore.polled_event
+        from livestore._read_commits(
+            place.position, subscriber.names, subscriber.stores, subscriber.partitions, place.partition,
+            case when is_again then greatest(least(place.batch_end - place.position, 1000000)::integer, 1) else max_events end
+        ) e
+        where not is_again or e.position <= place.batch_end
+        order by e.position
+        limit case when not is_again and place.one_by_one > 0 then 1 end
+    );
+end
+$$;
+
+comment on function livestore._next_commits(livestore.subscribers, livestore.subscription_partitions, integer) is
+'Internal: the next events of a partition in the commit log; a last one without a store says how far the log was read';
+
+create or replace function livestore._next_history(
+    subscriber livestore.subscribers, place livestore.subscription_partitions, max_events integer
+)
+returns livestore.polled_event[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return array(
+        select row(
+            place.lease, place.partition, null, s.store_id, e.seq_num, e.name, e.args, e.client_id, e.session_id, e.created_at, null,
+            place.failures
+        )::livestore.polled_event
+        from (
+            select * from livestore.subscription_history h
+            where h.subscription = place.subscription and h.partition = place.partition
+            order by h.store
+        ) h
+        join livestore.stores s on s.id = h.store
+        cross join lateral livestore._history_events(s.eventlog::oid, h.store, h.after, h.upto, subscriber.names, max_events) e
+        order by h.store, e.seq_num
+        limit max_events
+    );
+end
+$$;
+
+comment on function livestore._next_history(livestore.subscribers, livestore.subscription_partitions, integer) is
+'Internal: the next events of a partition from before the subscription was made';
+
+create or replace function livestore._history_events(
+    eventlog oid, store bigint, after bigint, upto bigint, names text[], max_events integer
+)
+returns table (seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz)
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query execute format(
+        'select l."seqNum", l.name, l.args, l."clientId", l."sessionId", l."createdAt"
+         from only %s l
+         where l.store = $1 and l."seqNum" > $2 and l."seqNum" <= $3 and ($4 is null or l.name = any ($4))
+         order by l."seqNum" limit $5', eventlog::regclass
+    ) using store, after, upto, names, max_events;
+end
+$$;
+
+comment on function livestore._history_events(oid, bigint, bigint, bigint, text[], integer) is
+'Internal: events of a store behind one sequence number and up to another';

@@ -1,0 +1,395 @@
+//! Durable subscriptions: `livestore.subscribe`, `poll`, `ack`, `nack`, `resend`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::{all, one, push, rejection, run};
+use livestore_tests::cluster::Database;
+use livestore_tests::events::chain;
+use livestore_tests::eventually;
+use tokio_postgres::Client;
+
+/// A batch: its lease, and its events as text.
+struct Batch {
+    lease: Option<String>,
+    events: Vec<String>,
+}
+
+async fn poll(client: &Client, arguments: &str) -> Batch {
+    let sql = format!(
+        "select p.lease, concat_ws(' ', p.store_id, p.seq_num, p.name, p.change, nullif(p.failures, 0)) from livestore.poll({arguments}) p"
+    );
+    let rows = client.query(&sql, &[]).await.unwrap();
+    let leases: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert!(leases.len() <= 1, "{leases:?}");
+    Batch { lease: leases.into_iter().next(), events: rows.iter().map(|row| row.get(1)).collect() }
+}
+
+impl Batch {
+    async fn ack(&self, client: &Client) {
+        client.execute("select livestore.ack($1)", &[&self.lease]).await.unwrap();
+    }
+
+    async fn nack(&self, client: &Client, error: &str) {
+        client.execute("select livestore.nack($1, '0', $2)", &[&self.lease, &error]).await.unwrap();
+    }
+}
+
+async fn commit(client: &Client, store: &str, name: &str) {
+    client.execute("select livestore.commit($1, $2)", &[&store, &name]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subscription_gets_what_it_asks_for_in_order_and_once() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    commit(&admin, "before", "mailed").await;
+    run(&admin, "select livestore.subscribe('mails', array['mailed', 'sent'], 'user-%')").await;
+    assert!(poll(&worker, "'mails'").await.events.is_empty());
+    for (store, name) in [("user-1", "mailed"), ("other", "mailed"), ("user-2", "typed"), ("user-1", "sent")] {
+        commit(&admin, store, name).await;
+    }
+    run(&admin, "select livestore.reset_store('user-2'); select livestore.reset_store('other')").await;
+    let first = poll(&worker, "'mails', 1").await;
+    assert_eq!(first.events, ["user-1 1 mailed"]);
+    // Leased to somebody.
+    assert!(poll(&worker, "'mails'").await.events.is_empty());
+    first.ack(&worker).await;
+    let second = poll(&worker, "'mails'").await;
+    assert_eq!(second.events, ["user-1 2 sent", "user-2 reset"]);
+    second.ack(&worker).await;
+    assert!(poll(&worker, "'mails'").await.events.is_empty());
+    let state = "select (position, lag_events, lag_seconds, failures, dead_letters)::text from livestore.subscriptions";
+    let last: i64 = one(&admin, "select max(position) from livestore.commits").await;
+    let reader = database.connect("reader").await;
+    assert_eq!(one::<String>(&reader, state).await, format!("({last},0,0,0,0)"));
+    run(&admin, "select livestore.unsubscribe('mails')").await;
+    for call in ["poll('mails')", "unsubscribe('mails')"] {
+        let refused = rejection(admin.query(&format!("select livestore.{call}"), &[]).await);
+        assert_eq!(refused.sqlstate, "42704", "{call}");
+    }
+}
+
+#[tokio::test]
+async fn a_late_worker_is_refused_with_everything_that_it_has_done() {
+    let database = Database::new().await;
+    let (admin, late, other) =
+        (database.admin().await, database.connect("sidecar").await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "select livestore.subscribe('s'); create table public.done (n int); grant insert on public.done to sidecar",
+    )
+    .await;
+    commit(&admin, "a", "e").await;
+    let first = poll(&late, "'s', lease_time => '1 second'").await;
+    run(&admin, "update livestore.subscription_partitions set leased_until = now() - interval '1 second'").await;
+    // Nobody else has come yet: it may still acknowledge. And then somebody comes.
+    run(&late, "begin; insert into public.done values (1)").await;
+    let second = poll(&other, "'s'").await;
+    assert_eq!(second.events, ["a 1 e 1"]);
+    let refused = rejection(late.execute("select livestore.ack($1)", &[&first.lease]).await);
+    assert_eq!(refused.sqlstate, "LS007");
+    run(&late, "rollback").await;
+    let refused = rejection(late.execute("select livestore.nack($1)", &[&first.lease]).await);
+    assert_eq!(refused.sqlstate, "LS007");
+    second.ack(&other).await;
+    assert_eq!(rejection(other.execute("select livestore.ack($1)", &[&second.lease]).await).sqlstate, "LS007");
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.done").await, 0);
+}
+
+#[tokio::test]
+async fn what_fails_is_given_out_again_alike_then_one_by_one_and_becomes_a_dead_letter() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('s', max_failures => 2)").await;
+    for name in ["good", "bad", "fine"] {
+        commit(&admin, "a", name).await;
+    }
+    let batch = poll(&worker, "'s'").await;
+    assert_eq!(batch.events, ["a 1 good", "a 2 bad", "a 3 fine"]);
+    batch.nack(&worker, "first").await;
+    // What has come meanwhile does not change the batch, and neither does another limit.
+    commit(&admin, "a", "later").await;
+    let again = poll(&worker, "'s', 2").await;
+    assert_eq!(again.events, ["a 1 good 1", "a 2 bad 1", "a 3 fine 1"]);
+    again.nack(&worker, "second").await;
+    let one_by_one = poll(&worker, "'s'").await;
+    assert_eq!(one_by_one.events, ["a 1 good"]);
+    one_by_one.ack(&worker).await;
+    for failures in ["a 2 bad", "a 2 bad 1"] {
+        let batch = poll(&worker, "'s'").await;
+        assert_eq!(batch.events, [failures]);
+        batch.nack(&worker, &"x".repeat(2000)).await;
+    }
+    let batch = poll(&worker, "'s'").await;
+    assert_eq!(batch.events, ["a 3 fine"]);
+    batch.ack(&worker).await;
+    let batch = poll(&worker, "'s'").await;
+    assert_eq!(batch.events, ["a 4 later"]);
+    let letter =
+        "select concat_ws(' ', id, store_id, seq_num, name, failures, length(error)) from livestore.dead_letters";
+    assert_eq!(one::<String>(&admin, letter).await, "1 a 2 bad 2 1000");
+    batch.ack(&worker).await;
+
+    // It is sent again, fails, and at last does not.
+    for is_last in [false, true] {
+        run(&admin, "select livestore.resend(1)").await;
+        commit(&admin, "a", "next").await;
+        let batch = poll(&worker, "'s'").await;
+        assert_eq!(batch.events, ["a 2 bad"]);
+        if is_last {
+            batch.ack(&worker).await;
+        } else {
+            batch.nack(&worker, "still").await;
+            let batch = poll(&worker, "'s'").await;
+            assert_eq!(batch.events, ["a 2 bad 1"]);
+            batch.nack(&worker, "still").await;
+        }
+        let batch = poll(&worker, "'s'").await;
+        assert!(batch.events.len() == 1 && batch.events[0].ends_with("next"), "{:?}", batch.events);
+        batch.ack(&worker).await;
+    }
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.dead_letters").await, 0);
+    assert_eq!(rejection(admin.query("select livestore.resend(1)", &[]).await).sqlstate, "42704");
+}
+
+/// Sessions write while a subscription to the whole history is made and read.
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_beginning_nothing_is_missed_or_doubled_while_others_write() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, "select livestore.create_store('s1', own_table => true)").await;
+    for store in 0..20 {
+        push(&admin, &format!("s{store}"), chain(0, 1 + store % 7)).await.unwrap();
+    }
+    // As after an update from a version without the commit log.
+    run(&admin, "select livestore.prune_commits(now() + interval '1 hour')").await;
+    let is_done = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..3)
+        .map(|number| {
+            let (database, is_done) = (database.clone(), Arc::clone(&is_done));
+            tokio::spawn(async move {
+                let client = database.connect("sidecar").await;
+                let mut round = number;
+                while !is_done.load(Ordering::Relaxed) {
+                    round += 1;
+                    let sql = format!(
+                        "begin; select livestore.commit('s{}', 'e'); select pg_sleep(0.00{}); commit",
+                        round % 23,
+                        round % 3
+                    );
+                    run(&client, &sql).await;
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    run(&admin, "select livestore.subscribe('s', partitions => 2, start => 'beginning')").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let worker = database.connect("sidecar").await;
+    let mut heads: HashMap<String, i64> = HashMap::new();
+    let mut empty = 0;
+    while empty < 3 {
+        if is_done.load(Ordering::Relaxed) {
+            empty += 1;
+        }
+        let rows = worker.query("select lease, store_id, seq_num from livestore.poll('s', 7)", &[]).await.unwrap();
+        for row in &rows {
+            empty = 0;
+            let head = heads.entry(row.get(1)).or_default();
+            assert_eq!(row.get::<_, i64>(2), *head + 1, "{}", row.get::<_, String>(1));
+            *head += 1;
+        }
+        if let Some(row) = rows.first() {
+            worker.execute("select livestore.ack($1)", &[&row.get::<_, String>(0)]).await.unwrap();
+        }
+        if heads.values().sum::<i64>() > 120 {
+            is_done.store(true, Ordering::Relaxed);
+        }
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    // What was written after the last poll.
+    loop {
+        let rows = worker.query("select lease, store_id, seq_num from livestore.poll('s', 100)", &[]).await.unwrap();
+        let Some(row) = rows.first() else { break };
+        worker.execute("select livestore.ack($1)", &[&row.get::<_, String>(0)]).await.unwrap();
+        for row in &rows {
+            *heads.entry(row.get(1)).or_default() += 1;
+        }
+    }
+    let stored =
+        "select string_agg(store_id || head, ',' order by store_id collate \"C\") from livestore.stores where head > 0";
+    let mut read: Vec<_> = heads.into_iter().collect();
+    read.sort();
+    let read = read.into_iter().map(|(store, head)| format!("{store}{head}")).collect::<Vec<_>>().join(",");
+    assert_eq!(one::<String>(&admin, stored).await, read);
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.subscription_history").await, 0);
+}
+
+#[tokio::test]
+async fn a_store_that_is_reset_or_dropped_during_its_history_is_told() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    for store in ["a", "b", "c"] {
+        push(&admin, store, chain(0, 2)).await.unwrap();
+    }
+    run(&admin, "select livestore.subscribe('s', start => 'beginning')").await;
+    let batch = poll(&worker, "'s', 1").await;
+    assert!(batch.events[0].starts_with("a 1 "), "{:?}", batch.events);
+    batch.ack(&worker).await;
+    run(&admin, "select livestore.reset_store('a'); select livestore.drop_store('b')").await;
+    commit(&admin, "a", "new").await;
+    let batch = poll(&worker, "'s'").await;
+    assert_eq!(batch.events.len(), 2);
+    assert!(batch.events.iter().all(|event| event.starts_with("c ")), "{:?}", batch.events);
+    batch.ack(&worker).await;
+    let batch = poll(&worker, "'s'").await;
+    assert_eq!(batch.events, ["a reset", "b drop", "a 1 new"]);
+    batch.ack(&worker).await;
+    assert!(poll(&worker, "'s'").await.events.is_empty());
+}
+
+#[tokio::test]
+async fn the_commit_log_is_kept_for_the_slowest() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    commit(&admin, "a", "e").await;
+    run(&admin, "select livestore.subscribe('s')").await;
+    for _ in 0..3 {
+        commit(&admin, "a", "e").await;
+    }
+    let prune = "select livestore.prune_commits(now() + interval '1 hour')";
+    assert_eq!(one::<i64>(&admin, prune).await, 1);
+    poll(&worker, "'s', 2").await.ack(&worker).await;
+    assert_eq!(one::<i64>(&admin, prune).await, 3);
+    assert_eq!(poll(&worker, "'s'").await.events, ["a 4 e"]);
+    run(&admin, "select livestore.unsubscribe('s')").await;
+    assert_eq!(one::<i64>(&admin, prune).await, 4);
+}
+
+#[tokio::test]
+async fn bad_arguments_are_refused_and_change_nothing() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, "select livestore.commit('a', 'e'); select livestore.subscribe('s')").await;
+    for (call, sqlstate) in [
+        ("subscribe('s')", "23505"),
+        ("subscribe('')", "23514"),
+        ("subscribe(null)", "23502"),
+        ("subscribe('t', partitions => 0)", "23514"),
+        ("subscribe('t', partitions => 257)", "23514"),
+        ("subscribe('t', max_failures => 0)", "23514"),
+        ("subscribe('t', start => 'soon')", "22023"),
+        ("subscribe('t', start => null)", "22023"),
+        ("subscribe('t', start => '2')", "LS006"),
+        ("subscribe('t', names => '{}')", "22023"),
+        ("subscribe('t', names => '{e,null}')", "22023"),
+        ("subscribe('t', stores => repeat('x', 2000))", "22023"),
+        ("poll('s', 0)", "22023"),
+        ("poll('s', 10001)", "22023"),
+        ("poll('s', lease_time => '0')", "22023"),
+        ("poll('s', lease_time => '2 days')", "22023"),
+        ("poll(null)", "42704"),
+        ("ack('none')", "LS007"),
+        ("ack(null)", "LS007"),
+        ("nack('none')", "LS007"),
+    ] {
+        let refused = rejection(admin.query(&format!("select livestore.{call}"), &[]).await);
+        assert_eq!(refused.sqlstate, sqlstate, "{call}");
+    }
+    commit(&admin, "a", "f").await;
+    let batch = poll(&admin, "'s'").await;
+    let refused = rejection(admin.query("select livestore.nack($1, '2 days')", &[&batch.lease]).await);
+    assert_eq!(refused.sqlstate, "22023");
+    batch.ack(&admin).await;
+    assert_eq!(all::<String>(&admin, "select name from livestore.subscriptions").await, ["s"]);
+}
+
+/// Workers whose connections are terminated again and again put an effect into a table for each event, in the transaction that
+/// acknowledges: each event has one effect, and those of a store are in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_killed_have_every_effect_exactly_once() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.effects (id bigint generated always as identity, store_id text, seq_num bigint);
+         grant select, insert on public.effects to sidecar;
+         select livestore.subscribe('s', partitions => 4, max_failures => 1000)",
+    )
+    .await;
+    let is_done = Arc::new(AtomicBool::new(false));
+    let workers: Vec<_> = (0..3)
+        .map(|number| {
+            let (database, is_done) = (database.clone(), Arc::clone(&is_done));
+            tokio::spawn(async move {
+                while !is_done.load(Ordering::Relaxed) {
+                    let client = database.connect("sidecar").await;
+                    let _ = client.batch_execute("set application_name = 'worker'").await;
+                    loop {
+                        if is_done.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        // A lease is committed before its events are handled, so that it lives on when the worker dies.
+                        let polled = format!(
+                            "select lease, store_id, seq_num from livestore.poll('s', {}, '1 second')",
+                            1 + number * 3
+                        );
+                        let Ok(rows) = client.query(&polled, &[]).await else { break };
+                        let Some(first) = rows.first() else {
+                            tokio::time::sleep(Duration::from_millis(5)).await;
+                            continue;
+                        };
+                        if client.batch_execute("begin").await.is_err() {
+                            break;
+                        }
+                        let mut is_alive = true;
+                        for row in &rows {
+                            let (store, seq_num): (String, i64) = (row.get(1), row.get(2));
+                            let insert = "insert into public.effects (store_id, seq_num) values ($1, $2)";
+                            is_alive = is_alive && client.execute(insert, &[&store, &seq_num]).await.is_ok();
+                        }
+                        let lease: String = first.get(0);
+                        is_alive = is_alive && client.execute("select livestore.ack($1)", &[&lease]).await.is_ok();
+                        if !is_alive {
+                            // Also a lease that was over.
+                            if client.batch_execute("rollback").await.is_err() {
+                                break;
+                            }
+                        } else if client.batch_execute("commit").await.is_err() {
+                            break;
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    let writer = database.connect("sidecar").await;
+    for round in 0..300 {
+        commit(&writer, &format!("s{}", round % 11), "e").await;
+        if round % 20 == 10 {
+            run(
+                &admin,
+                "select pg_terminate_backend(pid) from pg_stat_activity
+                 where application_name = 'worker' and datname = current_database() order by random() limit 1",
+            )
+            .await;
+        }
+    }
+    let count = "select count(*) from public.effects";
+    eventually("all events are handled", async || one::<i64>(&admin, count).await >= 300).await;
+    is_done.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    assert_eq!(one::<i64>(&admin, "select count(distinct (store_id, seq_num)) from public.effects").await, 300);
+    assert_eq!(one::<i64>(&admin, count).await, 300);
+    let disorder = "select count(*) from (
+             select seq_num, lag(seq_num, 1, 0::bigint) over (partition by store_id order by id) as before from public.effects
+         ) e where seq_num <> before + 1";
+    assert_eq!(one::<i64>(&admin, disorder).await, 0);
+}
