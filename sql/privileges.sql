@@ -114,6 +114,8 @@ grant execute on function
     livestore.commit(text, text, json, text, text),
     livestore.prune_old_commits(),
     livestore.poll(text, integer, interval),
+    livestore.run_subscription(text, integer),
+    livestore._handler(text),
     livestore.ack(text),
     livestore.nack(text, interval, text),
     livestore.relay_enter(interval, text),
@@ -129,7 +131,7 @@ to livestore_writer;
 
 -- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
 grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.prune_commits(timestamptz),
-    livestore.subscribe(text, text[], text, integer, text, integer), livestore.unsubscribe(text), livestore.resend(bigint)
+    livestore.subscribe(text, text[], text, integer, text, integer, regprocedure), livestore.unsubscribe(text), livestore.resend(bigint)
 to livestore_admin;
 
 -- An import appends events with the times of another backend.

@@ -1,7 +1,7 @@
 -- Durable subscriptions: each partition of one is a cursor into the commit log that one worker has at a time.
 create or replace function livestore.subscribe(
     subscription text, names text[] default null, stores text default null, partitions integer default 1, start text default 'now',
-    max_failures integer default 10
+    max_failures integer default 10, handler regprocedure default null
 )
 returns void
 language plpgsql
@@ -22,8 +22,15 @@ begin
         raise exception 'stores must be a pattern of at most 1024 bytes, and names between 1 and 1000 names'
             using errcode = 'invalid_parameter_value';
     end if;
-    insert into livestore.subscribers (name, names, stores, partitions, max_failures)
-    values (subscription, names, stores, partitions, max_failures);
+    if handler is not null and not exists (
+        select from pg_proc p
+        where p.oid = handler and p.prokind = 'f' and not p.proretset and p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text
+    ) then
+        raise exception 'the handler % must be a function of one argument of the type livestore.polled_event', handler
+            using errcode = 'invalid_function_definition';
+    end if;
+    insert into livestore.subscribers (name, names, stores, partitions, max_failures, handler)
+    values (subscription, names, stores, partitions, max_failures, handler);
     -- No commit takes positions meanwhile: all that are visible are before this one, and all others after it.
     lock table livestore.commit_turn in exclusive mode;
     pruned := (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
@@ -44,8 +51,8 @@ begin
 end
 $$;
 
-comment on function livestore.subscribe(text, text[], text, integer, text, integer) is
-'Makes a durable subscription to events of these names (null: all) of stores whose id is LIKE a pattern (null: all). start: now, beginning (all events that there are, then all that come), or a position of livestore.read_all. Up to partitions workers (1 to 256) share it by livestore.poll; the events of a store stay in order. An event that fails max_failures times (1 to 1000) becomes a dead letter. The commit log is kept until all subscriptions have passed it';
+comment on function livestore.subscribe(text, text[], text, integer, text, integer, regprocedure) is
+'Makes a durable subscription to events of these names (null: all) of stores whose id is LIKE a pattern (null: all). start: now, beginning (all events that there are, then all that come), or a position of livestore.read_all. Up to partitions workers (1 to 256) share it by livestore.poll; the events of a store stay in order. An event that fails max_failures times (1 to 1000) becomes a dead letter. handler: a function of one argument, livestore.polled_event, that livestore.run_subscription calls. The commit log is kept until all subscriptions have passed it';
 
 create or replace function livestore.unsubscribe(subscription text)
 returns void
@@ -215,3 +222,40 @@ $$;
 
 comment on function livestore.resend(bigint) is
 'Gives a dead letter out again, alone, before the next events of its partition. It goes when it is acknowledged, and stays a dead letter when it fails';
+
+-- With the rights of its caller, which the handler has, too.
+create or replace function livestore.run_subscription(
+    subscription text, max_events integer default 100, out events bigint, out error text
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    handler constant regprocedure := livestore._handler(subscription);
+    batch constant livestore.polled_event[] := array(select p from livestore.poll(subscription, max_events) p);
+    event livestore.polled_event;
+    context text;
+begin
+    events := 0;
+    if cardinality(batch) = 0 then
+        return;
+    end if;
+    begin
+        foreach event in array batch loop
+            execute format('select %s($1)', handler::regproc) using event;
+        end loop;
+        perform livestore.ack(batch[1].lease);
+        events := cardinality(batch);
+    exception when others then
+        get stacked diagnostics error = message_text, context = pg_exception_context;
+        -- What the handler has done is undone. The pause doubles with each failure, up to five minutes.
+        perform livestore.nack(
+            batch[1].lease, least(interval '1 second' * 2 ^ least(batch[1].failures, 10), interval '5 minutes'),
+            error || chr(10) || context
+        );
+    end;
+end
+$$;
+
+comment on function livestore.run_subscription(text, integer) is
+'Calls the handler of a subscription with the next events of one of its partitions, at most max_events (1 to 10000), and acknowledges them in the same transaction: what the handler writes to this database is written exactly once. Returns the number of events; 0 if there is nothing to do. If the handler fails, error is its message, what it has done is undone, and the events count as failed. The handler has the rights of the caller, unless it is security definer';

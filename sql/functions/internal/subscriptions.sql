@@ -217,3 +217,24 @@ $$;
 
 comment on function livestore._history_events(oid, bigint, bigint, bigint, text[], integer) is
 'Internal: events of a store behind one sequence number and up to another';
+
+create or replace function livestore._handler(subscription text)
+returns regprocedure
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    handler constant regprocedure := (livestore._subscriber(subscription)).handler;
+begin
+    if not exists (select from pg_proc p where p.oid = handler) then
+        raise exception 'the subscription % has no handler', to_json(subscription)
+            using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped.';
+    end if;
+    return handler;
+end
+$$;
+
+comment on function livestore._handler(text) is 'Internal: the function that handles the events of a subscription';

@@ -44,6 +44,8 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("poll", "livestore.poll('new')", WRITERS),
     ("ack", "livestore.ack('first')", WRITERS),
     ("nack", "livestore.nack('second')", WRITERS),
+    ("run_subscription", "livestore.run_subscription('handled')", WRITERS),
+    ("_handler", "livestore._handler('handled')", WRITERS),
     ("_subscriber", "livestore._subscriber('polled')", NOBODY),
     ("_leased", "livestore._leased('first')", NOBODY),
     ("_put", "(select livestore._put(p) from livestore.subscription_partitions p) r", NOBODY),
@@ -206,6 +208,8 @@ async fn filled() -> Database {
     }
     // Leases to call functions with.
     let subscriptions = "select livestore.subscribe('polled', partitions => 2), livestore.subscribe('new');
+        create function public.handle(livestore.polled_event) returns void language sql as '';
+        select livestore.subscribe('handled', handler => 'public.handle(livestore.polled_event)');
         update livestore.subscription_partitions set lease = (array['first', 'second'])[partition + 1], batch_size = 1, batch_end = position
         where subscription = 'polled';
         insert into livestore.dead_letters (subscription, partition, store_id, failures) values ('polled', 0, 's', 1)";

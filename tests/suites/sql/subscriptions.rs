@@ -309,6 +309,60 @@ async fn bad_arguments_are_refused_and_change_nothing() {
     assert_eq!(all::<String>(&admin, "select name from livestore.subscriptions").await, ["s"]);
 }
 
+/// A handler runs as its caller, in the transaction that acknowledges.
+#[tokio::test]
+async fn a_handler_in_the_database_has_each_event_once_and_the_rights_of_its_caller() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "create table public.mails (store_id text, seq_num bigint, sent_by text);
+         grant insert on public.mails to sidecar;
+         create function public.send(event livestore.polled_event) returns void language plpgsql as $$
+         begin
+             insert into public.mails values (event.store_id, event.seq_num, current_user);
+             if event.name = 'bad' then
+                 raise exception 'no address';
+             end if;
+         end $$;
+         create function public.many(event livestore.polled_event) returns setof int language sql as 'select 1';
+         select livestore.subscribe('mails', max_failures => 2, handler => 'public.send(livestore.polled_event)')",
+    )
+    .await;
+    for name in ["good", "fine"] {
+        commit(&admin, "a", name).await;
+    }
+    let handle = "select concat_ws(' ', events, error) from livestore.run_subscription('mails')";
+    assert_eq!(one::<String>(&worker, handle).await, "2");
+    assert_eq!(one::<String>(&worker, handle).await, "0");
+    for name in ["right", "bad", "next"] {
+        commit(&admin, "a", name).await;
+    }
+    // Twice as a batch; then one by one, the bad one twice.
+    let mut outcomes = Vec::new();
+    for _ in 0..7 {
+        outcomes.push(one::<String>(&worker, handle).await);
+        run(&admin, "update livestore.subscription_partitions set retry_at = null").await;
+    }
+    let failed = "0 no address";
+    assert_eq!(outcomes, [failed, failed, "1", failed, failed, "1", "0"]);
+    let mails: Vec<String> =
+        all(&admin, "select concat_ws(' ', store_id, seq_num, sent_by) from public.mails order by seq_num").await;
+    assert_eq!(mails, ["a 1 sidecar", "a 2 sidecar", "a 3 sidecar", "a 5 sidecar"]);
+    let letter: String = one(&admin, "select error from livestore.dead_letters").await;
+    assert!(letter.starts_with("no address\nPL/pgSQL function public.send("), "{letter}");
+
+    for handler in ["now()", "public.many(livestore.polled_event)"] {
+        let sql = format!("select livestore.subscribe('t', handler => '{handler}')");
+        assert_eq!(rejection(admin.query(&sql, &[]).await).sqlstate, "42P13", "{handler}");
+    }
+    run(&admin, "drop function public.send").await;
+    assert_eq!(rejection(worker.query(handle, &[]).await).sqlstate, "42883");
+    run(&admin, "select livestore.subscribe('plain')").await;
+    let refused = rejection(worker.query("select livestore.run_subscription('plain')", &[]).await);
+    assert_eq!(refused.sqlstate, "42883");
+}
+
 /// Workers whose connections are terminated again and again put an effect into a table for each event, in the transaction that
 /// acknowledges: each event has one effect, and those of a store are in order.
 #[tokio::test(flavor = "multi_thread")]
