@@ -116,6 +116,7 @@ grant execute on function
     livestore.poll(text, integer, interval),
     livestore.run_subscription(text, integer),
     livestore._handler(text),
+    livestore.handled_subscriptions(),
     livestore.ack(text),
     livestore.nack(text, interval, text),
     livestore.relay_enter(interval, text),

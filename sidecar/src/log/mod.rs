@@ -5,6 +5,7 @@ mod aliases;
 mod context;
 mod error;
 mod event;
+mod handlers;
 mod limits;
 mod read;
 mod settings;
@@ -43,6 +44,7 @@ pub use write::outcome::Pushed;
 
 use access::authorize::Authorizer;
 use aliases::Aliases;
+use handlers::{Handlers, Wake};
 use limits::Limits;
 use read::listener::Listener;
 use read::tails::Tails;
@@ -115,10 +117,17 @@ impl Log {
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, waiting) = CommitQueue::new(settings.push_timeout, last_moment);
         let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);
-        let listener =
-            Listener { database: database.clone(), tails: Arc::clone(&tails), is_listening: Arc::clone(&is_listening) };
+        let wake = Arc::new(Wake::default());
+        let handlers = Handlers { database: database.clone(), wake: Arc::clone(&wake) };
+        let listener = Listener {
+            database: database.clone(),
+            tails: Arc::clone(&tails),
+            is_listening: Arc::clone(&is_listening),
+            wake,
+        };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
+        tasks.spawn(handlers.run());
         tasks.spawn(write::prune::run(database.clone()));
         tasks.spawn(database.clone().close_when_idle());
         let aliases = Aliases::new(database.clone());

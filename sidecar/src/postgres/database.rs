@@ -138,6 +138,11 @@ impl Database {
         client_of(&self.pool).await
     }
 
+    /// The same for work that no client waits for: the database may be suspended for all of it.
+    pub async fn background_client(&self) -> Result<PoolClient, DatabaseError> {
+        client_of(&self.pool).await
+    }
+
     /// The numbers of idle connections of the pool, of busy ones, and of requests that wait for one.
     pub fn pool(&self) -> (usize, usize, usize) {
         let Status { size, available, waiting, .. } = self.pool.status();

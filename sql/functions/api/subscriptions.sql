@@ -42,6 +42,10 @@ begin
     end if;
     insert into livestore.subscription_partitions (subscription, "partition", "position")
     select subscription, p.n, from_position from generate_series(0, partitions - 1) p(n);
+    if handler is not null then
+        -- Sidecars run it from now on.
+        perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
+    end if;
     if start = 'beginning' then
         insert into livestore.subscription_history
         select subscription, livestore._partition_of(s.store_id, partitions), s.id, 0, s.head

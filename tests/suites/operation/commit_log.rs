@@ -1,6 +1,7 @@
-//! The sidecar keeps the commit log short.
+//! What the sidecar does with the commit log: it keeps it short, and runs the handlers of subscriptions.
 
 use livestore_tests::cluster::Database;
+use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
 use livestore_tests::eventually;
 use livestore_tests::sidecar::Sidecar;
@@ -18,4 +19,52 @@ async fn a_sidecar_removes_old_entries() {
     let left = "select array_agg(position) from livestore.commits";
     let is_pruned = || async { admin.query_one(left, &[]).await.unwrap().get::<_, Vec<i64>>(0) == [3] };
     eventually("the old entry is gone", is_pruned).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sidecars_run_handlers_once_for_each_event() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
+    let handler = "create table public.mails (store_id text, seq_num bigint);
+        create function public.send(event livestore.polled_event) returns void language plpgsql
+            security definer set search_path = pg_catalog, pg_temp as $$
+        begin
+            if event.name = 'bad' then
+                raise exception 'no address for %', event.store_id;
+            end if;
+            insert into public.mails values (event.store_id, event.seq_num);
+        end $$;
+        select livestore.subscribe('mails', partitions => 3, max_failures => 2, handler => 'public.send(livestore.polled_event)')";
+    admin.batch_execute(handler).await.unwrap();
+    // By clients of a sidecar, and by SQL.
+    for round in 0..20 {
+        let store = format!("s{}", round % 5);
+        if round < 5 {
+            let caller = Caller::new(&sidecars[round % 2], &store);
+            assert_eq!(caller.write("electric", chain(0, 2)).await.status, 200);
+        } else {
+            admin.execute("select livestore.commit($1, 'e')", &[&store]).await.unwrap();
+        }
+    }
+    let count = "select count(*) from public.mails";
+    let counted = async || admin.query_one(count, &[]).await.unwrap().get::<_, i64>(0);
+    eventually("all are handled", async || counted().await >= 25).await;
+    let distinct = "select count(distinct (store_id, seq_num)) from public.mails";
+    assert_eq!((counted().await, admin.query_one(distinct, &[]).await.unwrap().get::<_, i64>(0)), (25, 25));
+
+    // One that fails is told to the operator, and does not hold up the others for ever.
+    for name in ["bad", "good"] {
+        admin.execute("select livestore.commit('s1', $1)", &[&name]).await.unwrap();
+    }
+    eventually("the next one is handled", async || counted().await == 26).await;
+    let letters = "select string_agg(store_id || ' ' || name, ',') from livestore.dead_letters";
+    assert_eq!(admin.query_one(letters, &[]).await.unwrap().get::<_, String>(0), "s1 bad");
+    let is_told = |sidecar: &Sidecar| {
+        sidecar
+            .log()
+            .lines()
+            .any(|line| line.contains("no address for s1") && line.contains("\"subscription\":\"mails\""))
+    };
+    assert!(sidecars.iter().any(is_told), "{}", sidecars[0].log());
 }

@@ -45,6 +45,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("ack", "livestore.ack('first')", WRITERS),
     ("nack", "livestore.nack('second')", WRITERS),
     ("run_subscription", "livestore.run_subscription('handled')", WRITERS),
+    ("handled_subscriptions", "livestore.handled_subscriptions()", WRITERS),
     ("_handler", "livestore._handler('handled')", WRITERS),
     ("_subscriber", "livestore._subscriber('polled')", NOBODY),
     ("_leased", "livestore._leased('first')", NOBODY),

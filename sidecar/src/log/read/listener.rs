@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::registry::StoreDigest;
 use super::tails::Tails;
+use crate::log::handlers::Wake;
 use crate::postgres::{Backoff, Database, DatabaseError};
 use crate::telemetry::metrics;
 
@@ -24,6 +25,9 @@ struct Heads {
     source: Option<String>,
     /// A head of null: the log was reset or dropped.
     heads: HashMap<StoreDigest, Option<i64>>,
+    /// Subscriptions with handlers were made.
+    #[serde(default)]
+    subscriptions: bool,
 }
 
 pub struct Listener {
@@ -31,6 +35,7 @@ pub struct Listener {
     pub tails: Arc<Tails>,
     /// Whether notifications arrive at the moment.
     pub is_listening: Arc<AtomicBool>,
+    pub wake: Arc<Wake>,
 }
 
 impl Listener {
@@ -64,6 +69,7 @@ impl Listener {
         let (_, process) = self.learn_key(&client).await?;
         // LISTEN is in effect: later commits will be heard of. The tails now catch up with earlier ones.
         self.tails.resync().await?;
+        self.wake.changed();
         self.is_listening.store(true, Ordering::Relaxed);
         *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         info!("listening for commits");
@@ -102,10 +108,15 @@ impl Listener {
     }
 
     fn hear(&self, notification: &Notification) {
-        let Ok(Heads { source, heads }) = serde_json::from_str(notification.payload()) else {
+        let Ok(Heads { source, heads, subscriptions }) = serde_json::from_str(notification.payload()) else {
             debug!(payload = notification.payload(), "a notification that is not livestore's");
             return;
         };
+        if subscriptions {
+            self.wake.changed();
+        } else {
+            self.wake.committed();
+        }
         if source.is_some_and(|source| self.tails.is_own(&source)) {
             return;
         }
@@ -124,10 +135,11 @@ mod tests {
     #[test]
     fn fuzz_heads() {
         fuzzing::text_target!("heads", |text| {
-            let Ok(Heads { source, heads }) = serde_json::from_str(text) else { return };
-            let written = json!({"source": source, "heads": heads}).to_string();
+            let Ok(Heads { source, heads, subscriptions }) = serde_json::from_str(text) else { return };
+            let written = json!({"source": source, "heads": heads, "subscriptions": subscriptions}).to_string();
             let again: Heads = serde_json::from_str(&written).unwrap();
-            assert!(again.source == source && again.heads == heads, "{written}");
+            let is_same = again.source == source && again.heads == heads && again.subscriptions == subscriptions;
+            assert!(is_same, "{written}");
         });
     }
 }

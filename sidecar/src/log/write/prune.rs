@@ -30,7 +30,7 @@ pub async fn run(database: Database) {
 
 /// Returns the position up to which entries have been removed.
 async fn prune(database: &Database) -> Result<i64, DatabaseError> {
-    let client = database.client().await?;
+    let client = database.background_client().await?;
     let statement = client.prepare_cached("select livestore.prune_old_commits()").await?;
     Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
 }
