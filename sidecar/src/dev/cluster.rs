@@ -53,7 +53,7 @@ pub fn version(data: &Path) -> Option<u32> {
 }
 
 impl Cluster {
-    /// Starts the cluster in a folder of data, and creates it if it does not exist. Whoever holds the lock may do so.
+    /// Starts the cluster in a folder of data, and creates it if it does not exist. The caller holds the lock of the folder.
     pub fn start(lock: File, data: &Path, programs: &Programs, password: &str) -> Result<Self, ClusterError> {
         let user = User::of_postgres()?;
         let folder = folder(data, user)?;

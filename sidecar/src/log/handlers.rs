@@ -23,7 +23,7 @@ const RETRIES: Duration = Duration::from_secs(330);
 /// The number of events of one call, which is one transaction.
 const BATCH: i32 = 100;
 
-/// What the listener has heard.
+/// The news that the listener has for the handlers.
 #[derive(Debug, Default)]
 pub struct Wake {
     notify: Notify,

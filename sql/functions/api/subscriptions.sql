@@ -143,7 +143,7 @@ begin
         if coalesce(cardinality(batch), 0) = 0 then
             place.dead_letter := null;
             place.batch_store := null;
-            -- What is of no interest to this partition is passed, as far as one call may go.
+            -- Events of no interest to this partition are passed, as far as one call may go.
             for round in 1..20 loop
                 batch := livestore._next_commits(subscriber, place, max_events);
                 looked_upto := batch[cardinality(batch)].position;
@@ -252,7 +252,7 @@ begin
         events := cardinality(batch);
     exception when others then
         get stacked diagnostics error = message_text, context = pg_exception_context;
-        -- What the handler has done is undone. The pause doubles with each failure, up to five minutes.
+        -- The work of the handler is undone. The pause doubles with each failure, up to five minutes.
         perform livestore.nack(
             batch[1].lease, least(interval '1 second' * 2 ^ least(batch[1].failures, 10), interval '5 minutes'),
             error || chr(10) || context

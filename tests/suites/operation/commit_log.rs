@@ -1,4 +1,4 @@
-//! What the sidecar does with the commit log: it keeps it short, and runs the handlers of subscriptions.
+//! The sidecar keeps the commit log short, and runs the handlers of subscriptions.
 
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;

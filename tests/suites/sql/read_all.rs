@@ -117,7 +117,7 @@ async fn what_was_pruned_is_an_error_and_no_gap() {
     assert_eq!(read(&sidecar, "2").await, ["3 c 1 e"]);
     let refused = rejection(sidecar.query("select * from livestore.read_all(1)", &[]).await);
     assert_eq!((&*refused.sqlstate, refused.json()), ("LS006", json!({"prunedPosition": 2})));
-    // An administrator chooses the time. What comes next has its position behind what was removed.
+    // An administrator chooses the time. The next event has its position behind those that were removed.
     let refused = rejection(sidecar.query("select livestore.prune_commits(now())", &[]).await);
     assert_eq!(refused.sqlstate, "42501");
     assert_eq!(one::<i64>(&admin, "select livestore.prune_commits(now())").await, 3);

@@ -110,7 +110,7 @@ async fn what_fails_is_given_out_again_alike_then_one_by_one_and_becomes_a_dead_
     let batch = poll(&worker, "'s'").await;
     assert_eq!(batch.events, ["a 1 good", "a 2 bad", "a 3 fine"]);
     batch.nack(&worker, "first").await;
-    // What has come meanwhile does not change the batch, and neither does another limit.
+    // Later events do not change the batch, and neither does another limit.
     commit(&admin, "a", "later").await;
     let again = poll(&worker, "'s', 2").await;
     assert_eq!(again.events, ["a 1 good 1", "a 2 bad 1", "a 3 fine 1"]);
@@ -212,7 +212,7 @@ async fn from_the_beginning_nothing_is_missed_or_doubled_while_others_write() {
     for writer in writers {
         writer.await.unwrap();
     }
-    // What was written after the last poll.
+    // Events that were written after the last poll.
     loop {
         let rows = worker.query("select lease, store_id, seq_num from livestore.poll('s', 100)", &[]).await.unwrap();
         let Some(row) = rows.first() else { break };
