@@ -20,6 +20,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// That while: longer than the longest pause that `livestore.run_subscription` makes, which is five minutes.
 const RETRIES: Duration = Duration::from_secs(330);
 
+/// The shortest time between two rounds: any role of the database can send notifications, as many as it likes.
+const REST: Duration = Duration::from_millis(20);
+
 /// The number of events of one call, which is one transaction.
 const BATCH: i32 = 100;
 
@@ -75,6 +78,7 @@ impl Handlers {
                     INTERVAL
                 }
             };
+            sleep(REST).await;
             tokio::select! {
                 () = self.wake.notify.notified() => {}
                 () = sleep(pause) => self.wake.is_changed.store(true, Ordering::Relaxed),

@@ -19,7 +19,7 @@ use crate::telemetry::metrics;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Any role can send one: without the key of the
-/// digests, it has no effect.
+/// digests, it only makes [`Wake`] look whether handlers have work.
 #[derive(Deserialize)]
 struct Heads {
     source: Option<String>,
