@@ -113,12 +113,13 @@ grant execute on function
     livestore.push_batch(text[], text[], text[], text, text[]),
     livestore.commit(text, text, json, text, text),
     livestore.prune_old_commits(),
-    livestore.poll(text, integer, interval),
+    livestore.poll(text, integer, interval, integer),
     livestore.run_subscription(text, integer),
     livestore._handler(text),
-    livestore.handled_subscriptions(),
+    livestore.served_subscriptions(),
+    livestore.database_life(),
     livestore.ack(text),
-    livestore.nack(text, interval, text),
+    livestore.nack(text, interval, text, boolean),
     livestore.relay_enter(interval, text),
     livestore.relay_miss(text, text[]),
     livestore.relay_renew(text, interval),
@@ -132,7 +133,7 @@ to livestore_writer;
 
 -- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
 grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.prune_commits(timestamptz),
-    livestore.subscribe(text, text[], text, integer, text, integer, regprocedure), livestore.unsubscribe(text), livestore.resend(bigint)
+    livestore.subscribe(text, text[], text, integer, text, integer, regprocedure, text), livestore.unsubscribe(text), livestore.resend(bigint)
 to livestore_admin;
 
 -- An import appends events with the times of another backend.

@@ -11,6 +11,7 @@ use crate::relay::RelaySettings;
 use crate::server::ServerSettings;
 use crate::settings::SettingsError;
 use crate::telemetry::TelemetrySettings;
+use crate::webhook::WebhookSettings;
 
 #[derive(Debug, Args)]
 pub struct Config {
@@ -33,6 +34,9 @@ pub struct Config {
     pub log: LogSettings,
 
     #[command(flatten)]
+    pub webhooks: WebhookSettings,
+
+    #[command(flatten)]
     pub relay: RelaySettings,
 
     #[command(flatten)]
@@ -45,11 +49,22 @@ impl Config {
         let checked = [
             self.auth.check(),
             self.log.check(),
+            self.webhooks.check(),
+            self.check_authorize_url(),
             self.telemetry.check(),
             self.server.check(),
             self.gate.check(&self.auth),
             self.protocols.check(&self.auth),
         ];
         checked.into_iter().filter_map(Result::err)
+    }
+
+    fn check_authorize_url(&self) -> Result<(), SettingsError> {
+        if self.log.authorize_url.is_some() && !self.webhooks.has_general_secret() {
+            return Err(
+                "--authorize-url needs --webhook-secret (LIVESTORE_WEBHOOK_SECRET), which signs the requests".into()
+            );
+        }
+        Ok(())
     }
 }

@@ -24,5 +24,6 @@ mod shutdown;
 mod telemetry;
 mod time;
 mod token;
+mod webhook;
 
 pub use program::Program;

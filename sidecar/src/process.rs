@@ -139,6 +139,7 @@ impl Sidecar {
         }
         let authentication = Arc::new(config.auth.authentication()?);
         let database = config.database.database()?;
+        let webhooks = config.webhooks.webhooks()?;
         let metrics = metrics::install()?;
         // Each connection is a file; --max-connections limits how many there are.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -159,8 +160,7 @@ impl Sidecar {
         let memory = Memory::new(config.gate.max_buffer_bytes, config.gate.max_buffer_bytes_per_client);
         let has_relay = config.protocols.has_relay();
         let relay = has_relay.then(|| Relay::start(database.clone(), &config.relay, &mut tasks));
-        let last_moment = ending.last_moment.clone();
-        let log = Log::start(database, config.log, memory, authentication, last_moment, &mut tasks);
+        let log = Log::start(database, config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
         let dialects = config.protocols.dialects.clone();
         let gate = Arc::new(Gate::new(config.gate, &config.auth, dialects, log, ending)?);
         let services = Services { gate, relay };
@@ -221,7 +221,7 @@ impl Sidecar {
                     }
                 };
                 // Other sidecars' devices hear of it at once, however long the devices here take to leave.
-                tokio::join!(exited, gate.connections.wait());
+                tokio::join!(exited, gate.connections.wait(), gate.log.delivered());
                 let _ = serving.await;
             });
             if ended.await.is_err() {

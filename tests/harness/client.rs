@@ -105,6 +105,11 @@ impl Node {
         Self::start(Path::new("s2-proxy.mjs"))
     }
 
+    /// A service that receives webhooks: `webhook-receiver.mjs`.
+    pub fn webhook_receiver() -> Self {
+        Self::start(Path::new("webhook-receiver.mjs"))
+    }
+
     fn start(script: &Path) -> Self {
         Self::start_on(Path::new("node"), script)
     }

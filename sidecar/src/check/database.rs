@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Row};
 
 use super::{Report, rights};
 use crate::config::Config;
-use crate::log::check_authorize_function;
+use crate::log::{check_authorize_function, check_authorize_url};
 use crate::postgres::{Database, DatabaseError};
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
@@ -56,6 +56,15 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
     if let Some(function) = &config.log.authorize_function {
         match check_authorize_function(database.clone(), function.clone()).await {
             Ok(()) => report.good(format!("--authorize-function {function} can be called")),
+            Err(error) => report.wrong(error),
+        }
+    }
+    if let Some(url) = &config.log.authorize_url {
+        match config.webhooks.webhooks() {
+            Ok(webhooks) => match check_authorize_url(url.clone(), webhooks.operators_sender).await {
+                Ok(()) => report.good("--authorize-url answers"),
+                Err(error) => report.wrong(format!("--authorize-url: {error}")),
+            },
             Err(error) => report.wrong(error),
         }
     }

@@ -5,8 +5,8 @@ mod aliases;
 mod context;
 mod error;
 mod event;
-mod handlers;
 mod limits;
+mod reactions;
 mod read;
 mod settings;
 mod store_id;
@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub use access::administrator::ResetError;
-pub use access::authorize::{Action, check_authorize_function};
+pub use access::authorize::{Action, check_authorize_function, check_authorize_url};
 pub use access::find::FindError;
 pub use access::reader::Reader;
 pub use access::store::StoreLog;
@@ -44,8 +44,8 @@ pub use write::outcome::Pushed;
 
 use access::authorize::Authorizer;
 use aliases::Aliases;
-use handlers::{Handlers, Wake};
 use limits::Limits;
+use reactions::{SubscriptionGauges, Wake};
 use read::listener::Listener;
 use read::tails::Tails;
 use write::commit::Committer;
@@ -55,7 +55,9 @@ use crate::auth::Authentication;
 use crate::limits::memory::Memory;
 pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
+use crate::shutdown::Ending;
 use crate::telemetry::metrics::GaugeValues;
+use crate::webhook::Webhooks;
 
 /// The logs of all stores. Cheap to clone.
 #[derive(Clone)]
@@ -72,6 +74,9 @@ pub struct Parts {
     memory: Arc<Memory>,
     authorizer: Option<Authorizer>,
     is_listening: Arc<AtomicBool>,
+    subscriptions: SubscriptionGauges,
+    /// What is on its way to the receivers of subscriptions.
+    under_way: TaskTracker,
 }
 
 /// Why the sidecar is not ready.
@@ -103,22 +108,25 @@ impl Deref for Log {
 
 impl Log {
     /// Starts the committer and the listener on `tasks`: neither ends by itself, or needs the database to be there yet. `memory` is
-    /// for pages and frames; at `last_moment`, requests that wait must be answered, since the process ends.
+    /// for pages and frames; at the last moment of `ending`, requests that wait must be answered.
     pub fn start(
         database: Database,
         settings: LogSettings,
+        webhooks: Webhooks,
         memory: Arc<Memory>,
         authentication: Arc<Authentication>,
-        last_moment: CancellationToken,
+        ending: Ending,
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let limits = Limits::start(settings.push, tasks);
         let tails = Tails::new(database.clone(), settings.contention_window);
         let is_listening = Arc::new(AtomicBool::new(false));
-        let (commits, waiting) = CommitQueue::new(settings.push_timeout, last_moment);
+        let (commits, waiting) = CommitQueue::new(settings.push_timeout, ending.last_moment.clone());
         let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);
         let wake = Arc::new(Wake::default());
-        let handlers = Handlers { database: database.clone(), wake: Arc::clone(&wake) };
+        let (subscriptions, under_way) = (SubscriptionGauges::default(), TaskTracker::new());
+        let authorizer = Authorizer::new(&settings, &database, webhooks.operators_sender.clone());
+        reactions::start(&database, &wake, webhooks, ending, under_way.clone(), subscriptions.clone(), tasks);
         let listener = Listener {
             database: database.clone(),
             tails: Arc::clone(&tails),
@@ -127,11 +135,9 @@ impl Log {
         };
         tasks.spawn(committer.run());
         tasks.spawn(listener.run());
-        tasks.spawn(handlers.run());
         tasks.spawn(write::prune::run(database.clone()));
         tasks.spawn(database.clone().close_when_idle());
         let aliases = Aliases::new(database.clone());
-        let authorizer = settings.authorize_function.map(|function| Authorizer::new(database.clone(), function));
         Self(Arc::new(Parts {
             database,
             commits,
@@ -142,6 +148,8 @@ impl Log {
             memory,
             authorizer,
             is_listening,
+            subscriptions,
+            under_way,
         }))
     }
 
@@ -174,6 +182,12 @@ impl Log {
         }
     }
 
+    /// Waits until nothing is on its way to the receivers of subscriptions. Call it when the process ends.
+    pub async fn delivered(&self) {
+        self.under_way.close();
+        self.under_way.wait().await;
+    }
+
     /// The values of gauges.
     pub fn gauges(&self) -> GaugeValues {
         let (pool_idle, pool_busy, pool_waiting) = self.database.pool();
@@ -186,6 +200,7 @@ impl Log {
             pool_busy,
             pool_waiting,
             relay_devices: 0,
+            subscriptions: self.subscriptions.read(),
         }
     }
 

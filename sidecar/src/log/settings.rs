@@ -13,8 +13,14 @@ use crate::settings::{SettingsError, check_text};
 pub struct LogSettings {
     /// An SQL function that says who may do what, e.g. app.may_sync: (store_id text, action text, payload json, headers json)
     /// returns boolean. Asked with the actions connect, pull and push. See docs/hooks.md.
-    #[arg(long, env = "LIVESTORE_AUTHORIZE_FUNCTION", value_name = "FUNCTION")]
+    #[arg(long, env = "LIVESTORE_AUTHORIZE_FUNCTION", value_name = "FUNCTION", conflicts_with = "authorize_url")]
     pub authorize_function: Option<String>,
+
+    /// The URL of a service that says who may do what, instead of a function: gets a POST with storeId, action, payload, headers
+    /// and claims, signed with --webhook-secret, and answers {"allow": true, "ttl": 60} or {"allow": false, "reason": "…"}; ttl is
+    /// the time in seconds for which the answer holds. While it does not answer, clients wait. See docs/hooks.md.
+    #[arg(long, env = "LIVESTORE_AUTHORIZE_URL", value_name = "URL")]
+    pub authorize_url: Option<String>,
 
     #[command(flatten)]
     pub push: PushSettings,
@@ -32,7 +38,13 @@ pub struct LogSettings {
 
 impl LogSettings {
     pub fn check(&self) -> Result<(), SettingsError> {
-        check_text("--authorize-function", self.authorize_function.as_deref())
+        check_text("--authorize-function", self.authorize_function.as_deref())?;
+        match &self.authorize_url {
+            Some(url) if !url.starts_with("https://") && !url.starts_with("http://") => {
+                Err("--authorize-url must be an http or https URL".into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

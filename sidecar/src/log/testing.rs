@@ -13,6 +13,8 @@ use super::event::Event;
 use super::write::push::Push;
 use super::*;
 use crate::postgres::DatabaseSettings;
+use crate::shutdown::Ending;
+use crate::webhook::WebhookSettings;
 
 #[derive(Parser)]
 struct Settings {
@@ -20,6 +22,8 @@ struct Settings {
     database: DatabaseSettings,
     #[command(flatten)]
     log: LogSettings,
+    #[command(flatten)]
+    webhooks: WebhookSettings,
 }
 
 fn settings() -> Settings {
@@ -41,8 +45,9 @@ pub fn nowhere() -> Database {
 /// Logs that everybody may use, where a batch has two events of a hundred bytes.
 pub fn public_log(tasks: &mut JoinSet<()>) -> Log {
     let memory = Memory::new(1 << 20, 1 << 20);
-    let (log, last_moment) = (settings().log, CancellationToken::new());
-    Log::start(nowhere(), log, memory, Arc::new(Authentication::None), last_moment, tasks)
+    let settings = settings();
+    let webhooks = settings.webhooks.webhooks().unwrap();
+    Log::start(nowhere(), settings.log, webhooks, memory, Arc::new(Authentication::None), Ending::default(), tasks)
 }
 
 pub fn store(name: &str) -> StoreId {

@@ -109,6 +109,8 @@ pub enum DatabaseError {
         "--authorize-function {function}: {problem}; create it, and grant usage on its schema and execute on it to the role of the database URL"
     )]
     AuthorizeFunction { function: String, problem: String },
+    #[error("--authorize-url does not answer: {problem}")]
+    AuthorizeUrl { problem: String },
 }
 
 impl DatabaseError {
@@ -116,6 +118,7 @@ impl DatabaseError {
     pub fn to_strangers(&self) -> String {
         match self {
             Self::AuthorizeFunction { .. } => "the authorize function cannot be called: see the log".into(),
+            Self::AuthorizeUrl { .. } => "the authorize service does not answer: see the log".into(),
             other => other.to_string(),
         }
     }
@@ -129,7 +132,8 @@ impl DatabaseError {
             | Self::NoAnswer
             | Self::Lost
             | Self::ReadOnly
-            | Self::Superseded { .. } => Retry::Soon,
+            | Self::Superseded { .. }
+            | Self::AuthorizeUrl { .. } => Retry::Soon,
             // Without a code, it is the login that fails.
             Self::Refused(error) => error.code().map_or(Retry::WhenMended, Retry::after),
             Self::Tls(_)

@@ -1,5 +1,6 @@
 //! Names and texts of the metrics for Prometheus, in one place. They are an interface: dashboards and alerts name them, and
-//! docs/operations.md lists them. No label has more values than this program has words for: never a store, a user or an address.
+//! docs/operations.md lists them. No label has more values than this program has words for: never a store, a user or an address. The
+//! exception are durable subscriptions: only administrators make them.
 
 use std::time::Duration;
 
@@ -45,6 +46,12 @@ metrics! {
     counter RELAY_MESSAGES = "livestore_relay_messages_total", "Messages that devices of the peer relay sent here";
     counter LIMIT_HITS = "livestore_limit_hits_total", "How often a limit that an operator sets was exceeded, by limit";
     counter REFUSALS = "livestore_refusals_total", "Requests of clients that were refused, by what they asked for and the reason";
+    counter REACTIONS = "livestore_subscription_batches_total", "Batches of durable subscriptions that this sidecar gave to a handler or a webhook, by outcome";
+    counter REACTED_EVENTS = "livestore_subscription_events_total", "Events of durable subscriptions that were handled or taken";
+    gauge SUBSCRIPTION_LAG = "livestore_subscription_lag_events", "Positions of the commit log that a durable subscription is behind";
+    gauge SUBSCRIPTION_LAG_SECONDS = "livestore_subscription_lag_seconds", "Age of the first commit that a durable subscription has not passed";
+    gauge SUBSCRIPTION_FAILURES = "livestore_subscription_failures", "Failures of the events that a durable subscription gives out next";
+    gauge DEAD_LETTERS = "livestore_subscription_dead_letters", "Events that a durable subscription has given up";
     gauge BUILD = "livestore_build_info", "1, with the version of the sidecar";
 }
 
@@ -159,8 +166,40 @@ pub fn relayed() {
     counter!(RELAY_MESSAGES).increment(1);
 }
 
+labels! {
+    /// What sidecars do with the events of a durable subscription.
+    pub enum Reaction {
+        Handler = "handler",
+        Webhook = "webhook",
+    }
+}
+
+/// A handler or a receiver got a batch, and has taken it with so many events, or has failed.
+pub fn reacted(by: Reaction, is_taken: bool, events: i64) {
+    let outcome = if is_taken { "taken" } else { "failed" };
+    counter!(REACTIONS, "by" => by.name(), "outcome" => outcome).increment(1);
+    counter!(REACTED_EVENTS, "by" => by.name()).increment(events.unsigned_abs());
+}
+
+/// How far a durable subscription is, as `livestore.subscriptions` shows it.
+#[derive(Debug, Clone)]
+pub struct SubscriptionLag {
+    pub subscription: String,
+    pub events: f64,
+    pub seconds: f64,
+    pub failures: f64,
+    pub dead_letters: f64,
+}
+
+impl SubscriptionLag {
+    /// Of a subscription that does not exist any more.
+    pub fn nothing(subscription: String) -> Self {
+        Self { subscription, events: 0.0, seconds: 0.0, failures: 0.0, dead_letters: 0.0 }
+    }
+}
+
 /// The values of gauges that are read when Prometheus asks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct GaugeValues {
     pub is_listening: bool,
     pub queued_bytes: usize,
@@ -170,6 +209,7 @@ pub struct GaugeValues {
     pub pool_busy: usize,
     pub pool_waiting: usize,
     pub relay_devices: usize,
+    pub subscriptions: Vec<SubscriptionLag>,
 }
 
 /// The text that Prometheus reads.
@@ -182,6 +222,13 @@ pub fn render(handle: &PrometheusHandle, values: GaugeValues) -> String {
     gauge!(POOL, "state" => "busy").set(values.pool_busy as f64);
     gauge!(POOL_WAITING).set(values.pool_waiting as f64);
     gauge!(RELAY_DEVICES).set(values.relay_devices as f64);
+    for SubscriptionLag { subscription, events, seconds, failures, dead_letters } in values.subscriptions {
+        let of = |name| gauge!(name, "subscription" => subscription.clone());
+        of(SUBSCRIPTION_LAG).set(events);
+        of(SUBSCRIPTION_LAG_SECONDS).set(seconds);
+        of(SUBSCRIPTION_FAILURES).set(failures);
+        of(DEAD_LETTERS).set(dead_letters);
+    }
     handle.render()
 }
 
@@ -215,6 +262,12 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
     }
     for from in ["tail", "database"] {
         counter!(TAIL_READS, "from" => from).absolute(0);
+    }
+    for by in Reaction::ALL {
+        for outcome in ["taken", "failed"] {
+            counter!(REACTIONS, "by" => by.name(), "outcome" => outcome).absolute(0);
+        }
+        counter!(REACTED_EVENTS, "by" => by.name()).absolute(0);
     }
     for name in [COMMITTED_EVENTS, DELIVERED_EVENTS, LISTENER_LOSSES, RELAY_MESSAGES] {
         counter!(name).absolute(0);

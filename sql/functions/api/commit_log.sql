@@ -23,12 +23,12 @@ begin
             using errcode = 'LS006', detail = json_build_object('prunedPosition', pruned),
                 hint = 'Read the state that you need from livestore.events, and go on from a position that was current before.';
     end if;
-    return query select * from livestore._read_commits(after, names, null, 1, 0, max_events);
+    return query select * from livestore._read_commits(after, names, null, 1, 0, max_events, 8388608);
 end
 $$;
 
 comment on function livestore.read_all(bigint, text[], integer) is
-'The events of all stores after a position, in the order of commits, at most max_events (1 to 10000); with names, only events of these names. Go on from the position of the last row, which has nothing but its position if it only says how far this has read; no row: there is nothing new. A row with a change (reset, drop, move) says that a store was reset, dropped or moved to a dedicated table; the events of a log that was reset or dropped are not returned any more. Events from before version 0.3 have no position. LISTEN livestore_commits says when to read again. Raises LS006 if what comes next was pruned';
+'The events of all stores after a position, in the order of commits, at most max_events (1 to 10000) with 8 MiB of args, or a single event with more; with names, only events of these names. Go on from the position of the last row, which has nothing but its position if it only says how far this has read; no row: there is nothing new. A row with a change (reset, drop, move) says that a store was reset, dropped or moved to a dedicated table; the events of a log that was reset or dropped are not returned any more. Events from before version 0.3 have no position. LISTEN livestore_commits says when to read again. Raises LS006 if what comes next was pruned';
 
 create or replace function livestore.prune_commits(before timestamptz)
 returns bigint

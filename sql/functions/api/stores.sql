@@ -169,7 +169,8 @@ declare
     renewed bigint;
 begin
     perform livestore._notify_heads(array_agg(s.store_id), array_agg(null::bigint))
-    from (select l.store_id from livestore.stores l order by l.store_id collate "C" for update) s;
+    from (select l.store_id from livestore.stores l order by l.store_id collate "C" for update) s
+    having count(*) > 0;
     update livestore.stores s set backend_id = livestore._make_backend_id(gen_random_uuid()::text);
     get diagnostics renewed = row_count;
     update livestore.dropped_stores d set backend_id = livestore._make_backend_id(gen_random_uuid()::text);

@@ -1,7 +1,7 @@
 -- Durable subscriptions: each partition of one is a cursor into the commit log that one worker has at a time.
 create or replace function livestore.subscribe(
     subscription text, names text[] default null, stores text default null, partitions integer default 1, start text default 'now',
-    max_failures integer default 10, handler regprocedure default null
+    max_failures integer default 10, handler regprocedure default null, url text default null
 )
 returns void
 language plpgsql
@@ -29,8 +29,15 @@ begin
         raise exception 'the handler % must be a function of one argument of the type livestore.polled_event', handler
             using errcode = 'invalid_function_definition';
     end if;
-    insert into livestore.subscribers (name, names, stores, partitions, max_failures, handler)
-    values (subscription, names, stores, partitions, max_failures, handler);
+    if url !~ '^https?://[^[:space:]]+$' or octet_length(url) > 2048 then
+        raise exception 'url must be an http or https URL of at most 2048 bytes' using errcode = 'invalid_parameter_value';
+    end if;
+    if handler is not null and url is not null then
+        raise exception 'a subscription has a handler or a url' using errcode = 'invalid_parameter_value',
+            hint = 'Make two subscriptions.';
+    end if;
+    insert into livestore.subscribers (name, names, stores, partitions, max_failures, handler, url)
+    values (subscription, names, stores, partitions, max_failures, handler, url);
     -- No commit takes positions meanwhile: all that are visible are before this one, and all others after it.
     lock table livestore.commit_turn in exclusive mode;
     pruned := (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
@@ -42,8 +49,8 @@ begin
     end if;
     insert into livestore.subscription_partitions (subscription, "partition", "position")
     select subscription, p.n, from_position from generate_series(0, partitions - 1) p(n);
-    if handler is not null then
-        -- Sidecars run it from now on.
+    if handler is not null or url is not null then
+        -- Sidecars serve it from now on.
         perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
     end if;
     if start = 'beginning' then
@@ -55,8 +62,8 @@ begin
 end
 $$;
 
-comment on function livestore.subscribe(text, text[], text, integer, text, integer, regprocedure) is
-'Makes a durable subscription to events of these names (null: all) of stores whose id is LIKE a pattern (null: all). start: now, beginning (all events that there are, then all that come), or a position of livestore.read_all. Up to partitions workers (1 to 256) share it by livestore.poll; the events of a store stay in order. An event that fails max_failures times (1 to 1000) becomes a dead letter. handler: a function of one argument, livestore.polled_event, that livestore.run_subscription calls. The commit log is kept until all subscriptions have passed it';
+comment on function livestore.subscribe(text, text[], text, integer, text, integer, regprocedure, text) is
+'Makes a durable subscription to events of these names (null: all) of stores whose id is LIKE a pattern (null: all). start: now, beginning (all events that there are, then all that come), or a position of livestore.read_all. Up to partitions workers (1 to 256) share it by livestore.poll; the events of a store stay in order. An event that fails max_failures times (1 to 1000) becomes a dead letter. handler: a function of one argument, livestore.polled_event, that livestore.run_subscription calls. url: where sidecars send the events to, signed as the Standard Webhooks specification says. The commit log is kept until all subscriptions have passed it';
 
 create or replace function livestore.unsubscribe(subscription text)
 returns void
@@ -67,12 +74,15 @@ as $$
 begin
     perform livestore._subscriber(subscription);
     delete from livestore.subscribers s where s.name = subscription;
+    perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
 end
 $$;
 
 comment on function livestore.unsubscribe(text) is 'Removes a durable subscription with its dead letters';
 
-create or replace function livestore.poll(subscription text, max_events integer default 100, lease_time interval default '30 seconds')
+create or replace function livestore.poll(
+    subscription text, max_events integer default 100, lease_time interval default '30 seconds', max_bytes integer default 8388608
+)
 returns setof livestore.polled_event
 language plpgsql
 security definer
@@ -92,6 +102,9 @@ begin
     end if;
     if lease_time is null or lease_time not between interval '1 second' and interval '1 day' then
         raise exception 'lease_time must be between a second and a day' using errcode = 'invalid_parameter_value';
+    end if;
+    if max_bytes is null or max_bytes not between 1 and 67108864 then
+        raise exception 'max_bytes must be between 1 and 67108864' using errcode = 'invalid_parameter_value';
     end if;
     subscriber := livestore._subscriber(subscription);
     -- Each partition that no other worker has, once, beginning with the one that was longest without.
@@ -129,7 +142,7 @@ begin
         ) then
             batch := livestore._next_history(
                 subscriber, place,
-                case when place.batch_end is not null then place.batch_size when place.one_by_one > 0 then 1 else max_events end
+                case when place.batch_end is not null then place.batch_size when place.one_by_one > 0 then 1 else max_events end, max_bytes
             );
             if cardinality(batch) = 0 then
                 delete from livestore.subscription_history h
@@ -145,7 +158,7 @@ begin
             place.batch_store := null;
             -- Events of no interest to this partition are passed, as far as one call may go.
             for round in 1..20 loop
-                batch := livestore._next_commits(subscriber, place, max_events);
+                batch := livestore._next_commits(subscriber, place, max_events, max_bytes);
                 looked_upto := batch[cardinality(batch)].position;
                 if batch[cardinality(batch)].store_id is null then
                     batch := batch[:cardinality(batch) - 1];
@@ -171,8 +184,8 @@ begin
 end
 $$;
 
-comment on function livestore.poll(text, integer, interval) is
-'The next events of a partition of a subscription that no other worker has, at most max_events (1 to 10000), for lease_time (a second to a day). Call livestore.ack in the transaction of what you do with them, or livestore.nack. No row: there is nothing to do. Events that are not acknowledged in time are given out again, as a batch of the same events, and count as failed';
+comment on function livestore.poll(text, integer, interval, integer) is
+'The next events of a partition of a subscription that no other worker has, at most max_events (1 to 10000) with max_bytes of args (8 MiB; at most 64 MiB; an event of more comes alone), for lease_time (a second to a day). Call livestore.ack in the transaction of what you do with them, or livestore.nack. No row: there is nothing to do. Events that are not acknowledged in time are given out again, as a batch of the same events, and count as failed';
 
 create or replace function livestore.ack(lease text)
 returns void
@@ -188,7 +201,9 @@ $$;
 comment on function livestore.ack(text) is
 'Acknowledges the events that livestore.poll has given out with a lease. Raises LS007 if the lease has ended and another worker has the events: what this transaction has done with them is then rolled back';
 
-create or replace function livestore.nack(lease text, retry_after interval default '1 second', error text default null)
+create or replace function livestore.nack(
+    lease text, retry_after interval default '1 second', error text default null, is_failure boolean default true
+)
 returns void
 language plpgsql
 security definer
@@ -200,14 +215,20 @@ begin
     if retry_after is null or retry_after not between interval '0' and interval '1 day' then
         raise exception 'retry_after must be between nothing and a day' using errcode = 'invalid_parameter_value';
     end if;
-    place := livestore._fail(livestore._subscriber(place.subscription), place, error);
+    if is_failure then
+        place := livestore._fail(livestore._subscriber(place.subscription), place, error);
+    else
+        place.error := left(coalesce(error, place.error), 1000);
+        place.lease := null;
+        place.leased_until := null;
+    end if;
     place.retry_at := clock_timestamp() + retry_after;
     perform livestore._put(place);
 end
 $$;
 
-comment on function livestore.nack(text, interval, text) is
-'Gives the events of a lease back: they have failed, and are given out again after retry_after (at most a day). When a batch has failed max_failures times, its events are given out one by one; an event that has then failed as often becomes a dead letter. Raises LS007 like livestore.ack';
+comment on function livestore.nack(text, interval, text, boolean) is
+'Gives the events of a lease back: they have failed, and are given out again after retry_after (at most a day). is_failure => false: they have not failed, the worker stops or what it needs is away. When a batch has failed max_failures times, its events are given out one by one; an event that has then failed as often becomes a dead letter. Raises LS007 like livestore.ack';
 
 create or replace function livestore.resend(dead_letter bigint)
 returns void

@@ -65,7 +65,7 @@ $$;
 comment on function livestore._partition_of(text, integer) is 'Internal: the partition of a subscription that a store belongs to, from 0';
 
 create or replace function livestore._read_commits(
-    after bigint, names text[], pattern text, partitions integer, partition_number integer, max_events integer
+    after bigint, names text[], pattern text, partitions integer, partition_number integer, max_events integer, max_bytes bigint
 )
 returns table (
     "position" bigint, store_id text, seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz,
@@ -112,15 +112,20 @@ begin
         ) l
         order by l.position
         limit max_events
+    ), counted as materialized (
+        select f.*, max_bytes is null or row_number() over w = 1
+            or coalesce(sum(octet_length(f.args::text)) over w, 0) <= max_bytes as fits
+        from found f
+        window w as (order by f.position)
     )
-    select f.* from found f
+    select f.position, f.store_id, f.seq_num, f.name, f.args, f.client_id, f.session_id, f.created_at, f.change from counted f where f.fits
     union all
     -- How far this has looked, if no row says it.
     select last_looked, null, null, null, null, null, null, null, null
-    where (select count(*) < max_events and max(f.position) is distinct from last_looked from found f)
+    where (select count(*) < max_events and max(f.position) is distinct from last_looked and coalesce(bool_and(f.fits), true) from counted f)
     order by 1;
 end
 $$;
 
-comment on function livestore._read_commits(bigint, text[], text, integer, integer, integer) is
-'Internal: livestore.read_all for the stores whose id is like a pattern, and that are in a partition. Looks at ten times max_events positions at most';
+comment on function livestore._read_commits(bigint, text[], text, integer, integer, integer, bigint) is
+'Internal: livestore.read_all for the stores whose id is like a pattern, and that are in a partition, with max_bytes of args (null: any number). Looks at ten times max_events positions at most';

@@ -114,8 +114,8 @@ begin
         place.batch_end := null;
         place.batch_store := null;
     else
-        event := (case when place.batch_store is not null then livestore._next_history(subscriber, place, 1)
-            else livestore._next_commits(subscriber, place, 1) end)[1];
+        event := (case when place.batch_store is not null then livestore._next_history(subscriber, place, 1, 1)
+            else livestore._next_commits(subscriber, place, 1, 1) end)[1];
         if event.store_id is not null then
             insert into livestore.dead_letters (
                 subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change, failures,
@@ -137,7 +137,7 @@ comment on function livestore._fail(livestore.subscribers, livestore.subscriptio
 'Internal: the state of a partition after the events that were given out have failed';
 
 create or replace function livestore._next_commits(
-    subscriber livestore.subscribers, place livestore.subscription_partitions, max_events integer
+    subscriber livestore.subscribers, place livestore.subscription_partitions, max_events integer, max_bytes integer
 )
 returns livestore.polled_event[]
 language plpgsql
@@ -155,7 +155,8 @@ begin
         )::livestore.polled_event
         from livestore._read_commits(
             place.position, subscriber.names, subscriber.stores, subscriber.partitions, place.partition,
-            case when is_again then greatest(least(place.batch_end - place.position, 1000000)::integer, 1) else max_events end
+            case when is_again then greatest(least(place.batch_end - place.position, 1000000)::integer, 1) else max_events end,
+            case when not is_again then max_bytes end
         ) e
         where not is_again or e.position <= place.batch_end
         order by e.position
@@ -164,11 +165,11 @@ begin
 end
 $$;
 
-comment on function livestore._next_commits(livestore.subscribers, livestore.subscription_partitions, integer) is
+comment on function livestore._next_commits(livestore.subscribers, livestore.subscription_partitions, integer, integer) is
 'Internal: the next events of a partition in the commit log; a last one without a store says how far the log was read';
 
 create or replace function livestore._next_history(
-    subscriber livestore.subscribers, place livestore.subscription_partitions, max_events integer
+    subscriber livestore.subscribers, place livestore.subscription_partitions, max_events integer, max_bytes integer
 )
 returns livestore.polled_event[]
 language plpgsql
@@ -178,23 +179,33 @@ as $$
 begin
     return array(
         select row(
-            place.lease, place.partition, null, s.store_id, e.seq_num, e.name, e.args, e.client_id, e.session_id, e.created_at, null,
+            place.lease, place.partition, null, f.store_id, f.seq_num, f.name, f.args, f.client_id, f.session_id, f.created_at, null,
             place.failures
         )::livestore.polled_event
         from (
-            select * from livestore.subscription_history h
-            where h.subscription = place.subscription and h.partition = place.partition
-            order by h.store
-        ) h
-        join livestore.stores s on s.id = h.store
-        cross join lateral livestore._history_events(s.eventlog::oid, h.store, h.after, h.upto, subscriber.names, max_events) e
-        order by h.store, e.seq_num
-        limit max_events
+            select n.*, sum(octet_length(n.args::text)) over (order by n.store, n.seq_num) as bytes,
+                row_number() over (order by n.store, n.seq_num) as n
+            from (
+                select h.store, s.store_id, e.*
+                from (
+                    select * from livestore.subscription_history h
+                    where h.subscription = place.subscription and h.partition = place.partition
+                    order by h.store
+                ) h
+                join livestore.stores s on s.id = h.store
+                cross join lateral livestore._history_events(s.eventlog::oid, h.store, h.after, h.upto, subscriber.names, max_events) e
+                order by h.store, e.seq_num
+                limit max_events
+            ) n
+        ) f
+        -- A batch that is given out again has the size that it had.
+        where place.batch_end is not null or f.n = 1 or coalesce(f.bytes, 0) <= max_bytes
+        order by f.store, f.seq_num
     );
 end
 $$;
 
-comment on function livestore._next_history(livestore.subscribers, livestore.subscription_partitions, integer) is
+comment on function livestore._next_history(livestore.subscribers, livestore.subscription_partitions, integer, integer) is
 'Internal: the next events of a partition from before the subscription was made';
 
 create or replace function livestore._history_events(

@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 15] = [
     &["relay"],
     &["log"],
     &["auth"],
-    &["limits", "postgres"],
+    &["limits", "postgres", "webhook"],
     &["telemetry"],
     &["settings"],
     &["shutdown", "time"],

@@ -447,3 +447,111 @@ async fn workers_that_are_killed_have_every_effect_exactly_once() {
          ) e where seq_num <> before + 1";
     assert_eq!(one::<i64>(&admin, disorder).await, 0);
 }
+
+/// Batches are bounded in bytes, in the history and in the commit log, and are the same when they are given out again.
+#[tokio::test]
+async fn a_batch_has_so_many_bytes_or_a_single_event() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    let write =
+        "select livestore.commit('s' || n % 2, n::text, to_json(repeat('x', case n when 3 then 3000 else 400 end)))
+         from generate_series(1, 6) n";
+    for start in ["beginning", "now"] {
+        if start == "beginning" {
+            run(&admin, write).await;
+        }
+        run(&admin, &format!("select livestore.subscribe('s', start => '{start}')")).await;
+        if start == "now" {
+            run(&admin, write).await;
+        }
+        let (mut sizes, mut names) = (Vec::new(), Vec::new());
+        loop {
+            let batch = poll(&worker, "'s', max_bytes => 1000").await;
+            if batch.events.is_empty() {
+                break;
+            }
+            batch.nack(&worker, "not yet").await;
+            let again = poll(&worker, "'s', 100, max_bytes => 1").await;
+            let plain = |events: &[String]| {
+                events.iter().map(|event| event.split(' ').nth(2).unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            assert_eq!(plain(&again.events), plain(&batch.events));
+            sizes.push(again.events.len());
+            names.extend(plain(&again.events));
+            again.ack(&worker).await;
+        }
+        let in_order =
+            if start == "beginning" { ["1", "3", "5", "2", "4", "6"] } else { ["1", "2", "3", "4", "5", "6"] };
+        assert_eq!(names, in_order);
+        let in_pieces: &[usize] = if start == "beginning" { &[1, 1, 2, 2] } else { &[2, 1, 2, 1] };
+        assert_eq!(sizes, in_pieces, "{start}");
+        run(&admin, "select livestore.unsubscribe('s')").await;
+    }
+    for bytes in ["null", "0", "67108865"] {
+        let refused = rejection(worker.query(&format!("select livestore.poll('s', max_bytes => {bytes})"), &[]).await);
+        assert_eq!(refused.sqlstate, "22023", "{bytes}");
+    }
+    // A reader of everything gets 8 MiB at a time, and goes on from the last position.
+    run(&admin, "select livestore.commit('big', n::text, to_json(repeat('x', 3 << 20))) from generate_series(1, 5) n")
+        .await;
+    let (mut position, mut pages) = (12_i64, Vec::new());
+    loop {
+        let rows = admin
+            .query("select position, octet_length(args::text) from livestore.read_all($1)", &[&position])
+            .await
+            .unwrap();
+        let Some(last) = rows.last() else { break };
+        position = last.get(0);
+        pages.push(rows.len());
+    }
+    assert_eq!(pages, [2, 2, 1]);
+}
+
+#[tokio::test]
+async fn what_is_given_back_has_not_failed() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('s', max_failures => 1)").await;
+    commit(&admin, "a", "e").await;
+    for _ in 0..3 {
+        let batch = poll(&worker, "'s'").await;
+        assert_eq!(batch.events, ["a 1 e"]);
+        let given_back = "select livestore.nack($1, '0', 'away', is_failure => false)";
+        worker.execute(given_back, &[&batch.lease]).await.unwrap();
+    }
+    assert_eq!(one::<String>(&admin, "select error || failures from livestore.subscriptions").await, "away0");
+    let batch = poll(&worker, "'s'").await;
+    batch.nack(&worker, "bad").await;
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.dead_letters").await, 1);
+}
+
+#[tokio::test]
+async fn a_url_is_one_and_only_what_serves_it_learns_it() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, "create function public.f(event livestore.polled_event) returns void language sql as ''").await;
+    let handler = "https://a.example/', handler => 'public.f(livestore.polled_event)";
+    let long = format!("https://a.example/{}", "x".repeat(2048));
+    for url in ["", "a.example", "ftp://a.example", "https://", "https://a b", &long, handler] {
+        let subscribe = format!("select livestore.subscribe('s', url => '{url}')");
+        assert_eq!(rejection(admin.query(&subscribe, &[]).await).sqlstate, "22023", "{url}");
+    }
+    run(
+        &admin,
+        "select livestore.subscribe('with url', url => 'https://a.example/hook?key=1'); select livestore.subscribe('plain');
+         select livestore.subscribe('with handler', handler => 'public.f(livestore.polled_event)')",
+    )
+    .await;
+    let served = "select string_agg(concat_ws('=', subscription, url), ' ') from livestore.served_subscriptions()";
+    let sidecar = database.connect("sidecar").await;
+    assert_eq!(one::<String>(&sidecar, served).await, "with handler with url=https://a.example/hook?key=1");
+    let reader = database.connect("reader").await;
+    let refused = rejection(reader.query("select url from livestore.subscribers", &[]).await);
+    assert_eq!(refused.sqlstate, "42501");
+    // It changes with a restore.
+    let life = "select livestore.database_life()";
+    let before: String = one(&sidecar, life).await;
+    run(&admin, "select livestore.renew_backend_ids()").await;
+    let after: String = one(&sidecar, life).await;
+    assert!(before != after && before.len() == 21, "{before} {after}");
+}

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::registry::StoreDigest;
 use super::tails::Tails;
-use crate::log::handlers::Wake;
+use crate::log::reactions::Wake;
 use crate::postgres::{Backoff, Database, DatabaseError};
 use crate::telemetry::metrics;
 
@@ -19,13 +19,13 @@ use crate::telemetry::metrics;
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Any role can send one: without the key of the
-/// digests, it only makes [`Wake`] look whether handlers have work.
+/// digests, it only makes [`Wake`] look whether subscriptions have work.
 #[derive(Deserialize)]
 struct Heads {
     source: Option<String>,
     /// A head of null: the log was reset or dropped.
     heads: HashMap<StoreDigest, Option<i64>>,
-    /// Subscriptions with handlers were made.
+    /// Subscriptions that sidecars serve were made or removed.
     #[serde(default)]
     subscriptions: bool,
 }

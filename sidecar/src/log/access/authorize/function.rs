@@ -1,4 +1,4 @@
-//! The operator's own SQL function, which decides what a client may do.
+//! `--authorize-function`: an SQL function of the operator.
 
 use std::sync::Arc;
 
@@ -6,55 +6,14 @@ use parking_lot::Mutex;
 use tokio_postgres::error::SqlState;
 use tracing::warn;
 
-use crate::auth::Access;
+use super::{Action, denied};
 use crate::log::context::Context;
 use crate::log::error::Denied;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Pooled, Retry};
-use crate::telemetry::refusals::{Asked, Reason};
-
-/// The action that a client asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    Connect,
-    Pull,
-    Push,
-}
-
-impl Action {
-    /// As refusals name it.
-    pub fn asked(self) -> Asked {
-        match self {
-            Self::Connect => Asked::Connect,
-            Self::Pull => Asked::Pull,
-            Self::Push => Asked::Push,
-        }
-    }
-
-    /// The access that a token must allow for it.
-    pub fn access(self) -> Access {
-        match self {
-            Self::Connect | Self::Pull => Access::Read,
-            Self::Push => Access::Write,
-        }
-    }
-
-    /// The text for a client that the function refuses without one of its own.
-    pub fn refusal(self) -> &'static str {
-        match self {
-            Self::Connect => "not allowed to connect to this store",
-            Self::Pull => "not allowed to pull from this store",
-            Self::Push => "not allowed to push to this store",
-        }
-    }
-}
-
-fn denied(text: impl Into<String>) -> Denied {
-    Denied::new(Reason::Authorize, text)
-}
 
 /// Asks `--authorize-function` in Postgres.
-pub struct Authorizer {
+pub struct Function {
     database: Database,
     function: String,
     /// The call of the function, once it was found.
@@ -72,10 +31,10 @@ const FIND: &str = "\
 
 /// Whether a function is there, and can be asked.
 pub async fn check_authorize_function(database: Database, function: String) -> Result<(), DatabaseError> {
-    Authorizer::new(database, function).check().await
+    Function::new(database, function).check().await
 }
 
-impl Authorizer {
+impl Function {
     pub fn new(database: Database, function: String) -> Self {
         Self { database, function, call: Mutex::default() }
     }
@@ -88,9 +47,7 @@ impl Authorizer {
         Ok(())
     }
 
-    /// Asks the function. An error that it raises is a refusal, unless it is temporary. `Err` means that nothing was decided:
-    /// the database is away, or the function cannot be called, as in the middle of a migration. The caller then has to wait,
-    /// because a client that is refused stops syncing for good.
+    /// An error that the function raises is a refusal, unless it is temporary.
     pub async fn ask(
         &self,
         store: &StoreId,

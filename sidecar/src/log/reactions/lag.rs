@@ -1,0 +1,66 @@
+//! How far subscriptions are, for the metrics.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::postgres::{Database, DatabaseError};
+use crate::telemetry::metrics::SubscriptionLag;
+
+/// The interval at which the database is asked.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The subscriptions that have metrics of their own. Only administrators make them, so there are few.
+const MOST: i64 = 100;
+
+/// The state of the subscriptions when it was last read. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct SubscriptionGauges(Arc<Mutex<Vec<SubscriptionLag>>>);
+
+impl SubscriptionGauges {
+    pub fn read(&self) -> Vec<SubscriptionLag> {
+        self.0.lock().clone()
+    }
+
+    /// Those that were removed have nothing to do any more: a gauge keeps the value that it had last.
+    fn set(&self, mut lags: Vec<SubscriptionLag>) {
+        let mut before = self.0.lock();
+        let gone = before.drain(..).filter(|old| lags.iter().all(|new| new.subscription != old.subscription));
+        let gone: Vec<_> = gone.map(|old| SubscriptionLag::nothing(old.subscription)).take(MOST as usize).collect();
+        lags.extend(gone);
+        *before = lags;
+    }
+}
+
+/// Never ends.
+pub async fn run(database: Database, gauges: SubscriptionGauges) {
+    loop {
+        database.demand().awake().await;
+        match read(&database).await {
+            Ok(lags) => gauges.set(lags),
+            Err(error) => debug!(error = &error as &dyn std::error::Error, "cannot read how far subscriptions are"),
+        }
+        sleep(INTERVAL).await;
+    }
+}
+
+async fn read(database: &Database) -> Result<Vec<SubscriptionLag>, DatabaseError> {
+    let client = database.background_client().await?;
+    let select = "select name, lag_events::float8, lag_seconds, failures::float8, dead_letters::float8
+         from livestore.subscriptions order by name collate \"C\" limit $1";
+    let statement = client.prepare_cached(select).await?;
+    let rows = client.in_time(client.query(&statement, &[&MOST])).await??;
+    let lag = |row: &tokio_postgres::Row| {
+        Ok(SubscriptionLag {
+            subscription: row.try_get(0)?,
+            events: row.try_get(1)?,
+            seconds: row.try_get(2)?,
+            failures: row.try_get(3)?,
+            dead_letters: row.try_get(4)?,
+        })
+    };
+    rows.iter().map(lag).collect()
+}

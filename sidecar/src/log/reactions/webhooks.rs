@@ -1,0 +1,310 @@
+//! Sends the events of subscriptions with a URL: at least once, and those of a store in order.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_postgres::types::ToSql;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tracing::{debug, info, warn};
+
+use super::breaker::Breaker;
+use super::{BATCH, INTERVAL, LIST_INTERVAL, REST, RETRY, Served, served};
+use crate::postgres::{Database, DatabaseError};
+use crate::shutdown::Ending;
+use crate::telemetry::metrics::{self, Reaction};
+use crate::webhook::{SendError, Sender, Webhooks};
+
+/// The args of a batch have no more bytes, unless it is a single event.
+const MAX_BYTES: i32 = 1 << 20;
+
+/// By how much a lease is longer than a receiver may take: for the acknowledgement, while the database fails over.
+const MARGIN: Duration = Duration::from_secs(30);
+
+/// The pause before the same batch is sent again doubles with each failure, up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// The next events, each as JSON. `mark` says which event it is, in visible ASCII. The history has no positions.
+const POLL: &str = "\
+    select p.lease, p.failures, (select livestore.database_life()) as life,
+        coalesce(p.position::text, left(encode(sha256(convert_to(p.store_id, 'UTF8')), 'hex'), 16) || '-' || p.seq_num) as mark,
+        json_build_object(
+            'position', p.position, 'storeId', p.store_id, 'seqNum', p.seq_num, 'name', p.name, 'args', p.args, 'clientId', p.client_id,
+            'sessionId', p.session_id, 'createdAt', to_char(p.created_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'),
+            'change', p.change
+        )::text as event
+    from livestore.poll($1, $2, make_interval(secs => $3), $4) p";
+
+/// `livestore.ack` and `nack` raise it if another worker has the events.
+const LEASE_ENDED: &str = "LS007";
+
+const NACK: &str = "select livestore.nack($1, make_interval(secs => $2), $3, $4)";
+
+/// Starts and ends a [`Worker`] for each subscription with a URL. Never ends.
+pub async fn run(
+    database: Database,
+    settings: Webhooks,
+    ending: Ending,
+    under_way: TaskTracker,
+    commits: watch::Receiver<()>,
+    mut changes: watch::Receiver<()>,
+) {
+    let mut workers: HashMap<Served, AbortOnDropHandle<()>> = HashMap::new();
+    loop {
+        database.demand().awake().await;
+        changes.mark_unchanged();
+        let pause = match served(&database).await {
+            Ok(list) => {
+                // A worker whose subscription has gone, or has another URL, ends with what is on its way.
+                workers.retain(|served, _| list.contains(served));
+                for served in list {
+                    let Some(url) = served.url.clone() else { continue };
+                    workers.entry(served).or_insert_with_key(|served| {
+                        let worker = Worker {
+                            database: database.clone(),
+                            sender: settings.sender.clone(),
+                            subscription: served.name.clone(),
+                            url,
+                            concurrency: settings.concurrency,
+                            lease: settings.timeout + MARGIN,
+                            ending: ending.clone(),
+                            under_way: under_way.clone(),
+                        };
+                        AbortOnDropHandle::new(tokio::spawn(worker.run(commits.clone())))
+                    });
+                }
+                LIST_INTERVAL
+            }
+            Err(error) => {
+                debug!(error = &error as &dyn std::error::Error, "cannot list the subscriptions");
+                RETRY
+            }
+        };
+        sleep(REST).await;
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// Sends the events of one subscription.
+struct Worker {
+    database: Database,
+    sender: Sender,
+    subscription: String,
+    url: String,
+    concurrency: usize,
+    /// The time for which events are leased.
+    lease: Duration,
+    ending: Ending,
+    /// Tracks what is on its way, for whoever ends the process.
+    under_way: TaskTracker,
+}
+
+/// Events that were given out together.
+struct Batch {
+    lease: String,
+    leased_until: Instant,
+    /// How often it has failed.
+    failures: u32,
+    /// The `webhook-id`: the same whenever this batch is sent.
+    id: String,
+    events: i64,
+    body: Bytes,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: &'static str,
+    data: Data<'a>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    subscription: &'a str,
+    events: &'a [Box<RawValue>],
+}
+
+/// What became of a batch.
+enum Outcome {
+    Taken,
+    Failed { error: SendError, next: Duration },
+    GivenBack,
+}
+
+impl Worker {
+    /// Ends only with the process.
+    async fn run(self, mut commits: watch::Receiver<()>) {
+        let mut breaker = Breaker::default();
+        let mut sending = FuturesUnordered::new();
+        let mut next_look = Instant::now();
+        while !self.ending.begun.is_cancelled() {
+            let pause_end = breaker.paused_until(Instant::now());
+            let is_full = pause_end.is_none() && sending.len() >= breaker.places(self.concurrency);
+            let look = next_look.max(pause_end.unwrap_or(next_look));
+            tokio::select! {
+                biased;
+                () = self.ending.begun.cancelled() => {}
+                Some(outcome) = sending.next() => {
+                    let next = self.note(&mut breaker, outcome);
+                    next_look = next_look.min(Instant::now() + next);
+                }
+                () = sleep_until(look), if !is_full => {
+                    self.database.demand().awake().await;
+                    commits.mark_unchanged();
+                    match self.poll().await {
+                        Ok(Some(batch)) => sending.push(self.deliver(batch)),
+                        Ok(None) => next_look = Instant::now() + INTERVAL,
+                        Err(error) => next_look = Instant::now() + self.failed_to_poll(&error),
+                    }
+                }
+                _ = commits.changed() => next_look = next_look.min(Instant::now() + REST),
+            }
+        }
+        while sending.next().await.is_some() {}
+    }
+
+    /// Tells the operator, and returns when to look for more.
+    fn note(&self, breaker: &mut Breaker, outcome: (Outcome, i64)) -> Duration {
+        let (outcome, events) = outcome;
+        let (subscription, url) = (&self.subscription, &self.url);
+        match outcome {
+            Outcome::Taken => {
+                if breaker.is_open() {
+                    info!(subscription, url, "the receiver of a subscription takes events again");
+                }
+                breaker.succeeded();
+                metrics::reacted(Reaction::Webhook, true, events);
+                Duration::ZERO
+            }
+            Outcome::Failed { error, next } => {
+                let now = Instant::now();
+                breaker.failed(error.retry_after(), now);
+                metrics::reacted(Reaction::Webhook, false, 0);
+                let pause = breaker.paused_until(now).map(|end| (end - now).as_secs());
+                warn!(subscription, url, pause, error = &error as &dyn std::error::Error, "a webhook was not taken");
+                next
+            }
+            Outcome::GivenBack => INTERVAL,
+        }
+    }
+
+    fn failed_to_poll(&self, error: &DatabaseError) -> Duration {
+        let (subscription, error_) = (&self.subscription, error as &dyn std::error::Error);
+        if error.retry().may_pass() {
+            debug!(subscription, error = error_, "a subscription waits for the database");
+            RETRY
+        } else {
+            warn!(subscription, error = error_, "cannot read the events of a subscription");
+            INTERVAL
+        }
+    }
+
+    /// The next events that no other worker has, if there are any.
+    async fn poll(&self) -> Result<Option<Batch>, DatabaseError> {
+        let leased_until = Instant::now() + self.lease;
+        let client = self.database.background_client().await?;
+        let poll = client.prepare_cached(POLL).await?;
+        let lease = self.lease.as_secs_f64();
+        let rows = client.in_time(client.query(&poll, &[&self.subscription, &BATCH, &lease, &MAX_BYTES])).await??;
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(None) };
+        let events: Vec<Box<RawValue>> = rows
+            .iter()
+            .map(|row| {
+                RawValue::from_string(row.try_get("event")?)
+                    .map_err(|error| DatabaseError::Unreadable(error.to_string()))
+            })
+            .collect::<Result<_, _>>()?;
+        let data = Data { subscription: &self.subscription, events: &events };
+        let body = serde_json::to_vec(&Body { r#type: "livestore.events", data });
+        let body = body.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
+        let (life, from, to) =
+            (first.try_get::<_, &str>("life")?, first.try_get::<_, &str>("mark")?, last.try_get::<_, &str>("mark")?);
+        // Without dots, which part what is signed.
+        let subscription = utf8_percent_encode(&self.subscription, NON_ALPHANUMERIC);
+        Ok(Some(Batch {
+            lease: first.try_get("lease")?,
+            leased_until,
+            failures: first.try_get::<_, i32>("failures")?.unsigned_abs(),
+            id: format!("msg_{life}_{subscription}_{from}_{to}"),
+            events: events.len() as i64,
+            body: body.into(),
+        }))
+    }
+
+    /// Sends a batch, and tells the database what became of it.
+    async fn deliver(&self, batch: Batch) -> (Outcome, i64) {
+        let _held = (self.database.demand().hold(), self.under_way.token());
+        let posted = self.sender.post(&self.url, &self.subscription, &batch.id, batch.body.clone());
+        let outcome = tokio::select! {
+            biased;
+            posted = posted => match posted {
+                Ok(_) => {
+                    self.settle(&batch, "select livestore.ack($1)", &[&batch.lease]).await;
+                    Outcome::Taken
+                }
+                Err(error) => self.refused(&batch, error).await,
+            },
+            () = self.ending.last_moment.cancelled() => {
+                let text: Option<&str> = None;
+                self.settle(&batch, NACK, &[&batch.lease, &0.0_f64, &text, &false]).await;
+                Outcome::GivenBack
+            }
+        };
+        (outcome, batch.events)
+    }
+
+    async fn refused(&self, batch: &Batch, error: SendError) -> Outcome {
+        let is_failure = !error.is_receiver_away();
+        // While the receiver is away, the breaker makes the pauses.
+        let doublings = if is_failure { batch.failures.min(16) } else { 0 };
+        let pause = (RETRY * (1 << doublings)).max(error.retry_after().unwrap_or_default()).min(LONGEST_PAUSE);
+        let seconds = pause.as_secs_f64();
+        self.settle(batch, NACK, &[&batch.lease, &seconds, &error.to_string(), &is_failure]).await;
+        Outcome::Failed { error, next: pause }
+    }
+
+    /// Ends the lease. If the database is away for longer than the lease lasts, the batch is sent again.
+    async fn settle(&self, batch: &Batch, sql: &str, parameters: &[&(dyn ToSql + Sync)]) {
+        let settle = async {
+            loop {
+                let error = match self.execute(sql, parameters).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                };
+                let subscription = &self.subscription;
+                // Also if an earlier attempt was committed, whose answer was lost.
+                if matches!(&error, DatabaseError::Refused(error) if error.code().is_some_and(|code| code.code() == LEASE_ENDED))
+                {
+                    debug!(subscription, "the lease of a webhook has ended");
+                    return;
+                }
+                if !error.retry().may_pass() {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(subscription, error, "cannot acknowledge a webhook: it will be sent again");
+                    return;
+                }
+                sleep(RETRY).await;
+            }
+        };
+        if timeout_at(batch.leased_until, settle).await.is_err() {
+            let subscription = &self.subscription;
+            warn!(subscription, "cannot acknowledge a webhook, since the database is away: it will be sent again");
+        }
+    }
+
+    async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), DatabaseError> {
+        let client = self.database.background_client().await?;
+        let statement = client.prepare_cached(sql).await?;
+        client.in_time(client.query(&statement, parameters)).await??;
+        Ok(())
+    }
+}
