@@ -113,6 +113,8 @@ grant execute on function
     livestore.push_batch(text[], text[], text[], text, text[]),
     livestore.commit(text, text, json, text, text),
     livestore.prune_old_commits(),
+    livestore.last_position(),
+    livestore.heads_since(bigint),
     livestore.poll(text, integer, interval, integer),
     livestore.run_subscription(text, integer),
     livestore._handler(text),

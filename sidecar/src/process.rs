@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::limits::memory::Memory;
-use crate::log::Log;
+use crate::log::{Live, Log};
 use crate::postgres::DatabaseError;
 use crate::protocols::Services;
 use crate::relay::Relay;
@@ -158,7 +158,10 @@ impl Sidecar {
         let (ending, mut tasks) = (Ending::default(), JoinSet::new());
         tasks.spawn(metrics::maintain(metrics.clone()));
         let memory = Memory::new(config.gate.max_buffer_bytes, config.gate.max_buffer_bytes_per_client);
-        let has_relay = config.protocols.has_relay();
+        let has_relay = config.protocols.has_relay() && config.log.live == Live::Listen;
+        if has_relay != config.protocols.has_relay() {
+            info!("the peer relay is off: its devices hear of each other by notifications, and --live is poll");
+        }
         let relay = has_relay.then(|| Relay::start(database.clone(), &config.relay, &mut tasks));
         let log = Log::start(database, config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
         let dialects = config.protocols.dialects.clone();

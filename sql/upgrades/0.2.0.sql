@@ -209,7 +209,7 @@ comment on column livestore.subscription_partitions.dead_letter is 'If a dead le
 comment on column livestore.subscription_partitions.one_by_one is 'So many next events are given out one by one, since one of them fails';
 comment on column livestore.subscription_partitions.failures is 'How often these events have failed';
 comment on column livestore.subscription_partitions.retry_at is 'They are not given out again before';
-comment on column livestore.subscription_partitions.error is 'The last error that a worker has told';
+comment on column livestore.subscription_partitions.error is 'The last error that a worker has told; null once it has acknowledged events';
 comment on column livestore.subscription_partitions.polled_at is 'When a worker was last here';
 
 create table livestore.subscription_history (
@@ -298,7 +298,7 @@ comment on column livestore.subscriptions.lag_events is 'Positions behind the la
 comment on column livestore.subscriptions.lag_seconds is 'Age of the first commit that it has not passed';
 comment on column livestore.subscriptions.history_stores is 'Stores of which it has yet to get events from before it was made';
 comment on column livestore.subscriptions.failures is 'Failures of the events that are to come next';
-comment on column livestore.subscriptions.error is 'The last error that a worker has told';
+comment on column livestore.subscriptions.error is 'The last error that a worker has told; null once it has acknowledged events';
 comment on column livestore.subscriptions.dead_letters is 'Number of its dead letters';
 comment on column livestore.subscriptions.polled_at is 'When a worker last polled';
 comment on column livestore.subscriptions.created_at is 'When it was made';

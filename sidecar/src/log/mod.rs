@@ -37,7 +37,7 @@ pub use read::page::Page;
 pub use read::scan::Scan;
 pub use read::subscription::{Delivery, Subscription};
 pub use read::tail::StreamEnd;
-pub use settings::LogSettings;
+pub use settings::{Live, LogSettings};
 pub use store_id::StoreId;
 pub use text::PgText;
 pub use write::outcome::Pushed;
@@ -46,7 +46,7 @@ use access::authorize::Authorizer;
 use aliases::Aliases;
 use limits::Limits;
 use reactions::{SubscriptionGauges, Wake};
-use read::listener::Listener;
+use read::listener::Follower;
 use read::tails::Tails;
 use write::commit::Committer;
 use write::queue::CommitQueue;
@@ -84,7 +84,7 @@ pub struct Parts {
 pub enum NotReady {
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    #[error("the connection that listens for commits is not established")]
+    #[error("the connection that follows the commits of others is not established")]
     NotListening,
 }
 
@@ -107,7 +107,7 @@ impl Deref for Log {
 }
 
 impl Log {
-    /// Starts the committer and the listener on `tasks`: neither ends by itself, or needs the database to be there yet. `memory` is
+    /// Starts the committer and what follows the commits of others on `tasks`: neither ends by itself, or needs the database to be there yet. `memory` is
     /// for pages and frames; at the last moment of `ending`, requests that wait must be answered.
     pub fn start(
         database: Database,
@@ -127,14 +127,15 @@ impl Log {
         let (subscriptions, under_way) = (SubscriptionGauges::default(), TaskTracker::new());
         let authorizer = Authorizer::new(&settings, &database, webhooks.operators_sender.clone());
         reactions::start(&database, &wake, webhooks, ending, under_way.clone(), subscriptions.clone(), tasks);
-        let listener = Listener {
+        let follower = Follower {
+            live: settings.live,
             database: database.clone(),
             tails: Arc::clone(&tails),
             is_listening: Arc::clone(&is_listening),
             wake,
         };
         tasks.spawn(committer.run());
-        tasks.spawn(listener.run());
+        tasks.spawn(follower.run());
         tasks.spawn(write::prune::run(database.clone()));
         tasks.spawn(database.clone().close_when_idle());
         let aliases = Aliases::new(database.clone());

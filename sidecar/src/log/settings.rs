@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::limits::rate_limit::Rate;
 use crate::settings::values::{LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, at_least, lasting, rate, up_to};
@@ -22,6 +22,12 @@ pub struct LogSettings {
     #[arg(long, env = "LIVESTORE_AUTHORIZE_URL", value_name = "URL")]
     pub authorize_url: Option<String>,
 
+    /// The way in which this sidecar learns of commits of others. listen: by LISTEN, at once. poll: from the commit log, which it
+    /// asks every 50 ms while others commit and every second while nobody does; for a connection on which notifications do not
+    /// arrive. The peer relay needs notifications, and is off then.
+    #[arg(long, env = "LIVESTORE_LIVE", value_enum, default_value_t = Live::Listen)]
+    pub live: Live,
+
     #[command(flatten)]
     pub push: PushSettings,
 
@@ -34,6 +40,13 @@ pub struct LogSettings {
     /// events that way. 0s: never. See docs/known-problems.md.
     #[arg(long, env = "LIVESTORE_CONTENTION_WINDOW", default_value = "250ms", value_parser = up_to(Duration::from_secs(5)))]
     pub contention_window: Duration,
+}
+
+/// The way in which a sidecar learns of commits of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Live {
+    Listen,
+    Poll,
 }
 
 impl LogSettings {

@@ -193,8 +193,11 @@ language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    place livestore.subscription_partitions := livestore._pass(livestore._leased(lease));
 begin
-    perform livestore._put(livestore._pass(livestore._leased(lease)));
+    place.error := null;
+    perform livestore._put(place);
 end
 $$;
 

@@ -16,6 +16,7 @@ mod failover;
 mod folders;
 mod install;
 mod limits;
+mod live_poll;
 mod logs;
 mod make_run;
 mod memory;

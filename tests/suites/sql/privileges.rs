@@ -46,6 +46,8 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("nack", "livestore.nack('second')", WRITERS),
     ("run_subscription", "livestore.run_subscription('handled')", WRITERS),
     ("served_subscriptions", "livestore.served_subscriptions()", WRITERS),
+    ("last_position", "livestore.last_position()", WRITERS),
+    ("heads_since", "livestore.heads_since(0)", WRITERS),
     ("database_life", "livestore.database_life()", WRITERS),
     ("_handler", "livestore._handler('handled')", WRITERS),
     ("_subscriber", "livestore._subscriber('polled')", NOBODY),

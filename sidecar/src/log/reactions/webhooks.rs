@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
@@ -27,6 +27,9 @@ const MAX_BYTES: i32 = 1 << 20;
 
 /// By how much a lease is longer than a receiver may take: for the acknowledgement, while the database fails over.
 const MARGIN: Duration = Duration::from_secs(30);
+
+/// What a `webhook-id` does not contain: dots, which part what is signed, and what is not visible ASCII.
+const NOT_IN_IDS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// The pause before the same batch is sent again doubles with each failure, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -228,8 +231,7 @@ impl Worker {
         let body = body.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
         let (life, from, to) =
             (first.try_get::<_, &str>("life")?, first.try_get::<_, &str>("mark")?, last.try_get::<_, &str>("mark")?);
-        // Without dots, which part what is signed.
-        let subscription = utf8_percent_encode(&self.subscription, NON_ALPHANUMERIC);
+        let subscription = utf8_percent_encode(&self.subscription, NOT_IN_IDS);
         Ok(Some(Batch {
             lease: first.try_get("lease")?,
             leased_until,

@@ -1,4 +1,5 @@
-//! The connection that LISTENs for commits of others. After an interruption, it looks for what it has missed.
+//! The connection on which a sidecar follows the commits of others: by LISTEN, or by polling the commit log. After an interruption, it
+//! looks for what it has missed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use tracing::{debug, info, warn};
 use super::registry::StoreDigest;
 use super::tails::Tails;
 use crate::log::reactions::Wake;
+use crate::log::settings::Live;
 use crate::postgres::{Backoff, Database, DatabaseError};
 use crate::telemetry::metrics;
 
 /// A connection that is silent for this long is checked, and has as long to answer.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Any role can send one: without the key of the
 /// digests, it only makes [`Wake`] look whether subscriptions have work.
@@ -30,21 +32,27 @@ struct Heads {
     subscriptions: bool,
 }
 
-pub struct Listener {
+/// Follows the commits of others.
+pub struct Follower {
+    pub live: Live,
     pub database: Database,
     pub tails: Arc<Tails>,
-    /// Whether notifications arrive at the moment.
+    /// Whether it learns of commits at the moment.
     pub is_listening: Arc<AtomicBool>,
     pub wake: Arc<Wake>,
 }
 
-impl Listener {
-    /// Listens for ever, reconnecting when the connection is lost.
+impl Follower {
+    /// Follows for ever, reconnecting when the connection is lost.
     pub async fn run(self) {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             self.database.demand().awake().await;
-            let error = self.listen(&mut backoff).await.err();
+            let followed = match self.live {
+                Live::Listen => self.listen(&mut backoff).await,
+                Live::Poll => self.poll(&mut backoff).await,
+            };
+            let error = followed.err();
             if self.database.demand().is_asleep() {
                 self.is_listening.store(false, Ordering::Relaxed);
                 continue;
@@ -55,7 +63,7 @@ impl Listener {
             }
             if was_listening || backoff.attempts() == 0 {
                 let error = error.as_ref().map(|error| error as &dyn std::error::Error);
-                warn!(error, "the listening connection is lost, reconnecting");
+                warn!(error, "the connection that follows commits is lost, reconnecting");
             }
             backoff.sleep().await;
         }
@@ -69,9 +77,7 @@ impl Listener {
         let (_, process) = self.learn_key(&client).await?;
         // LISTEN is in effect: later commits will be heard of. The tails now catch up with earlier ones.
         self.tails.resync().await?;
-        self.wake.changed();
-        self.is_listening.store(true, Ordering::Relaxed);
-        *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+        self.follows(backoff);
         info!("listening for commits");
         loop {
             if !notifications.are_current() {
@@ -95,6 +101,13 @@ impl Listener {
                 }
             }
         }
+    }
+
+    /// Nothing is missed from now on.
+    pub(super) fn follows(&self, backoff: &mut Backoff) {
+        self.wake.changed();
+        self.is_listening.store(true, Ordering::Relaxed);
+        *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     }
 
     /// Reads the key of the digests; the answer also shows that the connection is alive. Returns whether the key has changed

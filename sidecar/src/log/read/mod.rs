@@ -3,6 +3,7 @@
 pub mod contention;
 pub mod listener;
 pub mod page;
+mod poll;
 pub mod prefetch;
 pub mod registry;
 pub mod scan;

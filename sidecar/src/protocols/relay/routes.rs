@@ -42,7 +42,10 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
         return refuse(refusal);
     }
     let Some(relay) = peers.relay.clone() else {
-        return refuse((StatusCode::NOT_FOUND, "the peer relay is switched off on this server".into()));
+        return refuse((
+            StatusCode::NOT_FOUND,
+            "the peer relay is off on this server: it needs notifications of Postgres, and --live is poll".into(),
+        ));
     };
     let credentials = gate.credentials(&parts);
     let identity = match gate.authentication.identify(&credentials).await {
