@@ -135,7 +135,8 @@ to livestore_writer;
 
 -- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
 grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.prune_commits(timestamptz),
-    livestore.subscribe(text, text[], text, integer, text, integer, regprocedure, text), livestore.unsubscribe(text), livestore.resend(bigint)
+    livestore.subscribe(text, text[], text, integer, text, integer, regprocedure, text), livestore.unsubscribe(text),
+    livestore.rebuild(text), livestore.resend(bigint)
 to livestore_admin;
 
 -- An import appends events with the times of another backend.

@@ -10,10 +10,6 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 set lock_timeout = 0
 as $$
-declare
-    pruned bigint;
-    last_position bigint;
-    from_position bigint;
 begin
     if start is null or start !~ '^(now|beginning|[0-9]{1,18})$' then
         raise exception 'start must be now, beginning, or a position' using errcode = 'invalid_parameter_value';
@@ -38,26 +34,12 @@ begin
     end if;
     insert into livestore.subscribers (name, names, stores, partitions, max_failures, handler, url)
     values (subscription, names, stores, partitions, max_failures, handler, url);
-    -- No commit takes positions meanwhile: all that are visible are before this one, and all others after it.
-    lock table livestore.commit_turn in exclusive mode;
-    pruned := (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
-    last_position := greatest(pruned, (select coalesce(max(c.position), 0) from livestore.commits c));
-    from_position := case when start in ('now', 'beginning') then last_position else start::bigint end;
-    if from_position not between pruned and last_position then
-        raise exception 'the commit log has the positions from % to %', pruned, last_position
-            using errcode = 'LS006', detail = json_build_object('prunedPosition', pruned), hint = 'Start at the beginning, or now.';
-    end if;
     insert into livestore.subscription_partitions (subscription, "partition", "position")
-    select subscription, p.n, from_position from generate_series(0, partitions - 1) p(n);
+    select subscription, p.n, 0 from generate_series(0, partitions - 1) p(n);
+    perform livestore._start(livestore._subscriber(subscription), start);
     if handler is not null or url is not null then
         -- Sidecars serve it from now on.
         perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
-    end if;
-    if start = 'beginning' then
-        insert into livestore.subscription_history
-        select subscription, livestore._partition_of(s.store_id, partitions), s.id, 0, s.head
-        from livestore.stores s
-        where s.head > 0 and (subscribe.stores is null or s.store_id like subscribe.stores);
     end if;
 end
 $$;
@@ -79,6 +61,28 @@ end
 $$;
 
 comment on function livestore.unsubscribe(text) is 'Removes a durable subscription with its dead letters';
+
+create or replace function livestore.rebuild(subscription text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+set lock_timeout = 0
+as $$
+declare
+    subscriber constant livestore.subscribers := livestore._subscriber(subscription);
+begin
+    -- Waits for handlers that are running. Workers that have events find their lease ended.
+    perform from livestore.subscription_partitions p where p.subscription = subscriber.name order by p.partition for update;
+    delete from livestore.dead_letters d where d.subscription = subscriber.name;
+    perform livestore._start(subscriber, 'beginning');
+    perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
+end
+$$;
+
+comment on function livestore.rebuild(text) is
+'Gives all events to a subscription once more, from the beginning, and then those that come. Empty what its handler has written in the same transaction, after this call: then nothing is missing or there twice afterwards. Its dead letters are removed, and its workers find that their leases have ended (LS007). Commits wait until the transaction has ended';
 
 create or replace function livestore.poll(
     subscription text, max_events integer default 100, lease_time interval default '30 seconds', max_bytes integer default 8388608

@@ -249,3 +249,39 @@ end
 $$;
 
 comment on function livestore._handler(text) is 'Internal: the function that handles the events of a subscription';
+
+create or replace function livestore._start(subscriber livestore.subscribers, start text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    pruned bigint;
+    last_position bigint;
+    from_position bigint;
+begin
+    -- No commit takes positions meanwhile: all that are visible are before this one, and all others after it.
+    lock table livestore.commit_turn in exclusive mode;
+    pruned := (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
+    last_position := livestore.last_position();
+    from_position := case when start in ('now', 'beginning') then last_position else start::bigint end;
+    if from_position not between pruned and last_position then
+        raise exception 'the commit log has the positions from % to %', pruned, last_position
+            using errcode = 'LS006', detail = json_build_object('prunedPosition', pruned), hint = 'Start at the beginning, or now.';
+    end if;
+    update livestore.subscription_partitions p
+    set "position" = from_position, lease = null, leased_until = null, batch_size = null, batch_end = null, batch_store = null,
+        dead_letter = null, one_by_one = 0, failures = 0, retry_at = null, error = null
+    where p.subscription = subscriber.name;
+    delete from livestore.subscription_history h where h.subscription = subscriber.name;
+    if start = 'beginning' then
+        insert into livestore.subscription_history
+        select subscriber.name, livestore._partition_of(s.store_id, subscriber.partitions), s.id, 0, s.head
+        from livestore.stores s
+        where s.head > 0 and (subscriber.stores is null or s.store_id like subscriber.stores);
+    end if;
+end
+$$;
+
+comment on function livestore._start(livestore.subscribers, text) is
+'Internal: sets all partitions of a subscription to now, the beginning or a position';

@@ -8,7 +8,7 @@ use std::time::Duration;
 use livestore_tests::browsers::Browsers;
 use livestore_tests::client::newer_node;
 use livestore_tests::cluster::Database;
-use livestore_tests::sidecar::Sidecar;
+use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{eventually, root};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -179,6 +179,49 @@ async fn the_example_for_react_syncs_two_browsers() {
     assert_eq!(database.admin().await.query_one(stored, &[]).await.unwrap().get::<_, i64>(0), 3);
 }
 
+/// A hook, a handler, a webhook and a commit from SQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_orders_reacts_to_events() {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let example = Example::copy("orders");
+    example.install_with_npm().await;
+    example.run("npm", &["run", "check"]).await;
+    let port = livestore_tests::free_port().to_string();
+    let receiver = format!("receiver=http://127.0.0.1:{port}/hooks");
+    let psql = |arguments: &[&str]| {
+        let folder = example.path().to_str().unwrap();
+        let file = format!("{folder}/{}", arguments[0]);
+        let all = [&["-d", database.name(), "-v", "ON_ERROR_STOP=1", "-q", "-f", &file], &arguments[1..]].concat();
+        database.tool("psql", &all);
+    };
+    psql(&["schema.sql", "-v", &receiver]);
+    let node = newer_node();
+    let settings = [("PORT", &*port), ("LIVESTORE_WEBHOOK_SECRET", SECRET)];
+    let mails = example.start(node.to_str().unwrap(), &["receiver.ts"], &settings);
+    let sidecar = Start::new(database.url("sidecar"))
+        .environment("LIVESTORE_WEBHOOK_SECRET", SECRET)
+        .environment("LIVESTORE_WEBHOOK_PRIVATE_ADDRESSES", "true")
+        .ready()
+        .await;
+    let shop = example.start(node.to_str().unwrap(), &["shop.ts", "coffee", "2"], &[("SYNC_URL", &sidecar.url())]);
+    eventually("the mail is sent", || async { mails.printed().contains("mail to shop-1: order ") }).await;
+    let order = "select concat_ws(' ', product, quantity, status) from shop.orders where store_id = 'shop-1'";
+    let order = async || Some(admin.query_opt(order, &[]).await.unwrap()?.get::<_, String>(0));
+    eventually("the order is in the table", async || order().await.as_deref() == Some("coffee 2 placed")).await;
+    psql(&["ship.sql"]);
+    eventually("the client learns of it", || async { shop.printed().contains("2 coffee: shipped") }).await;
+    eventually("and the table", async || order().await.as_deref() == Some("coffee 2 shipped")).await;
+    assert_eq!(mails.printed().matches("mail to").count(), 1, "{}", mails.printed());
+    let bad = r#"select livestore.commit('shop-1', 'orderPlaced', '{"id": "1", "product": "tea", "quantity": -1}')"#;
+    let refused = admin.query(bad, &[]).await.unwrap_err();
+    let message = refused.as_db_error().unwrap().message();
+    assert_eq!(message, "the quantity of an order must be a positive number");
+    admin.batch_execute("select livestore.reset_store('shop-1')").await.unwrap();
+    eventually("its orders are gone", async || order().await.is_none()).await;
+}
+
 /// There is no device to run it on.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_for_expo_compiles_and_is_bundled() {
@@ -193,7 +236,7 @@ async fn the_example_for_expo_compiles_and_is_bundled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pnpm_installs_the_examples_and_they_compile() {
-    for name in ["node", "react", "expo"] {
+    for name in ["node", "react", "expo", "orders"] {
         let example = Example::copy(name);
         example.install_with_pnpm().await;
         example.run(newer_node(), &["node_modules/typescript/bin/tsc"]).await;

@@ -40,6 +40,8 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("prune_commits", "livestore.prune_commits(now())", ADMINS),
     ("subscribe", "livestore.subscribe('next')", ADMINS),
     ("unsubscribe", "livestore.unsubscribe('polled')", ADMINS),
+    ("rebuild", "livestore.rebuild('polled')", ADMINS),
+    ("_start", "(select livestore._start(s, 'now') from livestore.subscribers s) r", NOBODY),
     ("resend", "livestore.resend(1)", ADMINS),
     ("poll", "livestore.poll('new')", WRITERS),
     ("ack", "livestore.ack('first')", WRITERS),
