@@ -71,7 +71,7 @@ end
 $$;
 
 grant usage on schema livestore to livestore_reader, livestore_hooks;
-grant select on livestore.stores, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events,
+grant select on livestore.stores, livestore.store_names, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events,
     livestore.subscriptions, livestore.dead_letters to livestore_reader;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::{SpiClient, quote_identifier, quote_qualified_identifier};
 
@@ -93,13 +94,11 @@ fn shared() -> pg_sys::Oid {
     }
 }
 
-/// Copies the events of a store from the shared table to one of its own, whose constraints may be the application's. Postgres calls
+/// Copies the events of a store to its dedicated table, whose constraints may be the application's. Postgres calls
 /// it by way of [`livestore_move_events`].
 #[pg_extern(sql = false)]
-fn move_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
-    let statement =
-        format!("insert into {} select * from only livestore.eventlog_1 where store = $1", table_name(eventlog));
-    run_as_hooks(&statement, store)
+fn move_events(source: pg_sys::Oid, eventlog: pg_sys::Oid) -> spi::Result<()> {
+    run_as_hooks(&format!("insert into {} select * from only {}", table_name(eventlog), table_name(source)), &[])
 }
 
 repaired!(livestore_move_events, move_events_wrapper, pg_finfo_livestore_move_events);
@@ -108,18 +107,18 @@ repaired!(livestore_move_events, move_events_wrapper, pg_finfo_livestore_move_ev
 /// [`livestore_delete_hooked_events`].
 #[pg_extern(sql = false)]
 fn delete_hooked_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
-    run_as_hooks(&format!("delete from only {} where store = $1", table_name(eventlog)), store)
+    run_as_hooks(&format!("delete from only {} where store = $1", table_name(eventlog)), &[store.into()])
 }
 
 repaired!(livestore_delete_hooked_events, delete_hooked_events_wrapper, pg_finfo_livestore_delete_hooked_events);
 
 /// Runs a statement as `livestore_hooks` by switching the user here. A nested `security definer` function owned by that role
 /// would be unsafe: hooks run as that role too, and could alter the function so that it runs as the owner of the logs.
-fn run_as_hooks(statement: &str, store: i64) -> spi::Result<()> {
+fn run_as_hooks(statement: &str, parameters: &[DatumWithOid]) -> spi::Result<()> {
     Spi::connect_mut(|client| {
         let _watch = Watch::new();
         let _hooks = RunsAs::hooks(true);
-        client.update(statement, None, &[store.into()])?;
+        client.update(statement, None, parameters)?;
         Ok(())
     })
 }

@@ -51,6 +51,16 @@ comment on index livestore.stores_table_suffix_idx is 'Finds the store that the 
 create index stores_stream_name_idx on livestore.stores (livestore.stream_name(store_id) collate "C");
 comment on index livestore.stores_stream_name_idx is 'Finds the store that the name of an S2 stream means, and lists streams in order';
 
+-- For those who replicate the event logs: a row of livestore.stores changes with every push, a row of this table never does.
+create table livestore.store_names (
+    store bigint primary key,
+    store_id text not null
+);
+
+comment on table livestore.store_names is 'The store of each number in the event logs, for change data capture: written once for each life of a store, and removed by a reset or a drop. Follows livestore.stores';
+comment on column livestore.store_names.store is 'livestore.stores.id';
+comment on column livestore.store_names.store_id is 'The storeId of LiveStore clients';
+
 create view livestore.events with (security_barrier = true) as
 select
     stores.store_id,

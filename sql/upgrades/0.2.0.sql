@@ -331,3 +331,15 @@ comment on column livestore.polled_event.session_id is 'As in livestore.events; 
 comment on column livestore.polled_event.created_at is 'As in livestore.events; null for a change';
 comment on column livestore.polled_event.change is 'Null, or reset, drop or move: the store was reset, dropped or moved to a dedicated table';
 comment on column livestore.polled_event.failures is 'How often these events have failed before';
+
+-- For those who replicate the event logs: a row of livestore.stores changes with every push, a row of this table never does.
+create table livestore.store_names (
+    store bigint primary key,
+    store_id text not null
+);
+
+comment on table livestore.store_names is 'The store of each number in the event logs, for change data capture: written once for each life of a store, and removed by a reset or a drop. Follows livestore.stores';
+comment on column livestore.store_names.store is 'livestore.stores.id';
+comment on column livestore.store_names.store_id is 'The storeId of LiveStore clients';
+
+insert into livestore.store_names select s.id, s.store_id from livestore.stores s;

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use tokio_postgres::{Client, Row};
 
-use super::{Report, rights};
+use super::{Report, replication, rights};
 use crate::config::Config;
-use crate::log::{check_authorize_function, check_authorize_url};
+use crate::log::{Live, check_authorize_function, check_authorize_url};
 use crate::postgres::{Database, DatabaseError};
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
@@ -47,6 +47,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         role(&client, config, report).await?;
         parameters(&client, config, report).await?;
         rights::look(&client, report).await?;
+        replication::look(&client, report).await?;
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = looked.await {
@@ -68,7 +69,9 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
             Err(error) => report.wrong(error),
         }
     }
-    notifications(&database, report).await;
+    if config.log.live == Live::Listen {
+        notifications(&database, report).await;
+    }
 }
 
 /// The innermost reason is what says something: a refused connection, a wrong password.

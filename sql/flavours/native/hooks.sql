@@ -36,14 +36,14 @@ as 'MODULE_PATHNAME', 'livestore_insert_events';
 comment on function livestore._insert_events(text, bigint, oid, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
 'Internal: inserts events into the table of a store whose row is locked, and runs its hooks, deferred ones too';
 
-create or replace function livestore._move_events(eventlog oid, store bigint)
+create or replace function livestore._move_events(source oid, eventlog oid)
 returns void
 language c
 strict
 set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'livestore_move_events';
 
-comment on function livestore._move_events(oid, bigint) is
+comment on function livestore._move_events(oid, oid) is
 'Internal: copies the events of a store from the shared table to a dedicated one, whose constraints may be the application''s';
 
 create or replace function livestore._delete_hooked_events(eventlog oid, store bigint)

@@ -161,7 +161,7 @@ $$;
 comment on function livestore._insert_events(text, bigint, oid, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]) is
 'Internal: inserts events into the table of a store whose row is locked, and runs its hooks, deferred ones too';
 
-create or replace function livestore._move_events(eventlog oid, store bigint)
+create or replace function livestore._move_events(source oid, eventlog oid)
 returns void
 language plpgsql
 strict
@@ -173,15 +173,15 @@ begin
         raise exception 'livestore._move_events runs as %, and not as livestore_hooks', current_user
             using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
     end if;
-    execute format('insert into %s select * from only livestore.eventlog_1 where store = $1', eventlog::regclass) using store;
+    execute format('insert into %s select * from only %s', eventlog::regclass, source::regclass);
     if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
         perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     end if;
 end
 $$;
 
-comment on function livestore._move_events(oid, bigint) is
-'Internal: copies the events of a store from the shared table to a dedicated one, whose constraints may be the application''s';
+comment on function livestore._move_events(oid, oid) is
+'Internal: copies the events of a store to its dedicated table, whose constraints may be the application''s';
 
 create or replace function livestore._delete_hooked_events(eventlog oid, store bigint)
 returns void

@@ -67,6 +67,7 @@ as $$
 declare
     store livestore.stores;
     table_name text;
+    moving text;
 begin
     store := livestore._lock_store(store_id);
     if not own_table or store.eventlog <> 'livestore.eventlog_1'::regclass then
@@ -82,12 +83,20 @@ begin
     perform livestore._adopt_table(format('livestore.%I', table_name)::regclass);
     -- Events that the store has already move before the hooks are there: they were hooked when they were appended.
     if store.head > 0 then
-        perform livestore._move_events(format('livestore.%I', table_name)::regclass::oid, store.id);
+        -- They are deleted first: whoever decodes the changes, and keeps the events of all tables together, then has them afterwards.
+        moving := format('livestore.%I', 'moving_' || store.id);
+        execute format('create unlogged table %s (like livestore.eventlog_1)', moving);
+        execute format('insert into %s select * from only livestore.eventlog_1 where store = $1', moving) using store.id;
         perform livestore._delete_events('livestore.eventlog_1'::regclass, store.id);
+        execute format('grant select on %s to livestore_hooks', moving);
+        perform livestore._move_events(moving::regclass::oid, format('livestore.%I', table_name)::regclass::oid);
+        execute format('drop table %s', moving);
         perform livestore._note_change(store.id, store.id, 'move', store_id);
     end if;
     update livestore.stores s set eventlog = format('livestore.%I', table_name)::regclass
         where s.id = store.id returning s.eventlog into store.eventlog;
+    perform livestore._copy_indexes(store.eventlog::oid);
+    perform livestore._warn_of_publications(store.eventlog::oid);
     perform livestore.apply_hooks(store.eventlog);
     return store.eventlog;
 end
@@ -116,6 +125,8 @@ begin
     -- A new number, too: whoever reads the table by it, as Electric does, must not take the two logs for one.
     update livestore.stores s set id = default, head = 0, backend_id = livestore._make_backend_id(gen_random_uuid()::text)
         where s.id = store.id returning s.* into store;
+    delete from livestore.store_names n where n.store = former_id;
+    insert into livestore.store_names (store, store_id) values (store.id, store_id);
     if store.eventlog <> 'livestore.eventlog_1'::regclass then
         execute format(
             'alter table %s drop constraint own_store, add constraint own_store check (store = %s)', store.eventlog, store.id
@@ -140,11 +151,10 @@ declare
     store livestore.stores;
 begin
     store := livestore._lock_existing_store(store_id);
-    if store.eventlog = 'livestore.eventlog_1'::regclass then
-        if store.head > 0 then
-            perform livestore._delete_events(store.eventlog, store.id);
-        end if;
-    else
+    if store.head > 0 and (store.eventlog = 'livestore.eventlog_1'::regclass or livestore._is_decoded()) then
+        perform livestore._delete_events(store.eventlog, store.id);
+    end if;
+    if store.eventlog <> 'livestore.eventlog_1'::regclass then
         execute format('drop table %s', store.eventlog);
     end if;
     delete from livestore.relayed_events r where r.store = store.id;

@@ -137,3 +137,100 @@ end
 $$;
 
 comment on function livestore._lock_existing_store(text) is 'Internal: the row of a store, locked; raises LS004 if there is none';
+
+-- By triggers, because a restore writes livestore.stores without our functions. None is on updates, which every push makes.
+create or replace function livestore._follow_stores()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if tg_op = 'INSERT' then
+        insert into livestore.store_names (store, store_id)
+        select c.id, c.store_id from changed c
+        on conflict (store) do update set store_id = excluded.store_id;
+    else
+        delete from livestore.store_names n using changed c where n.store = c.id;
+    end if;
+    return null;
+end
+$$;
+
+comment on function livestore._follow_stores() is 'Internal: triggers on livestore.stores, which keep livestore.store_names';
+
+create or replace trigger follow_new_stores after insert on livestore.stores
+    referencing new table as changed for each statement execute function livestore._follow_stores();
+create or replace trigger follow_dropped_stores after delete on livestore.stores
+    referencing old table as changed for each statement execute function livestore._follow_stores();
+
+comment on trigger follow_new_stores on livestore.stores is 'Keeps livestore.store_names';
+comment on trigger follow_dropped_stores on livestore.stores is 'Keeps livestore.store_names';
+
+create or replace function livestore._is_decoded()
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select current_setting('wal_level') = 'logical'
+$$;
+
+comment on function livestore._is_decoded() is
+'Internal: whether somebody may read changes by logical decoding, who is told of deleted rows and not of a dropped table';
+
+create or replace function livestore._copy_indexes(eventlog oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found record;
+    definition text;
+begin
+    for found in
+        select i.indexrelid::regclass::text as name, pg_get_indexdef(i.indexrelid) as definition,
+            i.indexprs is null and i.indpred is null as is_plain
+        from pg_index i
+        where i.indrelid = 'livestore.eventlog_1'::regclass and i.indisvalid and not i.indisprimary
+        order by 1
+    loop
+        definition := regexp_replace(
+            found.definition, ' INDEX .*? ON (?:ONLY )?livestore\.eventlog_1 USING ', format(' INDEX ON %s USING ', eventlog::regclass)
+        );
+        if found.is_plain then
+            execute definition;
+        else
+            -- Its expressions are somebody's code, which must not run as the owner of the event logs.
+            raise warning 'the index % is not on %', found.name, eventlog::regclass using hint = definition;
+        end if;
+    end loop;
+end
+$$;
+
+comment on function livestore._copy_indexes(oid) is
+'Internal: gives the dedicated table of a store the indexes that were added to livestore.eventlog_1; warns of those with expressions or a condition';
+
+create or replace function livestore._warn_of_publications(eventlog oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    publication record;
+begin
+    for publication in
+        select p.oid, p.pubname
+        from pg_publication p
+        join pg_publication_rel r on r.prpubid = p.oid
+        where r.prrelid = 'livestore.eventlog_1'::regclass
+            and not exists (select from pg_publication_rel o where o.prpubid = p.oid and o.prrelid = eventlog)
+        order by p.pubname
+    loop
+        raise warning 'the publication % does not have the events of the dedicated table %', publication.pubname, eventlog::regclass
+            using hint = format('alter publication %I add table %s', publication.pubname, eventlog::regclass);
+    end loop;
+end
+$$;
+
+comment on function livestore._warn_of_publications(oid) is
+'Internal: warns of publications that have livestore.eventlog_1 and not the dedicated table of a store';

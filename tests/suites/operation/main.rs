@@ -27,6 +27,7 @@ mod poolers;
 mod postgres_tls;
 mod proxies;
 mod refusals;
+mod replication;
 mod restore;
 mod rolling_update;
 mod row_security;
