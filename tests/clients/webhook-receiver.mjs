@@ -43,7 +43,7 @@ const receive = (sub, secret) => async (request, response) => {
   }
   const { name, delay = 0, headers = {} } = rule
   const isMeant = name === undefined || data.events.some((event) => event.name === name)
-  const status = isMeant ? rule.status : 204
+  const status = !isVerified ? 400 : isMeant ? rule.status : 204
   emit({ event: 'message', sub, value: { id, type, data, isVerified, status, body } })
   if (isMeant) await sleep(delay)
   response.writeHead(status, headers).end(status === 500 ? 'cannot handle it' : undefined)

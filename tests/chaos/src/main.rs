@@ -5,6 +5,7 @@ mod checker;
 mod clients;
 mod faults;
 mod history;
+mod reactions;
 mod report;
 mod system;
 
@@ -19,6 +20,7 @@ use crate::checker::Violation;
 use crate::clients::{Fleet, Stores};
 use crate::faults::{Extent, Injector, schedule};
 use crate::history::Recorder;
+use crate::reactions::Reactions;
 use crate::system::System;
 
 const SIDECARS: usize = 3;
@@ -79,7 +81,8 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     }
     let recorder = Recorder::start();
     let system = Arc::new(System::start(SIDECARS, arguments.standby).await);
-    let stores = Arc::new(Stores::new(CONTENDED, QUIET, recorder.clone()));
+    let stores = Arc::new(Stores::new(CONTENDED, QUIET, Reactions::stores(), recorder.clone()));
+    let reactions = Reactions::start(&system, &recorder, seed).await;
     let fleet = Fleet::start(&system, &stores, &recorder, seed);
     eprintln!("{SIDECARS} sidecars, {} clients, {} stores, {} faults", fleet.len(), CONTENDED + QUIET, plan.len());
 
@@ -90,6 +93,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         None => eprintln!("not everybody is back after {} s", RECOVERY.as_secs()),
     }
     fleet.end(&recorder).await;
+    reactions.finish(&recorder, RECOVERY * 2).await;
     stores.record_logs(&system).await;
 
     let histories = recorder.finish();

@@ -37,6 +37,9 @@ pub fn figures(histories: &[History], faults: &BTreeMap<&'static str, usize>, vi
     let _ = writeln!(text, "reads       {reads}");
     let _ = writeln!(text, "live pulls  {}, with {restarts} begun anew by the client", streams().count());
     let _ = writeln!(text, "events      {events} in logs, {delivered} delivered live");
+    let follows = || histories.iter().flat_map(|history| &history.follows);
+    let followed: usize = follows().map(|follow| follow.events.len()).sum();
+    let _ = writeln!(text, "followed    {followed} events, by followers of all stores, a handler and a webhook");
     let _ = writeln!(text, "histories   {} stores, {} logs", histories.len(), logs().count());
     let _ = write!(text, "violations  {violations}");
     text
@@ -61,6 +64,7 @@ pub async fn leave(
         lines(&records.join("streams.jsonl"), &history.streams)?;
         lines(&records.join("reads.jsonl"), &history.reads)?;
         lines(&records.join("recoveries.jsonl"), &history.recoveries)?;
+        lines(&records.join("follows.jsonl"), &history.follows)?;
     }
     for place in &system.places {
         fs::write(folder.join(format!("sidecar-{}.log", place.number)), place.log().await)?;

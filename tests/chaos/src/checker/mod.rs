@@ -1,8 +1,10 @@
 //! Decides whether a history can be: a pure function of what was recorded, in time n log n.
 //!
 //! The log that Postgres holds in the end is the one order there may be. It remains to show that everybody agrees with it:
-//! acknowledged pushes ([`pushes`]), live streams ([`streams`]) and reads ([`reads`]), and that time does, too.
+//! acknowledged pushes ([`pushes`]), live streams ([`streams`]), reads ([`reads`]) and followers of all stores ([`follows`]), and that time
+//! does, too.
 
+mod follows;
 mod known;
 mod log;
 mod pushes;
@@ -43,6 +45,8 @@ pub enum Rule {
     FalseReset,
     /// A push was refused though it repeats what is in the log.
     FalseRefusal,
+    /// A follower of all stores lacks an event.
+    Missed,
     /// A client did not come back after the last fault.
     Stuck,
 }
@@ -65,6 +69,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     pushes::check_time(history, &known, &mut findings);
     streams::check(history, &places, &mut findings);
     reads::check(history, &places, &known, &mut findings);
+    follows::check(history, &places, &mut findings);
     check_recoveries(history, &mut findings);
     findings.violations
 }

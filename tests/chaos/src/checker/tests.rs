@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::{Rule, check};
-use crate::history::{Entry, Epoch, EventId, History, Outcome, Placed, Push, Read, Recovery, Stream, Time};
+use crate::history::{
+    Entry, Epoch, EventId, Follow, Followed, History, Outcome, Placed, Push, Read, Recovery, Stream, Time,
+};
 
 fn id(n: u32) -> EventId {
     EventId { client: n % 3, n }
@@ -67,7 +69,14 @@ fn good(count: u32) -> History {
             head: count.into(),
             state: String::new(),
         }],
+        follows: vec![follow(false, 1..=count), follow(true, (1..=count).chain(1..=count))],
     }
+}
+
+fn follow(may_repeat: bool, events: impl IntoIterator<Item = u32>) -> Follow {
+    let position = |n: usize| if may_repeat { None } else { Some(n as i64 + 7) };
+    let followed = |(n, event)| Followed { position: position(n), placed: placed(event) };
+    Follow { by: "it".into(), may_repeat, events: events.into_iter().enumerate().map(followed).collect() }
 }
 
 /// The rules that a history breaks.
@@ -119,7 +128,7 @@ fn a_log_with_a_gap_is_rejected() {
 fn a_phantom_in_the_log_is_rejected() {
     assert_eq!(
         changed(|history| history.epochs[0].log = log([1, 2, 3, 4, 5, 99].map(id))),
-        [Rule::Phantom, Rule::Stuck]
+        [Rule::Phantom, Rule::Missed, Rule::Stuck]
     );
 }
 
@@ -243,6 +252,9 @@ fn reset() -> History {
     history.pushes.push(push(660, 670, Outcome::Reset, vec![Placed { seq_num: 6, event: id(6) }]));
     history.streams.push(stream(0, (11..=15).map(renewed).collect()));
     history.streams[0].is_told_of_reset = true;
+    // What the first log had last was gone before it was followed.
+    let followed = up_to(3).into_iter().chain((11..=15).map(renewed)).map(|placed| Followed { position: None, placed });
+    history.follows = vec![Follow { by: "it".into(), may_repeat: false, events: followed.collect() }];
     history.reads.push(read(1155, 1160, vec![renewed(11)]));
     history
 }
@@ -320,4 +332,22 @@ fn the_broken_sidecars_can_be_made_of_todays() {
         let status = apply.args(["apply", "--check"]).arg(&patch).current_dir(livestore_tests::root()).status();
         assert!(status.unwrap().success(), "{}", patch.display());
     }
+}
+
+#[test]
+fn a_follower_that_misses_doubles_or_reorders_is_rejected() {
+    let followed = |events: &[u32]| changed(|history| history.follows = vec![follow(false, events.iter().copied())]);
+    assert_eq!(followed(&[1, 2, 3, 4, 5]), []);
+    assert_eq!(followed(&[1, 2, 4, 5]), [Rule::Missed]);
+    assert_eq!(followed(&[1, 2, 3, 4]), [Rule::Missed]);
+    assert_eq!(followed(&[]), [Rule::Missed]);
+    assert_eq!(followed(&[1, 2, 3, 3, 4, 5]), [Rule::Doubled]);
+    assert_eq!(followed(&[1, 3, 2, 4, 5]), [Rule::Disorder]);
+    assert_eq!(followed(&[1, 2, 3, 4, 5, 99]), [Rule::Phantom]);
+    let repeated = |events: &[u32]| changed(|history| history.follows = vec![follow(true, events.iter().copied())]);
+    assert_eq!(repeated(&[1, 2, 1, 2, 3, 4, 4, 5]), []);
+    assert_eq!(repeated(&[1, 3, 1, 2, 3, 4, 5]), [Rule::Disorder]);
+    let late = changed(|history| history.follows[0].events[3].position = Some(2));
+    assert_eq!(late, [Rule::Disorder], "a position that came late");
+    assert_eq!(changed(|history| history.follows[0].events[3].placed.seq_num = 9), [Rule::Disagreement, Rule::Missed]);
 }

@@ -14,6 +14,8 @@ use crate::system::System;
 pub struct Stores {
     pub contended: Vec<Arc<Store>>,
     pub quiet: Vec<Arc<Store>>,
+    /// Those that no client writes to.
+    pub others: Vec<Arc<Store>>,
     recorder: Recorder,
 }
 
@@ -43,15 +45,17 @@ impl Store {
 }
 
 impl Stores {
-    pub fn new(contended: usize, quiet: usize, recorder: Recorder) -> Self {
+    pub fn new(contended: usize, quiet: usize, others: impl Iterator<Item = String>, recorder: Recorder) -> Self {
         let named = |kind: &str, count| (0..count).map(|n| Arc::new(Store::new(format!("{kind}-{n}")))).collect();
-        Self { contended: named("contended", contended), quiet: named("quiet", quiet), recorder }
+        let others = others.map(|name| Arc::new(Store::new(name))).collect();
+        Self { contended: named("contended", contended), quiet: named("quiet", quiet), others, recorder }
     }
 
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 
+    /// Those of clients.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Store>> {
         self.contended.iter().chain(&self.quiet)
     }
@@ -87,10 +91,11 @@ impl Stores {
     /// Takes down the logs that live at the end of the run.
     pub async fn record_logs(&self, system: &System) {
         let admin = system.connect().await;
-        for store in self.all() {
+        for store in self.all().chain(&self.others) {
             let log = log(&admin, &store.name).await.expect("the log of a store");
             let start = self.recorder.epoch_start(&store.name);
             self.recorder.epoch(&store.name, Epoch { start, reset: None, log });
+            self.recorder.followed_by(&store.name, &["follower 0", "follower 1", "handler", "webhook"]);
         }
     }
 

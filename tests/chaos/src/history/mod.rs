@@ -79,6 +79,22 @@ pub struct Read {
     pub events: Vec<Placed>,
 }
 
+/// The events of a store that a follower of all stores has had, in the order in which it had them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    pub by: String,
+    /// It may have the same event again.
+    pub may_repeat: bool,
+    pub events: Vec<Followed>,
+}
+
+/// An event, and its position in the commit log if the follower knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Followed {
+    pub position: Option<i64>,
+    pub placed: Placed,
+}
+
 /// The recovery of a client after the last fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovery {
@@ -122,4 +138,5 @@ pub struct History {
     /// When sidecars were told to end, and all were back.
     pub deploys: Vec<(Time, Time)>,
     pub recoveries: Vec<Recovery>,
+    pub follows: Vec<Follow>,
 }

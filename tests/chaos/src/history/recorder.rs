@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::{Epoch, History, Outcome, Push, Read, Recovery, Stream, Time};
+use super::{Epoch, Follow, Followed, History, Outcome, Push, Read, Recovery, Stream, Time};
 
 /// Shared by everybody who records.
 #[derive(Clone)]
@@ -68,6 +68,26 @@ impl Recorder {
 
     pub fn epoch(&self, store: &str, epoch: Epoch) {
         self.with(store, |history| history.epochs.push(epoch));
+    }
+
+    pub fn follow(&self, store: &str, by: &str, may_repeat: bool, followed: Followed) {
+        self.with(store, |history| {
+            let index = history.follows.iter().position(|follow| follow.by == by).unwrap_or_else(|| {
+                history.follows.push(Follow { by: by.into(), may_repeat, events: Vec::new() });
+                history.follows.len() - 1
+            });
+            history.follows[index].events.push(followed);
+        });
+    }
+
+    /// Everybody in `by` follows this store, whether it gets an event or not.
+    pub fn followed_by(&self, store: &str, by: &[&str]) {
+        self.with(store, |history| {
+            for by in by.iter().filter(|by| history.follows.iter().all(|follow| follow.by != **by)).collect::<Vec<_>>()
+            {
+                history.follows.push(Follow { by: (*by).into(), may_repeat: true, events: Vec::new() });
+            }
+        });
     }
 
     pub fn recovery(&self, store: &str, recovery: Recovery) {

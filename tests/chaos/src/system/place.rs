@@ -7,6 +7,7 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::{Clock, Postgres};
+use crate::reactions::SECRET;
 
 pub struct Place {
     pub number: usize,
@@ -65,7 +66,10 @@ impl Place {
     fn command(&self) -> Start {
         // Not a line for each request.
         let log = "warn,livestore_sidecar=info,livestore_sidecar::server::observe=warn";
-        let start = Start::new(self.database_url.clone()).environment("LIVESTORE_LOG", log);
+        let start = Start::new(self.database_url.clone())
+            .environment("LIVESTORE_LOG", log)
+            .environment("LIVESTORE_WEBHOOK_SECRET", SECRET)
+            .environment("LIVESTORE_WEBHOOK_PRIVATE_ADDRESSES", "true");
         let start = self.environment.iter().fold(start, |start, (name, value)| start.environment(name, value));
         match &self.socket {
             Some(socket) => start.socket(socket),

@@ -1,0 +1,68 @@
+//! What happens in the database beside the clients: SQL transactions that commit events, and everything that follows the events of all
+//! stores: readers of the commit log, a handler, and the receiver of a webhook.
+
+mod followers;
+mod subscriptions;
+mod transactions;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_postgres::Row;
+
+use crate::history::{EventId, Placed, Recorder};
+use crate::system::System;
+
+pub use subscriptions::SECRET;
+
+/// The stores that only SQL writes to.
+const STORES: usize = 4;
+
+/// The store that a deferred trigger writes to.
+const AUDIT: &str = "sql-audit";
+
+pub struct Reactions {
+    system: Arc<System>,
+    /// No more is written, and no more is read after that.
+    is_written: Arc<AtomicBool>,
+    is_over: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<()>>,
+    followers: Vec<JoinHandle<()>>,
+    subscriptions: subscriptions::Subscriptions,
+}
+
+impl Reactions {
+    pub async fn start(system: &Arc<System>, recorder: &Recorder, seed: u64) -> Self {
+        transactions::create(system).await;
+        let subscriptions = subscriptions::Subscriptions::start(system, recorder).await;
+        let (is_written, is_over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let writers = transactions::start(system, recorder, seed, &is_written);
+        let followers = followers::start(system, recorder, seed, &is_over);
+        Self { system: Arc::clone(system), is_written, is_over, writers, followers, subscriptions }
+    }
+
+    /// The names of the stores that only SQL writes to.
+    pub fn stores() -> impl Iterator<Item = String> {
+        (0..STORES).map(|n| format!("sql-{n}")).chain([AUDIT.to_owned()])
+    }
+
+    /// Ends the transactions, and waits until everybody has followed all events, at most so long.
+    pub async fn finish(self, recorder: &Recorder, patience: Duration) {
+        for (flag, tasks) in [(self.is_written, self.writers), (self.is_over, self.followers)] {
+            flag.store(true, Ordering::SeqCst);
+            for task in tasks {
+                task.await.expect("a task that ends");
+            }
+        }
+        transactions::record_audits(&self.system, recorder).await;
+        self.subscriptions.finish(&self.system, recorder, patience).await;
+    }
+}
+
+/// The event of a row that has its `seq_num`, and its args as `client` and `n`.
+fn placed(row: &Row) -> Placed {
+    let number = |name| u32::try_from(row.get::<_, i64>(name)).unwrap_or(u32::MAX);
+    Placed { seq_num: row.get("seq_num"), event: EventId { client: number("client"), n: number("n") } }
+}
