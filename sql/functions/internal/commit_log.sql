@@ -27,27 +27,17 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if eventlog = 'livestore.eventlog_1'::regclass then
-        return query
-        select row_number() over (order by l."seqNum" desc), l."seqNum", l.name, l.args, l."clientId", l."sessionId", l."createdAt"
-        from (
-            select * from only livestore.eventlog_1 k
-            where k.store = _last_events.store and k."seqNum" <= _last_events.upto
-            order by k."seqNum" desc offset left_out limit wanted
-        ) l;
-    else
-        return query execute format(
-            'select row_number() over (order by l."seqNum" desc), l."seqNum", l.name, l.args, l."clientId", l."sessionId", l."createdAt"
-             from (
-                 select * from %s k where k.store = $1 and k."seqNum" <= $2 order by k."seqNum" desc offset $3 limit $4
-             ) l', eventlog::regclass
-        ) using store, upto, left_out, wanted;
-    end if;
+    return query execute format(
+        'select row_number() over (order by l."seqNum" desc), l."seqNum", l.name, l.args, l."clientId", l."sessionId", l."createdAt"
+         from (
+             select * from %s k where k.store = $1 and k."seqNum" <= $2 order by k."seqNum" desc offset $3 limit $4
+         ) l', eventlog::regclass
+    ) using store, upto, left_out, wanted;
 end
 $$;
 
 comment on function livestore._last_events(oid, bigint, bigint, bigint, bigint) is
-'Internal: the last events of a store up to a sequence number, but for the very last ones that are left out. n: 1 for the last';
+'Internal: the last events of a store with a dedicated table up to a sequence number, but for the very last ones that are left out. n: 1 for the last';
 
 create or replace function livestore._partition_of(store_id text, partitions integer)
 returns integer
@@ -74,6 +64,8 @@ returns table (
 language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
+-- The plan is made once, perhaps while the tables are small. Events are found by the primary key.
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -103,10 +95,24 @@ begin
             select e.first + e.events - e.left_out - v.n as position, e.store_id, v.seq_num, v.name, v.args, v.client_id, v.session_id,
                 v.created_at, null::text as change
             from wanted e
+            cross join lateral (
+                select row_number() over (order by l."seqNum" desc) as n, l."seqNum" as seq_num, l.name, l.args,
+                    l."clientId" as client_id, l."sessionId" as session_id, l."createdAt" as created_at
+                from (
+                    select * from only livestore.eventlog_1 k
+                    where k.store = e.store and k."seqNum" <= e.upto
+                    order by k."seqNum" desc offset e.left_out limit e.events - e.skipped - e.left_out
+                ) l
+            ) v
+            where e.change is null and e.eventlog = 'livestore.eventlog_1'::regclass and (names is null or v.name = any (names))
+            union all
+            select e.first + e.events - e.left_out - v.n, e.store_id, v.seq_num, v.name, v.args, v.client_id, v.session_id,
+                v.created_at, null
+            from wanted e
             cross join lateral livestore._last_events(
                 e.eventlog::oid, e.store, e.upto, e.left_out, e.events - e.skipped - e.left_out
             ) v
-            where e.change is null and (names is null or v.name = any (names))
+            where e.change is null and e.eventlog <> 'livestore.eventlog_1'::regclass and (names is null or v.name = any (names))
             union all
             select e.first, e.store_id, null, null, null, null, null, null, e.change from wanted e where e.change is not null
         ) l

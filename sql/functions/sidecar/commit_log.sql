@@ -68,4 +68,4 @@ end
 $$;
 
 comment on function livestore.heads_since(bigint) is
-'The stores that have changed since a position of the commit log, with their heads (null: reset or dropped), and the last position, in every row. A row whose store is empty tells nothing but the position; one whose store is null says that any store may have changed. What a sidecar uses that polls';
+'The stores that have changed since a position of the commit log, with their heads (null: reset or dropped), and the last position, in every row. A row whose store is empty tells nothing but the position; one whose store is null says that any store may have changed. What the sidecar uses with --live poll';

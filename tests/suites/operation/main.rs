@@ -26,6 +26,7 @@ mod overload;
 mod poolers;
 mod postgres_tls;
 mod proxies;
+mod reactions_page;
 mod refusals;
 mod replication;
 mod restore;
