@@ -40,7 +40,7 @@ const SIDECAR_ROLE: &str = "livestore_sidecar";
 #[command(mut_arg("database_url", |argument| argument.required(false).help(DATABASE_URL)))]
 #[command(mut_arg("shutdown_delay", |argument| argument.default_value("0s")))]
 pub struct Dev {
-    /// Folder of the cluster, of its password and of a file `env` for scripts. Created if it does not exist.
+    /// Folder of the cluster, of its secrets and of a file `env` for scripts. Created if it does not exist.
     #[arg(long, env = "LIVESTORE_DATA", default_value = ".livestore", value_name = "FOLDER")]
     data: PathBuf,
 
@@ -147,7 +147,10 @@ impl Dev {
                 (Some(cluster), url)
             }
         };
-        folder.write_env(&url, listen)?;
+        // In the form of a webhook's secret: every text of these digits is base64.
+        let secret = format!("whsec_{}", folder.secret("webhook-secret")?);
+        let is_used = self.config.webhooks.serve_development(&secret);
+        folder.write_env(&url, listen, is_used.then_some(&secret))?;
         let app = match &self.app {
             Some(files) => Some(serve_app(files, self.app_listen).await?),
             None => None,
@@ -171,7 +174,7 @@ impl Dev {
     /// Starts the cluster, and installs livestore_sync in its database.
     async fn start_cluster(&self, folder: &Folder) -> Result<(Cluster, String), Failure> {
         let lock = folder.lock()?;
-        let password = folder.password()?;
+        let password = folder.secret("password")?;
         let programs = Programs::find(self.postgres_bin.as_deref(), cluster::version(&folder.0))?;
         let cluster = Cluster::start(lock, &folder.0, &programs, &password)?;
         fs::write(folder.0.join("port"), cluster.port.to_string()).map_err(Failure::of(&folder.0))?;
@@ -225,17 +228,17 @@ impl Folder {
         }
     }
 
-    /// The password of the cluster's roles, made at the first start.
-    fn password(&self) -> Result<String, Failure> {
-        let path = self.0.join("password");
-        if let Some(password) = read(&path) {
-            return Ok(password);
+    /// A secret in the file of this name, made at the first start: 48 hexadecimal digits.
+    fn secret(&self, name: &str) -> Result<String, Failure> {
+        let path = self.0.join(name);
+        if let Some(secret) = read(&path) {
+            return Ok(secret);
         }
         let mut bytes = [0; 24];
         File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut bytes)).map_err(Failure::of(&path))?;
-        let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        write_secret(&path, &password).map_err(Failure::of(&path))?;
-        Ok(password)
+        let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        write_secret(&path, &secret).map_err(Failure::of(&path))?;
+        Ok(secret)
     }
 
     /// The database of the last run, if there was one.
@@ -244,11 +247,14 @@ impl Folder {
     }
 
     /// Writes the variables that scripts take, for a shell to source.
-    fn write_env(&self, url: &str, listen: SocketAddr) -> Result<(), Failure> {
+    fn write_env(&self, url: &str, listen: SocketAddr, webhook_secret: Option<&String>) -> Result<(), Failure> {
         let path = self.0.join("env");
         let quoted = url.replace('\'', r"'\''");
-        let env =
+        let mut env =
             format!("export DATABASE_URL='{quoted}'\nexport LIVESTORE_URL=http://{}\n", banner::reachable(listen));
+        if let Some(secret) = webhook_secret {
+            env += &format!("export LIVESTORE_WEBHOOK_SECRET={secret}\n");
+        }
         write_secret(&path, &env).map_err(Failure::of(&path))
     }
 }

@@ -138,7 +138,8 @@ impl Sender {
         let status = response.status();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let excerpt = read(response, EXCERPT).await.unwrap_or_default();
-        let excerpt = String::from_utf8_lossy(&excerpt).trim().to_owned();
+        // It goes to logs, and to Postgres, which takes no NUL.
+        let excerpt = String::from_utf8_lossy(&excerpt).replace(char::is_control, " ").trim().to_owned();
         Err(SendError::Refused { status, retry_after: retry_after.map(Duration::from_secs), excerpt })
     }
 

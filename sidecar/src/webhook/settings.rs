@@ -66,6 +66,17 @@ impl WebhookSettings {
         Sender::new(secrets, timeout, reach).map_err(SettingsError::of("--webhook-timeout"))
     }
 
+    /// For a developer's machine: services on it are reached, and this secret signs if no other is given. Returns whether it does.
+    #[cfg(feature = "dev")]
+    pub fn serve_development(&mut self, secret: &str) -> bool {
+        self.webhook_private_addresses = true;
+        let is_needed = self.webhook_secret.is_empty();
+        if is_needed {
+            self.webhook_secret.extend(secret.parse::<Secret>());
+        }
+        is_needed
+    }
+
     /// Whether there is a secret that is not for one subscription alone.
     pub fn has_general_secret(&self) -> bool {
         self.webhook_secret.iter().any(Secret::is_general)

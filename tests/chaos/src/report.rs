@@ -39,7 +39,8 @@ pub fn figures(histories: &[History], faults: &BTreeMap<&'static str, usize>, vi
     let _ = writeln!(text, "events      {events} in logs, {delivered} delivered live");
     let follows = || histories.iter().flat_map(|history| &history.follows);
     let followed: usize = follows().map(|follow| follow.events.len()).sum();
-    let _ = writeln!(text, "followed    {followed} events, by followers of all stores, a handler and a webhook");
+    let _ =
+        writeln!(text, "followed    {followed} events, by followers of all stores, a handler, workers and a webhook");
     let _ = writeln!(text, "histories   {} stores, {} logs", histories.len(), logs().count());
     let _ = write!(text, "violations  {violations}");
     text

@@ -10,6 +10,7 @@ use livestore_tests::cluster::bin;
 use livestore_tests::events::{chain, numbers};
 use livestore_tests::sidecar::Start;
 use livestore_tests::{PATIENCE, free_port};
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -107,12 +108,27 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(kind), "{path}: {answer}");
     }
     assert!(output.contains(&format!("makeWsSync({{ url: '{url}' }})")) && output.contains("psql"), "{output}");
-    for name in ["env", "password"] {
+    for name in ["env", "password", "webhook-secret"] {
         let mode = std::fs::metadata(data.join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     Node::sync_backend().open("cf-ws", &url, "todos").await.push(chain(0, 2)).await.unwrap();
     assert_eq!(psql(&data, "select livestore.flavour() || count(*) from livestore.events"), "portable2");
+    // A service on this machine gets webhooks, signed with the secret that the file names.
+    let env = std::fs::read_to_string(data.join("env")).unwrap();
+    let secret = env.split("LIVESTORE_WEBHOOK_SECRET=").nth(1).unwrap().trim();
+    let receiver = Node::webhook_receiver();
+    let mut messages = receiver.messages_of("webhooks");
+    let listening = receiver.call("listen", json!({"sub": "webhooks", "secret": secret})).await.unwrap();
+    psql(
+        &data,
+        &format!(
+            "select livestore.subscribe('s', start => 'beginning', url => '{}')",
+            listening["url"].as_str().unwrap()
+        ),
+    );
+    let message = tokio::time::timeout(PATIENCE, messages.recv()).await.unwrap().unwrap();
+    assert_eq!(message["value"]["isVerified"], true, "{message}");
     let second = refused(&mut command(&data, free_port()), 2);
     assert!(second.contains("choose another --data"), "{second}");
     let admins = "select pg_has_role('livestore_sidecar', 'livestore_admin', 'usage')";

@@ -1,15 +1,15 @@
 //! Sends the events of subscriptions with a URL: at least once, and those of a store in order.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_postgres::types::ToSql;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -70,7 +70,7 @@ pub async fn run(
                 for served in list {
                     let Some(url) = served.url.clone() else { continue };
                     workers.entry(served).or_insert_with_key(|served| {
-                        let worker = Worker {
+                        let worker = Arc::new(Worker {
                             database: database.clone(),
                             sender: settings.sender.clone(),
                             subscription: served.name.clone(),
@@ -79,7 +79,7 @@ pub async fn run(
                             lease: settings.timeout + MARGIN,
                             ending: ending.clone(),
                             under_way: under_way.clone(),
-                        };
+                        });
                         AbortOnDropHandle::new(tokio::spawn(worker.run(commits.clone())))
                     });
                 }
@@ -144,10 +144,10 @@ enum Outcome {
 }
 
 impl Worker {
-    /// Ends only with the process.
-    async fn run(self, mut commits: watch::Receiver<()>) {
+    /// Ends only with the process. Dropping the future ends what is on its way.
+    async fn run(self: Arc<Self>, mut commits: watch::Receiver<()>) {
         let mut breaker = Breaker::default();
-        let mut sending = FuturesUnordered::new();
+        let mut sending = JoinSet::new();
         let mut next_look = Instant::now();
         while !self.ending.begun.is_cancelled() {
             let pause_end = breaker.paused_until(Instant::now());
@@ -156,15 +156,16 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = self.ending.begun.cancelled() => {}
-                Some(outcome) = sending.next() => {
-                    let next = self.note(&mut breaker, outcome);
+                Some(outcome) = sending.join_next() => {
+                    // One that has panicked is sent again when its lease ends.
+                    let next = outcome.map_or(INTERVAL, |outcome| self.note(&mut breaker, outcome));
                     next_look = next_look.min(Instant::now() + next);
                 }
                 () = sleep_until(look), if !is_full => {
                     self.database.demand().awake().await;
                     commits.mark_unchanged();
                     match self.poll().await {
-                        Ok(Some(batch)) => sending.push(self.deliver(batch)),
+                        Ok(Some(batch)) => drop(sending.spawn(Arc::clone(&self).deliver(batch))),
                         Ok(None) => next_look = Instant::now() + INTERVAL,
                         Err(error) => next_look = Instant::now() + self.failed_to_poll(&error),
                     }
@@ -172,7 +173,7 @@ impl Worker {
                 _ = commits.changed() => next_look = next_look.min(Instant::now() + REST),
             }
         }
-        while sending.next().await.is_some() {}
+        while sending.join_next().await.is_some() {}
     }
 
     /// Tells the operator, and returns when to look for more.
@@ -243,7 +244,7 @@ impl Worker {
     }
 
     /// Sends a batch, and tells the database what became of it.
-    async fn deliver(&self, batch: Batch) -> (Outcome, i64) {
+    async fn deliver(self: Arc<Self>, batch: Batch) -> (Outcome, i64) {
         let _held = (self.database.demand().hold(), self.under_way.token());
         let posted = self.sender.post(&self.url, &self.subscription, &batch.id, batch.body.clone());
         let outcome = tokio::select! {
@@ -271,7 +272,7 @@ impl Worker {
         let pause = (RETRY * (1 << doublings)).max(error.retry_after().unwrap_or_default()).min(LONGEST_PAUSE);
         let seconds = pause.as_secs_f64();
         self.settle(batch, NACK, &[&batch.lease, &seconds, &error.to_string(), &is_failure]).await;
-        Outcome::Failed { error, next: pause }
+        Outcome::Failed { error, next: pause + REST }
     }
 
     /// Ends the lease. If the database is away for longer than the lease lasts, the batch is sent again.

@@ -95,7 +95,7 @@ impl Stores {
             let log = log(&admin, &store.name).await.expect("the log of a store");
             let start = self.recorder.epoch_start(&store.name);
             self.recorder.epoch(&store.name, Epoch { start, reset: None, log });
-            self.recorder.followed_by(&store.name, &["follower 0", "follower 1", "handler", "webhook"]);
+            self.recorder.followed_by(&store.name, &["follower 0", "follower 1", "handler", "webhook", "workers"]);
         }
     }
 

@@ -1,9 +1,10 @@
 //! What happens in the database beside the clients: SQL transactions that commit events, and everything that follows the events of all
-//! stores: readers of the commit log, a handler, and the receiver of a webhook.
+//! stores: readers of the commit log, a handler, workers, and the receiver of a webhook.
 
 mod followers;
 mod subscriptions;
 mod transactions;
+mod workers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +40,8 @@ impl Reactions {
         let subscriptions = subscriptions::Subscriptions::start(system, recorder).await;
         let (is_written, is_over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let writers = transactions::start(system, recorder, seed, &is_written);
-        let followers = followers::start(system, recorder, seed, &is_over);
+        let mut followers = followers::start(system, recorder, seed, &is_over);
+        followers.extend(workers::start(system, seed, &is_over).await);
         Self { system: Arc::clone(system), is_written, is_over, writers, followers, subscriptions }
     }
 
@@ -57,6 +59,7 @@ impl Reactions {
             }
         }
         transactions::record_audits(&self.system, recorder).await;
+        workers::record(&self.system, recorder).await;
         self.subscriptions.finish(&self.system, recorder, patience).await;
     }
 }

@@ -69,7 +69,9 @@ impl Place {
         let start = Start::new(self.database_url.clone())
             .environment("LIVESTORE_LOG", log)
             .environment("LIVESTORE_WEBHOOK_SECRET", SECRET)
-            .environment("LIVESTORE_WEBHOOK_PRIVATE_ADDRESSES", "true");
+            .environment("LIVESTORE_WEBHOOK_PRIVATE_ADDRESSES", "true")
+            // One of them asks the commit log, the others listen.
+            .environment("LIVESTORE_LIVE", if self.number == 1 { "poll" } else { "listen" });
         let start = self.environment.iter().fold(start, |start, (name, value)| start.environment(name, value));
         match &self.socket {
             Some(socket) => start.socket(socket),
