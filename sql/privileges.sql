@@ -76,7 +76,10 @@ grant select on livestore.stores, livestore.store_names, livestore.eventlog_1, l
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
 grant insert on livestore.eventlog_1 to livestore_hooks;
-grant execute on function livestore.push(text, json, text), livestore.commit(text, text, json, text, text) to livestore_hooks;
+grant execute on function livestore.push(text, json, text), livestore.commit(text, text, json, text, text, bigint, text),
+    livestore.commit(text, text, text, text, text, bigint, text), livestore.commit(text, text, jsonb, text, text, bigint, text),
+    livestore.commit_many(text[], text, json[], text[], text, text),
+    livestore.field(json, text[]), livestore._readable(json) to livestore_hooks;
 grant execute on function
     livestore.version(),
     livestore.flavour(),
@@ -88,6 +91,8 @@ grant execute on function
     livestore.pull(text, bigint, integer),
     livestore.pull_page(text, bigint, integer, integer),
     livestore.read_all(bigint, text[], integer),
+    livestore.field(json, text[]),
+    livestore._readable(json),
     livestore.heads_key(),
     livestore.store_digest(text),
     livestore.legacy_notify(),
@@ -111,7 +116,10 @@ grant execute on function
     livestore.create_store(text, boolean),
     livestore.push(text, json, text),
     livestore.push_batch(text[], text[], text[], text, text[]),
-    livestore.commit(text, text, json, text, text),
+    livestore.commit(text, text, json, text, text, bigint, text),
+    livestore.commit(text, text, text, text, text, bigint, text),
+    livestore.commit(text, text, jsonb, text, text, bigint, text),
+    livestore.commit_many(text[], text, json[], text[], text, text),
     livestore.prune_old_commits(),
     livestore.last_position(),
     livestore.heads_since(bigint),

@@ -61,6 +61,18 @@ comment on table livestore.store_names is 'The store of each number in the event
 comment on column livestore.store_names.store is 'livestore.stores.id';
 comment on column livestore.store_names.store_id is 'The storeId of LiveStore clients';
 
+create table livestore.commit_keys (
+    store bigint,
+    key text,
+    seq_num bigint not null,
+    primary key (store, key)
+);
+
+comment on table livestore.commit_keys is 'The keys of livestore.commit, kept as long as the log. Written by functions only';
+comment on column livestore.commit_keys.store is 'livestore.stores.id';
+comment on column livestore.commit_keys.key is 'The key';
+comment on column livestore.commit_keys.seq_num is 'The event that was committed with it';
+
 create view livestore.events with (security_barrier = true) as
 select
     stores.store_id,

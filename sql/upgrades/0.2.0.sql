@@ -343,3 +343,25 @@ comment on column livestore.store_names.store is 'livestore.stores.id';
 comment on column livestore.store_names.store_id is 'The storeId of LiveStore clients';
 
 insert into livestore.store_names select s.id, s.store_id from livestore.stores s;
+
+create table livestore.commit_keys (
+    store bigint,
+    key text,
+    seq_num bigint not null,
+    primary key (store, key)
+);
+
+comment on table livestore.commit_keys is 'The keys of livestore.commit, kept as long as the log. Written by functions only';
+comment on column livestore.commit_keys.store is 'livestore.stores.id';
+comment on column livestore.commit_keys.key is 'The key';
+comment on column livestore.commit_keys.seq_num is 'The event that was committed with it';
+
+-- It has more parameters now. Beside the new one, calls would be ambiguous.
+do $$
+begin
+    drop function livestore.commit(text, text, json, text, text);
+exception when dependent_objects_still_exist then
+    raise exception 'objects of yours depend on livestore.commit, which gets more parameters: %', sqlerrm
+        using errcode = 'dependent_objects_still_exist', hint = 'Drop them, update, and create them again. They are those that say "begin atomic" or "return".';
+end
+$$;

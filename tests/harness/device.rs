@@ -151,7 +151,7 @@ impl Fleet {
         let admin = database.admin().await;
         for store in Self::DIALECTS {
             let args = json!({"id": id, "text": "by somebody else"});
-            let commit = "select livestore.commit($1, 'todoCreated', $2)";
+            let commit = "select livestore.commit($1, 'todoCreated', $2::json)";
             admin.execute(commit, &[&store, &args]).await.expect("a commit");
         }
     }

@@ -2,6 +2,7 @@
 select pg_catalog.pg_extension_config_dump('livestore.stores', '');
 select pg_catalog.pg_extension_config_dump('livestore.stores_id_seq', '');
 select pg_catalog.pg_extension_config_dump('livestore.eventlog_1', '');
+select pg_catalog.pg_extension_config_dump('livestore.commit_keys', '');
 select pg_catalog.pg_extension_config_dump('livestore.dropped_stores', '');
 select pg_catalog.pg_extension_config_dump('livestore.instance', '');
 select pg_catalog.pg_extension_config_dump('livestore.commits', '');

@@ -112,30 +112,3 @@ $$;
 
 comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
 'Many pushes to many stores at once, as arrays with one element for each push: its storeId, its batch as JSON text, its backend id or null. Returns a result for each; one that fails does not fail the others. Later pushes of a store build on earlier ones. Pushes to a store that another transaction has locked fail with 55P03: try them again. source becomes part of the notification, so that a sidecar recognizes its own. contexts: what hooks can read of each request, a JSON object as text or null (livestore.current_context)';
-
-create or replace function livestore.commit(
-    store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql'
-)
-returns bigint
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    head bigint;
-begin
-    head := (livestore._lock_store(store_id)).head;
-    return livestore.push(
-        store_id,
-        json_build_array(
-            case when args is null
-                then json_build_object('name', name, 'seqNum', head + 1, 'parentSeqNum', head, 'clientId', client_id, 'sessionId', session_id)
-                else json_build_object('name', name, 'args', args, 'seqNum', head + 1, 'parentSeqNum', head, 'clientId', client_id, 'sessionId', session_id)
-            end
-        )
-    );
-end
-$$;
-
-comment on function livestore.commit(text, text, json, text, text) is
-'Appends one event at the head of the log of a store, from SQL, and returns its seq_num. args null: an event without args. The event takes effect, and reaches live clients, when the transaction commits';

@@ -107,7 +107,7 @@ async fn events_that_a_client_did_not_upload_are_recovered_from_its_database() {
         ann.create(id).await;
     }
     eventually("the client's database has them", || async { ann.status().await["head"] == 3 }).await;
-    let uploaded = "select livestore.commit('todos', 'todoCreated', $1, 'ann', 'static')";
+    let uploaded = "select livestore.commit('todos', 'todoCreated', $1::json, 'ann', 'static')";
     admin.execute(uploaded, &[&json!({"id": "1", "text": "todo 1"})]).await.unwrap();
 
     let folder = tempfile::tempdir().unwrap();

@@ -69,7 +69,7 @@ async fn the_read_models_and_the_webhook_of_the_page_on_reactions_work() {
     let run = async |sql: &str| admin.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     let commit = async |store: &str, id: &str| {
         let args = json!({"id": id, "text": format!("todo {id}")});
-        admin.execute("select livestore.commit($1, 'todoCreated', $2)", &[&store, &args]).await.unwrap();
+        admin.execute("select livestore.commit($1, 'todoCreated', $2::json)", &[&store, &args]).await.unwrap();
     };
     let shows = async |table: &str, expected: &str| {
         let todos =

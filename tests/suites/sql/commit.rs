@@ -63,7 +63,12 @@ async fn args_are_stored_byte_for_byte_and_sql_null_is_no_args() {
 async fn what_cannot_be_committed_changes_nothing() {
     let database = Database::new().await;
     let client = database.admin().await;
-    for call in ["commit('s', null)", "commit('s', 'e', client_id => null)", "commit('s', 'e', session_id => null)"] {
+    for call in [
+        "commit('s', null)",
+        "commit('s', '')",
+        "commit('s', 'e', client_id => null)",
+        "commit('s', 'e', session_id => null)",
+    ] {
         let Rejection { sqlstate, .. } = rejection(client.execute(&format!("select livestore.{call}"), &[]).await);
         assert_eq!(sqlstate, "LS003", "{call}");
     }
@@ -129,4 +134,136 @@ async fn concurrent_commits_all_find_a_place() {
     assert_eq!(broken_chains(&admin).await, [""; 0]);
     let each: Vec<i64> = all(&admin, "select count(*) from livestore.events group by args::text").await;
     assert_eq!(each, [10; 16]);
+}
+
+/// Each way to write the args leads to one function.
+#[tokio::test]
+async fn args_may_be_json_jsonb_text_a_literal_or_nothing() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for (call, args) in [
+        ("'s', 'e'", None),
+        ("'s', 'e', null", None),
+        ("'s', 'e', client_id => 'c'", None),
+        ("'s', 'e', '{\"a\": 1.0}'", Some("{\"a\": 1.0}")),
+        ("'s', 'e', '{\"a\": 1.0}'::text", Some("{\"a\": 1.0}")),
+        ("'s', 'e', '{\"a\": 1.0}'::json", Some("{\"a\": 1.0}")),
+        ("'s', 'e', '{\"a\":1.0}'::jsonb", Some("{\"a\": 1.0}")),
+        ("'s', 'e', json_build_object('a', 1)", Some("{\"a\" : 1}")),
+        ("'s', 'e', args => '{}', session_id => 'x'", Some("{}")),
+        ("store_id => 's', name => 'e', args => '[]', key => 'k'", Some("[]")),
+    ] {
+        let seq_num: i64 = one(&admin, &format!("select livestore.commit({call})")).await;
+        let stored = format!("select args::text from livestore.events where seq_num = {seq_num}");
+        assert_eq!(one::<Option<String>>(&admin, &stored).await.as_deref(), args, "{call}");
+    }
+    let hook = "set role livestore_hooks; select livestore.commit('s', 'e', '{}'); reset role";
+    run(&admin, hook).await;
+    for bad in ["null, 'e'", "'s', 'e', '{}', key => ''", "'s', 'e', '{'"] {
+        let refused = rejection(admin.query(&format!("select livestore.commit({bad})"), &[]).await);
+        assert!(["22023", "22P02"].contains(&&*refused.sqlstate), "{bad}: {refused:?}");
+    }
+    let long = format!("select livestore.commit('s', 'e', key => '{}')", "ä".repeat(513));
+    assert_eq!(rejection(admin.query(&long, &[]).await).sqlstate, "22023");
+}
+
+#[tokio::test]
+async fn an_expected_head_is_the_head_or_nothing_is_written() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    assert_eq!(one::<i64>(&admin, "select livestore.commit('s', 'e', expected_head => 0)").await, 1);
+    assert_eq!(one::<i64>(&admin, "select livestore.commit('s', 'e', expected_head => 1)").await, 2);
+    for head in [0, 1, 3] {
+        let commit = format!("select livestore.commit('s', 'e', expected_head => {head})");
+        let refused = rejection(admin.query(&commit, &[]).await);
+        assert_eq!(refused.sqlstate, "LS001");
+        assert_eq!(refused.json(), json!({"minimumExpectedNum": 2, "providedNum": head}));
+    }
+    assert_eq!(one::<i64>(&admin, "select livestore.head('s')").await, 2);
+}
+
+/// Ten sessions commit with the same keys at the same time, one by one and many at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_committed_once() {
+    let database = Database::new().await;
+    let tasks: Vec<_> = (0..10)
+        .map(|session| {
+            let database = database.clone();
+            tokio::spawn(async move {
+                let client = database.connect("sidecar").await;
+                let mut numbers = Vec::new();
+                for key in 0..20 {
+                    if session % 2 == 0 {
+                        let commit = format!("select livestore.commit('s', 'e', '{{\"by\": {session}}}', key => 'k{key}')");
+                        numbers.push(one::<i64>(&client, &commit).await);
+                    } else {
+                        let commit = format!(
+                            "select seq_num from livestore.commit_many(array['s', 'x{session}', 's'], 'e', keys => array['k{key}', null, 'k{key}'])"
+                        );
+                        let rows: Vec<i64> = all(&client, &commit).await;
+                        assert_eq!(rows[0], rows[2]);
+                        numbers.push(rows[0]);
+                    }
+                }
+                numbers
+            })
+        })
+        .collect();
+    let mut all_numbers = Vec::new();
+    for task in tasks {
+        all_numbers.push(task.await.unwrap());
+    }
+    let admin = database.admin().await;
+    assert!(all_numbers.iter().all(|numbers| *numbers == all_numbers[0]), "{all_numbers:?}");
+    assert_eq!(one::<i64>(&admin, "select livestore.head('s')").await, 20);
+    // A key belongs to a log: after a reset it is free again.
+    run(&admin, "select livestore.reset_store('s')").await;
+    assert_eq!(one::<i64>(&admin, "select livestore.commit('s', 'e', key => 'k7')").await, 1);
+    // What is rolled back has no key.
+    run(&admin, "begin; select livestore.commit('s', 'e', key => 'gone'); rollback").await;
+    assert_eq!(one::<i64>(&admin, "select livestore.commit('s', 'e', key => 'gone')").await, 2);
+    run(&admin, "select livestore.drop_store('s')").await;
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.commit_keys").await, 0);
+}
+
+#[tokio::test]
+async fn many_stores_get_an_event_in_one_call_or_none_does() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, "select livestore.commit('b', 'before'), livestore.create_store('own', own_table => true)").await;
+    let commit = "select concat_ws(' ', store_id, seq_num) from livestore.commit_many(
+        array['b', 'own', 'a', 'b'], 'e', array['1', '2', null, '\"\\u0000\"']::json[], client_id => 'job')";
+    assert_eq!(all::<String>(&admin, commit).await, ["b 2", "own 1", "a 1", "b 3"]);
+    let stored = "select string_agg(concat_ws(' ', store_id, seq_num, coalesce(args::text, '-'), client_id), ',' order by store_id, seq_num)
+        from livestore.events where name = 'e'";
+    assert_eq!(one::<String>(&admin, stored).await, "a 1 - job,b 2 1 job,b 3 \"\\u0000\" job,own 1 2 job");
+    let shared =
+        "select string_agg(args::text, ' ') from livestore.commit_many(array['x', 'y'], 'shared', array['7']::json[]) m
+        join livestore.events e using (store_id, seq_num)";
+    run(&admin, &format!("select * from ({shared}) s")).await;
+    assert_eq!(
+        one::<String>(&admin, "select string_agg(args::text, ' ') from livestore.events where name = 'shared'").await,
+        "7 7"
+    );
+    assert_eq!(all::<String>(&admin, "select store_id from livestore.commit_many('{}', 'e')").await, [""; 0]);
+
+    let hook = "create function public.reject() returns trigger language plpgsql as $$
+        begin if new.args::text = '13' then raise exception 'unlucky'; end if; return new; end $$;
+        create trigger reject before insert on livestore.eventlog_1 for each row execute function public.reject()";
+    run(&admin, hook).await;
+    let refused = rejection(
+        admin.query("select * from livestore.commit_many(array['p', 'q'], 'e', array['1', '13']::json[])", &[]).await,
+    );
+    assert_eq!((&*refused.sqlstate, &*refused.message), ("P0001", "unlucky"));
+    assert_eq!(one::<i64>(&admin, "select livestore.head('p') + livestore.head('q')").await, 0);
+    for bad in [
+        "null, 'e'",
+        "array['a', null], 'e'",
+        "array['a', 'b'], 'e', array['1', '2', '3']::json[]",
+        "array['a', 'b'], 'e', keys => array['k']",
+        "array['a'], 'e', keys => array['']",
+    ] {
+        let refused = rejection(admin.query(&format!("select livestore.commit_many({bad})"), &[]).await);
+        assert_eq!(refused.sqlstate, "22023", "{bad}");
+    }
 }

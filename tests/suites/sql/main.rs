@@ -8,6 +8,7 @@ mod concurrency;
 mod context;
 mod differential;
 mod dump;
+mod fields;
 mod flavours;
 mod hooks;
 mod hostile_arguments;

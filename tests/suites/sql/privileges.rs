@@ -29,12 +29,17 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("pull", "livestore.pull('s')", READERS),
     ("pull_page", "livestore.pull_page('s', 0, 100, 1000)", READERS),
     ("commit", "livestore.commit('s', 'e')", WRITERS),
+    ("commit_many", "livestore.commit_many(array['s'], 'e')", WRITERS),
+    ("_check_commit", "livestore._check_commit(array['s'], 'e', null)", NOBODY),
+    ("_event_after", "livestore._event_after(0, 'e', null, 'c', 's')", NOBODY),
     ("create_store", "livestore.create_store('s')", WRITERS),
     ("create_store", "livestore.create_store('new', own_table => true)", WRITERS),
     ("push", "livestore.push('s', '[]')", WRITERS),
     ("push_batch", "livestore.push_batch('{s}', '{[]}', '{null}')", WRITERS),
     ("reset_store", "livestore.reset_store('s')", ADMINS),
     ("drop_store", "livestore.drop_store('s')", ADMINS),
+    ("field", "livestore.field(null, 'a')", READERS),
+    ("_readable", "livestore._readable('{}')", READERS),
     ("read_all", "livestore.read_all(0)", READERS),
     ("prune_old_commits", "livestore.prune_old_commits()", WRITERS),
     ("prune_commits", "livestore.prune_commits(now())", ADMINS),
@@ -401,7 +406,8 @@ async fn every_function_that_runs_statements_has_a_pinned_search_path() {
         &admin,
         "select p.oid::regprocedure::text from pg_proc p join pg_language l on l.oid = p.prolang
          where p.pronamespace = 'livestore'::regnamespace and (l.lanname <> 'c' or p.prosecdef)
-             and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)",
+             -- A body that was parsed when the function was made does not depend on it.
+             and p.prosqlbody is null and not coalesce('search_path=pg_catalog, pg_temp' = any (p.proconfig), false)",
     )
     .await;
     assert_eq!(unpinned, [""; 0]);
