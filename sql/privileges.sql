@@ -142,7 +142,7 @@ grant execute on function
 to livestore_writer;
 
 -- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
-grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.prune_commits(timestamptz),
+grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.renew_backend_id(text), livestore.prune_commits(timestamptz),
     livestore.subscribe(text, text[], text, integer, text, integer, regprocedure, text), livestore.unsubscribe(text),
     livestore.rebuild(text), livestore.resend(bigint)
 to livestore_admin;

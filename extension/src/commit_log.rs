@@ -27,7 +27,7 @@ pub struct Advance {
 /// Another change of a store.
 #[derive(Clone)]
 struct Change {
-    /// `reset`, `drop` or `move`.
+    /// `reset`, `drop`, `move` or `renew`.
     kind: String,
     store_id: String,
 }
@@ -88,7 +88,7 @@ pub fn note(advances: impl IntoIterator<Item = Advance>) {
     });
 }
 
-/// The same for a store that is reset, dropped or moved. `number_afterwards` is `livestore.stores.id` afterwards, or 0.
+/// The same for a store that is reset, dropped, moved or given a new backend id. `number_afterwards` is `livestore.stores.id` afterwards, or 0.
 #[pg_extern(sql = false)]
 fn note_change(store: i64, number_afterwards: i64, change: &str, store_id: &str) {
     let advance = Advance { store, upto: number_afterwards, events: 1 };

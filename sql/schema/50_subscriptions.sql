@@ -173,5 +173,5 @@ comment on column livestore.polled_event.args is 'As in livestore.events';
 comment on column livestore.polled_event.client_id is 'As in livestore.events; null for a change';
 comment on column livestore.polled_event.session_id is 'As in livestore.events; null for a change';
 comment on column livestore.polled_event.created_at is 'As in livestore.events; null for a change';
-comment on column livestore.polled_event.change is 'Null, or reset, drop or move: the store was reset, dropped or moved to a dedicated table';
+comment on column livestore.polled_event.change is 'Null, or reset, drop, move or renew: the store was reset, dropped, moved to a dedicated table or given a new backend id';
 comment on column livestore.polled_event.failures is 'How often these events have failed before';

@@ -172,6 +172,26 @@ $$;
 comment on function livestore.drop_store(text) is
 'Removes a store and its events for good. A push to the same storeId later begins a new log, with another backend id. Raises LS004 if there is no such store';
 
+create or replace function livestore.renew_backend_id(store_id text)
+returns text
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    store livestore.stores := livestore._lock_existing_store(store_id);
+begin
+    update livestore.stores s set backend_id = livestore._make_backend_id(gen_random_uuid()::text)
+        where s.id = store.id returning s.* into store;
+    perform livestore._note_change(store.id, store.id, 'renew', store_id);
+    perform livestore._notify_heads(array[store_id], array[null::bigint]);
+    return store.backend_id;
+end
+$$;
+
+comment on function livestore.renew_backend_id(text) is
+'Gives a store a new backend id, which it returns, and keeps the events. Clients drop their local logs, with what they had not pushed, and pull anew. Raises LS004 if there is no such store';
+
 create or replace function livestore.renew_backend_ids()
 returns bigint
 language plpgsql

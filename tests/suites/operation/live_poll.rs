@@ -76,6 +76,7 @@ async fn resets_and_restores_end_the_streams() {
     for end in [
         "select livestore.reset_store('s')",
         "select livestore.drop_store('s')",
+        "select livestore.renew_backend_id('s')",
         "select livestore.renew_backend_ids()",
     ] {
         sql(&admin, "select livestore.commit('s', 'e')").await;

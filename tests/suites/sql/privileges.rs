@@ -45,6 +45,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("prune_commits", "livestore.prune_commits(now())", ADMINS),
     ("subscribe", "livestore.subscribe('next')", ADMINS),
     ("unsubscribe", "livestore.unsubscribe('polled')", ADMINS),
+    ("renew_backend_id", "livestore.renew_backend_id('s')", ADMINS),
     ("rebuild", "livestore.rebuild('polled')", ADMINS),
     ("_start", "(select livestore._start(s, 'now') from livestore.subscribers s) r", NOBODY),
     ("resend", "livestore.resend(1)", ADMINS),

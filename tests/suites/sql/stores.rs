@@ -336,3 +336,23 @@ async fn stores_that_begin_at_once_get_numbers_of_their_own_although_the_sequenc
     }
     assert_eq!(one::<i64>(&admin, "select count(*) from livestore.stores where id > 500 and head = 1").await, 160);
 }
+
+#[tokio::test]
+async fn a_store_gets_a_new_backend_id_and_keeps_its_events() {
+    let database = Database::new().await;
+    let admin = database.connect("admin").await;
+    for store in ["s", "other"] {
+        push(&admin, store, chain(0, 2)).await.unwrap();
+    }
+    let ids = "select string_agg(livestore.backend_id(s), ' ' order by s) from unnest(array['other', 's']) s";
+    let before: String = one(&admin, ids).await;
+    let renewed: String = one(&admin, "select livestore.renew_backend_id('s')").await;
+    let after: String = one(&admin, ids).await;
+    assert_eq!(after, format!("{} {renewed}", before.split(' ').next().unwrap()));
+    assert_ne!(after, before);
+    assert_eq!(push(&admin, "s", chain(2, 1)).await.unwrap(), 3);
+    let changes = "select store_id || ' ' || change from livestore.read_all(0) where change is not null";
+    assert_eq!(one::<String>(&admin, changes).await, "s renew");
+    let refused = rejection(admin.query("select livestore.renew_backend_id('none')", &[]).await);
+    assert_eq!(refused.sqlstate, "LS004");
+}
