@@ -8,6 +8,8 @@ create table livestore.subscribers (
     handler regprocedure,
     url text check (url ~ '^https?://' and octet_length(url) <= 2048),
     created_at timestamptz not null default now(),
+    started_at timestamptz not null default clock_timestamp(),
+    is_restarting boolean not null default false,
     check (handler is null or url is null)
 );
 
@@ -20,6 +22,8 @@ comment on column livestore.subscribers.max_failures is 'Number of failures afte
 comment on column livestore.subscribers.handler is 'Function that livestore.run_subscription calls with each event';
 comment on column livestore.subscribers.url is 'Address that sidecars send the events to. Without one and without a handler the workers are programs';
 comment on column livestore.subscribers.created_at is 'When it was made';
+comment on column livestore.subscribers.started_at is 'When it was made or rebuilt last';
+comment on column livestore.subscribers.is_restarting is 'Whether this transaction rebuilds it. False in all others';
 
 create table livestore.subscription_partitions (
     subscription text not null references livestore.subscribers on delete cascade,

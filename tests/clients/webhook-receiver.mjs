@@ -3,7 +3,7 @@
  * package `standardwebhooks`.
  *
  *     listen    {sub, secret, port?}   → {url}           then events "message" with {id, type, data, isVerified, status}
- *     answer    {status, delay?, headers?, name?}        how to answer from now on: messages that hold an event `name`, or all
+ *     answer    {status, delay?, headers?, name?}        how to answer from now on: messages that hold an event `name`, or all; 0: not
  *     authorize {answers}              what to answer by `storeId`: {allow, reason, ttl}, or a status
  *     close     {}
  */
@@ -46,6 +46,7 @@ const receive = (sub, secret) => async (request, response) => {
   const status = !isVerified ? 400 : isMeant ? rule.status : 204
   emit({ event: 'message', sub, value: { id, type, data, isVerified, status, body } })
   if (isMeant) await sleep(delay)
+  if (status === 0) return request.socket.destroy()
   response.writeHead(status, headers).end(status === 500 ? 'cannot handle it' : undefined)
 }
 

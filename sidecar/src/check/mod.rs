@@ -162,6 +162,13 @@ fn look(config: &Config, report: &mut Report) {
             "{option}: passwords and events cross the network unencrypted; add ?sslmode=verify-full, unless nobody else is on that network"
         ));
     }
+    let is_local =
+        |url: &str| ["http://localhost", "http://127.0.0.1", "http://[::1]"].iter().any(|local| url.starts_with(local));
+    if config.log.authorize_url.as_deref().is_some_and(|url| url.starts_with("http://") && !is_local(url)) {
+        report.advise(
+            "--authorize-url: tokens cross the network unencrypted, and somebody there could answer; use https, unless nobody else is on that network",
+        );
+    }
     if auth.takes_short_secret() {
         report.advise(
             "--insecure-short-secret: --jwt-secret has less than 32 bytes, and whoever guesses it can make tokens; openssl rand -base64 32 makes one",

@@ -51,6 +51,8 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
         || (a == 192 && b == 0 && c == 0)
         || (a == 198 && (18..20).contains(&b))
         || a >= 240
+        // Azure's services for the machine.
+        || address == Ipv4Addr::new(168, 63, 129, 16)
 }
 
 fn is_private_v6(address: Ipv6Addr) -> bool {
@@ -95,6 +97,7 @@ mod tests {
             "224.0.0.1",
             "240.0.0.1",
             "255.255.255.255",
+            "168.63.129.16",
             "::1",
             "::",
             "fc00::1",

@@ -68,6 +68,9 @@ pub enum SendError {
     Signature(String),
     #[error("{0}")]
     Unreachable(String),
+    /// After the receiver had accepted the connection.
+    #[error("{0}")]
+    Broken(String),
     #[error("no answer in time")]
     Timeout,
     #[error("the receiver answers {status}{}{excerpt}", if excerpt.is_empty() { "" } else { ": " })]
@@ -82,7 +85,16 @@ impl SendError {
         match self {
             Self::NoSecret | Self::Url(_) | Self::Private(_) | Self::Unreachable(_) => true,
             Self::Refused { status, .. } => matches!(status.as_u16(), 410 | 429 | 502 | 503 | 504),
-            Self::Signature(_) | Self::Timeout | Self::Answer(_) => false,
+            Self::Signature(_) | Self::Broken(_) | Self::Timeout | Self::Answer(_) => false,
+        }
+    }
+
+    /// Without what the receiver says: it may repeat the URL, which may hold a secret.
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Refused { status, .. } => format!("the receiver answers {status}"),
+            Self::Private(_) => "the address is private, and --webhook-private-addresses is not set".into(),
+            other => other.to_string(),
         }
     }
 
@@ -100,7 +112,7 @@ impl Sender {
     pub fn new(secrets: Arc<[Secret]>, timeout: Duration, reach: Reach) -> Result<Self, reqwest::Error> {
         let client = Client::builder()
             .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout / 2))
             .timeout(timeout)
             // It could lead to a private address, and another server would get the message.
             .redirect(redirect::Policy::none());
@@ -169,7 +181,9 @@ pub async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, SendEr
 }
 
 fn failure(error: reqwest::Error) -> SendError {
-    if error.is_timeout() {
+    // That nobody accepts a connection in time is no fault of the message.
+    let is_unreachable = error.is_connect();
+    if error.is_timeout() && !is_unreachable {
         return SendError::Timeout;
     }
     // The address is in the settings or in the database already.
@@ -180,7 +194,7 @@ fn failure(error: reqwest::Error) -> SendError {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    SendError::Unreachable(text)
+    if is_unreachable { SendError::Unreachable(text) } else { SendError::Broken(text) }
 }
 
 #[cfg(test)]

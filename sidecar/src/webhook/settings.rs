@@ -30,7 +30,7 @@ pub struct WebhookSettings {
         value_name = "SECRET",
         value_delimiter = ','
     )]
-    webhook_secret: Vec<Secret>,
+    webhook_secret: Vec<String>,
 
     /// The time that the receiver of a webhook has to answer.
     #[arg(long, env = "LIVESTORE_WEBHOOK_TIMEOUT", default_value = "15s", value_parser = lasting(Duration::from_millis(100)))]
@@ -62,8 +62,13 @@ impl WebhookSettings {
     }
 
     fn sender_to(&self, reach: Reach, timeout: Duration) -> Result<Sender, SettingsError> {
-        let secrets: Arc<[Secret]> = self.webhook_secret.clone().into();
-        Sender::new(secrets, timeout, reach).map_err(SettingsError::of("--webhook-timeout"))
+        Sender::new(self.secrets()?, timeout, reach).map_err(SettingsError::of("--webhook-timeout"))
+    }
+
+    /// Not read by clap, which would repeat one that is malformed.
+    fn secrets(&self) -> Result<Arc<[Secret]>, SettingsError> {
+        let secrets = self.webhook_secret.iter().map(|text| text.parse());
+        secrets.collect::<Result<_, String>>().map_err(SettingsError::of("--webhook-secret"))
     }
 
     /// For a developer's machine: services on it are reached, and this secret signs if no other is given. Returns whether it does.
@@ -72,14 +77,14 @@ impl WebhookSettings {
         self.webhook_private_addresses = true;
         let is_needed = self.webhook_secret.is_empty();
         if is_needed {
-            self.webhook_secret.extend(secret.parse::<Secret>());
+            self.webhook_secret.push(secret.into());
         }
         is_needed
     }
 
     /// Whether there is a secret that is not for one subscription alone.
     pub fn has_general_secret(&self) -> bool {
-        self.webhook_secret.iter().any(Secret::is_general)
+        self.secrets().is_ok_and(|secrets| secrets.iter().any(Secret::is_general))
     }
 }
 

@@ -43,6 +43,8 @@ begin
     if before is null then
         raise exception 'before must be a point in time' using errcode = 'null_value_not_allowed';
     end if;
+    -- A subscription that is being made waits, or is known here.
+    perform from livestore.instance i for update;
     with gone as (
         delete from livestore.commits c
         where c.position < coalesce(

@@ -76,13 +76,13 @@ begin
     -- Waits for handlers that are running. Workers that have events find their lease ended.
     perform from livestore.subscription_partitions p where p.subscription = subscriber.name order by p.partition for update;
     delete from livestore.dead_letters d where d.subscription = subscriber.name;
-    perform livestore._start(subscriber, 'beginning');
-    perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
+    -- The rest happens when this transaction ends: commits wait from then on only.
+    update livestore.subscribers s set is_restarting = true where s.name = subscriber.name;
 end
 $$;
 
 comment on function livestore.rebuild(text) is
-'Gives all events to a subscription once more, from the beginning, and then those that come. Empty what its handler has written in the same transaction, after this call: then nothing is missing or there twice afterwards. Its dead letters are removed, and its workers find that their leases have ended (LS007). Commits wait until the transaction has ended';
+'Gives all events to a subscription once more, from the beginning, and then those that come. Empty what its handler has written in the same transaction, after this call: then nothing is missing or there twice afterwards. Its handler does not run until that transaction has ended. Its dead letters are removed, and its workers find that their leases have ended (LS007)';
 
 create or replace function livestore.poll(
     subscription text, max_events integer default 100, lease_time interval default '30 seconds', max_bytes integer default 8388608
@@ -99,6 +99,8 @@ declare
     batch livestore.polled_event[];
     letter livestore.dead_letters;
     looked_upto bigint;
+    visited integer[] := '{}';
+    former livestore.subscription_partitions;
     start constant timestamptz := clock_timestamp();
 begin
     if max_events is null or max_events not between 1 and 10000 then
@@ -115,12 +117,14 @@ begin
     for attempt in 1..subscriber.partitions loop
         select * into place
         from livestore.subscription_partitions p
-        where p.subscription = subscriber.name and (p.polled_at is null or p.polled_at < start or p.polled_at > clock_timestamp())
+        where p.subscription = subscriber.name and p.partition <> all (visited)
             and (p.lease is null or p.leased_until <= clock_timestamp())
             and (p.retry_at is null or p.retry_at <= clock_timestamp())
         order by p.polled_at nulls first, p.partition
         for update skip locked limit 1;
         exit when place.subscription is null;
+        visited := visited || place.partition;
+        former := place;
         if place.lease is not null then
             place := livestore._fail(subscriber, place, 'the lease ended');
         end if;
@@ -154,14 +158,22 @@ begin
                 place.batch_end := null;
             else
                 place.batch_end := batch[cardinality(batch)].seq_num;
-                place.batch_store := (select s.id from livestore.stores s where s.store_id = batch[cardinality(batch)].store_id);
+                place.batch_store := (
+                    select s.id
+                    from livestore.stores s
+                    join livestore.subscription_history h on h.store = s.id
+                    where s.store_id = batch[cardinality(batch)].store_id
+                        and h.subscription = place.subscription and h.partition = place.partition
+                );
+                -- It was reset or dropped since it was read.
+                continue when place.batch_store is null;
             end if;
         end if;
         if coalesce(cardinality(batch), 0) = 0 then
             place.dead_letter := null;
             place.batch_store := null;
             -- Events of no interest to this partition are passed, as far as one call may go.
-            for round in 1..20 loop
+            loop
                 batch := livestore._next_commits(subscriber, place, max_events, max_bytes);
                 looked_upto := batch[cardinality(batch)].position;
                 if batch[cardinality(batch)].store_id is null then
@@ -170,6 +182,7 @@ begin
                 exit when looked_upto is null or cardinality(batch) > 0;
                 place.position := looked_upto;
                 place.batch_end := null;
+                exit when clock_timestamp() > start + interval '1 second';
             end loop;
             place.batch_end := case when cardinality(batch) > 0 then looked_upto end;
         end if;
@@ -183,7 +196,13 @@ begin
         place.lease := null;
         place.failures := 0;
         place.one_by_one := 0;
-        perform livestore._put(place);
+        -- Everybody who waits for events comes here with each commit.
+        if place.position <> former.position or former.lease is not null or former.failures > 0 or former.one_by_one > 0
+            or former.retry_at is not null or former.batch_size is not null or former.dead_letter is not null
+            or former.polled_at is null or former.polled_at not between start - interval '10 seconds' and start
+        then
+            perform livestore._put(place);
+        end if;
     end loop;
 end
 $$;
@@ -278,7 +297,8 @@ begin
         end loop;
         perform livestore.ack(batch[1].lease);
         events := cardinality(batch);
-    exception when others then
+    -- Others are not these: a statement that takes too long, and assert.
+    exception when query_canceled or assert_failure or others then
         get stacked diagnostics error = message_text, context = pg_exception_context;
         -- The work of the handler is undone. The pause doubles with each failure, up to five minutes.
         perform livestore.nack(

@@ -20,6 +20,7 @@ begin
                     hint = 'A backend id can be taken over by an empty store only.';
         end if;
         update livestore.stores s set backend_id = $2 where s.id = store.id;
+        perform livestore._note_change(store.id, store.id, 'renew', store_id);
         -- Clients that follow the store have the old one.
         perform livestore._notify_heads(array[store_id], array[null::bigint]);
     end if;

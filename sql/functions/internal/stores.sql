@@ -182,6 +182,8 @@ create or replace function livestore._copy_indexes(eventlog oid)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+-- The text of a definition is searched.
+set quote_all_identifiers = off
 as $$
 declare
     found record;

@@ -116,7 +116,11 @@ begin
     else
         event := (case when place.batch_store is not null then livestore._next_history(subscriber, place, 1, 1)
             else livestore._next_commits(subscriber, place, 1, 1) end)[1];
-        if event.store_id is not null then
+        -- Of a store that was reset or dropped meanwhile, this is another one.
+        if event.store_id is not null and (
+            place.batch_store is null or event.seq_num = place.batch_end
+                and place.batch_store = (select s.id from livestore.stores s where s.store_id = event.store_id)
+        ) then
             insert into livestore.dead_letters (
                 subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change, failures,
                 error
@@ -260,6 +264,8 @@ declare
     last_position bigint;
     from_position bigint;
 begin
+    -- Pruning waits, or knows of this subscription.
+    perform from livestore.instance i for update;
     -- No commit takes positions meanwhile: all that are visible are before this one, and all others after it.
     lock table livestore.commit_turn in exclusive mode;
     pruned := (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
@@ -273,6 +279,7 @@ begin
     set "position" = from_position, lease = null, leased_until = null, batch_size = null, batch_end = null, batch_store = null,
         dead_letter = null, one_by_one = 0, failures = 0, retry_at = null, error = null
     where p.subscription = subscriber.name;
+    update livestore.subscribers s set started_at = clock_timestamp(), is_restarting = false where s.name = subscriber.name;
     delete from livestore.subscription_history h where h.subscription = subscriber.name;
     if start = 'beginning' then
         insert into livestore.subscription_history
@@ -285,3 +292,25 @@ $$;
 
 comment on function livestore._start(livestore.subscribers, text) is
 'Internal: sets all partitions of a subscription to now, the beginning or a position';
+
+create or replace function livestore._restart()
+returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+set lock_timeout = 0
+as $$
+begin
+    perform livestore._start(new, 'beginning');
+    perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
+    return null;
+end
+$$;
+
+comment on function livestore._restart() is 'Internal: trigger that rebuilds a subscription, at the end of the transaction';
+
+drop trigger if exists restart on livestore.subscribers;
+create constraint trigger restart after update on livestore.subscribers
+    deferrable initially deferred for each row when (new.is_restarting) execute function livestore._restart();
+comment on trigger restart on livestore.subscribers is 'Rebuilds a subscription, at the end of the transaction';

@@ -26,3 +26,18 @@ $$;
 
 comment on function livestore.database_life() is
 'Tells positions of the commit log from those of the same database before a restore: livestore.renew_backend_ids changes it. What the sidecar uses';
+
+create or replace function livestore.subscription_life(subscription text)
+returns text
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select livestore._make_backend_id(concat_ws(' ', livestore.database_life(), s.name, extract(epoch from s.started_at)))
+    from livestore.subscribers s where s.name = subscription
+$$;
+
+comment on function livestore.subscription_life(text) is
+'Tells the events that a subscription gives out from those that it gave out before it was rebuilt, made again, or restored with the database. What the sidecar uses';

@@ -22,6 +22,34 @@ async fn a_sidecar_removes_old_entries() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handler_with_much_to_do_does_not_hold_up_another() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let handlers = "create table public.done (subscription text, seq_num bigint);
+        create function public.slow(event livestore.polled_event) returns void language plpgsql security definer as $$
+        begin
+            perform pg_sleep(0.01);
+            insert into public.done values ('slow', event.seq_num);
+        end $$;
+        create function public.quick(event livestore.polled_event) returns void language sql security definer
+            as $$ insert into public.done values ('quick', event.seq_num) $$;
+        select livestore.push('s', (select json_agg(json_build_object('name', 'e', 'seqNum', n, 'parentSeqNum', n - 1, 'clientId', 'c',
+            'sessionId', 's')) from generate_series(1, 1500) n));
+        select livestore.subscribe('slow', start => 'beginning', handler => 'public.slow(livestore.polled_event)');
+        select livestore.subscribe('quick', array['quick'], handler => 'public.quick(livestore.polled_event)')";
+    admin.batch_execute(handlers).await.unwrap();
+    let _sidecar = Sidecar::on(&database).await;
+    let done = async |subscription: &str| {
+        let count = "select count(*) from public.done where subscription = $1";
+        admin.query_one(count, &[&subscription]).await.unwrap().get::<_, i64>(0)
+    };
+    eventually("the slow one has begun", async || done("slow").await > 0).await;
+    admin.batch_execute("select livestore.commit('s', 'quick')").await.unwrap();
+    eventually("the quick one is handled", async || done("quick").await == 1).await;
+    assert!(done("slow").await < 1500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sidecars_run_handlers_once_for_each_event() {
     let database = Database::new().await;
     let admin = database.admin().await;

@@ -640,3 +640,72 @@ async fn a_read_model_is_built_again_without_a_gap_or_a_double_while_others_writ
     finish().await;
     assert!(one::<bool>(&admin, RIGHT).await);
 }
+
+/// A handler that takes longer than a statement may, or that asserts something: no `others`.
+#[tokio::test]
+async fn a_handler_that_is_cancelled_or_asserts_has_failed() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let handler = "create function public.handle(event livestore.polled_event) returns void language plpgsql as $$
+        begin
+            if event.name = 'slow' then
+                perform pg_sleep(5);
+            end if;
+            assert event.name <> 'wrong', 'it is wrong';
+        end $$;
+        select livestore.subscribe('s', max_failures => 1, handler => 'public.handle(livestore.polled_event)')";
+    run(&admin, handler).await;
+    for (name, error) in [("slow", "canceling statement due to statement timeout"), ("wrong", "it is wrong")] {
+        commit(&admin, "a", name).await;
+        run(&admin, "set statement_timeout = '500ms'").await;
+        let failed: String = one(&admin, "select error from livestore.run_subscription('s')").await;
+        assert!(failed.starts_with(error), "{failed}");
+        run(&admin, "reset statement_timeout; update livestore.subscription_partitions set retry_at = null").await;
+    }
+    let letters = "select string_agg(name || ' ' || failures, ' ' order by id) from livestore.dead_letters";
+    assert_eq!(one::<String>(&admin, letters).await, "slow 1 wrong 1");
+}
+
+/// Each commit wakes those who wait for other events: they write nothing.
+#[tokio::test]
+async fn a_poll_that_finds_nothing_new_writes_nothing() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('s', partitions => 5)").await;
+    assert!(poll(&worker, "'s'").await.events.is_empty());
+    let versions = "select string_agg(ctid::text, ' ' order by partition) from livestore.subscription_partitions";
+    let before: String = one(&admin, versions).await;
+    for _ in 0..3 {
+        assert!(poll(&worker, "'s'").await.events.is_empty());
+    }
+    assert_eq!(one::<String>(&admin, versions).await, before);
+    // Partitions have their turns nevertheless.
+    for store in 0..20 {
+        commit(&admin, &format!("s{store}"), "e").await;
+    }
+    let mut events = 0;
+    for _ in 0..5 {
+        events += poll(&worker, "'s', 100").await.events.len();
+    }
+    assert_eq!(events, 20);
+}
+
+/// A rebuild holds up nobody but its own handler until its transaction ends.
+#[tokio::test]
+async fn commits_go_on_while_a_rebuild_is_under_way() {
+    let database = Database::new().await;
+    let (admin, other) = (database.admin().await, database.admin().await);
+    run(&admin, READ_MODEL).await;
+    commit(&admin, "a", "e").await;
+    run(&other, "select livestore.run_subscription('counts')").await;
+    let life = "select livestore.subscription_life('counts')";
+    let before: String = one(&admin, life).await;
+    run(&admin, "begin; select livestore.rebuild('counts')").await;
+    run(&other, "set lock_timeout = '1s'; select livestore.commit('a', 'e')").await;
+    // It has nothing to do until then.
+    assert_eq!(one::<i64>(&other, "select events from livestore.run_subscription('counts')").await, 0);
+    run(&admin, "truncate public.counts; commit").await;
+    run(&other, "select livestore.run_subscription('counts') from generate_series(1, 5)").await;
+    assert!(one::<bool>(&admin, RIGHT).await);
+    assert_ne!(one::<String>(&admin, life).await, before, "webhooks have other ids");
+}

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 
-use super::{BATCH, INTERVAL, LIST_INTERVAL, REST, RETRY, served};
+use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, RETRY, served};
 use crate::postgres::{Database, DatabaseError};
 use crate::telemetry::metrics::{self, Reaction};
 
@@ -37,12 +37,13 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
             call_all(&database, &subscriptions).await
         };
         let pause = match round.await {
-            Ok(false) if retries_end <= Instant::now() => INTERVAL,
-            Ok(false) => RETRY,
-            Ok(true) => {
+            Ok(Round { has_events: true, has_failed: false }) => Duration::ZERO,
+            Ok(Round { has_failed: false, .. }) if retries_end <= Instant::now() => INTERVAL,
+            Ok(Round { has_failed: false, .. }) => RETRY,
+            Ok(Round { has_events, .. }) => {
                 retries_end = Instant::now() + RETRIES;
                 next_list = Instant::now();
-                RETRY
+                if has_events { Duration::ZERO } else { RETRY }
             }
             Err(error) if error.retry().may_pass() => {
                 debug!(error = &error as &dyn std::error::Error, "subscriptions wait for the database");
@@ -54,7 +55,10 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
                 INTERVAL
             }
         };
-        sleep(REST).await;
+        if pause.is_zero() {
+            continue;
+        }
+        sleep(EMPTY_REST).await;
         tokio::select! {
             _ = commits.changed() => {}
             () = sleep(pause) => {}
@@ -62,37 +66,39 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
     }
 }
 
-/// Calls the handlers until there is nothing for them to do. Returns whether one has failed.
-async fn call_all(database: &Database, subscriptions: &[String]) -> Result<bool, DatabaseError> {
-    let mut has_failed = false;
-    // In turns, so that one with much to do does not hold up the others.
-    let mut busy: Vec<&String> = subscriptions.iter().collect();
-    while !busy.is_empty() {
-        let mut still_busy = Vec::new();
-        for subscription in busy {
-            let client = database.background_client().await?;
-            let run = client.prepare_cached("select events, error from livestore.run_subscription($1, $2)").await?;
-            let row = match client.query_one(&run, &[&subscription, &BATCH]).await {
-                Ok(row) => row,
-                // It was removed, or its handler: the others go on.
-                Err(error) if error.as_db_error().is_some() => {
-                    warn!(subscription, error = &error as &dyn std::error::Error, "a subscription cannot be run");
-                    has_failed = true;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let (events, error): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-            if let Some(error) = error {
-                warn!(subscription, error, "the handler of a subscription has failed");
-                metrics::reacted(Reaction::Handler, false, 0);
-                has_failed = true;
-            } else if events > 0 {
-                metrics::reacted(Reaction::Handler, true, events);
-                still_busy.push(subscription);
+/// What came of one call of each handler.
+#[derive(Default)]
+struct Round {
+    /// At least one had events: there may be more.
+    has_events: bool,
+    has_failed: bool,
+}
+
+/// Calls each handler once, so that one with much to do does not hold up the others.
+async fn call_all(database: &Database, subscriptions: &[String]) -> Result<Round, DatabaseError> {
+    let mut round = Round::default();
+    for subscription in subscriptions {
+        let client = database.background_client().await?;
+        let run = client.prepare_cached("select events, error from livestore.run_subscription($1, $2)").await?;
+        let row = match client.query_one(&run, &[&subscription, &BATCH]).await {
+            Ok(row) => row,
+            // It was removed, or its handler: the others go on.
+            Err(error) if error.as_db_error().is_some() => {
+                warn!(subscription, error = &error as &dyn std::error::Error, "a subscription cannot be run");
+                round.has_failed = true;
+                continue;
             }
+            Err(error) => return Err(error.into()),
+        };
+        let (events, error): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+        if let Some(error) = error {
+            warn!(subscription, error, "the handler of a subscription has failed");
+            metrics::reacted(Reaction::Handler, false, 0);
+            round.has_failed = true;
+        } else if events > 0 {
+            metrics::reacted(Reaction::Handler, true, events);
+            round.has_events = true;
         }
-        busy = still_busy;
     }
-    Ok(has_failed)
+    Ok(round)
 }

@@ -30,6 +30,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The shortest time between two rounds: any role of the database can send notifications, as many as it likes.
 const REST: Duration = Duration::from_millis(20);
 
+/// The same after a round that found nothing: most commits may have nothing for anybody here.
+const EMPTY_REST: Duration = Duration::from_millis(200);
+
 /// The number of events of one batch.
 const BATCH: i32 = 100;
 

@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_postgres::types::ToSql;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTrackerToken};
 use tracing::{debug, info, warn};
 
 use super::breaker::Breaker;
-use super::{BATCH, INTERVAL, LIST_INTERVAL, REST, RETRY, Served, served};
+use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, REST, RETRY, Served, served};
 use crate::postgres::{Database, DatabaseError};
 use crate::shutdown::Ending;
 use crate::telemetry::metrics::{self, Reaction};
@@ -36,7 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// The next events, each as JSON. `mark` says which event it is, in visible ASCII. The history has no positions.
 const POLL: &str = "\
-    select p.lease, p.failures, (select livestore.database_life()) as life,
+    select p.lease, p.failures, (select livestore.subscription_life($1)) as life,
         coalesce(p.position::text, left(encode(sha256(convert_to(p.store_id, 'UTF8')), 'hex'), 16) || '-' || p.seq_num) as mark,
         json_build_object(
             'position', p.position, 'storeId', p.store_id, 'seqNum', p.seq_num, 'name', p.name, 'args', p.args, 'clientId', p.client_id,
@@ -149,6 +149,8 @@ impl Worker {
         let mut breaker = Breaker::default();
         let mut sending = JoinSet::new();
         let mut next_look = Instant::now();
+        // When a batch that has failed is given out again, and when nothing was given out last.
+        let (mut retry_at, mut was_empty) = (None::<Instant>, None::<Instant>);
         while !self.ending.begun.is_cancelled() {
             let pause_end = breaker.paused_until(Instant::now());
             let is_full = pause_end.is_none() && sending.len() >= breaker.places(self.concurrency);
@@ -160,17 +162,30 @@ impl Worker {
                     // One that has panicked is sent again when its lease ends.
                     let next = outcome.map_or(INTERVAL, |outcome| self.note(&mut breaker, outcome));
                     next_look = next_look.min(Instant::now() + next);
+                    if !next.is_zero() {
+                        retry_at = retry_at.into_iter().chain([Instant::now() + next]).min();
+                    }
                 }
                 () = sleep_until(look), if !is_full => {
                     self.database.demand().awake().await;
                     commits.mark_unchanged();
+                    retry_at = retry_at.filter(|at| *at > Instant::now());
+                    // Counted from now on: the process does not end before what is given out here is settled.
+                    let token = self.under_way.token();
                     match self.poll().await {
-                        Ok(Some(batch)) => drop(sending.spawn(Arc::clone(&self).deliver(batch))),
-                        Ok(None) => next_look = Instant::now() + INTERVAL,
+                        Ok(Some(batch)) => drop(sending.spawn(Arc::clone(&self).deliver(batch, token))),
+                        Ok(None) => {
+                            was_empty = Some(Instant::now());
+                            next_look = retry_at.into_iter().chain([Instant::now() + INTERVAL]).min().unwrap_or(next_look);
+                        }
                         Err(error) => next_look = Instant::now() + self.failed_to_poll(&error),
                     }
                 }
-                _ = commits.changed() => next_look = next_look.min(Instant::now() + REST),
+                _ = commits.changed() => {
+                    // Most commits may have nothing for this subscription.
+                    let earliest = was_empty.map_or(Instant::now(), |at| at + EMPTY_REST).max(Instant::now() + REST);
+                    next_look = next_look.min(earliest);
+                }
             }
         }
         while sending.join_next().await.is_some() {}
@@ -244,8 +259,8 @@ impl Worker {
     }
 
     /// Sends a batch, and tells the database what became of it.
-    async fn deliver(self: Arc<Self>, batch: Batch) -> (Outcome, i64) {
-        let _held = (self.database.demand().hold(), self.under_way.token());
+    async fn deliver(self: Arc<Self>, batch: Batch, token: TaskTrackerToken) -> (Outcome, i64) {
+        let _held = (self.database.demand().hold(), token);
         let posted = self.sender.post(&self.url, &self.subscription, &batch.id, batch.body.clone());
         let outcome = tokio::select! {
             biased;
@@ -271,7 +286,7 @@ impl Worker {
         let doublings = if is_failure { batch.failures.min(16) } else { 0 };
         let pause = (RETRY * (1 << doublings)).max(error.retry_after().unwrap_or_default()).min(LONGEST_PAUSE);
         let seconds = pause.as_secs_f64();
-        self.settle(batch, NACK, &[&batch.lease, &seconds, &error.to_string(), &is_failure]).await;
+        self.settle(batch, NACK, &[&batch.lease, &seconds, &error.brief(), &is_failure]).await;
         Outcome::Failed { error, next: pause + REST }
     }
 

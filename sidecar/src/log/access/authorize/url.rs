@@ -10,6 +10,7 @@ use moka::Expiry;
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tokio::sync::Semaphore;
 
 use super::{Action, denied};
 use crate::log::context::Context;
@@ -28,6 +29,12 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 const ANSWER: usize = 64 << 10;
 const REASON: usize = 1000;
 
+/// The questions that are on their way at the same time: clients that wait ask again and again.
+const CONCURRENCY: usize = 64;
+
+/// The purpose of a message that is for no subscription: those have names.
+const NO_SUBSCRIPTION: &str = "";
+
 /// The store that `livestore-sidecar check` asks about.
 const CHECK_STORE: &str = "livestore-sidecar-check";
 
@@ -39,6 +46,7 @@ pub struct Service {
     /// Tell the messages of this process from each other and from those of others.
     process: u64,
     asked: AtomicU64,
+    places: Semaphore,
 }
 
 #[derive(Serialize)]
@@ -115,7 +123,7 @@ impl Service {
             .expire_after(Lifetime)
             .build();
         let process = RandomState::new().hash_one(std::process::id());
-        Self { url, sender, answers, process, asked: AtomicU64::new(0) }
+        Self { url, sender, answers, process, asked: AtomicU64::new(0), places: Semaphore::new(CONCURRENCY) }
     }
 
     pub async fn ask(
@@ -148,8 +156,9 @@ impl Service {
     }
 
     async fn send(&self, question: Arc<str>) -> Result<Answer, SendError> {
+        let _place = self.places.acquire().await;
         let id = format!("auth_{:x}_{}", self.process, self.asked.fetch_add(1, Ordering::Relaxed));
-        let response = self.sender.post(&self.url, "authorize", &id, String::from(&*question).into()).await?;
+        let response = self.sender.post(&self.url, NO_SUBSCRIPTION, &id, String::from(&*question).into()).await?;
         read_answer(&webhook::read(response, ANSWER).await?)
     }
 }
