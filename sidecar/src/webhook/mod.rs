@@ -133,17 +133,22 @@ impl Sender {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let signatures = self.sign(purpose, id, now, &body)?;
-        let sent = self
-            .client
-            .post(url)
-            .header(CONTENT_TYPE, "application/json")
-            .header("webhook-id", id)
-            .header("webhook-timestamp", now)
-            .header("webhook-signature", signatures)
-            .body(body)
-            .send()
-            .await;
-        let response = sent.map_err(failure)?;
+        let send = async || {
+            let request = self
+                .client
+                .post(url.clone())
+                .header(CONTENT_TYPE, "application/json")
+                .header("webhook-id", id)
+                .header("webhook-timestamp", now)
+                .header("webhook-signature", &signatures)
+                .body(body.clone());
+            request.send().await.map_err(failure)
+        };
+        let response = match send().await {
+            // A connection that was kept may have been closed meanwhile: on a new one it shows whether the receiver is there.
+            Err(SendError::Broken(_)) => send().await?,
+            sent => sent?,
+        };
         if response.status().is_success() {
             return Ok(response);
         }

@@ -104,11 +104,15 @@ async fn devices_of_the_relay_and_an_outage_are_seen() {
 /// They are an interface, which dashboards rely on.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_in_the_documentation_and_the_other_way_round() {
-    let (_database, sidecar) = busy().await;
+    let (database, sidecar) = busy().await;
+    database.admin().await.batch_execute("select livestore.subscribe('s')").await.unwrap();
     let _live = Caller::new(&sidecar, "cf-ws").follow("cf-ws").await.unwrap();
     Caller::new(&sidecar, "cf-ws").write("cf-ws", chain(3, 2)).await;
     eventually("all were counted once", || async {
-        names(&sidecar).await.contains(&"livestore_delivery_lag_seconds".into())
+        let names = names(&sidecar).await;
+        ["livestore_delivery_lag_seconds", "livestore_subscription_lag_seconds"]
+            .iter()
+            .all(|name| names.contains(&name.to_string()))
     })
     .await;
     let mut there = names(&sidecar).await;

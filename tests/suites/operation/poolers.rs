@@ -145,7 +145,10 @@ async fn a_url_of_its_own_is_listened_at() {
     let sidecar = Start::new(&url).arguments(&["--listen-url", &listen_url]).ready().await;
     delivers(&sidecar, &database, "before").await;
     direct.cut();
-    eventually("it does not listen", || async { sidecar.get("/readyz").await.1.contains("listens for commits") }).await;
+    eventually("it does not listen", || async {
+        sidecar.get("/readyz").await.1.contains("follows the commits of others")
+    })
+    .await;
     direct.mend();
     eventually("it listens", || async { sidecar.get("/readyz").await.0 == 200 }).await;
     delivers(&sidecar, &database, "after").await;

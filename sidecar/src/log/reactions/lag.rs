@@ -4,30 +4,40 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 use tracing::debug;
 
 use crate::postgres::{Database, DatabaseError};
 use crate::telemetry::metrics::SubscriptionLag;
 
-/// The interval at which the database is asked.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// The shortest interval at which the database is asked.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The subscriptions that have metrics of their own. Only administrators make them, so there are few.
 const MOST: i64 = 100;
 
 /// The state of the subscriptions when it was last read. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct SubscriptionGauges(Arc<Mutex<Vec<SubscriptionLag>>>);
+pub struct SubscriptionGauges(Arc<Gauges>);
+
+#[derive(Default)]
+struct Gauges {
+    lags: Mutex<Vec<SubscriptionLag>>,
+    /// Somebody reads them.
+    asked: Notify,
+}
 
 impl SubscriptionGauges {
+    /// As they were when the database was asked last. It is asked again for whoever reads them next.
     pub fn read(&self) -> Vec<SubscriptionLag> {
-        self.0.lock().clone()
+        self.0.asked.notify_one();
+        self.0.lags.lock().clone()
     }
 
     /// Those that were removed have nothing to do any more: a gauge keeps the value that it had last.
     fn set(&self, mut lags: Vec<SubscriptionLag>) {
-        let mut before = self.0.lock();
+        let mut before = self.0.lags.lock();
         let gone = before.drain(..).filter(|old| lags.iter().all(|new| new.subscription != old.subscription));
         let gone: Vec<_> = gone.map(|old| SubscriptionLag::nothing(old.subscription)).take(MOST as usize).collect();
         lags.extend(gone);
@@ -38,6 +48,8 @@ impl SubscriptionGauges {
 /// Never ends.
 pub async fn run(database: Database, gauges: SubscriptionGauges) {
     loop {
+        // A database that nobody asks about is left alone.
+        gauges.0.asked.notified().await;
         database.demand().awake().await;
         match read(&database).await {
             Ok(lags) => gauges.set(lags),
