@@ -166,11 +166,17 @@ async fn the_line_of_a_connection_names_its_store_and_dialect_once() {
 /// The dashboard and the alerts ask only for metrics and labels that exist.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
-    let (_database, sidecar) = busy().await;
+    let (database, sidecar) = busy().await;
+    database.admin().await.batch_execute("select livestore.subscribe('s')").await.unwrap();
     let _live = Caller::new(&sidecar, "cf-ws").follow("cf-ws").await.unwrap();
     Caller::new(&sidecar, "cf-ws").write("cf-ws", chain(3, 2)).await;
-    let lag = "livestore_delivery_lag_seconds_bucket{";
-    eventually("all were counted once", || async { sidecar.get("/metrics").await.1.contains(lag) }).await;
+    eventually("all were counted once", || async {
+        let metrics = sidecar.get("/metrics").await.1;
+        ["livestore_delivery_lag_seconds_bucket{", "livestore_subscription_lag_seconds{"]
+            .iter()
+            .all(|name| metrics.contains(name))
+    })
+    .await;
     let (_, metrics) = sidecar.get("/metrics").await;
     let series = |name: &str| metrics.lines().find(|line| line.split(['{', ' ']).next() == Some(name));
     for file in ["docs/grafana.json", "docs/alerts.yaml"] {
