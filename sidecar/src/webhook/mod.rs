@@ -20,6 +20,9 @@ use settings::Secret;
 /// The time that a connection to a receiver may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The time for which an idle connection is kept.
+const IDLE: Duration = Duration::from_secs(4);
+
 /// The bytes of an answer that describe a failure.
 const EXCERPT: usize = 500;
 
@@ -114,6 +117,8 @@ impl Sender {
             .user_agent(USER_AGENT)
             .connect_timeout(CONNECT_TIMEOUT.min(timeout / 2))
             .timeout(timeout)
+            // Receivers made with Node close connections that were idle for five seconds.
+            .pool_idle_timeout(IDLE)
             // It could lead to a private address, and another server would get the message.
             .redirect(redirect::Policy::none());
         let client = match reach {
@@ -133,22 +138,15 @@ impl Sender {
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let signatures = self.sign(purpose, id, now, &body)?;
-        let send = async || {
-            let request = self
-                .client
-                .post(url.clone())
-                .header(CONTENT_TYPE, "application/json")
-                .header("webhook-id", id)
-                .header("webhook-timestamp", now)
-                .header("webhook-signature", &signatures)
-                .body(body.clone());
-            request.send().await.map_err(failure)
-        };
-        let response = match send().await {
-            // A connection that was kept may have been closed meanwhile: on a new one it shows whether the receiver is there.
-            Err(SendError::Broken(_)) => send().await?,
-            sent => sent?,
-        };
+        let request = self
+            .client
+            .post(url)
+            .header(CONTENT_TYPE, "application/json")
+            .header("webhook-id", id)
+            .header("webhook-timestamp", now)
+            .header("webhook-signature", signatures)
+            .body(body);
+        let response = request.send().await.map_err(failure)?;
         if response.status().is_success() {
             return Ok(response);
         }

@@ -86,6 +86,12 @@ begin
     end if;
     perform livestore._register_stores(store_ids);
     perform s.id from livestore.stores s where s.store_id = any (store_ids) order by s.store_id collate "C" for update;
+    -- They were dropped while this waited. Nothing is locked twice: that could deadlock.
+    if exists (
+        select from unnest(store_ids) u(store_id) where not exists (select from livestore.stores s where s.store_id = u.store_id)
+    ) then
+        raise exception 'another transaction has dropped one of the stores' using errcode = 'lock_not_available', hint = 'Try again.';
+    end if;
     -- Of several with one key in this call, the first is committed, and the others have its number.
     select array_agg(coalesce(p.known, p.first_seq_num) order by p.n), array_agg(p.is_new order by p.n)
     into seq_nums, are_new

@@ -73,6 +73,8 @@ as $$
 declare
     subscriber constant livestore.subscribers := livestore._subscriber(subscription);
 begin
+    -- Before its partitions, as unsubscribe locks them. Handlers may write dead letters meanwhile.
+    perform from livestore.subscribers s where s.name = subscriber.name for no key update;
     -- Waits for handlers that are running. Workers that have events find their lease ended.
     perform from livestore.subscription_partitions p where p.subscription = subscriber.name order by p.partition for update;
     delete from livestore.dead_letters d where d.subscription = subscriber.name;
@@ -82,7 +84,7 @@ end
 $$;
 
 comment on function livestore.rebuild(text) is
-'Gives all events to a subscription once more, from the beginning, and then those that come. Empty what its handler has written in the same transaction, after this call: then nothing is missing or there twice afterwards. Its handler does not run until that transaction has ended. Its dead letters are removed, and its workers find that their leases have ended (LS007)';
+'Gives all events to a subscription once more, from the beginning, and then those that come. Empty what its handler has written in the same transaction, after this call: then nothing is missing or there twice afterwards. Its handler does not run until that transaction has ended. Commit no events in it: they would come twice. Its dead letters are removed, and its workers find that their leases have ended (LS007)';
 
 create or replace function livestore.poll(
     subscription text, max_events integer default 100, lease_time interval default '30 seconds', max_bytes integer default 8388608

@@ -301,16 +301,24 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 set lock_timeout = 0
 as $$
+declare
+    subscriber livestore.subscribers;
 begin
-    perform livestore._start(new, 'beginning');
-    perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
+    -- It may have been removed since, and made again.
+    select * into subscriber from livestore.subscribers s where s.name = new.name and s.is_restarting;
+    if found then
+        perform livestore._start(subscriber, 'beginning');
+        perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
+    end if;
     return null;
 end
 $$;
 
 comment on function livestore._restart() is 'Internal: trigger that rebuilds a subscription, at the end of the transaction';
 
-drop trigger if exists restart on livestore.subscribers;
-create constraint trigger restart after update on livestore.subscribers
+-- Named so that no hook of an application has this name, as for the commit log.
+drop trigger if exists livestore_restart on livestore.subscribers;
+create constraint trigger livestore_restart after update on livestore.subscribers
     deferrable initially deferred for each row when (new.is_restarting) execute function livestore._restart();
-comment on trigger restart on livestore.subscribers is 'Rebuilds a subscription, at the end of the transaction';
+alter table livestore.subscribers enable always trigger livestore_restart;
+comment on trigger livestore_restart on livestore.subscribers is 'Rebuilds a subscription, at the end of the transaction';

@@ -27,10 +27,11 @@ $$;
 comment on function livestore.database_life() is
 'Tells positions of the commit log from those of the same database before a restore: livestore.renew_backend_ids changes it. What the sidecar uses';
 
+-- volatile: after livestore.poll in one query, it sees what that has seen.
 create or replace function livestore.subscription_life(subscription text)
 returns text
 language sql
-stable
+volatile
 security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off

@@ -240,9 +240,10 @@ async fn a_long_poll_ends_after_20_seconds_with_the_same_position() {
     admin.execute("select livestore.push('s', $1)", &[&chain(0, 2)]).await.unwrap();
     let first = Answer::to(pull(&sidecar, "s", None, true)).await;
     let told = Answer::to(pull(&sidecar, "s", Some((first.offset(), first.handle())), true)).await;
-    let last_query = "select max(query_start)::text from pg_stat_activity
+    let last_query = "select query_start::text || ' ' || query from pg_stat_activity
                       where datname = current_database() and application_name = 'livestore-sidecar'
-                          and query like '%livestore.%' and query not like all ('{%livestore.relay_%,%livestore.heads_key%}')";
+                          and query like '%livestore.%' and query not like all ('{%livestore.relay_%,%livestore.heads_key%,%livestore.served_subscriptions%}')
+                      order by query_start desc limit 1";
     let asked: String = admin.query_one(last_query, &[]).await.unwrap().get(0);
     let since = Instant::now();
     let waited = Answer::to(pull(&sidecar, "s", Some((told.offset(), told.handle())), true)).await;

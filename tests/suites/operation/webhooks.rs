@@ -184,6 +184,8 @@ async fn a_receiver_that_is_away_gets_everything_later_and_a_slow_one_has_failed
     for _ in 0..3 {
         assert_eq!(events(&receiver.next().await), ["s 1 a"]);
     }
+    // The next one comes after a second.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     receiver.node.call("close", json!({})).await.unwrap();
     let is_told =
         || async { sidecar.log().contains("a webhook was not taken") && sidecar.log().contains("\"pause\":") };

@@ -1,5 +1,6 @@
 //! Runs the handlers of durable subscriptions, functions in the database, by `livestore.run_subscription`.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,7 +17,7 @@ const RETRIES: Duration = Duration::from_secs(330);
 
 /// Never ends.
 pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut changes: watch::Receiver<()>) {
-    let mut subscriptions = Vec::new();
+    let (mut subscriptions, mut resting) = (Vec::new(), HashMap::new());
     let (mut retries_end, mut next_list) = (Instant::now(), Instant::now());
     changes.mark_changed();
     loop {
@@ -34,7 +35,7 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
                     all.into_iter().filter(|served| served.url.is_none()).map(|served| served.name).collect();
                 next_list = Instant::now() + LIST_INTERVAL;
             }
-            call_all(&database, &subscriptions).await
+            call_all(&database, &subscriptions, &mut resting).await
         };
         let pause = match round.await {
             Ok(Round { has_events: true, has_failed: false }) => Duration::ZERO,
@@ -75,9 +76,16 @@ struct Round {
 }
 
 /// Calls each handler once, so that one with much to do does not hold up the others.
-async fn call_all(database: &Database, subscriptions: &[String]) -> Result<Round, DatabaseError> {
+///
+/// `resting`: those that could not be called, and until when they are left alone. For a handler that has failed, the database knows.
+async fn call_all(
+    database: &Database,
+    subscriptions: &[String],
+    resting: &mut HashMap<String, Instant>,
+) -> Result<Round, DatabaseError> {
     let mut round = Round::default();
-    for subscription in subscriptions {
+    resting.retain(|_, end| *end > Instant::now());
+    for subscription in subscriptions.iter().filter(|name| !resting.contains_key(*name)).cloned().collect::<Vec<_>>() {
         let client = database.background_client().await?;
         let run = client.prepare_cached("select events, error from livestore.run_subscription($1, $2)").await?;
         let row = match client.query_one(&run, &[&subscription, &BATCH]).await {
@@ -85,6 +93,7 @@ async fn call_all(database: &Database, subscriptions: &[String]) -> Result<Round
             // It was removed, or its handler: the others go on.
             Err(error) if error.as_db_error().is_some() => {
                 warn!(subscription, error = &error as &dyn std::error::Error, "a subscription cannot be run");
+                resting.insert(subscription, Instant::now() + RETRY);
                 round.has_failed = true;
                 continue;
             }
