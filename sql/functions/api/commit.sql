@@ -7,7 +7,6 @@ returns bigint
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set row_security = off
 as $$
 declare
     store livestore.stores;
@@ -71,7 +70,6 @@ returns table (store_id text, seq_num bigint)
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
-set row_security = off
 as $$
 #variable_conflict use_column
 declare
