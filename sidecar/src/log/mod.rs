@@ -75,7 +75,7 @@ pub struct Parts {
     authorizer: Option<Authorizer>,
     is_listening: Arc<AtomicBool>,
     subscriptions: SubscriptionGauges,
-    /// What is on its way to the receivers of subscriptions.
+    /// The webhooks that are on their way.
     under_way: TaskTracker,
 }
 

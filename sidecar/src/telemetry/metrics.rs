@@ -167,7 +167,7 @@ pub fn relayed() {
 }
 
 labels! {
-    /// What sidecars do with the events of a durable subscription.
+    /// The two ways in which sidecars serve a durable subscription.
     pub enum Reaction {
         Handler = "handler",
         Webhook = "webhook",

@@ -36,7 +36,7 @@ pub struct Sender {
     may_reach_private: bool,
 }
 
-/// What the log sends, and by what.
+/// The clients for the requests that the log sends.
 pub struct Webhooks {
     /// To the URLs of subscriptions.
     pub sender: Sender,

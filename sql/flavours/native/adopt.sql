@@ -22,7 +22,7 @@ begin
         where p.pronamespace = 'livestore'::regnamespace and p.proname like '\_%'
             and p.proowner in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
             and not exists (select from pg_trigger t where t.tgfoid = p.oid)
-            -- What other functions contain is replaced in its place.
+            -- Functions that others contain are replaced in place.
             and not exists (
                 select from pg_depend d
                 where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.classid = 'pg_proc'::regclass and d.deptype = 'n'

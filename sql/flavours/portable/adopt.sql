@@ -31,7 +31,7 @@ begin
         where p.pronamespace = 'livestore'::regnamespace and p.proowner = 'livestore_owner'::regrole
             and (p.proname like '\_%' or p.proname = 'push_batch' and p.pronargs = 7 or p.proname = 'relay_append' and p.pronargs = 10)
             and not exists (select from pg_trigger t where t.tgfoid = p.oid)
-            -- What other functions contain is replaced in its place.
+            -- Functions that others contain are replaced in place.
             and not exists (
                 select from pg_depend d
                 where d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid and d.classid = 'pg_proc'::regclass and d.deptype = 'n'

@@ -121,7 +121,7 @@ async fn a_subscriber_ends_with_the_same_rows() {
     sql(&admin, "select pg_drop_replication_slot('events')").await;
 }
 
-/// What a consumer of wal2json keeps.
+/// The rows that a consumer of wal2json keeps.
 #[derive(Default)]
 struct Consumer {
     names: BTreeMap<i64, String>,

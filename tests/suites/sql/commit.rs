@@ -219,7 +219,7 @@ async fn a_key_is_committed_once() {
     // A key belongs to a log: after a reset it is free again.
     run(&admin, "select livestore.reset_store('s')").await;
     assert_eq!(one::<i64>(&admin, "select livestore.commit('s', 'e', key => 'k7')").await, 1);
-    // What is rolled back has no key.
+    // A commit that is rolled back leaves no key.
     run(&admin, "begin; select livestore.commit('s', 'e', key => 'gone'); rollback").await;
     assert_eq!(one::<i64>(&admin, "select livestore.commit('s', 'e', key => 'gone')").await, 2);
     run(&admin, "select livestore.drop_store('s')").await;

@@ -67,7 +67,7 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
     }
 }
 
-/// What came of one call of each handler.
+/// The outcome of one call of each handler.
 #[derive(Default)]
 struct Round {
     /// At least one had events: there may be more.

@@ -28,7 +28,7 @@ const MAX_BYTES: i32 = 1 << 20;
 /// By how much a lease is longer than a receiver may take: for the acknowledgement, while the database fails over.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// What a `webhook-id` does not contain: dots, which part what is signed, and what is not visible ASCII.
+/// The characters that a `webhook-id` does not contain: dots, which separate the parts of what is signed, and all that are not visible ASCII.
 const NOT_IN_IDS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// The pause before the same batch is sent again doubles with each failure, up to this.
@@ -136,7 +136,7 @@ struct Data<'a> {
     events: &'a [Box<RawValue>],
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 enum Outcome {
     Taken,
     Failed { error: SendError, next: Duration },

@@ -252,7 +252,7 @@ fn reset() -> History {
     history.pushes.push(push(660, 670, Outcome::Reset, vec![Placed { seq_num: 6, event: id(6) }]));
     history.streams.push(stream(0, (11..=15).map(renewed).collect()));
     history.streams[0].is_told_of_reset = true;
-    // What the first log had last was gone before it was followed.
+    // The last events of the first log were gone before they were followed.
     let followed = up_to(3).into_iter().chain((11..=15).map(renewed)).map(|placed| Followed { position: None, placed });
     history.follows = vec![Follow { by: "it".into(), may_repeat: false, events: followed.collect() }];
     history.reads.push(read(1155, 1160, vec![renewed(11)]));

@@ -21,7 +21,7 @@ const SUBSCRIBE: &str = "
     create table public.worked (id bigint generated always as identity, store_id text, seq_num bigint, client bigint, n bigint);
     select livestore.subscribe('polled', partitions => 4, max_failures => 1000, start => 'beginning')";
 
-/// What is written is read in the same statement: a worker that has died in between has done neither.
+/// The worker reads and writes in the same statement: one that dies in between has done neither.
 const WORK: &str = "
     with given as materialized (select p.* from livestore.poll('polled', $1, '2 seconds') p), written as (
         insert into public.worked (store_id, seq_num, client, n)

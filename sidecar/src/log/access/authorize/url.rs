@@ -41,7 +41,7 @@ const CHECK_STORE: &str = "livestore-sidecar-check";
 pub struct Service {
     url: String,
     sender: Sender,
-    /// What was asked, as it is sent, and the answer.
+    /// Each question, as it is sent, and its answer.
     answers: Cache<Arc<str>, Answer>,
     /// Tell the messages of this process from each other and from those of others.
     process: u64,
