@@ -21,6 +21,7 @@ mod push;
 mod push_batch;
 mod read;
 mod read_all;
+mod read_models;
 mod settings;
 mod stores;
 mod subscriptions;
