@@ -72,14 +72,15 @@ $$;
 
 grant usage on schema livestore to livestore_reader, livestore_hooks;
 grant select on livestore.stores, livestore.store_names, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events,
-    livestore.subscriptions, livestore.dead_letters to livestore_reader;
+    livestore.event_types, livestore.misfits, livestore.rewrites, livestore.subscriptions, livestore.dead_letters to livestore_reader;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
 grant insert on livestore.eventlog_1 to livestore_hooks;
 grant execute on function livestore.push(text, json, text), livestore.commit(text, text, json, text, text, bigint, text),
     livestore.commit(text, text, text, text, text, bigint, text), livestore.commit(text, text, jsonb, text, text, bigint, text),
     livestore.commit_many(text[], text, json[], text[], text, text),
-    livestore.field(json, text[]), livestore._readable(json) to livestore_hooks;
+    livestore.field(json, text[]), livestore.json_field(json, text[]), livestore._readable(json), livestore.try_boolean(text),
+    livestore.try_bigint(text), livestore.try_double(text), livestore.try_timestamptz(text) to livestore_hooks;
 grant execute on function
     livestore.version(),
     livestore.flavour(),
@@ -93,7 +94,16 @@ grant execute on function
     livestore.read_all(bigint, text[], integer),
     livestore.last_position(),
     livestore.field(json, text[]),
+    livestore.json_field(json, text[]),
     livestore._readable(json),
+    livestore.try_boolean(text),
+    livestore.try_bigint(text),
+    livestore.try_double(text),
+    livestore.try_timestamptz(text),
+    livestore.create_event_view(text, text),
+    livestore._column_of(jsonb, jsonb),
+    livestore._event_type(text),
+    livestore._pointer(jsonb),
     livestore.heads_key(),
     livestore.store_digest(text),
     livestore.legacy_notify(),
@@ -145,7 +155,8 @@ to livestore_writer;
 -- Functions that empty logs are for administrators of stores, and for a sidecar with an admin secret.
 grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.renew_backend_id(text), livestore.prune_commits(timestamptz),
     livestore.subscribe(text, text[], text, integer, text, integer, regprocedure, text), livestore.unsubscribe(text),
-    livestore.rebuild(text), livestore.resend(bigint)
+    livestore.rebuild(text), livestore.resend(bigint), livestore.define_event(text, json, text), livestore.check_events(text),
+    livestore.rewrite_event(text, bigint, text, json, text), livestore.erase(text, bigint[], json, text)
 to livestore_admin;
 
 -- An import appends events with the times of another backend.

@@ -27,7 +27,7 @@ pub struct Advance {
 /// Another change of a store.
 #[derive(Clone)]
 struct Change {
-    /// `reset`, `drop`, `move` or `renew`.
+    /// `reset`, `drop`, `move`, `renew` or `rewrite`.
     kind: String,
     store_id: String,
 }
@@ -35,7 +35,7 @@ struct Change {
 /// An advance, and the subtransaction that has made it.
 struct Entry {
     advance: Advance,
-    /// Then the advance has a single position, and the number of the store afterwards in place of its head.
+    /// Then the advance has a single position, and the number of the store afterwards in place of its head; of a rewrite, the event.
     change: Option<Change>,
     subtransaction: pg_sys::SubTransactionId,
 }
@@ -88,7 +88,8 @@ pub fn note(advances: impl IntoIterator<Item = Advance>) {
     });
 }
 
-/// The same for a store that is reset, dropped, moved or given a new backend id. `number_afterwards` is `livestore.stores.id` afterwards, or 0.
+/// The same for a store that is reset, dropped, moved or given a new backend id, or an event of which is rewritten. `number_afterwards` is
+/// `livestore.stores.id` afterwards, or 0; for a rewrite, the event.
 #[pg_extern(sql = false)]
 fn note_change(store: i64, number_afterwards: i64, change: &str, store_id: &str) {
     let advance = Advance { store, upto: number_afterwards, events: 1 };

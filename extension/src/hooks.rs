@@ -112,6 +112,25 @@ fn delete_hooked_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
 
 repaired!(livestore_delete_hooked_events, delete_hooked_events_wrapper, pg_finfo_livestore_delete_hooked_events);
 
+/// Rewrites events in a table that has triggers on UPDATE. Postgres calls it by way of [`livestore_update_hooked_events`].
+#[pg_extern(sql = false)]
+fn update_hooked_events(
+    eventlog: pg_sys::Oid,
+    store: i64,
+    seq_nums: Vec<i64>,
+    name: &str,
+    args: &str,
+) -> spi::Result<()> {
+    let statement = format!(
+        "update only {} set name = coalesce(nullif($1, ''), name), args = nullif($2, '')::pg_catalog.json
+         where store operator(pg_catalog.=) $3 and \"seqNum\" operator(pg_catalog.=) any ($4)",
+        table_name(eventlog)
+    );
+    run_as_hooks(&statement, &[name.into(), args.into(), store.into(), seq_nums.into()])
+}
+
+repaired!(livestore_update_hooked_events, update_hooked_events_wrapper, pg_finfo_livestore_update_hooked_events);
+
 /// Runs a statement as `livestore_hooks` by switching the user here. A nested `security definer` function owned by that role
 /// would be unsafe: hooks run as that role too, and could alter the function so that it runs as the owner of the logs.
 fn run_as_hooks(statement: &str, parameters: &[DatumWithOid]) -> spi::Result<()> {

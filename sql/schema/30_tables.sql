@@ -114,7 +114,8 @@ create table livestore.instance (
     heads_key text not null default gen_random_uuid()::text,
     legacy_notify boolean not null default false,
     keep_commits interval not null default '7 days',
-    pruned_commits bigint not null default 0
+    pruned_commits bigint not null default 0,
+    rewrite_key text not null default gen_random_uuid()::text
 );
 
 comment on table livestore.instance is 'What backend ids are derived from. After a restore there are two rows, and the older one, which came with the data, counts';
@@ -128,6 +129,7 @@ alter table livestore.instance replica identity full;
 comment on column livestore.instance.heads_key is 'What livestore.store_digest is made with';
 comment on column livestore.instance.legacy_notify is 'Whether commits are told on the channel livestore, too, unless the setting livestore.legacy_notify says otherwise';
 comment on column livestore.instance.keep_commits is 'Sidecars remove entries of livestore.commits that are older';
+comment on column livestore.instance.rewrite_key is 'What livestore._digest is made with';
 comment on column livestore.instance.pruned_commits is 'Up to this position, entries of livestore.commits were removed';
 
 insert into livestore.instance default values;
@@ -153,10 +155,10 @@ comment on table livestore.commits is 'The commit log: what each commit has appe
 comment on column livestore.commits.first_position is 'First position of this commit: it has a position for each event, and one for each other change, in a row';
 comment on column livestore.commits.position is 'Last position of this commit';
 comment on column livestore.commits.stores is 'livestore.stores.id of each store that it has appended to or changed; its positions are in this order, those of a store in the order of its log';
-comment on column livestore.commits.upto is 'For each store: the head of its log afterwards; for a change, livestore.stores.id afterwards, or 0 if the store was dropped';
+comment on column livestore.commits.upto is 'For each store: the head of its log afterwards; for a change, livestore.stores.id afterwards, or 0 if the store was dropped; for a rewrite, the event';
 comment on column livestore.commits.events is 'For each store: the number of events that were appended, which are the last ones up to that head; 1 for a change';
 comment on column livestore.commits.committed_at is 'When the transaction committed';
-comment on column livestore.commits.changes is 'Null if this commit has only appended. Else for each store: null where it has appended, and reset, drop, move or renew where the store was reset, dropped, moved to a dedicated table or given a new backend id';
+comment on column livestore.commits.changes is 'Null if this commit has only appended. Else for each store: null where it has appended, and reset, drop, move, renew or rewrite where the store was reset, dropped, moved to a dedicated table or given a new backend id, or where an event was rewritten';
 comment on column livestore.commits.store_ids is 'The same for the ids of the stores that were changed';
 
 create unlogged table livestore.commit_turn ();

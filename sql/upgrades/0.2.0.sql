@@ -102,10 +102,10 @@ comment on table livestore.commits is 'The commit log: what each commit has appe
 comment on column livestore.commits.first_position is 'First position of this commit: it has a position for each event, and one for each other change, in a row';
 comment on column livestore.commits.position is 'Last position of this commit';
 comment on column livestore.commits.stores is 'livestore.stores.id of each store that it has appended to or changed; its positions are in this order, those of a store in the order of its log';
-comment on column livestore.commits.upto is 'For each store: the head of its log afterwards; for a change, livestore.stores.id afterwards, or 0 if the store was dropped';
+comment on column livestore.commits.upto is 'For each store: the head of its log afterwards; for a change, livestore.stores.id afterwards, or 0 if the store was dropped; for a rewrite, the event';
 comment on column livestore.commits.events is 'For each store: the number of events that were appended, which are the last ones up to that head; 1 for a change';
 comment on column livestore.commits.committed_at is 'When the transaction committed';
-comment on column livestore.commits.changes is 'Null if this commit has only appended. Else for each store: null where it has appended, and reset, drop, move or renew where the store was reset, dropped, moved to a dedicated table or given a new backend id';
+comment on column livestore.commits.changes is 'Null if this commit has only appended. Else for each store: null where it has appended, and reset, drop, move, renew or rewrite where the store was reset, dropped, moved to a dedicated table or given a new backend id, or where an event was rewritten';
 comment on column livestore.commits.store_ids is 'The same for the ids of the stores that were changed';
 
 create unlogged table livestore.commit_turn ();
@@ -327,13 +327,13 @@ comment on column livestore.polled_event.lease is 'The lease, for livestore.ack 
 comment on column livestore.polled_event."partition" is 'The partition of the subscription';
 comment on column livestore.polled_event."position" is 'Position in the commit log; null for an event from before the subscription was made';
 comment on column livestore.polled_event.store_id is 'The store';
-comment on column livestore.polled_event.seq_num is 'As in livestore.events; null for a change';
-comment on column livestore.polled_event.name is 'As in livestore.events; null for a change';
+comment on column livestore.polled_event.seq_num is 'As in livestore.events; null for a change other than rewrite';
+comment on column livestore.polled_event.name is 'As in livestore.events; null for a change other than rewrite';
 comment on column livestore.polled_event.args is 'As in livestore.events';
-comment on column livestore.polled_event.client_id is 'As in livestore.events; null for a change';
-comment on column livestore.polled_event.session_id is 'As in livestore.events; null for a change';
-comment on column livestore.polled_event.created_at is 'As in livestore.events; null for a change';
-comment on column livestore.polled_event.change is 'Null, or reset, drop, move or renew: the store was reset, dropped, moved to a dedicated table or given a new backend id';
+comment on column livestore.polled_event.client_id is 'As in livestore.events; null for a change other than rewrite';
+comment on column livestore.polled_event.session_id is 'As in livestore.events; null for a change other than rewrite';
+comment on column livestore.polled_event.created_at is 'As in livestore.events; null for a change other than rewrite';
+comment on column livestore.polled_event.change is 'Null, or reset, drop, move, renew or rewrite: the store was reset, dropped, moved to a dedicated table or given a new backend id, or this event was rewritten';
 comment on column livestore.polled_event.failures is 'How often these events have failed before';
 
 -- For those who replicate the event logs: a row of livestore.stores changes with every push, a row of this table never does.
@@ -359,6 +359,90 @@ comment on table livestore.commit_keys is 'The keys of livestore.commit, kept as
 comment on column livestore.commit_keys.store is 'livestore.stores.id';
 comment on column livestore.commit_keys.key is 'The key';
 comment on column livestore.commit_keys.seq_num is 'The event that was committed with it';
+
+create table livestore.event_types (
+    name text,
+    version integer,
+    schema json not null,
+    mode text not null check (mode in ('check', 'enforce', 'off')),
+    defined_at timestamptz not null default clock_timestamp(),
+    defined_by text not null default session_user,
+    primary key (name, version)
+);
+
+comment on table livestore.event_types is 'What is known of the args of events, a row for each version of a schema; the last one counts. Written by livestore.define_event';
+comment on column livestore.event_types.name is 'Name of the event';
+comment on column livestore.event_types.version is 'From 1; a schema that differs from the last one is a new version';
+comment on column livestore.event_types.schema is 'JSON Schema of args';
+comment on column livestore.event_types.mode is 'check, enforce or off: see livestore.define_event';
+comment on column livestore.event_types.defined_at is 'When this version was defined';
+comment on column livestore.event_types.defined_by is 'The role that defined it';
+
+create table livestore.found_misfits (
+    store bigint,
+    seq_num bigint,
+    name text not null,
+    version integer not null,
+    reason text not null,
+    found_at timestamptz not null default clock_timestamp(),
+    primary key (store, seq_num)
+);
+
+comment on table livestore.found_misfits is 'The events of livestore.misfits. Written by functions only';
+comment on column livestore.found_misfits.store is 'livestore.stores.id';
+comment on column livestore.found_misfits.seq_num is 'The event';
+comment on column livestore.found_misfits.name is 'Its name';
+comment on column livestore.found_misfits.version is 'The version of the schema that it does not fit';
+comment on column livestore.found_misfits.reason is 'Why not, without what is in args';
+comment on column livestore.found_misfits.found_at is 'When this was found';
+
+create view livestore.misfits as
+select n.store_id, m.seq_num, m.name, m.version, m.reason, m.found_at
+from livestore.found_misfits m
+join livestore.store_names n on n.store = m.store;
+
+comment on view livestore.misfits is 'Events whose args do not fit the schema of livestore.define_event, found when they were pushed or by livestore.check_events';
+comment on column livestore.misfits.store_id is 'The storeId of LiveStore clients';
+comment on column livestore.misfits.seq_num is 'The event';
+comment on column livestore.misfits.name is 'Its name';
+comment on column livestore.misfits.version is 'The version of the schema that it does not fit';
+comment on column livestore.misfits.reason is 'Why not, without what is in args';
+comment on column livestore.misfits.found_at is 'When this was found';
+
+alter table livestore.instance add column rewrite_key text not null default gen_random_uuid()::text;
+comment on column livestore.instance.rewrite_key is 'What livestore._digest is made with';
+
+create table livestore.rewritten_events (
+    id bigint generated always as identity primary key,
+    store_id text not null,
+    store bigint not null,
+    seq_num bigint not null,
+    digest bytea not null,
+    reason text,
+    rewritten_at timestamptz not null default clock_timestamp(),
+    rewritten_by text not null default session_user
+);
+create index on livestore.rewritten_events (store, seq_num);
+
+comment on table livestore.rewritten_events is 'The events of livestore.rewrites, with digests of what they were. Written by functions only';
+comment on column livestore.rewritten_events.id is 'Number of the rewrite';
+comment on column livestore.rewritten_events.store_id is 'The store';
+comment on column livestore.rewritten_events.store is 'livestore.stores.id at that time';
+comment on column livestore.rewritten_events.seq_num is 'The event';
+comment on column livestore.rewritten_events.digest is 'livestore._digest of the event before: a client that pushes it once more, because no answer has reached it, is told that the log has it';
+comment on column livestore.rewritten_events.reason is 'Why, as whoever did it has said';
+comment on column livestore.rewritten_events.rewritten_at is 'When';
+comment on column livestore.rewritten_events.rewritten_by is 'The role that did it';
+
+create view livestore.rewrites as
+select r.store_id, r.seq_num, r.reason, r.rewritten_at, r.rewritten_by from livestore.rewritten_events r;
+
+comment on view livestore.rewrites is 'The events that livestore.rewrite_event and livestore.erase have changed: which, when, by whom and why, and not what they were. Stays when the store is reset or dropped';
+comment on column livestore.rewrites.store_id is 'The store';
+comment on column livestore.rewrites.seq_num is 'The event';
+comment on column livestore.rewrites.reason is 'Why, as whoever did it has said';
+comment on column livestore.rewrites.rewritten_at is 'When';
+comment on column livestore.rewrites.rewritten_by is 'The role that did it';
 
 -- It has more parameters now. Beside the new one, calls would be ambiguous.
 do $$

@@ -1,11 +1,12 @@
 //! `livestore._append`, declared in `sql/flavours/native/push.sql`: the one way by which pushes get into logs.
 //!
 //! 1. [`stores`] creates and locks the rows of the stores.
-//! 2. [`livestore_rules::plan`] decides on each push, if need be with events that [`stored`] reads.
+//! 2. [`livestore_rules::plan`] decides on each push, if need be with events that [`stored`] reads and [`rewritten`] knows better.
 //! 3. [`events`] advances the heads and inserts the events, which runs hooks.
 //! 4. [`crate::commit_log`] notes what the transaction appends, and [`crate::notify`] tells those who listen.
 
 mod events;
+mod rewritten;
 mod stored;
 mod stores;
 
@@ -147,7 +148,7 @@ fn carry_out(client: &mut SpiClient<'_>, group: &Group<'_>, source: Option<&str>
             Some((position, push))
         })
         .unzip();
-    let rows: Vec<StoredRow>;
+    let mut rows: Vec<StoredRow>;
     let (verdicts, inserts) = match plan(&pushes, None, &max_ahead) {
         Plan::Decided { verdicts, inserts } => (verdicts, inserts),
         Plan::Lookup(wanted) => {
@@ -158,6 +159,7 @@ fn carry_out(client: &mut SpiClient<'_>, group: &Group<'_>, source: Option<&str>
             rows = stored::read(client, wanted)?;
             let names: HashMap<i64, &str> =
                 stores.iter().filter_map(|(name, store)| Some((store.row?.id, &**name))).collect();
+            rewritten::recognize(client, &mut rows, &pushes, &names)?;
             let stored =
                 rows.iter().filter_map(|row| Some(((*names.get(&row.store)?, row.seq_num), row.event()))).collect();
             match plan(&pushes, Some(&stored), &max_ahead) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use livestore_rules::plan::StoredEvent;
+use livestore_rules::validation::Event;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::BuiltinOid::INT8ARRAYOID;
 use pgrx::prelude::*;
@@ -32,6 +33,15 @@ impl StoredRow {
             client_id: &self.client_id,
             session_id: &self.session_id,
         }
+    }
+
+    /// Takes the content of another event.
+    pub fn become_event(&mut self, event: &Event<'_>) {
+        self.parent_seq_num = event.parent_seq_num;
+        self.name = event.name.to_string();
+        self.args = event.args.map(|args| args.text().to_owned());
+        self.client_id = event.client_id.to_string();
+        self.session_id = event.session_id.to_string();
     }
 }
 

@@ -13,3 +13,6 @@ select pg_catalog.pg_extension_config_dump('livestore.subscription_partitions', 
 select pg_catalog.pg_extension_config_dump('livestore.subscription_history', '');
 select pg_catalog.pg_extension_config_dump('livestore.dead_letters', '');
 select pg_catalog.pg_extension_config_dump('livestore.dead_letters_id_seq', '');
+select pg_catalog.pg_extension_config_dump('livestore.event_types', '');
+select pg_catalog.pg_extension_config_dump('livestore.found_misfits', '');
+select pg_catalog.pg_extension_config_dump('livestore.rewrites', '');

@@ -56,6 +56,16 @@ as 'MODULE_PATHNAME', 'livestore_delete_hooked_events';
 comment on function livestore._delete_hooked_events(oid, bigint) is
 'Internal: deletes the events of a store from a table that has triggers on DELETE';
 
+create or replace function livestore._update_hooked_events(eventlog oid, store bigint, seq_nums bigint[], name text, args text)
+returns void
+language c
+strict
+set search_path = pg_catalog, pg_temp
+as 'MODULE_PATHNAME', 'livestore_update_hooked_events';
+
+comment on function livestore._update_hooked_events(oid, bigint, bigint[], text, text) is
+'Internal: rewrites events in a table that has triggers on UPDATE; an empty name: they keep theirs; empty args: none';
+
 -- Written in Rust: extension/src/hooks.rs.
 create or replace function livestore._copy_hook(hook oid, eventlog oid)
 returns void

@@ -205,6 +205,30 @@ $$;
 comment on function livestore._delete_hooked_events(oid, bigint) is
 'Internal: deletes the events of a store from a table that has triggers on DELETE';
 
+create or replace function livestore._update_hooked_events(eventlog oid, store bigint, seq_nums bigint[], name text, args text)
+returns void
+language plpgsql
+strict
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_user <> 'livestore_hooks' then
+        raise exception 'livestore._update_hooked_events runs as %, and not as livestore_hooks', current_user
+            using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
+    end if;
+    execute format(
+        'update only %s set name = coalesce(nullif($1, ''''), name), args = nullif($2, '''')::json where store = $3 and "seqNum" = any ($4)', eventlog::regclass
+    ) using name, args, store, seq_nums;
+    if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    end if;
+end
+$$;
+
+comment on function livestore._update_hooked_events(oid, bigint, bigint[], text, text) is
+'Internal: rewrites events in a table that has triggers on UPDATE; an empty name: they keep theirs; empty args: none';
+
 -- In the definition of a trigger its name comes first, and may contain anything, even " ON livestore.eventlog_1 ".
 create or replace function livestore._copy_hook(hook oid, eventlog oid)
 returns void

@@ -99,6 +99,9 @@ begin
                     ) s on s.store = stores[places[e.push]] and s."seqNum" = e.seq_num
                     where (s."parentSeqNum", s.name, s.args::text, s."clientId", s."sessionId")
                         is not distinct from (e.parent_seq_num, e.name, e.args, e.client_id, e.session_id)
+                        or livestore._was_rewritten(
+                            s.store, s."seqNum", e.parent_seq_num, e.name, e.args, e.client_id, e.session_id
+                        )
                 ) loop
                     stored[known] := true;
                 end loop;

@@ -36,12 +36,14 @@ alter function livestore._insert_as_hooks(oid, boolean, bigint[], bigint[], bigi
 alter function livestore._insert_one_as_hooks(bigint, bigint, text, text, text, text, timestamptz) owner to livestore_hooks;
 alter function livestore._move_events(oid, oid) owner to livestore_hooks;
 alter function livestore._delete_hooked_events(oid, bigint) owner to livestore_hooks;
+alter function livestore._update_hooked_events(oid, bigint, bigint[], text, text) owner to livestore_hooks;
 revoke create on schema livestore from livestore_hooks;
 grant execute on function
     livestore._insert_as_hooks(oid, boolean, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]),
     livestore._insert_one_as_hooks(bigint, bigint, text, text, text, text, timestamptz),
     livestore._move_events(oid, oid),
-    livestore._delete_hooked_events(oid, bigint)
+    livestore._delete_hooked_events(oid, bigint),
+    livestore._update_hooked_events(oid, bigint, bigint[], text, text)
 to livestore_owner;
 grant execute on function livestore._check_reader(oid) to livestore_admin;
 

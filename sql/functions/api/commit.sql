@@ -13,6 +13,7 @@ declare
     committed bigint;
 begin
     perform livestore._check_commit(array[store_id], name, array[key]);
+    perform livestore._check_args(array[name], array[args]);
     store := livestore._lock_store(store_id);
     if key is not null then
         committed := (select k.seq_num from livestore.commit_keys k where k.store = store.id and k.key = commit.key);
@@ -82,6 +83,7 @@ begin
         raise exception 'args must have one element or as many as store_ids, and keys as many as store_ids'
             using errcode = 'invalid_parameter_value';
     end if;
+    perform livestore._check_args(array_fill(name, array[greatest(cardinality(args), 1)]), coalesce(args, array[null::json]));
     perform livestore._register_stores(store_ids);
     perform s.id from livestore.stores s where s.store_id = any (store_ids) order by s.store_id collate "C" for update;
     -- They were dropped while this waited. Nothing is locked twice: that could deadlock.

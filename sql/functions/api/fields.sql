@@ -30,3 +30,85 @@ end;
 
 comment on function livestore.field(json, text[]) is
 'The text of a field of args: livestore.field(args, ''address'', ''city''). Null if there is none. Unlike args->>, it never raises an error: in the place of U+0000 and of lone surrogates, which JSON allows and Postgres cannot read, it has U+FFFD. Parallel safe, and for indexes';
+
+create or replace function livestore.json_field(args json, variadic path text[])
+returns json
+language sql
+immutable
+parallel safe
+return case
+    when pg_catalog.strpos(args::pg_catalog.text, E'\\u') operator(pg_catalog.=) 0 then args operator(pg_catalog.#>) path
+    else livestore._readable(args) operator(pg_catalog.#>) path
+end;
+
+comment on function livestore.json_field(json, text[]) is
+'livestore.field for objects, arrays and whatever else: the JSON of a field of args. Unlike args->, it never raises an error';
+
+-- Casts of what livestore.field returns. Those of Postgres raise errors, and a function that catches them could not run in parallel.
+create or replace function livestore.try_boolean(value text)
+returns boolean
+language sql
+immutable
+parallel safe
+return case value when 'true' then true when 'false' then false end;
+
+comment on function livestore.try_boolean(text) is 'The boolean that this JSON is; null if it is something else';
+
+create or replace function livestore.try_bigint(value text)
+returns bigint
+language sql
+immutable
+parallel safe
+return case when value operator(pg_catalog.~) '^-?[0-9]{1,18}([.]0+)?$' then pg_catalog.split_part(value, '.', 1)::pg_catalog.int8 end;
+
+comment on function livestore.try_bigint(text) is 'The whole number that this JSON is, of at most 18 digits; null if it is something else';
+
+-- Most numbers are short. Others, which JavaScript writes with up to 17 digits and an exponent of up to 3, are looked at as numeric first.
+create or replace function livestore.try_double(value text)
+returns double precision
+language sql
+immutable
+parallel safe
+return case
+    when value operator(pg_catalog.~) '^-?[0-9]{1,15}([.][0-9]{1,15})?$' then value::pg_catalog.float8
+    when value operator(pg_catalog.~) '^-?[0-9]{1,330}([.][0-9]{1,330})?([eE][-+]?[0-9]{1,3})?$'
+        and pg_catalog.abs(value::pg_catalog.numeric) operator(pg_catalog.<) 1.7976931348623157e308::pg_catalog.numeric
+        and (
+            value::pg_catalog.numeric operator(pg_catalog.=) 0::pg_catalog.numeric
+            or pg_catalog.abs(value::pg_catalog.numeric) operator(pg_catalog.>) 2.3e-308::pg_catalog.numeric
+        )
+        then value::pg_catalog.float8
+end;
+
+comment on function livestore.try_double(text) is 'The number that this JSON is; null if it is something else, or greater than 1.7976931348623157e308, or so small that it is not normal';
+
+create or replace function livestore.try_timestamptz(value text)
+returns timestamptz
+language sql
+immutable
+parallel safe
+return case
+    when value operator(pg_catalog.~) '^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]([.][0-9]{1,9})?Z$'
+        and pg_catalog.left(value, 4) operator(pg_catalog.<>) '0000'
+        -- The days of a month.
+        and pg_catalog.substr(value, 9, 2) operator(pg_catalog.<=) case pg_catalog.substr(value, 6, 2)
+            when '02' then case
+                when pg_catalog.left(value, 4)::pg_catalog.int4 operator(pg_catalog.%) 4 operator(pg_catalog.=) 0 and (
+                    pg_catalog.left(value, 4)::pg_catalog.int4 operator(pg_catalog.%) 100 operator(pg_catalog.<>) 0
+                    or pg_catalog.left(value, 4)::pg_catalog.int4 operator(pg_catalog.%) 400 operator(pg_catalog.=) 0
+                ) then '29'
+                else '28'
+            end
+            when '04' then '30' when '06' then '30' when '09' then '30' when '11' then '30'
+            else '31'
+        end
+        then pg_catalog.timezone('UTC', pg_catalog.make_timestamp(
+            pg_catalog.left(value, 4)::pg_catalog.int4, pg_catalog.substr(value, 6, 2)::pg_catalog.int4,
+            pg_catalog.substr(value, 9, 2)::pg_catalog.int4, pg_catalog.substr(value, 12, 2)::pg_catalog.int4,
+            pg_catalog.substr(value, 15, 2)::pg_catalog.int4,
+            pg_catalog.rtrim(pg_catalog.substr(value, 18), 'Z')::pg_catalog.float8
+        ))
+end;
+
+comment on function livestore.try_timestamptz(text) is
+'The time that this JSON is, as Date.toISOString writes it: 2026-01-31T12:00:00.000Z; null if it is something else';

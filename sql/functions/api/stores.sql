@@ -127,6 +127,7 @@ begin
         where s.id = store.id returning s.* into store;
     delete from livestore.store_names n where n.store = former_id;
     delete from livestore.commit_keys k where k.store = former_id;
+    delete from livestore.found_misfits m where m.store = former_id;
     insert into livestore.store_names (store, store_id) values (store.id, store_id);
     if store.eventlog <> 'livestore.eventlog_1'::regclass then
         execute format(
@@ -163,6 +164,7 @@ begin
     insert into livestore.dropped_stores (store_id, backend_id)
         values (store_id, livestore._make_backend_id(gen_random_uuid()::text));
     delete from livestore.commit_keys k where k.store = store.id;
+    delete from livestore.found_misfits m where m.store = store.id;
     delete from livestore.stores s where s.id = store.id;
     perform livestore._note_change(store.id, 0, 'drop', store_id);
     perform livestore._notify_heads(array[store_id], array[null::bigint]);

@@ -39,7 +39,34 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("reset_store", "livestore.reset_store('s')", ADMINS),
     ("drop_store", "livestore.drop_store('s')", ADMINS),
     ("field", "livestore.field(null, 'a')", READERS),
+    ("json_field", "livestore.json_field(null, 'a')", READERS),
     ("_readable", "livestore._readable('{}')", READERS),
+    ("try_boolean", "livestore.try_boolean('true')", READERS),
+    ("try_bigint", "livestore.try_bigint('1')", READERS),
+    ("try_double", "livestore.try_double('1')", READERS),
+    ("try_timestamptz", "livestore.try_timestamptz('')", READERS),
+    ("define_event", "livestore.define_event('e', '{}')", ADMINS),
+    ("check_events", "livestore.check_events()", ADMINS),
+    ("create_event_view", "livestore.create_event_view('app.e', 'e')", READERS),
+    ("_column_of", "livestore._column_of('{}', '{}')", READERS),
+    ("_event_type", "livestore._event_type('e')", READERS),
+    ("_pointer", "livestore._pointer('1')", READERS),
+    ("_check_schema", "livestore._check_schema('{}', '{}', '')", NOBODY),
+    ("_misfit", "livestore._misfit('{}', '1', '{}')", NOBODY),
+    ("_misfit_of_number", "livestore._misfit_of_number('{}', 1)", NOBODY),
+    ("_misfit_of_size", "livestore._misfit_of_size('{}', 'Items', 1)", NOBODY),
+    ("_misfit_of_array", "livestore._misfit_of_array('{}', '[]', '{}')", NOBODY),
+    ("_misfit_of_object", "livestore._misfit_of_object('{}', '{}', '{}')", NOBODY),
+    ("_misfit_of_args", "livestore._misfit_of_args('{}', '{}')", NOBODY),
+    ("_name_in_path", "livestore._name_in_path('a')", NOBODY),
+    ("_check_args", "livestore._check_args('{e}', '{null}')", NOBODY),
+    ("_check_new_events", "livestore._check_new_events('livestore.eventlog_1')", NOBODY),
+    ("rewrite_event", "livestore.rewrite_event('s', 1, 'e', null)", ADMINS),
+    ("erase", "livestore.erase('s', '{1}', '{}')", ADMINS),
+    ("_rewrite", "livestore._rewrite('s', '{1}', 'e', '{}', null)", NOBODY),
+    ("_digest", "livestore._digest(0, 'e', null, 'c', 's')", NOBODY),
+    ("_was_rewritten", "livestore._was_rewritten(1, 1, 0, 'e', null, 'c', 's')", NOBODY),
+    ("_update_hooked_events", "livestore._update_hooked_events('livestore.eventlog_1'::regclass, 1, '{1}', '', '')", NOBODY),
     ("read_all", "livestore.read_all(0)", READERS),
     ("prune_old_commits", "livestore.prune_old_commits()", WRITERS),
     ("prune_commits", "livestore.prune_commits(now())", ADMINS),
@@ -234,6 +261,7 @@ async fn filled() -> Database {
         where subscription = 'polled';
         insert into livestore.dead_letters (subscription, partition, store_id, failures) values ('polled', 0, 's', 1)";
     run(&admin, subscriptions).await;
+    run(&admin, "select livestore.define_event('e', '{}'); create schema app; grant usage, create on schema app to public").await;
     database
 }
 
@@ -334,10 +362,13 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
         for table in [
             "commits",
             "dead_letters",
+            "event_types",
             "eventlog_1",
             "eventlog_1_own",
             "events",
+            "misfits",
             "relayed_events",
+            "rewrites",
             "store_names",
             "stores",
             "subscriptions",

@@ -76,7 +76,7 @@ impl Follower {
         for row in &rows {
             match (row.try_get::<_, Option<&str>>(1)?.map(StoreId::parse), row.try_get(2)?) {
                 (Some(Ok(store)), Some(head)) => self.tails.hint(&store, head),
-                (Some(Ok(store)), None) => self.tails.refresh(&store),
+                (Some(Ok(store)), None) => self.tails.forget(&store),
                 // No client can follow a store whose id is none.
                 (Some(Err(_)), _) => {}
                 (None, _) => is_uncertain = true,

@@ -20,6 +20,10 @@ use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Database, DatabaseError, Hold, Retry};
 
+/// After an event was rewritten, events may still arrive as they were before: in a page that was read before, or from a push whose answer
+/// is late. For so long, nothing is held.
+const FORGETFUL: Duration = Duration::from_secs(5);
+
 /// The time that a tail is kept for clients that poll: longer than they take to come back.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -84,6 +88,8 @@ struct State {
     window: Window,
     contention: Contention,
     refresh: Refresh,
+    /// Events are not held until then.
+    forgets_until: Option<Instant>,
     /// A task keeps the tail until then.
     lingers_until: Option<Instant>,
 }
@@ -198,6 +204,16 @@ impl Tail {
         }
     }
 
+    /// The log may have been reset, or events of it rewritten: what is held of it is dropped. Looks at Postgres, soon.
+    pub fn forget(&self) {
+        let mut state = self.state.lock();
+        let position = state.window.position();
+        state.window.skip_to(position);
+        state.forgets_until = Some(Instant::now() + FORGETFUL);
+        drop(state);
+        self.refresh();
+    }
+
     /// Looks at Postgres, soon.
     pub fn refresh(&self) {
         let mut state = self.state.lock();
@@ -253,8 +269,12 @@ impl Tail {
 
     /// Adds events, the first of which follows the head of the tail.
     fn append(&self, state: &mut State, events: Vec<Arc<Event>>) {
-        state.contention.appended(state.window.position(), Instant::now(), self.contention_window);
-        state.window.append(events);
+        let now = Instant::now();
+        state.contention.appended(state.window.position(), now, self.contention_window);
+        match events.last() {
+            Some(last) if state.forgets_until.is_some_and(|until| now < until) => state.window.skip_to(last.seq_num),
+            _ => state.window.append(events),
+        }
     }
 
     fn wake(&self) {

@@ -52,12 +52,12 @@ impl Tails {
     }
 
     /// Handles a notification of the new head of a store. `None` means that its log was reset, dropped or given another
-    /// backend id.
+    /// backend id, or that events of it were rewritten.
     pub fn hear(&self, digest: &StoreDigest, head: Option<i64>) {
         let store = self.tails.lock().store(digest).cloned();
         match (store, head) {
             (Some(store), Some(head)) => self.hint(&store, head),
-            (Some(store), None) => self.refresh(&store),
+            (Some(store), None) => self.forget(&store),
             (None, _) => {}
         }
     }
@@ -85,6 +85,13 @@ impl Tails {
         }
     }
 
+    /// The log of a store may have changed, with events that were there before.
+    pub fn forget(&self, store: &StoreId) {
+        if let Some(tail) = self.get(store) {
+            tail.forget();
+        }
+    }
+
     /// Compares every tail with its store, after a time in which hints may have been missed.
     pub async fn resync(&self) -> Result<(), DatabaseError> {
         const STORES_A_QUERY: usize = 1000;
@@ -98,6 +105,8 @@ impl Tails {
             let rows = client.in_time(client.query(heads, &[&names])).await??;
             for (store, row) in stores.iter().zip(rows) {
                 if let Some(tail) = self.get(store) {
+                    // Nobody has told of events that were rewritten.
+                    tail.forget();
                     tail.compare(row.try_get(0)?, Some(row.try_get(1)?));
                 }
             }

@@ -8,6 +8,8 @@ mod request;
 mod sse;
 mod table;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -24,7 +26,7 @@ use super::offset::{Offset, Position};
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error};
 use super::upstream::Upstream;
 use crate::limits::memory::counted;
-use crate::log::{FindError, Reader, StoreLog};
+use crate::log::{AbsentArgs, Event, FindError, Reader, StoreLog};
 use crate::protocols::status_of;
 pub use request::{Request, Since, has_secret};
 
@@ -109,7 +111,7 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
         Since::Now => "now".to_string(),
         Since::At(position) => position.offset.to_string(),
     };
-    // Caches may keep the first page for a week, so it must not say that there are no more events.
+    // Caches may keep the first page, so it must not say that there are no more events.
     let is_up_to_date = is_up_to_date && request.since != Since::Start;
     let mut headers = electric_headers(request, &position);
     let mut add = |name: &'static str, value: &str| {
@@ -125,15 +127,8 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
     if !request.is_live {
         add("electric-schema", &request.columns.schema());
     }
-    let extent = match (events.is_empty(), is_up_to_date) {
-        (_, true) => Extent::End,
-        (false, false) => Extent::Full,
-        (true, false) => Extent::Unknown,
-    };
-    add("cache-control", &caching(request, extent, audience));
-    // A cache must not revalidate an answer without events, because the next one may have some. So its etag is unique.
-    let moment = if events.is_empty() { format!(":{}", moment()) } else { String::new() };
-    let etag = format!("\"{}:{from}:{}{moment}\"", position.handle, position.offset);
+    add("cache-control", &caching(request, is_up_to_date || !events.is_empty(), audience));
+    let etag = etag(&position, &from, &events);
     add("etag", &etag);
     let has_it = audience.if_none_match.as_ref().and_then(|value| value.to_str().ok());
     if has_it.is_some_and(|tags| tags.split(',').any(|tag| tag.trim().trim_start_matches("W/") == etag)) {
@@ -178,36 +173,38 @@ fn electric_headers(request: &Request, position: &Position) -> HeaderMap {
     headers
 }
 
-/// The part of its log that a page is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// Others follow it.
-    Full,
-    /// It reaches the end.
-    End,
-    /// Nothing could be read.
-    Unknown,
+/// Names this answer. A cache must not revalidate one without events, because the next one may have some. Others have what may be
+/// rewritten in it.
+fn etag(position: &Position, from: &str, events: &[Arc<Event>]) -> String {
+    let content = if events.is_empty() {
+        moment()
+    } else {
+        let mut hasher = DefaultHasher::new();
+        events.iter().for_each(|event| event.json(AbsentArgs::Omit).hash(&mut hasher));
+        hasher.finish().into()
+    };
+    format!("\"{}:{from}:{}:{content:x}\"", position.handle, position.offset)
 }
 
-/// The time that caches may keep an answer, as Electric has it. A log is only ever added to: a page that is followed by another
-/// never changes.
-fn caching(request: &Request, extent: Extent, audience: &Audience) -> String {
-    const A_WEEK: &str = "public, max-age=604800, s-maxage=3600, stale-while-revalidate=2629746";
+/// The time that caches may keep an answer. Electric lets them keep what is followed by other pages for a week. Here an event can be
+/// rewritten (`livestore.erase`), and is gone from caches a minute later.
+fn caching(request: &Request, is_read: bool, audience: &Audience) -> String {
+    const A_MINUTE: &str = "public, max-age=60";
     const NO: &str = "no-store";
     if !audience.is_public && !request.is_live {
         // The client's rights have to be checked again when it asks again.
         return PRIVATE.into();
     }
     let age = match &request.since {
-        Since::Start => A_WEEK,
+        Since::Start => A_MINUTE,
         // The answer depends on the time of the request, which is not part of the URL.
         Since::Now => NO,
-        Since::At(_) if extent == Extent::Unknown || (request.is_live && request.cursor.is_none()) => NO,
+        // Nothing could be read.
+        Since::At(_) if !is_read => NO,
+        Since::At(_) if request.is_live && request.cursor.is_none() => NO,
         Since::At(_) if request.is_live && audience.is_public => "public, max-age=5, stale-while-revalidate=5",
         Since::At(_) if request.is_live => NO,
-        // At offset 0 every handle is accepted, so the same URL may later be answered from another log.
-        Since::At(position) if extent == Extent::Full && position.offset.seq_num > 0 => A_WEEK,
-        Since::At(_) => "public, max-age=60, stale-while-revalidate=300",
+        Since::At(_) => A_MINUTE,
     };
     age.into()
 }

@@ -1,0 +1,79 @@
+create or replace function livestore.define_event(name text, schema json, mode text default 'check')
+returns integer
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    latest livestore.event_types;
+    eventlog regclass;
+begin
+    if name is null or name = '' then
+        raise exception 'an event type needs a name' using errcode = 'invalid_parameter_value';
+    elsif mode is null or mode not in ('check', 'enforce', 'off') then
+        raise exception 'the mode is check, enforce or off, not %', coalesce(to_json(mode)::text, 'null') using errcode = 'invalid_parameter_value';
+    elsif schema is null or octet_length(schema::text) > 262144 then
+        raise exception 'a schema is a JSON Schema of at most 256 KiB' using errcode = 'invalid_parameter_value';
+    end if;
+    perform livestore._check_schema(schema::jsonb, schema::jsonb, '#');
+    -- One definition at a time, so that no two have one version.
+    lock table livestore.event_types in share row exclusive mode;
+    select * into latest from livestore._event_type(name);
+    if latest.schema::jsonb = schema::jsonb then
+        update livestore.event_types t set mode = define_event.mode where t.name = latest.name and t.version = latest.version;
+    else
+        insert into livestore.event_types (name, version, schema, mode)
+        values (name, coalesce(latest.version, 0) + 1, schema, mode) returning * into latest;
+    end if;
+    -- The shared table has its trigger already: dedicated tables get theirs here, since a restore brings their triggers.
+    for eventlog in select distinct s.eventlog from livestore.stores s where s.eventlog <> 'livestore.eventlog_1'::regclass loop
+        perform livestore._check_new_events(eventlog);
+    end loop;
+    if mode = 'enforce' then
+        raise warning 'pushes of % that do not fit are refused from now on', to_json(name)
+            using hint = 'A LiveStore client that is refused stops pushing, and shows its user nothing. Mode check counts such events instead.';
+    end if;
+    return latest.version;
+end
+$$;
+
+comment on function livestore.define_event(text, json, text) is
+'Says what the args of an event are, by a JSON Schema (draft-07 or 2020-12; pattern and format are not checked), and returns the version of the schema. mode check: livestore.commit of events that do not fit raises LS003, pushes of them are accepted and listed in livestore.misfits. enforce: pushes of them are refused, too, after which a client stops pushing. off: nothing is checked';
+
+create or replace function livestore.check_events(name text default null)
+returns bigint
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    found bigint;
+begin
+    if name is not null and not exists (select from livestore._event_type(name)) then
+        raise exception 'there is no event type %', to_json(name)
+            using errcode = 'undefined_object', hint = 'livestore.define_event makes one; livestore.event_types lists them.';
+    end if;
+    delete from livestore.found_misfits m where m.name = coalesce(check_events.name, m.name);
+    insert into livestore.found_misfits (store, seq_num, name, version, reason)
+    select c.store, c.seq_num, c.name, c.version, c.reason
+    from (
+        select e.store, e."seqNum" as seq_num, e.name, t.version, livestore._misfit_of_args(t.schema, e.args) as reason
+        from livestore.eventlog_1 e
+        join (
+            select distinct on (d.name) d.* from livestore.event_types d
+            where d.name = coalesce(check_events.name, d.name)
+            order by d.name, d.version desc
+        ) t on t.name = e.name and t.mode <> 'off'
+        offset 0
+    ) c
+    where c.reason is not null
+    -- A push has found it meanwhile.
+    on conflict (store, seq_num) do nothing;
+    get diagnostics found = row_count;
+    return found;
+end
+$$;
+
+comment on function livestore.check_events(text) is
+'Checks the events of this name that the logs have, or of all names, against the last version of their type; returns how many do not fit, which livestore.misfits then lists. Reads the events of all stores';

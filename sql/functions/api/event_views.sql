@@ -1,0 +1,45 @@
+-- As the caller, to whom the view then belongs: it shows what its owner may read.
+create or replace function livestore.create_event_view(view_name text, name text)
+returns regclass
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    parts constant text[] := parse_ident(view_name);
+    full_name constant text := (select string_agg(quote_ident(p.part), '.' order by p.n) from unnest(parts) with ordinality p(part, n));
+    -- As json, which keeps the order of the fields.
+    schema constant json := t.schema from livestore._event_type(name) t;
+    columns text;
+begin
+    if schema is null then
+        raise exception 'there is no event type %', to_json(name)
+            using errcode = 'undefined_object', hint = 'livestore.define_event makes one; livestore.event_types lists them.';
+    elsif cardinality(parts) <> 2 or parts[1] = 'livestore' then
+        raise exception 'view_name is schema.view, in a schema of yours, and not %', to_json(view_name) using errcode = 'invalid_name';
+    end if;
+    select string_agg(format(
+        case
+            when f.kind is null then ', livestore.json_field(e.args, %L) as %I'
+            when f.kind = 'text' then ', livestore.field(e.args, %L) as %I'
+            else ', livestore.' || f.kind || '(livestore.field(e.args, %L)) as %I'
+        end,
+        f.key, case when f.key in ('store_id', 'seq_num', 'client_id', 'session_id', 'created_at', 'args') then 'args.' else '' end || f.key
+    ), '' order by f.n)
+    into columns
+    from (
+        select p.key, p.n, livestore._column_of(p.value::jsonb, schema::jsonb) as kind
+        from json_each(schema #> (coalesce(livestore._pointer(schema::jsonb -> '$ref'), '{}') || 'properties'::text))
+            with ordinality p(key, value, n)
+    ) f;
+    execute format(
+        'create or replace view %s as select s.store_id, e."seqNum" as seq_num, e."clientId" as client_id, e."sessionId" as session_id, '
+        'e."createdAt" as created_at, e.args%s from livestore.eventlog_1 e join livestore.stores s on s.id = e.store where e.name = %L',
+        full_name, columns, name
+    );
+    execute format('comment on view %s is %L', full_name, format('The events %s, with columns made by livestore.create_event_view', name));
+    return full_name::regclass;
+end
+$$;
+
+comment on function livestore.create_event_view(text, text) is
+'Creates a view, named schema.view, of the events of this name in all stores, or replaces it: store_id, seq_num, client_id, session_id, created_at, args, and a column for each field that their type has (livestore.define_event). What a field has that is not of its type is null in its column; no event makes a query fail. The view belongs to its creator, who needs SELECT on the events, as livestore_reader has';
