@@ -15,8 +15,7 @@ use pgrx_sql_entity_graph::{ExternArgs, PgExternEntity, PgExternReturnEntity, Sq
 use tokio_postgres::Client;
 
 /// Functions behind another one, by way of which errors arrive as they were raised (`hook_errors.rs`).
-const REPAIRED: [&str; 5] =
-    ["append", "insert_events", "move_events", "delete_hooked_events", "update_hooked_events"];
+const REPAIRED: [&str; 5] = ["append", "insert_events", "move_events", "delete_hooked_events", "update_hooked_events"];
 
 /// The properties of a function that both sides have; names and types in order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

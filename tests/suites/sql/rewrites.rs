@@ -1,0 +1,199 @@
+//! `livestore.rewrite_event` and `livestore.erase`: what is in a log is changed, and nothing else.
+
+use crate::support::{Ears, all, log, one, push, rejection, run};
+use livestore_tests::cluster::Database;
+use livestore_tests::events::{chain, event, up_to};
+use serde_json::json;
+use tokio_postgres::Client;
+
+async fn args(client: &Client) -> Vec<String> {
+    let args = "select concat_ws(' ', store_id, seq_num, name, args) from livestore.events order by store_id, seq_num";
+    all(client, args).await
+}
+
+#[tokio::test]
+async fn events_are_rewritten_in_shared_and_dedicated_tables() {
+    let database = Database::new().await;
+    let (admin, reader) = (database.connect("admin").await, database.connect("reader").await);
+    for store in ["own", "shared"] {
+        push(
+            &admin,
+            store,
+            json!([event(0, "a", json!({"x": 1})), event(1, "b", json!({"x": 2})), event(2, "a", json!("\u{0}"))]),
+        )
+        .await
+        .unwrap();
+    }
+    run(&admin, "select livestore.create_store('own', true)").await;
+    let before: Vec<String> = all(&admin, "select concat_ws(' ', store_id, seq_num, parent_seq_num, client_id, session_id, created_at) from livestore.events order by 1").await;
+    for store in ["own", "shared"] {
+        run(&admin, &format!("select livestore.rewrite_event('{store}', 2, 'c', '{{ \"y\": 1.0 }}', 'poison')")).await;
+        assert_eq!(
+            one::<i64>(&admin, &format!("select livestore.erase('{store}', '{{3,1,3}}', '{{\"x\": 0}}')")).await,
+            2
+        );
+        run(&admin, &format!("select livestore.erase('{store}', '{{}}', '1')")).await;
+    }
+    let expected: Vec<String> = ["own", "shared"]
+        .iter()
+        .flat_map(|store| {
+            [
+                format!("{store} 1 a {{\"x\": 0}}"),
+                format!("{store} 2 c {{ \"y\": 1.0 }}"),
+                format!("{store} 3 a {{\"x\": 0}}"),
+            ]
+        })
+        .collect();
+    assert_eq!(args(&reader).await, expected);
+    let after: Vec<String> = all(&admin, "select concat_ws(' ', store_id, seq_num, parent_seq_num, client_id, session_id, created_at) from livestore.events order by 1").await;
+    assert_eq!(after, before);
+    run(&admin, "select livestore.rewrite_event('own', 2, 'c', null)").await;
+    assert_eq!(args(&reader).await[1], "own 2 c");
+
+    let rewrites: Vec<String> = all(
+        &reader,
+        "select concat_ws(' ', store_id, seq_num, reason, rewritten_by) from livestore.rewrites where rewritten_at > now() - interval '1 minute' order by 1",
+    )
+    .await;
+    assert_eq!(
+        rewrites,
+        [
+            "own 1 admin",
+            "own 2 admin",
+            "own 2 poison admin",
+            "own 3 admin",
+            "shared 1 admin",
+            "shared 2 poison admin",
+            "shared 3 admin"
+        ]
+    );
+    // What they were is not told.
+    assert_eq!(rejection(reader.query("select * from livestore.rewritten_events", &[]).await).sqlstate, "42501");
+    run(&admin, "select livestore.reset_store('own'), livestore.drop_store('shared')").await;
+    assert_eq!(one::<i64>(&reader, "select count(*) from livestore.rewrites").await, 7, "they stay");
+}
+
+#[tokio::test]
+async fn what_must_not_be_stored_is_refused_and_nothing_is_changed() {
+    let database = Database::new().await;
+    let admin = database.connect("admin").await;
+    push(&admin, "s", chain(0, 3)).await.unwrap();
+    run(&admin, "select livestore.define_event('todoCreated', '{\"required\": [\"id\"]}')").await;
+    let before = args(&admin).await;
+    let deep = format!("{}{}", "[".repeat(513), "]".repeat(513));
+    for (call, sqlstate) in [
+        ("rewrite_event('unknown', 1, 'e', '1')".to_string(), "LS004"),
+        ("rewrite_event('s', 4, 'e', '1')".into(), "P0002"),
+        ("rewrite_event('s', null, 'e', '1')".into(), "P0002"),
+        ("rewrite_event('s', 1, null, '1')".into(), "LS003"),
+        ("rewrite_event('s', 1, '', '1')".into(), "LS003"),
+        (format!("rewrite_event('s', 1, 'e', '{deep}')"), "LS003"),
+        ("rewrite_event('s', 1, 'todoCreated', '{}')".into(), "LS003"),
+        ("erase('s', '{1,2}', '{}')".into(), "LS003"),
+        ("erase('s', '{1,2,9}', '{\"id\": 0}')".into(), "P0002"),
+        ("erase('s', '{1,null}', '{\"id\": 0}')".into(), "P0002"),
+        ("erase('s', null, '{\"id\": 0}')".into(), "22004"),
+        ("erase('s', '{1}', null)".into(), "22004"),
+    ] {
+        let refused = rejection(admin.query(&format!("select livestore.{call}"), &[]).await);
+        assert_eq!(refused.sqlstate, sqlstate, "{call}: {}", refused.message);
+    }
+    assert_eq!(args(&admin).await, before);
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.rewrites").await, 0);
+    assert_eq!(one::<i64>(&admin, "select livestore.last_position()").await, 3);
+}
+
+/// Its author, whose acknowledgement was lost, pushes it once more: it is neither refused nor written.
+#[tokio::test]
+async fn the_author_of_an_erased_event_may_push_it_again() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    let original = json!([
+        event(0, "a", json!({"secret": "s1"})),
+        event(1, "a", json!({"secret": "s2"})),
+        event(2, "a", json!({}))
+    ]);
+    for own_table in [false, true] {
+        let store = format!("s {own_table}");
+        push(&sidecar, &store, &original).await.unwrap();
+        run(&admin, &format!("select livestore.create_store('{store}', {own_table}); select livestore.erase('{store}', '{{1,2}}', '{{}}')")).await;
+        // Erased twice, it is still known as what it was.
+        run(&admin, &format!("select livestore.rewrite_event('{store}', 2, 'b', '{{\"z\": 1}}')")).await;
+        let longer = json!([original[0], original[1], original[2], event(3, "a", json!({"new": 1}))]);
+        assert_eq!(push(&sidecar, &store, &original).await.unwrap(), 3);
+        assert_eq!(push(&sidecar, &store, &longer).await.unwrap(), 4);
+        assert_eq!(push(&sidecar, &store, &longer).await.unwrap(), 4);
+        let other = json!([event(0, "a", json!({"secret": "s3"}))]);
+        assert_eq!(rejection(push(&sidecar, &store, other).await).sqlstate, "LS001", "somebody else's");
+        assert_eq!(log(&sidecar, &store).await, up_to(4));
+    }
+    assert!(!args(&admin).await.iter().any(|event| event.contains("secret")));
+    // The digests of another store say nothing.
+    push(&sidecar, "third", json!([event(0, "x", json!(1))])).await.unwrap();
+    assert_eq!(rejection(push(&sidecar, "third", &original).await).sqlstate, "LS001");
+}
+
+#[tokio::test]
+async fn the_commit_log_and_listeners_are_told() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    push(&sidecar, "s", chain(0, 2)).await.unwrap();
+    run(&admin, "select livestore.subscribe('all', start => 'now'), livestore.subscribe('some', array['other'], start => 'now')").await;
+    let mut ears = Ears::on_digests(&database).await;
+    run(&admin, "select livestore.rewrite_event('s', 1, 'renamed', '{\"id\": \"new\"}')").await;
+    let told = ears.heard().await;
+    assert!(told.iter().any(|heads| heads.to_string().contains(":null")), "{told:?}");
+    let read = "select concat_ws(' ', position, store_id, seq_num, name, args, change) from livestore.read_all(2)";
+    let expected = ["3 s 1 renamed {\"id\": \"new\"} rewrite"];
+    assert_eq!(all::<String>(&admin, read).await, expected);
+    for subscription in ["all", "some"] {
+        let poll = format!(
+            "select concat_ws(' ', position, store_id, seq_num, name, args, change) from livestore.poll('{subscription}')"
+        );
+        assert_eq!(all::<String>(&sidecar, &poll).await, expected, "{subscription}");
+    }
+    let heads = "select concat_ws(' ', store_id, coalesce(head::text, 'null')) from livestore.heads_since(2) where store_id <> ''";
+    assert_eq!(all::<String>(&sidecar, heads).await, ["s null"]);
+    // What is told of a rewrite is the event as it is now; of a store that has none any more, nothing.
+    run(&admin, "select livestore.create_store('s', true), livestore.erase('s', '{1}', '0')").await;
+    let changes: Vec<String> = all(&admin, read).await;
+    assert_eq!(changes, ["3 s 1 renamed 0 rewrite", "4 s move", "5 s 1 renamed 0 rewrite"]);
+    run(&admin, "select livestore.reset_store('s')").await;
+    let changes: Vec<String> = all(&admin, read).await;
+    assert_eq!(changes, ["4 s move", "6 s reset"]);
+}
+
+/// Triggers on UPDATE are somebody's code: they run as livestore_hooks, if that may update.
+#[tokio::test]
+async fn triggers_on_update_run_as_hooks_do() {
+    let database = Database::new().await;
+    let (owner, admin) = (database.admin().await, database.connect("admin").await);
+    push(&admin, "s", chain(0, 2)).await.unwrap();
+    run(
+        &owner,
+        "create table public.seen (who text, what text);
+         grant insert on public.seen to livestore_hooks;
+         create function public.see() returns trigger language plpgsql as
+             $$ begin insert into public.seen values (current_user, new.args::text); return new; end $$;
+         create trigger see after update on livestore.eventlog_1 for each row execute function public.see()",
+    )
+    .await;
+    let refused = rejection(admin.query("select livestore.erase('s', '{1}', '{}')", &[]).await);
+    assert_eq!(
+        (&*refused.sqlstate, &*refused.hint),
+        ("42501", "grant select, update on livestore.eventlog_1 to livestore_hooks")
+    );
+    run(&owner, "grant select, update on livestore.eventlog_1 to livestore_hooks").await;
+    run(&admin, "select livestore.erase('s', '{1}', '{}')").await;
+    assert_eq!(all::<String>(&owner, "select who || ' ' || what from public.seen").await, ["livestore_hooks {}"]);
+    run(
+        &owner,
+        "create or replace function public.see() returns trigger language plpgsql as $$ begin return null; end $$;
+        drop trigger see on livestore.eventlog_1;
+        create trigger see before update on livestore.eventlog_1 for each row execute function public.see()",
+    )
+    .await;
+    let refused = rejection(admin.query("select livestore.erase('s', '{2}', '{}')", &[]).await);
+    assert_eq!(refused.sqlstate, "27000", "{}", refused.message);
+    assert_eq!(one::<i64>(&owner, "select count(*) from livestore.rewrites").await, 1);
+}
