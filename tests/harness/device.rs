@@ -74,9 +74,12 @@ impl Device {
         Ok(Self { node, name: name.into(), params, folder })
     }
 
-    /// Loads the app again, one of 0.4 over WebSocket, with what is on its disk.
+    /// Loads the app again, one of 0.4, with what is on its disk.
     pub async fn reload(&mut self) {
-        self.node = Node::livestore();
+        self.node = match self.params["dialect"].as_str() {
+            None | Some("cf-ws") => Node::livestore(),
+            _ => Node::livestore_over_http(),
+        };
         self.node.call("open", self.params.clone()).await.expect("a store");
     }
 

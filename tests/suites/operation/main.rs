@@ -12,6 +12,7 @@ mod connections;
 mod dependencies;
 mod dev;
 mod docs;
+mod erasure;
 mod failover;
 mod folders;
 mod install;

@@ -192,7 +192,8 @@ async fn everything_belongs_to_a_role_without_rights() {
                         "livestore._delete_hooked_events",
                         "livestore._insert_as_hooks",
                         "livestore._insert_one_as_hooks",
-                        "livestore._move_events"
+                        "livestore._move_events",
+                        "livestore._update_hooked_events"
                     ]
                 );
             }
