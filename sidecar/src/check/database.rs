@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio_postgres::{Client, Row};
 
-use super::{Report, replication, rights};
+use super::{Report, events, replication, rights};
 use crate::config::Config;
 use crate::log::{Live, check_authorize_function, check_authorize_url};
 use crate::postgres::{Database, DatabaseError};
@@ -48,6 +48,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         parameters(&client, config, report).await?;
         rights::look(&client, report).await?;
         replication::look(&client, report).await?;
+        events::look(&client, report).await?;
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = looked.await {

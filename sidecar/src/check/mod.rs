@@ -1,6 +1,7 @@
 //! `livestore-sidecar check`: looks at what serving takes, and says what is wrong and how to mend it.
 
 mod database;
+mod events;
 mod replication;
 mod rights;
 

@@ -197,11 +197,13 @@ impl Log {
             queued_bytes: self.commits.waiting(),
             buffer_bytes: self.memory.taken(),
             held_stores: self.commits.held_stores(),
+            long_held_stores: self.commits.long_held_stores(),
             pool_idle,
             pool_busy,
             pool_waiting,
             relay_devices: 0,
             subscriptions: self.subscriptions.read(),
+            misfits: self.subscriptions.misfits(),
         }
     }
 

@@ -32,6 +32,7 @@ metrics! {
     gauge COMMIT_QUEUE = "livestore_commit_queue_bytes", "Pushes that wait for the database, in bytes; 64 MiB may";
     gauge BUFFER_BYTES = "livestore_buffer_bytes", "Memory that is taken for what is on its way to clients and from them, of --max-buffer-bytes";
     gauge HELD_STORES = "livestore_held_stores", "Stores whose pushes wait, since another transaction holds them";
+    gauge LONG_HELD_STORES = "livestore_long_held_stores", "Those of them whose pushes have waited for more than 5 seconds";
     counter DELIVERED_EVENTS = "livestore_delivered_events_total", "Events that live streams were given, each stream counted";
     histogram DELIVERY_LAG = "livestore_delivery_lag_seconds", "From an event's createdAt, by the clock of Postgres, until a stream that waited for it was given it, by the clock of this machine";
     counter TAIL_READS = "livestore_tail_reads_total", "How often live streams were given events, from memory (tail) or from Postgres (database)";
@@ -52,6 +53,7 @@ metrics! {
     gauge SUBSCRIPTION_LAG_SECONDS = "livestore_subscription_lag_seconds", "Age of the first commit that a durable subscription has not passed";
     gauge SUBSCRIPTION_FAILURES = "livestore_subscription_failures", "Failures of the events that a durable subscription gives out next";
     gauge DEAD_LETTERS = "livestore_subscription_dead_letters", "Events that a durable subscription has given up";
+    gauge MISFITS = "livestore_misfits", "Events that do not fit their type, as livestore.misfits shows them; 10,000 for more";
     gauge BUILD = "livestore_build_info", "1, with the version of the sidecar";
 }
 
@@ -204,12 +206,14 @@ pub struct GaugeValues {
     pub is_listening: bool,
     pub queued_bytes: usize,
     pub held_stores: usize,
+    pub long_held_stores: usize,
     pub buffer_bytes: usize,
     pub pool_idle: usize,
     pub pool_busy: usize,
     pub pool_waiting: usize,
     pub relay_devices: usize,
     pub subscriptions: Vec<SubscriptionLag>,
+    pub misfits: u64,
 }
 
 /// The text that Prometheus reads.
@@ -218,6 +222,8 @@ pub fn render(handle: &PrometheusHandle, values: GaugeValues) -> String {
     gauge!(COMMIT_QUEUE).set(values.queued_bytes as f64);
     gauge!(BUFFER_BYTES).set(values.buffer_bytes as f64);
     gauge!(HELD_STORES).set(values.held_stores as f64);
+    gauge!(LONG_HELD_STORES).set(values.long_held_stores as f64);
+    gauge!(MISFITS).set(values.misfits as f64);
     gauge!(POOL, "state" => "idle").set(values.pool_idle as f64);
     gauge!(POOL, "state" => "busy").set(values.pool_busy as f64);
     gauge!(POOL_WAITING).set(values.pool_waiting as f64);

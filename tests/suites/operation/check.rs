@@ -214,3 +214,67 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--listen", &format!("127.0.0.1:{}", sidecar.port())], "advice", "is taken").await;
     finds(&url, &["--listen", "192.0.2.1:80", "--insecure-no-auth"], "WRONG", "--listen 192.0.2.1:80").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_that_can_refuse_pushes_are_named() {
+    let database = Database::new().await;
+    let (url, admin) = (database.url("sidecar"), database.admin().await);
+    admin
+        .batch_execute("select livestore.create_store('own', true); set search_path = public, livestore")
+        .await
+        .unwrap();
+    for (index, is_risky) in [
+        ("((args->>'email'))", true),
+        ("(livestore.field(args, 'email'))", true),
+        ("using hash (livestore.field(args, 'email'))", false),
+        ("(left(livestore.field(args, 'it''s', 'b'), 600)) where name = 'e(args)'", false),
+        ("(left(livestore.field(args, 'email'), 601))", true),
+        ("(left(args->>'email', 10))", true),
+        ("(md5(livestore.field(args, 'email')), store)", false),
+        (
+            "(livestore.try_bigint(livestore.field(args, 'n')), livestore.try_timestamptz(livestore.field(args, 'at')))",
+            false,
+        ),
+        ("((livestore.field(args, 'n')::int))", true),
+        ("(store) where (args->>'n')::int > 1", true),
+        ("(store) where livestore.try_bigint(livestore.field(args, 'n')) > 1", false),
+        ("using gin ((args::jsonb) jsonb_path_ops)", true),
+        ("(name, \"seqNum\")", true),
+        ("(left(name, 200), \"createdAt\")", false),
+        ("using hash (\"clientId\")", false),
+    ] {
+        for table in ["eventlog_1", "eventlog_1_own"] {
+            admin.batch_execute(&format!("create index probe on livestore.{table} {index}")).await.unwrap();
+            let report = check(&url, &[]).await.1;
+            let told = report
+                .lines()
+                .any(|line| line.starts_with("WRONG") && line.contains("the index livestore.probe can refuse pushes"));
+            assert_eq!(told, is_risky, "{table} {index}:\n{report}");
+            admin.batch_execute("drop index livestore.probe").await.unwrap();
+        }
+    }
+    admin.batch_execute("create unique index probe on livestore.eventlog_1 (store, \"createdAt\")").await.unwrap();
+    finds(&url, &[], "WRONG", "the index livestore.probe is unique").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_hold_stores_and_misfits_are_told() {
+    let database = Database::new().await;
+    let (url, admin) = (database.url("sidecar"), database.admin().await);
+    let events = r#"select livestore.define_event('e', '{"type": "object"}');
+        select livestore.push('s', '[{"name":"e","args":1,"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]')"#;
+    admin.batch_execute(events).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    admin.batch_execute("begin; select livestore.commit('held', 'x')").await.unwrap();
+    let holder = database.connect("sidecar").await;
+    holder.batch_execute("begin; select livestore.commit('s', 'x')").await.unwrap();
+    let client = livestore_tests::client::Node::sync_backend().open("cf-ws", &sidecar.url(), "s").await;
+    let pushed = tokio::spawn(async move { client.push(livestore_tests::events::chain(2, 1)).await });
+    finds(&url, &[], "advice", "1 events do not fit their type").await;
+    eventually("a store is held for long", async || sidecar.metric("livestore_long_held_stores").await == 1.0).await;
+    assert_eq!(sidecar.metric("livestore_misfits").await, 1.0);
+    finds(&url, &[], "advice", "a transaction of sidecar (process").await;
+    holder.batch_execute("commit").await.unwrap();
+    pushed.await.unwrap().unwrap();
+    eventually("none is held", async || sidecar.metric("livestore_long_held_stores").await == 0.0).await;
+}

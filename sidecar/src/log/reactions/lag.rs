@@ -1,6 +1,7 @@
-//! How far subscriptions are, for the metrics.
+//! How far subscriptions are, and how many events do not fit their type, for the metrics.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,13 +18,17 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// The subscriptions that have metrics of their own. Only administrators make them, so there are few.
 const MOST: i64 = 100;
 
-/// The state of the subscriptions when it was last read. Cheap to clone.
+/// The most misfits that are counted.
+const MOST_MISFITS: i64 = 10_000;
+
+/// The state of the subscriptions, and the number of misfits, when they were last read. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct SubscriptionGauges(Arc<Gauges>);
 
 #[derive(Default)]
 struct Gauges {
     lags: Mutex<Vec<SubscriptionLag>>,
+    misfits: AtomicU64,
     /// Somebody reads them.
     asked: Notify,
 }
@@ -33,6 +38,11 @@ impl SubscriptionGauges {
     pub fn read(&self) -> Vec<SubscriptionLag> {
         self.0.asked.notify_one();
         self.0.lags.lock().clone()
+    }
+
+    /// The same for the number of misfits.
+    pub fn misfits(&self) -> u64 {
+        self.0.misfits.load(Ordering::Relaxed)
     }
 
     /// Those that were removed have nothing to do any more: a gauge keeps the value that it had last.
@@ -52,14 +62,17 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
         gauges.0.asked.notified().await;
         database.demand().awake().await;
         match read(&database).await {
-            Ok(lags) => gauges.set(lags),
+            Ok((lags, misfits)) => {
+                gauges.set(lags);
+                gauges.0.misfits.store(misfits.unsigned_abs(), Ordering::Relaxed);
+            }
             Err(error) => debug!(error = &error as &dyn std::error::Error, "cannot read how far subscriptions are"),
         }
         sleep(INTERVAL).await;
     }
 }
 
-async fn read(database: &Database) -> Result<Vec<SubscriptionLag>, DatabaseError> {
+async fn read(database: &Database) -> Result<(Vec<SubscriptionLag>, i64), DatabaseError> {
     let client = database.background_client().await?;
     let select = "select name, lag_events::float8, lag_seconds, failures::float8, dead_letters::float8
          from livestore.subscriptions order by name collate \"C\" limit $1";
@@ -74,5 +87,8 @@ async fn read(database: &Database) -> Result<Vec<SubscriptionLag>, DatabaseError
             dead_letters: row.try_get(4)?,
         })
     };
-    rows.iter().map(lag).collect()
+    let lags = rows.iter().map(lag).collect::<Result<_, DatabaseError>>()?;
+    let count = client.prepare_cached("select count(*) from (select from livestore.misfits limit $1) m").await?;
+    let misfits = client.in_time(client.query_one(&count, &[&MOST_MISFITS])).await??;
+    Ok((lags, misfits.try_get(0)?))
 }

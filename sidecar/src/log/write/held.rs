@@ -90,6 +90,11 @@ impl Held {
         self.stores.lock().len()
     }
 
+    /// The number of those whose pushes have waited for longer than this.
+    pub fn count_longer_than(&self, time: Duration) -> usize {
+        self.stores.lock().values().filter(|waiting| waiting.since.elapsed() > time).count()
+    }
+
     /// Waits for pushes whose time has come.
     pub async fn due(&self) -> Vec<Push> {
         loop {

@@ -116,6 +116,11 @@ impl CommitQueue {
         self.held.count()
     }
 
+    /// Those of them whose pushes have waited for more than 5 seconds.
+    pub fn long_held_stores(&self) -> usize {
+        self.held.count_longer_than(Duration::from_secs(5))
+    }
+
     /// Queues a push at once, so that pushes are carried out in the order of these calls. Returns a future that ends after the commit;
     /// dropping it does not take the push back. Without `patience`, it waits for the database as long as it exists.
     pub fn push(

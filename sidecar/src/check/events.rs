@@ -1,0 +1,95 @@
+//! Checks of what gets in the way of events: indexes that refuse them, transactions that hold up their store, schemas that they do not fit.
+
+use tokio_postgres::{Client, Error};
+
+use super::Report;
+
+/// Adds what there is to say of events.
+pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let present = client.query_one("select to_regclass('livestore.rewrites') is not null", &[]).await?;
+    if !present.get::<_, bool>(0) {
+        return Ok(());
+    }
+    indexes(client, report).await?;
+    held_stores(client, report).await?;
+    misfits(client, report).await
+}
+
+/// An index on the event logs is an invisible hook: a push for which its expression raises an error, or makes a value that is too long for
+/// it, is refused. What is left after the fields that never raise are taken out says which index this can happen to.
+async fn indexes(client: &Client, report: &mut Report) -> Result<(), Error> {
+    const FIELD: &str = r"livestore\.field\(args, VARIADIC ARRAY\[''::text(, ''::text)*\]\)";
+    let risky = format!(
+        r#"with definitions as (
+             select i.indexrelid, i.indisunique, m.amname, e.is_key, regexp_replace(regexp_replace(regexp_replace(
+                 e.definition, $re$'([^']|'')*'$re$, $re$''$re$, 'g'
+             ), $re${FIELD}$re$, 'FIELD', 'g'), $re$livestore\.try_[a-z]+\(FIELD\)$re$, 'VALUE', 'g') as rest
+             from pg_index i
+             join pg_class c on c.oid = i.indexrelid
+             join pg_am m on m.oid = c.relam
+             cross join lateral (
+                 select true as is_key, pg_get_indexdef(i.indexrelid, n, false) as definition from generate_series(1, i.indnkeyatts) n
+                 union all
+                 select false, pg_get_expr(i.indpred, i.indrelid) where i.indpred is not null
+             ) e
+             where not i.indisprimary and i.indrelid in (
+                 select 'livestore.eventlog_1'::regclass union all
+                 select h.inhrelid from pg_inherits h where h.inhparent = 'livestore.eventlog_1'::regclass
+             )
+         )
+         select d.indexrelid::regclass::text, bool_or(d.indisunique), bool_or(case
+             when not d.is_key then d.rest ~ $re$args|[a-zA-Z_"]+\($re$
+             when d.rest in ('store', '"seqNum"', '"parentSeqNum"', '"createdAt"', 'VALUE', 'md5(FIELD)') then false
+             when d.amname = 'hash' then d.rest not in ('name', '"clientId"', '"sessionId"', 'FIELD')
+             else d.rest !~ $re$^"left"\((FIELD|name|"clientId"|"sessionId"), ([1-5]?[0-9]{{1,2}}|600)\)$$re$
+         end)
+         from definitions d group by 1 order by 1"#
+    );
+    for row in client.query(&risky, &[]).await? {
+        let (index, is_unique, can_refuse): (&str, bool, bool) = (row.get(0), row.get(1), row.get(2));
+        if is_unique {
+            report.wrong(format!(
+                "the index {index} is unique: it refuses pushes of events that have the same, after which their clients push no more; drop index {index}"
+            ));
+        } else if can_refuse {
+            report.wrong(format!(
+                "the index {index} can refuse pushes, after which their clients push no more: an expression on args may raise an error, and a btree takes 2,704 bytes; use livestore.field, and left(…, 600) or a hash index for texts (docs/sql.md)"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Of other roles, only who has `pg_read_all_stats` sees this.
+async fn held_stores(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let holders = "select a.pid, a.usename::text, extract(epoch from clock_timestamp() - a.xact_start)::float8
+         from pg_stat_activity a
+         where a.datname = current_database() and a.pid <> pg_backend_pid() and a.xact_start < clock_timestamp() - interval '5 s'
+             and exists (
+                 select from pg_locks l
+                 where l.pid = a.pid and l.relation = 'livestore.stores'::regclass and l.granted
+                     and l.mode in ('RowShareLock', 'RowExclusiveLock')
+             )
+         order by a.xact_start";
+    for row in client.query(holders, &[]).await? {
+        let (pid, role, seconds): (i32, &str, f64) = (row.get(0), row.get(1), row.get(2));
+        report.advise(format!(
+            "a transaction of {role} (process {pid}) has been open for {seconds:.0} s and has written to stores: pushes to them wait until it ends"
+        ));
+    }
+    Ok(())
+}
+
+async fn misfits(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let allowed = "select has_table_privilege('livestore.misfits', 'select')";
+    if client.query_one(allowed, &[]).await?.get(0) {
+        let count = "select count(*) from (select from livestore.misfits limit 10000) m";
+        let count: i64 = client.query_one(count, &[]).await?.get(0);
+        if count > 0 {
+            report.advise(format!(
+                "{count} events do not fit their type, and may stop clients for good: select * from livestore.misfits, and see docs/erasure.md"
+            ));
+        }
+    }
+    Ok(())
+}
