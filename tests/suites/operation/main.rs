@@ -13,6 +13,7 @@ mod dependencies;
 mod dev;
 mod docs;
 mod erasure;
+mod event_types;
 mod failover;
 mod folders;
 mod install;
