@@ -337,3 +337,26 @@ async fn application_roles_see_their_stores_only() {
         admin.batch_execute("reset role").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn the_sql_of_the_page_on_erasure_runs() {
+    let database = Database::new().await;
+    let admin = database.connect("admin").await;
+    let log = r#"select livestore.commit('todos', 'todoCreated', '{"id": "1", "text": "x", "author": "ann"}');
+        select livestore.commit('todos', 'todoCreated', '{"id": 2}')"#;
+    admin.batch_execute(log).await.unwrap();
+    let blocks = sql_of("docs/erasure.md");
+    assert_eq!(blocks.len(), 3);
+    let mut results = Vec::new();
+    for block in &blocks {
+        let mut last = String::new();
+        for statement in block.split_inclusive(";\n").filter(|statement| !statement.trim().is_empty()) {
+            last = result_of(&admin, statement).await;
+        }
+        results.push(last);
+    }
+    assert_eq!(results[1], "todos 2 todoCreated args.text is missing");
+    let args = r#"1 {"id": "erased", "text": "", "author": ""}, 2 {"id": "2", "text": "?"}"#;
+    assert_eq!(result_of(&admin, "select seq_num, args from livestore.pull('todos')").await, args);
+    assert_eq!(result_of(&admin, "select count(*) from livestore.misfits").await, "0");
+}
