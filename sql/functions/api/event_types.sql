@@ -3,6 +3,8 @@ returns integer
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- A trigger that is created waits for the transactions that have pushed, and all pushes wait for it.
+set lock_timeout = '5s'
 as $$
 declare
     latest livestore.event_types;

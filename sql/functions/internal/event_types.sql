@@ -375,6 +375,10 @@ as $$
 declare
     unfit record;
 begin
+    -- A restore, which brings what was found when the event was pushed.
+    if livestore.current_store_id() is null then
+        return null;
+    end if;
     for unfit in
         select a.store, a."seqNum" as seq_num, a.name, t.version, t.mode, livestore._misfit_of_args(t.schema, a.args) as reason
         from appended a
@@ -400,8 +404,6 @@ create or replace function livestore._check_new_events(eventlog regclass)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
--- The trigger waits for the transactions that have pushed, and all pushes wait for it.
-set lock_timeout = '5s'
 as $$
 begin
     if not exists (select from pg_trigger t where t.tgrelid = eventlog and t.tgname = 'livestore_event_types') then

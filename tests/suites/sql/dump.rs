@@ -2,7 +2,7 @@
 
 use crate::support::{all, all_with, broken_chains, fill, log, one, one_with, push, run, stored};
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, up_to};
+use livestore_tests::events::{chain, event, up_to};
 use livestore_tests::flavour::{Flavour, is_skipped};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -173,4 +173,35 @@ async fn dumps_of_every_release_are_restored_and_go_on() {
             run(&admin, "select livestore.reset_store('own'), livestore.drop_store('reset own')").await;
         }
     }
+}
+
+/// A dump has the types, and not the trigger of the shared table that checks them.
+#[tokio::test]
+async fn restored_types_are_checked() {
+    let database = filled().await;
+    let admin = database.admin().await;
+    run(&admin, "select livestore.define_event('typed', '{\"type\": \"string\"}')").await;
+    for store in ["pooled", "own"] {
+        push(
+            &admin,
+            store,
+            json!([event(one(&admin, &format!("select livestore.head('{store}')")).await, "typed", json!(1))]),
+        )
+        .await
+        .unwrap();
+    }
+    run(&admin, "select livestore.erase('own', '{1}', '{\"id\": 0}')").await;
+    let restored = restored_from(&database, "typed").await;
+    let misfits = "select store_id from livestore.misfits order by 1";
+    assert_eq!(all::<String>(&restored, misfits).await, ["own", "pooled"]);
+    for store in ["pooled", "own", "new"] {
+        let head: i64 = one(&restored, &format!("select livestore.head('{store}')")).await;
+        push(&restored, store, json!([event(head, "typed", json!(2))])).await.unwrap();
+    }
+    assert_eq!(all::<String>(&restored, misfits).await, ["new", "own", "own", "pooled", "pooled"]);
+    assert_eq!(
+        push(&restored, "own", chain(0, 1)).await.unwrap(),
+        one::<i64>(&restored, "select livestore.head('own')").await,
+        "as it was before it was erased"
+    );
 }
