@@ -101,6 +101,7 @@ grant execute on function
     livestore.try_double(text),
     livestore.try_timestamptz(text),
     livestore.create_event_view(text, text),
+    livestore.export_hooks(),
     livestore._column_of(jsonb, jsonb),
     livestore._event_type(text),
     livestore._pointer(jsonb),

@@ -205,3 +205,40 @@ async fn restored_types_are_checked() {
         "as it was before it was erased"
     );
 }
+
+#[tokio::test]
+async fn what_a_dump_leaves_out_is_exported() {
+    if is_skipped("its tables are nobody's extension") {
+        return;
+    }
+    let database = filled().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create function public.hook() returns trigger language plpgsql as $$ begin return null; end $$;
+         create trigger \"a hook\" after insert on livestore.eventlog_1 for each row when (new.name <> 'x') execute function public.hook();
+         create trigger off after insert on livestore.eventlog_1 referencing new table as n for each statement execute function public.hook();
+         alter table livestore.eventlog_1 disable trigger off;
+         create constraint trigger late after insert on livestore.eventlog_1 deferrable initially deferred for each row execute function public.hook();
+         create index \"an index\" on livestore.eventlog_1 (left(livestore.field(args, 'it''s'), 600)) where name = 'e';
+         create statistics livestore.stats on name, \"clientId\" from livestore.eventlog_1;
+         alter table livestore.eventlog_1 enable row level security;
+         create policy mine on livestore.eventlog_1 for select to reader using (name <> 'secret');
+         create publication changes for table livestore.eventlog_1, livestore.store_names;
+         select livestore.define_event('e', '{}')",
+    )
+    .await;
+    let export = "select livestore.export_hooks()";
+    let exported: Vec<String> = all(&admin, export).await;
+    assert_eq!(exported.len(), 10, "{exported:#?}");
+    let restored = restored_from(&database, "left_out").await;
+    let kept: Vec<String> = all(&restored, export).await;
+    assert!(kept.len() < 10, "{kept:#?}");
+    // What Postgres keeps may be there already.
+    for statement in &exported {
+        if !kept.contains(statement) {
+            run(&restored, statement).await;
+        }
+    }
+    assert_eq!(all::<String>(&restored, export).await, exported);
+}

@@ -47,6 +47,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("try_timestamptz", "livestore.try_timestamptz('')", READERS),
     ("define_event", "livestore.define_event('e', '{}')", ADMINS),
     ("check_events", "livestore.check_events()", ADMINS),
+    ("export_hooks", "livestore.export_hooks()", READERS),
     ("create_event_view", "livestore.create_event_view('app.e', 'e')", READERS),
     ("_column_of", "livestore._column_of('{}', '{}')", READERS),
     ("_event_type", "livestore._event_type('e')", READERS),
