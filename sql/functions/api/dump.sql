@@ -47,7 +47,7 @@ as $$
         cross join lateral (select r.prrelid::regclass::text) t(name)
         where r.prrelid in ('livestore.eventlog_1'::regclass, 'livestore.store_names'::regclass)
     ) s(place, name, statement)
-    order by s.place, s.name
+    order by s.place, s.name, s.statement
 $$;
 
 comment on function livestore.export_hooks() is

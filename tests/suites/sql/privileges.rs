@@ -370,6 +370,7 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
     for role in ["admin", "reader", "sidecar"] {
         for table in [
             "commits",
+            "daily_growth",
             "dead_letters",
             "event_types",
             "eventlog_1",
@@ -379,6 +380,7 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
             "relayed_events",
             "rewrites",
             "store_names",
+            "store_sizes",
             "stores",
             "subscriptions",
             "versions",

@@ -3,7 +3,7 @@
 use crate::support::{Push, all, broken_chains, log, one, one_with, push, push_batch, rejection, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 /// The dedicated table that `create_store` gives a store, as it answers it.
@@ -355,4 +355,33 @@ async fn a_store_gets_a_new_backend_id_and_keeps_its_events() {
     assert_eq!(one::<String>(&admin, changes).await, "s renew");
     let refused = rejection(admin.query("select livestore.renew_backend_id('none')", &[]).await);
     assert_eq!(refused.sqlstate, "LS004");
+}
+
+#[tokio::test]
+async fn sizes_are_those_of_the_tables() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for (store, own_table) in [("shared", false), ("own", true)] {
+        run(&admin, &format!("select livestore.create_store('{store}', {own_table})")).await;
+        let batch: Value =
+            (0..2000).map(|n| event(n, "todoCreated", json!({"id": n, "text": "buy milk and bread"}))).collect();
+        push(&admin, store, batch).await.unwrap();
+    }
+    run(&admin, "select livestore.create_store('empty')").await;
+    let reader = database.connect("reader").await;
+    let sizes: Vec<String> =
+        all(&reader, "select concat_ws(' ', store_id, events, own_table, last_event_at is null) from livestore.store_sizes order by 1").await;
+    assert_eq!(sizes, ["empty 0 f t", "own 2000 t f", "shared 2000 f f"]);
+    for (store, table) in [("shared", "eventlog_1"), ("own", "eventlog_1_own")] {
+        let told: i64 =
+            one(&reader, &format!("select bytes from livestore.store_sizes where store_id = '{store}'")).await;
+        let real: i64 = one(&admin, &format!("select pg_total_relation_size('livestore.{table}')")).await;
+        let share = told as f64 / real as f64;
+        assert!((0.6..1.2).contains(&share), "{store}: {told} of {real}");
+    }
+    assert_eq!(one::<i64>(&reader, "select sum(events)::bigint from livestore.daily_growth").await, 4000);
+    assert_eq!(
+        one::<i64>(&reader, "select sum(bytes)::bigint from livestore.daily_growth").await,
+        one::<i64>(&reader, "select sum(bytes)::bigint from livestore.store_sizes").await
+    );
 }
