@@ -103,6 +103,7 @@ grant execute on function
     livestore.try_timestamptz(text),
     livestore.create_event_view(text, text),
     livestore.export_hooks(),
+    livestore.export_store(text),
     livestore._column_of(jsonb, jsonb),
     livestore._event_type(text),
     livestore._pointer(jsonb),
@@ -164,6 +165,9 @@ to livestore_admin;
 -- An import appends events with the times of another backend.
 grant execute on function
     livestore.import_table(regclass, text, text),
+    livestore.import_store(regclass, text),
+    livestore._import_source(regclass, text, text, text, text, bigint),
+    livestore._digest_exported(bytea, bigint, bigint, text, text, text, text, timestamptz),
     livestore._begin_import(text, text),
     livestore._import_events(text, bigint, bigint[], bigint[], text[], text[], text[], text[], timestamptz[]),
     livestore._end_import(text),

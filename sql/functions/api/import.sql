@@ -11,9 +11,6 @@ as $$
 declare
     wanted constant text[] := array['seqNum', 'parentSeqNum', 'name', 'args', 'clientId', 'sessionId', 'createdAt'];
     found_columns text[];
-    cursor text;
-    part record;
-    total bigint := 0;
 begin
     -- Tools that copy tables fold names to lower case, or write them with underscores.
     select array_agg(
@@ -37,41 +34,115 @@ begin
         end if;
     end loop;
 
-    perform livestore._begin_import(store_id, backend_id);
-    cursor := livestore._open_source(
-        source::oid,
+    select s.imported, s.already_there, s.head into imported, already_there, head
+    from livestore._import_source(
+        source,
         format(
             'select %s::bigint, %s::bigint, %s::text, %s::text::json::text, %s::text, %s::text, %s::text::timestamptz from %s order by 1',
             found_columns[1], found_columns[2], found_columns[3], found_columns[4], found_columns[5], found_columns[6],
             coalesce(found_columns[7], 'null'), source
-        )
-    );
-    imported := 0;
-    head := 0;
-    loop
-        select array_agg(e.seq_num order by e.n) as seq_nums, array_agg(e.parent_seq_num order by e.n) as parent_seq_nums,
-            array_agg(e.name order by e.n) as names, array_agg(e.args order by e.n) as args,
-            array_agg(e.client_id order by e.n) as client_ids, array_agg(e.session_id order by e.n) as session_ids,
-            array_agg(e.created_at order by e.n) as created_ats
-        into part
-        from livestore._fetch_source(source::oid, cursor, 100)
-            with ordinality e(seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n);
-        exit when part.seq_nums is null;
-        imported := imported + livestore._import_events(
-            store_id, head, part.seq_nums, part.parent_seq_nums, part.names, part.args,
-            part.client_ids, part.session_ids, part.created_ats
-        );
-        total := total + cardinality(part.seq_nums);
-        head := part.seq_nums[cardinality(part.seq_nums)];
-    end loop;
-    already_there := total - imported;
-    if imported > 0 then
-        head := livestore._end_import(store_id);
-    else
-        head := livestore.head(store_id);
-    end if;
+        ),
+        store_id, backend_id
+    ) s;
 end
 $$;
 
 comment on function livestore.import_table(regclass, text, text) is
 'Takes over the event log of another LiveStore backend: copies the events of a table or view with the columns "seqNum", "parentSeqNum", name, args, "clientId", "sessionId" and maybe "createdAt" into a store, whole or not at all, and returns how many it imported, how many were there already, and the head. Idempotent: another call imports what was added since. backend_id: the backend id of the other backend, so that clients of an empty store go on as if it were the same log. Hooks run. The table is read with the rights of the caller; for a superuser, with those of its owner. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if the events are not a chain, or a "createdAt" is not within the years 1 to 9999';
+
+create or replace function livestore.export_store(store_id text)
+returns setof text
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    store livestore.stores;
+    event record;
+    events bigint := 0;
+    digest bytea := '';
+begin
+    select * into store from livestore.stores s where s.store_id = $1;
+    if not found then
+        raise exception 'there is no store %', to_json(store_id)
+            using errcode = 'LS004', detail = json_build_object('storeId', store_id), hint = 'livestore.stores lists them.';
+    end if;
+    for event in execute format(
+        'select e."seqNum" as seq_num, e."parentSeqNum" as parent_seq_num, e.name, e.args::text as args, e."clientId" as client_id,
+             e."sessionId" as session_id, e."createdAt" as created_at
+         from only %s e where e.store = $1 order by e."seqNum"', store.eventlog
+    ) using store.id
+    loop
+        events := events + 1;
+        digest := livestore._digest_exported(
+            digest, event.seq_num, event.parent_seq_num, event.name, event.args, event.client_id, event.session_id, event.created_at
+        );
+        return next format(
+            '{"seqNum":%s,"parentSeqNum":%s,"name":%s,"clientId":%s,"sessionId":%s,"createdAt":"%s"%s}',
+            event.seq_num, event.parent_seq_num, to_json(event.name), to_json(event.client_id), to_json(event.session_id),
+            to_char(event.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            -- Last, and in a line, so that its bytes are found without reading it.
+            case
+                when event.args ~ E'[\n\r]' then ',"argsText":' || to_json(event.args)
+                else coalesce(',"args":' || event.args, '')
+            end
+        );
+    end loop;
+    return next format(
+        '{"storeId":%s,"backendId":%s,"events":%s,"digest":"%s"}', to_json(store.store_id), to_json(store.backend_id), events, encode(digest, 'hex')
+    );
+end
+$$;
+
+comment on function livestore.export_store(text) is
+'The log of a store as JSONL, for livestore.import_store: a line for each event, with args as they are, byte for byte (or as a string, argsText, if they have line breaks), and a last line with the store id, the backend id, the number of events and a digest. Raises LS004 if there is no such store';
+
+create or replace function livestore.import_store(
+    source regclass, store_id text default null, out imported bigint, out already_there bigint, out head bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = iso
+as $$
+declare
+    line constant text := (
+        select quote_ident(a.attname) from pg_attribute a
+        where a.attrelid = source and a.attnum > 0 and not a.attisdropped and a.atttypid = 'text'::regtype
+        order by a.attnum limit 1
+    );
+    last_lines json[];
+begin
+    if line is null then
+        raise exception '% has no column of the type text', source using errcode = 'undefined_column',
+            hint = 'Copy the lines of livestore.export_store into a table with one column.';
+    end if;
+    execute format('select array_agg(t.%1$s::json) from %2$s t where left(t.%1$s, 11) = ''{"storeId":''', line, source) into last_lines;
+    if cardinality(last_lines) is distinct from 1 then
+        raise exception '% has % last lines of livestore.export_store, and not one', source, coalesce(cardinality(last_lines), 0)
+            using errcode = 'LS003', detail = json_build_object('index', null, 'reason', 'incomplete'),
+                hint = 'The file is not whole, or more than one. Nothing was imported.';
+    end if;
+    select s.imported, s.already_there, s.head into imported, already_there, head
+    from livestore._import_source(
+        source,
+        format(
+            'select (h.fields->>''seqNum'')::bigint, (h.fields->>''parentSeqNum'')::bigint, h.fields->>''name'',
+                 case when l.at > 0 then substr(l.line, l.at + 8, length(l.line) - l.at - 8) else h.fields->>''argsText'' end,
+                 h.fields->>''clientId'', h.fields->>''sessionId'', (h.fields->>''createdAt'')::timestamptz
+             from (
+                 select t.%1$s as line, strpos(t.%1$s, '',"args":'') as at from %2$s t where left(t.%1$s, 11) <> ''{"storeId":''
+             ) l
+             cross join lateral (select case when l.at > 0 then left(l.line, l.at - 1) || ''}'' else l.line end::json) h(fields)
+             order by 1',
+            line, source
+        ),
+        coalesce(store_id, last_lines[1] ->> 'storeId'), last_lines[1] ->> 'backendId',
+        last_lines[1] ->> 'digest', (last_lines[1] ->> 'events')::bigint
+    ) s;
+end
+$$;
+
+comment on function livestore.import_store(regclass, text) is
+'Takes over the log of a store from the lines of livestore.export_store, which are in the first text column of a table, in any order; with its backend id and times, whole or not at all. store_id: another id than it had. Idempotent: another call imports what was added since. Returns how many events it imported, how many were there already, and the head. Hooks run. Raises LS001 if the store has other events, LS002 if it has another backend id, LS003 if lines are missing or were changed';

@@ -138,3 +138,80 @@ end
 $$;
 
 comment on function livestore._end_import(text) is 'Internal: tells who follows a store that events were imported; returns its head';
+
+create or replace function livestore._import_source(
+    source regclass, query text, store_id text, backend_id text, expected_digest text default null, expected_events bigint default null,
+    out imported bigint, out already_there bigint, out head bigint
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set datestyle = iso
+as $$
+declare
+    cursor text;
+    part record;
+    total bigint := 0;
+    digest bytea := '';
+begin
+    perform livestore._begin_import(store_id, backend_id);
+    cursor := livestore._open_source(source::oid, query);
+    imported := 0;
+    head := 0;
+    loop
+        select array_agg(e.seq_num order by e.n) as seq_nums, array_agg(e.parent_seq_num order by e.n) as parent_seq_nums,
+            array_agg(e.name order by e.n) as names, array_agg(e.args order by e.n) as args,
+            array_agg(e.client_id order by e.n) as client_ids, array_agg(e.session_id order by e.n) as session_ids,
+            array_agg(e.created_at order by e.n) as created_ats
+        into part
+        from livestore._fetch_source(source::oid, cursor, 100)
+            with ordinality e(seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n);
+        exit when part.seq_nums is null;
+        imported := imported + livestore._import_events(
+            store_id, head, part.seq_nums, part.parent_seq_nums, part.names, part.args,
+            part.client_ids, part.session_ids, part.created_ats
+        );
+        total := total + cardinality(part.seq_nums);
+        head := part.seq_nums[cardinality(part.seq_nums)];
+        if expected_digest is not null then
+            for place in 1..cardinality(part.seq_nums) loop
+                digest := livestore._digest_exported(
+                    digest, part.seq_nums[place], part.parent_seq_nums[place], part.names[place], part.args[place],
+                    part.client_ids[place], part.session_ids[place], part.created_ats[place]
+                );
+            end loop;
+        end if;
+    end loop;
+    if total <> expected_events or encode(digest, 'hex') <> expected_digest then
+        raise exception 'these are not the lines that were exported: of % events there are %', expected_events, total
+            using errcode = 'LS003', detail = json_build_object('index', null, 'reason', 'another digest'),
+                hint = 'Lines are missing, or were changed. Nothing was imported.';
+    end if;
+    already_there := total - imported;
+    if imported > 0 then
+        head := livestore._end_import(store_id);
+    else
+        head := livestore.head(store_id);
+    end if;
+end
+$$;
+
+comment on function livestore._import_source(regclass, text, text, text, text, bigint) is
+'Internal: imports the events that a query on a table returns, ordered by seqNum; checks how many they are, and their digest, if those are known';
+
+create or replace function livestore._digest_exported(
+    before bytea, seq_num bigint, parent_seq_num bigint, name text, args text, client_id text, session_id text, created_at timestamptz
+)
+returns bytea
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return sha256(before || convert_to(
+        json_build_array(seq_num, parent_seq_num, name, args, client_id, session_id, extract(epoch from created_at)::numeric(20, 6))::text, 'UTF8'
+    ));
+end
+$$;
+
+comment on function livestore._digest_exported(bytea, bigint, bigint, text, text, text, text, timestamptz) is
+'Internal: the digest of exported events, made of that of the events before and the next event';

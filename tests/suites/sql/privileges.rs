@@ -47,6 +47,10 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("try_timestamptz", "livestore.try_timestamptz('')", READERS),
     ("define_event", "livestore.define_event('e', '{}')", ADMINS),
     ("check_events", "livestore.check_events()", ADMINS),
+    ("export_store", "livestore.export_store('s')", READERS),
+    ("import_store", "livestore.import_store('app.lines', 'imported')", ADMINS),
+    ("_import_source", "livestore._import_source('livestore.eventlog_1', 'select 1::bigint, 0::bigint, ''e'', null::text, ''c'', ''s'', now()', 'i', null)", ADMINS),
+    ("_digest_exported", "livestore._digest_exported('', 1, 0, 'e', null, 'c', 's', now())", ADMINS),
     ("export_hooks", "livestore.export_hooks()", READERS),
     ("create_event_view", "livestore.create_event_view('app.e', 'e')", READERS),
     ("_column_of", "livestore._column_of('{}', '{}')", READERS),
@@ -268,7 +272,8 @@ async fn filled() -> Database {
     run(&admin, subscriptions).await;
     run(
         &admin,
-        "select livestore.define_event('e', '{}'); create schema app; grant usage, create on schema app to public",
+        "select livestore.define_event('e', '{}'); create schema app; grant usage, create on schema app to public;
+        create table app.lines as select livestore.export_store('s') as line; grant select on app.lines to public",
     )
     .await;
     database
