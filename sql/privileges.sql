@@ -104,6 +104,8 @@ grant execute on function
     livestore.create_event_view(text, text),
     livestore.export_hooks(),
     livestore.export_store(text),
+    livestore._export_events(text, bigint, integer, bytea),
+    livestore._export_end(text, bigint, bytea),
     livestore._column_of(jsonb, jsonb),
     livestore._event_type(text),
     livestore._pointer(jsonb),

@@ -24,6 +24,7 @@ mod shutdown;
 mod telemetry;
 mod time;
 mod token;
+mod transfer;
 mod webhook;
 
 pub use program::Program;

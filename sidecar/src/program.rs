@@ -10,6 +10,7 @@ use crate::dev::Dev;
 use crate::health::Health;
 use crate::install::{Install, Uninstall, Upgrade};
 use crate::token::NewToken;
+use crate::transfer::{Export, Import};
 use crate::{check, process};
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
@@ -38,6 +39,10 @@ enum Command {
     Upgrade(Upgrade),
     /// Removes livestore_sync from a database
     Uninstall(Uninstall),
+    /// Writes the events of a store to a file, to keep them or to import them elsewhere
+    Export(Export),
+    /// Reads such a file into a store, with the backend id and the times that it had
+    Import(Import),
     /// Makes a token, to try --auth jwt with, and prints it
     Token(NewToken),
     /// Asks the sidecar on this machine whether it lives, for a container's health check
@@ -54,6 +59,8 @@ impl Program {
             Some(Command::Install(install)) => install.run(),
             Some(Command::Upgrade(upgrade)) => upgrade.run(),
             Some(Command::Uninstall(uninstall)) => uninstall.run(),
+            Some(Command::Export(export)) => export.run(),
+            Some(Command::Import(import)) => import.run(),
             Some(Command::Token(token)) => token.print(),
             Some(Command::Health(health)) => health.ask(),
         }

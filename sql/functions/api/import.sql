@@ -54,47 +54,22 @@ create or replace function livestore.export_store(store_id text)
 returns setof text
 language plpgsql
 stable
-security definer
 set search_path = pg_catalog, pg_temp
-set row_security = off
 as $$
 declare
-    store livestore.stores;
     event record;
     events bigint := 0;
     digest bytea := '';
 begin
-    select * into store from livestore.stores s where s.store_id = $1;
-    if not found then
-        raise exception 'there is no store %', to_json(store_id)
-            using errcode = 'LS004', detail = json_build_object('storeId', store_id), hint = 'livestore.stores lists them.';
-    end if;
-    for event in execute format(
-        'select e."seqNum" as seq_num, e."parentSeqNum" as parent_seq_num, e.name, e.args::text as args, e."clientId" as client_id,
-             e."sessionId" as session_id, e."createdAt" as created_at
-         from only %s e where e.store = $1 order by e."seqNum"', store.eventlog
-    ) using store.id
-    loop
+    for event in select e.line, e.digest from livestore._export_events(store_id, 0, null, '') e loop
         events := events + 1;
-        digest := livestore._digest_exported(
-            digest, event.seq_num, event.parent_seq_num, event.name, event.args, event.client_id, event.session_id, event.created_at
-        );
-        return next format(
-            '{"seqNum":%s,"parentSeqNum":%s,"name":%s,"clientId":%s,"sessionId":%s,"createdAt":"%s"%s}',
-            event.seq_num, event.parent_seq_num, to_json(event.name), to_json(event.client_id), to_json(event.session_id),
-            to_char(event.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
-            -- Last, and in a line, so that its bytes are found without reading it.
-            case
-                when event.args ~ E'[\n\r]' then ',"argsText":' || to_json(event.args)
-                else coalesce(',"args":' || event.args, '')
-            end
-        );
+        digest := event.digest;
+        return next event.line;
     end loop;
-    return next format(
-        '{"storeId":%s,"backendId":%s,"events":%s,"digest":"%s"}', to_json(store.store_id), to_json(store.backend_id), events, encode(digest, 'hex')
-    );
+    return next livestore._export_end(store_id, events, digest);
 end
 $$;
+
 
 comment on function livestore.export_store(text) is
 'The log of a store as JSONL, for livestore.import_store: a line for each event, with args as they are, byte for byte (or as a string, argsText, if they have line breaks), and a last line with the store id, the backend id, the number of events and a digest. Raises LS004 if there is no such store';

@@ -215,3 +215,62 @@ $$;
 
 comment on function livestore._digest_exported(bytea, bigint, bigint, text, text, text, text, timestamptz) is
 'Internal: the digest of exported events, made of that of the events before and the next event';
+
+create or replace function livestore._export_events(store_id text, after bigint, max_events integer, digest_before bytea)
+returns table (seq_num bigint, line text, digest bytea)
+language plpgsql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+#variable_conflict use_column
+declare
+    store livestore.stores;
+    event record;
+    so_far bytea := digest_before;
+begin
+    select * into store from livestore.stores s where s.store_id = $1;
+    if not found then
+        raise exception 'there is no store %', to_json($1)
+            using errcode = 'LS004', detail = json_build_object('storeId', $1), hint = 'livestore.stores lists them.';
+    end if;
+    for event in execute format(
+        'select e."seqNum" as seq_num, e."parentSeqNum" as parent_seq_num, e.name, e.args::text as args, e."clientId" as client_id,
+             e."sessionId" as session_id, e."createdAt" as created_at
+         from only %s e where e.store = $1 and e."seqNum" > $2 order by e."seqNum" limit $3', store.eventlog
+    ) using store.id, after, max_events
+    loop
+        so_far := livestore._digest_exported(
+            so_far, event.seq_num, event.parent_seq_num, event.name, event.args, event.client_id, event.session_id, event.created_at
+        );
+        return query select event.seq_num, format(
+            '{"seqNum":%s,"parentSeqNum":%s,"name":%s,"clientId":%s,"sessionId":%s,"createdAt":"%s"%s}',
+            event.seq_num, event.parent_seq_num, to_json(event.name), to_json(event.client_id), to_json(event.session_id),
+            to_char(event.created_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            -- Last, and in a line, so that its bytes are found without reading it.
+            case
+                when event.args ~ E'[\n\r]' then ',"argsText":' || to_json(event.args)
+                else coalesce(',"args":' || event.args, '')
+            end
+        ), so_far;
+    end loop;
+end
+$$;
+
+comment on function livestore._export_events(text, bigint, integer, bytea) is
+'Internal: lines of livestore.export_store for the events after one, at most max_events (null: all), each with the digest up to it; digest_before: that of the event after. What livestore-sidecar export uses';
+
+create or replace function livestore._export_end(store_id text, events bigint, digest bytea)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format(
+        '{"storeId":%s,"backendId":%s,"events":%s,"digest":"%s"}',
+        to_json(store_id), to_json(livestore.backend_id(store_id)), events, encode(digest, 'hex')
+    )
+$$;
+
+comment on function livestore._export_end(text, bigint, bytea) is 'Internal: the last line of livestore.export_store';

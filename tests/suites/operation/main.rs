@@ -39,4 +39,5 @@ mod sidecar;
 mod sleeping_database;
 mod snippets;
 mod traces;
+mod transfer;
 mod webhooks;

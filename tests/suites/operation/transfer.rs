@@ -1,0 +1,130 @@
+//! `livestore-sidecar export` and `import`.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::event;
+use livestore_tests::sidecar::Start;
+use serde_json::{Value, json};
+
+/// Runs a command of the program on a database; `input` is what it reads.
+fn command(url: &str, arguments: &[&str], input: Option<&[u8]>) -> Output {
+    let mut command = Start::program();
+    command.args(arguments).env("DATABASE_URL", url);
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = piped.unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // It may end before it has read everything.
+    let _ = stdin.write_all(input.unwrap_or_default());
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+fn succeeds(url: &str, arguments: &[&str], input: Option<&[u8]>) -> (Vec<u8>, String) {
+    let output = command(url, arguments, input);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    (output.stdout, said.trim().to_owned())
+}
+
+fn fails(url: &str, arguments: &[&str], input: Option<&[u8]>, code: i32, reason: &str) {
+    let output = command(url, arguments, input);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert!(said.contains(reason), "{arguments:?}: {said}");
+}
+
+/// Everything that a log has, but for its store id.
+async fn contents(database: &Database, store: &str) -> Vec<String> {
+    let all = "select concat_ws('|', e.seq_num, e.parent_seq_num, e.name, coalesce(e.args::text, 'none'), e.client_id, e.session_id, e.created_at,
+             livestore.backend_id(e.store_id))
+         from livestore.events e where e.store_id = $1 order by e.seq_num";
+    database.admin().await.query(all, &[&store]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+/// A log with everything that a log may have.
+async fn filled(database: &Database) {
+    let admin = database.admin().await;
+    let many: Value = (0..2500).map(|n| event(n, "typed", json!({"n": n}))).collect();
+    admin.execute("select livestore.push('a \"store\"', $1::text::json)", &[&many.to_string()]).await.unwrap();
+    let odd = r#"[
+        {"name":"a,\"args\":{","args":"\u0000\ud800 ,\"args\": \\ ","seqNum":2501,"parentSeqNum":2500,"clientId":",\"","sessionId":"\t"},
+        {"name":"none","seqNum":2502,"parentSeqNum":2501,"clientId":"c","sessionId":"s"},
+        {"name":"lines","args":{
+            "a":1.0, "tab":	1
+        },"seqNum":2510,"parentSeqNum":2502,"clientId":"c","sessionId":"s"},
+        {"name":"last","args":null,"seqNum":2511,"parentSeqNum":2510,"clientId":"c","sessionId":"s"}]"#;
+    admin.execute("select livestore.push('a \"store\"', $1::text::json)", &[&odd]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_the_same_after_export_and_import() {
+    let (from, to) = (Database::new().await, Database::new().await);
+    filled(&from).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.jsonl").display().to_string();
+    let (reader, admin) = (from.url("reader"), to.url("admin"));
+    let store = "a \"store\"";
+    let (_, said) = succeeds(&reader, &["export", store, "--output", &file], None);
+    assert_eq!(said, "exported 2504 events");
+    assert!(!Path::new(&format!("{file}.part")).exists());
+    let (lines, _) = succeeds(&reader, &["export", store], None);
+    assert_eq!(lines, std::fs::read(&file).unwrap());
+    assert_eq!(lines.iter().filter(|&&byte| byte == b'\n').count(), 2505);
+    // As SQL writes it.
+    let sql = "select string_agg(l, E'\\n') || E'\\n' from livestore.export_store($1) l";
+    let sql: String = from.admin().await.query_one(sql, &[&store]).await.unwrap().get(0);
+    assert_eq!(sql.as_bytes(), lines);
+
+    let expected = contents(&from, store).await;
+    let (_, said) = succeeds(&admin, &["import", &file], None);
+    assert_eq!(said, "imported 2504 events, 0 were there already; the head is 2511");
+    assert_eq!(contents(&to, store).await, expected);
+    let (_, said) = succeeds(&admin, &["import"], Some(&lines));
+    assert_eq!(said, "imported 0 events, 2504 were there already; the head is 2511");
+    succeeds(&admin, &["import", &file, "--store", "another"], None);
+    assert_eq!(contents(&to, "another").await, expected);
+
+    // What was added since follows.
+    from.admin().await.execute("select livestore.commit($1, 'later')", &[&store]).await.unwrap();
+    let (longer, _) = succeeds(&reader, &["export", store], None);
+    let (_, said) = succeeds(&admin, &["import"], Some(&longer));
+    assert_eq!(said, "imported 1 events, 2504 were there already; the head is 2512");
+    assert_eq!(contents(&to, store).await, contents(&from, store).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_not_whole_changes_nothing() {
+    let (from, to) = (Database::new().await, Database::new().await);
+    filled(&from).await;
+    let (lines, _) = succeeds(&from.url("reader"), &["export", "a \"store\""], None);
+    let text = String::from_utf8(lines).unwrap();
+    let admin = to.url("admin");
+    let without_the_last: String = text.lines().take(2504).map(|line| format!("{line}\n")).collect();
+    let without_one: String =
+        text.lines().enumerate().filter(|(n, _)| *n != 7).map(|(_, line)| format!("{line}\n")).collect();
+    for (file, reason) in [
+        (without_the_last, "has 0 last lines"),
+        (without_one, "not an event log"),
+        (text.replacen("{\"n\":17}", "{\"n\":18}", 1), "not the lines that were exported"),
+        (format!("{text}{text}"), "has 2 last lines"),
+        (text.replacen("\"seqNum\":9,", "\"seqNum\":nine,", 1), "invalid input syntax for type json"),
+        (format!("\u{0}{text}"), "invalid byte sequence"),
+        (String::new(), "has 0 last lines"),
+    ] {
+        fails(&admin, &["import"], Some(file.as_bytes()), 4, reason);
+    }
+    let stores: i64 = to.admin().await.query_one("select count(*) from livestore.stores", &[]).await.unwrap().get(0);
+    assert_eq!(stores, 0);
+
+    fails(&admin, &["import", "/nowhere.jsonl"], None, 1, "/nowhere.jsonl");
+    fails(&admin, &["export", "unknown"], None, 4, "there is no store \"unknown\"");
+    fails(&admin, &["export", "unknown", "--output", "/nowhere/file"], None, 1, "/nowhere/file");
+    fails(&to.url("sidecar"), &["import"], Some(text.as_bytes()), 4, "permission denied for function import_store");
+    fails(&from.url("stranger"), &["export", "a \"store\""], None, 4, "permission denied");
+    // A store with other events, or of another life.
+    to.admin().await.execute("select livestore.commit('a \"store\"', 'mine')", &[]).await.unwrap();
+    fails(&admin, &["import"], Some(text.as_bytes()), 4, "has other events, from event 1 on");
+}
