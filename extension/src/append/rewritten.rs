@@ -45,31 +45,34 @@ pub fn recognize(
     let seq_nums: Vec<i64> = rows.iter().map(|row| row.seq_num).collect();
     let found = FIND.with(|find| find.execute(client, &[stores.into(), seq_nums.into()]))?;
     let found: Vec<Option<i64>> = found.map(|row| row.get(1)).collect::<Result<_, _>>()?;
+    let mut places: HashMap<(&str, i64), usize> = HashMap::new();
     for place in found.into_iter().flatten() {
-        let Some(row) = usize::try_from(place - 1).ok().and_then(|place| rows.get_mut(place)) else {
-            continue;
-        };
-        let pushed = pushes.iter().filter(|push| names.get(&row.store) == Some(&push.store));
-        for event in pushed.filter_map(|push| read_batch(push.batch).ok()).flatten() {
-            let args = event.args.map(|args| args.text());
+        let place = usize::try_from(place - 1).unwrap_or(usize::MAX);
+        if let Some((row, store)) = rows.get(place).and_then(|row| Some((row, *names.get(&row.store)?))) {
+            places.insert((store, row.seq_num), place);
+        }
+    }
+    if places.is_empty() {
+        return Ok(());
+    }
+    for push in pushes {
+        for event in read_batch(push.batch).into_iter().flatten() {
+            let Some(row) = places.get(&(push.store, event.seq_num)).and_then(|&place| rows.get_mut(place)) else {
+                continue;
+            };
             let arguments = [
                 row.store.into(),
                 event.seq_num.into(),
                 event.parent_seq_num.into(),
                 (*event.name).into(),
-                args.into(),
+                event.args.map(|args| args.text()).into(),
                 (*event.client_id).into(),
                 (*event.session_id).into(),
             ];
-            if event.seq_num == row.seq_num
-                && WAS_REWRITTEN
-                    .with(|was_rewritten| was_rewritten.execute(client, &arguments))?
-                    .first()
-                    .get_one::<bool>()?
-                    == Some(true)
-            {
+            let found = WAS_REWRITTEN.with(|was_rewritten| was_rewritten.execute(client, &arguments))?;
+            if found.first().get_one::<bool>()? == Some(true) {
                 row.become_event(&event);
-                break;
+                places.remove(&(push.store, event.seq_num));
             }
         }
     }

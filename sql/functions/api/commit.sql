@@ -13,7 +13,6 @@ declare
     committed bigint;
 begin
     perform livestore._check_commit(array[store_id], name, array[key]);
-    perform livestore._check_args(array[name], array[args]);
     store := livestore._lock_store(store_id);
     if key is not null then
         committed := (select k.seq_num from livestore.commit_keys k where k.store = store.id and k.key = commit.key);
@@ -21,6 +20,7 @@ begin
             return committed;
         end if;
     end if;
+    perform livestore._check_args(array[name], array[args]);
     if expected_head <> store.head then
         raise exception 'the head of the log is %, and not %', store.head, expected_head
             using errcode = 'LS001', detail = json_build_object('minimumExpectedNum', store.head, 'providedNum', expected_head);
@@ -83,7 +83,6 @@ begin
         raise exception 'args must have one element or as many as store_ids, and keys as many as store_ids'
             using errcode = 'invalid_parameter_value';
     end if;
-    perform livestore._check_args(array_fill(name, array[greatest(cardinality(args), 1)]), coalesce(args, array[null::json]));
     perform livestore._register_stores(store_ids);
     perform s.id from livestore.stores s where s.store_id = any (store_ids) order by s.store_id collate "C" for update;
     -- They were dropped while this waited. Nothing is locked twice: that could deadlock.
@@ -110,6 +109,17 @@ begin
             ) f
         ) w
     ) p;
+    -- Each once: only what is new, and args that are for all are the same.
+    perform livestore._check_args(
+        array(
+            select case when u.is_new and (u.n = 1 or cardinality(args) > 1) then name end
+            from unnest(are_new) with ordinality u(is_new, n) order by u.n
+        ),
+        array(
+            select a.value from unnest(are_new) with ordinality u(is_new, n)
+            left join unnest(args) with ordinality a(value, n) on a.n = case cardinality(args) when 1 then 1 else u.n end order by u.n
+        )
+    );
     select r.* into problem
     from (
         select array_agg(b.store_id) as store_ids, array_agg(b.batch) as batches, array_agg(null::text) as backend_ids

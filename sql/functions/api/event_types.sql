@@ -3,12 +3,14 @@ returns integer
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
--- A trigger that is created waits for the transactions that have pushed, and all pushes wait for it.
-set lock_timeout = '5s'
+-- A trigger that is created waits for the transactions that have pushed, and all pushes wait for it. Shorter than deadlock_timeout: nobody
+-- else becomes the victim.
+set lock_timeout = '500ms'
 as $$
 declare
     latest livestore.event_types;
-    eventlog regclass;
+    eventlogs regclass[];
+    probe text;
 begin
     if name is null or name = '' then
         raise exception 'an event type needs a name' using errcode = 'invalid_parameter_value';
@@ -17,7 +19,19 @@ begin
     elsif schema is null or octet_length(schema::text) > 262144 then
         raise exception 'a schema is a JSON Schema of at most 256 KiB' using errcode = 'invalid_parameter_value';
     end if;
-    perform livestore._check_schema(schema::jsonb, schema::jsonb, '#');
+    perform livestore._check_schema(schema::jsonb, schema::jsonb, '#', false);
+    foreach probe in array array['null', '{}', '[]', '""', '0'] loop
+        if livestore._misfit_of_args(schema, probe::json, clock_timestamp() + interval '1 s') like 'args cannot be checked%' then
+            raise exception 'the schema cannot be used: to check % by it does not end', probe using errcode = 'invalid_parameter_value';
+        end if;
+    end loop;
+    -- Pushes lock the rows of their stores, in this order, before they write to tables.
+    eventlogs := array(
+        select s.eventlog from (
+            select l.eventlog from livestore.stores l where l.eventlog <> 'livestore.eventlog_1'::regclass
+            order by l.store_id collate "C" for update
+        ) s
+    );
     -- One definition at a time, so that no two have one version.
     lock table livestore.event_types in share row exclusive mode;
     select * into latest from livestore._event_type(name);
@@ -28,14 +42,14 @@ begin
         values (name, coalesce(latest.version, 0) + 1, schema, mode) returning * into latest;
     end if;
     -- The shared table has its trigger already: dedicated tables get theirs here, since a restore brings their triggers.
-    for eventlog in select distinct s.eventlog from livestore.stores s where s.eventlog <> 'livestore.eventlog_1'::regclass loop
-        perform livestore._check_new_events(eventlog);
-    end loop;
+    perform livestore._check_new_events(e.eventlog) from unnest(eventlogs) e(eventlog);
     if mode = 'enforce' then
         raise warning 'pushes of % that do not fit are refused from now on', to_json(name)
             using hint = 'A LiveStore client that is refused stops pushing, and shows its user nothing. Mode check counts such events instead.';
     end if;
     return latest.version;
+exception when lock_not_available then
+    raise exception 'a transaction that has written events is still open' using errcode = 'lock_not_available', hint = 'Try again.';
 end
 $$;
 
@@ -50,29 +64,46 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
-    found bigint;
+    stores bigint[];
+    seq_nums bigint[];
+    target record;
+    found bigint := 0;
+    added bigint;
 begin
     if name is not null and not exists (select from livestore._event_type(name)) then
         raise exception 'there is no event type %', to_json(name)
             using errcode = 'undefined_object', hint = 'livestore.define_event makes one; livestore.event_types lists them.';
     end if;
-    delete from livestore.found_misfits m where m.name = coalesce(check_events.name, m.name);
-    insert into livestore.found_misfits (store, seq_num, name, version, reason)
-    select c.store, c.seq_num, c.name, c.version, c.reason
-    from (
-        select e.store, e."seqNum" as seq_num, e.name, t.version, livestore._misfit_of_args(t.schema, e.args) as reason
-        from livestore.eventlog_1 e
-        join (
-            select distinct on (d.name) d.* from livestore.event_types d
-            where d.name = coalesce(check_events.name, d.name)
-            order by d.name, d.version desc
-        ) t on t.name = e.name and t.mode <> 'off'
-        offset 0
-    ) c
-    where c.reason is not null
-    -- A push has found it meanwhile.
-    on conflict (store, seq_num) do nothing;
-    get diagnostics found = row_count;
+    -- Looked for while nothing is locked.
+    select array_agg(e.store), array_agg(e."seqNum") into stores, seq_nums
+    from livestore.eventlog_1 e
+    cross join lateral livestore._event_type(e.name) t
+    where e.name = coalesce(check_events.name, e.name) and t.mode <> 'off'
+        and livestore._misfit_of_args(t.schema, e.args, clock_timestamp() + interval '1 s') is not null;
+    for target in
+        select s.id from livestore.stores s
+        where s.id = any (stores) or s.id in (select m.store from livestore.found_misfits m where m.name = coalesce(check_events.name, m.name))
+        order by s.store_id collate "C"
+        for update
+    loop
+        delete from livestore.found_misfits m where m.store = target.id and m.name = coalesce(check_events.name, m.name);
+        -- Again, since some may have been mended meanwhile.
+        insert into livestore.found_misfits (store, seq_num, name, version, reason)
+        select c.* from (
+            select e.store, e."seqNum", e.name, t.version, livestore._misfit_of_args(t.schema, e.args, clock_timestamp() + interval '1 s') as reason
+            from livestore._stored_events(
+                array(select w.store from unnest(stores) w(store) where w.store = target.id),
+                array(select w.seq_num from unnest(stores, seq_nums) w(store, seq_num) where w.store = target.id)
+            ) e
+            cross join lateral livestore._event_type(e.name) t
+            where t.mode <> 'off'
+            offset 0
+        ) c
+        where c.reason is not null
+        on conflict (store, seq_num) do nothing;
+        get diagnostics added = row_count;
+        found := found + added;
+    end loop;
     return found;
 end
 $$;

@@ -30,6 +30,7 @@ begin
         select p.key, p.n, livestore._column_of(p.value::jsonb, schema::jsonb) as kind
         from json_each(schema #> (coalesce(livestore._pointer(schema::jsonb -> '$ref'), '{}') || 'properties'::text))
             with ordinality p(key, value, n)
+        where octet_length(p.key) between 1 and 63
     ) f;
     execute format(
         'create or replace view %s as select s.store_id, e."seqNum" as seq_num, e."clientId" as client_id, e."sessionId" as session_id, '
@@ -38,6 +39,9 @@ begin
     );
     execute format('comment on view %s is %L', full_name, format('The events %s, with columns made by livestore.create_event_view', name));
     return full_name::regclass;
+exception when invalid_table_definition then
+    raise exception 'the view % has other columns, which a view cannot change: %', full_name, sqlerrm
+        using errcode = 'invalid_table_definition', hint = format('drop view %s, and call this again', full_name);
 end
 $$;
 

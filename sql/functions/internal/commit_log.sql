@@ -117,10 +117,11 @@ begin
             select e.first, e.store_id, null, null, null, null, null, null, e.change
             from wanted e where e.change is not null and e.change <> 'rewrite'
             union all
-            -- As the event is now, unless the store was reset or dropped since.
-            select e.first, e.store_id, v.seq_num, v.name, v.args, v.client_id, v.session_id, v.created_at, e.change
+            -- As the event is now, unless the store was reset or dropped since. Of another name, only that it was rewritten.
+            select e.first, e.store_id, v.seq_num, c.name, c.args, c.client_id, c.session_id, c.created_at, e.change
             from wanted e
             cross join lateral livestore._last_events(e.eventlog::oid, e.store, e.upto, 0, 1) v
+            left join lateral (select v.*) c on names is null or v.name = any (names)
             where e.change = 'rewrite' and e.eventlog is not null and v.seq_num = e.upto
         ) l
         order by l.position

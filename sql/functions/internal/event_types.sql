@@ -1,6 +1,6 @@
 -- JSON Schema, as far as both drafts mean the same: draft-07 and 2020-12, which Effect's JSONSchema.make writes. In jsonb, which is what
 -- a client makes of args: of two fields with one name the last one counts, and 1.0 is an integer.
-create or replace function livestore._check_schema(schema jsonb, root jsonb, path text)
+create or replace function livestore._check_schema(schema jsonb, root jsonb, path text, is_negated boolean)
 returns void
 language plpgsql
 immutable
@@ -18,6 +18,8 @@ begin
         flaw := 'a schema is an object, true or false';
     elsif schema ? '$ref' and (schema - unchecked) - '{$ref,$defs,definitions}'::text[] <> '{}' then
         flaw := 'drafts differ on keywords beside $ref: put both into allOf';
+    elsif is_negated and schema ?| '{pattern,format,patternProperties,$ref}' then
+        flaw := 'below not and oneOf, pattern, patternProperties, format and $ref are not for here';
     end if;
     for keyword in
         select k.key, k.value, jsonb_typeof(k.value) as type from jsonb_each(case jsonb_typeof(schema) when 'object' then schema else '{}' end) k
@@ -59,20 +61,21 @@ begin
                 if keyword.type <> 'object' then
                     flaw := format('%s is not an object', keyword.key);
                 else
-                    perform livestore._check_schema(p.value, root, path || '/' || keyword.key || '/' || p.key) from jsonb_each(keyword.value) p;
+                    perform livestore._check_schema(p.value, root, path || '/' || keyword.key || '/' || p.key, is_negated) from jsonb_each(keyword.value) p;
                 end if;
             when keyword.key in ('anyOf', 'oneOf', 'allOf', 'prefixItems') or keyword.key = 'items' and keyword.type = 'array' then
                 if keyword.type <> 'array' then
                     flaw := format('%s is not an array', keyword.key);
                 else
-                    perform livestore._check_schema(p.value, root, path || '/' || keyword.key || '/' || p.n - 1)
+                    perform livestore._check_schema(p.value, root, path || '/' || keyword.key || '/' || p.n - 1, is_negated or keyword.key = 'oneOf')
                     from jsonb_array_elements(keyword.value) with ordinality p(value, n);
                 end if;
             when keyword.key in ('items', 'additionalItems', 'additionalProperties', 'propertyNames', 'not') then
-                perform livestore._check_schema(keyword.value, root, path || '/' || keyword.key);
+                perform livestore._check_schema(keyword.value, root, path || '/' || keyword.key, is_negated or keyword.key = 'not');
             when keyword.key = '$ref' then
-                if root #> livestore._pointer(keyword.value) is null then
-                    flaw := '$ref does not name a part of this schema: it must be # or begin with #/';
+                -- To what is checked here, too.
+                if root #> livestore._pointer(keyword.value) is null or keyword.value #>> '{}' !~ '^#(/([$]defs|definitions)/[^/]+)?$' then
+                    flaw := '$ref does not name a part of this schema: it must be # or #/$defs/… or #/definitions/…';
                 end if;
                 for step in 1..100 loop
                     exit when root #> livestore._pointer(keyword.value) -> '$ref' is null;
@@ -92,8 +95,8 @@ begin
 end
 $$;
 
-comment on function livestore._check_schema(jsonb, jsonb, text) is
-'Internal: raises an error if this part of a schema, at a path of the whole one, uses what livestore._misfit does not check';
+comment on function livestore._check_schema(jsonb, jsonb, text, boolean) is
+'Internal: raises an error if this part of a schema, at a path of the whole one, uses what livestore._misfit does not check. is_negated: it is below not or oneOf, where what is not checked would refuse args that fit';
 
 create or replace function livestore._pointer(reference jsonb)
 returns text[]
@@ -114,22 +117,26 @@ $$;
 comment on function livestore._pointer(jsonb) is 'Internal: the path in a schema that a $ref means; null if it means another one';
 
 -- A reason begins with where it is in the value, which the caller puts behind its own place.
-create or replace function livestore._misfit(schema jsonb, subject jsonb, root jsonb)
+create or replace function livestore._misfit(schema jsonb, subject jsonb, root jsonb, deadline timestamptz)
 returns text
 language plpgsql
-immutable
+volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     kind constant text := jsonb_typeof(subject);
     part record;
     reason text;
+    keyword text;
     fitting integer;
 begin
-    if jsonb_typeof(schema) = 'boolean' then
+    -- Whoever pushes says how long this takes, and all pushes wait for it.
+    if clock_timestamp() > deadline then
+        raise exception 'args cannot be checked in time' using errcode = 'LS000';
+    elsif jsonb_typeof(schema) = 'boolean' then
         return case when schema = 'false' then ' must not be there' end;
     elsif schema ? '$ref' then
-        return livestore._misfit(root #> livestore._pointer(schema -> '$ref'), subject, root);
+        return livestore._misfit(root #> livestore._pointer(schema -> '$ref'), subject, root, deadline);
     -- A few characters make a number of so many digits that to look at it takes long.
     elsif kind = 'number' and (
         subject not between '-1.8e308' and '1.8e308' or subject between '-1e-330' and '1e-330' and subject <> '0'
@@ -145,9 +152,9 @@ begin
         return ' is not in the enum of the schema';
     end if;
     if kind = 'object' then
-        reason := livestore._misfit_of_object(schema, subject, root);
+        reason := livestore._misfit_of_object(schema, subject, root, deadline);
     elsif kind = 'array' then
-        reason := livestore._misfit_of_array(schema, subject, root);
+        reason := livestore._misfit_of_array(schema, subject, root, deadline);
     elsif kind = 'string' and schema ?| '{minLength,maxLength}' then
         reason := livestore._misfit_of_size(schema, 'Length', char_length(subject #>> '{}'));
     elsif kind = 'number' and schema ?| '{minimum,maximum,exclusiveMinimum,exclusiveMaximum,multipleOf}' then
@@ -157,26 +164,32 @@ begin
         return reason;
     end if;
     for part in select s.value from jsonb_array_elements(schema -> 'allOf') s loop
-        reason := livestore._misfit(part.value, subject, root);
+        reason := livestore._misfit(part.value, subject, root, deadline);
         if reason is not null then
             return reason;
         end if;
     end loop;
-    if schema ? 'not' and livestore._misfit(schema -> 'not', subject, root) is null then
+    if schema ? 'not' and livestore._misfit(schema -> 'not', subject, root, deadline) is null then
         return ' fits what is under not';
     end if;
-    for part in select k.keyword from unnest('{anyOf,oneOf}'::text[]) k(keyword) where schema ? k.keyword loop
-        fitting := count(*) from jsonb_array_elements(schema -> part.keyword) s where livestore._misfit(s.value, subject, root) is null;
-        if fitting = 0 or fitting > 1 and part.keyword = 'oneOf' then
-            return format(' fits %s of %s', fitting, part.keyword);
+    foreach keyword in array array['anyOf', 'oneOf'] loop
+        if schema ? keyword then
+            fitting := 0;
+            for part in select s.value from jsonb_array_elements(schema -> keyword) s loop
+                fitting := fitting + (livestore._misfit(part.value, subject, root, deadline) is null)::integer;
+                exit when fitting = 2 or fitting = 1 and keyword = 'anyOf';
+            end loop;
+            if fitting <> 1 then
+                return format(' fits %s of %s', case fitting when 0 then 'none' else 'more than one' end, keyword);
+            end if;
         end if;
     end loop;
     return null;
 end
 $$;
 
-comment on function livestore._misfit(jsonb, jsonb, jsonb) is
-'Internal: why a value does not fit a part of a schema that livestore._check_schema has passed; null if it fits';
+comment on function livestore._misfit(jsonb, jsonb, jsonb, timestamptz) is
+'Internal: why a value does not fit a part of a schema that livestore._check_schema has passed; null if it fits. Raises LS000 after the deadline';
 
 create or replace function livestore._misfit_of_number(schema jsonb, subject numeric)
 returns text
@@ -214,10 +227,10 @@ $$;
 comment on function livestore._misfit_of_size(jsonb, text, integer) is
 'Internal: livestore._misfit for minLength and maxLength, minItems and maxItems, minProperties and maxProperties';
 
-create or replace function livestore._misfit_of_array(schema jsonb, subject jsonb, root jsonb)
+create or replace function livestore._misfit_of_array(schema jsonb, subject jsonb, root jsonb, deadline timestamptz)
 returns text
 language plpgsql
-immutable
+volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -237,7 +250,7 @@ begin
         return reason;
     end if;
     for part in select e.value, e.n::integer - 1 as place from jsonb_array_elements(subject) with ordinality e(value, n) loop
-        reason := livestore._misfit(coalesce(first -> part.place, others, 'true'), part.value, root);
+        reason := livestore._misfit(coalesce(first -> part.place, others, 'true'), part.value, root, deadline);
         if reason is not null then
             return format('[%s]%s', part.place, reason);
         end if;
@@ -246,12 +259,12 @@ begin
 end
 $$;
 
-comment on function livestore._misfit_of_array(jsonb, jsonb, jsonb) is 'Internal: livestore._misfit for what a schema says of arrays';
+comment on function livestore._misfit_of_array(jsonb, jsonb, jsonb, timestamptz) is 'Internal: livestore._misfit for what a schema says of arrays';
 
-create or replace function livestore._misfit_of_object(schema jsonb, subject jsonb, root jsonb)
+create or replace function livestore._misfit_of_object(schema jsonb, subject jsonb, root jsonb, deadline timestamptz)
 returns text
 language plpgsql
-immutable
+volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -274,20 +287,22 @@ begin
             return livestore._name_in_path(required ->> place) || ' is missing';
         end if;
     end loop;
-    for name in select jsonb_object_keys(subject) loop
-        reason := livestore._misfit(coalesce(properties -> name, others, 'true'), subject -> name, root);
+    -- What tells the members of a union apart comes first.
+    for name in select k from jsonb_object_keys(subject) k order by not coalesce(properties -> k ?| '{const,enum}', false) loop
+        reason := livestore._misfit(coalesce(properties -> name, others, 'true'), subject -> name, root, deadline);
         if reason is null and names is not null then
-            reason := livestore._misfit(names, to_jsonb(name), root);
+            reason := livestore._misfit(names, to_jsonb(name), root, deadline);
         end if;
         if reason is not null then
-            return livestore._name_in_path(name) || reason;
+            -- Other names are somebody's content.
+            return case when properties ? name then livestore._name_in_path(name) else '[unknown field]' end || reason;
         end if;
     end loop;
     return null;
 end
 $$;
 
-comment on function livestore._misfit_of_object(jsonb, jsonb, jsonb) is 'Internal: livestore._misfit for what a schema says of objects';
+comment on function livestore._misfit_of_object(jsonb, jsonb, jsonb, timestamptz) is 'Internal: livestore._misfit for what a schema says of objects';
 
 create or replace function livestore._name_in_path(name text)
 returns text
@@ -300,28 +315,32 @@ $$;
 
 comment on function livestore._name_in_path(text) is 'Internal: the name of a property as a path has it';
 
-create or replace function livestore._misfit_of_args(schema json, args json)
+create or replace function livestore._misfit_of_args(schema json, args json, deadline timestamptz)
 returns text
 language plpgsql
-immutable
+volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     root constant jsonb := schema;
 begin
-    return left(
-        'args' || livestore._misfit(
-            root, coalesce(case when strpos(args::text, E'\\u') = 0 then args else livestore._readable(args) end::jsonb, 'null'), root
-        ), 1000
+    if octet_length(args::text) > 262144 then
+        return 'args cannot be checked: they are longer than 256 KiB';
+    end if;
+    return 'args' || livestore._misfit(
+        root, coalesce(case when strpos(args::text, E'\\u') = 0 then args else livestore._readable(args) end::jsonb, 'null'), root, deadline
     );
 exception
-    when statement_too_complex or numeric_value_out_of_range or program_limit_exceeded then
-        return 'args cannot be checked: they nest too deeply, or have a number or a string that is too long';
+    when sqlstate 'LS000' then
+        return 'args cannot be checked in time';
+    -- They nest too deeply, or have a number or a name that is too long.
+    when others then
+        return format('args cannot be checked (SQLSTATE %s)', sqlstate);
 end
 $$;
 
-comment on function livestore._misfit_of_args(json, json) is
-'Internal: why args do not fit a schema; null if they do. No args count as null. In place of what Postgres cannot read as text they have U+FFFD';
+comment on function livestore._misfit_of_args(json, json, timestamptz) is
+'Internal: why args do not fit a schema; null if they do. No args count as null. In place of what Postgres cannot read as text they have U+FFFD. What cannot be checked until the deadline is said to be so';
 
 create or replace function livestore._check_args(names text[], args json[])
 returns void
@@ -336,7 +355,7 @@ begin
         return;
     end if;
     for unfit in
-        select e.n - 1 as index, e.name, livestore._misfit_of_args(t.schema, e.args) as reason
+        select e.n - 1 as index, e.name, livestore._misfit_of_args(t.schema, e.args, clock_timestamp() + interval '10 s') as reason
         from unnest(names, args) with ordinality e(name, args, n)
         cross join lateral livestore._event_type(e.name) t
         where t.mode <> 'off'
@@ -374,20 +393,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     unfit record;
+    deadline timestamptz;
 begin
     -- A restore, which brings what was found when the event was pushed.
     if livestore.current_store_id() is null then
         return null;
     end if;
+    deadline := clock_timestamp() + interval '100 ms' + (select count(*) from appended) * interval '1 ms';
     for unfit in
-        select a.store, a."seqNum" as seq_num, a.name, t.version, t.mode, livestore._misfit_of_args(t.schema, a.args) as reason
+        select a.store, a."seqNum" as seq_num, a.name, t.version, t.mode, livestore._misfit_of_args(t.schema, a.args, deadline) as reason
         from appended a
         cross join lateral livestore._event_type(a.name) t
         where t.mode <> 'off'
     loop
         if unfit.reason is null then
             continue;
-        elsif unfit.mode = 'enforce' then
+        elsif unfit.mode = 'enforce' and unfit.reason not like 'args cannot be checked%' then
             raise exception 'the event does not fit the type %: %', to_json(unfit.name), unfit.reason using errcode = 'check_violation';
         end if;
         insert into livestore.found_misfits (store, seq_num, name, version, reason)

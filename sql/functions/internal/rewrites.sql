@@ -70,14 +70,18 @@ begin
     from unnest(stored) e
     order by e."seqNum";
     delete from livestore.found_misfits m where m.store = store.id and m.seq_num = any (seq_nums);
-    -- Bit 4 of tgtype: an UPDATE trigger.
-    if not exists (select from pg_trigger t where t.tgrelid = store.eventlog and not t.tgisinternal and t.tgtype & 16 <> 0) then
+    update livestore.dead_letters d set name = coalesce(new_name, d.name), args = new_args, error = null
+    from unnest(stored) e
+    where d.store_id = _rewrite.store_id and d.seq_num = e."seqNum" and d.created_at = e."createdAt";
+    if not livestore._runs_code_on_update(store.eventlog) then
         execute format('update only %s set name = coalesce($1, name), args = $2 where store = $3 and "seqNum" = any ($4)', store.eventlog)
             using new_name, new_args, store.id, seq_nums;
     elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, store.eventlog::oid, 'update'::text) then
-        perform livestore._update_hooked_events(store.eventlog::oid, store.id, seq_nums, coalesce(new_name, ''), coalesce(new_args::text, ''));
+        perform livestore._update_hooked_events(
+            store.eventlog::oid, store.id, seq_nums, coalesce(new_name, ''), coalesce(new_args::text, '')
+        );
     else
-        raise exception '% has a trigger on UPDATE, and the role livestore_hooks, as which it runs, may not update', store.eventlog
+        raise exception 'an update of % runs code of the application, and the role livestore_hooks, as which it runs, may not update', store.eventlog
             using errcode = 'insufficient_privilege', hint = format('grant select, update on %s to livestore_hooks', store.eventlog);
     end if;
     if exists (
@@ -96,3 +100,35 @@ $$;
 
 comment on function livestore._rewrite(text, bigint[], text, json, text) is
 'Internal: gives events of a store another name (null: keeps it) and other args; sidecars forget what they hold of the store';
+
+create or replace function livestore._runs_code_on_update(eventlog regclass)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Bit 4 of tgtype: an UPDATE trigger.
+    if exists (
+        select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 16 <> 0 and t.tgdeferrable
+    ) then
+        raise exception '% has a deferrable trigger on UPDATE, which would run as whoever commits', eventlog
+            using errcode = 'feature_not_supported', hint = 'Create it as not deferrable.';
+    end if;
+    -- What Postgres comes with is not in pg_depend.
+    return exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 16 <> 0)
+        or exists (
+            select from pg_depend d
+            left join pg_proc p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
+            where d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass)
+                and p.pronamespace is distinct from 'livestore'::regnamespace
+                and (
+                    d.classid = 'pg_class'::regclass and d.objid in (select i.indexrelid from pg_index i where i.indrelid = eventlog)
+                    or d.classid = 'pg_constraint'::regclass and d.objid in (select c.oid from pg_constraint c where c.conrelid = eventlog)
+                )
+        );
+end
+$$;
+
+comment on function livestore._runs_code_on_update(regclass) is
+'Internal: whether an update of the table of a store calls functions of the application: by a trigger, an index or a constraint';

@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 15] = [
     &["main", "lib"],
     &["program"],
     &["dev"],
-    &["check", "health", "install", "process", "token"],
+    &["check", "health", "install", "process", "token", "transfer"],
     &["config"],
     &["server"],
     &["protocols"],

@@ -70,7 +70,23 @@ async fn its_columns_have_the_types_of_the_fields_and_no_event_makes_it_fail() {
         "owner": {"name": "o"}, "either": 1, "args.seq_num": 7, "it's \"it\"": "y"});
     assert_eq!(rows, [first, second, empty(3), empty(4), empty(5)]);
 
-    // A new version adds columns.
+    // To whoever may call what its columns are made of.
+    run(&admin, "grant usage on schema app, livestore to stranger; grant select on app.\"My Todos\" to stranger; grant livestore_reader to reader").await;
+    let stranger = database.connect("stranger").await;
+    assert_eq!(rejection(stranger.query("select title from app.\"My Todos\"", &[]).await).sqlstate, "42501");
+    run(
+        &admin,
+        "grant execute on function livestore.field(json, text[]), livestore.json_field(json, text[]), livestore._readable(json),
+             livestore.try_bigint(text), livestore.try_double(text), livestore.try_boolean(text), livestore.try_timestamptz(text) to stranger",
+    )
+    .await;
+    run(&stranger, "select * from app.\"My Todos\"").await;
+
+    // A new version adds columns; one that takes some away needs another view.
+    let shorter = SCHEMA.replace("\"size\": {\"type\": \"integer\"}, ", "");
+    one_with::<i32>(&admin, "select livestore.define_event('todo', $1::text::json)", &[&shorter]).await;
+    let refused = rejection(reader.query("select livestore.create_event_view('app.\"My Todos\"', 'todo')", &[]).await);
+    assert_eq!((&*refused.sqlstate, &*refused.hint), ("42P16", "drop view app.\"My Todos\", and call this again"));
     let longer = SCHEMA.replace(
         "\"it's \\\"it\\\"\": {\"type\": \"string\"}",
         "\"it's \\\"it\\\"\": {\"type\": \"string\"}, \"last\": {\"type\": \"boolean\"}",

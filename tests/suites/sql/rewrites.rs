@@ -3,7 +3,7 @@
 use crate::support::{Ears, all, log, one, push, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 async fn args(client: &Client) -> Vec<String> {
@@ -146,7 +146,8 @@ async fn the_commit_log_and_listeners_are_told() {
     let read = "select concat_ws(' ', position, store_id, seq_num, name, args, change) from livestore.read_all(2)";
     let expected = ["3 s 1 renamed {\"id\": \"new\"} rewrite"];
     assert_eq!(all::<String>(&admin, read).await, expected);
-    for subscription in ["all", "some"] {
+    // Of an event of another name, only that it was rewritten.
+    for (subscription, expected) in [("all", expected), ("some", ["3 s 1 rewrite"])] {
         let poll = format!(
             "select concat_ws(' ', position, store_id, seq_num, name, args, change) from livestore.poll('{subscription}')"
         );
@@ -196,4 +197,67 @@ async fn triggers_on_update_run_as_hooks_do() {
     let refused = rejection(admin.query("select livestore.erase('s', '{2}', '{}')", &[]).await);
     assert_eq!(refused.sqlstate, "27000", "{}", refused.message);
     assert_eq!(one::<i64>(&owner, "select count(*) from livestore.rewrites").await, 1);
+}
+
+#[tokio::test]
+async fn dead_letters_are_erased_too() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    push(&sidecar, "s", json!([event(0, "a", json!({"who": "ann"}))])).await.unwrap();
+    run(&admin, "select livestore.subscribe('d', start => 'beginning', max_failures => 1)").await;
+    run(&sidecar, "select livestore.nack(lease, error => 'ann is away') from livestore.poll('d')").await;
+    let letters = "select concat_ws('|', name, args, error) from livestore.dead_letters";
+    assert_eq!(all::<String>(&admin, letters).await, ["a|{\"who\":\"ann\"}|ann is away"]);
+    run(&admin, "select livestore.erase('s', '{1}', '{\"who\": \"\"}')").await;
+    assert_eq!(all::<String>(&admin, letters).await, ["a|{\"who\": \"\"}"]);
+}
+
+/// An index or a constraint is somebody's code, too, and must not run as the owner of the event logs.
+#[tokio::test]
+async fn indexes_and_constraints_of_the_application_run_as_hooks_do() {
+    let database = Database::new().await;
+    let (owner, admin) = (database.admin().await, database.connect("admin").await);
+    push(&admin, "s", chain(0, 2)).await.unwrap();
+    run(
+        &owner,
+        "create table public.seen (who text); grant insert, select on public.seen to livestore_hooks, livestore_owner;
+         create function public.note() returns void language sql as 'insert into public.seen values (current_user)';
+         create function public.of(args json) returns text language plpgsql immutable as $$ begin perform public.note(); return 'x'; end $$;
+         create index mine on livestore.eventlog_1 (public.of(args)); delete from public.seen",
+    )
+    .await;
+    let erase = "select livestore.erase('s', '{1}', '{\"id\": 0}')";
+    assert_eq!(rejection(admin.query(erase, &[]).await).sqlstate, "42501");
+    run(&owner, "grant select, update on livestore.eventlog_1 to livestore_hooks").await;
+    run(&admin, erase).await;
+    assert_eq!(all::<String>(&owner, "select distinct who from public.seen").await, ["livestore_hooks"]);
+    run(
+        &owner,
+        "drop index livestore.mine;
+         create function public.keep() returns trigger language plpgsql as $$ begin return new; end $$;
+         create constraint trigger late after update on livestore.eventlog_1 deferrable initially deferred for each row execute function public.keep()",
+    )
+    .await;
+    assert_eq!(rejection(admin.query(erase, &[]).await).sqlstate, "0A000");
+    // An index of what Postgres and we come with needs no grant.
+    run(
+        &owner,
+        "drop trigger late on livestore.eventlog_1; revoke select, update on livestore.eventlog_1 from livestore_hooks;
+         create index ours on livestore.eventlog_1 (left(livestore.field(args, 'id'), 600), (args->>'id'))",
+    )
+    .await;
+    run(&admin, erase).await;
+}
+
+/// A whole offline time may come again, of which everything was erased.
+#[tokio::test]
+async fn many_erased_events_may_be_pushed_again_in_one_batch() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    let batch: Value = (0..1000).map(|n| event(n, "a", json!({"text": "x".repeat(500), "n": n}))).collect();
+    push(&sidecar, "s", &batch).await.unwrap();
+    run(&admin, "select livestore.erase('s', array(select generate_series(1, 1000)), '{}')").await;
+    let since = std::time::Instant::now();
+    assert_eq!(push(&sidecar, "s", &batch).await.unwrap(), 1000);
+    assert!(since.elapsed().as_secs() < 20, "{:?}", since.elapsed());
 }

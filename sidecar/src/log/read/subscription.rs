@@ -171,7 +171,7 @@ mod tests {
     async fn each_event_is_delivered_once_in_order_until_the_log_or_the_token_ends() {
         let tails = Tails::new(nowhere(), std::time::Duration::ZERO);
         let tail = tails.get_or_create(&store("s"));
-        tail.apply(None, page(0, "a", Vec::new()));
+        tail.apply(None, 0, page(0, "a", Vec::new()));
         let prefetch = || Prefetch::new(nowhere(), store("s"), Memory::new(1 << 20, 1 << 20).strangers());
         let mut subscription = Subscription::begin(&tails, None, prefetch()).await.unwrap();
         assert!(subscription.next().await.unwrap().events.is_empty(), "the first call does not wait");
@@ -184,7 +184,7 @@ mod tests {
         let expired = Subscription::begin(&tails, Some(0), prefetch()).await.unwrap();
         let mut expired = expired.of(Arc::default(), Some(Instant::now()));
         assert_eq!(expired.next().await.err(), Some(StreamEnd::Expired));
-        tail.apply(Some(3), page(0, "a", Vec::new()));
+        tail.apply(Some(3), 0, page(0, "a", Vec::new()));
         assert_eq!(subscription.next().await.err(), Some(StreamEnd::Rewound));
     }
 }

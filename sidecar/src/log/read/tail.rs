@@ -20,9 +20,9 @@ use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Database, DatabaseError, Hold, Retry};
 
-/// After an event was rewritten, events may still arrive as they were before: in a page that was read before, or from a push whose answer
-/// is late. For so long, nothing is held.
-const FORGETFUL: Duration = Duration::from_secs(5);
+/// After an event was rewritten, it may still arrive as it was before: the answer to its push is late. For so long, longer than an answer
+/// may take, nothing is held.
+const FORGETFUL: Duration = Duration::from_secs(40);
 
 /// The time that a tail is kept for clients that poll: longer than they take to come back.
 const LINGER: Duration = Duration::from_secs(30);
@@ -90,6 +90,8 @@ struct State {
     refresh: Refresh,
     /// Events are not held until then.
     forgets_until: Option<Instant>,
+    /// How often it has forgotten what it held: a page that was read before does not count.
+    forgotten: u64,
     /// A task keeps the tail until then.
     lingers_until: Option<Instant>,
 }
@@ -206,12 +208,17 @@ impl Tail {
 
     /// The log may have been reset, or events of it rewritten: what is held of it is dropped. Looks at Postgres, soon.
     pub fn forget(&self) {
+        self.forget_held();
+        self.state.lock().forgets_until = Some(Instant::now() + FORGETFUL);
+        self.refresh();
+    }
+
+    /// Drops the events that are held.
+    pub fn forget_held(&self) {
         let mut state = self.state.lock();
         let position = state.window.position();
         state.window.skip_to(position);
-        state.forgets_until = Some(Instant::now() + FORGETFUL);
-        drop(state);
-        self.refresh();
+        state.forgotten += 1;
     }
 
     /// Looks at Postgres, soon.
@@ -225,8 +232,9 @@ impl Tail {
         }
     }
 
-    /// Takes over a page that was read from `from` on (`None`: the first look, without events). Returns whether to look once more.
-    pub(super) fn apply(&self, from: Option<i64>, page: Page) -> bool {
+    /// Takes over a page that was read from `from` on (`None`: the first look, without events), after it had forgotten so often. Returns
+    /// whether to look once more.
+    pub(super) fn apply(&self, from: Option<i64>, forgotten: u64, page: Page) -> bool {
         let end = match &*self.changed.borrow() {
             TailState::Following { backend_id } if *backend_id != page.backend_id => {
                 Some(StreamEnd::Reset { expected: page.backend_id.clone(), received: backend_id.clone() })
@@ -248,10 +256,10 @@ impl Tail {
             let news: Vec<_> = page.events.into_iter().filter(|event| event.seq_num > position).collect();
             let is_chain = news.first().is_some_and(|first| first.parent_seq_num == position)
                 && news.last().is_some_and(|last| last.seq_num == page.head);
-            if is_chain {
+            if is_chain && state.forgotten == forgotten {
                 self.append(&mut state, news);
             } else {
-                // Too much for one page: subscribers read it themselves.
+                // Too much for one page, or not as it is now: subscribers read it themselves.
                 debug!(store = ?self.store, from = position, to = page.head, "a tail skips ahead");
                 state.window.skip_to(page.head);
             }
@@ -308,13 +316,14 @@ async fn refresh(tail: Weak<Tail>) {
     while let Some(tail) = tail.upgrade() {
         let is_first = matches!(*tail.changed.borrow(), TailState::Unknown);
         let from = (!is_first).then(|| tail.position());
+        let forgotten = tail.state.lock().forgotten;
         let page = match from {
             None => tail.status().await,
             Some(from) => tail.page(from).await,
         };
         match page {
             Ok(page) => {
-                if !tail.apply(from, page) {
+                if !tail.apply(from, forgotten, page) {
                     return;
                 }
             }
@@ -342,7 +351,7 @@ mod tests {
     /// A tail of a log that stands at event 5.
     fn tail() -> Arc<Tail> {
         let tail = Tail::new(nowhere(), store("s"), Arc::default(), Duration::ZERO);
-        assert!(!tail.apply(None, page(5, "a", Vec::new())));
+        assert!(!tail.apply(None, 0, page(5, "a", Vec::new())));
         tail
     }
 
@@ -362,10 +371,29 @@ mod tests {
             tail.publish(backend_id, events(after, 1, 1));
             assert_eq!(tail.position(), 7, "it looks at Postgres instead");
         }
-        assert!(tail.apply(Some(7), page(9, "a", events(6, 3, 1))), "a second look was asked for");
+        assert!(tail.apply(Some(7), 0, page(9, "a", events(6, 3, 1))), "a second look was asked for");
         assert_eq!((tail.position(), recent(&tail, 5)), (9, Some(4)));
-        assert!(!tail.apply(Some(9), page(20, "a", events(9, 3, 1))), "more than a page");
+        assert!(!tail.apply(Some(9), 0, page(20, "a", events(9, 3, 1))), "more than a page");
         assert_eq!((tail.position(), recent(&tail, 9)), (20, None));
+    }
+
+    /// What was read before events were rewritten, and pushes that were answered late, are not held.
+    #[tokio::test]
+    async fn it_forgets_what_may_have_been_rewritten() {
+        let tail = tail();
+        tail.publish("a", events(5, 2, 1));
+        tail.forget_held();
+        assert_eq!((tail.position(), recent(&tail, 5)), (7, None));
+        tail.apply(Some(7), 0, page(8, "a", events(7, 1, 1)));
+        assert_eq!((tail.position(), recent(&tail, 7)), (8, None), "of before");
+        tail.apply(Some(8), 1, page(9, "a", events(8, 1, 1)));
+        assert_eq!(recent(&tail, 8), Some(1));
+        tail.forget();
+        tail.publish("a", events(9, 1, 1));
+        assert_eq!((tail.position(), recent(&tail, 9)), (10, None), "a late answer");
+        tail.state.lock().forgets_until = Some(Instant::now());
+        tail.publish("a", events(10, 1, 1));
+        assert_eq!(recent(&tail, 10), Some(1));
     }
 
     #[tokio::test]
@@ -373,7 +401,7 @@ mod tests {
         let reset = StreamEnd::Reset { expected: "b".into(), received: "a".into() };
         for (end, head, backend_id) in [(reset, 9, "b"), (StreamEnd::Rewound, 4, "a")] {
             let tail = tail();
-            assert!(!tail.apply(Some(5), page(head, backend_id, Vec::new())) && tail.has_ended());
+            assert!(!tail.apply(Some(5), 0, page(head, backend_id, Vec::new())) && tail.has_ended());
             assert!(matches!(&*tail.changes().borrow(), TailState::Ended(ended) if *ended == end));
         }
     }

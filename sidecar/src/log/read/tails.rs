@@ -106,7 +106,7 @@ impl Tails {
             for (store, row) in stores.iter().zip(rows) {
                 if let Some(tail) = self.get(store) {
                     // Nobody has told of events that were rewritten.
-                    tail.forget();
+                    tail.forget_held();
                     tail.compare(row.try_get(0)?, Some(row.try_get(1)?));
                 }
             }
