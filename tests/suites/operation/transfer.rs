@@ -3,11 +3,15 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
+use livestore_tests::client::newer_node;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::event;
-use livestore_tests::sidecar::Start;
+use livestore_tests::root;
+use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 /// Runs a command of the program on a database; `input` is what it reads.
 fn command(url: &str, arguments: &[&str], input: Option<&[u8]>) -> Output {
@@ -127,4 +131,55 @@ async fn a_file_that_is_not_whole_changes_nothing() {
     // A store with other events, or of another life.
     to.admin().await.execute("select livestore.commit('a \"store\"', 'mine')", &[]).await.unwrap();
     fails(&admin, &["import"], Some(text.as_bytes()), 4, "has other events, from event 1 on");
+}
+
+/// Runs `livestore sync …` until it says that it is done. It may not end by itself: its clients go on pinging.
+async fn livestore_cli(sidecar: &Sidecar, dialect: &str, arguments: &[&str], done: &str) {
+    let clients = root().join("tests/clients");
+    let mut child = tokio::process::Command::new(newer_node())
+        .arg(clients.join("node_modules/.bin/livestore"))
+        .arg("sync")
+        .args(arguments)
+        .args(["--config", clients.join("livestore-cli.mjs").to_str().unwrap(), "--store-id", "todos"])
+        .env("DIALECT", dialect)
+        .env("SIDECAR", format!("http://127.0.0.1:{}", sidecar.port()))
+        .current_dir(&clients)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = String::new();
+    loop {
+        let line =
+            tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await.unwrap_or_else(|_| panic!("{said}"));
+        let Some(line) = line.unwrap() else { panic!("{dialect} {arguments:?}: {said}") };
+        said.push_str(&line);
+        said.push('\n');
+        if line.contains(done) {
+            return;
+        }
+    }
+}
+
+/// LiveStore's own command moves a store from one sidecar to another, over every dialect that it speaks.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_of_livestore_exports_and_imports() {
+    let from = Database::new().await;
+    let source = Sidecar::on(&from).await;
+    let todos: Value = (0..120).map(|n| event(n, "todoCreated", json!({"id": n.to_string(), "text": "x"}))).collect();
+    from.admin().await.execute("select livestore.push('todos', $1::text::json)", &[&todos.to_string()]).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let log = "select string_agg(concat_ws('|', seq_num, parent_seq_num, name, args::jsonb, client_id, session_id), E'\n' order by seq_num) from livestore.events";
+    let expected: String = from.admin().await.query_one(log, &[]).await.unwrap().get(0);
+    for dialect in ["cf-ws", "cf-http", "electric", "s2"] {
+        let file = folder.path().join(format!("{dialect}.json")).display().to_string();
+        livestore_cli(&source, dialect, &["export", &file], "Exported 120 events").await;
+        let to = Database::new().await;
+        let target = Sidecar::on(&to).await;
+        livestore_cli(&target, dialect, &["import", &file], "Successfully imported 120 events").await;
+        assert_eq!(to.admin().await.query_one(log, &[]).await.unwrap().get::<_, String>(0), expected, "{dialect}");
+    }
 }
