@@ -328,12 +328,12 @@ comment on column livestore.polled_event."partition" is 'The partition of the su
 comment on column livestore.polled_event."position" is 'Position in the commit log; null for an event from before the subscription was made';
 comment on column livestore.polled_event.store_id is 'The store';
 comment on column livestore.polled_event.seq_num is 'As in livestore.events; null for a change other than rewrite';
-comment on column livestore.polled_event.name is 'As in livestore.events; null for a change other than rewrite';
+comment on column livestore.polled_event.name is 'As in livestore.events; null for a change';
 comment on column livestore.polled_event.args is 'As in livestore.events';
-comment on column livestore.polled_event.client_id is 'As in livestore.events; null for a change other than rewrite';
-comment on column livestore.polled_event.session_id is 'As in livestore.events; null for a change other than rewrite';
-comment on column livestore.polled_event.created_at is 'As in livestore.events; null for a change other than rewrite';
-comment on column livestore.polled_event.change is 'Null, or reset, drop, move, renew or rewrite: the store was reset, dropped, moved to a dedicated table or given a new backend id, or this event was rewritten';
+comment on column livestore.polled_event.client_id is 'As in livestore.events; null for a change';
+comment on column livestore.polled_event.session_id is 'As in livestore.events; null for a change';
+comment on column livestore.polled_event.created_at is 'As in livestore.events; null for a change';
+comment on column livestore.polled_event.change is 'Null, or reset, drop, move, renew or rewrite: the store was reset, dropped, moved to a dedicated table or given a new backend id, or the event seq_num was rewritten';
 comment on column livestore.polled_event.failures is 'How often these events have failed before';
 
 -- For those who replicate the event logs: a row of livestore.stores changes with every push, a row of this table never does.

@@ -114,15 +114,9 @@ begin
             ) v
             where e.change is null and e.eventlog <> 'livestore.eventlog_1'::regclass and (names is null or v.name = any (names))
             union all
-            select e.first, e.store_id, null, null, null, null, null, null, e.change
-            from wanted e where e.change is not null and e.change <> 'rewrite'
-            union all
-            -- As the event is now, unless the store was reset or dropped since. Of another name, only that it was rewritten.
-            select e.first, e.store_id, v.seq_num, c.name, c.args, c.client_id, c.session_id, c.created_at, e.change
-            from wanted e
-            cross join lateral livestore._last_events(e.eventlog::oid, e.store, e.upto, 0, 1) v
-            left join lateral (select v.*) c on names is null or v.name = any (names)
-            where e.change = 'rewrite' and e.eventlog is not null and v.seq_num = e.upto
+            -- Of a rewrite, which event it is. With its name and args, a reader would take it for a new one.
+            select e.first, e.store_id, case when e.change = 'rewrite' then e.upto end, null, null, null, null, null, e.change
+            from wanted e where e.change is not null
         ) l
         order by l.position
         limit max_events
