@@ -125,7 +125,9 @@ begin
         select array_agg(b.store_id) as store_ids, array_agg(b.batch) as batches, array_agg(null::text) as backend_ids
         from (
             select u.store_id,
-                json_agg(livestore._event_after(u.seq_num - 1, name, a.value, client_id, session_id) order by u.seq_num)::text as batch
+                '[' || string_agg(
+                    livestore._event_after(u.seq_num - 1, name, a.value, client_id, session_id)::text, ',' order by u.seq_num
+                ) || ']' as batch
             from unnest(store_ids, seq_nums, are_new) with ordinality u(store_id, seq_num, is_new, n)
             left join unnest(args) with ordinality a(value, n) on a.n = case cardinality(args) when 1 then 1 else u.n end
             where u.is_new

@@ -25,14 +25,13 @@ create or replace function livestore._event_after(head bigint, name text, args j
 returns json
 language sql
 stable
-return case
-    when args is null then pg_catalog.json_build_object(
-        'name', name, 'seqNum', head operator(pg_catalog.+) 1, 'parentSeqNum', head, 'clientId', client_id, 'sessionId', session_id
-    )
-    else pg_catalog.json_build_object(
-        'name', name, 'args', args, 'seqNum', head operator(pg_catalog.+) 1, 'parentSeqNum', head, 'clientId', client_id,
-        'sessionId', session_id
-    )
-end;
+-- As clients write it, without white space: the portable flavour reads that many times faster.
+return pg_catalog.concat(
+    '{"name":', coalesce(pg_catalog.to_json(name)::pg_catalog.text, 'null'),
+    case when args is not null then pg_catalog.concat(',"args":', args::pg_catalog.text) end,
+    ',"seqNum":', head operator(pg_catalog.+) 1, ',"parentSeqNum":', head,
+    ',"clientId":', coalesce(pg_catalog.to_json(client_id)::pg_catalog.text, 'null'),
+    ',"sessionId":', coalesce(pg_catalog.to_json(session_id)::pg_catalog.text, 'null'), '}'
+)::pg_catalog.json;
 
 comment on function livestore._event_after(bigint, text, json, text, text) is 'Internal: an event as clients push it, behind a head';
