@@ -16,7 +16,7 @@ pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
 }
 
 /// An index on the event logs is an invisible hook: a push for which its expression raises an error, or makes an entry that is too long for
-/// it, is refused. What is left after the fields that never raise are taken out says which index this can happen to.
+/// it, is refused. The query takes out the fields that never raise; the rest of a definition shows whether this can happen.
 async fn indexes(client: &Client, report: &mut Report) -> Result<(), Error> {
     const FIELD: &str = r"livestore\.field\(args, VARIADIC ARRAY\[''::text(, ''::text)*\]\)";
     // Of the longest entry, in bytes: a character has up to four. Names and ids of clients are the developer's, and short.

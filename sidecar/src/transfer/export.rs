@@ -48,7 +48,7 @@ impl Export {
     }
 
     async fn write(&self, client: &Client, out: &mut impl Write, name: &str) -> Result<String, TransferError> {
-        // What all its statements see is one state of the log.
+        // All its statements see one state of the log.
         client.batch_execute("begin isolation level repeatable read read only").await?;
         let head: i64 = client.query_one("select livestore.head($1)", &[&self.store]).await?.try_get(0)?;
         let bar = progress(head.unsigned_abs(), "{bar:40} {pos}/{len} events, {per_sec}, {eta} left");

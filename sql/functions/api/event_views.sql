@@ -46,4 +46,4 @@ end
 $$;
 
 comment on function livestore.create_event_view(text, text) is
-'Creates a view, named schema.view, of the events of this name in all stores, or replaces it: store_id, seq_num, client_id, session_id, created_at, args, and a column for each field that their type has (livestore.define_event). What a field has that is not of its type is null in its column; no event makes a query fail. The view belongs to its creator, who needs SELECT on the events, as livestore_reader has';
+'Creates a view, named schema.view, of the events of this name in all stores, or replaces it: store_id, seq_num, client_id, session_id, created_at, args, and a column for each field that their type has (livestore.define_event). A value that is not of the type of its field is null in its column; no event makes a query fail. The view belongs to its creator, who needs SELECT on the events, as livestore_reader has';

@@ -130,7 +130,7 @@ declare
     keyword text;
     fitting integer;
 begin
-    -- Whoever pushes says how long this takes, and all pushes wait for it.
+    -- A client decides by its args how long this takes, and all pushes wait for it.
     if clock_timestamp() > deadline then
         raise exception 'args cannot be checked in time' using errcode = 'LS000';
     elsif jsonb_typeof(schema) = 'boolean' then
@@ -287,7 +287,7 @@ begin
             return livestore._name_in_path(required ->> place) || ' is missing';
         end if;
     end loop;
-    -- What tells the members of a union apart comes first.
+    -- Fields that tell the members of a union apart come first.
     for name in select k from jsonb_object_keys(subject) k order by not coalesce(properties -> k ?| '{const,enum}', false) loop
         reason := livestore._misfit(coalesce(properties -> name, others, 'true'), subject -> name, root, deadline);
         if reason is null and names is not null then

@@ -53,7 +53,7 @@ begin
         ) using errcode = 'no_data_found';
     end if;
     for event in select distinct coalesce(new_name, e.name) as name from unnest(stored) e loop
-        -- What may be in an event is for pushes to say. This one has a wrong backend id, which is looked at last.
+        -- Pushes decide what an event may contain. This one has a wrong backend id, which is looked at last.
         select r.* into found
         from livestore._append(
             array[store_id],

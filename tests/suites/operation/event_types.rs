@@ -79,7 +79,7 @@ async fn the_example_schema_becomes_types_that_say_what_clients_take() {
     assert_eq!(admin.query_one(rows, &[]).await.unwrap().get::<_, &str>(0), "1 x 2026-11-27 12:00:00 3 Ann");
 }
 
-/// What a client of the app writes fits what the script says of its schema.
+/// Events that a client of the app writes fit the types that the script makes.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_events_of_the_todo_app_fit_their_types() {
     let database = Database::new().await;

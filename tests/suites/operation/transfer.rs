@@ -91,7 +91,7 @@ async fn a_log_is_the_same_after_export_and_import() {
     succeeds(&admin, &["import", &file, "--store", "another"], None);
     assert_eq!(contents(&to, "another").await, expected);
 
-    // What was added since follows.
+    // Events that were added since follow.
     from.admin().await.execute("select livestore.commit($1, 'later')", &[&store]).await.unwrap();
     let (longer, _) = succeeds(&reader, &["export", store], None);
     let (_, said) = succeeds(&admin, &["import"], Some(&longer));

@@ -113,7 +113,7 @@ async fn a_view_of_nothing_or_in_our_schema_is_refused() {
         assert_eq!(refused.sqlstate, sqlstate, "{call}: {}", refused.message);
     }
     run(&admin, "select livestore.create_event_view('public.v', 'e'); select * from public.v").await;
-    // Whoever may not create in a schema does not by this.
+    // The function gives no right to create in a schema.
     let reader = database.connect("reader").await;
     assert_eq!(
         rejection(reader.query("select livestore.create_event_view('public.w', 'e')", &[]).await).sqlstate,

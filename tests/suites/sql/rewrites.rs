@@ -67,7 +67,7 @@ async fn events_are_rewritten_in_shared_and_dedicated_tables() {
             "shared 3 admin"
         ]
     );
-    // What they were is not told.
+    // Their former content is not told.
     assert_eq!(rejection(reader.query("select * from livestore.rewritten_events", &[]).await).sqlstate, "42501");
     run(&admin, "select livestore.reset_store('own'), livestore.drop_store('shared')").await;
     assert_eq!(one::<i64>(&reader, "select count(*) from livestore.rewrites").await, 7, "they stay");

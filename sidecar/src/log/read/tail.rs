@@ -377,7 +377,7 @@ mod tests {
         assert_eq!((tail.position(), recent(&tail, 9)), (20, None));
     }
 
-    /// What was read before events were rewritten, and pushes that were answered late, are not held.
+    /// A page that was read before events were rewritten, and a push that is answered late, are not held.
     #[tokio::test]
     async fn it_forgets_what_may_have_been_rewritten() {
         let tail = tail();
