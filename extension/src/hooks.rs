@@ -112,7 +112,7 @@ fn delete_hooked_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
 
 repaired!(livestore_delete_hooked_events, delete_hooked_events_wrapper, pg_finfo_livestore_delete_hooked_events);
 
-/// Rewrites events in a table that has triggers on UPDATE. Postgres calls it by way of [`livestore_update_hooked_events`].
+/// Rewrites events in a table where an update runs code of the application. Postgres calls it by way of [`livestore_update_hooked_events`].
 #[pg_extern(sql = false)]
 fn update_hooked_events(
     eventlog: pg_sys::Oid,

@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 
 use self::changes::{ALONE, Change, Refusal};
 use self::state::{LEAVE_ROLES, State};
-use crate::postgres::{Connected, DatabaseError, address, connect_once};
+use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
 
 /// A lock that another transaction holds for longer stops the installation: clients wait behind it meanwhile.
@@ -104,15 +104,6 @@ impl InstallError {
             Self::Refused(_) | Self::Sql(_) => 4,
         }
     }
-}
-
-/// An error of Postgres with all that it says.
-fn told(error: &tokio_postgres::Error) -> String {
-    let Some(error) = error.as_db_error() else {
-        return format!("the connection to the database was lost: {error}");
-    };
-    let part = |name: &str, text: Option<&str>| text.map(|text| format!("\n{name}: {text}")).unwrap_or_default();
-    format!("{}{}{}", error.message(), part("detail", error.detail()), part("hint", error.hint()))
 }
 
 impl Install {

@@ -66,6 +66,15 @@ pub async fn connect_once(address: Address) -> Result<Connected, DatabaseError> 
     Servers::new(address).connect().await
 }
 
+/// An error of Postgres with all that it says.
+pub fn told(error: &tokio_postgres::Error) -> String {
+    let Some(error) = error.as_db_error() else {
+        return format!("the connection to the database was lost: {error}");
+    };
+    let part = |name: &str, text: Option<&str>| text.map(|text| format!("\n{name}: {text}")).unwrap_or_default();
+    format!("{}{}{}", error.message(), part("detail", error.detail()), part("hint", error.hint()))
+}
+
 /// The hosts of a database URL.
 pub struct Servers {
     each: Vec<Config>,

@@ -1,10 +1,13 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
-use tokio_postgres::{Client, Row};
+use futures_util::TryStreamExt;
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use super::{Access, TransferError, progress, run};
 
@@ -55,12 +58,17 @@ impl Export {
         let read = client.prepare("select * from livestore._export_events($1, $2, $3, $4)").await?;
         let (mut after, mut events, mut digest) = (0_i64, 0_i64, Vec::<u8>::new());
         loop {
-            let rows: Vec<Row> = client.query(&read, &[&self.store, &after, &EVENTS, &digest]).await?;
-            let Some(last) = rows.last() else { break };
-            (after, digest) = (last.try_get(0)?, last.try_get(2)?);
-            for row in &rows {
+            let parameters: [&(dyn ToSql + Sync); 4] = [&self.store, &after, &EVENTS, &digest];
+            // Written as they come: events may be large.
+            let mut rows = pin!(client.query_raw(&read, parameters).await?);
+            let before = events;
+            while let Some(row) = rows.try_next().await? {
                 writeln!(out, "{}", row.try_get::<_, &str>(1)?).map_err(TransferError::file(name))?;
+                (after, digest) = (row.try_get(0)?, row.try_get(2)?);
                 events += 1;
+            }
+            if events == before {
+                break;
             }
             bar.set_position(after.unsigned_abs());
         }

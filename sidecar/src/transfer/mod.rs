@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 
 pub use self::export::Export;
 pub use self::import::Import;
-use crate::postgres::{Connected, DatabaseError, address, connect_once};
+use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
 
 #[derive(Debug, Args)]
@@ -56,14 +56,6 @@ impl TransferError {
             Self::Sql(_) => 4,
         }
     }
-}
-
-/// An error of Postgres with what mends it.
-fn told(error: &tokio_postgres::Error) -> String {
-    let Some(error) = error.as_db_error() else {
-        return format!("the connection to the database was lost: {error}");
-    };
-    error.hint().map_or_else(|| error.message().to_owned(), |hint| format!("{}\n{hint}", error.message()))
 }
 
 impl Access {

@@ -64,7 +64,7 @@ set search_path = pg_catalog, pg_temp
 as 'MODULE_PATHNAME', 'livestore_update_hooked_events';
 
 comment on function livestore._update_hooked_events(oid, bigint, bigint[], text, text) is
-'Internal: rewrites events in a table that has triggers on UPDATE; an empty name: they keep theirs; empty args: none';
+'Internal: rewrites events in a table where an update runs code of the application; an empty name: they keep theirs; empty args: none';
 
 -- Written in Rust: extension/src/hooks.rs.
 create or replace function livestore._copy_hook(hook oid, eventlog oid)

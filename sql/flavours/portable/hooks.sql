@@ -227,7 +227,7 @@ end
 $$;
 
 comment on function livestore._update_hooked_events(oid, bigint, bigint[], text, text) is
-'Internal: rewrites events in a table that has triggers on UPDATE; an empty name: they keep theirs; empty args: none';
+'Internal: rewrites events in a table where an update runs code of the application; an empty name: they keep theirs; empty args: none';
 
 -- In the definition of a trigger its name comes first, and may contain anything, even " ON livestore.eventlog_1 ".
 create or replace function livestore._copy_hook(hook oid, eventlog oid)

@@ -19,7 +19,7 @@ begin
     elsif schema ? '$ref' and (schema - unchecked) - '{$ref,$defs,definitions}'::text[] <> '{}' then
         flaw := 'drafts differ on keywords beside $ref: put both into allOf';
     elsif is_negated and schema ?| '{pattern,format,patternProperties,$ref}' then
-        flaw := 'below not and oneOf, pattern, patternProperties, format and $ref are not for here';
+        flaw := 'below not and oneOf, the keywords pattern, patternProperties, format and $ref cannot be used';
     end if;
     for keyword in
         select k.key, k.value, jsonb_typeof(k.value) as type from jsonb_each(case jsonb_typeof(schema) when 'object' then schema else '{}' end) k
@@ -327,8 +327,10 @@ begin
     if octet_length(args::text) > 262144 then
         return 'args cannot be checked: they are longer than 256 KiB';
     end if;
-    return 'args' || livestore._misfit(
-        root, coalesce(case when strpos(args::text, E'\\u') = 0 then args else livestore._readable(args) end::jsonb, 'null'), root, deadline
+    return left(
+        'args' || livestore._misfit(
+            root, coalesce(case when strpos(args::text, E'\\u') = 0 then args else livestore._readable(args) end::jsonb, 'null'), root, deadline
+        ), 1000
     );
 exception
     when sqlstate 'LS000' then

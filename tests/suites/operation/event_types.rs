@@ -10,21 +10,26 @@ use livestore_tests::eventually;
 use livestore_tests::root;
 use livestore_tests::sidecar::Sidecar;
 
-/// Runs the script beside this schema, with the packages of the test clients.
+/// Runs the command of the README in the folder of an app with this schema and the packages of the test clients.
 fn define(database: &Database, schema: &str) {
+    let readme = std::fs::read_to_string(root().join("examples/event-types/README.md")).unwrap();
+    let command = readme.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(root().join("tests/clients/node_modules"), folder.path().join("node_modules")).unwrap();
-    std::fs::write(folder.path().join("package.json"), r#"{"type": "module"}"#).unwrap();
-    std::fs::copy(root().join("examples/event-types/define-events.mjs"), folder.path().join("define-events.mjs"))
-        .unwrap();
-    let (module, sql) = (folder.path().join("schema.ts"), folder.path().join("types.sql"));
-    std::fs::copy(Path::new(schema), &module).unwrap();
-    let output =
-        Command::new(newer_node()).current_dir(&folder).arg("define-events.mjs").arg(&module).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::write(&sql, output.stdout).unwrap();
+    let app = folder.path();
+    std::os::unix::fs::symlink(root().join("tests/clients/node_modules"), app.join("node_modules")).unwrap();
+    std::fs::write(app.join("package.json"), r#"{"type": "module"}"#).unwrap();
+    std::fs::copy(root().join("examples/event-types/define-events.mjs"), app.join("define-events.mjs")).unwrap();
+    std::fs::create_dir(app.join("src")).unwrap();
+    std::fs::copy(Path::new(schema), app.join("src/schema.ts")).unwrap();
+    let node = newer_node();
+    let path = format!("{}:{}", node.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    // The calls can be repeated.
     for _ in 0..2 {
-        database.tool("psql", &["-q", "-v", "ON_ERROR_STOP=1", "-f", sql.to_str().unwrap()]);
+        let mut shell = Command::new("bash");
+        shell.args(["-e", "-o", "pipefail", "-c", command]).current_dir(app).env("PATH", &path);
+        let output = shell.env("DATABASE_URL", database.url("postgres")).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("ERROR"), "{said}");
     }
 }
 

@@ -60,6 +60,22 @@ fn shell(script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_that_export_and_import_a_store_run() {
+    let (from, to) = (Database::new().await, Database::new().await);
+    from.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let [commands] = &snippets("docs/sql.md", "sh")[..] else { panic!("one block") };
+    let folder = tempfile::tempdir().unwrap();
+    shell(&format!(
+        "cd {}; export DATABASE_URL='{}' OTHER_DATABASE_URL='{}'\n{commands}",
+        folder.path().display(),
+        from.url("reader"),
+        to.url("admin")
+    ));
+    let head = to.admin().await.query_one("select livestore.head('todos')", &[]).await.unwrap();
+    assert_eq!(head.get::<_, i64>(0), 1);
+}
+
 /// The recipes as far as they run without the provider: their URLs and options mean something to the sidecar.
 #[test]
 fn the_recipes_for_managed_postgres_have_urls_and_options_that_the_sidecar_reads() {
