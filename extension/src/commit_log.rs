@@ -44,6 +44,8 @@ thread_local! {
     /// The appends of this transaction, in their order.
     static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
     static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
+    /// `lock_timeout` of the session, while it does not hold.
+    static LOCK_TIMEOUT: Cell<Option<i32>> = const { Cell::new(None) };
 
     static TAKE_POSITIONS: Statement = const {
         Statement::new(
@@ -113,6 +115,10 @@ fn begin() -> pg_sys::SubTransactionId {
 fn forget() {
     ENTRIES.take();
     IS_REGISTERED.set(false);
+    if let Some(former) = LOCK_TIMEOUT.take() {
+        // SAFETY: Postgres runs one thread.
+        unsafe { pg_sys::LockTimeout = former };
+    }
 }
 
 /// Subtransactions are counted up: those inside of this one have greater numbers, and all others that have greater ones are to come.
@@ -167,19 +173,12 @@ fn take_positions() {
     }
 }
 
-/// Waits, as long as it takes, for the transactions that are taking their positions. `lock_timeout` is ignored: it would fail
-/// a commit only because others commit at the same time.
+/// Waits, as long as it takes, for the transactions that are taking their positions. `lock_timeout` is ignored, here and in what is left
+/// of the commit, where NOTIFY waits for a lock of its own: it would fail a commit only because others commit at the same time.
 fn lock(turn: pg_sys::Oid) {
-    struct LockTimeout(i32);
-    impl Drop for LockTimeout {
-        fn drop(&mut self) {
-            // SAFETY: Postgres runs one thread.
-            unsafe { pg_sys::LockTimeout = self.0 };
-        }
-    }
-    // SAFETY: as above; the relation exists, and the lock is given back at the end of the transaction.
+    // SAFETY: Postgres runs one thread; the relation exists, and the lock is given back at the end of the transaction.
     unsafe {
-        let _former = LockTimeout(pg_sys::LockTimeout);
+        LOCK_TIMEOUT.set(Some(pg_sys::LockTimeout));
         pg_sys::LockTimeout = 0;
         pg_sys::LockRelationOid(turn, pg_sys::ExclusiveLock as pg_sys::LOCKMODE);
     }

@@ -20,7 +20,8 @@ comment on function livestore._queue_commit() is
 
 -- Positions are taken under a lock that is held until the commit is visible, so that they become visible in their order; NOTIFY holds
 -- such a lock anyway. It must be the last lock that a transaction takes: a deferred trigger of the application may append, and would
--- wait for a store while holding it. lock_timeout: with one of the session's, a commit would fail that only waits for other commits.
+-- wait for a store while holding it. lock_timeout: with one of the session's, a commit would fail that only waits for other commits. It still
+-- holds for the lock that NOTIFY takes after this: a value set for the rest of the transaction would outlast `set constraints immediate`.
 create or replace function livestore._number_commit()
 returns trigger
 language plpgsql
