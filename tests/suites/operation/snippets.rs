@@ -29,21 +29,6 @@ async fn the_event_of_the_readme_is_committed() {
     assert_eq!(event, ("my-store".into(), "todoCreated".into(), "from SQL".into()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_table_of_a_durable_object_is_imported() {
-    let database = Database::new().await;
-    let admin = database.admin().await;
-    let table = "create table public.eventlog_7_x
-        (seqnum bigint, parentseqnum bigint, name text, args text, createdat text, clientid text, sessionid text);
-        insert into public.eventlog_7_x values (1, 0, 'a', '{}', '2024-05-06T07:08:09.123Z', 'c', 's')";
-    admin.batch_execute(table).await.unwrap();
-    let [sql] = &snippets("docs/cloudflare.md", "sql")[..] else { panic!("one block") };
-    let id = "V1StGXR8_Z5jdHi6B-myT";
-    admin.batch_execute(&sql.replace('…', id)).await.unwrap();
-    let row = admin.query_one("select livestore.head('x'), livestore.backend_id('x')", &[]).await.unwrap();
-    assert_eq!((row.get::<_, i64>(0), row.get::<_, String>(1)), (1, id.into()));
-}
-
 /// Runs a snippet of a shell in which `livestore-sidecar` is that of the tests.
 fn shell(script: &str) -> String {
     let program = Start::program();
@@ -74,6 +59,92 @@ async fn the_commands_that_export_and_import_a_store_run() {
     ));
     let head = to.admin().await.query_one("select livestore.head('todos')", &[]).await.unwrap();
     assert_eq!(head.get::<_, i64>(0), 1);
+}
+
+/// Runs the recipe of a page, which imports 100,000 events as `args` has them. `prepare` writes what the old backend exports.
+async fn import(page: &str, store: &str, prepare: &str, args: &str, time: &str) -> Database {
+    let (database, folder) = (Database::new().await, tempfile::tempdir().unwrap());
+    let admin = database.admin().await;
+    let recipe = snippets(page, "sh").into_iter().next().expect("a recipe");
+    // What an administrator of an application's database has.
+    admin.batch_execute("grant create on schema public to admin").await.unwrap();
+    let url = database.url("admin");
+    shell(&format!(
+        "cd {}; export DATABASE_URL='{url}' BACKEND_ID=V1StGXR8_Z5jdHi6B-myT\n{prepare}\n{recipe}",
+        folder.path().display()
+    ));
+    let wrong = format!(
+        "select count(*) from generate_series(1, 100000) g
+         full join livestore.events e on e.seq_num = g and e.store_id = $1
+         where (e.parent_seq_num, e.name, e.args::text, e.client_id, e.session_id, to_char(e.created_at at time zone 'utc', 'YYYY MS'))
+             is distinct from (g - 1, 'todoCreated', {args}, 'c', 's', {time})"
+    );
+    assert_eq!(admin.query_one(&wrong, &[&store]).await.unwrap().get::<_, i64>(0), 0, "{page}");
+    // The recipe leaves nothing behind.
+    let tables = "select count(*) from pg_class where relnamespace = 'public'::regnamespace";
+    assert_eq!(admin.query_one(tables, &[]).await.unwrap().get::<_, i64>(0), 0, "{page}");
+    database
+}
+
+/// Args with what a shell, CSV or SQL could take for its own.
+const TEXT: &str = r#"it''s "quoted", a\b %s $x ü 日本"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_d1_is_imported() {
+    // The table as sync-cf makes it. With wrangler, the dump differs by its first line.
+    let prepare = format!(
+        r#"sqlite3 old.db <<'SQL'
+        create table "eventlog_7_x" ("seqNum" integer primary key not null, "parentSeqNum" integer not null, "name" text not null,
+            "args" text, "createdAt" text not null, "clientId" text not null, "sessionId" text not null) strict;
+        with recursive n(g) as (select 1 union all select g + 1 from n where g < 100000)
+        insert into eventlog_7_x select g, g - 1, 'todoCreated',
+            case when g % 100 > 0 then '{{ "id":' || char(10) || g || ', "text": ' || json_quote('{TEXT}') || '}}' end,
+            '2024-05-06T07:08:09.123Z', 'c', 's' from n;
+SQL
+        sqlite3 old.db .dump > d1.sql"#
+    );
+    let args = format!(
+        "case when g % 100 > 0 then '{{ \"id\":' || chr(10) || g || ', \"text\": ' || to_json('{TEXT}'::text) || '}}' end"
+    );
+    let database = import("docs/cloudflare.md", "x", &prepare, &args, "'2024 123'").await;
+    let id = database.admin().await.query_one("select livestore.backend_id('x')", &[]).await.unwrap();
+    assert_eq!(id.get::<_, &str>(0), "V1StGXR8_Z5jdHi6B-myT");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_s2_reads_is_imported() {
+    // A line as `s2 read --format json` writes it; the first is a command to S2 itself.
+    let prepare = format!(
+        r#"(echo '{{"seq_num":0,"timestamp":1714979289123,"headers":[["","fence"]],"body":"token"}}'
+        psql "$DATABASE_URL" -qAt <<'SQL'
+        select format('{{"seq_num":%s,"timestamp":1714979289123,"body":%s}}', g, to_json(format(
+            '{{"name":"todoCreated","args":{{ "id": %s, "text": %s}},"seqNum":%s,"parentSeqNum":%s,"clientId":"c","sessionId":"s"}}',
+            g, to_json('{TEXT}'::text), g, g - 1)))
+        from generate_series(1, 100000) g;
+SQL
+        ) > records.jsonl"#
+    );
+    let args = format!("'{{ \"id\": ' || g || ', \"text\": ' || to_json('{TEXT}'::text) || '}}'");
+    import("docs/s2.md", "todos", &prepare, &args, "'2024 123'").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_electric_is_imported_from_another_database() {
+    let (from, to) = (Database::new().await, Database::new().await);
+    let table = "create table public.\"eventlog_6_my_store\" (\"seqNum\" integer primary key, \"parentSeqNum\" integer, name text not null,
+            args jsonb not null, \"clientId\" text not null, \"sessionId\" text not null);
+        insert into public.\"eventlog_6_my_store\"
+        select g, g - 1, 'todoCreated', json_build_object('id', g), 'c', 's' from generate_series(100000, 1, -1) g";
+    from.admin().await.batch_execute(table).await.unwrap();
+    let recipe = snippets("docs/electric.md", "sh").into_iter().next().expect("a recipe");
+    shell(&format!("export OLD_DATABASE_URL='{}' DATABASE_URL='{}'\n{recipe}", from.url("postgres"), to.url("postgres")));
+    let admin = to.admin().await;
+    admin.batch_execute("select livestore.import_table('public.\"eventlog_6_my_store\"', 'my-store')").await.unwrap();
+    let wrong = "select count(*) from public.\"eventlog_6_my_store\" o
+         full join livestore.events e on e.seq_num = o.\"seqNum\"
+         where (e.parent_seq_num, e.args::text) is distinct from (o.\"parentSeqNum\"::bigint, o.args::text)";
+    assert_eq!(admin.query_one(wrong, &[]).await.unwrap().get::<_, i64>(0), 0);
+    assert_eq!(admin.query_one("select livestore.head('my-store')", &[]).await.unwrap().get::<_, i64>(0), 100_000);
 }
 
 /// The recipes as far as they run without the provider: their URLs and options mean something to the sidecar.
