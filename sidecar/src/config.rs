@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::auth::AuthSettings;
 use crate::gate::GateSettings;
+use crate::inspector::InspectorSettings;
 use crate::log::LogSettings;
 use crate::postgres::DatabaseSettings;
 use crate::protocols::ProtocolSettings;
@@ -13,7 +14,7 @@ use crate::settings::SettingsError;
 use crate::telemetry::TelemetrySettings;
 use crate::webhook::WebhookSettings;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Config {
     #[command(flatten)]
     pub server: ServerSettings,
@@ -40,6 +41,9 @@ pub struct Config {
     pub relay: RelaySettings,
 
     #[command(flatten)]
+    pub inspector: InspectorSettings,
+
+    #[command(flatten)]
     pub telemetry: TelemetrySettings,
 }
 
@@ -55,6 +59,7 @@ impl Config {
             self.server.check(),
             self.gate.check(&self.auth),
             self.protocols.check(&self.auth),
+            self.inspector.check(&self.auth, self.server.listen),
         ];
         checked.into_iter().filter_map(Result::err)
     }

@@ -10,6 +10,7 @@ mod config;
 mod dev;
 mod gate;
 mod health;
+mod inspector;
 mod install;
 mod limits;
 mod log;

@@ -12,11 +12,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{error, info, warn};
 
+use crate::check;
 use crate::config::Config;
 use crate::gate::Gate;
+use crate::inspector::{Checks, Inspector, Kind};
 use crate::limits::memory::Memory;
 use crate::log::{Live, Log};
-use crate::postgres::DatabaseError;
+use crate::postgres::{Database, DatabaseError};
 use crate::protocols::Services;
 use crate::relay::Relay;
 use crate::server::listen_socket::{ListenError, ListenSocket};
@@ -138,7 +140,7 @@ impl Sidecar {
             return Err(problem.into());
         }
         let authentication = Arc::new(config.auth.authentication()?);
-        let database = config.database.database()?;
+        let (whole, database) = (config.clone(), config.database.database()?);
         let webhooks = config.webhooks.webhooks()?;
         let metrics = metrics::install()?;
         // Each connection is a file; --max-connections limits how many there are.
@@ -163,12 +165,18 @@ impl Sidecar {
             info!("the peer relay is off: its devices hear of each other by notifications, and --live is poll");
         }
         let relay = has_relay.then(|| Relay::start(database.clone(), &config.relay, &mut tasks));
-        let log = Log::start(database, config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
+        let log = Log::start(database.clone(), config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
         let dialects = config.protocols.dialects.clone();
         let gate = Arc::new(Gate::new(config.gate, &config.auth, dialects, log, ending)?);
+        let address = socket.address()?;
+        let inspector = config.inspector.serves(address).then(|| {
+            let (is_loopback, checks) = (address.ip().is_loopback(), checks(whole, database));
+            let (gate, metrics) = (Arc::clone(&gate), metrics.clone());
+            Inspector::new(config.inspector, &config.auth, is_loopback, gate, metrics, checks)
+        });
         let services = Services { gate, relay };
         let server = Arc::new(Server { services, metrics, is_open: AtomicBool::new(false) });
-        let router = Arc::clone(&server).router(config.protocols)?;
+        let router = Arc::clone(&server).router(config.protocols, inspector)?;
         if let Some(listener) = probes {
             // To the very end of the process.
             let router = Arc::clone(&server).probes();
@@ -237,6 +245,23 @@ impl Sidecar {
         }
         end.map(drop)
     }
+}
+
+/// What `livestore-sidecar check` says, for the inspector.
+fn checks(config: Config, database: Database) -> Checks {
+    let config = Arc::new(config);
+    Box::new(move || {
+        let (config, database) = (Arc::clone(&config), database.clone());
+        Box::pin(async move {
+            let findings = check::findings(&config, database).await;
+            let kind = |kind| match kind {
+                check::Kind::Good => Kind::Good,
+                check::Kind::Advice => Kind::Advice,
+                check::Kind::Wrong => Kind::Wrong,
+            };
+            findings.into_iter().map(|(of, text)| (kind(of), text)).collect()
+        })
+    })
 }
 
 /// Ends only if the database cannot be used: it does not come up in time, or is set up wrong.

@@ -126,6 +126,12 @@ impl Template {
     }
 }
 
+/// What rules allow with every store there is: those that are written `*`.
+pub fn of_all_stores(rules: &[Rule]) -> Option<Access> {
+    let is_for_all = |rule: &&Rule| rule.stores == Pattern::Prefix(String::new());
+    rules.iter().filter(is_for_all).map(|rule| rule.access).max()
+}
+
 /// The names of stores, and the beginnings of names, that rules are about.
 pub fn named<'a>(rules: impl IntoIterator<Item = &'a Rule>) -> (Vec<&'a str>, Vec<&'a str>) {
     let (mut names, mut prefixes) = (Vec::new(), Vec::new());

@@ -31,6 +31,11 @@ impl Credentials {
         }
     }
 
+    /// A token that is known already.
+    pub fn of_token(token: &str) -> Self {
+        Self { authorization: Some(token.into()), ..Self::default() }
+    }
+
     /// Whether the header `authorization` has a token. A page of another origin can set this header only if CORS allows it,
     /// and no page can set it for a WebSocket.
     pub fn have_bearer(headers: &HeaderMap) -> bool {

@@ -27,7 +27,7 @@ pub use self::secret::{Guess, Secret, penalty};
 pub use self::settings::{Auth, AuthSettings};
 pub use self::verifier::TokenError;
 
-use self::access::{Rule, Template, most, named};
+use self::access::{Rule, Template, most, named, of_all_stores};
 use self::verifier::{Claims, Verifier};
 use crate::limits::quota::{Permit, Quota};
 use crate::telemetry::metrics::Limit;
@@ -63,6 +63,8 @@ pub struct Identity {
     pub claims: Option<Box<str>>,
     /// `None`: everything.
     rules: Option<Vec<Rule>>,
+    /// What the claim of the token itself, and not a rule for all tokens, allows with every store.
+    pub over_all_stores: Option<Access>,
     /// Among the connections of this subject.
     _permit: Option<Permit<Arc<str>>>,
 }
@@ -71,7 +73,7 @@ impl Authentication {
     /// Identifies the client that sends a request with these credentials.
     pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, TokenError> {
         match self {
-            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, _permit: None }),
+            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, over_all_stores: None, _permit: None }),
             Self::Jwt(jwt) => jwt.identify(credentials.token().ok_or(TokenError::Missing)?).await,
         }
     }
@@ -100,6 +102,7 @@ impl Jwt {
             None | Some(Value::Null) => Vec::new(),
             Some(claim) => Rule::of_claim(claim).map_err(|_| TokenError::Access)?,
         };
+        let over_all_stores = of_all_stores(&of_token);
         let of_all = self.allow.iter().map(|template| template.of(&claims.subject));
         let rules = of_token.into_iter().chain(of_all).collect();
         let until = claims.until();
@@ -109,6 +112,7 @@ impl Jwt {
             until,
             claims: Some(Value::Object(all).to_string().into()),
             rules: Some(rules),
+            over_all_stores,
             _permit: Some(permit),
         })
     }

@@ -19,7 +19,7 @@ const QUEUE: usize = 32;
 /// The most by which clocks may differ.
 const LONGEST_LEEWAY: Duration = Duration::from_secs(24 * 3600);
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct AuthSettings {
     /// Authentication. none: everybody may connect, beyond loopback only with --insecure-no-auth. jwt: clients need a valid token.
     #[arg(long, env = "LIVESTORE_AUTH", default_value = "none")]

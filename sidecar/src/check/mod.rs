@@ -14,6 +14,7 @@ use axum::http::StatusCode;
 
 use crate::auth::{Auth, check_jwks};
 use crate::config::Config;
+use crate::postgres::Database;
 use crate::server::listen_socket::bind;
 use crate::server::{ConnectionSettings, Timeouts};
 use crate::settings::SettingsError;
@@ -24,39 +25,66 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// For how long nginx and AWS' load balancer keep a connection for the next request.
 const PROXIES_KEEP: Duration = Duration::from_secs(60);
 
-/// Findings, printed as they come.
+/// How a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Good,
+    /// It works, but not as well or as safely as it could.
+    Advice,
+    /// Serving, or what is promised, fails.
+    Wrong,
+}
+
+/// Findings, printed as they come if somebody waits for them.
 #[derive(Default)]
 struct Report {
-    wrong: usize,
-    advice: usize,
+    findings: Vec<(Kind, String)>,
+    is_printed: bool,
 }
 
 impl Report {
     fn good(&mut self, text: impl Display) {
-        self.print("ok", text);
+        self.add(Kind::Good, text);
     }
 
-    /// It works, but not as well or as safely as it could.
     fn advise(&mut self, text: impl Display) {
-        self.advice += 1;
-        self.print("advice", text);
+        self.add(Kind::Advice, text);
     }
 
-    /// Serving, or what is promised, fails.
     fn wrong(&mut self, text: impl Display) {
-        self.wrong += 1;
-        self.print("WRONG", text);
+        self.add(Kind::Wrong, text);
     }
 
-    fn print(&self, kind: &str, text: impl Display) {
-        // A reader that stops early still gets the exit code.
-        let _ = writeln!(std::io::stdout(), "{kind:<7} {text}");
+    fn add(&mut self, kind: Kind, text: impl Display) {
+        let text = text.to_string();
+        if self.is_printed {
+            let name = match kind {
+                Kind::Good => "ok",
+                Kind::Advice => "advice",
+                Kind::Wrong => "WRONG",
+            };
+            // A reader that stops early still gets the exit code.
+            let _ = writeln!(std::io::stdout(), "{name:<7} {text}");
+        }
+        self.findings.push((kind, text));
     }
+
+    fn count(&self, kind: Kind) -> usize {
+        self.findings.iter().filter(|(other, _)| *other == kind).count()
+    }
+}
+
+/// What there is to say of the settings and the database of a sidecar that serves.
+pub async fn findings(config: &Config, database: Database) -> Vec<(Kind, String)> {
+    let mut report = Report::default();
+    look(config, &mut report);
+    database::look(config, database, &mut report).await;
+    report.findings
 }
 
 /// Prints a line for each thing that was looked at. Exit code 0 if nothing is wrong, else 1.
 pub fn run(config: &Config) -> ExitCode {
-    let mut report = Report::default();
+    let mut report = Report { is_printed: true, ..Report::default() };
     look(config, &mut report);
     address(config, &mut report);
     match (config.database.database(), tokio::runtime::Builder::new_current_thread().enable_all().build()) {
@@ -68,7 +96,7 @@ pub fn run(config: &Config) -> ExitCode {
         (Err(problem), _) => report.wrong(problem),
         (_, Err(error)) => report.wrong(error),
     }
-    let Report { wrong, advice } = report;
+    let (wrong, advice) = (report.count(Kind::Wrong), report.count(Kind::Advice));
     let _ = writeln!(std::io::stdout(), "\n{wrong} wrong, {advice} to think about");
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -126,7 +154,7 @@ fn look(config: &Config, report: &mut Report) {
     for problem in config.problems().chain(auth.check_address(config.server.listen).err()) {
         report.wrong(problem);
     }
-    if report.wrong == 0 {
+    if report.count(Kind::Wrong) == 0 {
         report.good("the settings go together");
     }
     if auth.auth == Auth::Jwt {

@@ -131,7 +131,8 @@ impl Gate {
         if !self.origins.trust_cookies(&parts.headers) {
             forwarded.remove(header::COOKIE.as_str());
         }
-        Ok(Context::new(dialect.name, payload, &forwarded, self.credentials(parts)))
+        let user_agent = parts.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        Ok(Context::new(dialect.name, payload, &forwarded, self.credentials(parts)).with_user_agent(user_agent))
     }
 
     /// The tokens that a request brings beside its sync payload.
@@ -189,6 +190,11 @@ impl Gate {
     ) -> Result<Bytes, (StatusCode, String)> {
         body::read(body, account, most.min(self.max_frame_bytes)).await
     }
+}
+
+/// Whether a request names this machine, or one of the local network, and no other: it comes from no page of the internet.
+pub fn is_for_this_machine(headers: &HeaderMap) -> bool {
+    Hosts::default().serve(headers)
 }
 
 /// Notes in the span of a request what it turned out to ask for.

@@ -9,7 +9,7 @@ use crate::auth::AuthSettings;
 use crate::settings::SettingsError;
 use crate::settings::values::{LEAST_BUFFER_BYTES, LEAST_FRAME_BYTES, at_least};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct GateSettings {
     /// Request headers that hooks and the authorize function get, e.g. cookie,authorization.
     #[arg(long, env = "LIVESTORE_FORWARD_HEADERS", value_name = "NAMES", value_delimiter = ',')]

@@ -22,6 +22,8 @@ pub struct Context {
     payload: Option<Box<str>>,
     headers: Option<Box<str>>,
     dialect: &'static str,
+    /// `user-agent` of the request, the beginning.
+    user_agent: Option<Box<str>>,
     credentials: Credentials,
     identity: OnceCell<Arc<Identity>>,
     /// Its place in the queue of its subject, and until when it may keep that.
@@ -34,6 +36,9 @@ pub struct Context {
 impl Context {
     /// The largest payload, in bytes: each push carries it into the database.
     pub const PAYLOAD_BYTES: usize = 64 << 10;
+
+    /// The most of `user-agent` that is kept.
+    const USER_AGENT_CHARACTERS: usize = 120;
 
     /// `dialect`: the name of the protocol that the request is in. `headers`: names in lower case. `credentials`: those beside the
     /// payload.
@@ -49,6 +54,17 @@ impl Context {
         Self { payload: payload.map(Box::from), headers, dialect, credentials, ..Self::default() }
     }
 
+    /// The same with what the client says that it is.
+    pub fn with_user_agent(self, user_agent: Option<&str>) -> Self {
+        let beginning = |text: &str| text.chars().take(Self::USER_AGENT_CHARACTERS).collect::<String>().into();
+        Self { user_agent: user_agent.map(beginning), ..self }
+    }
+
+    /// What the client says that it is.
+    pub fn user_agent(&self) -> Option<&str> {
+        self.user_agent.as_deref()
+    }
+
     /// The same for a client that is known already.
     pub fn of(self, identity: Arc<Identity>) -> Self {
         Self { identity: OnceCell::new_with(Some(identity)), ..self }
@@ -61,6 +77,7 @@ impl Context {
                 payload: Some(payload.into()),
                 headers: self.headers.clone(),
                 dialect: self.dialect,
+                user_agent: self.user_agent.clone(),
                 credentials: self.credentials.clone().with_payload(Some(payload)),
                 identity: OnceCell::new(),
                 waiting: Mutex::default(),

@@ -5,6 +5,7 @@ mod aliases;
 mod context;
 mod error;
 mod event;
+mod inspection;
 mod limits;
 mod reactions;
 mod read;
@@ -31,6 +32,7 @@ pub use access::writer::{Admitted, Receipt};
 pub use aliases::{Age, Alias, Location, Naming};
 pub use context::Context;
 pub use error::{Denied, Malformed, PullError, PushError};
+pub use inspection::*;
 pub use event::{AbsentArgs, Batch, Event, Origin, StoredEvent};
 pub use limits::OverLimit;
 pub use read::page::Page;
@@ -181,6 +183,11 @@ impl Log {
             Some(authorizer) => authorizer.check().await,
             None => Ok(()),
         }
+    }
+
+    /// Whether a function or a URL of the operator decides who reads and writes what.
+    pub fn has_authorizer(&self) -> bool {
+        self.authorizer.is_some()
     }
 
     /// Waits until nothing is on its way to the receivers of subscriptions. Call it when the process ends.

@@ -9,7 +9,7 @@ use crate::limits::rate_limit::Rate;
 use crate::settings::values::{LEAST_BYTES_PER_SECOND, LEAST_EVENT_BYTES, at_least, lasting, rate, up_to};
 use crate::settings::{SettingsError, check_text};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct LogSettings {
     /// An SQL function that says who may do what, e.g. app.may_sync: (store_id text, action text, payload json, headers json)
     /// returns boolean. Asked with the actions connect, pull and push. See docs/hooks.md.

@@ -11,7 +11,7 @@ use super::{Database, Demand, tls};
 use crate::settings::SettingsError;
 use crate::settings::values::{at_least, duration, lasting};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct DatabaseSettings {
     /// The database: postgres://user:password@host:port/database. Its role needs livestore_writer and nothing else. With
     /// ?sslmode=verify-full over TLS; with several hosts (host:port,host:port) the one of them that allows writes. A pooler has to

@@ -55,7 +55,7 @@ macro_rules! protocols {
         static PROTOCOLS: &[Protocol] = &[$($name::PROTOCOL),*];
 
         /// The protocols that are served, and their settings.
-        #[derive(Debug, Args)]
+        #[derive(Debug, Clone, Args)]
         pub struct ProtocolSettings {
             /// The protocols that are spoken.
             #[arg(long, env = "LIVESTORE_DIALECTS", value_delimiter = ',', value_enum, default_values_t = DIALECTS.clone())]

@@ -27,7 +27,7 @@ use crate::telemetry::refusals::{Asked, Reason};
 
 pub const PROTOCOL: Protocol = Protocol { dialects: &[rpc::WS, rpc::HTTP, cf_0_3::CF_0_3], paths: &[], headers: &[] };
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct Settings {
     /// The secret of sync-cf 0.3's admin requests. Without, there are none. The database role then needs livestore_admin, too.

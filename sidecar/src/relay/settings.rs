@@ -7,7 +7,7 @@ use clap::Args;
 use crate::limits::rate_limit::Rate;
 use crate::settings::values::{LEAST_BYTES_PER_SECOND, rate};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct RelaySettings {
     /// Messages a second that the devices of one user may send through the peer relay. More wait.
     #[arg(long, env = "LIVESTORE_RELAY_MESSAGES_PER_SECOND", default_value = "1000", value_parser = rate(1))]

@@ -22,6 +22,7 @@ use tower_http::compression::CompressionLayer;
 pub use self::settings::{ConnectionSettings, ServerSettings, Timeouts};
 
 use crate::gate::Gate;
+use crate::inspector::{Inspector, first_page};
 use crate::protocols::{self, ProtocolSettings, Services, refuse_any};
 use crate::settings::SettingsError;
 
@@ -38,13 +39,21 @@ impl Server {
         &self.services.gate
     }
 
-    /// All that is served to clients.
-    pub fn router(self: Arc<Self>, settings: ProtocolSettings) -> Result<Router, SettingsError> {
+    /// All that is served to clients, and to a browser that looks at the inspector, if there is one.
+    pub fn router(
+        self: Arc<Self>,
+        settings: ProtocolSettings,
+        inspector: Option<Inspector>,
+    ) -> Result<Router, SettingsError> {
         let sync = protocols::router(&self.services, settings)?
             .layer(CompressionLayer::new())
-            .layer(self.gate().origins.cors(protocols::headers().collect()))
-            .layer(from_fn_with_state(Arc::clone(&self.services.gate), for_clients));
-        let routes = probes::router().fallback_service(sync).with_state(self);
+            .layer(self.gate().origins.cors(protocols::headers().collect()));
+        let state = (Arc::clone(&self.services.gate), inspector.is_some());
+        // No page of another origin reads the inspector: CORS is for the protocols.
+        let inspector = inspector.map_or_else(Router::new, |inspector| inspector.router().layer(CompressionLayer::new()));
+        let served = inspector.fallback_service(sync);
+        let served = Router::new().fallback_service(served).layer(from_fn_with_state(state, for_clients));
+        let routes = probes::router().fallback_service(served).with_state(self);
         // Around the routes as a whole: they match the path as it is then.
         Ok(Router::new().fallback_service(routes).layer(from_fn(around)))
     }
@@ -61,8 +70,13 @@ async fn around(request: Request, next: Next) -> Response {
     for_our_pages(to_be_tried_again(response))
 }
 
-/// Refuses requests that no client of ours sends, whatever their protocol, and answers preflights as sync-cf does.
-async fn for_clients(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+/// Refuses requests that no client of ours sends, whatever their protocol, answers preflights as sync-cf does, and brings a browser to the
+/// first page of the inspector, if there is one.
+async fn for_clients(
+    State((gate, has_inspector)): State<(Arc<Gate>, bool)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     // Keeps out pages whose name resolves to this machine, where no token does.
     if !gate.hosts.serve(request.headers()) {
         let message = "this server answers to the names of its own machine only, as nobody has to prove here who they are: \
@@ -73,6 +87,9 @@ async fn for_clients(State(gate): State<Arc<Gate>>, request: Request, next: Next
     if request.headers().get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         let message = "the body of a request must not be compressed";
         return refuse_any(request.headers(), StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+    }
+    if has_inspector && let Some(uri) = first_page(request.method(), request.uri(), request.headers()) {
+        *request.uri_mut() = uri;
     }
     let is_preflight = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;

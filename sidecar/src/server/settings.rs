@@ -8,7 +8,7 @@ use clap::Args;
 use crate::settings::SettingsError;
 use crate::settings::values::{at_least, duration, lasting};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ServerSettings {
     /// Address and port to serve on; not needed if systemd hands over a socket.
     #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]

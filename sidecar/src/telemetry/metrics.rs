@@ -12,7 +12,7 @@ use crate::telemetry::refusals::{Asked, Reason};
 /// The metrics: a line for each, with its text.
 macro_rules! metrics {
     ($($kind:ident $name:ident = $metric:literal, $text:literal;)*) => {
-        $(const $name: &str = $metric;)*
+        $(pub(super) const $name: &str = $metric;)*
 
         fn describe() {
             $(metrics!($kind $name $text);)*

@@ -20,6 +20,7 @@ macro_rules! labels {
 pub mod log_throttle;
 pub mod metrics;
 pub mod refusals;
+pub mod samples;
 mod settings;
 mod text;
 pub mod traces;

@@ -1,9 +1,11 @@
 //! Requests that are refused, for the operator: a client of LiveStore does not show it. A device whose push is rejected never uploads
 //! again, and looks as if all were well.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::telemetry::log_throttle::LogThrottle;
@@ -17,6 +19,9 @@ const TOLD_APART: usize = 1000;
 
 /// The most of a client's text, or of a hook's, that a line has.
 const TEXT_CHARACTERS: usize = 300;
+
+/// The number of refusals that the inspector shows.
+const REMEMBERED: usize = 1000;
 
 labels! {
     /// The action that was refused.
@@ -70,12 +75,54 @@ pub struct Whom<'a> {
     pub is_stranger: bool,
 }
 
+/// A refusal that the inspector shows. Texts of clients are cut off.
+#[derive(Debug)]
+pub struct Refusal {
+    pub at: SystemTime,
+    pub asked: Asked,
+    pub reason: Reason,
+    pub dialect: String,
+    pub store: Option<String>,
+    pub subject: Option<String>,
+    pub client: Option<String>,
+    pub event: Option<String>,
+    pub text: String,
+}
+
+/// The latest refusals, the last one at the end.
+static LATEST: Mutex<VecDeque<Arc<Refusal>>> = Mutex::new(VecDeque::new());
+
+fn remember(refusal: Refusal) {
+    let refusal = Arc::new(refusal);
+    let mut latest = LATEST.lock();
+    let oldest = if latest.len() < REMEMBERED { None } else { latest.pop_front() };
+    latest.push_back(refusal);
+    drop(latest);
+    drop(oldest);
+}
+
+/// The latest refusals, the last one first.
+pub fn latest() -> Vec<Arc<Refusal>> {
+    LATEST.lock().iter().rev().cloned().collect()
+}
+
 /// Counts a refusal, and tells the operator of it once in a while for each subject; without tokens, for each store.
 pub fn refused(asked: Asked, reason: Reason, whom: Whom<'_>, text: &str) {
     type Key = (Asked, Reason, Option<Arc<str>>);
     static SAID: LazyLock<LogThrottle<Key>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, TOLD_APART));
     metrics::refused(asked, reason);
     let Whom { dialect, store, subject, client, event, is_stranger } = whom;
+    remember(Refusal {
+        at: SystemTime::now(),
+        asked,
+        reason,
+        dialect: dialect.into(),
+        store: store.map(brief),
+        subject: subject.map(brief),
+        client: client.map(brief),
+        event: event.map(brief),
+        text: brief(text),
+    });
     let who = subject.or(store.filter(|_| !is_stranger));
     let Some(suppressed) = SAID.suppressed((asked, reason, who.map(Arc::from))) else {
         return;

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use super::filter;
 use crate::settings::{SettingsError, check_text};
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct TelemetrySettings {
     /// Log level, or directives like "info,livestore_sidecar::log=debug".
     #[arg(long = "log", env = "LIVESTORE_LOG", default_value = "info", value_name = "LOG")]

@@ -18,7 +18,7 @@ const SECRET_LENGTH: usize = 32;
 /// The time that an operator's service has to say whether something is allowed: a client waits for it.
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(5);
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct WebhookSettings {
     /// The secret that signs what is sent to the URLs of subscriptions and to --authorize-url, in the form of Standard Webhooks:
     /// whsec_ and the base64 of 24 random bytes or more. Several, separated by commas: a message has the signature of each, so that

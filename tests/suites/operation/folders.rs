@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 use livestore_tests::root;
 
 /// The folders and files of `sidecar/src`, from the top down. Those on one line do not know each other.
-const LAYERS: [&[&str]; 15] = [
+const LAYERS: [&[&str]; 17] = [
     &["main", "lib"],
     &["program"],
     &["dev"],
-    &["check", "health", "install", "process", "token", "transfer"],
+    &["health", "install", "process", "token", "transfer"],
+    &["check"],
     &["config"],
     &["server"],
+    &["inspector"],
     &["protocols"],
     &["gate"],
     &["relay"],

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::clients::ClientGuard;
 use super::prefetch::{Prefetch, cost};
 use super::tail::{News, Pace, StreamEnd, Tail, TailState};
 use super::tails::Tails;
@@ -26,7 +27,7 @@ pub struct Subscription {
     /// When the token of the reader ends.
     until: Option<Instant>,
     prefetch: Prefetch,
-    _reader: Option<(Arc<Context>, GaugeGuard)>,
+    reader: Option<(ClientGuard<Arc<Tail>>, GaugeGuard)>,
 }
 
 /// Events to deliver next.
@@ -57,7 +58,7 @@ impl Subscription {
             pace: Pace::InWindows,
             until: None,
             prefetch,
-            _reader: None,
+            reader: None,
         })
     }
 
@@ -65,7 +66,8 @@ impl Subscription {
     /// the connections of its subject.
     pub(in crate::log) fn of(self, reader: Arc<Context>, until: Option<Instant>) -> Self {
         let gauge = GaugeGuard::stream(reader.dialect());
-        Self { until, _reader: Some((reader, gauge)), ..self }
+        let client = ClientGuard::new(Arc::clone(&self.tail), reader, self.last);
+        Self { until, reader: Some((client, gauge)), ..self }
     }
 
     /// Its events are not held back while the store is contended.
@@ -128,6 +130,9 @@ impl Subscription {
                         metrics::delivery_lag(lag.to_std().unwrap_or_default());
                     }
                     self.last = last.seq_num;
+                    if let Some((client, _)) = &self.reader {
+                        client.has(self.last);
+                    }
                     self.is_first = false;
                     return Ok(Delivery { events, remaining: (position - self.last).max(0), share });
                 }

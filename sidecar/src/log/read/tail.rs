@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
 use super::contention::Contention;
+use super::clients::Clients;
 use super::page::{Page, pull, status};
 use super::registry::Registry;
 use super::window::Window;
@@ -81,6 +82,13 @@ pub struct Tail {
     this: Weak<Tail>,
     state: Mutex<State>,
     changed: watch::Sender<TailState>,
+    clients: Clients,
+}
+
+impl AsRef<Clients> for Arc<Tail> {
+    fn as_ref(&self) -> &Clients {
+        &self.clients
+    }
 }
 
 #[derive(Default)]
@@ -117,12 +125,18 @@ impl Tail {
         Arc::new_cyclic(|this| {
             let this = Weak::clone(this);
             let _demand = database.demand().hold();
-            Self { database, _demand, store, registry, contention_window, this, state, changed }
+            let clients = Clients::default();
+            Self { database, _demand, store, registry, contention_window, this, state, changed, clients }
         })
     }
 
     pub fn changes(&self) -> watch::Receiver<TailState> {
         self.changed.subscribe()
+    }
+
+    /// The clients that follow it.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
     }
 
     pub fn has_ended(&self) -> bool {

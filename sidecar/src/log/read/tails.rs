@@ -135,7 +135,8 @@ impl Tails {
         }
     }
 
-    fn get(&self, store: &StoreId) -> Option<Arc<Tail>> {
+    /// The tail of a store, if somebody follows it.
+    pub fn get(&self, store: &StoreId) -> Option<Arc<Tail>> {
         self.tails.lock().get(store).and_then(Weak::upgrade)
     }
 

@@ -53,7 +53,7 @@ pub const PROTOCOL: Protocol = Protocol {
     ],
 };
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct Settings {
     /// The secret of Electric's shape API: clients send it (secret=…), and it is sent on to --electric-url. Without, none is

@@ -30,7 +30,7 @@ pub const RELAY: Dialect = Dialect {
 
 pub const PROTOCOL: Protocol = Protocol { dialects: &[RELAY], paths: &[PATH], headers: &[] };
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct Settings {
     /// The store to which the peer relay appends what it relays, so that pulls are answered from history: a name with {user}

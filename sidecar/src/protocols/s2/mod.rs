@@ -40,7 +40,7 @@ pub const PROTOCOL: Protocol =
     Protocol { dialects: &[SYNC_S2, REST], paths: &["/api/s2", "/v1/streams", "/v1/basins"], headers: &[] };
 
 /// There are none.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[group(skip)]
 pub struct Settings {}
 

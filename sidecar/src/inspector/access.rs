@@ -1,0 +1,247 @@
+//! Who looks, and what they may do.
+//!
+//! Without authentication, whoever is on this machine may look and append: clients may do that here, too. Otherwise there is a login, with the
+//! secret of the operator or with a token for all stores. Its cookie is a session that the secret signs, or the token itself: nothing
+//! is kept here, so that every sidecar takes the session of every other.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::header::{COOKIE, HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderValue};
+use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use crate::auth::{Access, Authentication, Credentials, Guess, Identity, Secret};
+use crate::gate::is_for_this_machine;
+
+const COOKIE_NAME: &str = "livestore_inspector";
+
+/// How long a session lasts that the secret has opened.
+const LASTS: Duration = Duration::from_secs(12 * 3600);
+
+/// Marks the sessions that the secret signs; the others are tokens.
+const OF_SECRET: &str = "secret:";
+
+/// The largest cookie, in bytes. Browsers keep no larger ones.
+const COOKIE_BYTES: usize = 4096;
+
+/// The door of the inspector.
+pub struct Door {
+    /// Everybody on this machine may come in.
+    pub is_open: bool,
+    pub authentication: Arc<Authentication>,
+    /// Tokens count. Not if the operator's own function decides who reads what: a token alone says less then.
+    pub takes_tokens: bool,
+    pub secret: Option<Lock>,
+}
+
+/// The operator's secret, and the keys that are made of it.
+pub struct Lock {
+    secret: Secret,
+    sign: EncodingKey,
+    verify: DecodingKey,
+}
+
+impl Lock {
+    pub fn new(secret: String) -> Self {
+        // Not the secret itself: another program may sign tokens with it.
+        let key = format!("livestore inspector session {secret}");
+        let (sign, verify) = (EncodingKey::from_secret(key.as_bytes()), DecodingKey::from_secret(key.as_bytes()));
+        Self { secret: Secret::new(secret), sign, verify }
+    }
+}
+
+/// Somebody who may look.
+pub struct Visitor {
+    /// What may be done with every store.
+    pub access: Access,
+    /// `sub` of a token.
+    pub subject: Arc<str>,
+    /// There is a session that can be ended.
+    pub is_logged_in: bool,
+    /// Its place among the connections of its subject, and the end of its token.
+    pub identity: Option<Identity>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Session {
+    exp: u64,
+}
+
+/// Why somebody does not come in.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoEntry {
+    #[error("log in to look")]
+    NoSession,
+    #[error("{0}")]
+    Token(String),
+    #[error("the claim of this token does not give \"*\": read, write or admin for all stores")]
+    NotForAll,
+    #[error("tokens are not taken here, as --authorize-function or --authorize-url decides what they allow: use the inspector's secret")]
+    NoTokens,
+    #[error("this is not the secret")]
+    WrongSecret,
+    #[error("too many guesses at once: try again in a few seconds")]
+    TooMany,
+}
+
+impl Door {
+    /// Lets in whoever sends these headers.
+    pub async fn admit(&self, headers: &HeaderMap) -> Result<Visitor, NoEntry> {
+        if let Some(session) = cookie(headers) {
+            match self.of_session(&session).await {
+                Ok(visitor) => return Ok(visitor),
+                Err(no_entry) if !self.is_open => return Err(no_entry),
+                Err(_) => {}
+            }
+        }
+        // A proxy on this machine brings others.
+        if self.is_open && !is_forwarded(headers) && is_for_this_machine(headers) {
+            return Ok(Visitor { access: Access::Write, subject: "".into(), is_logged_in: false, identity: None });
+        }
+        Err(NoEntry::NoSession)
+    }
+
+    async fn of_session(&self, session: &str) -> Result<Visitor, NoEntry> {
+        match session.strip_prefix(OF_SECRET) {
+            Some(session) => {
+                let lock = self.secret.as_ref().ok_or(NoEntry::NoSession)?;
+                jsonwebtoken::decode::<Session>(session, &lock.verify, &Validation::default())
+                    .map_err(|_| NoEntry::NoSession)?;
+                Ok(Visitor { access: Access::Admin, subject: "".into(), is_logged_in: true, identity: None })
+            }
+            None => self.of_token(session).await,
+        }
+    }
+
+    async fn of_token(&self, token: &str) -> Result<Visitor, NoEntry> {
+        if !self.takes_tokens {
+            return Err(NoEntry::NoTokens);
+        }
+        let identified = self.authentication.identify(&Credentials::of_token(token)).await;
+        let identity = identified.map_err(|refused| NoEntry::Token(refused.to_string()))?;
+        let access = identity.over_all_stores.ok_or(NoEntry::NotForAll)?;
+        let subject = Arc::clone(&identity.subject);
+        Ok(Visitor { access, subject, is_logged_in: true, identity: Some(identity) })
+    }
+
+    /// The cookie for a secret or a token that was typed in.
+    pub async fn log_in(&self, typed: &str, headers: &HeaderMap) -> Result<HeaderValue, NoEntry> {
+        let is_token = typed.bytes().filter(|byte| *byte == b'.').count() == 2;
+        let session = match &self.secret {
+            Some(lock) if !is_token => match lock.secret.guess(typed).await {
+                Guess::Right => {
+                    let exp = (SystemTime::now() + LASTS).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                    let session = jsonwebtoken::encode(&Header::default(), &Session { exp }, &lock.sign);
+                    format!("{OF_SECRET}{}", session.map_err(|_| NoEntry::WrongSecret)?)
+                }
+                Guess::Wrong => return Err(NoEntry::WrongSecret),
+                Guess::TooMany => return Err(NoEntry::TooMany),
+            },
+            _ => {
+                self.of_token(typed).await?;
+                typed.to_owned()
+            }
+        };
+        if session.len() > COOKIE_BYTES {
+            return Err(NoEntry::Token("this token is too long for a cookie".into()));
+        }
+        // Browsers send no cookie that is marked so over plain HTTP.
+        let is_https = headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+        let secure = if is_https { "; Secure" } else { "" };
+        let cookie =
+            format!("{COOKIE_NAME}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}", LASTS.as_secs());
+        HeaderValue::from_str(&cookie).map_err(|_| NoEntry::Token("the token is not a JSON Web Token".into()))
+    }
+}
+
+/// The cookie that ends a session.
+pub fn log_out() -> HeaderValue {
+    HeaderValue::from_static("livestore_inspector=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0")
+}
+
+fn cookie(headers: &HeaderMap) -> Option<String> {
+    let cookies = headers.get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
+    cookies
+        .flat_map(|cookies| cookies.split(';'))
+        .filter_map(|cookie| cookie.split_once('='))
+        .find(|(name, _)| name.trim() == COOKIE_NAME)
+        .map(|(_, value)| value.trim().to_owned())
+        .filter(|value| !value.is_empty())
+}
+
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"].iter().any(|name| headers.contains_key(*name))
+}
+
+/// Whether a form was sent by a page of the inspector, and not by one of another origin. Browsers say so in a header that pages cannot
+/// set; over plain HTTP beyond this machine, they only name the origin.
+pub fn is_own_page(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return site == "same-origin";
+    }
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let (Some(origin), Some(host)) = (text(ORIGIN), text(HOST)) else {
+        return false;
+    };
+    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
+        all.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn door(is_open: bool, secret: Option<&str>) -> Door {
+        let secret = secret.map(|secret| Lock::new(secret.into()));
+        Door { is_open, authentication: Arc::new(Authentication::None), takes_tokens: false, secret }
+    }
+
+    #[test]
+    fn forms_of_other_pages_do_not_count() {
+        for (is_own, all) in [
+            (true, &[("sec-fetch-site", "same-origin")][..]),
+            (true, &[("origin", "http://10.0.0.1:8787"), ("host", "10.0.0.1:8787")]),
+            (false, &[("sec-fetch-site", "same-site"), ("origin", "http://a:1"), ("host", "a:1")]),
+            (false, &[("sec-fetch-site", "cross-site")]),
+            (false, &[("sec-fetch-site", "none")]),
+            (false, &[("origin", "http://10.0.0.1:3000"), ("host", "10.0.0.1:8787")]),
+            (false, &[("origin", "null"), ("host", "10.0.0.1:8787")]),
+            (false, &[("host", "10.0.0.1:8787")]),
+            (false, &[]),
+        ] {
+            assert_eq!(is_own_page(&headers(all)), is_own, "{all:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_secret_opens_a_session_and_only_its_own() {
+        let (one, other) = (door(false, Some("a secret of the operator")), door(false, Some("another secret entirely")));
+        let cookie = one.log_in("a secret of the operator", &headers(&[])).await.unwrap();
+        let pair = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
+        let with = headers(&[("cookie", &format!("a=b; {pair}; c=d"))]);
+        assert_eq!(one.admit(&with).await.map(|visitor| visitor.access).ok(), Some(Access::Admin));
+        assert_eq!(other.admit(&with).await.err(), Some(NoEntry::NoSession));
+        assert_eq!(one.admit(&headers(&[])).await.err(), Some(NoEntry::NoSession));
+        assert_eq!(one.admit(&headers(&[("cookie", "livestore_inspector=secret:")])).await.err(), Some(NoEntry::NoSession));
+        assert_eq!(one.admit(&headers(&[("cookie", "livestore_inspector=a.b.c")])).await.err(), Some(NoEntry::NoTokens));
+        tokio::time::pause();
+        assert_eq!(one.log_in("a secret of the operato", &headers(&[])).await.err(), Some(NoEntry::WrongSecret));
+        let secure = one.log_in("a secret of the operator", &headers(&[("origin", "https://a.example")])).await.unwrap();
+        assert!(secure.to_str().unwrap().ends_with("; Secure") && !cookie.to_str().unwrap().contains("Secure"));
+    }
+
+    #[tokio::test]
+    async fn an_open_door_is_for_this_machine_and_gives_no_administration() {
+        let open = door(true, None);
+        assert_eq!(open.admit(&headers(&[("host", "localhost")])).await.map(|visitor| visitor.access).ok(), Some(Access::Write));
+        for name in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
+            assert_eq!(open.admit(&headers(&[(name, "1.2.3.4")])).await.err(), Some(NoEntry::NoSession), "{name}");
+        }
+        assert_eq!(open.admit(&headers(&[("host", "evil.example")])).await.err(), Some(NoEntry::NoSession));
+    }
+}

@@ -1,0 +1,161 @@
+// What is live on the pages: figures and plots, events, connected clients. Pages are whole without it.
+'use strict'
+
+const showTimes = (root) => {
+  for (const time of root.querySelectorAll('time:not([data-shown])')) {
+    const at = new Date(time.dateTime)
+    if (Number.isNaN(at.getTime())) continue
+    time.title = time.dateTime
+    time.textContent = at.toLocaleString(undefined, { dateStyle: 'short', timeStyle: 'medium' })
+    time.dataset.shown = ''
+  }
+}
+
+const rounded = (value) => {
+  if (value === null || value === undefined) return '–'
+  return value.toLocaleString(undefined, { maximumFractionDigits: value < 10 ? 1 : 0 })
+}
+
+// Figures and plots of the overview.
+const followFigures = (section) => {
+  const titles = {}
+  for (const figure of section.querySelectorAll('[data-figure]')) {
+    titles[figure.dataset.figure] = figure.closest('div').querySelector('dt').textContent
+  }
+  const samples = []
+  const colors = getComputedStyle(document.documentElement)
+  const plots = [...section.querySelectorAll('[data-plot]')].map((box) => {
+    const names = box.dataset.plot.split(' ')
+    const axis = { stroke: () => colors.getPropertyValue('--quiet'), grid: { stroke: () => colors.getPropertyValue('--line') } }
+    const series = names.map((name, n) => ({
+      label: titles[name] ?? name,
+      stroke: () => colors.getPropertyValue(`--plot-${n + 1}`),
+      width: 2,
+      dash: n > 1 ? [6, 4] : undefined,
+      value: (_, value) => rounded(value),
+    }))
+    const size = () => ({ width: Math.max(box.clientWidth - 16, 200), height: 200 })
+    const options = { ...size(), series: [{}, ...series], axes: [axis, { ...axis, size: 56 }], cursor: { y: false } }
+    const plot = new uPlot(options, [[], ...names.map(() => [])], box)
+    addEventListener('resize', () => plot.setSize(size()))
+    return () => plot.setData([samples.map((sample) => sample.at), ...names.map((name) => samples.map((sample) => sample[name] ?? null))])
+  })
+  const show = (figures) => {
+    for (const figure of section.querySelectorAll('[data-figure]')) figure.textContent = rounded(figures[figure.dataset.figure])
+    const list = section.querySelector('[data-dialects]')
+    const rows = figures.byDialect.filter(([, streams]) => streams > 0)
+    list.replaceChildren(
+      ...(rows.length === 0 ? [['none', 0]] : rows).map(([dialect, streams]) => {
+        const [row, name, value] = ['div', 'dt', 'dd'].map((tag) => document.createElement(tag))
+        name.textContent = dialect
+        value.textContent = String(streams)
+        row.append(name, value)
+        return row
+      }),
+    )
+  }
+  const stream = new EventSource(section.dataset.live)
+  stream.addEventListener('past', (event) => {
+    samples.splice(0, samples.length, ...JSON.parse(event.data))
+    for (const draw of plots) draw()
+  })
+  stream.addEventListener('figures', (event) => {
+    const figures = JSON.parse(event.data)
+    samples.push(figures)
+    if (samples.length > 300) samples.shift()
+    show(figures)
+    for (const draw of plots) draw()
+  })
+}
+
+// The most rows of events on a page: older ones are read again.
+const MOST_ROWS = 2000
+
+const fragment = (rows) => {
+  const template = document.createElement('template')
+  template.innerHTML = rows
+  showTimes(template.content)
+  return template.content
+}
+
+// New events at the top of the table of a store.
+const followEvents = (body) => {
+  const status = document.querySelector('[data-status]')
+  const url = new URL(body.dataset.follow, location.href)
+  const connect = () => {
+    const stream = new EventSource(url)
+    stream.addEventListener('open', () => {
+      status.textContent = 'Live'
+    })
+    stream.addEventListener('rows', (event) => {
+      const [head, rows] = JSON.parse(event.data)
+      url.searchParams.set('after', head)
+      const shown = document.querySelector('[data-head]')
+      if (head > Number(shown.textContent)) shown.textContent = head
+      if (rows === '') return
+      const news = fragment(rows)
+      for (const row of news.children) row.classList.add('new')
+      body.prepend(news)
+      document.querySelector('[data-empty]')?.remove()
+      while (body.rows.length > MOST_ROWS) body.rows[body.rows.length - 1].remove()
+    })
+    stream.addEventListener('end', (event) => {
+      status.textContent = event.data
+      stream.close()
+    })
+    stream.addEventListener('error', () => {
+      // Not by itself: it would ask for the events behind the first one again.
+      stream.close()
+      status.textContent = 'Reconnecting…'
+      setTimeout(connect, 1000)
+    })
+  }
+  connect()
+}
+
+// Older events at the end of the table, as it is scrolled.
+const readOlder = (link) => {
+  const body = document.querySelector('.events tbody')
+  let isReading = false
+  const read = async () => {
+    const last = body.rows[body.rows.length - 1]
+    if (isReading || !last || body.rows.length >= MOST_ROWS) return
+    isReading = true
+    try {
+      const answer = await fetch(link.dataset.more + last.dataset.seq)
+      if (!answer.ok) return
+      const rows = fragment(await answer.text())
+      if (rows.children.length === 0) {
+        seen.disconnect()
+        link.remove()
+        return
+      }
+      body.append(rows)
+      const url = new URL(link.href)
+      url.searchParams.set('before', body.rows[body.rows.length - 1].dataset.seq)
+      link.href = url
+    } finally {
+      isReading = false
+    }
+  }
+  const seen = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && read(), {
+    root: document.querySelector('.events'),
+    rootMargin: '600px',
+  })
+  seen.observe(link)
+}
+
+// A part of a page that is read again while it is seen.
+const refresh = (part) => {
+  setInterval(async () => {
+    if (document.hidden || part.contains(document.activeElement)) return
+    const answer = await fetch(part.dataset.refresh).catch(() => undefined)
+    if (answer?.ok) part.replaceChildren(fragment(await answer.text()))
+  }, 3000)
+}
+
+showTimes(document)
+for (const section of document.querySelectorAll('[data-live]')) followFigures(section)
+for (const body of document.querySelectorAll('[data-follow]')) followEvents(body)
+for (const link of document.querySelectorAll('[data-more]')) readOlder(link)
+for (const part of document.querySelectorAll('[data-refresh]')) refresh(part)

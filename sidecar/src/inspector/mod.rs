@@ -1,0 +1,113 @@
+//! The inspector: pages for a browser that show what the sidecar and its database do, and let an operator change it by hand.
+//!
+//! - [`access`] says who may look, and who may change something.
+//! - [`routes`] and [`pages`] are the pages, [`stream`] what follows on them by itself.
+//! - [`live`] measures, while somebody looks.
+//!
+//! Pages are whole without a script; scripts add what is live. Everything is escaped by the templates, and the pages may load
+//! nothing but their own files.
+
+mod access;
+mod assets;
+mod forms;
+mod live;
+mod pages;
+mod routes;
+mod settings;
+mod stream;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderMap, Method, Uri, header};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+pub use self::settings::InspectorSettings;
+
+use self::access::{Door, Lock};
+use self::live::Sampler;
+use crate::auth::AuthSettings;
+use crate::gate::Gate;
+use crate::log::Inspection;
+
+/// The path of all pages but the first.
+const PREFIX: &str = "/inspector";
+
+/// How long findings count: they ask the database much.
+const FINDINGS_LAST: Duration = Duration::from_secs(60);
+
+/// How a finding about the settings or the database is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Good,
+    Advice,
+    Wrong,
+}
+
+/// Looks at the settings and the database.
+pub type Checks = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<(Kind, String)>> + Send>> + Send + Sync>;
+
+/// What all pages share.
+pub struct Inspector {
+    gate: Arc<Gate>,
+    inspection: Inspection,
+    door: Door,
+    sampler: Arc<Sampler>,
+    checks: Checks,
+    findings: Mutex<Option<(Instant, Vec<(Kind, String)>)>>,
+}
+
+impl Inspector {
+    /// `is_loopback`: the sidecar listens on an address of this machine alone.
+    pub fn new(
+        settings: InspectorSettings,
+        auth: &AuthSettings,
+        is_loopback: bool,
+        gate: Arc<Gate>,
+        metrics: PrometheusHandle,
+        checks: Checks,
+    ) -> Self {
+        let log = gate.log.clone();
+        let door = Door {
+            is_open: is_loopback && log.is_public() && !auth.insecure_no_auth,
+            authentication: Arc::clone(&gate.authentication),
+            takes_tokens: !gate.authentication.is_none() && !log.has_authorizer(),
+            secret: settings.inspector_secret.map(Lock::new),
+        };
+        let (inspection, sampler) = (log.inspect(), Sampler::new(metrics, log));
+        Self { gate, inspection, door, sampler, checks, findings: Mutex::default() }
+    }
+
+    /// All pages but the first, which is at [`first_page`].
+    pub fn router(self) -> Router {
+        routes::router(Arc::new(self))
+    }
+
+    async fn findings(&self) -> Vec<(Kind, String)> {
+        let mut findings = self.findings.lock().await;
+        match &*findings {
+            Some((at, known)) if at.elapsed() < FINDINGS_LAST => known.clone(),
+            _ => {
+                let new = (self.checks)().await;
+                *findings = Some((Instant::now(), new.clone()));
+                new
+            }
+        }
+    }
+}
+
+/// The path of the first page, if a request for `/` is that of a person at a browser: clients and `curl` ask for no HTML.
+pub fn first_page(method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let is_it = matches!(*method, Method::GET | Method::HEAD)
+        && uri.path() == "/"
+        && uri.query().is_none()
+        && accepts.contains("text/html")
+        && !headers.contains_key(header::UPGRADE);
+    is_it.then(|| Uri::from_static(PREFIX))
+}

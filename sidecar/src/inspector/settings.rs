@@ -1,0 +1,57 @@
+//! The settings of the inspector.
+
+use std::net::SocketAddr;
+
+use clap::{Args, ValueEnum};
+
+use crate::auth::{Auth, AuthSettings};
+use crate::settings::SettingsError;
+
+/// The shortest secret, in bytes. Sessions are signed with it.
+const SECRET_BYTES: usize = 16;
+
+#[derive(Debug, Clone, Args)]
+pub struct InspectorSettings {
+    /// The inspector: pages at / that show stores, events and connected clients to a browser. local: only if --listen is a
+    /// loopback address. on: on every address. Without authentication, everybody on this machine may look; otherwise, log in with
+    /// --inspector-secret, or with a token whose claim gives "*".
+    #[arg(long, env = "LIVESTORE_INSPECTOR", default_value = "local")]
+    pub inspector: Mode,
+
+    /// The secret that opens the inspector: at least 16 bytes.
+    #[arg(long, env = "LIVESTORE_INSPECTOR_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub inspector_secret: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    Off,
+    Local,
+    On,
+}
+
+impl InspectorSettings {
+    /// `listen`: the address of --listen.
+    pub fn check(&self, auth: &AuthSettings, listen: SocketAddr) -> Result<(), SettingsError> {
+        let secret = self.inspector_secret.as_deref();
+        if secret.is_some_and(|secret| secret.len() < SECRET_BYTES) {
+            let text = format!(
+                "--inspector-secret has less than {SECRET_BYTES} bytes: openssl rand -base64 24 makes one that nobody guesses"
+            );
+            return Err(text.into());
+        }
+        if self.inspector == Mode::On && auth.auth == Auth::None && secret.is_none() && !listen.ip().is_loopback() {
+            return Err("--inspector on needs --inspector-secret, or --auth jwt: nobody could log in".into());
+        }
+        Ok(())
+    }
+
+    /// Whether pages are served on this address.
+    pub fn serves(&self, address: SocketAddr) -> bool {
+        match self.inspector {
+            Mode::Off => false,
+            Mode::Local => address.ip().is_loopback(),
+            Mode::On => true,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What follows on a page by itself, as Server-Sent Events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream::{self, Stream, StreamExt};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::access::Visitor;
+use super::{Inspector, pages};
+use crate::log::{Filter, InspectedEvent, StoreId, StreamEnd, Subscription};
+use crate::time::passed;
+
+/// Streams of all pages together.
+pub const STREAMS: usize = 100;
+
+/// The interval at which an idle stream shows that it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What keeps a stream: its place, and its visitor's among the connections of a subject.
+pub struct Place {
+    pub _permit: OwnedSemaphorePermit,
+    pub visitor: Arc<Visitor>,
+}
+
+impl Place {
+    /// `None`: too many pages are open.
+    pub fn take(streams: &Arc<Semaphore>, visitor: Arc<Visitor>) -> Option<Self> {
+        let permit = Arc::clone(streams).try_acquire_owned().ok()?;
+        Some(Self { _permit: permit, visitor })
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.visitor.identity.as_ref().and_then(|identity| identity.until)
+    }
+}
+
+/// Ends with the process, and with the token of whoever looks.
+fn answer(
+    inspector: &Inspector,
+    place: Place,
+    events: impl Stream<Item = Event> + Send + 'static,
+) -> Response {
+    let (ending, until) = (inspector.gate.ending.begun.clone(), place.until());
+    let end = async move {
+        tokio::select! {
+            () = ending.cancelled_owned() => {}
+            () = passed(until) => {}
+        }
+        drop(place);
+    };
+    let events = events.map(Ok::<_, Infallible>).take_until(Box::pin(end));
+    let headers = [("cache-control", "no-store"), ("x-accel-buffering", "no")];
+    (headers, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
+}
+
+fn json(name: &str, value: &impl Serialize) -> Event {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    Event::default().event(name).data(text)
+}
+
+/// The figures so far, and then one each second.
+pub fn figures(inspector: &Inspector, place: Place) -> Response {
+    let (past, receiver) = inspector.sampler.look();
+    let first = stream::iter([json("past", &past)]);
+    let rest = stream::unfold(receiver, async |mut receiver| {
+        receiver.changed().await.ok()?;
+        let figures = receiver.borrow_and_update().clone()?;
+        Some((json("figures", &figures), receiver))
+    });
+    answer(inspector, place, first.chain(rest))
+}
+
+/// The state of a stream of events.
+enum Following {
+    Begins { inspector: Arc<Inspector>, after: i64 },
+    Goes(Box<Subscription>),
+    Ended,
+}
+
+/// The events after this one that the filter takes, as rows.
+pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, after: i64, filter: Filter) -> Response {
+    let begins = Following::Begins { inspector: Arc::clone(inspector), after };
+    let events = stream::unfold((begins, store, filter), |(state, store, filter)| async move {
+        let (event, state) = match state {
+            Following::Begins { inspector, after } => match inspector.inspection.follow(&store, after).await {
+                Ok(subscription) => (Event::default().event("open").data(""), Following::Goes(Box::new(subscription))),
+                Err(_) => (end("The log cannot be read."), Following::Ended),
+            },
+            Following::Goes(mut subscription) => loop {
+                match subscription.next().await {
+                    Ok(delivery) => {
+                        let news: Vec<_> = delivery.events.iter().rev().filter_map(|event| inspected(event)).collect();
+                        let wanted: Vec<_> = news.into_iter().filter(|event| filter.takes(event)).collect();
+                        let head = subscription.last();
+                        let rows = pages::rows(store.as_str(), &wanted).into_string();
+                        break (json("rows", &(head, rows)), Following::Goes(subscription));
+                    }
+                    Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => {
+                        break (end("The store was reset or dropped: load the page anew."), Following::Ended);
+                    }
+                    Err(StreamEnd::Unreadable) => break (end("The next event cannot be read."), Following::Ended),
+                    Err(StreamEnd::Expired) => break (end("The token has expired."), Following::Ended),
+                }
+            },
+            Following::Ended => return None,
+        };
+        Some((event, (state, store, filter)))
+    });
+    answer(inspector, place, events)
+}
+
+fn end(text: &str) -> Event {
+    Event::default().event("end").data(text)
+}
+
+fn inspected(event: &crate::log::Event) -> Option<InspectedEvent> {
+    let fields = event.fields().ok()?;
+    let args = fields.args.map(|args| args.text().to_owned());
+    Some(InspectedEvent {
+        seq_num: event.seq_num,
+        parent_seq_num: event.parent_seq_num,
+        name: fields.name.to_string(),
+        client_id: fields.client_id.to_string(),
+        session_id: fields.session_id.to_string(),
+        created_at: event.created_at,
+        ..InspectedEvent::with_args(args)
+    })
+}
