@@ -15,6 +15,8 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 pub struct Banner {
     pub listen: SocketAddr,
+    /// Whether the inspector is served.
+    pub has_inspector: bool,
     pub dialects: Vec<Dialect>,
     pub app: Option<SocketAddr>,
     /// URL of the database.
@@ -32,11 +34,12 @@ impl Banner {
         }
         let endpoints = protocols::endpoints(&self.dialects).replace("<this host>", &host.to_string());
         let app = self.app.map(|app| format!("  app             http://{}\n", local_name(app))).unwrap_or_default();
+        let inspector = if self.has_inspector { format!("  inspector       http://{}\n", local_name(self.listen)) } else { String::new() };
         let (database, data) = (self.database, self.data.display());
         // A terminal that is gone does not end what is served.
         let _ = writeln!(
             std::io::stdout(),
-            "\nlivestore_sync is ready.\n{endpoints}{app}  events          psql '{database}' -c 'select * from livestore.events'
+            "\nlivestore_sync is ready.\n{endpoints}{app}{inspector}  events          psql '{database}' -c 'select * from livestore.events'
   for scripts     source {data}/env\nCtrl-C stops it; the data stays in {data}.",
         );
     }

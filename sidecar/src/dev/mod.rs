@@ -157,6 +157,7 @@ impl Dev {
         };
         let banner = Banner {
             listen,
+            has_inspector: self.config.inspector.serves(listen),
             dialects: self.config.protocols.dialects.clone(),
             app: app.as_ref().map(|_| self.app_listen),
             database: url,

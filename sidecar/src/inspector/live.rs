@@ -130,7 +130,7 @@ fn figures(now: &Totals, before: &Totals, seconds: f64, window: &Totals) -> Figu
         delivery_median: delivery(0.5),
         delivery_99: delivery(0.99),
         connections: now.connections,
-        streams: now.streams.values().sum(),
+        streams: now.streams.values().fold(0.0, |sum, streams| sum + streams),
         by_dialect: now.streams.iter().map(|(dialect, streams)| (dialect.clone(), *streams)).collect(),
         queue_bytes: now.queue_bytes,
         buffer_bytes: now.buffer_bytes,

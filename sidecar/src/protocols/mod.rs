@@ -128,6 +128,7 @@ A LiveStore sync backend on Postgres. Endpoints:
 {endpoints}  /healthz                                           200 while the process lives
   /readyz                                            200 when it can serve, else 503 with the reason
   /metrics                                           for Prometheus
+  /                                                  for a browser, unless --inspector is off: stores, events, clients
 ",
             env!("CARGO_PKG_VERSION")
         )

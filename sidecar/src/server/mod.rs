@@ -50,9 +50,15 @@ impl Server {
             .layer(self.gate().origins.cors(protocols::headers().collect()));
         let state = (Arc::clone(&self.services.gate), inspector.is_some());
         // No page of another origin reads the inspector: CORS is for the protocols.
-        let inspector = inspector.map_or_else(Router::new, |inspector| inspector.router().layer(CompressionLayer::new()));
-        let served = inspector.fallback_service(sync);
-        let served = Router::new().fallback_service(served).layer(from_fn_with_state(state, for_clients));
+        let served = match inspector {
+            // Around the routes as a whole: they match the path as it is then.
+            Some(inspector) => {
+                let inspector = inspector.router().layer(CompressionLayer::new());
+                Router::new().fallback_service(inspector.fallback_service(sync))
+            }
+            None => sync,
+        };
+        let served = served.layer(from_fn_with_state(state, for_clients));
         let routes = probes::router().fallback_service(served).with_state(self);
         // Around the routes as a whole: they match the path as it is then.
         Ok(Router::new().fallback_service(routes).layer(from_fn(around)))

@@ -16,6 +16,8 @@ mod erasure;
 mod event_types;
 mod failover;
 mod folders;
+mod inspector;
+mod inspector_browsers;
 mod install;
 mod limits;
 mod live_poll;

@@ -26,7 +26,12 @@ const followFigures = (section) => {
   const colors = getComputedStyle(document.documentElement)
   const plots = [...section.querySelectorAll('[data-plot]')].map((box) => {
     const names = box.dataset.plot.split(' ')
-    const axis = { stroke: () => colors.getPropertyValue('--quiet'), grid: { stroke: () => colors.getPropertyValue('--line') } }
+    const axis = {
+      stroke: () => colors.getPropertyValue('--quiet'),
+      grid: { stroke: () => colors.getPropertyValue('--line'), width: 1 },
+      ticks: { stroke: () => colors.getPropertyValue('--line'), width: 1 },
+    }
+    const clock = (_, moments) => moments.map((at) => new Date(at * 1000).toLocaleTimeString())
     const series = names.map((name, n) => ({
       label: titles[name] ?? name,
       stroke: () => colors.getPropertyValue(`--plot-${n + 1}`),
@@ -35,7 +40,12 @@ const followFigures = (section) => {
       value: (_, value) => rounded(value),
     }))
     const size = () => ({ width: Math.max(box.clientWidth - 16, 200), height: 200 })
-    const options = { ...size(), series: [{}, ...series], axes: [axis, { ...axis, size: 56 }], cursor: { y: false } }
+    const options = {
+      ...size(),
+      series: [{ value: (_, at) => (at ? clock(_, [at])[0] : '–') }, ...series],
+      axes: [{ ...axis, values: clock, space: 90 }, { ...axis, size: 56 }],
+      cursor: { y: false },
+    }
     const plot = new uPlot(options, [[], ...names.map(() => [])], box)
     addEventListener('resize', () => plot.setSize(size()))
     return () => plot.setData([samples.map((sample) => sample.at), ...names.map((name) => samples.map((sample) => sample[name] ?? null))])

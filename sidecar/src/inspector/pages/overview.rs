@@ -14,7 +14,7 @@ pub struct Overview {
     pub is_listening: bool,
 }
 
-/// The figures: name in the stream, title, unit, decimals.
+/// The figures: name in the stream, title, unit.
 const FIGURES: [(&str, &str, &str); 10] = [
     ("pushes", "Pushes", "/s"),
     ("events", "Events", "/s"),
@@ -28,9 +28,9 @@ const FIGURES: [(&str, &str, &str); 10] = [
     ("streams", "Live streams", ""),
 ];
 
-/// The plots: title, and the figures in it.
+/// The plots: title, the figures in it, unit.
 const PLOTS: [(&str, &str, &str); 3] = [
-    ("Per second", "pushes events delivered refusals", "/s"),
+    ("Per second", "pushes events delivered refusals", ""),
     ("Latency, at most", "commitMedian commit99 deliveryMedian delivery99", "ms"),
     ("Connected", "connections streams", ""),
 ];
@@ -67,7 +67,7 @@ pub fn overview(page: &Overview) -> Markup {
             }
             div.plots {
                 @for (title, figures, unit) in PLOTS {
-                    figure data-plot=(figures) data-unit=(unit) { figcaption { (title) @if !unit.is_empty() { ", " (unit) } } }
+                    figure data-plot=(figures) { figcaption { (title) @if !unit.is_empty() { ", " (unit) } } }
                 }
             }
             h3 { "Live streams by dialect" }

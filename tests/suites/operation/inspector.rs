@@ -1,0 +1,358 @@
+//! The inspector: who may look, what is escaped, and how many stores it can list. What a browser makes of it is in `inspector_browsers`.
+
+use livestore_tests::cluster::Database;
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET as TOKEN_SECRET, Signer, WITH_SECRET, now};
+use reqwest::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE};
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+const SECRET: &str = "a secret for the inspector";
+
+/// Asks as a browser does that shows a page of this origin.
+struct Visitor {
+    client: Client,
+    url: String,
+    cookie: Option<String>,
+}
+
+impl Visitor {
+    fn of(sidecar: &Sidecar) -> Self {
+        let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { client, url: sidecar.http_url(), cookie: None }
+    }
+
+    async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        let mut request = self.client.get(format!("{}{path}", self.url)).header("accept", "text/html");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(cookie) = &self.cookie {
+            request = request.header("cookie", cookie);
+        }
+        request.send().await.unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let response = self.get_with(path, &[]).await;
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn post_from(&self, origin: &str, path: &str, form: &[(&str, &str)]) -> Response {
+        let mut request = self.client.post(format!("{}{path}", self.url)).form(form);
+        if !origin.is_empty() {
+            request = request.header("origin", origin);
+        }
+        if let Some(cookie) = &self.cookie {
+            request = request.header("cookie", cookie);
+        }
+        request.send().await.unwrap()
+    }
+
+    async fn post(&self, path: &str, form: &[(&str, &str)]) -> (u16, String) {
+        let response = self.post_from(&self.url, path, form).await;
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    /// Logs in; the answer is the text of the page if that fails.
+    async fn log_in(&mut self, key: &str) -> Result<(), String> {
+        let response = self.post_from(&self.url.clone(), "/inspector/login", &[("key", key)]).await;
+        match response.headers().get(SET_COOKIE) {
+            Some(cookie) => {
+                let cookie = cookie.to_str().unwrap();
+                assert!(cookie.contains("; HttpOnly; SameSite=Strict"), "{cookie}");
+                self.cookie = Some(cookie.split(';').next().unwrap().into());
+                assert_eq!(response.status(), 303);
+                Ok(())
+            }
+            None => Err(response.text().await.unwrap()),
+        }
+    }
+}
+
+async fn head(database: &Database, store: &str) -> i64 {
+    database.admin().await.query_one("select livestore.head($1)", &[&store]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_this_machine_everybody_may_look_and_commit_and_nobody_else() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let visitor = Visitor::of(&sidecar);
+    let response = visitor.get_with("/", &[]).await;
+    assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
+    let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self';") && policy.contains("frame-ancestors 'none'"));
+    assert!(response.text().await.unwrap().contains("All is well"));
+    // Programs get the text.
+    let text = visitor.client.get(&visitor.url).send().await.unwrap().text().await.unwrap();
+    assert!(text.starts_with("livestore-sidecar"), "{text}");
+
+    assert_eq!(visitor.get("/inspector/store?id=todos").await.0, 200);
+    for (name, value) in [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=203.0.113.9"), ("via", "1.1 a")] {
+        let response = visitor.get_with("/inspector/store?id=todos", &[(name, value)]).await;
+        assert_eq!(response.status(), 401, "{name}");
+    }
+    let of_another_name = visitor.get_with("/", &[("host", "evil.example")]).await;
+    assert_eq!(of_another_name.status(), 421);
+
+    let event = [("id", "todos"), ("name", "made"), ("args", "{\"a\": 1}")];
+    for origin in ["", "null", "http://evil.example", "http://127.0.0.1:1"] {
+        assert_eq!(visitor.post_from(origin, "/inspector/commit", &event).await.status(), 403, "{origin}");
+    }
+    assert_eq!(head(&database, "todos").await, 1);
+    assert_eq!(visitor.post("/inspector/commit", &event).await.0, 303);
+    let (status, text) =
+        visitor.post("/inspector/commit", &[("id", "todos"), ("name", "made"), ("args", "{\"a\": ")]).await;
+    assert!(status == 422 && text.contains("invalid input syntax for type json"), "{status} {text}");
+    assert_eq!(head(&database, "todos").await, 2);
+    // Not even who could read the form that confirms it.
+    let (status, _) = visitor.post("/inspector/drop", &[("id", "todos"), ("confirmation", "todos")]).await;
+    assert_eq!((status, head(&database, "todos").await), (403, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--allow", "*=write"]).ready().await;
+    database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let issuer = Signer::secret(TOKEN_SECRET);
+    let token = |claim: Value| issuer.sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": claim}));
+    let mut visitor = Visitor::of(&sidecar);
+    for path in ["/", "/inspector/stores", "/inspector/live", "/inspector/rows?id=todos", "/inspector/export?id=todos"] {
+        let (status, text) = visitor.get(path).await;
+        assert!(status == 401 && text.contains("Secret or token") && !text.contains("todos"), "{path}: {text}");
+    }
+    for (claim, refusal) in [
+        (json!({"todos": "admin", "t*": "admin"}), "does not give"),
+        // --allow is for clients.
+        (json!({}), "does not give"),
+        (json!({"*": "everything"}), "malformed"),
+    ] {
+        let refused = visitor.log_in(&token(claim.clone())).await.unwrap_err();
+        assert!(refused.contains(refusal), "{claim}: {refused}");
+    }
+    assert!(visitor.log_in("no token at all").await.unwrap_err().contains("not a JSON Web Token"));
+
+    visitor.log_in(&token(json!({"*": "read"}))).await.unwrap();
+    let (status, text) = visitor.get("/inspector/store?id=todos").await;
+    assert!(status == 200 && text.contains("ann") && !text.contains("Commit an event"));
+    let event = [("id", "todos"), ("name", "made"), ("args", "")];
+    assert_eq!(visitor.post("/inspector/commit", &event).await.0, 403);
+    visitor.log_in(&token(json!({"*": "write"}))).await.unwrap();
+    assert_eq!(visitor.post("/inspector/commit", &event).await.0, 303);
+    assert_eq!(visitor.post("/inspector/reset", &[("id", "todos"), ("confirmation", "todos")]).await.0, 403);
+    // The role of the sidecar may not, whatever the token says.
+    visitor.log_in(&token(json!({"*": "admin"}))).await.unwrap();
+    let (status, text) = visitor.post("/inspector/reset", &[("id", "todos"), ("confirmation", "todos")]).await;
+    assert!(status == 422 && text.contains("permission denied"), "{status} {text}");
+    assert_eq!(head(&database, "todos").await, 2);
+    let response = visitor.post_from(&visitor.url, "/inspector/logout", &[]).await;
+    assert!(response.headers()[SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('todos', 'e', '{\"n\": 1}'), livestore.commit('todos', 'f')").await.unwrap();
+    let start = Start::new(database.url("admin")).arguments(&["--inspector-secret", SECRET, "--insecure-no-auth"]);
+    let sidecar = start.ready().await;
+    let mut visitor = Visitor::of(&sidecar);
+    // Without a secret, it would be open to whoever the proxy in front brings.
+    assert_eq!(visitor.get("/").await.0, 401);
+    assert!(visitor.log_in("a secret for the inspecto").await.unwrap_err().contains("this is not the secret"));
+    visitor.log_in(SECRET).await.unwrap();
+    assert!(visitor.get("/inspector/event?id=todos&number=1").await.1.contains("Rewrite"));
+
+    let rewrite = |confirmation| {
+        [
+            ("id", "todos"),
+            ("number", "1"),
+            ("name", "e"),
+            ("args", "{\"n\": 2}"),
+            ("reason", "a test"),
+            ("confirmation", confirmation),
+        ]
+    };
+    let args = async || -> String {
+        let args = "select coalesce(args::text, 'none') from livestore.events where seq_num = 1";
+        admin.query_one(args, &[]).await.unwrap().get(0)
+    };
+    assert_eq!(visitor.post("/inspector/rewrite", &rewrite("2")).await.0, 400);
+    assert_eq!(args().await, "{\"n\": 1}");
+    assert_eq!(visitor.post("/inspector/rewrite", &rewrite("1")).await.0, 303);
+    assert_eq!(args().await, "{\"n\": 2}");
+    let erase = [("id", "todos"), ("number", "1"), ("args", "{}"), ("reason", "asked"), ("confirmation", "1")];
+    assert_eq!(visitor.post("/inspector/erase", &erase).await.0, 303);
+    assert_eq!(args().await, "{}");
+
+    let (status, lines) = visitor.get("/inspector/export?id=todos").await;
+    let exported: String = admin
+        .query_one("select string_agg(l, E'\\n') || E'\\n' from livestore.export_store('todos') l", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!((status, lines), (200, exported));
+
+    for (action, confirmation, status) in [("reset", "todo", 400), ("reset", "todos", 303), ("drop", "todos", 303)] {
+        let form = [("id", "todos"), ("confirmation", confirmation)];
+        assert_eq!(visitor.post(&format!("/inspector/{action}"), &form).await.0, status, "{action}");
+    }
+    let stores: i64 = admin.query_one("select count(*) from livestore.stores", &[]).await.unwrap().get(0);
+    assert_eq!(stores, 0);
+    // A session of another secret.
+    let other = Start::new(database.url("admin")).arguments(&["--inspector-secret", "another secret of 24 b", "--insecure-no-auth"]);
+    let other = other.ready().await;
+    let stranger = Visitor { cookie: visitor.cookie.clone(), ..Visitor::of(&other) };
+    assert_eq!(stranger.get("/").await.0, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_off_where_nobody_has_asked_for_it() {
+    let database = Database::new().await;
+    let off = Start::new(database.url("sidecar")).arguments(&["--inspector", "off"]).ready().await;
+    let visitor = Visitor::of(&off);
+    assert!(visitor.get("/").await.1.starts_with("livestore-sidecar"));
+    assert_eq!(visitor.get("/inspector/stores").await.0, 404);
+
+    let start = |arguments: &[&str]| {
+        Start::program().args(arguments).env("DATABASE_URL", database.url("sidecar")).output().unwrap()
+    };
+    let open = ["--listen", "0.0.0.0:0", "--insecure-no-auth", "--inspector", "on"];
+    for (arguments, reason) in [
+        (&open[..], "--inspector on needs --inspector-secret"),
+        (&["--inspector-secret", "short"], "less than 16 bytes"),
+    ] {
+        let output = start(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(2) && said.contains(reason), "{arguments:?}: {said}");
+    }
+}
+
+/// Where a function decides what a token allows, a token alone does not open the pages that show everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authorize_function_is_not_gone_around() {
+    let database = Database::new().await;
+    let function = "create schema app; grant usage on schema app to public;
+        create function app.may(store_id text, action text, payload json, headers json) returns boolean language sql
+        as $$ select false $$";
+    database.admin().await.batch_execute(function).await.unwrap();
+    let arguments = ["--authorize-function", "app.may"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let (status, text) = Visitor::of(&sidecar).get("/inspector/stores").await;
+    assert!(status == 401 && text.contains("start the sidecar with --inspector-secret"), "{status} {text}");
+
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&arguments).ready().await;
+    let issuer = Signer::secret(TOKEN_SECRET);
+    let token = issuer.sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": {"*": "admin"}}));
+    assert!(Visitor::of(&sidecar).log_in(&token).await.unwrap_err().contains("tokens are not taken here"));
+}
+
+/// Everything that a client can write is shown as text.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_send_is_escaped() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let evil = "\"><script>alert(1)</script><img src=x onerror=alert(2)>'";
+    let event = json!([{"name": evil, "args": {evil: evil}, "seqNum": 1, "parentSeqNum": 0, "clientId": evil, "sessionId": evil}]);
+    let admin = database.admin().await;
+    admin.execute("select livestore.push($1, $2::text::json)", &[&evil, &event.to_string()]).await.unwrap();
+    let visitor = Visitor::of(&sidecar);
+    let id = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E%3Cimg%20src%3Dx%20onerror%3Dalert(2)%3E'";
+    // A client that is refused, and one that follows.
+    let url = format!("{}/?storeId={id}&transport=ws", sidecar.url());
+    let mut follower = Rpc::connect_with(&url, &[("user-agent", evil)]).await.unwrap();
+    follower.pull(json!("1"), evil, true).await;
+    follower.frame().await;
+    for path in [
+        "/inspector/stores".to_owned(),
+        "/inspector/stores?recent=1".into(),
+        format!("/inspector/stores?prefix={id}"),
+        format!("/inspector/store?id={id}&name={id}&client={id}"),
+        format!("/inspector/rows?id={id}"),
+        format!("/inspector/event?id={id}&number=1"),
+        format!("/inspector/confirm?action=reset&id={id}"),
+        format!("/inspector/store?id=no{id}"),
+    ] {
+        let (status, text) = visitor.get(&path).await;
+        assert!([200, 404].contains(&status), "{path}: {status}");
+        assert!(text.contains("&lt;script&gt;") && !text.contains("<script>") && !text.contains("<img"), "{path}: {text}");
+    }
+    for path in ["/inspector/store?id=", "/inspector/store?id=a%00", "/inspector/store?id=s&since=soon", "/inspector/event?id=s&number=x"] {
+        let (status, text) = visitor.get(path).await;
+        assert!(status == 400, "{path}: {status} {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_are_listed_by_pages_and_found_by_the_beginnings_of_their_ids() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "select livestore.create_store(format('user-%s', lpad(g::text, 4, '0'))) from generate_series(1, 250) g;
+             select livestore.create_store(s) from unnest(array['user_x', 'user:1', 'user 2', 'Üser', '100%', '100x']) s;
+             select livestore.commit('user-0007', 'e')",
+        )
+        .await
+        .unwrap();
+    let visitor = Visitor::of(&sidecar);
+    let list = async |first: &str| {
+        let (mut all, mut path) = (Vec::new(), Some(first.to_owned()));
+        while let Some(next) = path.take() {
+            let (status, text) = visitor.get(&next).await;
+            assert_eq!(status, 200, "{next}: {text}");
+            all.extend(text.split("<td><a href=\"/inspector/store?id=").skip(1).map(|cell| {
+                cell.split("<code>").nth(1).and_then(|cell| cell.split("</code>").next()).unwrap().to_owned()
+            }));
+            path = text.split("<a rel=\"next\" href=\"").nth(1).map(|link| link.split('"').next().unwrap().replace("&amp;", "&"));
+        }
+        all
+    };
+    let all = list("/inspector/stores").await;
+    assert_eq!((all.len(), all[0].as_str(), all[255].as_str()), (256, "100x", "user-0001"));
+    let users = list("/inspector/stores?prefix=user-").await;
+    assert_eq!((users.len(), users[0].as_str(), users[249].as_str()), (250, "user-0001", "user-0250"));
+    assert_eq!(list("/inspector/stores?prefix=user%3A").await, ["user:1"]);
+    assert_eq!(list("/inspector/stores?prefix=%C3%9C").await, ["Üser"]);
+    assert_eq!(list("/inspector/stores?prefix=100%25").await, ["100%"]);
+    assert_eq!(list("/inspector/stores?prefix=nothing").await, [""; 0]);
+    assert_eq!(list("/inspector/stores?recent=1").await, ["user-0007"]);
+}
+
+/// Pages of events, and filters.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_listed_by_pages_and_filters() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "select livestore.push('todos', (select json_agg(json_build_object('name', case when g % 50 = 0 then 'rare' else 'usual' end,
+                 'seqNum', g, 'parentSeqNum', g - 1, 'clientId', 'c' || g % 3, 'sessionId', 's', 'args', json_build_object('n', g)) order by g)
+             from generate_series(1, 1000) g))",
+        )
+        .await
+        .unwrap();
+    let visitor = Visitor::of(&sidecar);
+    let numbers = async |query: &str| -> Vec<i64> {
+        let (status, text) = visitor.get(&format!("/inspector/rows?id=todos{query}")).await;
+        assert_eq!(status, 200, "{text}");
+        text.split("data-seq=\"").skip(1).map(|row| row.split('"').next().unwrap().parse().unwrap()).collect()
+    };
+    assert_eq!(numbers("").await, (801..=1000).rev().collect::<Vec<_>>());
+    assert_eq!(numbers("&before=801").await, (601..=800).rev().collect::<Vec<_>>());
+    assert_eq!(numbers("&after=0").await, (1..=200).rev().collect::<Vec<_>>());
+    assert_eq!(numbers("&at=3").await, [3, 2, 1]);
+    assert_eq!(numbers("&name=rare&before=200").await, [150, 100, 50]);
+    assert_eq!(numbers("&name=rare&client=c0&since=2020-01-01T00:00").await.len(), 6);
+    assert_eq!(numbers("&since=2200-01-01T00:00").await, [0; 0]);
+    let (_, text) = visitor.get("/inspector/store?id=todos&at=900").await;
+    assert!(text.contains("after=900") && text.contains("before=701") && !text.contains("data-follow"));
+    let refused = visitor.post_from(&visitor.url, "/inspector/commit", &[("id", "todos"), ("name", ""), ("args", "")]).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().get(LOCATION)), (422, None));
+}
