@@ -23,11 +23,15 @@ async fn traffic(sidecar: &Sidecar) -> JoinSet<()> {
         client.pull(json!("1"), "todos", true).await;
         clients.spawn(async move {
             loop {
-                client.frame().await;
+                if client.frame().await["_tag"] == "Chunk" {
+                    client.send(json!({"_tag": "Ack", "requestId": "1"})).await;
+                }
             }
         });
     }
     let mut client = Rpc::connect_with(&url, &[]).await.unwrap();
+    // A connection without a pull is closed after a while.
+    client.pull(json!("0"), "todos", true).await;
     clients.spawn(async move {
         // There is one event already.
         for n in 1.. {
