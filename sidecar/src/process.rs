@@ -165,7 +165,8 @@ impl Sidecar {
             info!("the peer relay is off: its devices hear of each other by notifications, and --live is poll");
         }
         let relay = has_relay.then(|| Relay::start(database.clone(), &config.relay, &mut tasks));
-        let log = Log::start(database.clone(), config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
+        let log =
+            Log::start(database.clone(), config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
         let dialects = config.protocols.dialects.clone();
         let gate = Arc::new(Gate::new(config.gate, &config.auth, dialects, log, ending)?);
         let address = socket.address()?;

@@ -73,7 +73,14 @@ impl Authentication {
     /// Identifies the client that sends a request with these credentials.
     pub async fn identify(&self, credentials: &Credentials) -> Result<Identity, TokenError> {
         match self {
-            Self::None => Ok(Identity { subject: "".into(), until: None, claims: None, rules: None, over_all_stores: None, _permit: None }),
+            Self::None => Ok(Identity {
+                subject: "".into(),
+                until: None,
+                claims: None,
+                rules: None,
+                over_all_stores: None,
+                _permit: None,
+            }),
             Self::Jwt(jwt) => jwt.identify(credentials.token().ok_or(TokenError::Missing)?).await,
         }
     }

@@ -34,7 +34,11 @@ impl Banner {
         }
         let endpoints = protocols::endpoints(&self.dialects).replace("<this host>", &host.to_string());
         let app = self.app.map(|app| format!("  app             http://{}\n", local_name(app))).unwrap_or_default();
-        let inspector = if self.has_inspector { format!("  inspector       http://{}\n", local_name(self.listen)) } else { String::new() };
+        let inspector = if self.has_inspector {
+            format!("  inspector       http://{}\n", local_name(self.listen))
+        } else {
+            String::new()
+        };
         let (database, data) = (self.database, self.data.display());
         // A terminal that is gone does not end what is served.
         let _ = writeln!(

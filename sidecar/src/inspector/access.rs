@@ -54,7 +54,7 @@ impl Lock {
 
 /// Somebody who may look.
 pub struct Visitor {
-    /// What may be done with every store.
+    /// The access to every store.
     pub access: Access,
     /// `sub` of a token.
     pub subject: Arc<str>,
@@ -78,7 +78,9 @@ pub enum NoEntry {
     Token(String),
     #[error("the claim of this token does not give \"*\": read, write or admin for all stores")]
     NotForAll,
-    #[error("tokens are not taken here, as --authorize-function or --authorize-url decides what they allow: use the inspector's secret")]
+    #[error(
+        "tokens are not taken here, as --authorize-function or --authorize-url decides what they allow: use the inspector's secret"
+    )]
     NoTokens,
     #[error("this is not the secret")]
     WrongSecret,
@@ -157,7 +159,7 @@ impl Door {
 }
 
 /// The cookie that ends a session.
-pub fn log_out() -> HeaderValue {
+pub fn end_session() -> HeaderValue {
     HeaderValue::from_static("livestore_inspector=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0")
 }
 
@@ -172,7 +174,9 @@ fn cookie(headers: &HeaderMap) -> Option<String> {
 }
 
 fn is_forwarded(headers: &HeaderMap) -> bool {
-    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"].iter().any(|name| headers.contains_key(*name))
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"]
+        .iter()
+        .any(|name| headers.contains_key(*name))
 }
 
 /// Whether a form was sent by a page of the inspector, and not by one of another origin. Browsers say so in a header that pages cannot
@@ -220,25 +224,36 @@ mod tests {
 
     #[tokio::test]
     async fn the_secret_opens_a_session_and_only_its_own() {
-        let (one, other) = (door(false, Some("a secret of the operator")), door(false, Some("another secret entirely")));
+        let (one, other) =
+            (door(false, Some("a secret of the operator")), door(false, Some("another secret entirely")));
         let cookie = one.log_in("a secret of the operator", &headers(&[])).await.unwrap();
         let pair = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
         let with = headers(&[("cookie", &format!("a=b; {pair}; c=d"))]);
         assert_eq!(one.admit(&with).await.map(|visitor| visitor.access).ok(), Some(Access::Admin));
         assert_eq!(other.admit(&with).await.err(), Some(NoEntry::NoSession));
         assert_eq!(one.admit(&headers(&[])).await.err(), Some(NoEntry::NoSession));
-        assert_eq!(one.admit(&headers(&[("cookie", "livestore_inspector=secret:")])).await.err(), Some(NoEntry::NoSession));
-        assert_eq!(one.admit(&headers(&[("cookie", "livestore_inspector=a.b.c")])).await.err(), Some(NoEntry::NoTokens));
+        assert_eq!(
+            one.admit(&headers(&[("cookie", "livestore_inspector=secret:")])).await.err(),
+            Some(NoEntry::NoSession)
+        );
+        assert_eq!(
+            one.admit(&headers(&[("cookie", "livestore_inspector=a.b.c")])).await.err(),
+            Some(NoEntry::NoTokens)
+        );
         tokio::time::pause();
         assert_eq!(one.log_in("a secret of the operato", &headers(&[])).await.err(), Some(NoEntry::WrongSecret));
-        let secure = one.log_in("a secret of the operator", &headers(&[("origin", "https://a.example")])).await.unwrap();
+        let secure =
+            one.log_in("a secret of the operator", &headers(&[("origin", "https://a.example")])).await.unwrap();
         assert!(secure.to_str().unwrap().ends_with("; Secure") && !cookie.to_str().unwrap().contains("Secure"));
     }
 
     #[tokio::test]
     async fn an_open_door_is_for_this_machine_and_gives_no_administration() {
         let open = door(true, None);
-        assert_eq!(open.admit(&headers(&[("host", "localhost")])).await.map(|visitor| visitor.access).ok(), Some(Access::Write));
+        assert_eq!(
+            open.admit(&headers(&[("host", "localhost")])).await.map(|visitor| visitor.access).ok(),
+            Some(Access::Write)
+        );
         for name in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
             assert_eq!(open.admit(&headers(&[(name, "1.2.3.4")])).await.err(), Some(NoEntry::NoSession), "{name}");
         }

@@ -38,7 +38,7 @@ pub fn fields(schema: &str) -> Option<Vec<Field>> {
     Some(properties.iter().map(field).collect())
 }
 
-/// What a reference within the schema stands for.
+/// Follows a reference within the schema.
 fn resolve<'a>(schema: &'a Value, whole: &'a Value) -> &'a Value {
     let target = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix('#'));
     target.and_then(|pointer| whole.pointer(pointer)).unwrap_or(schema)
@@ -74,9 +74,7 @@ pub fn args(fields: &[Field], form: &HashMap<String, String>) -> Result<String, 
                 Ok(Value::Number(number)) => Value::Number(number),
                 _ => return Err(format!("{name} is not a number: {typed}")),
             },
-            FieldKind::Json => {
-                serde_json::from_str(typed).map_err(|error| format!("{name} is not JSON: {error}"))?
-            }
+            FieldKind::Json => serde_json::from_str(typed).map_err(|error| format!("{name} is not JSON: {error}"))?,
         };
         args.insert(name.clone(), value);
     }
@@ -94,7 +92,8 @@ mod tests {
     #[test]
     fn fields_are_those_of_the_schema() {
         let fields = fields(SCHEMA).unwrap();
-        let of = |name: &str| fields.iter().find(|field| field.name == name).map(|field| (&field.kind, field.is_required));
+        let of =
+            |name: &str| fields.iter().find(|field| field.name == name).map(|field| (&field.kind, field.is_required));
         assert_eq!(of("id"), Some((&FieldKind::Text, true)));
         assert_eq!(of("done"), Some((&FieldKind::Boolean, true)));
         assert_eq!(of("kind"), Some((&FieldKind::Choice(vec!["a".into(), "b".into()]), false)));

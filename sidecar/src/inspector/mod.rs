@@ -1,17 +1,21 @@
 //! The inspector: pages for a browser that show what the sidecar and its database do, and let an operator change it by hand.
 //!
-//! - [`access`] says who may look, and who may change something.
-//! - [`routes`] and [`pages`] are the pages, [`stream`] what follows on them by itself.
+//! - [`access`] decides who may look, and who may change something; [`login`] asks for the secret or a token.
+//! - [`routes`] has the paths. [`reads`] answers with [`pages`], [`changes`] takes forms, [`stream`] sends what follows by itself.
 //! - [`live`] measures, while somebody looks.
 //!
 //! Pages are whole without a script; scripts add what is live. Everything is escaped by the templates, and the pages may load
 //! nothing but their own files.
 
 mod access;
+mod answers;
 mod assets;
+mod changes;
 mod forms;
 mod live;
+mod login;
 mod pages;
+mod reads;
 mod routes;
 mod settings;
 mod stream;
@@ -52,14 +56,17 @@ pub enum Kind {
 /// Looks at the settings and the database.
 pub type Checks = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<(Kind, String)>> + Send>> + Send + Sync>;
 
-/// What all pages share.
+/// Findings, and when they were made.
+type Findings = (Instant, Vec<(Kind, String)>);
+
+/// The state that all pages share.
 pub struct Inspector {
     gate: Arc<Gate>,
     inspection: Inspection,
     door: Door,
     sampler: Arc<Sampler>,
     checks: Checks,
-    findings: Mutex<Option<(Instant, Vec<(Kind, String)>)>>,
+    findings: Mutex<Option<Findings>>,
 }
 
 impl Inspector {

@@ -1,4 +1,4 @@
-//! What follows on a page by itself, as Server-Sent Events.
+//! Figures and events that follow on a page by themselves, as Server-Sent Events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub const STREAMS: usize = 100;
 /// The interval at which an idle stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// What keeps a stream: its place, and its visitor's among the connections of a subject.
+/// The right to a stream: its place, and its visitor's among the connections of a subject.
 pub struct Place {
     pub _permit: OwnedSemaphorePermit,
     pub visitor: Arc<Visitor>,
@@ -41,11 +41,7 @@ impl Place {
 }
 
 /// Ends with the process, and with the token of whoever looks.
-fn answer(
-    inspector: &Inspector,
-    place: Place,
-    events: impl Stream<Item = Event> + Send + 'static,
-) -> Response {
+fn answer(inspector: &Inspector, place: Place, events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let (ending, until) = (inspector.gate.ending.begun.clone(), place.until());
     let end = async move {
         tokio::select! {
@@ -92,21 +88,19 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, after: i
                 Ok(subscription) => (Event::default().event("open").data(""), Following::Goes(Box::new(subscription))),
                 Err(_) => (end("The log cannot be read."), Following::Ended),
             },
-            Following::Goes(mut subscription) => loop {
-                match subscription.next().await {
-                    Ok(delivery) => {
-                        let news: Vec<_> = delivery.events.iter().rev().filter_map(|event| inspected(event)).collect();
-                        let wanted: Vec<_> = news.into_iter().filter(|event| filter.takes(event)).collect();
-                        let head = subscription.last();
-                        let rows = pages::rows(store.as_str(), &wanted).into_string();
-                        break (json("rows", &(head, rows)), Following::Goes(subscription));
-                    }
-                    Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => {
-                        break (end("The store was reset or dropped: load the page anew."), Following::Ended);
-                    }
-                    Err(StreamEnd::Unreadable) => break (end("The next event cannot be read."), Following::Ended),
-                    Err(StreamEnd::Expired) => break (end("The token has expired."), Following::Ended),
+            Following::Goes(mut subscription) => match subscription.next().await {
+                Ok(delivery) => {
+                    let news: Vec<_> = delivery.events.iter().rev().filter_map(|event| inspected(event)).collect();
+                    let wanted: Vec<_> = news.into_iter().filter(|event| filter.takes(event)).collect();
+                    let head = subscription.last();
+                    let rows = pages::rows(store.as_str(), &wanted).into_string();
+                    (json("rows", &(head, rows)), Following::Goes(subscription))
                 }
+                Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => {
+                    (end("The store was reset or dropped: load the page anew."), Following::Ended)
+                }
+                Err(StreamEnd::Unreadable) => (end("The next event cannot be read."), Following::Ended),
+                Err(StreamEnd::Expired) => (end("The token has expired."), Following::Ended),
             },
             Following::Ended => return None,
         };

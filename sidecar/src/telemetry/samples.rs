@@ -31,7 +31,8 @@ pub struct Buckets(Vec<(f64, f64)>);
 impl Buckets {
     /// The value that this part of the values since another moment did not exceed: the bound of its bucket, in seconds. `None` if there were none.
     pub fn quantile_since(&self, before: &Self, part: f64) -> Option<f64> {
-        let count_before = |bound: f64| before.0.iter().find(|(other, _)| *other == bound).map_or(0.0, |(_, count)| *count);
+        let count_before =
+            |bound: f64| before.0.iter().find(|(other, _)| *other == bound).map_or(0.0, |(_, count)| *count);
         let counts: Vec<_> = self.0.iter().map(|(bound, count)| (*bound, count - count_before(*bound))).collect();
         let all = counts.last().map_or(0.0, |(_, count)| *count);
         let found = counts.iter().find(|(_, count)| all > 0.0 && *count >= part * all)?;
@@ -55,7 +56,8 @@ impl Totals {
     }
 
     fn add(&mut self, name: &str, labels: &str, value: f64) {
-        let bucket = || Some((name.strip_suffix("_bucket")?, label(labels, "le")?.replace("+Inf", "inf").parse().ok()?));
+        let bucket =
+            || Some((name.strip_suffix("_bucket")?, label(labels, "le")?.replace("+Inf", "inf").parse().ok()?));
         match (name, bucket()) {
             (PUSHES, _) if label(labels, "outcome") == Some("accepted") => self.pushes += value,
             (COMMITTED_EVENTS, _) => self.events += value,

@@ -116,12 +116,14 @@ async fn on_this_machine_everybody_may_look_and_commit_and_nobody_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says() {
     let database = Database::new().await;
-    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--allow", "*=write"]).ready().await;
+    let sidecar =
+        Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--allow", "*=write"]).ready().await;
     database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
     let issuer = Signer::secret(TOKEN_SECRET);
     let token = |claim: Value| issuer.sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": claim}));
     let mut visitor = Visitor::of(&sidecar);
-    for path in ["/", "/inspector/stores", "/inspector/live", "/inspector/rows?id=todos", "/inspector/export?id=todos"] {
+    for path in ["/", "/inspector/stores", "/inspector/live", "/inspector/rows?id=todos", "/inspector/export?id=todos"]
+    {
         let (status, text) = visitor.get(path).await;
         assert!(status == 401 && text.contains("Secret or token") && !text.contains("todos"), "{path}: {text}");
     }
@@ -157,7 +159,10 @@ async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says
 async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     let database = Database::new().await;
     let admin = database.admin().await;
-    admin.batch_execute("select livestore.commit('todos', 'e', '{\"n\": 1}'), livestore.commit('todos', 'f')").await.unwrap();
+    admin
+        .batch_execute("select livestore.commit('todos', 'e', '{\"n\": 1}'), livestore.commit('todos', 'f')")
+        .await
+        .unwrap();
     let start = Start::new(database.url("admin")).arguments(&["--inspector-secret", SECRET, "--insecure-no-auth"]);
     let sidecar = start.ready().await;
     let mut visitor = Visitor::of(&sidecar);
@@ -204,7 +209,11 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     let stores: i64 = admin.query_one("select count(*) from livestore.stores", &[]).await.unwrap().get(0);
     assert_eq!(stores, 0);
     // A session of another secret.
-    let other = Start::new(database.url("admin")).arguments(&["--inspector-secret", "another secret of 24 b", "--insecure-no-auth"]);
+    let other = Start::new(database.url("admin")).arguments(&[
+        "--inspector-secret",
+        "another secret of 24 b",
+        "--insecure-no-auth",
+    ]);
     let other = other.ready().await;
     let stranger = Visitor { cookie: visitor.cookie.clone(), ..Visitor::of(&other) };
     assert_eq!(stranger.get("/").await.0, 401);
@@ -279,9 +288,17 @@ async fn what_clients_send_is_escaped() {
     ] {
         let (status, text) = visitor.get(&path).await;
         assert!([200, 404].contains(&status), "{path}: {status}");
-        assert!(text.contains("&lt;script&gt;") && !text.contains("<script>") && !text.contains("<img"), "{path}: {text}");
+        assert!(
+            text.contains("&lt;script&gt;") && !text.contains("<script>") && !text.contains("<img"),
+            "{path}: {text}"
+        );
     }
-    for path in ["/inspector/store?id=", "/inspector/store?id=a%00", "/inspector/store?id=s&since=soon", "/inspector/event?id=s&number=x"] {
+    for path in [
+        "/inspector/store?id=",
+        "/inspector/store?id=a%00",
+        "/inspector/store?id=s&since=soon",
+        "/inspector/event?id=s&number=x",
+    ] {
         let (status, text) = visitor.get(path).await;
         assert!(status == 400, "{path}: {status} {text}");
     }
@@ -309,7 +326,10 @@ async fn stores_are_listed_by_pages_and_found_by_the_beginnings_of_their_ids() {
             all.extend(text.split("<td><a href=\"/inspector/store?id=").skip(1).map(|cell| {
                 cell.split("<code>").nth(1).and_then(|cell| cell.split("</code>").next()).unwrap().to_owned()
             }));
-            path = text.split("<a rel=\"next\" href=\"").nth(1).map(|link| link.split('"').next().unwrap().replace("&amp;", "&"));
+            path = text
+                .split("<a rel=\"next\" href=\"")
+                .nth(1)
+                .map(|link| link.split('"').next().unwrap().replace("&amp;", "&"));
         }
         all
     };
@@ -353,6 +373,7 @@ async fn events_are_listed_by_pages_and_filters() {
     assert_eq!(numbers("&since=2200-01-01T00:00").await, [0; 0]);
     let (_, text) = visitor.get("/inspector/store?id=todos&at=900").await;
     assert!(text.contains("after=900") && text.contains("before=701") && !text.contains("data-follow"));
-    let refused = visitor.post_from(&visitor.url, "/inspector/commit", &[("id", "todos"), ("name", ""), ("args", "")]).await;
+    let refused =
+        visitor.post_from(&visitor.url, "/inspector/commit", &[("id", "todos"), ("name", ""), ("args", "")]).await;
     assert_eq!((refused.status().as_u16(), refused.headers().get(LOCATION)), (422, None));
 }

@@ -137,7 +137,11 @@ async fn a_table_of_electric_is_imported_from_another_database() {
         select g, g - 1, 'todoCreated', json_build_object('id', g), 'c', 's' from generate_series(100000, 1, -1) g";
     from.admin().await.batch_execute(table).await.unwrap();
     let recipe = snippets("docs/electric.md", "sh").into_iter().next().expect("a recipe");
-    shell(&format!("export OLD_DATABASE_URL='{}' DATABASE_URL='{}'\n{recipe}", from.url("postgres"), to.url("postgres")));
+    shell(&format!(
+        "export OLD_DATABASE_URL='{}' DATABASE_URL='{}'\n{recipe}",
+        from.url("postgres"),
+        to.url("postgres")
+    ));
     let admin = to.admin().await;
     admin.batch_execute("select livestore.import_table('public.\"eventlog_6_my_store\"', 'my-store')").await.unwrap();
     let wrong = "select count(*) from public.\"eventlog_6_my_store\" o

@@ -8,9 +8,7 @@ pub fn login(problem: Option<&str>, has_secret: bool, takes_tokens: bool) -> Mar
         (true, true) => "The secret of --inspector-secret, or a token whose claim gives \"*\".",
         (true, false) => "The secret of --inspector-secret.",
         (false, true) => "A token whose claim gives \"*\": read, write or admin.",
-        (false, false) => {
-            "Nobody can log in: start the sidecar with --inspector-secret (LIVESTORE_INSPECTOR_SECRET)."
-        }
+        (false, false) => "Nobody can log in: start the sidecar with --inspector-secret (LIVESTORE_INSPECTOR_SECRET).",
     };
     html! {
         h1 { "Log in" }

@@ -1,4 +1,4 @@
-//! What all pages have.
+//! The frame of every page.
 
 use maud::{DOCTYPE, Markup, html};
 

@@ -15,7 +15,7 @@ pub use access::login;
 pub use layout::{Page, message};
 pub use overview::{Overview, overview};
 pub use refusals::refusals;
-pub use store::{Confirm, EventView, StorePage, confirm, event, clients, rows, store};
+pub use store::{Confirm, EventView, StorePage, clients, confirm, event, rows, store};
 pub use stores::{List, StoresPage, stores};
 pub use subscriptions::subscriptions;
 
@@ -39,7 +39,7 @@ fn time(at: DateTime<Utc>) -> maud::Markup {
     maud::html! { time datetime=(iso) { (iso) } }
 }
 
-/// What a browser says that it is may be long.
+/// The beginning of a text that may be long.
 fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -6,7 +6,7 @@ use super::time;
 use crate::inspector::Kind;
 use crate::log::{InspectedDatabase, Session};
 
-/// What the page shows. The figures come by themselves.
+/// The content of the page, without the figures: those come by themselves.
 pub struct Overview {
     pub findings: Vec<(Kind, String)>,
     pub database: Result<InspectedDatabase, String>,

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::{store_url, time};
 use crate::telemetry::refusals::{Reason, Refusal};
 
-/// What to do about refusals of a reason.
+/// The remedy for refusals of a reason.
 fn remedy(reason: Reason) -> &'static str {
     match reason {
         Reason::Origin => "If the page is yours, add its origin to --cors-origins.",
@@ -17,10 +17,18 @@ fn remedy(reason: Reason) -> &'static str {
         Reason::Connections => "Close connections of this subject, or raise --max-connections-per-subject.",
         Reason::Secret => "Give the client the secret that the sidecar was started with.",
         Reason::Authorize => "The authorize function or URL said no: it decides.",
-        Reason::Hook => "A hook raised this: the event breaks a rule of yours. The client does not upload again until it is reloaded.",
-        Reason::Database => "A trigger, constraint or index of yours refuses the event: livestore-sidecar check names them.",
-        Reason::Invalid => "The batch is none that a log can have, or larger than --max-event-bytes or --max-batch-events.",
-        Reason::Malformed => "The request has not the form of its protocol: compare the versions of client and sidecar.",
+        Reason::Hook => {
+            "A hook raised this: the event breaks a rule of yours. The client does not upload again until it is reloaded."
+        }
+        Reason::Database => {
+            "A trigger, constraint or index of yours refuses the event: livestore-sidecar check names them."
+        }
+        Reason::Invalid => {
+            "The batch is none that a log can have, or larger than --max-event-bytes or --max-batch-events."
+        }
+        Reason::Malformed => {
+            "The request has not the form of its protocol: compare the versions of client and sidecar."
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use maud::{Markup, html};
 
 use super::{encoded, iso, shortened, store_url, time};
 use crate::inspector::forms::{Field, FieldKind};
-use crate::log::{EVENTS_OF_A_PAGE, Filter, LiveClient, InspectedEvent, InspectedStore};
+use crate::log::{EVENTS_OF_A_PAGE, Filter, InspectedEvent, InspectedStore, LiveClient};
 
 /// The args that fit into a row, in characters.
 const BRIEF: usize = 120;
@@ -98,7 +98,9 @@ pub fn store(page: &StorePage<'_>) -> Markup {
 }
 
 fn filter_form(id: &str, filter: &Filter) -> Markup {
-    let minute = |at: Option<chrono::DateTime<chrono::Utc>>| at.map(|at| at.format("%Y-%m-%dT%H:%M").to_string()).unwrap_or_default();
+    let minute = |at: Option<chrono::DateTime<chrono::Utc>>| {
+        at.map(|at| at.format("%Y-%m-%dT%H:%M").to_string()).unwrap_or_default()
+    };
     html! {
         form.inline action="/inspector/store" role="search" aria-label="Events" {
             input type="hidden" name="id" value=(id);
@@ -267,7 +269,7 @@ pub fn event(view: &EventView<'_>) -> Markup {
     }
 }
 
-/// What has to be typed before something is changed for good.
+/// The text that has to be typed before something is changed for good.
 fn typed(what: &str, expected: &str) -> Markup {
     html! {
         label { "Type " (what) " to confirm: " code { (expected) }

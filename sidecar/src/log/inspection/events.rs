@@ -101,9 +101,8 @@ impl Inspection {
              order by e.\"seqNum\" {direction} limit $8"
         );
         let Filter { name, client_id, since, until } = filter;
-        let rows = self
-            .rows(&sql, &[&store.as_str(), &from, name, client_id, since, until, &ARGS_CHARACTERS, &PAGE])
-            .await?;
+        let rows =
+            self.rows(&sql, &[&store.as_str(), &from, name, client_id, since, until, &ARGS_CHARACTERS, &PAGE]).await?;
         let mut events = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
         if let Order::After(_) = order {
             events.reverse();

@@ -2,18 +2,18 @@
 //! nothing here asks for a token.
 
 mod actions;
+mod clients;
 mod events;
 mod export;
-mod clients;
 mod overview;
 mod stores;
 mod subscriptions;
 mod types;
 
 pub use actions::ActionError;
+pub use clients::Client as LiveClient;
 pub use events::{Filter, InspectedEvent, Order, PAGE as EVENTS_OF_A_PAGE};
 pub use export::Exported;
-pub use clients::Client as LiveClient;
 pub use overview::{InspectedDatabase, Session};
 pub use stores::{InspectedStore, StoreStep};
 pub use subscriptions::{DeadLetter, InspectedSubscription};
@@ -56,7 +56,8 @@ impl Inspection {
         let mut client = self.0.database.background_client().await?;
         let transaction = client.build_transaction().read_only(true).start().await?;
         transaction.batch_execute(LIMIT).await?;
-        let rows = timeout(PATIENCE, transaction.query(sql, parameters)).await.map_err(|_| DatabaseError::NoAnswer)??;
+        let rows =
+            timeout(PATIENCE, transaction.query(sql, parameters)).await.map_err(|_| DatabaseError::NoAnswer)??;
         transaction.commit().await?;
         Ok(rows)
     }

@@ -35,7 +35,8 @@ pub enum StoreStep {
     Prefix { prefix: String, after: Option<(String, i64)> },
 }
 
-const COLUMNS: &str = "s.id, s.store_id, s.head, s.backend_id, s.eventlog <> 'livestore.eventlog_1'::regclass, s.created_at";
+const COLUMNS: &str =
+    "s.id, s.store_id, s.head, s.backend_id, s.eventlog <> 'livestore.eventlog_1'::regclass, s.created_at";
 
 impl Inspection {
     /// A page of stores, and whether others follow. Each takes an index: there may be millions.

@@ -15,7 +15,8 @@ impl Inspection {
 
     /// The JSON Schema of an event's args, if it has a type: its latest version.
     pub async fn event_type(&self, name: &str) -> Result<Option<String>, DatabaseError> {
-        let sql = "select t.schema::text from livestore.event_types t where t.name = $1 order by t.version desc limit 1";
+        let sql =
+            "select t.schema::text from livestore.event_types t where t.name = $1 order by t.version desc limit 1";
         let rows = self.rows(sql, &[&name]).await?;
         rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
     }

@@ -1,7 +1,7 @@
 //! Reading logs: page by page from Postgres, and live from tails.
 
-pub mod contention;
 pub mod clients;
+pub mod contention;
 pub mod listener;
 pub mod page;
 mod poll;

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, warn};
 
-use super::contention::Contention;
 use super::clients::Clients;
+use super::contention::Contention;
 use super::page::{Page, pull, status};
 use super::registry::Registry;
 use super::window::Window;

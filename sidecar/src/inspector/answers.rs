@@ -1,0 +1,68 @@
+//! Answers: pages, and what went wrong.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::http::StatusCode;
+use axum::response::{Html, IntoResponse, Response};
+
+use super::access::Visitor;
+use super::pages::{self, Page};
+use crate::log::{ActionError, StoreId};
+use crate::postgres::DatabaseError;
+
+/// The person who looks, as a handler gets it.
+pub type Who = Extension<Arc<Visitor>>;
+
+pub fn page(visitor: &Visitor, title: &str, path: &str, content: &maud::Markup) -> Html<String> {
+    Html(Page { title, path, visitor: Some(visitor), has_plots: path == "/" }.around(content))
+}
+
+pub fn problem(status: StatusCode, visitor: Option<&Visitor>, title: &str, text: &str, back: &str) -> Response {
+    let content = pages::message(title, text, back);
+    (status, Html(Page { title, path: "", visitor, has_plots: false }.around(&content))).into_response()
+}
+
+/// A request that failed, told to the person who looks.
+pub struct Failure {
+    pub status: StatusCode,
+    pub text: String,
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        problem(self.status, None, "This did not work", &self.text, "/")
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+        let text = format!("{error}{source}");
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, text }
+    }
+}
+
+impl From<ActionError> for Failure {
+    fn from(error: ActionError) -> Self {
+        let status = match error {
+            ActionError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            ActionError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self { status, text: error.to_string() }
+    }
+}
+
+impl From<(StatusCode, String)> for Failure {
+    fn from((status, text): (StatusCode, String)) -> Self {
+        Self { status, text }
+    }
+}
+
+pub fn bad(text: impl Into<String>) -> Failure {
+    Failure { status: StatusCode::BAD_REQUEST, text: text.into() }
+}
+
+pub fn store_id(text: &str) -> Result<StoreId, Failure> {
+    StoreId::parse(text).map_err(|error| bad(error.text()))
+}
