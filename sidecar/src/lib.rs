@@ -5,6 +5,7 @@
 
 mod auth;
 mod check;
+mod cli;
 mod config;
 #[cfg(feature = "dev")]
 mod dev;

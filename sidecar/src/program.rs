@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::cli::{Commit, Completions, Events, ManualPages, Stores, Subscriptions, Tail};
 use crate::config::Config;
 #[cfg(feature = "dev")]
 use crate::dev::Dev;
@@ -39,6 +40,16 @@ enum Command {
     Upgrade(Upgrade),
     /// Removes livestore_sync from a database
     Uninstall(Uninstall),
+    /// Lists stores
+    Stores(Stores),
+    /// Lists the events of a store, and goes on with --follow
+    Events(Events),
+    /// Shows the events of all stores as they are committed
+    Tail(Tail),
+    /// Commits an event
+    Commit(Commit),
+    /// Lists durable subscriptions, and how far they are
+    Subscriptions(Subscriptions),
     /// Writes the events of a store to a file, to keep them or to import them elsewhere
     Export(Export),
     /// Reads such a file into a store, with the backend id and the times that it had
@@ -47,6 +58,10 @@ enum Command {
     Token(NewToken),
     /// Asks the sidecar on this machine whether it lives, for a container's health check
     Health(Health),
+    /// Prints completions for a shell
+    Completions(Completions),
+    /// Prints a page for man
+    Man(ManualPages),
 }
 
 impl Program {
@@ -59,18 +74,23 @@ impl Program {
             Some(Command::Install(install)) => install.run(),
             Some(Command::Upgrade(upgrade)) => upgrade.run(),
             Some(Command::Uninstall(uninstall)) => uninstall.run(),
+            Some(Command::Stores(stores)) => stores.run(),
+            Some(Command::Events(events)) => events.run(),
+            Some(Command::Tail(tail)) => tail.run(),
+            Some(Command::Commit(commit)) => commit.run(),
+            Some(Command::Subscriptions(subscriptions)) => subscriptions.run(),
             Some(Command::Export(export)) => export.run(),
             Some(Command::Import(import)) => import.run(),
             Some(Command::Token(token)) => token.print(),
             Some(Command::Health(health)) => health.ask(),
+            Some(Command::Completions(completions)) => completions.print(Self::command()),
+            Some(Command::Man(pages)) => pages.print(Self::command()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     /// Options of which 0 is a good value: clocks that agree, no second try, no delay.

@@ -75,8 +75,7 @@ pub async fn commit(
     } else {
         args_of(field(&form, "args")?).map(str::to_owned)
     };
-    let session = if visitor.subject.is_empty() { "inspector" } else { &visitor.subject };
-    inspector.inspection.commit(&id, name, args.as_deref(), session).await?;
+    inspector.inspection.commit(&id, name, args.as_deref(), visitor.session()).await?;
     Ok(to_store(&id))
 }
 

@@ -9,6 +9,7 @@
 
 mod access;
 mod answers;
+mod api;
 mod assets;
 mod changes;
 mod forms;

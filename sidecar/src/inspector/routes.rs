@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use super::access::{NoEntry, is_own_page};
 use super::answers::problem;
 use super::stream::STREAMS;
-use super::{Inspector, PREFIX, assets, changes, login, reads};
+use super::{Inspector, PREFIX, api, assets, changes, login, reads};
 
 /// Pages load their own files and nothing else, and are in no frame of another page.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -41,6 +41,8 @@ pub fn router(inspector: Arc<Inspector>) -> Router {
         .route(&path("reset"), post(changes::reset))
         .route(&path("drop"), post(changes::drop_store))
         .route(&path("resend"), post(changes::resend))
+        .route(&path("api/list"), get(api::list))
+        .route(&path("api/commit"), post(api::commit))
         .layer(from_fn_with_state(Arc::clone(&inspector), enter))
         .layer(Extension(streams));
     inside

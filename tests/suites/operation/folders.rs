@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 17] = [
     &["main", "lib"],
     &["program"],
     &["dev"],
-    &["health", "install", "process", "token", "transfer"],
+    &["cli", "health", "install", "process", "token", "transfer"],
     &["check"],
     &["config"],
     &["server"],

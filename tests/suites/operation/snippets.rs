@@ -151,6 +151,14 @@ async fn a_table_of_electric_is_imported_from_another_database() {
     assert_eq!(admin.query_one("select livestore.head('my-store')", &[]).await.unwrap().get::<_, i64>(0), 100_000);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_inspectors_page_run() {
+    let database = Database::new().await;
+    let commands = &snippets("docs/inspector.md", "sh")[1];
+    let said = shell(&format!("export DATABASE_URL='{}'\n{commands}", database.url("sidecar")));
+    assert!(said.contains("committed as event 1"), "{said}");
+}
+
 /// The recipes as far as they run without the provider: their URLs and options mean something to the sidecar.
 #[test]
 fn the_recipes_for_managed_postgres_have_urls_and_options_that_the_sidecar_reads() {

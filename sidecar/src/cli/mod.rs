@@ -1,0 +1,198 @@
+//! `livestore-sidecar stores`, `events`, `tail`, `commit` and `subscriptions`: what the inspector shows, in a terminal. They ask the
+//! database, or a sidecar that serves its inspector.
+
+mod output;
+mod shell;
+mod source;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::value::RawValue;
+use tokio::time::sleep;
+
+pub use self::shell::{Completions, ManualPages};
+
+use self::output::Output;
+use self::source::{Source, SourceError};
+use crate::log::{List, ListKind};
+
+/// The interval at which what follows is asked for.
+const INTERVAL: Duration = Duration::from_millis(300);
+
+/// How something is shown, and who is asked.
+#[derive(Debug, Args)]
+struct Asked {
+    #[command(flatten)]
+    source: source::Address,
+
+    /// Print JSON, an object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Stores {
+    /// The beginning of the ids of the stores. Without it, the newest stores are listed.
+    #[arg(default_value = "")]
+    prefix: String,
+
+    /// How many at most.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    limit: i64,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// The store.
+    store: String,
+
+    /// Only events after this number. Without it, the last ones are listed.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+    after: Option<i64>,
+
+    /// How many at most. With --follow, how many of the last ones to begin with.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    limit: i64,
+
+    /// Go on, with every event that is added.
+    #[arg(long, short)]
+    follow: bool,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// Begin after this position of livestore.commits. Without it, at the end.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+    after: Option<i64>,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub struct Commit {
+    /// The store.
+    store: String,
+
+    /// The name of the event.
+    name: String,
+
+    /// Its args, as JSON. Without it, the event has none.
+    args: Option<String>,
+
+    #[command(flatten)]
+    asked: Asked,
+}
+
+#[derive(Debug, Args)]
+pub struct Subscriptions {
+    #[command(flatten)]
+    asked: Asked,
+}
+
+const STORE_COLUMNS: [&str; 3] = ["store_id", "head", "created_at"];
+const EVENT_COLUMNS: [&str; 5] = ["seq_num", "created_at", "name", "client_id", "args"];
+const COMMIT_COLUMNS: [&str; 6] = ["position", "created_at", "store_id", "seq_num", "name", "args"];
+const SUBSCRIPTION_COLUMNS: [&str; 7] =
+    ["name", "position", "lag_events", "failures", "dead_letters", "polled_at", "error"];
+
+impl Stores {
+    pub fn run(&self) -> ExitCode {
+        let list = List { of: ListKind::Stores, id: self.prefix.clone(), after: 0, limit: self.limit };
+        run(show(&self.asked, list, &STORE_COLUMNS))
+    }
+}
+
+impl Subscriptions {
+    pub fn run(&self) -> ExitCode {
+        let list = List { of: ListKind::Subscriptions, id: String::new(), after: 0, limit: 1000 };
+        run(show(&self.asked, list, &SUBSCRIPTION_COLUMNS))
+    }
+}
+
+impl Events {
+    pub fn run(&self) -> ExitCode {
+        let after = self.after.unwrap_or(-self.limit);
+        let limit = if self.follow { 1000 } else { self.limit };
+        let list = List { of: ListKind::Events, id: self.store.clone(), after, limit };
+        match self.follow {
+            false => run(show(&self.asked, list, &EVENT_COLUMNS)),
+            true => run(follow(&self.asked, list, &EVENT_COLUMNS, "seq_num")),
+        }
+    }
+}
+
+impl Tail {
+    pub fn run(&self) -> ExitCode {
+        run(async {
+            let mut list =
+                List { of: ListKind::Commits, id: String::new(), after: self.after.unwrap_or(-1), limit: 1000 };
+            if self.after.is_none() {
+                let end = self.asked.source.open().await?.list(&list).await?;
+                list.after = end.first().and_then(|row| row.fields["position"].as_i64()).unwrap_or_default();
+            }
+            follow(&self.asked, list, &COMMIT_COLUMNS, "position").await
+        })
+    }
+}
+
+impl Commit {
+    pub fn run(&self) -> ExitCode {
+        run(async {
+            let json = |args: &String| RawValue::from_string(args.clone()).map_err(SourceError::Args);
+            let args = self.args.as_ref().map(json).transpose()?;
+            let seq_num = self.asked.source.open().await?.commit(&self.store, &self.name, args).await?;
+            match self.asked.json {
+                true => output::line(&serde_json::json!({"seq_num": seq_num}).to_string()),
+                false => output::line(&format!("committed as event {seq_num}")),
+            }
+        })
+    }
+}
+
+/// Shows one list.
+async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<(), SourceError> {
+    let rows = asked.source.open().await?.list(&list).await?;
+    Output::new(asked.json, columns).table(&rows)
+}
+
+/// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on.
+async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str) -> Result<(), SourceError> {
+    let source: Source = asked.source.open().await?;
+    let output = Output::new(asked.json, columns);
+    loop {
+        let rows = source.list(&list).await?;
+        for row in &rows {
+            output.row(row)?;
+        }
+        match rows.last() {
+            Some(last) => list.after = last.fields[position].as_i64().unwrap_or(list.after),
+            None => {
+                // The last ones of an empty log are all that will come.
+                list.after = list.after.max(0);
+                sleep(INTERVAL).await;
+            }
+        }
+    }
+}
+
+fn run(command: impl Future<Output = Result<(), SourceError>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(SourceError::from).and_then(|runtime| runtime.block_on(command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has had enough.
+        Err(SourceError::System(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("livestore-sidecar: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

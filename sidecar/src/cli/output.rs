@@ -1,0 +1,104 @@
+//! Rows in a terminal: tables for people, JSON for programs.
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use super::source::{Row, SourceError};
+
+/// The most of a value that a line or a cell shows, in characters.
+const BRIEF: usize = 120;
+
+pub struct Output<'a> {
+    is_json: bool,
+    columns: &'a [&'a str],
+    has_colours: bool,
+}
+
+impl<'a> Output<'a> {
+    pub fn new(is_json: bool, columns: &'a [&'a str]) -> Self {
+        let has_colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { is_json, columns, has_colours }
+    }
+
+    pub fn table(&self, rows: &[Row]) -> Result<(), SourceError> {
+        if self.is_json {
+            return rows.iter().try_for_each(|row| line(&row.json));
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(self.columns);
+        for row in rows {
+            table.add_row(self.columns.iter().map(|column| shown(&row.fields[*column])));
+        }
+        table.trim_fmt().lines().try_for_each(line)
+    }
+
+    /// A row by itself, as it comes.
+    pub fn row(&self, row: &Row) -> Result<(), SourceError> {
+        if self.is_json {
+            return line(&row.json);
+        }
+        let (dim, plain) = if self.has_colours { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
+        let cell = |(index, column): (usize, &&str)| match index {
+            // Numbers and times come first.
+            0 | 1 => format!("{dim}{}{plain}", shown(&row.fields[*column])),
+            _ => shown(&row.fields[*column]),
+        };
+        line(&self.columns.iter().enumerate().map(cell).collect::<Vec<_>>().join("  "))
+    }
+}
+
+/// A value of a row. Clients choose what is in it: no character of it moves the cursor.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == BRIEF {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() || is_direction(character) {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Whether a character changes the direction of the text around it.
+fn is_direction(character: char) -> bool {
+    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Prints a line.
+pub fn line(text: &str) -> Result<(), SourceError> {
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_clients_write_moves_no_cursor() {
+        let evil = json!({"a": "\u{1b}[2J\u{9b}31m\u{202e}\n"});
+        for value in [&evil["a"], &evil] {
+            let shown = shown(value);
+            assert!(!shown.chars().any(|character| character.is_control() || character == '\u{202e}'), "{shown}");
+        }
+        assert_eq!(shown(&json!("x".repeat(200))).chars().count(), BRIEF + 1);
+        assert_eq!(
+            (shown(&json!(null)), shown(&json!(12)), shown(&json!("ü"))),
+            (String::new(), "12".into(), "ü".into())
+        );
+    }
+}

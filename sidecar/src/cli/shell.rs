@@ -1,0 +1,53 @@
+//! For the shell and `man`: completions and manual pages, made of the same description as `--help`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Args, Command};
+use clap_complete::Shell;
+
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell.
+    shell: Shell,
+}
+
+impl Completions {
+    pub fn print(&self, mut program: Command) -> ExitCode {
+        let name = program.get_name().to_string();
+        let mut text = Vec::new();
+        clap_complete::generate(self.shell, &mut program, name, &mut text);
+        print(&text)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct ManualPages {
+    /// The subcommand. Without it, the page of the program.
+    command: Option<String>,
+}
+
+impl ManualPages {
+    pub fn print(&self, mut program: Command) -> ExitCode {
+        program.build();
+        let page = match &self.command {
+            None => program,
+            Some(name) => match program.find_subcommand(name) {
+                Some(command) => command.clone(),
+                None => {
+                    eprintln!("livestore-sidecar: there is no subcommand {name}");
+                    return ExitCode::from(2);
+                }
+            },
+        };
+        let mut text = Vec::new();
+        match clap_mangen::Man::new(page).render(&mut text) {
+            Ok(()) => print(&text),
+            Err(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+fn print(text: &[u8]) -> ExitCode {
+    if std::io::stdout().write_all(text).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

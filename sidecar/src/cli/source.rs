@@ -1,0 +1,192 @@
+//! Who is asked: a database, or a sidecar that serves its inspector.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::header::{COOKIE, HeaderMap, HeaderValue, ORIGIN, SET_COOKIE};
+use reqwest::{Response, StatusCode, Url};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::log::List;
+use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
+use crate::settings::SettingsError;
+
+/// The time that an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub struct Address {
+    /// The database: postgres://user:password@host:port/database. The role takes livestore_reader; to commit, livestore_writer.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+
+    /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
+    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
+    database_root_certificate: Option<PathBuf>,
+
+    /// Ask this sidecar instead of the database: http://host:port. It has to serve its inspector.
+    #[arg(long, env = "LIVESTORE_SIDECAR_URL", value_name = "URL")]
+    sidecar_url: Option<String>,
+
+    /// The inspector's secret, or a token whose claim gives "*". Needed unless the sidecar's inspector asks for none.
+    #[arg(long, env = "LIVESTORE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error("say which database to ask with --database-url (DATABASE_URL), or which sidecar with --sidecar-url")]
+    Nowhere,
+    #[error("args are not JSON: {0}")]
+    Args(serde_json::Error),
+    #[error("--sidecar-url: {0}")]
+    Url(String),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Unreachable(#[from] DatabaseError),
+    #[error("the sidecar does not answer: {0}")]
+    NoAnswer(reqwest::Error),
+    #[error("{}", told(.0))]
+    Sql(#[from] tokio_postgres::Error),
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+}
+
+impl SourceError {
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::System(_) => 1,
+            Self::Nowhere | Self::Args(_) | Self::Url(_) | Self::Settings(_) => 2,
+            Self::Unreachable(_) | Self::NoAnswer(_) => 3,
+            Self::Sql(_) | Self::Refused(_) => 4,
+        }
+    }
+}
+
+/// A row of a list.
+pub struct Row {
+    /// As it came: args byte for byte, but for line breaks.
+    pub json: String,
+    pub fields: Value,
+}
+
+/// One of them, connected.
+pub enum Source {
+    Database(tokio_postgres::Client),
+    Sidecar { url: Url, client: reqwest::Client },
+}
+
+impl Address {
+    pub async fn open(&self) -> Result<Source, SourceError> {
+        if let Some(url) = &self.sidecar_url {
+            return self.sidecar(url).await;
+        }
+        let url = self.database_url.as_deref().ok_or(SourceError::Nowhere)?;
+        let address = address("--database-url", url, self.database_root_certificate.as_deref())?;
+        let Connected { client, connection, .. } = connect_once(address).await?;
+        tokio::spawn(connection);
+        client.batch_execute("set client_min_messages = warning").await?;
+        Ok(Source::Database(client))
+    }
+
+    async fn sidecar(&self, url: &str) -> Result<Source, SourceError> {
+        let url: Url = url.parse().map_err(|error| SourceError::Url(format!("{error}")))?;
+        let origin = url.origin().ascii_serialization();
+        let origin = HeaderValue::from_str(&origin).map_err(|_| SourceError::Url("it has no host".into()))?;
+        let mut headers = HeaderMap::from_iter([(ORIGIN, origin)]);
+        let build = |headers: HeaderMap| {
+            let builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
+            builder.default_headers(headers).build().map_err(SourceError::NoAnswer)
+        };
+        if let Some(token) = &self.token {
+            let form = serde_urlencoded::to_string([("key", token)]).unwrap_or_default();
+            let request = build(headers.clone())?.post(endpoint(&url, "login")?);
+            let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
+            let answer = request.send().await.map_err(SourceError::NoAnswer)?;
+            let cookie = answer
+                .headers()
+                .get(SET_COOKIE)
+                .and_then(|cookie| cookie.to_str().ok()?.split(';').next()?.parse().ok());
+            match cookie {
+                Some(cookie) => headers.insert(COOKIE, cookie),
+                None if answer.status() == StatusCode::UNAUTHORIZED => {
+                    return Err(SourceError::Refused("the sidecar does not take this token".into()));
+                }
+                None => return Err(refusal(answer).await),
+            };
+        }
+        Ok(Source::Sidecar { url, client: build(headers)? })
+    }
+}
+
+fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
+    url.join(&format!("/inspector/{path}")).map_err(|error| SourceError::Url(error.to_string()))
+}
+
+async fn refusal(answer: Response) -> SourceError {
+    match answer.status() {
+        StatusCode::UNAUTHORIZED => SourceError::Refused("the sidecar asks for --token (LIVESTORE_TOKEN)".into()),
+        StatusCode::NOT_FOUND => {
+            SourceError::Refused("this sidecar does not serve its inspector: start it with --inspector on".into())
+        }
+        status => {
+            let text = answer.text().await.unwrap_or_default();
+            SourceError::Refused(format!("{}: {}", status.as_u16(), text.chars().take(500).collect::<String>()))
+        }
+    }
+}
+
+impl Source {
+    pub async fn list(&self, list: &List) -> Result<Vec<Row>, SourceError> {
+        let lines = match self {
+            Self::Database(client) => list.ask(client).await?,
+            Self::Sidecar { url, client } => {
+                let mut url = endpoint(url, "api/list")?;
+                let numbers = [("after", list.after.to_string()), ("limit", list.limit.to_string())];
+                url.query_pairs_mut()
+                    .append_pair("of", list.of.name())
+                    .append_pair("id", &list.id)
+                    .extend_pairs(numbers);
+                let answer = client.get(url).send().await.map_err(SourceError::NoAnswer)?;
+                if !answer.status().is_success() {
+                    return Err(refusal(answer).await);
+                }
+                let text = answer.text().await.map_err(SourceError::NoAnswer)?;
+                text.lines().map(str::to_owned).collect()
+            }
+        };
+        let row = |json: String| match serde_json::from_str(&json) {
+            Ok(fields) => Ok(Row { json, fields }),
+            Err(error) => Err(SourceError::Refused(format!("the answer cannot be read: {error}"))),
+        };
+        lines.into_iter().map(row).collect()
+    }
+
+    /// Commits an event, and returns its number.
+    pub async fn commit(&self, store: &str, name: &str, args: Option<Box<RawValue>>) -> Result<i64, SourceError> {
+        match self {
+            Self::Database(client) => {
+                let sql = "select livestore.commit($1, $2, $3::text::json, 'server', 'command line')";
+                let args = args.as_ref().map(|args| args.get());
+                Ok(client.query_one(sql, &[&store, &name, &args]).await?.try_get(0)?)
+            }
+            Self::Sidecar { url, client } => {
+                let body = serde_json::json!({"id": store, "name": name, "args": args}).to_string();
+                let request = client.post(endpoint(url, "api/commit")?).header("content-type", "application/json");
+                let answer = request.body(body).send().await.map_err(SourceError::NoAnswer)?;
+                if !answer.status().is_success() {
+                    return Err(refusal(answer).await);
+                }
+                let text = answer.text().await.map_err(SourceError::NoAnswer)?;
+                let answer: Value = serde_json::from_str(&text).map_err(SourceError::Args)?;
+                Ok(answer["seq_num"].as_i64().unwrap_or_default())
+            }
+        }
+    }
+}

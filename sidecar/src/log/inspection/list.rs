@@ -1,0 +1,123 @@
+//! Lists as JSON objects, one for each row: for the command line, which asks the database itself or a sidecar in front of it.
+
+use serde::Deserialize;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::Inspection;
+use crate::postgres::DatabaseError;
+
+/// The most rows of a list.
+pub const MOST: i64 = 1000;
+
+/// The bytes of args after which a list of events ends.
+const BYTES: i64 = 1_000_000;
+
+/// A list, and from where on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct List {
+    pub of: Kind,
+    /// The store whose events are wanted, or the beginning of the ids of stores.
+    #[serde(default)]
+    pub id: String,
+    /// Events after this one; less than 0: the last ones, so many. For commits, a position.
+    #[serde(default)]
+    pub after: i64,
+    #[serde(default = "most")]
+    pub limit: i64,
+}
+
+fn most() -> i64 {
+    MOST
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Stores,
+    Events,
+    /// Events of all stores, in the order of `livestore.commits`. Those after -1 are the end: a single row with the position.
+    Commits,
+    Subscriptions,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stores => "stores",
+            Self::Events => "events",
+            Self::Commits => "commits",
+            Self::Subscriptions => "subscriptions",
+        }
+    }
+}
+
+impl List {
+    /// Each row is JSON, as text. The parameters are `id`, `after`, the bytes of args, and `limit`.
+    fn sql(&self) -> &'static str {
+        match self.of {
+            Kind::Stores if self.id.is_empty() => {
+                "select json_build_object('store_id', s.store_id, 'head', s.head, 'backend_id', s.backend_id, 'created_at', s.created_at)::text
+                 from livestore.stores s where $1 = '' and $2::bigint is not null and $3::bigint is not null
+                 order by s.id desc limit $4::bigint"
+            }
+            Kind::Stores => {
+                "select json_build_object('store_id', s.store_id, 'head', s.head, 'backend_id', s.backend_id, 'created_at', s.created_at)::text
+                 from livestore.stores s
+                 where livestore.stream_name(s.store_id) collate \"C\" >= livestore.stream_name($1)
+                     and livestore.stream_name(s.store_id) collate \"C\" < livestore.stream_name($1) || '~'
+                     and starts_with(s.store_id, $1) and $2::bigint is not null and $3::bigint is not null
+                 order by livestore.stream_name(s.store_id) collate \"C\", s.id limit $4::bigint"
+            }
+            Kind::Events => {
+                "select row::text from (
+                     select json_build_object('seq_num', e.seq_num, 'parent_seq_num', e.parent_seq_num, 'name', e.name, 'args', e.args,
+                             'client_id', e.client_id, 'session_id', e.session_id, 'created_at', e.created_at) as row, e.seq_num,
+                         sum(octet_length(e.args::text)) over (order by e.seq_num) - octet_length(e.args::text) as bytes
+                     from livestore.pull($1, greatest(case when $2::bigint < 0 then livestore.head($1) + $2 else $2 end, 0), $4::bigint::integer) e
+                 ) r
+                 where coalesce(r.bytes, 0) < $3::bigint order by r.seq_num"
+            }
+            Kind::Commits if self.after < 0 => {
+                "select json_build_object('position', coalesce(max(c.position), 0))::text from livestore.commits c
+                 where $1 = '' and $2::bigint is not null and $3::bigint is not null and $4::bigint is not null"
+            }
+            Kind::Commits => {
+                "select row::text from (
+                     select json_build_object('position', e.position, 'store_id', e.store_id, 'seq_num', e.seq_num, 'name', e.name,
+                             'args', e.args, 'client_id', e.client_id, 'created_at', e.created_at, 'change', e.change) as row, e.position,
+                         sum(octet_length(e.args::text)) over (order by e.position) - octet_length(e.args::text) as bytes
+                     from livestore.read_all($2::bigint, null, $4::bigint::integer) e
+                     where $1 = ''
+                 ) r
+                 where coalesce(r.bytes, 0) < $3::bigint order by r.position"
+            }
+            Kind::Subscriptions => {
+                "select json_build_object('name', s.name, 'position', s.position, 'lag_events', s.lag_events, 'lag_seconds', s.lag_seconds,
+                     'failures', s.failures, 'dead_letters', s.dead_letters, 'error', left(s.error, 500), 'polled_at', s.polled_at)::text
+                 from livestore.subscriptions s where $1 = '' and $2::bigint is not null and $3::bigint is not null
+                 order by s.name collate \"C\" limit $4::bigint"
+            }
+        }
+    }
+
+    /// Asks on a connection of its own.
+    pub async fn ask(&self, client: &tokio_postgres::Client) -> Result<Vec<String>, tokio_postgres::Error> {
+        let limit = self.limit.clamp(1, MOST);
+        let parameters: [&(dyn ToSql + Sync); 4] = [&self.id, &self.after, &BYTES, &limit];
+        client.query(self.sql(), &parameters).await?.iter().map(line).collect()
+    }
+}
+
+impl Inspection {
+    pub async fn list(&self, list: &List) -> Result<Vec<String>, DatabaseError> {
+        let limit = list.limit.clamp(1, MOST);
+        let rows = self.rows(list.sql(), &[&list.id, &list.after, &BYTES, &limit]).await?;
+        rows.iter().map(|row| Ok(line(row)?)).collect()
+    }
+}
+
+/// The object of a row on one line. JSON has line breaks between its tokens only, and args are as a client wrote them.
+fn line(row: &Row) -> Result<String, tokio_postgres::Error> {
+    Ok(row.try_get::<_, &str>(0)?.replace(['\n', '\r'], " "))
+}

@@ -1,0 +1,183 @@
+//! `livestore-sidecar stores`, `events`, `tail`, `commit` and `subscriptions`, asking a database or a sidecar.
+
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use livestore_tests::cluster::Database;
+use livestore_tests::events::event;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+/// Who is asked.
+enum Source {
+    Database(String),
+    Sidecar(String),
+}
+
+impl Source {
+    fn command(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = Start::program();
+        command.args(arguments).env_remove("DATABASE_URL");
+        match self {
+            Self::Database(url) => command.env("DATABASE_URL", url),
+            Self::Sidecar(url) => command.env("LIVESTORE_SIDECAR_URL", url),
+        };
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, arguments: &[&str]) -> Vec<Value> {
+        let said = self.says(&[arguments, &["--json"]].concat());
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn refuses(&self, arguments: &[&str], code: i32, reason: &str) {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(code) && said.contains(reason), "{arguments:?}: {said}");
+    }
+
+    /// What is printed by a command that does not end.
+    fn follow(&self, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
+        let mut command = Command::from(self.command(arguments));
+        let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    }
+}
+
+async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> Value {
+    let line = timeout(Duration::from_secs(60), lines.next_line()).await.expect("a line").unwrap().unwrap();
+    serde_json::from_str(&line).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_and_a_sidecar_answer_alike() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    let many: Value = (0..1500).map(|n| event(n, "todoCreated", json!({"n": n}))).collect();
+    admin.execute("select livestore.push('many', $1::text::json)", &[&many.to_string()]).await.unwrap();
+    let odd = "{\"big\": 12345678901234567890, \"a\":\n\t[1.0]}";
+    admin.execute("select livestore.commit('odd', 'e', $1::text)", &[&odd]).await.unwrap();
+    admin.batch_execute("select livestore.subscribe('mine'); select livestore.commit('none', 'bare')").await.unwrap();
+    let sources = [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())];
+    for source in &sources {
+        let ids =
+            |rows: Vec<Value>| rows.iter().map(|row| row["store_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        assert_eq!(ids(source.json(&["stores", "--limit", "2"])), ["none", "odd"]);
+        assert_eq!(ids(source.json(&["stores", "ma"])), ["many"]);
+        let numbers = |rows: Vec<Value>| rows.iter().map(|row| row["seq_num"].as_i64().unwrap()).collect::<Vec<_>>();
+        assert_eq!(numbers(source.json(&["events", "many"])), (1481..=1500).collect::<Vec<_>>());
+        assert_eq!(numbers(source.json(&["events", "many", "--limit", "2"])), [1499, 1500]);
+        assert_eq!(
+            numbers(source.json(&["events", "many", "--after", "0", "--limit", "1000"])),
+            (1..=1000).collect::<Vec<_>>()
+        );
+        assert_eq!(source.json(&["events", "nothing"]), [json!(null); 0]);
+        let said = source.says(&["events", "odd", "--json"]);
+        assert!(said.lines().count() == 1 && said.contains(r#"{"big": 12345678901234567890, "a": "#), "{said}");
+        assert_eq!(source.json(&["events", "none"])[0]["args"], json!(null));
+        assert_eq!(source.json(&["subscriptions"])[0]["name"], "mine");
+        let table = source.says(&["stores"]);
+        assert!(table.lines().next().unwrap().split_whitespace().eq(["store_id", "head", "created_at"]), "{table}");
+    }
+    // Both follow what either commits.
+    for (asked, committer) in [(&sources[0], &sources[1]), (&sources[1], &sources[0])] {
+        let (_events, mut events) = asked.follow(&["events", "odd", "--follow", "--limit", "1", "--json"]);
+        let before = next(&mut events).await["seq_num"].as_i64().unwrap();
+        let (_tail, mut tail) = asked.follow(&["tail", "--json", "--after", "1500"]);
+        assert_eq!(next(&mut tail).await["position"], 1501);
+        let said = committer.says(&["commit", "odd", "added", "{\"a\": 1}"]);
+        assert_eq!(said, format!("committed as event {}\n", before + 1));
+        let added = next(&mut events).await;
+        assert_eq!((&added["name"], &added["args"]), (&json!("added"), &json!({"a": 1})));
+        loop {
+            let row = next(&mut tail).await;
+            if row["name"] == "added" && row["seq_num"] == before + 1 {
+                assert_eq!(row["store_id"], "odd");
+                break;
+            }
+        }
+    }
+    for source in &sources {
+        source.refuses(&["commit", "odd", "added", "{"], 2, "args are not JSON");
+        source.refuses(&["commit", "odd", ""], 4, "name");
+        source.refuses(&["events", "odd", "--limit", "0"], 2, "--limit");
+    }
+    let head: i64 = admin.query_one("select livestore.head('odd')", &[]).await.unwrap().get(0);
+    assert_eq!(head, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
+    let database = Database::new().await;
+    database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let source = Source::Sidecar(sidecar.http_url());
+    let token =
+        |claim: Value| Signer::secret(SECRET).sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": claim}));
+    source.refuses(&["stores"], 4, "asks for --token");
+    source.refuses(&["stores", "--token", &token(json!({"todos": "admin"}))], 4, "does not take this token");
+    let read = token(json!({"*": "read"}));
+    assert_eq!(source.json(&["stores", "--token", &read]).len(), 1);
+    source.refuses(&["commit", "todos", "e", "--token", &read], 4, "your token allows to read only");
+    source.says(&["commit", "todos", "e", "--token", &token(json!({"*": "write"}))]);
+    let session = "select session_id from livestore.events where seq_num = 2";
+    assert_eq!(database.admin().await.query_one(session, &[]).await.unwrap().get::<_, String>(0), "ann");
+
+    let off = Start::new(database.url("sidecar")).arguments(&["--inspector", "off"]).ready().await;
+    Source::Sidecar(off.http_url()).refuses(&["stores"], 4, "--inspector on");
+    let nobody = Source::Sidecar(format!("http://127.0.0.1:{}", livestore_tests::free_port()));
+    nobody.refuses(&["stores"], 3, "does not answer");
+    let output = Start::program().arg("stores").env_remove("DATABASE_URL").output().unwrap();
+    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--sidecar-url"));
+}
+
+/// What clients write moves no cursor and changes no colour.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_gets_no_control_characters() {
+    let database = Database::new().await;
+    let evil = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}31m\u{202e}\r\n";
+    let event = json!([{"name": evil, "args": {"a": evil}, "seqNum": 1, "parentSeqNum": 0, "clientId": evil, "sessionId": evil}]);
+    let admin = database.admin().await;
+    admin.execute("select livestore.push($1, $2::text::json)", &[&evil, &event.to_string()]).await.unwrap();
+    let source = Source::Database(database.url("sidecar"));
+    for arguments in [&["stores"][..], &["events", evil]] {
+        let said = source.says(arguments);
+        let is_evil = |character: char| (character.is_control() && character != '\n') || character == '\u{202e}';
+        assert!(said.contains("\\u{1b}[2J") && !said.contains(is_evil), "{said:?}");
+    }
+    assert_eq!(source.json(&["events", evil])[0]["name"], evil);
+}
+
+#[test]
+fn shells_and_man_get_what_help_says() {
+    let run = |arguments: &[&str]| {
+        let output = Start::program().args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completions", shell]);
+        assert!(script.contains("inspector-secret") && script.contains("tail"), "{shell}");
+    }
+    let page = run(&["man"]);
+    assert!(page.starts_with(".ie") && page.contains("inspector\\-secret"), "{page}");
+    assert!(run(&["man", "events"]).contains("livestore\\-sidecar\\-events"));
+    let output = Start::program().args(["man", "nothing"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
