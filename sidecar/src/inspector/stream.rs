@@ -9,11 +9,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream::{self, Stream, StreamExt};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::access::Visitor;
 use super::{Inspector, pages};
-use crate::log::{Filter, InspectedEvent, StoreId, StreamEnd, Subscription};
+use crate::log::{Delivery, Filter, InspectedEvent, StoreId, StreamEnd, Subscription};
 use crate::time::passed;
 
 /// Streams of all pages together.
@@ -21,6 +21,9 @@ pub const STREAMS: usize = 100;
 
 /// The interval at which an idle stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The interval between rows, at least.
+const PACE: Duration = Duration::from_millis(200);
 
 /// The right to a stream: its place, and its visitor's among the connections of a subject.
 pub struct Place {
@@ -74,8 +77,15 @@ pub fn figures(inspector: &Inspector, place: Place) -> Response {
 
 /// The state of a stream of events.
 enum Following {
-    Begins { inspector: Arc<Inspector>, after: i64 },
-    Goes(Box<Subscription>),
+    Begins {
+        inspector: Arc<Inspector>,
+        after: i64,
+    },
+    /// The next rows come at this time or later.
+    Goes {
+        subscription: Box<Subscription>,
+        at: Instant,
+    },
     Ended,
 }
 
@@ -85,16 +95,16 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, after: i
     let events = stream::unfold((begins, store, filter), |(state, store, filter)| async move {
         let (event, state) = match state {
             Following::Begins { inspector, after } => match inspector.inspection.follow(&store, after).await {
-                Ok(subscription) => (Event::default().event("open").data(""), Following::Goes(Box::new(subscription))),
+                Ok(subscription) => (Event::default().event("open").data(""), goes(subscription)),
                 Err(_) => (end("The log cannot be read."), Following::Ended),
             },
-            Following::Goes(mut subscription) => match subscription.next().await {
+            Following::Goes { mut subscription, at } => match next(&mut subscription, at).await {
                 Ok(delivery) => {
                     let news: Vec<_> = delivery.events.iter().rev().filter_map(|event| inspected(event)).collect();
                     let wanted: Vec<_> = news.into_iter().filter(|event| filter.takes(event)).collect();
                     let head = subscription.last();
                     let rows = pages::rows(store.as_str(), &wanted).into_string();
-                    (json("rows", &(head, rows)), Following::Goes(subscription))
+                    (json("rows", &(head, rows)), goes(*subscription))
                 }
                 Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => {
                     (end("The store was reset or dropped: load the page anew."), Following::Ended)
@@ -107,6 +117,16 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, after: i
         Some((event, (state, store, filter)))
     });
     answer(inspector, place, events)
+}
+
+fn goes(subscription: Subscription) -> Following {
+    Following::Goes { subscription: Box::new(subscription), at: Instant::now() + PACE }
+}
+
+async fn next(subscription: &mut Subscription, at: Instant) -> Result<Delivery, StreamEnd> {
+    // What arrives meanwhile comes together: a busy store costs no more than a quiet one.
+    sleep_until(at).await;
+    subscription.next().await
 }
 
 fn end(text: &str) -> Event {

@@ -20,7 +20,7 @@ use livestore_tests::cluster::Cluster;
 use livestore_tests::peers::{S2Lite, SyncCf};
 
 use crate::systems::Ours;
-use crate::works::{Peers, Size, Systems, fan_out, growth, idle, push, read, start};
+use crate::works::{Peers, Size, Systems, fan_out, growth, idle, inspector, push, read, start};
 
 /// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.
 const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nwal_compression = on\n";
@@ -84,7 +84,7 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
     let time = Duration::from_secs(seconds);
     let size = &Size { rounds, time, is_quick: arguments.quick, only: arguments.only.clone() };
     let mut sections = Vec::new();
-    if ["push", "read", "fan-out"].into_iter().any(|work| size.wants(work)) {
+    if ["push", "inspector", "read", "fan-out"].into_iter().any(|work| size.wants(work)) {
         works::say("starting the systems");
         let ours = Ours::start(cluster).await;
         let peers = if arguments.alone {
@@ -98,6 +98,7 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
         let portable = Ours::portable(cluster).await;
         let systems = Systems { ours, portable, peers };
         sections.extend(push::all(&systems, size).await);
+        sections.extend(inspector::all(&systems, size).await);
         if size.wants("read") {
             sections.extend(read::all(&systems, size).await);
         }

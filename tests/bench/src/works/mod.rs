@@ -3,6 +3,7 @@
 pub mod fan_out;
 pub mod growth;
 pub mod idle;
+pub mod inspector;
 pub mod push;
 pub mod read;
 pub mod start;

@@ -13,26 +13,26 @@ use crate::wire::s2::Api;
 use crate::wire::writer::{Target, Writer};
 
 /// The result of a round of one system.
-struct Round {
+pub struct Round {
     per_second: f64,
     latencies: Vec<Duration>,
     generator_cores: f64,
 }
 
 /// One system's writers, with the heads of their logs.
-struct Writers {
+pub struct Writers {
     system: &'static str,
     target: Target,
     heads: Vec<u64>,
-    rounds: Vec<Round>,
+    pub rounds: Vec<Round>,
 }
 
 impl Writers {
-    fn new(system: &'static str, target: Target, stores: usize) -> Self {
+    pub fn new(system: &'static str, target: Target, stores: usize) -> Self {
         Self { system, target, heads: vec![0; stores], rounds: Vec::new() }
     }
 
-    async fn round(&mut self, work: &str, batch: u64, time: Duration) {
+    pub async fn round(&mut self, work: &str, batch: u64, time: Duration) {
         let mut writers = Vec::new();
         // Not all at once: a server may have a short queue of connections that it has not accepted yet.
         for (group, heads) in self.heads.chunks(50).enumerate() {
@@ -70,7 +70,7 @@ impl Writers {
         });
     }
 
-    fn figure(self) -> Figure {
+    pub fn figure(self) -> Figure {
         let per_second: Vec<f64> = self.rounds.iter().map(|round| round.per_second).collect();
         let cores = self.rounds.iter().map(|round| round.generator_cores).sum::<f64>() / self.rounds.len() as f64;
         let latencies = self.rounds.into_iter().flat_map(|round| round.latencies).collect();
