@@ -171,9 +171,10 @@ impl Sidecar {
         let gate = Arc::new(Gate::new(config.gate, &config.auth, dialects, log, ending)?);
         let address = socket.address()?;
         let inspector = config.inspector.serves(address).then(|| {
-            let (is_loopback, checks) = (address.ip().is_loopback(), checks(whole, database));
+            let is_local = address.ip().is_loopback() && whole.gate.allowed_hosts.is_empty();
+            let checks = checks(whole, database);
             let (gate, metrics) = (Arc::clone(&gate), metrics.clone());
-            Inspector::new(config.inspector, &config.auth, is_loopback, gate, metrics, checks)
+            Inspector::new(config.inspector, &config.auth, is_local, gate, metrics, checks)
         });
         let services = Services { gate, relay };
         let server = Arc::new(Server { services, metrics, is_open: AtomicBool::new(false) });

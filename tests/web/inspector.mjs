@@ -41,8 +41,9 @@ const newPage = async () => {
 
 const open = (page, path) => page.goto(new URL(path, url).href, { waitUntil: 'domcontentloaded' })
 
+// By what changes on the page: timers of a page in the background are slow.
 const until = (page, what, condition, ...rest) =>
-  page.waitForFunction(condition, { polling: 20, timeout: TIMEOUT }, ...rest).catch((error) => assert.fail(`${what}: ${error.message}`))
+  page.waitForFunction(condition, { polling: 'mutation', timeout: TIMEOUT }, ...rest).catch((error) => assert.fail(`${what}: ${error.message}`))
 
 const text = (page, selector) => page.$eval(selector, (element) => element.textContent)
 
@@ -63,6 +64,7 @@ try {
 
   // The overview: figures that live, few bytes.
   await open(page, '/')
+  assert.equal(new URL(page.url()).pathname, '/inspector')
   await until(page, 'figures', () => Number.parseFloat(document.querySelector('[data-figure=pushes]').textContent) > 0)
   await until(page, 'plots', () => document.querySelectorAll('.plots canvas').length === 3)
   measured.bytes = await page.evaluate(() =>

@@ -11,6 +11,7 @@ use axum::http::header::{COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue};
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::auth::{Access, Authentication, Credentials, Guess, Identity, Secret};
 use crate::gate::is_for_this_machine;
@@ -60,8 +61,12 @@ pub struct Visitor {
     pub subject: Arc<str>,
     /// There is a session that can be ended.
     pub is_logged_in: bool,
-    /// Its place among the connections of its subject, and the end of its token.
-    pub identity: Option<Identity>,
+    /// Has the operator's secret.
+    pub is_operator: bool,
+    /// Of a token: its place among the connections of its subject.
+    pub identity: Option<Arc<Identity>>,
+    /// The end of the session, or of the token.
+    pub until: Option<Instant>,
 }
 
 impl Visitor {
@@ -107,7 +112,14 @@ impl Door {
         }
         // A proxy on this machine brings others.
         if self.is_open && !is_forwarded(headers) && is_for_this_machine(headers) {
-            return Ok(Visitor { access: Access::Write, subject: "".into(), is_logged_in: false, identity: None });
+            return Ok(Visitor {
+                access: Access::Write,
+                subject: "".into(),
+                is_logged_in: false,
+                is_operator: false,
+                identity: None,
+                until: None,
+            });
         }
         Err(NoEntry::NoSession)
     }
@@ -116,9 +128,18 @@ impl Door {
         match session.strip_prefix(OF_SECRET) {
             Some(session) => {
                 let lock = self.secret.as_ref().ok_or(NoEntry::NoSession)?;
-                jsonwebtoken::decode::<Session>(session, &lock.verify, &Validation::default())
-                    .map_err(|_| NoEntry::NoSession)?;
-                Ok(Visitor { access: Access::Admin, subject: "".into(), is_logged_in: true, identity: None })
+                let session = jsonwebtoken::decode::<Session>(session, &lock.verify, &Validation::default());
+                let exp = session.map_err(|_| NoEntry::NoSession)?.claims.exp;
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let until = Instant::now() + Duration::from_secs(exp.saturating_sub(now)).min(LASTS);
+                Ok(Visitor {
+                    access: Access::Admin,
+                    subject: "".into(),
+                    is_logged_in: true,
+                    is_operator: true,
+                    identity: None,
+                    until: Some(until),
+                })
             }
             None => self.of_token(session).await,
         }
@@ -131,13 +152,21 @@ impl Door {
         let identified = self.authentication.identify(&Credentials::of_token(token)).await;
         let identity = identified.map_err(|refused| NoEntry::Token(refused.to_string()))?;
         let access = identity.over_all_stores.ok_or(NoEntry::NotForAll)?;
-        let subject = Arc::clone(&identity.subject);
-        Ok(Visitor { access, subject, is_logged_in: true, identity: Some(identity) })
+        let (subject, until) = (Arc::clone(&identity.subject), identity.until);
+        Ok(Visitor {
+            access,
+            subject,
+            is_logged_in: true,
+            is_operator: false,
+            identity: Some(Arc::new(identity)),
+            until,
+        })
     }
 
     /// The cookie for a secret or a token that was typed in.
     pub async fn log_in(&self, typed: &str, headers: &HeaderMap) -> Result<HeaderValue, NoEntry> {
-        let is_token = typed.bytes().filter(|byte| *byte == b'.').count() == 2;
+        // A token begins with an object in base64.
+        let is_token = typed.starts_with("eyJ") && typed.bytes().filter(|byte| *byte == b'.').count() == 2;
         let session = match &self.secret {
             Some(lock) if !is_token => match lock.secret.guess(typed).await {
                 Guess::Right => {
@@ -159,15 +188,17 @@ impl Door {
         // Browsers send no cookie that is marked so over plain HTTP.
         let is_https = headers.get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
         let secure = if is_https { "; Secure" } else { "" };
-        let cookie =
-            format!("{COOKIE_NAME}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={}{secure}", LASTS.as_secs());
+        let cookie = format!(
+            "{COOKIE_NAME}={session}; Path=/inspector; HttpOnly; SameSite=Strict; Max-Age={}{secure}",
+            LASTS.as_secs()
+        );
         HeaderValue::from_str(&cookie).map_err(|_| NoEntry::Token("the token is not a JSON Web Token".into()))
     }
 }
 
 /// The cookie that ends a session.
 pub fn end_session() -> HeaderValue {
-    HeaderValue::from_static("livestore_inspector=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0")
+    HeaderValue::from_static("livestore_inspector=; Path=/inspector; HttpOnly; SameSite=Strict; Max-Age=0")
 }
 
 fn cookie(headers: &HeaderMap) -> Option<String> {
@@ -180,10 +211,22 @@ fn cookie(headers: &HeaderMap) -> Option<String> {
         .filter(|value| !value.is_empty())
 }
 
+/// Whether a proxy says that it brings the request.
 fn is_forwarded(headers: &HeaderMap) -> bool {
-    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"]
-        .iter()
-        .any(|name| headers.contains_key(*name))
+    let names = ["forwarded", "via", "x-real-ip", "true-client-ip"];
+    headers
+        .keys()
+        .map(|name| name.as_str())
+        .any(|name| names.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("cf-"))
+}
+
+/// Whether a page of another origin makes the browser ask in the background. It would not see the answer, but make us work.
+pub fn is_of_other_page(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|header| header == value);
+    let is_other =
+        headers.contains_key("sec-fetch-site") && !is("sec-fetch-site", "same-origin") && !is("sec-fetch-site", "none");
+    // A link that somebody follows.
+    is_other && !(is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document"))
 }
 
 /// Whether a form was sent by a page of the inspector, and not by one of another origin. Browsers say so in a header that pages cannot
@@ -260,7 +303,7 @@ mod tests {
             open.admit(&headers(&[("host", "localhost")])).await.map(|visitor| visitor.access).ok(),
             Some(Access::Write)
         );
-        for name in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
+        for name in ["x-forwarded-for", "x-forwarded-proto", "cf-connecting-ip", "forwarded", "via", "x-real-ip"] {
             assert_eq!(open.admit(&headers(&[(name, "1.2.3.4")])).await.err(), Some(NoEntry::NoSession), "{name}");
         }
         assert_eq!(open.admit(&headers(&[("host", "evil.example")])).await.err(), Some(NoEntry::NoSession));

@@ -6,16 +6,16 @@ use axum::Extension;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
 
+use super::PREFIX;
 use super::access::Visitor;
 use super::pages::{self, Page};
-use crate::log::{ActionError, StoreId};
-use crate::postgres::DatabaseError;
+use crate::log::{ActionError, ReadError, StoreId};
 
 /// The person who looks, as a handler gets it.
 pub type Who = Extension<Arc<Visitor>>;
 
 pub fn page(visitor: &Visitor, title: &str, path: &str, content: &maud::Markup) -> Html<String> {
-    Html(Page { title, path, visitor: Some(visitor), has_plots: path == "/" }.around(content))
+    Html(Page { title, path, visitor: Some(visitor), has_plots: path == PREFIX }.around(content))
 }
 
 pub fn problem(status: StatusCode, visitor: Option<&Visitor>, title: &str, text: &str, back: &str) -> Response {
@@ -31,15 +31,19 @@ pub struct Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        problem(self.status, None, "This did not work", &self.text, "/")
+        problem(self.status, None, "This did not work", &self.text, PREFIX)
     }
 }
 
-impl From<DatabaseError> for Failure {
-    fn from(error: DatabaseError) -> Self {
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        let status = match error {
+            ReadError::TooMuch => StatusCode::UNPROCESSABLE_ENTITY,
+            ReadError::Refused(_) => StatusCode::BAD_REQUEST,
+            ReadError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
         let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-        let text = format!("{error}{source}");
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, text }
+        Self { status, text: format!("{error}{source}") }
     }
 }
 

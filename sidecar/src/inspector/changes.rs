@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Redirect;
+use percent_encoding::percent_decode_str;
 
 use super::access::Visitor;
 use super::answers::{Failure, Who, bad, store_id};
@@ -18,34 +19,70 @@ use crate::log::StoreId;
 /// The largest form: the args of an event, percent-encoded.
 const FORM_BYTES: usize = 16 << 20;
 
-impl Inspector {
-    /// The fields of a form.
-    pub(super) async fn form(&self, body: Body, most: usize) -> Result<HashMap<String, String>, Failure> {
-        let account = self.gate.memory.strangers();
-        let body = self.gate.body_of_at_most(body, &account, most).await?;
-        serde_urlencoded::from_bytes(&body).map_err(|error| bad(format!("this is no form: {error}")))
+/// The most fields of a form: a type has fewer.
+const FIELDS: usize = 1000;
+
+/// The fields of a form.
+pub struct Form {
+    pub fields: HashMap<String, String>,
+    /// What was sent, with its memory.
+    _body: Bytes,
+}
+
+impl Form {
+    pub fn field(&self, name: &str) -> Result<&str, Failure> {
+        self.fields.get(name).map(String::as_str).ok_or_else(|| bad(format!("the form lacks {name}")))
     }
 
-    /// The same for a change of what is in a log: it takes an administrator, and what was typed to confirm it.
-    async fn confirmed(&self, visitor: &Visitor, body: Body, key: &str) -> Result<HashMap<String, String>, Failure> {
+    fn number(&self, name: &str) -> Result<i64, Failure> {
+        self.field(name)?.parse().map_err(|_| bad(format!("{name} is not a number")))
+    }
+
+    /// The store, encoded: browsers change line breaks in forms.
+    fn store(&self) -> Result<StoreId, Failure> {
+        let id = percent_decode_str(self.field("store")?).decode_utf8();
+        store_id(&id.map_err(|_| bad("the id of a store is UTF-8"))?)
+    }
+}
+
+impl Inspector {
+    pub(super) async fn form(&self, body: Body, most: usize) -> Result<Form, Failure> {
+        let account = self.gate.memory.strangers();
+        let body = self.gate.body_of_at_most(body, &account, most).await?;
+        if body.iter().filter(|byte| **byte == b'&').count() >= FIELDS {
+            return Err(bad(format!("a form has at most {FIELDS} fields")));
+        }
+        let fields = serde_urlencoded::from_bytes(&body).map_err(|error| bad(format!("this is no form: {error}")))?;
+        Ok(Form { fields, _body: body })
+    }
+
+    /// The same for a change of what is in a log: it takes an administrator, and `expected`, typed to confirm it.
+    async fn confirmed(
+        &self,
+        visitor: &Visitor,
+        body: Body,
+        expected: impl Fn(&Form) -> Option<String>,
+    ) -> Result<Form, Failure> {
         if visitor.access < Access::Admin {
             let text = "this takes the secret of the inspector, or a token that gives \"*\": \"admin\"".into();
             return Err(Failure { status: StatusCode::FORBIDDEN, text });
         }
         let form = self.form(body, FORM_BYTES).await?;
-        if key.is_empty() || form.get("confirmation").map(|typed| typed.trim()) == form.get(key).map(|id| id.trim()) {
-            return Ok(form);
+        match expected(&form) {
+            Some(expected) if form.field("confirmation")?.trim() != expected.trim() => {
+                Err(bad("what was typed to confirm this is something else: nothing was changed"))
+            }
+            _ => Ok(form),
         }
-        Err(bad("what was typed to confirm this is something else: nothing was changed"))
     }
 }
 
-pub fn field<'a>(form: &'a HashMap<String, String>, name: &str) -> Result<&'a str, Failure> {
-    form.get(name).map(String::as_str).ok_or_else(|| bad(format!("the form lacks {name}")))
+fn the_number(form: &Form) -> Option<String> {
+    Some(form.field("number").unwrap_or_default().to_owned())
 }
 
-fn number(form: &HashMap<String, String>, name: &str) -> Result<i64, Failure> {
-    field(form, name)?.parse().map_err(|_| bad(format!("{name} is not a number")))
+fn the_store(form: &Form) -> Option<String> {
+    Some(form.store().map(|id| pages::confirmation(id.as_str())).unwrap_or_default())
 }
 
 /// Args that may be absent.
@@ -62,21 +99,19 @@ pub async fn commit(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Redirect, Failure> {
-    if visitor.access < Access::Write {
-        return Err(Failure { status: StatusCode::FORBIDDEN, text: "your token allows to read only".into() });
-    }
     let form = inspector.form(body, FORM_BYTES).await?;
-    let (id, name) = (store_id(field(&form, "id")?)?, field(&form, "name")?);
-    let args = if form.contains_key("typed") {
+    let (id, name) = (form.store()?, form.field("name")?);
+    let args = if form.fields.contains_key("typed") {
         let schema = inspector.inspection.event_type(name).await?;
         let fields = schema.as_deref().and_then(forms::fields);
         let fields = fields.ok_or_else(|| bad("the type of this event has changed: load the page anew"))?;
-        Some(forms::args(&fields, &form).map_err(bad)?)
+        Some(forms::args(&fields, &form.fields).map_err(bad)?)
     } else {
-        args_of(field(&form, "args")?).map(str::to_owned)
+        args_of(form.field("args")?).map(str::to_owned)
     };
-    inspector.inspection.commit(&id, name, args.as_deref(), visitor.session()).await?;
-    Ok(to_store(&id))
+    let answer = to_store(&id);
+    inspector.commit(&visitor, id, name, args.as_deref()).await?;
+    Ok(answer)
 }
 
 pub async fn rewrite(
@@ -84,10 +119,13 @@ pub async fn rewrite(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Redirect, Failure> {
-    let form = inspector.confirmed(&visitor, body, "number").await?;
-    let (id, number) = (store_id(field(&form, "id")?)?, number(&form, "number")?);
-    let args = args_of(field(&form, "args")?);
-    inspector.inspection.rewrite(&id, number, field(&form, "name")?, args, field(&form, "reason")?).await?;
+    let form = inspector.confirmed(&visitor, body, the_number).await?;
+    let (id, number) = (form.store()?, form.number("number")?);
+    let args = args_of(form.field("args")?);
+    inspector
+        .inspection
+        .rewrite(&id, number, &form.field("name")?.replace("\r\n", "\n"), args, form.field("reason")?)
+        .await?;
     Ok(to_store(&id))
 }
 
@@ -96,9 +134,9 @@ pub async fn erase(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Redirect, Failure> {
-    let form = inspector.confirmed(&visitor, body, "number").await?;
-    let (id, number) = (store_id(field(&form, "id")?)?, number(&form, "number")?);
-    inspector.inspection.erase(&id, number, field(&form, "args")?, field(&form, "reason")?).await?;
+    let form = inspector.confirmed(&visitor, body, the_number).await?;
+    let (id, number) = (form.store()?, form.number("number")?);
+    inspector.inspection.erase(&id, number, form.field("args")?, form.field("reason")?).await?;
     Ok(to_store(&id))
 }
 
@@ -107,8 +145,8 @@ pub async fn reset(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Redirect, Failure> {
-    let form = inspector.confirmed(&visitor, body, "id").await?;
-    let id = store_id(field(&form, "id")?)?;
+    let form = inspector.confirmed(&visitor, body, the_store).await?;
+    let id = form.store()?;
     inspector.inspection.reset(&id).await?;
     Ok(to_store(&id))
 }
@@ -118,8 +156,8 @@ pub async fn drop_store(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Redirect, Failure> {
-    let form = inspector.confirmed(&visitor, body, "id").await?;
-    inspector.inspection.drop_store(&store_id(field(&form, "id")?)?).await?;
+    let form = inspector.confirmed(&visitor, body, the_store).await?;
+    inspector.inspection.drop_store(&form.store()?).await?;
     Ok(Redirect::to("/inspector/stores"))
 }
 
@@ -128,7 +166,7 @@ pub async fn resend(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Redirect, Failure> {
-    let form = inspector.confirmed(&visitor, body, "").await?;
-    inspector.inspection.resend(number(&form, "id")?).await?;
+    let form = inspector.confirmed(&visitor, body, |_| None).await?;
+    inspector.inspection.resend(form.number("id")?).await?;
     Ok(Redirect::to("/inspector/subscriptions"))
 }

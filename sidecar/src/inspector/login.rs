@@ -7,11 +7,10 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 
-use super::Inspector;
 use super::access::{end_session, is_own_page};
 use super::answers::{Failure, problem};
-use super::changes::field;
 use super::pages::{self, Page};
+use super::{Inspector, PREFIX};
 
 /// The largest form of somebody who is not known yet.
 const LOGIN_BYTES: usize = 16 << 10;
@@ -35,8 +34,8 @@ pub async fn log_in(State(inspector): State<Arc<Inspector>>, request: Request) -
         return Err(Failure { status: StatusCode::FORBIDDEN, text });
     }
     let form = inspector.form(body, LOGIN_BYTES).await?;
-    match inspector.door.log_in(field(&form, "key")?.trim(), &headers).await {
-        Ok(cookie) => Ok(([(header::SET_COOKIE, cookie)], Redirect::to("/")).into_response()),
+    match inspector.door.log_in(form.field("key")?.trim(), &headers).await {
+        Ok(cookie) => Ok(([(header::SET_COOKIE, cookie)], Redirect::to(PREFIX)).into_response()),
         Err(no_entry) => Ok(inspector.login(StatusCode::UNAUTHORIZED, Some(&no_entry.to_string()))),
     }
 }
@@ -51,5 +50,5 @@ pub async fn log_out(headers: HeaderMap) -> Response {
             "/",
         );
     }
-    ([(header::SET_COOKIE, end_session())], Redirect::to("/")).into_response()
+    ([(header::SET_COOKIE, end_session())], Redirect::to(PREFIX)).into_response()
 }

@@ -12,6 +12,7 @@ mod answers;
 mod api;
 mod assets;
 mod changes;
+mod commit;
 mod forms;
 mod live;
 mod login;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderMap, Method, Uri, header};
+use axum::response::Redirect;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -40,7 +42,7 @@ use crate::auth::AuthSettings;
 use crate::gate::Gate;
 use crate::log::Inspection;
 
-/// The path of all pages but the first.
+/// The path of all pages: the cookie is for them alone.
 const PREFIX: &str = "/inspector";
 
 /// How long findings count: they ask the database much.
@@ -71,18 +73,18 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// `is_loopback`: the sidecar listens on an address of this machine alone.
+    /// `is_local`: the sidecar listens on an address of this machine alone, and the operator names no other host.
     pub fn new(
         settings: InspectorSettings,
         auth: &AuthSettings,
-        is_loopback: bool,
+        is_local: bool,
         gate: Arc<Gate>,
         metrics: PrometheusHandle,
         checks: Checks,
     ) -> Self {
         let log = gate.log.clone();
         let door = Door {
-            is_open: is_loopback && log.is_public() && !auth.insecure_no_auth,
+            is_open: is_local && log.is_public() && !auth.insecure_no_auth,
             authentication: Arc::clone(&gate.authentication),
             takes_tokens: !gate.authentication.is_none() && !log.has_authorizer(),
             secret: settings.inspector_secret.map(Lock::new),
@@ -91,31 +93,36 @@ impl Inspector {
         Self { gate, inspection, door, sampler, checks, findings: Mutex::default() }
     }
 
-    /// All pages but the first, which is at [`first_page`].
+    /// All pages.
     pub fn router(self) -> Router {
         routes::router(Arc::new(self))
     }
 
-    async fn findings(&self) -> Vec<(Kind, String)> {
-        let mut findings = self.findings.lock().await;
-        match &*findings {
-            Some((at, known)) if at.elapsed() < FINDINGS_LAST => known.clone(),
-            _ => {
-                let new = (self.checks)().await;
-                *findings = Some((Instant::now(), new.clone()));
-                new
+    /// Made once for all who look, and to their end, whether somebody waits or not.
+    async fn findings(self: &Arc<Self>) -> Vec<(Kind, String)> {
+        let this = Arc::clone(self);
+        let finding = tokio::spawn(async move {
+            let mut findings = this.findings.lock().await;
+            match &*findings {
+                Some((at, known)) if at.elapsed() < FINDINGS_LAST => known.clone(),
+                _ => {
+                    let new = (this.checks)().await;
+                    *findings = Some((Instant::now(), new.clone()));
+                    new
+                }
             }
-        }
+        });
+        finding.await.unwrap_or_default()
     }
 }
 
-/// The path of the first page, if a request for `/` is that of a person at a browser: clients and `curl` ask for no HTML.
-pub fn first_page(method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Uri> {
+/// The redirect to the first page, if a request for `/` is that of a person at a browser: clients and `curl` ask for no HTML.
+pub fn first_page(method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Redirect> {
     let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let is_it = matches!(*method, Method::GET | Method::HEAD)
         && uri.path() == "/"
         && uri.query().is_none()
         && accepts.contains("text/html")
         && !headers.contains_key(header::UPGRADE);
-    is_it.then(|| Uri::from_static(PREFIX))
+    is_it.then(|| Redirect::to(PREFIX))
 }

@@ -9,16 +9,15 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use chrono::{DateTime, NaiveDateTime, Utc};
 use futures_util::stream::try_unfold;
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 
 use super::answers::{Failure, Who, bad, page, problem, store_id};
 use super::pages::{self, Confirm, EventView, List, Overview, StorePage, StoresPage};
-use super::stream::{self, Place};
-use super::{Inspector, forms};
+use super::stream::{self, From, Streams};
+use super::{Inspector, PREFIX, forms};
 use crate::auth::Access;
-use crate::log::{Exported, Filter, Order, StoreStep};
-use crate::postgres::DatabaseError;
+use crate::log::{Exported, Filter, Order, ReadError, StoreId, StoreStep};
 use crate::telemetry::refusals;
 
 pub async fn overview(State(inspector): State<Arc<Inspector>>, Extension(visitor): Who) -> Response {
@@ -30,15 +29,15 @@ pub async fn overview(State(inspector): State<Arc<Inspector>>, Extension(visitor
     }
     let is_listening = inspector.gate.log.gauges().is_listening;
     let content = pages::overview(&Overview { findings, database, sessions, is_listening });
-    page(&visitor, "Overview", "/", &content).into_response()
+    page(&visitor, "Overview", PREFIX, &content).into_response()
 }
 
 pub async fn live(
     State(inspector): State<Arc<Inspector>>,
     Extension(visitor): Who,
-    Extension(streams): Extension<Arc<Semaphore>>,
+    Extension(streams): Extension<Arc<Streams>>,
 ) -> Response {
-    match Place::take(&streams, visitor) {
+    match streams.take(visitor) {
         Some(place) => stream::figures(&inspector, place),
         None => too_many(),
     }
@@ -70,6 +69,9 @@ pub async fn stores(
         (List::Newest, inspector.inspection.stores(&step).await?)
     } else {
         store_id(&prefix)?;
+        if let Some(after) = &query.after {
+            store_id(after)?;
+        }
         let after = query.after.zip(query.number);
         let step = StoreStep::Prefix { prefix: prefix.clone(), after };
         (List::Prefix, inspector.inspection.stores(&step).await?)
@@ -80,7 +82,12 @@ pub async fn stores(
 
 #[derive(Deserialize)]
 pub struct StoreQuery {
+    #[serde(default)]
     id: String,
+    /// The id once more encoded, as forms have it: browsers change line breaks in them.
+    key: Option<String>,
+    /// The backend id of the log that a page shows.
+    life: Option<String>,
     name: Option<String>,
     client: Option<String>,
     since: Option<String>,
@@ -97,9 +104,19 @@ pub struct StoreQuery {
 }
 
 impl StoreQuery {
+    fn id(&self) -> Result<StoreId, Failure> {
+        match &self.key {
+            Some(key) => {
+                let id = percent_decode_str(key).decode_utf8();
+                store_id(&id.map_err(|_| bad("the id of a store is UTF-8"))?)
+            }
+            None => store_id(&self.id),
+        }
+    }
+
     fn filter(&self) -> Result<Filter, Failure> {
         let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        for name in [&self.name, &self.client].into_iter().flatten() {
+        for name in [&self.name, &self.client, &self.draft].into_iter().flatten() {
             if name.contains('\0') {
                 return Err(bad("U+0000 is in no name"));
             }
@@ -137,7 +154,7 @@ pub async fn store(
     Extension(visitor): Who,
     Query(query): Query<StoreQuery>,
 ) -> Result<Response, Failure> {
-    let (id, filter, order) = (store_id(&query.id)?, query.filter()?, query.order()?);
+    let (id, filter, order) = (query.id()?, query.filter()?, query.order()?);
     let inspection = &inspector.inspection;
     let Some(store) = inspection.store(&id).await? else {
         let text = format!("there is no store {:?}", id.as_str());
@@ -172,7 +189,7 @@ pub async fn rows(
     State(inspector): State<Arc<Inspector>>,
     Query(query): Query<StoreQuery>,
 ) -> Result<Response, Failure> {
-    let (id, filter) = (store_id(&query.id)?, query.filter()?);
+    let (id, filter) = (query.id()?, query.filter()?);
     let order = query.order()?.unwrap_or(Order::Before(i64::MAX));
     let events = inspector.inspection.events(&id, order, &filter).await?;
     Ok(Html(pages::rows(id.as_str(), &events).into_string()).into_response())
@@ -181,13 +198,13 @@ pub async fn rows(
 pub async fn follow(
     State(inspector): State<Arc<Inspector>>,
     Extension(visitor): Who,
-    Extension(streams): Extension<Arc<Semaphore>>,
+    Extension(streams): Extension<Arc<Streams>>,
     Query(query): Query<StoreQuery>,
 ) -> Result<Response, Failure> {
-    let (id, filter) = (store_id(&query.id)?, query.filter()?);
-    let after = query.after.unwrap_or_default().max(0);
-    Ok(match Place::take(&streams, visitor) {
-        Some(place) => stream::events(&inspector, place, id, after, filter),
+    let (id, filter) = (query.id()?, query.filter()?);
+    let from = From { after: query.after.unwrap_or_default().max(0), life: query.life };
+    Ok(match streams.take(visitor) {
+        Some(place) => stream::events(&inspector, place, id, from, filter),
         None => too_many(),
     })
 }
@@ -241,7 +258,7 @@ pub async fn export(
     }
     let lines = try_unfold((inspector, id, Exported::default()), |(inspector, id, mut so_far)| async move {
         let lines = inspector.inspection.export(&id, &mut so_far).await?;
-        Ok::<_, DatabaseError>((!lines.is_empty()).then_some((lines, (inspector, id, so_far))))
+        Ok::<_, ReadError>((!lines.is_empty()).then_some((lines, (inspector, id, so_far))))
     });
     let headers = [
         (header::CONTENT_TYPE, "application/x-ndjson"),
@@ -250,8 +267,15 @@ pub async fn export(
     Ok((headers, Body::from_stream(lines)).into_response())
 }
 
-pub async fn refused(Extension(visitor): Who) -> Html<String> {
-    page(&visitor, "Refusals", "/inspector/refusals", &pages::refusals(&refusals::latest()))
+#[derive(Deserialize)]
+pub struct RefusalsQuery {
+    /// How many newer ones are left out.
+    #[serde(default)]
+    after: usize,
+}
+
+pub async fn refused(Extension(visitor): Who, Query(query): Query<RefusalsQuery>) -> Html<String> {
+    page(&visitor, "Refusals", "/inspector/refusals", &pages::refusals(&refusals::latest(), query.after))
 }
 
 pub async fn subscriptions(

@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
+use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 
-use super::access::{NoEntry, is_own_page};
+use super::access::{NoEntry, is_of_other_page, is_own_page};
 use super::answers::problem;
-use super::stream::STREAMS;
+use super::stream::Streams;
 use super::{Inspector, PREFIX, api, assets, changes, login, reads};
+
+/// Answers at the same time.
+const PAGES: usize = 16;
 
 /// Pages load their own files and nothing else, and are in no frame of another page.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -21,14 +26,12 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 
 pub fn router(inspector: Arc<Inspector>) -> Router {
     let path = |name: &str| format!("{PREFIX}/{name}");
-    let streams = Arc::new(Semaphore::new(STREAMS));
-    let inside = Router::new()
+    let streams = Arc::new(Streams::new());
+    let pages = Router::new()
         .route(PREFIX, get(reads::overview))
-        .route(&path("live"), get(reads::live))
         .route(&path("stores"), get(reads::stores))
         .route(&path("store"), get(reads::store))
         .route(&path("rows"), get(reads::rows))
-        .route(&path("follow"), get(reads::follow))
         .route(&path("clients"), get(reads::clients))
         .route(&path("event"), get(reads::event))
         .route(&path("export"), get(reads::export))
@@ -43,6 +46,10 @@ pub fn router(inspector: Arc<Inspector>) -> Router {
         .route(&path("resend"), post(changes::resend))
         .route(&path("api/list"), get(api::list))
         .route(&path("api/commit"), post(api::commit))
+        .layer(from_fn_with_state(Arc::new(Semaphore::new(PAGES)), in_turn));
+    let inside = pages
+        .route(&path("live"), get(reads::live))
+        .route(&path("follow"), get(reads::follow))
         .layer(from_fn_with_state(Arc::clone(&inspector), enter))
         .layer(Extension(streams));
     inside
@@ -64,9 +71,23 @@ async fn around(request: Request, next: Next) -> Response {
     response
 }
 
+/// Answers a few requests at a time: pages are large. Each keeps its turn until its answer is read.
+async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    let turn = turns.acquire_owned().await;
+    next.run(request).await.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _ = &turn;
+            frame
+        }))
+    })
+}
+
 /// Lets in those who may look; a form counts only from a page of the inspector.
 async fn enter(State(inspector): State<Arc<Inspector>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
+    if is_of_other_page(headers) {
+        return problem(StatusCode::FORBIDDEN, None, "Refused", "another page asks for this", PREFIX);
+    }
     if request.method() == Method::POST && !is_own_page(headers) {
         return problem(
             StatusCode::FORBIDDEN,

@@ -13,11 +13,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::access::Visitor;
 use super::{Inspector, pages};
+use crate::limits::quota::{Permit, Quota};
 use crate::log::{Delivery, Filter, InspectedEvent, StoreId, StreamEnd, Subscription};
 use crate::time::passed;
 
-/// Streams of all pages together.
-pub const STREAMS: usize = 100;
+/// Streams of all pages together, and of one person.
+const STREAMS: usize = 100;
+const STREAMS_EACH: usize = 20;
 
 /// The interval at which an idle stream shows that it lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -25,27 +27,35 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The interval between rows, at least.
 const PACE: Duration = Duration::from_millis(200);
 
-/// The right to a stream: its place, and its visitor's among the connections of a subject.
-pub struct Place {
-    pub _permit: OwnedSemaphorePermit,
-    pub visitor: Arc<Visitor>,
+/// The streams that there may be.
+pub struct Streams {
+    all: Arc<Semaphore>,
+    each: Arc<Quota<Arc<str>>>,
 }
 
-impl Place {
-    /// `None`: too many pages are open.
-    pub fn take(streams: &Arc<Semaphore>, visitor: Arc<Visitor>) -> Option<Self> {
-        let permit = Arc::clone(streams).try_acquire_owned().ok()?;
-        Some(Self { _permit: permit, visitor })
+/// The right to a stream: its place, and its visitor's among the connections of a subject.
+pub struct Place {
+    _all: OwnedSemaphorePermit,
+    _own: Permit<Arc<str>>,
+    visitor: Arc<Visitor>,
+}
+
+impl Streams {
+    pub fn new() -> Self {
+        Self { all: Arc::new(Semaphore::new(STREAMS)), each: Quota::new(STREAMS_EACH) }
     }
 
-    fn until(&self) -> Option<Instant> {
-        self.visitor.identity.as_ref().and_then(|identity| identity.until)
+    /// `None`: too many pages are open.
+    pub fn take(&self, visitor: Arc<Visitor>) -> Option<Place> {
+        let own = self.each.take(Arc::clone(&visitor.subject))?;
+        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        Some(Place { _all: all, _own: own, visitor })
     }
 }
 
 /// Ends with the process, and with the token of whoever looks.
 fn answer(inspector: &Inspector, place: Place, events: impl Stream<Item = Event> + Send + 'static) -> Response {
-    let (ending, until) = (inspector.gate.ending.begun.clone(), place.until());
+    let (ending, until) = (inspector.gate.ending.begun.clone(), place.visitor.until);
     let end = async move {
         tokio::select! {
             () = ending.cancelled_owned() => {}
@@ -75,11 +85,18 @@ pub fn figures(inspector: &Inspector, place: Place) -> Response {
     answer(inspector, place, first.chain(rest))
 }
 
+/// The events that a page has already.
+pub struct From {
+    pub after: i64,
+    /// The backend id of their log.
+    pub life: Option<String>,
+}
+
 /// The state of a stream of events.
 enum Following {
     Begins {
         inspector: Arc<Inspector>,
-        after: i64,
+        from: From,
     },
     /// The next rows come at this time or later.
     Goes {
@@ -90,12 +107,15 @@ enum Following {
 }
 
 /// The events after this one that the filter takes, as rows.
-pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, after: i64, filter: Filter) -> Response {
-    let begins = Following::Begins { inspector: Arc::clone(inspector), after };
+pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: From, filter: Filter) -> Response {
+    let begins = Following::Begins { inspector: Arc::clone(inspector), from };
     let events = stream::unfold((begins, store, filter), |(state, store, filter)| async move {
         let (event, state) = match state {
-            Following::Begins { inspector, after } => match inspector.inspection.follow(&store, after).await {
-                Ok(subscription) => (Event::default().event("open").data(""), goes(subscription)),
+            Following::Begins { inspector, from } => match inspector.inspection.follow(&store, from.after).await {
+                Ok(subscription) if from.life.is_none_or(|life| *life == **subscription.backend_id()) => {
+                    (Event::default().event("open").data(""), goes(subscription))
+                }
+                Ok(_) => (end(RESET), Following::Ended),
                 Err(_) => (end("The log cannot be read."), Following::Ended),
             },
             Following::Goes { mut subscription, at } => match next(&mut subscription, at).await {
@@ -106,9 +126,7 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, after: i
                     let rows = pages::rows(store.as_str(), &wanted).into_string();
                     (json("rows", &(head, rows)), goes(*subscription))
                 }
-                Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => {
-                    (end("The store was reset or dropped: load the page anew."), Following::Ended)
-                }
+                Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => (end(RESET), Following::Ended),
                 Err(StreamEnd::Unreadable) => (end("The next event cannot be read."), Following::Ended),
                 Err(StreamEnd::Expired) => (end("The token has expired."), Following::Ended),
             },
@@ -118,6 +136,8 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, after: i
     });
     answer(inspector, place, events)
 }
+
+const RESET: &str = "The store was reset or dropped: load the page anew.";
 
 fn goes(subscription: Subscription) -> Following {
     Following::Goes { subscription: Box::new(subscription), at: Instant::now() + PACE }

@@ -34,6 +34,11 @@ pub struct Pooled {
 }
 
 impl Pooled {
+    /// Takes this connection out of the pool: a statement on it may never end.
+    pub fn give_up(&self) {
+        self.is_dead.store(true, Ordering::Relaxed);
+    }
+
     /// Waits for the result of statements on this connection. If it does not come in time, the connection leaves the pool,
     /// because the next user would wait as well.
     pub fn in_time<'a, T: 'a>(

@@ -15,7 +15,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tower_http::compression::CompressionLayer;
 
@@ -78,11 +78,7 @@ async fn around(request: Request, next: Next) -> Response {
 
 /// Refuses requests that no client of ours sends, whatever their protocol, answers preflights as sync-cf does, and brings a browser to the
 /// first page of the inspector, if there is one.
-async fn for_clients(
-    State((gate, has_inspector)): State<(Arc<Gate>, bool)>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+async fn for_clients(State((gate, has_inspector)): State<(Arc<Gate>, bool)>, request: Request, next: Next) -> Response {
     // Keeps out pages whose name resolves to this machine, where no token does.
     if !gate.hosts.serve(request.headers()) {
         let message = "this server answers to the names of its own machine only, as nobody has to prove here who they are: \
@@ -94,8 +90,8 @@ async fn for_clients(
         let message = "the body of a request must not be compressed";
         return refuse_any(request.headers(), StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
     }
-    if has_inspector && let Some(uri) = first_page(request.method(), request.uri(), request.headers()) {
-        *request.uri_mut() = uri;
+    if has_inspector && let Some(redirect) = first_page(request.method(), request.uri(), request.headers()) {
+        return redirect.into_response();
     }
     let is_preflight = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;

@@ -95,6 +95,24 @@ async fn a_database_and_a_sidecar_answer_alike() {
         let table = source.says(&["stores"]);
         assert!(table.lines().next().unwrap().split_whitespace().eq(["store_id", "head", "created_at"]), "{table}");
     }
+    // A list is as long as its bytes allow, and leaves nothing out: events without args, too.
+    let large = format!("\"{}\"", "x".repeat(300_000));
+    for n in 0..8 {
+        let args = (n % 2 == 0).then_some(&large);
+        admin.execute("select livestore.commit('large', 'e', $1::text::json)", &[&args]).await.unwrap();
+    }
+    for source in &sources {
+        let (mut after, mut all, mut pages) = (0, Vec::new(), 0);
+        while let Some(rows) = Some(source.json(&["events", "large", "--after", &after.to_string(), "--limit", "1000"]))
+            .filter(|rows| !rows.is_empty())
+        {
+            all.extend(rows.iter().map(|row| row["seq_num"].as_i64().unwrap()));
+            after = *all.last().unwrap();
+            pages += 1;
+        }
+        assert_eq!(all, (1..=8).collect::<Vec<_>>());
+        assert!(pages > 1);
+    }
     // Both follow what either commits.
     for (asked, committer) in [(&sources[0], &sources[1]), (&sources[1], &sources[0])] {
         let (_events, mut events) = asked.follow(&["events", "odd", "--follow", "--limit", "1", "--json"]);

@@ -82,6 +82,8 @@ async fn on_this_machine_everybody_may_look_and_commit_and_nobody_else() {
     database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
     let visitor = Visitor::of(&sidecar);
     let response = visitor.get_with("/", &[]).await;
+    assert!(response.status() == 303 && response.headers()[LOCATION] == "/inspector");
+    let response = visitor.get_with("/inspector", &[]).await;
     assert_eq!(response.headers()[CONTENT_TYPE], "text/html; charset=utf-8");
     let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
     assert!(policy.starts_with("default-src 'none'; script-src 'self';") && policy.contains("frame-ancestors 'none'"));
@@ -98,18 +100,26 @@ async fn on_this_machine_everybody_may_look_and_commit_and_nobody_else() {
     let of_another_name = visitor.get_with("/", &[("host", "evil.example")]).await;
     assert_eq!(of_another_name.status(), 421);
 
-    let event = [("id", "todos"), ("name", "made"), ("args", "{\"a\": 1}")];
+    // Pages of others do not even make it work, but links to it may be followed.
+    let background = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "empty")];
+    assert_eq!(visitor.get_with("/inspector/rows?id=todos", &background).await.status(), 403);
+    let port = [("sec-fetch-site", "same-site"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")];
+    assert_eq!(visitor.get_with("/inspector/follow?id=todos", &port).await.status(), 403);
+    let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+    assert_eq!(visitor.get_with("/inspector/stores", &link).await.status(), 200);
+
+    let event = [("store", "todos"), ("name", "made"), ("args", "{\"a\": 1}")];
     for origin in ["", "null", "http://evil.example", "http://127.0.0.1:1"] {
         assert_eq!(visitor.post_from(origin, "/inspector/commit", &event).await.status(), 403, "{origin}");
     }
     assert_eq!(head(&database, "todos").await, 1);
     assert_eq!(visitor.post("/inspector/commit", &event).await.0, 303);
     let (status, text) =
-        visitor.post("/inspector/commit", &[("id", "todos"), ("name", "made"), ("args", "{\"a\": ")]).await;
-    assert!(status == 422 && text.contains("invalid input syntax for type json"), "{status} {text}");
+        visitor.post("/inspector/commit", &[("store", "todos"), ("name", "made"), ("args", "{\"a\": ")]).await;
+    assert!(status == 400 && text.contains("args are not JSON"), "{status} {text}");
     assert_eq!(head(&database, "todos").await, 2);
     // Not even who could read the form that confirms it.
-    let (status, _) = visitor.post("/inspector/drop", &[("id", "todos"), ("confirmation", "todos")]).await;
+    let (status, _) = visitor.post("/inspector/drop", &[("store", "todos"), ("confirmation", "todos")]).await;
     assert_eq!((status, head(&database, "todos").await), (403, 2));
 }
 
@@ -122,7 +132,8 @@ async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says
     let issuer = Signer::secret(TOKEN_SECRET);
     let token = |claim: Value| issuer.sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": claim}));
     let mut visitor = Visitor::of(&sidecar);
-    for path in ["/", "/inspector/stores", "/inspector/live", "/inspector/rows?id=todos", "/inspector/export?id=todos"]
+    for path in
+        ["/inspector", "/inspector/stores", "/inspector/live", "/inspector/rows?id=todos", "/inspector/export?id=todos"]
     {
         let (status, text) = visitor.get(path).await;
         assert!(status == 401 && text.contains("Secret or token") && !text.contains("todos"), "{path}: {text}");
@@ -141,14 +152,14 @@ async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says
     visitor.log_in(&token(json!({"*": "read"}))).await.unwrap();
     let (status, text) = visitor.get("/inspector/store?id=todos").await;
     assert!(status == 200 && text.contains("ann") && !text.contains("Commit an event"));
-    let event = [("id", "todos"), ("name", "made"), ("args", "")];
+    let event = [("store", "todos"), ("name", "made"), ("args", "")];
     assert_eq!(visitor.post("/inspector/commit", &event).await.0, 403);
     visitor.log_in(&token(json!({"*": "write"}))).await.unwrap();
     assert_eq!(visitor.post("/inspector/commit", &event).await.0, 303);
-    assert_eq!(visitor.post("/inspector/reset", &[("id", "todos"), ("confirmation", "todos")]).await.0, 403);
+    assert_eq!(visitor.post("/inspector/reset", &[("store", "todos"), ("confirmation", "todos")]).await.0, 403);
     // The role of the sidecar may not, whatever the token says.
     visitor.log_in(&token(json!({"*": "admin"}))).await.unwrap();
-    let (status, text) = visitor.post("/inspector/reset", &[("id", "todos"), ("confirmation", "todos")]).await;
+    let (status, text) = visitor.post("/inspector/reset", &[("store", "todos"), ("confirmation", "todos")]).await;
     assert!(status == 422 && text.contains("permission denied"), "{status} {text}");
     assert_eq!(head(&database, "todos").await, 2);
     let response = visitor.post_from(&visitor.url, "/inspector/logout", &[]).await;
@@ -167,14 +178,14 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     let sidecar = start.ready().await;
     let mut visitor = Visitor::of(&sidecar);
     // Without a secret, it would be open to whoever the proxy in front brings.
-    assert_eq!(visitor.get("/").await.0, 401);
+    assert_eq!(visitor.get("/inspector").await.0, 401);
     assert!(visitor.log_in("a secret for the inspecto").await.unwrap_err().contains("this is not the secret"));
     visitor.log_in(SECRET).await.unwrap();
     assert!(visitor.get("/inspector/event?id=todos&number=1").await.1.contains("Rewrite"));
 
     let rewrite = |confirmation| {
         [
-            ("id", "todos"),
+            ("store", "todos"),
             ("number", "1"),
             ("name", "e"),
             ("args", "{\"n\": 2}"),
@@ -190,7 +201,7 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     assert_eq!(args().await, "{\"n\": 1}");
     assert_eq!(visitor.post("/inspector/rewrite", &rewrite("1")).await.0, 303);
     assert_eq!(args().await, "{\"n\": 2}");
-    let erase = [("id", "todos"), ("number", "1"), ("args", "{}"), ("reason", "asked"), ("confirmation", "1")];
+    let erase = [("store", "todos"), ("number", "1"), ("args", "{}"), ("reason", "asked"), ("confirmation", "1")];
     assert_eq!(visitor.post("/inspector/erase", &erase).await.0, 303);
     assert_eq!(args().await, "{}");
 
@@ -203,7 +214,7 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     assert_eq!((status, lines), (200, exported));
 
     for (action, confirmation, status) in [("reset", "todo", 400), ("reset", "todos", 303), ("drop", "todos", 303)] {
-        let form = [("id", "todos"), ("confirmation", confirmation)];
+        let form = [("store", "todos"), ("confirmation", confirmation)];
         assert_eq!(visitor.post(&format!("/inspector/{action}"), &form).await.0, status, "{action}");
     }
     let stores: i64 = admin.query_one("select count(*) from livestore.stores", &[]).await.unwrap().get(0);
@@ -216,7 +227,7 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     ]);
     let other = other.ready().await;
     let stranger = Visitor { cookie: visitor.cookie.clone(), ..Visitor::of(&other) };
-    assert_eq!(stranger.get("/").await.0, 401);
+    assert_eq!(stranger.get("/inspector").await.0, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -374,6 +385,98 @@ async fn events_are_listed_by_pages_and_filters() {
     let (_, text) = visitor.get("/inspector/store?id=todos&at=900").await;
     assert!(text.contains("after=900") && text.contains("before=701") && !text.contains("data-follow"));
     let refused =
-        visitor.post_from(&visitor.url, "/inspector/commit", &[("id", "todos"), ("name", ""), ("args", "")]).await;
-    assert_eq!((refused.status().as_u16(), refused.headers().get(LOCATION)), (422, None));
+        visitor.post_from(&visitor.url, "/inspector/commit", &[("store", "todos"), ("name", ""), ("args", "")]).await;
+    assert_eq!((refused.status().as_u16(), refused.headers().get(LOCATION)), (400, None));
+}
+
+/// A push is within the limits of clients, and hooks know whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_with_a_token_is_a_push_of_its_subject() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let hook = "create function public.check_role() returns trigger language plpgsql as $$
+        begin
+            if livestore.current_claims()->>'role' is distinct from 'editor' then
+                raise exception 'only editors';
+            end if;
+            return new;
+        end $$;
+        create trigger check_role before insert on livestore.eventlog_1 for each row execute function public.check_role()";
+    admin.batch_execute(hook).await.unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--max-event-bytes", "2000"]);
+    let sidecar = sidecar.ready().await;
+    let signer = Signer::secret(TOKEN_SECRET);
+    let token =
+        |role: &str| signer.sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": {"*": "write"}, "role": role}));
+    let mut visitor = Visitor::of(&sidecar);
+    let event = |args: String| [("store", "todos".to_owned()), ("name", "made".into()), ("args", args)];
+    let post = async |visitor: &Visitor, args: String| {
+        let form = event(args);
+        let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        visitor.post("/inspector/commit", &form).await
+    };
+    visitor.log_in(&token("viewer")).await.unwrap();
+    let (status, text) = post(&visitor, "{}".into()).await;
+    assert!(status == 422 && text.contains("only editors"), "{status} {text}");
+    visitor.log_in(&token("editor")).await.unwrap();
+    assert_eq!(post(&visitor, "{}".into()).await.0, 303);
+    assert_eq!(post(&visitor, format!("\"{}\"", "x".repeat(3000))).await.0, 422);
+    let session = "select session_id from livestore.events";
+    assert_eq!(admin.query_one(session, &[]).await.unwrap().get::<_, String>(0), "ann");
+}
+
+/// Statements of pages whose readers are gone run to their end, one after the other, and clients are served meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_that_leave_keep_no_client_waiting() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--database-connections", "3"]).ready().await;
+    let visitor = Visitor::of(&sidecar);
+    let holder = database.admin().await;
+    holder.batch_execute("begin; lock table livestore.event_types in access exclusive mode").await.unwrap();
+    for _ in 0..30 {
+        let page = visitor.get("/inspector/store?id=todos");
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(20), page).await.is_err());
+    }
+    let mut client = Rpc::open(&sidecar.url(), "todos").await;
+    client.pull(json!("1"), "todos", false).await;
+    let start = std::time::Instant::now();
+    assert_eq!(client.frame().await["_tag"], "Chunk");
+    assert!(start.elapsed() < std::time::Duration::from_secs(4), "{:?}", start.elapsed());
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let waiting: i64 = admin.query_one(waiting, &[]).await.unwrap().get(0);
+    assert!(waiting <= 2, "{waiting} statements wait");
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(visitor.get("/inspector/store?id=todos").await.0, 200);
+}
+
+/// A page that was away learns that its log is another one now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_a_log_that_was_reset_is_told() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('a\nb', 'e'), livestore.commit('todos', 'e')").await.unwrap();
+    let visitor = Visitor::of(&sidecar);
+    let (_, text) = visitor.get("/inspector/store?id=todos").await;
+    let follow = text.split("data-follow=\"").nth(1).unwrap().split('"').next().unwrap().replace("&amp;", "&");
+    admin.batch_execute("select livestore.reset_store('todos'), livestore.commit('todos', 'f')").await.unwrap();
+    // The stream ends with the event that says so.
+    let mut answer = visitor.get_with(&follow, &[]).await;
+    let mut said = String::new();
+    while !said.contains("event: end") {
+        let chunk = answer.chunk().await.unwrap().expect("more");
+        said.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+    assert!(said.contains("reset or dropped") && !said.contains("event: open"), "{said}");
+
+    // Line breaks in ids survive forms, which browsers send with other ones.
+    let (_, text) = visitor.get("/inspector/store?id=a%0Ab").await;
+    assert!(text.contains("name=\"store\" value=\"a%0Ab\"") && text.contains("name=\"key\" value=\"a%0Ab\""), "{text}");
+    let commit = [("store", "a%0Ab"), ("name", "made"), ("args", "")];
+    assert_eq!(visitor.post("/inspector/commit", &commit).await.0, 303);
+    assert_eq!(head(&database, "a\nb").await, 2);
+    assert_eq!(visitor.get("/inspector/store?key=a%250Ab&name=made").await.0, 200);
 }

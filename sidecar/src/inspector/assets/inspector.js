@@ -88,6 +88,13 @@ const fragment = (rows) => {
   return template.content
 }
 
+// The link to older events begins behind the last row.
+const leadOn = (link, body) => {
+  const url = new URL(link.href)
+  url.searchParams.set('before', body.rows[body.rows.length - 1].dataset.seq)
+  link.href = url
+}
+
 // New events at the top of the table of a store.
 const followEvents = (body) => {
   const status = document.querySelector('[data-status]')
@@ -108,6 +115,8 @@ const followEvents = (body) => {
       body.prepend(news)
       document.querySelector('[data-empty]')?.remove()
       while (body.rows.length > MOST_ROWS) body.rows[body.rows.length - 1].remove()
+      const link = document.querySelector('[data-more]')
+      if (link !== null) leadOn(link, body)
     })
     stream.addEventListener('end', (event) => {
       status.textContent = event.data
@@ -127,28 +136,29 @@ const followEvents = (body) => {
 const readOlder = (link) => {
   const body = document.querySelector('.events tbody')
   let isReading = false
-  const read = async () => {
+  const readOn = async () => {
     const last = body.rows[body.rows.length - 1]
     if (isReading || !last || body.rows.length >= MOST_ROWS) return
     isReading = true
-    try {
-      const answer = await fetch(link.dataset.more + last.dataset.seq)
-      if (!answer.ok) return
-      const rows = fragment(await answer.text())
-      if (rows.children.length === 0) {
-        seen.disconnect()
-        link.remove()
-        return
-      }
-      body.append(rows)
-      const url = new URL(link.href)
-      url.searchParams.set('before', body.rows[body.rows.length - 1].dataset.seq)
-      link.href = url
-    } finally {
-      isReading = false
+    const read = await fetch(link.dataset.more + last.dataset.seq)
+      .then((answer) => (answer.ok ? answer.text() : undefined))
+      .catch(() => undefined)
+    isReading = false
+    // The link still leads on. What was the last row may be gone meanwhile.
+    if (read === undefined || body.rows[body.rows.length - 1] !== last) return
+    const rows = fragment(read)
+    if (rows.children.length === 0) {
+      seen.disconnect()
+      link.remove()
+      return
     }
+    body.append(rows)
+    leadOn(link, body)
+    // Anew, because it may have been in sight all the time.
+    seen.unobserve(link)
+    seen.observe(link)
   }
-  const seen = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && read(), {
+  const seen = new IntersectionObserver((entries) => entries.some((entry) => entry.isIntersecting) && readOn(), {
     root: document.querySelector('.events'),
     rootMargin: '600px',
   })

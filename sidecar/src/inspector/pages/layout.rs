@@ -8,7 +8,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The pages of the navigation: path, title.
 const NAVIGATION: [(&str, &str); 4] = [
-    ("/", "Overview"),
+    ("/inspector", "Overview"),
     ("/inspector/stores", "Stores"),
     ("/inspector/refusals", "Refusals"),
     ("/inspector/subscriptions", "Subscriptions"),
@@ -46,7 +46,7 @@ impl Page<'_> {
                 body {
                     a.skip href="#content" { "Skip to the content" }
                     header {
-                        a.brand href="/" { "livestore_sync" }
+                        a.brand href="/inspector" { "livestore_sync" }
                         @if let Some(visitor) = self.visitor {
                             nav aria-label="Pages" {
                                 @for (path, title) in NAVIGATION {

@@ -24,6 +24,11 @@ pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
+/// The text that confirms a change of a store: its id, encoded if it has characters that cannot be typed.
+pub fn confirmation(id: &str) -> String {
+    if id.chars().any(char::is_control) { encoded(id) } else { id.into() }
+}
+
 /// The URL of the page of a store.
 fn store_url(id: &str) -> String {
     format!("/inspector/store?id={}", encoded(id))

@@ -32,7 +32,13 @@ fn remedy(reason: Reason) -> &'static str {
     }
 }
 
-pub fn refusals(refusals: &[Arc<Refusal>]) -> Markup {
+/// Refusals on a page.
+const PAGE: usize = 100;
+
+/// `after`: so many newer ones are on the pages before.
+pub fn refusals(all: &[Arc<Refusal>], after: usize) -> Markup {
+    let refusals = all.get(after..).unwrap_or_default();
+    let (refusals, has_more) = (&refusals[..refusals.len().min(PAGE)], refusals.len() > PAGE);
     html! {
         h1 { "Refusals" }
         p { "The latest requests that this sidecar refused, up to 1,000. Clients of LiveStore do not show them to their users." }
@@ -59,5 +65,6 @@ pub fn refusals(refusals: &[Arc<Refusal>]) -> Markup {
                 } }
             } }
         }
+        @if has_more { p { a rel="next" href={ "/inspector/refusals?after=" (after + PAGE) } { "Older" } } }
     }
 }

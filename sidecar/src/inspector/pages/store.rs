@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use maud::{Markup, html};
 
-use super::{encoded, iso, shortened, store_url, time};
+use super::{confirmation, encoded, iso, shortened, store_url, time};
 use crate::inspector::forms::{Field, FieldKind};
-use crate::log::{EVENTS_OF_A_PAGE, Filter, InspectedEvent, InspectedStore, LiveClient};
+use crate::log::{Filter, InspectedEvent, InspectedStore, LiveClient};
 
 /// The args that fit into a row, in characters.
 const BRIEF: usize = 120;
@@ -45,7 +45,11 @@ pub fn store(page: &StorePage<'_>) -> Markup {
     let oldest = page.events.last().map(|event| event.seq_num);
     let newest = page.events.first().map(|event| event.seq_num);
     // Behind everything that the page shows; events that the filter leaves out do not come again.
-    let follow = format!("/inspector/follow?{query}&after={}", newest.unwrap_or(0).max(store.head));
+    let follow = format!(
+        "/inspector/follow?{query}&life={}&after={}",
+        encoded(&store.backend_id),
+        newest.unwrap_or(0).max(store.head)
+    );
     html! {
         h1 { "Store " code { (store.id) } }
         dl.facts {
@@ -74,7 +78,7 @@ pub fn store(page: &StorePage<'_>) -> Markup {
                     tbody data-follow=[page.is_newest.then_some(follow)] { (rows(&store.id, page.events)) }
                 }
                 @if page.events.is_empty() { p data-empty { "No events." } }
-                @if let Some(oldest) = oldest.filter(|_| page.events.len() as i64 == EVENTS_OF_A_PAGE) {
+                @if let Some(oldest) = oldest.filter(|oldest| *oldest > 1) {
                     p { a rel="next" href={ "/inspector/store?" (query) "&before=" (oldest) } data-more={ "/inspector/rows?" (query) "&before=" } { "Older" } }
                 }
             }
@@ -103,7 +107,7 @@ fn filter_form(id: &str, filter: &Filter) -> Markup {
     };
     html! {
         form.inline action="/inspector/store" role="search" aria-label="Events" {
-            input type="hidden" name="id" value=(id);
+            input type="hidden" name="key" value=(encoded(id));
             label { "Name" input name="name" value=(filter.name.as_deref().unwrap_or_default()); }
             label { "Client" input name="client" value=(filter.client_id.as_deref().unwrap_or_default()); }
             label { "Since (UTC)" input type="datetime-local" name="since" value=(minute(filter.since)); }
@@ -176,7 +180,7 @@ fn commit_form(page: &StorePage<'_>) -> Markup {
             h2 id="commit-title" { "Commit an event" }
             @if !page.types.is_empty() {
                 form.inline action="/inspector/store#commit-title" {
-                    input type="hidden" name="id" value=(id);
+                    input type="hidden" name="key" value=(encoded(id));
                     label { "Type" select name="type" {
                         @for known in page.types { option selected[name == Some(known.as_str())] { (known) } }
                     } }
@@ -184,7 +188,7 @@ fn commit_form(page: &StorePage<'_>) -> Markup {
                 }
             }
             form.narrow method="post" action="/inspector/commit" {
-                input type="hidden" name="id" value=(id);
+                input type="hidden" name="store" value=(encoded(id));
                 label { "Name" input name="name" required value=(name.unwrap_or_default()); }
                 @match fields {
                     Some(fields) => {
@@ -247,9 +251,9 @@ pub fn event(view: &EventView<'_>) -> Markup {
             h2 { "Rewrite" }
             p { "Replaces name and args for everybody who reads the log from now on. Clients that have the event keep it as it was, until they drop their copy: see docs/erasure.md." }
             form.narrow method="post" action="/inspector/rewrite" {
-                input type="hidden" name="id" value=(store);
+                input type="hidden" name="store" value=(encoded(store));
                 input type="hidden" name="number" value=(event.seq_num);
-                label { "Name" input name="name" required value=(event.name); }
+                label { "Name" textarea name="name" rows="1" required { (event.name) } }
                 label { "Args, as JSON; empty for none" textarea name="args" rows="6" spellcheck="false" { (args.unwrap_or_default()) } }
                 label { "Reason" input name="reason"; }
                 (typed("the number of the event", &event.seq_num.to_string()))
@@ -258,7 +262,7 @@ pub fn event(view: &EventView<'_>) -> Markup {
             h2 { "Erase" }
             p { "Replaces args, for a person's right to be forgotten. Devices that have the event keep their copy until they start over." }
             form.narrow method="post" action="/inspector/erase" {
-                input type="hidden" name="id" value=(store);
+                input type="hidden" name="store" value=(encoded(store));
                 input type="hidden" name="number" value=(event.seq_num);
                 label { "Args in its place, as JSON" textarea name="args" rows="3" spellcheck="false" required { "{}" } }
                 label { "Reason" input name="reason"; }
@@ -291,8 +295,8 @@ pub fn confirm(confirm: &Confirm<'_>) -> Markup {
         h1 { (confirm.title) " " code { (confirm.store) } }
         p.message { (confirm.effect) }
         form.narrow method="post" action={ "/inspector/" (confirm.action) } {
-            input type="hidden" name="id" value=(confirm.store);
-            (typed("the id of the store", confirm.store))
+            input type="hidden" name="store" value=(encoded(confirm.store));
+            (typed("the id of the store", &confirmation(confirm.store)))
             button.danger { (confirm.title) }
         }
         p { a href=(store_url(confirm.store)) { "Back" } }

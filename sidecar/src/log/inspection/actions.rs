@@ -1,44 +1,47 @@
 //! Changes that an operator makes by hand. Postgres checks them: the functions raise what is wrong, and the role of the sidecar decides.
 
+use tokio::sync::Semaphore;
 use tokio_postgres::types::ToSql;
 
-use super::Inspection;
+use super::{Inspection, Parameter};
 use crate::log::store_id::StoreId;
-use crate::postgres::DatabaseError;
+use crate::postgres::{Connected, DatabaseError};
+
+/// Changes at the same time.
+const CHANGES: usize = 2;
+
+/// Most changes end after this time.
+const LIMIT: &str = "set statement_timeout = '30s'";
+
+/// A large store takes long, so the operator's own setting applies.
+const NO_LIMIT: &str = "set statement_timeout to default";
 
 /// Why nothing was changed, or may not have been.
 #[derive(Debug, thiserror::Error)]
 pub enum ActionError {
-    /// What Postgres says of it, for the operator.
+    /// The words of Postgres, for the operator.
     #[error("{0}")]
     Refused(String),
     #[error("the database is away, or did not answer in time: {0}")]
     Database(#[source] DatabaseError),
 }
 
-/// `clientId` of the events that are committed here.
-const CLIENT: &str = "inspector";
-
 impl Inspection {
-    /// Appends an event at the head. Returns its number.
-    pub async fn commit(
-        &self,
-        store: &StoreId,
-        name: &str,
-        args: Option<&str>,
-        session: &str,
-    ) -> Result<i64, ActionError> {
-        let sql = "select livestore.commit($1, $2, $3::text::json, $4, $5)";
-        self.act(sql, &[&store.as_str(), &name, &args, &CLIENT, &session]).await
+    /// Appends an event at the head, as an operator does in SQL. Returns its number.
+    pub async fn commit(&self, store: &StoreId, name: &str, args: Option<&str>) -> Result<i64, ActionError> {
+        let sql = "select livestore.commit($1, $2, $3::text::json, 'inspector', 'inspector')";
+        self.act(LIMIT, sql, vec![text(store.as_str()), text(name), Box::new(args.map(str::to_owned))]).await
     }
 
     /// Empties the log: clients drop their copies.
     pub async fn reset(&self, store: &StoreId) -> Result<(), ActionError> {
-        self.act::<String>("select livestore.reset_store($1)", &[&store.as_str()]).await.map(drop)
+        let sql = "select 1::bigint from livestore.reset_store($1)";
+        self.act(NO_LIMIT, sql, vec![text(store.as_str())]).await.map(drop)
     }
 
     pub async fn drop_store(&self, store: &StoreId) -> Result<(), ActionError> {
-        self.act::<i32>("select 1 from livestore.drop_store($1)", &[&store.as_str()]).await.map(drop)
+        let sql = "select 1::bigint from livestore.drop_store($1)";
+        self.act(NO_LIMIT, sql, vec![text(store.as_str())]).await.map(drop)
     }
 
     pub async fn rewrite(
@@ -49,8 +52,10 @@ impl Inspection {
         args: Option<&str>,
         reason: &str,
     ) -> Result<(), ActionError> {
-        let sql = "select 1 from livestore.rewrite_event($1, $2, $3, $4::text::json, $5)";
-        self.act::<i32>(sql, &[&store.as_str(), &seq_num, &name, &args, &reason]).await.map(drop)
+        let sql = "select 1::bigint from livestore.rewrite_event($1, $2, $3, $4::text::json, $5)";
+        let args = Box::new(args.map(str::to_owned));
+        let parameters: Vec<Parameter> = vec![text(store.as_str()), Box::new(seq_num), text(name), args, text(reason)];
+        self.act(LIMIT, sql, parameters).await.map(drop)
     }
 
     /// Replaces the args of an event.
@@ -62,37 +67,49 @@ impl Inspection {
         reason: &str,
     ) -> Result<(), ActionError> {
         let sql = "select livestore.erase($1, array[$2::bigint], $3::text::json, $4)";
-        self.act::<i64>(sql, &[&store.as_str(), &seq_num, &replacement, &reason]).await.map(drop)
+        let parameters: Vec<Parameter> = vec![text(store.as_str()), Box::new(seq_num), text(replacement), text(reason)];
+        self.act(LIMIT, sql, parameters).await.map(drop)
     }
 
     /// Gives a dead letter out again.
     pub async fn resend(&self, dead_letter: i64) -> Result<(), ActionError> {
-        self.act::<i32>("select 1 from livestore.resend($1)", &[&dead_letter]).await.map(drop)
+        let sql = "select 1::bigint from livestore.resend($1)";
+        self.act(LIMIT, sql, vec![Box::new(dead_letter)]).await.map(drop)
     }
 
-    async fn act<T: for<'a> tokio_postgres::types::FromSql<'a>>(
+    /// Runs a statement on a connection of its own: those of the pool are for clients, and it may wait for a lock. To its end, whether its
+    /// caller waits or not.
+    async fn act(
         &self,
-        sql: &str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<T, ActionError> {
-        let mut client = self.0.database.background_client().await.map_err(ActionError::Database)?;
-        let done = async {
-            let transaction = client.transaction().await?;
-            // A large store takes long, so the operator's own setting applies.
-            transaction.batch_execute("set local statement_timeout to default").await?;
-            let row = transaction.query_one(sql, parameters).await?;
-            transaction.commit().await?;
-            row.try_get(0)
-        };
-        match done.await {
-            Ok(value) => Ok(value),
-            Err(error) => match error.as_db_error() {
+        limit: &'static str,
+        sql: &'static str,
+        parameters: Vec<Parameter>,
+    ) -> Result<i64, ActionError> {
+        static TURNS: Semaphore = Semaphore::const_new(CHANGES);
+        let turn = TURNS.acquire().await;
+        let database = self.0.database.clone();
+        let acting = tokio::spawn(async move {
+            let _turn = turn;
+            let Connected { client, connection, .. } = database.connect().await.map_err(ActionError::Database)?;
+            tokio::spawn(connection);
+            let parameters: Vec<&(dyn ToSql + Sync)> =
+                parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
+            let done = async {
+                client.batch_execute(limit).await?;
+                client.query_one(sql, &parameters).await?.try_get(0)
+            };
+            done.await.map_err(|error: tokio_postgres::Error| match error.as_db_error() {
                 Some(refused) => {
                     let hint = refused.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                    Err(ActionError::Refused(format!("{}{hint}", refused.message())))
+                    ActionError::Refused(format!("{}{hint}", refused.message()))
                 }
-                None => Err(ActionError::Database(error.into())),
-            },
-        }
+                None => ActionError::Database(error.into()),
+            })
+        });
+        acting.await.map_err(|_| ActionError::Database(DatabaseError::NoAnswer))?
     }
+}
+
+fn text(text: &str) -> Parameter {
+    Box::new(text.to_owned())
 }

@@ -3,11 +3,11 @@
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 
-use super::Inspection;
+use super::{Inspection, ReadError};
 use crate::log::read::prefetch::Prefetch;
 use crate::log::read::subscription::Subscription;
 use crate::log::store_id::StoreId;
-use crate::postgres::{DatabaseError, Unreadable};
+use crate::postgres::Unreadable;
 
 /// Events on a page.
 pub const PAGE: i64 = 200;
@@ -85,7 +85,7 @@ impl Inspection {
         store: &StoreId,
         order: Order,
         filter: &Filter,
-    ) -> Result<Vec<InspectedEvent>, DatabaseError> {
+    ) -> Result<Vec<InspectedEvent>, ReadError> {
         let (comparison, direction, from) = match order {
             Order::Before(before) => ("<", "desc", before),
             Order::After(after) => (">", "asc", after),
@@ -101,8 +101,21 @@ impl Inspection {
              order by e.\"seqNum\" {direction} limit $8"
         );
         let Filter { name, client_id, since, until } = filter;
-        let rows =
-            self.rows(&sql, &[&store.as_str(), &from, name, client_id, since, until, &ARGS_CHARACTERS, &PAGE]).await?;
+        let rows = self
+            .rows(
+                &sql,
+                vec![
+                    Box::new(store.as_str().to_owned()),
+                    Box::new(from),
+                    Box::new(name.clone()),
+                    Box::new(client_id.clone()),
+                    Box::new(*since),
+                    Box::new(*until),
+                    Box::new(ARGS_CHARACTERS),
+                    Box::new(PAGE),
+                ],
+            )
+            .await?;
         let mut events = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
         if let Order::After(_) = order {
             events.reverse();
@@ -111,10 +124,10 @@ impl Inspection {
     }
 
     /// All of the args of an event, as JSON, if there is such an event; `None` within, if it has none.
-    pub async fn args(&self, store: &StoreId, seq_num: i64) -> Result<Option<Option<String>>, DatabaseError> {
+    pub async fn args(&self, store: &StoreId, seq_num: i64) -> Result<Option<Option<String>>, ReadError> {
         let sql = "select e.args::text from livestore.eventlog_1 e
              where e.store = (select s.id from livestore.stores s where s.store_id = $1) and e.\"seqNum\" = $2";
-        let rows = self.rows(sql, &[&store.as_str(), &seq_num]).await?;
+        let rows = self.rows(sql, vec![Box::new(store.as_str().to_owned()), Box::new(seq_num)]).await?;
         rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
     }
 
@@ -126,7 +139,7 @@ impl Inspection {
     }
 }
 
-fn event(row: &Row) -> Result<InspectedEvent, DatabaseError> {
+fn event(row: &Row) -> Result<InspectedEvent, ReadError> {
     Ok(InspectedEvent {
         seq_num: row.try_get(0)?,
         parent_seq_num: row.try_get(1)?,

@@ -1,9 +1,8 @@
 //! The log of a store as lines, as `livestore-sidecar export` writes them.
 
-use super::Inspection;
+use super::{Inspection, ReadError};
 use crate::log::read::page::pull;
 use crate::log::store_id::StoreId;
-use crate::postgres::DatabaseError;
 
 /// Lines of an export: so far, and whatever the next lines need.
 #[derive(Debug, Default)]
@@ -16,17 +15,29 @@ pub struct Exported {
 
 impl Inspection {
     /// The next lines, some megabyte at most or one event; empty behind the last one.
-    pub async fn export(&self, store: &StoreId, so_far: &mut Exported) -> Result<String, DatabaseError> {
+    pub async fn export(&self, store: &StoreId, so_far: &mut Exported) -> Result<String, ReadError> {
         if so_far.is_whole {
             return Ok(String::new());
         }
         // The bounds of a page hold for this one, too.
         let page = pull(&self.0.database, store, so_far.after).await?;
         let count = i32::try_from(page.events.len()).unwrap_or(i32::MAX);
+        drop(page);
         let mut lines = String::new();
         if count > 0 {
             let sql = "select * from livestore._export_events($1, $2, $3, $4)";
-            for row in self.rows(sql, &[&store.as_str(), &so_far.after, &count, &so_far.digest]).await? {
+            for row in self
+                .rows(
+                    sql,
+                    vec![
+                        Box::new(store.as_str().to_owned()),
+                        Box::new(so_far.after),
+                        Box::new(count),
+                        Box::new(so_far.digest.clone()),
+                    ],
+                )
+                .await?
+            {
                 lines.push_str(row.try_get(1)?);
                 lines.push('\n');
                 (so_far.after, so_far.digest) = (row.try_get(0)?, row.try_get(2)?);
@@ -36,7 +47,13 @@ impl Inspection {
         }
         so_far.is_whole = true;
         let sql = "select livestore._export_end($1, $2, $3)";
-        for row in self.rows(sql, &[&store.as_str(), &so_far.events, &so_far.digest]).await? {
+        for row in self
+            .rows(
+                sql,
+                vec![Box::new(store.as_str().to_owned()), Box::new(so_far.events), Box::new(so_far.digest.clone())],
+            )
+            .await?
+        {
             lines.push_str(row.try_get(0)?);
             lines.push('\n');
         }

@@ -4,8 +4,7 @@ use serde::Deserialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::Inspection;
-use crate::postgres::DatabaseError;
+use super::{Inspection, ReadError};
 
 /// The most rows of a list.
 pub const MOST: i64 = 1000;
@@ -70,13 +69,11 @@ impl List {
                  order by livestore.stream_name(s.store_id) collate \"C\", s.id limit $4::bigint"
             }
             Kind::Events => {
-                "select row::text from (
-                     select json_build_object('seq_num', e.seq_num, 'parent_seq_num', e.parent_seq_num, 'name', e.name, 'args', e.args,
-                             'client_id', e.client_id, 'session_id', e.session_id, 'created_at', e.created_at) as row, e.seq_num,
-                         sum(octet_length(e.args::text)) over (order by e.seq_num) - octet_length(e.args::text) as bytes
-                     from livestore.pull($1, greatest(case when $2::bigint < 0 then livestore.head($1) + $2 else $2 end, 0), $4::bigint::integer) e
-                 ) r
-                 where coalesce(r.bytes, 0) < $3::bigint order by r.seq_num"
+                "select json_build_object('seq_num', e.seq_num, 'parent_seq_num', e.parent_seq_num, 'name', e.name, 'args', e.args,
+                     'client_id', e.client_id, 'session_id', e.session_id, 'created_at', e.created_at)::text
+                 from livestore.pull_page($1, greatest(case when $2::bigint < 0 then livestore.head($1) + $2 else $2 end, 0),
+                     $4::bigint::integer, $3::bigint::integer) e
+                 order by e.seq_num"
             }
             Kind::Commits if self.after < 0 => {
                 "select json_build_object('position', coalesce(max(c.position), 0))::text from livestore.commits c
@@ -86,11 +83,12 @@ impl List {
                 "select row::text from (
                      select json_build_object('position', e.position, 'store_id', e.store_id, 'seq_num', e.seq_num, 'name', e.name,
                              'args', e.args, 'client_id', e.client_id, 'created_at', e.created_at, 'change', e.change) as row, e.position,
-                         sum(octet_length(e.args::text)) over (order by e.position) - octet_length(e.args::text) as bytes
-                     from livestore.read_all($2::bigint, null, $4::bigint::integer) e
+                         coalesce(sum(octet_length(e.args::text)) over (order by e.position rows between unbounded preceding and 1 preceding), 0)
+                             as bytes_before
+                     from livestore.read_all($2::bigint, null, least($4::bigint, 100)::integer) e
                      where $1 = ''
                  ) r
-                 where coalesce(r.bytes, 0) < $3::bigint order by r.position"
+                 where r.bytes_before < $3::bigint order by r.position"
             }
             Kind::Subscriptions => {
                 "select json_build_object('name', s.name, 'position', s.position, 'lag_events', s.lag_events, 'lag_seconds', s.lag_seconds,
@@ -110,9 +108,11 @@ impl List {
 }
 
 impl Inspection {
-    pub async fn list(&self, list: &List) -> Result<Vec<String>, DatabaseError> {
+    pub async fn list(&self, list: &List) -> Result<Vec<String>, ReadError> {
         let limit = list.limit.clamp(1, MOST);
-        let rows = self.rows(list.sql(), &[&list.id, &list.after, &BYTES, &limit]).await?;
+        let rows = self
+            .rows(list.sql(), vec![Box::new(list.id.clone()), Box::new(list.after), Box::new(BYTES), Box::new(limit)])
+            .await?;
         rows.iter().map(|row| Ok(line(row)?)).collect()
     }
 }

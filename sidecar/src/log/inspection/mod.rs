@@ -13,7 +13,7 @@ mod types;
 
 pub use actions::ActionError;
 pub use clients::Client as LiveClient;
-pub use events::{Filter, InspectedEvent, Order, PAGE as EVENTS_OF_A_PAGE};
+pub use events::{Filter, InspectedEvent, Order};
 pub use export::Exported;
 pub use list::{Kind as ListKind, List};
 pub use overview::{InspectedDatabase, Session};
@@ -25,6 +25,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::Log;
@@ -51,16 +52,59 @@ impl Log {
 }
 
 impl Inspection {
-    /// Reads, without keeping clients waiting: in turn, for a limited time.
-    async fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, DatabaseError> {
+    /// Reads, without keeping clients waiting: in turn, for a limited time. A task of its own does it to its end: a statement whose caller is
+    /// gone would otherwise go on on a connection that counts as free.
+    async fn rows(&self, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, ReadError> {
         static TURNS: Semaphore = Semaphore::const_new(QUERIES);
-        let _turn = TURNS.acquire().await;
-        let mut client = self.0.database.background_client().await?;
-        let transaction = client.build_transaction().read_only(true).start().await?;
-        transaction.batch_execute(LIMIT).await?;
-        let rows =
-            timeout(PATIENCE, transaction.query(sql, parameters)).await.map_err(|_| DatabaseError::NoAnswer)??;
-        transaction.commit().await?;
-        Ok(rows)
+        let turn = TURNS.acquire().await;
+        let (sql, database) = (sql.to_owned(), self.0.database.clone());
+        let reading = tokio::spawn(async move {
+            let _turn = turn;
+            let mut client = database.client().await?;
+            let reading = async {
+                let transaction = client.build_transaction().read_only(true).start().await?;
+                transaction.batch_execute(LIMIT).await?;
+                let parameters: Vec<&(dyn ToSql + Sync)> =
+                    parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
+                let rows = transaction.query(&sql, &parameters).await?;
+                transaction.commit().await?;
+                Ok::<_, tokio_postgres::Error>(rows)
+            };
+            match timeout(PATIENCE, reading).await {
+                Ok(rows) => Ok(rows?),
+                Err(_) => {
+                    client.give_up();
+                    Err(DatabaseError::NoAnswer.into())
+                }
+            }
+        });
+        reading.await.map_err(|_| ReadError::Database(DatabaseError::NoAnswer))?
+    }
+}
+
+/// A parameter of a statement.
+type Parameter = Box<dyn ToSql + Sync + Send>;
+
+/// Why nothing is shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("there is too much to look through: narrow it by time or by number")]
+    TooMuch,
+    /// What Postgres says of what was asked.
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+impl From<tokio_postgres::Error> for ReadError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(refused) if *refused.code() == SqlState::QUERY_CANCELED => Self::TooMuch,
+            // A value that Postgres cannot read: class 22.
+            Some(refused) if refused.code().code().starts_with("22") => Self::Refused(refused.message().into()),
+            Some(refused) => Self::Database(DatabaseError::Unreadable(refused.message().into())),
+            None => Self::Database(error.into()),
+        }
     }
 }

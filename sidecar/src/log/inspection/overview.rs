@@ -2,8 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::Inspection;
-use crate::postgres::DatabaseError;
+use super::{Inspection, ReadError};
 
 /// The database and what is installed in it.
 #[derive(Debug)]
@@ -29,12 +28,12 @@ pub struct Session {
 }
 
 impl Inspection {
-    pub async fn database(&self) -> Result<InspectedDatabase, DatabaseError> {
+    pub async fn database(&self) -> Result<InspectedDatabase, ReadError> {
         let sql = "select current_setting('server_version'), current_database()::text, current_user::text, livestore.version(),
                  livestore.flavour(), (select max(c.position) from livestore.commits c),
                  coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false)";
-        let rows = self.rows(sql, &[]).await?;
-        let row = rows.first().ok_or_else(|| DatabaseError::Unreadable("no row".into()))?;
+        let rows = self.rows(sql, Vec::new()).await?;
+        let row = rows.first().ok_or_else(|| ReadError::Refused("no row".into()))?;
         Ok(InspectedDatabase {
             postgres: row.try_get(0)?,
             name: row.try_get(1)?,
@@ -47,12 +46,12 @@ impl Inspection {
     }
 
     /// The sidecars of this database, by the machines that they run on.
-    pub async fn sessions(&self) -> Result<Vec<Session>, DatabaseError> {
+    pub async fn sessions(&self) -> Result<Vec<Session>, ReadError> {
         let sql = "select coalesce(host(a.client_addr), 'socket of this machine'), coalesce(a.usename::text, '?'), count(*), min(a.backend_start)
              from pg_stat_activity a
              where a.datname = current_database() and a.application_name = 'livestore-sidecar'
              group by 1, 2 order by 1, 2 limit 100";
-        let rows = self.rows(sql, &[]).await?;
+        let rows = self.rows(sql, Vec::new()).await?;
         let session = |row: &tokio_postgres::Row| {
             Ok(Session {
                 address: row.try_get(0)?,

@@ -3,9 +3,8 @@
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 
-use super::Inspection;
+use super::{Inspection, ReadError};
 use crate::log::store_id::StoreId;
-use crate::postgres::DatabaseError;
 
 /// Stores on a page.
 pub const PAGE: i64 = 100;
@@ -40,14 +39,14 @@ const COLUMNS: &str =
 
 impl Inspection {
     /// A page of stores, and whether others follow. Each takes an index: there may be millions.
-    pub async fn stores(&self, step: &StoreStep) -> Result<(Vec<InspectedStore>, bool), DatabaseError> {
+    pub async fn stores(&self, step: &StoreStep) -> Result<(Vec<InspectedStore>, bool), ReadError> {
         let most = PAGE + 1;
         let rows = match step {
             StoreStep::Newest { before } => {
                 let sql = format!(
                     "select {COLUMNS}, null::timestamptz from livestore.stores s where s.id < $1 order by s.id desc limit $2"
                 );
-                self.rows(&sql, &[before, &most]).await?
+                self.rows(&sql, vec![Box::new(*before), Box::new(most)]).await?
             }
             StoreStep::Prefix { prefix, after } => {
                 // stream_name replaces each character by one, so that what begins alike still does. It is indexed in the order of bytes, and
@@ -61,14 +60,18 @@ impl Inspection {
                      order by livestore.stream_name(s.store_id) collate \"C\", s.id limit $4"
                 );
                 let (id, number) = after.as_ref().map_or(("", 0), |(id, number)| (id, *number));
-                self.rows(&sql, &[prefix, &id, &number, &most]).await?
+                self.rows(
+                    &sql,
+                    vec![Box::new(prefix.clone()), Box::new(id.to_owned()), Box::new(number), Box::new(most)],
+                )
+                .await?
             }
         };
         page(rows)
     }
 
     /// The stores of the latest commits, the last first.
-    pub async fn recent_stores(&self) -> Result<Vec<InspectedStore>, DatabaseError> {
+    pub async fn recent_stores(&self) -> Result<Vec<InspectedStore>, ReadError> {
         let sql = format!(
             "select {COLUMNS}, r.committed_at
              from (
@@ -80,23 +83,23 @@ impl Inspection {
              join livestore.stores s on s.id = r.store
              order by r.committed_at desc limit $2"
         );
-        Ok(page(self.rows(&sql, &[&RECENT_COMMITS, &PAGE]).await?)?.0)
+        Ok(page(self.rows(&sql, vec![Box::new(RECENT_COMMITS), Box::new(PAGE)]).await?)?.0)
     }
 
-    pub async fn store(&self, id: &StoreId) -> Result<Option<InspectedStore>, DatabaseError> {
+    pub async fn store(&self, id: &StoreId) -> Result<Option<InspectedStore>, ReadError> {
         let sql = format!("select {COLUMNS}, null::timestamptz from livestore.stores s where s.store_id = $1");
-        let rows = self.rows(&sql, &[&id.as_str()]).await?;
+        let rows = self.rows(&sql, vec![Box::new(id.as_str().to_owned())]).await?;
         rows.first().map(store).transpose()
     }
 }
 
-fn page(rows: Vec<Row>) -> Result<(Vec<InspectedStore>, bool), DatabaseError> {
+fn page(rows: Vec<Row>) -> Result<(Vec<InspectedStore>, bool), ReadError> {
     let has_more = rows.len() as i64 > PAGE;
     let stores = rows.iter().take(PAGE as usize).map(store).collect::<Result<_, _>>()?;
     Ok((stores, has_more))
 }
 
-fn store(row: &Row) -> Result<InspectedStore, DatabaseError> {
+fn store(row: &Row) -> Result<InspectedStore, ReadError> {
     Ok(InspectedStore {
         number: row.try_get(0)?,
         id: row.try_get(1)?,

@@ -3,8 +3,7 @@
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 
-use super::Inspection;
-use crate::postgres::DatabaseError;
+use super::{Inspection, ReadError};
 
 /// Subscriptions, and dead letters, that a page lists.
 const MOST: i64 = 200;
@@ -37,7 +36,7 @@ pub struct DeadLetter {
 }
 
 impl Inspection {
-    pub async fn subscriptions(&self) -> Result<Vec<InspectedSubscription>, DatabaseError> {
+    pub async fn subscriptions(&self) -> Result<Vec<InspectedSubscription>, ReadError> {
         let sql = "select s.name, s.position, s.lag_events, s.lag_seconds, s.failures, left(s.error, 500), s.dead_letters, s.polled_at
              from livestore.subscriptions s order by s.name collate \"C\" limit $1";
         let subscription = |row: &Row| {
@@ -52,11 +51,11 @@ impl Inspection {
                 polled_at: row.try_get(7)?,
             })
         };
-        self.rows(sql, &[&MOST]).await?.iter().map(subscription).collect()
+        self.rows(sql, vec![Box::new(MOST)]).await?.iter().map(subscription).collect()
     }
 
     /// The latest dead letters.
-    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, DatabaseError> {
+    pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, ReadError> {
         let sql = "select d.id, d.subscription, d.store_id, d.seq_num, d.name, d.failures, left(d.error, 500), d.failed_at, d.is_queued
              from livestore.dead_letters d order by d.id desc limit $1";
         let letter = |row: &Row| {
@@ -72,6 +71,6 @@ impl Inspection {
                 is_queued: row.try_get(8)?,
             })
         };
-        self.rows(sql, &[&MOST]).await?.iter().map(letter).collect()
+        self.rows(sql, vec![Box::new(MOST)]).await?.iter().map(letter).collect()
     }
 }
