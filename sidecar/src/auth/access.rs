@@ -126,7 +126,7 @@ impl Template {
     }
 }
 
-/// What rules allow with every store there is: those that are written `*`.
+/// The access that rules give to every store: those that are written `*`.
 pub fn of_all_stores(rules: &[Rule]) -> Option<Access> {
     let is_for_all = |rule: &&Rule| rule.stores == Pattern::Prefix(String::new());
     rules.iter().filter(is_for_all).map(|rule| rule.access).max()

@@ -63,7 +63,7 @@ pub struct Identity {
     pub claims: Option<Box<str>>,
     /// `None`: everything.
     rules: Option<Vec<Rule>>,
-    /// What the claim of the token itself, and not a rule for all tokens, allows with every store.
+    /// The access to every store that the claim of the token itself gives, and not a rule for all tokens.
     pub over_all_stores: Option<Access>,
     /// Among the connections of this subject.
     _permit: Option<Permit<Arc<str>>>,

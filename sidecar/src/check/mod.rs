@@ -74,7 +74,7 @@ impl Report {
     }
 }
 
-/// What there is to say of the settings and the database of a sidecar that serves.
+/// The findings about the settings and the database of a sidecar that serves.
 pub async fn findings(config: &Config, database: Database) -> Vec<(Kind, String)> {
     let mut report = Report::default();
     look(config, &mut report);

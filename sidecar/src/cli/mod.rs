@@ -21,7 +21,7 @@ use crate::log::{List, ListKind};
 /// The interval at which what follows is asked for.
 const INTERVAL: Duration = Duration::from_millis(300);
 
-/// How something is shown, and who is asked.
+/// The source, and the form of the answer.
 #[derive(Debug, Args)]
 struct Asked {
     #[command(flatten)]
@@ -188,7 +188,7 @@ fn run(command: impl Future<Output = Result<(), SourceError>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(SourceError::from).and_then(|runtime| runtime.block_on(command)) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has had enough.
+        // The reader has had enough.
         Err(SourceError::System(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("livestore-sidecar: {error}");

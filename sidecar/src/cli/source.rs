@@ -1,4 +1,4 @@
-//! Who is asked: a database, or a sidecar that serves its inspector.
+//! The source of the answers: a database, or a sidecar that serves its inspector.
 
 use std::path::PathBuf;
 use std::time::Duration;

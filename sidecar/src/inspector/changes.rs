@@ -25,7 +25,7 @@ const FIELDS: usize = 1000;
 /// The fields of a form.
 pub struct Form {
     pub fields: HashMap<String, String>,
-    /// What was sent, with its memory.
+    /// The body, with its memory.
     _body: Bytes,
 }
 

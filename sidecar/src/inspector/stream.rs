@@ -144,7 +144,7 @@ fn goes(subscription: Subscription) -> Following {
 }
 
 async fn next(subscription: &mut Subscription, at: Instant) -> Result<Delivery, StreamEnd> {
-    // What arrives meanwhile comes together: a busy store costs no more than a quiet one.
+    // Events that arrive meanwhile come together: a busy store costs no more than a quiet one.
     sleep_until(at).await;
     subscription.next().await
 }

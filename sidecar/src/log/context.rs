@@ -54,13 +54,13 @@ impl Context {
         Self { payload: payload.map(Box::from), headers, dialect, credentials, ..Self::default() }
     }
 
-    /// The same with what the client says that it is.
+    /// The same with the program that the client names itself.
     pub fn with_user_agent(self, user_agent: Option<&str>) -> Self {
         let beginning = |text: &str| text.chars().take(Self::USER_AGENT_CHARACTERS).collect::<String>().into();
         Self { user_agent: user_agent.map(beginning), ..self }
     }
 
-    /// What the client says that it is.
+    /// The program, as the client names itself.
     pub fn user_agent(&self) -> Option<&str> {
         self.user_agent.as_deref()
     }

@@ -1,4 +1,4 @@
-//! What the metrics say about one moment, for the inspector. Read from the text for Prometheus: one place counts.
+//! The metrics of one moment, for the inspector. Read from the text for Prometheus: one place counts.
 
 use std::collections::BTreeMap;
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
-/// Who is asked.
+/// The one that is asked.
 enum Source {
     Database(String),
     Sidecar(String),
@@ -50,7 +50,7 @@ impl Source {
         assert!(output.status.code() == Some(code) && said.contains(reason), "{arguments:?}: {said}");
     }
 
-    /// What is printed by a command that does not end.
+    /// The lines of a command that does not end.
     fn follow(&self, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStdout>>) {
         let mut command = Command::from(self.command(arguments));
         let mut child = command.stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();

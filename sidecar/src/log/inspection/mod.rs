@@ -40,7 +40,7 @@ const LIMIT: &str = "set local statement_timeout = '5s'";
 /// After this time the server counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What an operator sees and does. Made by [`Log::inspect`].
+/// Everything that an operator sees and does. Made by [`Log::inspect`].
 #[derive(Clone)]
 pub struct Inspection(Log);
 
