@@ -21,9 +21,8 @@ help: ## list the targets
 run: ## build everything and serve: a private Postgres in $LIVESTORE_DATA (or DATABASE_URL) and the sidecar
 	@sidecar/run-local
 
-demo: ## the same, and a todo app to open in two browser windows
-	@tests/scripts/install-clients web
-	@exec node tests/web/demo.mjs
+demo: ## the same, and a page with two devices side by side: http://localhost:8787/demo/
+	@LIVESTORE_DEMO=true exec sidecar/run-local
 
 check: ## the loop for a change: format, clippy, unit tests, the SQL suite, a client of each dialect; under 3 minutes when built
 	@tests/scripts/run check

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::auth::AuthSettings;
+use crate::demo::DemoSettings;
 use crate::gate::GateSettings;
 use crate::inspector::InspectorSettings;
 use crate::log::LogSettings;
@@ -44,6 +45,9 @@ pub struct Config {
     pub inspector: InspectorSettings,
 
     #[command(flatten)]
+    pub demo: DemoSettings,
+
+    #[command(flatten)]
     pub telemetry: TelemetrySettings,
 }
 
@@ -60,6 +64,7 @@ impl Config {
             self.gate.check(&self.auth),
             self.protocols.check(&self.auth),
             self.inspector.check(&self.auth, self.server.listen),
+            self.demo.check(&self.auth),
         ];
         checked.into_iter().filter_map(Result::err)
     }

@@ -7,6 +7,7 @@ mod auth;
 mod check;
 mod cli;
 mod config;
+mod demo;
 #[cfg(feature = "dev")]
 mod dev;
 mod gate;

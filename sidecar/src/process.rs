@@ -178,7 +178,7 @@ impl Sidecar {
         });
         let services = Services { gate, relay };
         let server = Arc::new(Server { services, metrics, is_open: AtomicBool::new(false) });
-        let router = Arc::clone(&server).router(config.protocols, inspector)?;
+        let router = Arc::clone(&server).router(config.protocols, inspector, config.demo.demo)?;
         if let Some(listener) = probes {
             // To the very end of the process.
             let router = Arc::clone(&server).probes();

@@ -11,17 +11,13 @@ import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { setTimeout as sleep } from 'node:timers/promises'
 
-import puppeteer from 'puppeteer-core'
+import { launch } from './browser.mjs'
 
 const [kind, url, folder] = process.argv.slice(2)
 const TIMEOUT = 30_000
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
 
-const browser = await puppeteer.launch(
-  kind === 'firefox'
-    ? { browser: 'firefox', executablePath: '/usr/bin/firefox-esr', timeout: TIMEOUT }
-    : { executablePath: '/usr/bin/chromium', args: ['--no-sandbox', '--disable-gpu'], timeout: TIMEOUT },
-)
+const browser = await launch(kind, TIMEOUT)
 
 /** What must not happen: errors on the console or in a script, and anything that a script of an event would do. */
 const faults = []

@@ -15,8 +15,9 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 pub struct Banner {
     pub listen: SocketAddr,
-    /// Whether the inspector is served.
+    /// Whether the inspector is served, and the demo.
     pub has_inspector: bool,
+    pub has_demo: bool,
     pub dialects: Vec<Dialect>,
     pub app: Option<SocketAddr>,
     /// URL of the database.
@@ -34,16 +35,15 @@ impl Banner {
         }
         let endpoints = protocols::endpoints(&self.dialects).replace("<this host>", &host.to_string());
         let app = self.app.map(|app| format!("  app             http://{}\n", local_name(app))).unwrap_or_default();
-        let inspector = if self.has_inspector {
-            format!("  inspector       http://{}\n", local_name(self.listen))
-        } else {
-            String::new()
+        let page = |name: &str, is_served: bool, path: &str| {
+            if is_served { format!("  {name:<15} http://{}{path}\n", local_name(self.listen)) } else { String::new() }
         };
+        let pages = page("inspector", self.has_inspector, "/") + &page("demo", self.has_demo, "/demo/");
         let (database, data) = (self.database, self.data.display());
         // A terminal that is gone does not end what is served.
         let _ = writeln!(
             std::io::stdout(),
-            "\nlivestore_sync is ready.\n{endpoints}{app}{inspector}  events          psql '{database}' -c 'select * from livestore.events'
+            "\nlivestore_sync is ready.\n{endpoints}{app}{pages}  events          psql '{database}' -c 'select * from livestore.events'
   for scripts     source {data}/env\nCtrl-C stops it; the data stays in {data}.",
         );
     }

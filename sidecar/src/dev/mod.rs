@@ -158,6 +158,7 @@ impl Dev {
         let banner = Banner {
             listen,
             has_inspector: self.config.inspector.serves(listen),
+            has_demo: self.config.demo.demo,
             dialects: self.config.protocols.dialects.clone(),
             app: app.as_ref().map(|_| self.app_listen),
             database: url,

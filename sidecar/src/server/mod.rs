@@ -21,6 +21,7 @@ use tower_http::compression::CompressionLayer;
 
 pub use self::settings::{ConnectionSettings, ServerSettings, Timeouts};
 
+use crate::demo;
 use crate::gate::Gate;
 use crate::inspector::{Inspector, first_page};
 use crate::protocols::{self, ProtocolSettings, Services, refuse_any};
@@ -39,24 +40,30 @@ impl Server {
         &self.services.gate
     }
 
-    /// All that is served to clients, and to a browser that looks at the inspector, if there is one.
+    /// All that is served to clients, and to a browser: the inspector, if there is one, and the demo.
     pub fn router(
         self: Arc<Self>,
         settings: ProtocolSettings,
         inspector: Option<Inspector>,
+        has_demo: bool,
     ) -> Result<Router, SettingsError> {
         let sync = protocols::router(&self.services, settings)?
             .layer(CompressionLayer::new())
             .layer(self.gate().origins.cors(protocols::headers().collect()));
         let state = (Arc::clone(&self.services.gate), inspector.is_some());
         // No page of another origin reads the inspector: CORS is for the protocols.
-        let served = match inspector {
+        let mut pages = Router::new();
+        let has_pages = inspector.is_some() || has_demo;
+        if let Some(inspector) = inspector {
+            pages = pages.merge(inspector.router());
+        }
+        if has_demo {
+            pages = pages.merge(demo::router());
+        }
+        let served = match has_pages {
             // Around the routes as a whole: they match the path as it is then.
-            Some(inspector) => {
-                let inspector = inspector.router().layer(CompressionLayer::new());
-                Router::new().fallback_service(inspector.fallback_service(sync))
-            }
-            None => sync,
+            true => Router::new().fallback_service(pages.layer(CompressionLayer::new()).fallback_service(sync)),
+            false => sync,
         };
         let served = served.layer(from_fn_with_state(state, for_clients));
         let routes = probes::router().fallback_service(served).with_state(self);

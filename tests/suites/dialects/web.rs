@@ -3,22 +3,13 @@
 //!
 //! Like the clients on Node, browsers that are online edit one after the other (livestorejs/livestore#1530).
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpStream;
-use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::Duration;
-
 use livestore_tests::breaker::Breaker;
 use livestore_tests::browsers::{Browsers, page};
 use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
+use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::{eventually, free_port, root};
 use serde_json::json;
-
-/// The time that building the sidecar, which `make demo` does first, may take on a slow machine.
-const BUILDING: Duration = Duration::from_secs(1200);
 
 /// The log of the store in Postgres, which must be a chain: the client of each event, its name and the text of its todo.
 async fn log(database: &Database) -> (Vec<String>, Vec<String>) {
@@ -134,56 +125,4 @@ async fn a_browser_and_node_share_a_store() {
     assert_eq!(clients[0], "node");
     assert!(clients[1] != "node" && clients[1] == clients[2], "{clients:?}");
     assert_eq!(browser.errors().await, [""; 0]);
-}
-
-/// `make demo`, which is asked to end when this is dropped.
-struct Demo(Child);
-
-impl Demo {
-    /// Starts it and waits for the URL of the app.
-    async fn start(database: &Database, data: &Path, port: u16) -> (Self, String) {
-        let mut make = std::process::Command::new("make");
-        make.arg("demo")
-            .current_dir(root())
-            .env("DATABASE_URL", database.url("sidecar"))
-            .env("LIVESTORE_DATA", data)
-            .env("LIVESTORE_LISTEN", format!("127.0.0.1:{port}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let mut demo = Self(make.spawn().unwrap());
-        let lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let (sender, mut urls) = tokio::sync::mpsc::unbounded_channel();
-        // To its end: it could not write to a closed pipe.
-        std::thread::spawn(move || {
-            for line in lines.filter(|line| line.trim().starts_with("http://localhost:")) {
-                let _ = sender.send(line.trim().to_string());
-            }
-        });
-        let app = tokio::time::timeout(BUILDING, urls.recv()).await.expect("make demo is ready in time");
-        (demo, app.expect("make demo does not end"))
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
-/// On the database of the test: `make run` without a database has a test of its own.
-#[tokio::test(flavor = "multi_thread")]
-async fn make_demo_serves_the_app_and_stops() {
-    let (database, data, port) = (Database::new().await, tempfile::tempdir().unwrap(), free_port());
-    let (demo, app) = Demo::start(&database, data.path(), port).await;
-    let browsers = Browsers::new();
-    let browser = browsers.open("web", &app).await;
-    browser.add("try it").await;
-    postgres_has(&database, &["todoCreated try it"]).await;
-    browser.says("connected").await;
-    assert_eq!(browser.errors().await, [""; 0]);
-
-    drop(demo);
-    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "the sidecar is still there");
-    assert!(TcpStream::connect(app["http://".len()..].trim_end_matches('/')).is_err(), "the app is still there");
 }

@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 17] = [
     &["check"],
     &["config"],
     &["server"],
-    &["inspector"],
+    &["demo", "inspector"],
     &["protocols"],
     &["gate"],
     &["relay"],

@@ -10,6 +10,7 @@ mod check;
 mod command_line;
 mod commit_log;
 mod connections;
+mod demo;
 mod dependencies;
 mod dev;
 mod docs;

@@ -1,0 +1,2 @@
+/** The store that everybody who looks at this demo shares. */
+export const storeId = 'demo'
