@@ -43,6 +43,8 @@ pub struct Figures {
     pub connections: f64,
     pub streams: f64,
     pub by_dialect: Vec<(String, f64)>,
+    /// Refusals since the sidecar began.
+    pub by_reason: Vec<(String, f64)>,
     pub queue_bytes: f64,
     pub buffer_bytes: f64,
 }
@@ -124,7 +126,7 @@ fn figures(now: &Totals, before: &Totals, seconds: f64, window: &Totals) -> Figu
         pushes: rate(|totals| totals.pushes),
         events: rate(|totals| totals.events),
         delivered: rate(|totals| totals.delivered),
-        refusals: rate(|totals| totals.refusals),
+        refusals: rate(|totals| totals.refusals.values().sum()),
         commit_median: commit(0.5),
         commit_99: commit(0.99),
         delivery_median: delivery(0.5),
@@ -132,6 +134,7 @@ fn figures(now: &Totals, before: &Totals, seconds: f64, window: &Totals) -> Figu
         connections: now.connections,
         streams: now.streams.values().fold(0.0, |sum, streams| sum + streams),
         by_dialect: now.streams.iter().map(|(dialect, streams)| (dialect.clone(), *streams)).collect(),
+        by_reason: now.refusals.iter().map(|(reason, count)| (reason.clone(), *count)).collect(),
         queue_bytes: now.queue_bytes,
         buffer_bytes: now.buffer_bytes,
     }

@@ -14,7 +14,8 @@ pub struct Totals {
     pub pushes: f64,
     pub events: f64,
     pub delivered: f64,
-    pub refusals: f64,
+    /// Refusals by reason.
+    pub refusals: BTreeMap<String, f64>,
     pub connections: f64,
     pub queue_bytes: f64,
     pub buffer_bytes: f64,
@@ -62,7 +63,10 @@ impl Totals {
             (PUSHES, _) if label(labels, "outcome") == Some("accepted") => self.pushes += value,
             (COMMITTED_EVENTS, _) => self.events += value,
             (DELIVERED_EVENTS, _) => self.delivered += value,
-            (REFUSALS, _) => self.refusals += value,
+            (REFUSALS, _) => {
+                let reason = label(labels, "reason").unwrap_or_default();
+                *self.refusals.entry(reason.into()).or_default() += value;
+            }
             (CONNECTIONS, _) => self.connections = value,
             (COMMIT_QUEUE, _) => self.queue_bytes = value,
             (BUFFER_BYTES, _) => self.buffer_bytes = value,
@@ -101,12 +105,14 @@ livestore_commit_seconds_bucket{{le=\"0.001\"}} {fast}
 livestore_commit_seconds_bucket{{le=\"0.01\"}} {slow}
 livestore_commit_seconds_bucket{{le=\"+Inf\"}} {slow}
 livestore_connections 4
+livestore_refusals_total{{asked=\"push\",reason=\"hook\"}} 2
+livestore_refusals_total{{asked=\"pull\",reason=\"hook\"}} 1
 "
             )
         };
         let (before, now) = (Totals::read(&text(10, 100, 100)), Totals::read(&text(30, 101, 110)));
         assert_eq!((now.pushes - before.pushes, now.connections), (20.0, 4.0));
-        assert_eq!(now.streams.get("cf-ws"), Some(&3.0));
+        assert_eq!((now.streams.get("cf-ws"), now.refusals.get("hook")), (Some(&3.0), Some(&3.0)));
         assert_eq!(now.commit.quantile_since(&before.commit, 0.1), Some(0.001));
         assert_eq!(now.commit.quantile_since(&before.commit, 0.5), Some(0.01));
         assert_eq!(now.commit.quantile_since(&now.commit, 0.5), None);

@@ -213,6 +213,22 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
         .get(0);
     assert_eq!((status, lines), (200, exported));
 
+    // A dead letter is given out again.
+    admin
+        .batch_execute(
+            "select livestore.subscribe('mine');
+             insert into livestore.dead_letters (subscription, partition, store_id, seq_num, name, failures, error)
+             values ('mine', 0, 'todos', 1, 'e', 3, '<b>why</b>')",
+        )
+        .await
+        .unwrap();
+    let (_, text) = visitor.get("/inspector/subscriptions").await;
+    assert!(text.contains("&lt;b&gt;why") && text.contains("Send again"), "{text}");
+    let id = text.split("name=\"id\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(visitor.post("/inspector/resend", &[("id", id)]).await.0, 303);
+    let queued = "select is_queued from livestore.dead_letters";
+    assert!(admin.query_one(queued, &[]).await.unwrap().get::<_, bool>(0));
+
     for (action, confirmation, status) in [("reset", "todo", 400), ("reset", "todos", 303), ("drop", "todos", 303)] {
         let form = [("store", "todos"), ("confirmation", confirmation)];
         assert_eq!(visitor.post(&format!("/inspector/{action}"), &form).await.0, status, "{action}");

@@ -52,17 +52,18 @@ const followFigures = (section) => {
   })
   const show = (figures) => {
     for (const figure of section.querySelectorAll('[data-figure]')) figure.textContent = rounded(figures[figure.dataset.figure])
-    const list = section.querySelector('[data-dialects]')
-    const rows = figures.byDialect.filter(([, streams]) => streams > 0)
-    list.replaceChildren(
-      ...(rows.length === 0 ? [['none', 0]] : rows).map(([dialect, streams]) => {
-        const [row, name, value] = ['div', 'dt', 'dd'].map((tag) => document.createElement(tag))
-        name.textContent = dialect
-        value.textContent = String(streams)
-        row.append(name, value)
-        return row
-      }),
-    )
+    for (const list of section.querySelectorAll('[data-list]')) {
+      const some = figures[list.dataset.list].filter(([, count]) => count > 0)
+      list.replaceChildren(
+        ...(some.length === 0 ? [['none', 0]] : some).map(([of, count]) => {
+          const [row, name, value] = ['div', 'dt', 'dd'].map((tag) => document.createElement(tag))
+          name.textContent = of
+          value.textContent = String(count)
+          row.append(name, value)
+          return row
+        }),
+      )
+    }
   }
   const stream = new EventSource(section.dataset.live)
   stream.addEventListener('past', (event) => {

@@ -71,7 +71,9 @@ pub fn overview(page: &Overview) -> Markup {
                 }
             }
             h3 { "Live streams by dialect" }
-            dl.dialects data-dialects { div { dt { "none" } dd { "0" } } }
+            dl.dialects data-list="byDialect" { div { dt { "none" } dd { "0" } } }
+            h3 { "Refusals by reason, since the sidecar began" }
+            dl.dialects data-list="byReason" { div { dt { "none" } dd { "0" } } }
             noscript { p { "Figures need a script." } }
         }
         @if let Ok(database) = &page.database {
