@@ -14,7 +14,7 @@ use crate::settings::SettingsError;
 
 #[derive(Debug, Clone, Args)]
 pub struct DemoSettings {
-    /// Serve a demo at /demo/: two devices, and the log in Postgres beside them. Whoever reaches the sidecar may use its store, demo.
+    /// Serve a demo at /demo/: two devices, and the log in Postgres beside them. Everybody who reaches the sidecar may use its store, demo.
     #[arg(long, env = "LIVESTORE_DEMO")]
     pub demo: bool,
 }

@@ -165,7 +165,7 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--sidecar-url"));
 }
 
-/// What clients write moves no cursor and changes no colour.
+/// Texts of clients move no cursor and change no colour.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_gets_no_control_characters() {
     let database = Database::new().await;

@@ -1,4 +1,4 @@
-//! The inspector: who may look, what is escaped, and how many stores it can list. What a browser makes of it is in `inspector_browsers`.
+//! The inspector over HTTP: access, escaping, pages of stores and events. `inspector_browsers` looks at it in browsers.
 
 use livestore_tests::cluster::Database;
 use livestore_tests::rpc::Rpc;

@@ -66,7 +66,7 @@ async fn import(page: &str, store: &str, prepare: &str, args: &str, time: &str) 
     let (database, folder) = (Database::new().await, tempfile::tempdir().unwrap());
     let admin = database.admin().await;
     let recipe = snippets(page, "sh").into_iter().next().expect("a recipe");
-    // What an administrator of an application's database has.
+    // An administrator of an application's database may do that.
     admin.batch_execute("grant create on schema public to admin").await.unwrap();
     let url = database.url("admin");
     shell(&format!(
