@@ -4,6 +4,7 @@ use serde::Deserialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::stores::begins_with;
 use super::{Inspection, ReadError};
 
 /// The most rows of a list.
@@ -60,14 +61,14 @@ impl List {
                  from livestore.stores s where $1 = '' and $2::bigint is not null and $3::bigint is not null
                  order by s.id desc limit $4::bigint"
             }
-            Kind::Stores => {
+            Kind::Stores => concat!(
                 "select json_build_object('store_id', s.store_id, 'head', s.head, 'backend_id', s.backend_id, 'created_at', s.created_at)::text
                  from livestore.stores s
-                 where livestore.stream_name(s.store_id) collate \"C\" >= livestore.stream_name($1)
-                     and livestore.stream_name(s.store_id) collate \"C\" < livestore.stream_name($1) || '~'
-                     and starts_with(s.store_id, $1) and $2::bigint is not null and $3::bigint is not null
+                 where ",
+                begins_with!(),
+                " and $2::bigint is not null and $3::bigint is not null
                  order by livestore.stream_name(s.store_id) collate \"C\", s.id limit $4::bigint"
-            }
+            ),
             Kind::Events => {
                 "select json_build_object('seq_num', e.seq_num, 'parent_seq_num', e.parent_seq_num, 'name', e.name, 'args', e.args,
                      'client_id', e.client_id, 'session_id', e.session_id, 'created_at', e.created_at)::text

@@ -34,6 +34,17 @@ pub enum StoreStep {
     Prefix { prefix: String, after: Option<(String, i64)> },
 }
 
+/// The stores `s` whose ids begin with $1, by the index on stream_name: it replaces each character by one, so that ids that begin alike have
+/// names that do. It is in the order of bytes, and has no character behind '~'.
+macro_rules! begins_with {
+    () => {
+        "livestore.stream_name(s.store_id) collate \"C\" >= livestore.stream_name($1)
+             and livestore.stream_name(s.store_id) collate \"C\" < livestore.stream_name($1) || '~'
+             and starts_with(s.store_id, $1)"
+    };
+}
+pub(super) use begins_with;
+
 const COLUMNS: &str =
     "s.id, s.store_id, s.head, s.backend_id, s.eventlog <> 'livestore.eventlog_1'::regclass, s.created_at";
 
@@ -49,13 +60,10 @@ impl Inspection {
                 self.rows(&sql, vec![Box::new(*before), Box::new(most)]).await?
             }
             StoreStep::Prefix { prefix, after } => {
-                // stream_name replaces each character by one, so that what begins alike still does. It is indexed in the order of bytes, and
-                // has none behind '~'.
+                let begins_with = begins_with!();
                 let sql = format!(
                     "select {COLUMNS}, null::timestamptz from livestore.stores s
-                     where livestore.stream_name(s.store_id) collate \"C\" >= livestore.stream_name($1)
-                         and livestore.stream_name(s.store_id) collate \"C\" < livestore.stream_name($1) || '~'
-                         and starts_with(s.store_id, $1)
+                     where {begins_with}
                          and (livestore.stream_name(s.store_id) collate \"C\", s.id) > (livestore.stream_name($2), $3)
                      order by livestore.stream_name(s.store_id) collate \"C\", s.id limit $4"
                 );
