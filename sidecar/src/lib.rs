@@ -27,7 +27,6 @@ mod shutdown;
 mod telemetry;
 mod time;
 mod token;
-mod transfer;
 mod webhook;
 
 pub use program::Program;

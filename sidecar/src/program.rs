@@ -4,14 +4,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::cli::{Commit, Completions, Events, ManualPages, Stores, Subscriptions, Tail};
+use crate::cli::{Commit, Completions, Events, Export, Import, ManualPages, Stores, Subscriptions, Tail};
 use crate::config::Config;
 #[cfg(feature = "dev")]
 use crate::dev::Dev;
 use crate::health::Health;
 use crate::install::{Install, Uninstall, Upgrade};
 use crate::token::NewToken;
-use crate::transfer::{Export, Import};
 use crate::{check, process};
 
 /// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.

@@ -1,6 +1,8 @@
-//! `livestore-sidecar stores`, `events`, `tail`, `commit` and `subscriptions`: what the inspector shows, in a terminal. They ask the
-//! database, or a sidecar that serves its inspector.
+//! `livestore-sidecar stores`, `events`, `tail`, `commit` and `subscriptions`: what the inspector shows, in a terminal; `export` and
+//! `import`: the log of a store as a file of lines (`livestore.export_store`). They ask the database, or a sidecar that serves its inspector.
 
+mod export;
+mod import;
 mod output;
 mod shell;
 mod source;
@@ -12,6 +14,8 @@ use clap::Args;
 use serde_json::value::RawValue;
 use tokio::time::sleep;
 
+pub use self::export::Export;
+pub use self::import::Import;
 pub use self::shell::{Completions, ManualPages};
 
 use self::output::Output;
@@ -186,7 +190,13 @@ async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str)
 
 fn run(command: impl Future<Output = Result<(), SourceError>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.map_err(SourceError::from).and_then(|runtime| runtime.block_on(command)) {
+    let done = runtime.map_err(SourceError::from).and_then(|runtime| {
+        let done = runtime.block_on(command);
+        // A read of the standard input may still wait for more of it.
+        runtime.shutdown_background();
+        done
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has had enough.
         Err(SourceError::System(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,

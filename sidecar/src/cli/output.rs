@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::source::{Row, SourceError};
@@ -48,6 +49,14 @@ impl<'a> Output<'a> {
         };
         line(&self.columns.iter().enumerate().map(cell).collect::<Vec<_>>().join("  "))
     }
+}
+
+/// A bar on the terminal, if there is one. Without a length, it only counts.
+pub fn progress(length: Option<u64>, template: &str) -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(length, target).with_style(style)
 }
 
 /// A value of a row. Clients choose what is in it: no character of it moves the cursor.

@@ -16,9 +16,12 @@ use crate::settings::SettingsError;
 /// The time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same for a whole log.
+pub const LONG: Duration = Duration::from_secs(24 * 3600);
+
 #[derive(Debug, Args)]
 pub struct Address {
-    /// The database: postgres://user:password@host:port/database. The role takes livestore_reader; to commit, livestore_writer.
+    /// The database: postgres://user:password@host:port/database. The role takes livestore_reader; to commit, livestore_writer; to import, livestore_admin.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
 
@@ -54,14 +57,21 @@ pub enum SourceError {
     Sql(#[from] tokio_postgres::Error),
     #[error("{0}")]
     Refused(String),
+    #[error("{name}: {error}")]
+    File { name: String, error: std::io::Error },
     #[error(transparent)]
     System(#[from] std::io::Error),
 }
 
 impl SourceError {
+    pub fn file(name: &str) -> impl FnOnce(std::io::Error) -> Self {
+        let name = name.to_owned();
+        move |error| Self::File { name, error }
+    }
+
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::System(_) => 1,
+            Self::File { .. } | Self::System(_) => 1,
             Self::Nowhere | Self::Args(_) | Self::Url(_) | Self::Settings(_) => 2,
             Self::Unreachable(_) | Self::NoAnswer(_) => 3,
             Self::Sql(_) | Self::Refused(_) => 4,
@@ -125,11 +135,11 @@ impl Address {
     }
 }
 
-fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
+pub fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
     url.join(&format!("/inspector/{path}")).map_err(|error| SourceError::Url(error.to_string()))
 }
 
-async fn refusal(answer: Response) -> SourceError {
+pub async fn refusal(answer: Response) -> SourceError {
     match answer.status() {
         StatusCode::UNAUTHORIZED => SourceError::Refused("the sidecar asks for --token (LIVESTORE_TOKEN)".into()),
         StatusCode::NOT_FOUND => {
@@ -140,6 +150,12 @@ async fn refusal(answer: Response) -> SourceError {
             SourceError::Refused(format!("{}: {}", status.as_u16(), text.chars().take(500).collect::<String>()))
         }
     }
+}
+
+/// Asks for a whole log. Its end is as far away as the log is long.
+pub async fn get(client: &reqwest::Client, url: Url) -> Result<Response, SourceError> {
+    let answer = client.get(url).timeout(LONG).send().await.map_err(SourceError::NoAnswer)?;
+    if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
 }
 
 impl Source {

@@ -9,6 +9,7 @@ use axum::response::{Html, IntoResponse, Response};
 use super::PREFIX;
 use super::access::Visitor;
 use super::pages::{self, Page};
+use crate::auth::Access;
 use crate::log::{ActionError, ReadError, StoreId};
 
 /// The person who looks, as a handler gets it.
@@ -52,6 +53,7 @@ impl From<ActionError> for Failure {
         let status = match error {
             ActionError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ActionError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ActionError::Incomplete(_) => StatusCode::BAD_REQUEST,
         };
         Self { status, text: error.to_string() }
     }
@@ -61,6 +63,15 @@ impl From<(StatusCode, String)> for Failure {
     fn from((status, text): (StatusCode, String)) -> Self {
         Self { status, text }
     }
+}
+
+/// A change of what is in a log takes an administrator.
+pub fn administers(visitor: &Visitor) -> Result<(), Failure> {
+    if visitor.access == Access::Admin {
+        return Ok(());
+    }
+    let text = "this takes the secret of the inspector, or a token that gives \"*\": \"admin\"".into();
+    Err(Failure { status: StatusCode::FORBIDDEN, text })
 }
 
 pub fn bad(text: impl Into<String>) -> Failure {

@@ -1,25 +1,34 @@
-//! The same for programs: `livestore-sidecar stores`, `events`, `tail`, `commit` and `subscriptions`.
+//! The same for programs: the commands of `cli`.
 //!
 //! - `GET /inspector/api/list?of=…&id=…&after=…&limit=…`: a JSON object a line ([`List`])
 //! - `POST /inspector/api/commit`: `{"id", "name", "args"}`, answered by `{"seq_num"}`
+//! - `GET /inspector/api/export?id=…`: the lines of `livestore.export_store`
+//! - `POST /inspector/api/import?store=…`: these lines, answered by `{"imported", "already_there", "head"}`
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use futures_util::StreamExt;
+use futures_util::stream::unfold;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::Inspector;
-use super::answers::{Failure, Who, store_id};
-use crate::log::List;
+use super::answers::{Failure, Who, administers, store_id};
+use crate::log::{ActionError, List};
 
 /// The largest event, with room for what is around it.
 const COMMIT_BYTES: usize = 16 << 20;
+
+/// An import whose next bytes do not come for so long is given up.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// A failure, as text.
 pub struct PlainFailure(Failure);
@@ -66,4 +75,42 @@ pub async fn commit(
     let args = args.as_ref().map(|args| args.get());
     let seq_num = inspector.commit(&visitor, store_id(&id)?, &name, args).await?;
     Ok(axum::Json(json!({"seq_num": seq_num})).into_response())
+}
+
+#[derive(Deserialize)]
+pub struct ExportQuery {
+    id: String,
+}
+
+pub async fn export(
+    State(inspector): State<Arc<Inspector>>,
+    Query(query): Query<ExportQuery>,
+) -> Result<Response, PlainFailure> {
+    Ok(inspector.lines(&query.id).await?.into_response())
+}
+
+#[derive(Deserialize)]
+pub struct ImportQuery {
+    /// The store to import into, if not the one that the lines name.
+    store: Option<String>,
+}
+
+pub async fn import(
+    State(inspector): State<Arc<Inspector>>,
+    Extension(visitor): Who,
+    Query(query): Query<ImportQuery>,
+    body: Body,
+) -> Result<Response, PlainFailure> {
+    administers(&visitor)?;
+    if let Some(store) = &query.store {
+        store_id(store)?;
+    }
+    let pieces = unfold(body.into_data_stream(), async |mut pieces| {
+        let piece = match timeout(PAUSE, pieces.next()).await {
+            Ok(piece) => piece?.map_err(|error| ActionError::Incomplete(error.to_string())),
+            Err(_) => Err(ActionError::Incomplete("nothing more came for 30 seconds".into())),
+        };
+        Some((piece, pieces))
+    });
+    Ok(axum::Json(inspector.inspection.import(query.store, pieces).await?).into_response())
 }

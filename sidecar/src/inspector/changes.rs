@@ -6,14 +6,12 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Redirect;
 use percent_encoding::percent_decode_str;
 
 use super::access::Visitor;
-use super::answers::{Failure, Who, bad, store_id};
+use super::answers::{Failure, Who, administers, bad, store_id};
 use super::{Inspector, PREFIX, forms, pages};
-use crate::auth::Access;
 use crate::log::StoreId;
 
 /// The largest form: the args of an event, percent-encoded.
@@ -63,10 +61,7 @@ impl Inspector {
         body: Body,
         expected: impl Fn(&Form) -> Option<String>,
     ) -> Result<Form, Failure> {
-        if visitor.access < Access::Admin {
-            let text = "this takes the secret of the inspector, or a token that gives \"*\": \"admin\"".into();
-            return Err(Failure { status: StatusCode::FORBIDDEN, text });
-        }
+        administers(visitor)?;
         let form = self.form(body, FORM_BYTES).await?;
         match expected(&form) {
             Some(expected) if form.field("confirmation")?.trim() != expected.trim() => {

@@ -247,24 +247,29 @@ pub async fn event(
     Ok(page(&visitor, "Event", "/inspector/stores", &pages::event(&view)).into_response())
 }
 
-/// The log as lines. It ends early, without the last line, if the database goes away.
+/// The log as a file.
 pub async fn export(
     State(inspector): State<Arc<Inspector>>,
     Query(query): Query<IdQuery>,
 ) -> Result<Response, Failure> {
-    let id = store_id(&query.id)?;
-    if inspector.inspection.store(&id).await?.is_none() {
-        return Err(Failure { status: StatusCode::NOT_FOUND, text: "there is no such store".into() });
+    let headers = [(header::CONTENT_DISPOSITION, "attachment; filename=\"store.jsonl\"")];
+    Ok((headers, inspector.lines(&query.id).await?).into_response())
+}
+
+impl Inspector {
+    /// The log as lines. They end early, without the last one, if the database goes away.
+    pub(super) async fn lines(self: &Arc<Self>, id: &str) -> Result<impl IntoResponse + use<>, Failure> {
+        let id = store_id(id)?;
+        if self.inspection.store(&id).await?.is_none() {
+            return Err(Failure { status: StatusCode::UNPROCESSABLE_ENTITY, text: "there is no such store".into() });
+        }
+        let from = (Arc::clone(self), id, Exported::default());
+        let lines = try_unfold(from, |(inspector, id, mut so_far)| async move {
+            let lines = inspector.inspection.export(&id, &mut so_far).await?;
+            Ok::<_, ReadError>((!lines.is_empty()).then_some((lines, (inspector, id, so_far))))
+        });
+        Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)))
     }
-    let lines = try_unfold((inspector, id, Exported::default()), |(inspector, id, mut so_far)| async move {
-        let lines = inspector.inspection.export(&id, &mut so_far).await?;
-        Ok::<_, ReadError>((!lines.is_empty()).then_some((lines, (inspector, id, so_far))))
-    });
-    let headers = [
-        (header::CONTENT_TYPE, "application/x-ndjson"),
-        (header::CONTENT_DISPOSITION, "attachment; filename=\"store.jsonl\""),
-    ];
-    Ok((headers, Body::from_stream(lines)).into_response())
 }
 
 #[derive(Deserialize)]

@@ -1,14 +1,14 @@
 //! `livestore-sidecar stores`, `events`, `tail`, `commit` and `subscriptions`, asking a database or a sidecar.
 
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use livestore_tests::cluster::Database;
 use livestore_tests::events::event;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -163,6 +163,78 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     nobody.refuses(&["stores"], 3, "does not answer");
     let output = Start::program().arg("stores").env_remove("DATABASE_URL").output().unwrap();
     assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--sidecar-url"));
+}
+
+/// A log goes from one sidecar to another as a file, byte for byte, or not at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_exported_from_a_sidecar_and_imported_into_another() {
+    let (from, to) = (Database::new().await, Database::new().await);
+    let admin = from.admin().await;
+    let many: Value = (0..2500).map(|n| event(n, "todoCreated", json!({"n": n}))).collect();
+    admin.execute("select livestore.push('todos', $1::text::json)", &[&many.to_string()]).await.unwrap();
+    let odd = "{\"big\": 12345678901234567890, \"a\":\n\t[\"\\u0000 \\\\ é\"]}";
+    admin.execute("select livestore.commit('todos', 'e', $1::text)", &[&odd]).await.unwrap();
+    let token = |claim: Value| {
+        let claims = json!({"sub": "ann", "exp": now() + 60, "livestore": claim});
+        Signer::secret(SECRET).sign(&claims)
+    };
+    let (read, write, all) = (token(json!({"*": "read"})), token(json!({"*": "write"})), token(json!({"*": "admin"})));
+    let one = Start::new(from.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    // The role of the sidecar may administer, too.
+    let other = Start::new(to.url("admin")).arguments(&WITH_SECRET).ready().await;
+    let (source, target) = (Source::Sidecar(one.http_url()), Source::Sidecar(other.http_url()));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("todos.jsonl").display().to_string();
+
+    source.refuses(&["export", "todos"], 4, "asks for --token");
+    source.refuses(&["export", "nothing", "--token", &read], 4, "no such store");
+    let lines = source.says(&["export", "todos", "--token", &read]);
+    assert_eq!(lines, Source::Database(from.url("sidecar")).says(&["export", "todos"]));
+    assert_eq!(lines.lines().count(), 2502);
+    source.says(&["export", "todos", "--token", &read, "--output", &file]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), lines);
+
+    let cut = folder.path().join("cut.jsonl").display().to_string();
+    std::fs::write(&cut, lines.lines().take(2000).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    target.refuses(&["import", &file, "--token", &write], 4, "\"admin\"");
+    target.refuses(&["import", &cut, "--token", &all], 4, "not whole");
+    target.refuses(&["import", "/nowhere.jsonl", "--token", &all], 1, "/nowhere.jsonl");
+    source.refuses(&["import", &file, "--token", &all], 4, "permission denied");
+    assert_eq!(target.json(&["stores", "--token", &all]), [json!(null); 0]);
+    let said = |arguments: &[&str]| String::from_utf8(target.run(arguments).stderr).unwrap();
+    let import = ["import", &file, "--token", &all];
+    assert_eq!(said(&import), "imported 2501 events, 0 were there already; the head is 2501\n");
+    assert_eq!(said(&import), "imported 0 events, 2501 were there already; the head is 2501\n");
+    assert_eq!(target.says(&["export", "todos", "--token", &read]), lines);
+    let copy = [&import[..], &["--store", "a copy"]].concat();
+    assert_eq!(said(&copy), "imported 2501 events, 0 were there already; the head is 2501\n");
+}
+
+/// Whoever sends half of a file and no more keeps nothing open, and imports nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_does_not_go_on_ends() {
+    let database = Database::new().await;
+    let secret = ["--inspector-secret", "the secret of the operator"];
+    let sidecar = Start::new(database.url("admin")).arguments(&secret).ready().await;
+    let mut child = Command::from(Source::Sidecar(sidecar.http_url()).command(&["import", "--token", secret[1]]))
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"{\"seqNum\":1,").await.unwrap();
+    stdin.flush().await.unwrap();
+    let output = timeout(Duration::from_secs(60), child.wait_with_output()).await.expect("an end").unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(4) && said.contains("nothing more came for 30 seconds"), "{said}");
+    drop(stdin);
+    let open = "select count(*) from pg_stat_activity where datname = current_database() and query like '%imported_lines%' and pid <> pg_backend_pid()";
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while database.admin().await.query_one(open, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        assert!(Instant::now() < deadline, "the import goes on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Texts of clients move no cursor and change no colour.

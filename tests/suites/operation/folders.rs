@@ -10,7 +10,7 @@ const LAYERS: [&[&str]; 17] = [
     &["main", "lib"],
     &["program"],
     &["dev"],
-    &["cli", "health", "install", "process", "token", "transfer"],
+    &["cli", "health", "install", "process", "token"],
     &["check"],
     &["config"],
     &["server"],

@@ -6,7 +6,7 @@ use jsonwebtoken::dangerous::insecure_decode;
 use livestore_tests::client::newer_node;
 use livestore_tests::cluster::Database;
 use livestore_tests::root;
-use livestore_tests::sidecar::Start;
+use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{WITH_SECRET, token};
 use serde_json::{Value, json};
 
@@ -154,9 +154,24 @@ async fn a_table_of_electric_is_imported_from_another_database() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_of_the_inspectors_page_run() {
     let database = Database::new().await;
-    let commands = &snippets("docs/inspector.md", "sh")[1];
+    let blocks = snippets("docs/inspector.md", "sh");
+    let [_, commands, transfer] = &blocks[..] else { panic!("{blocks:?}") };
     let said = shell(&format!("export DATABASE_URL='{}'\n{commands}", database.url("sidecar")));
     assert!(said.contains("committed as event 1"), "{said}");
+
+    let other = Database::new().await;
+    let secret = "the secret of the other one";
+    let sidecar = Sidecar::on(&database).await;
+    let target = Start::new(other.url("admin")).arguments(&["--inspector-secret", secret]).ready().await;
+    let transfer = transfer.replace("http://localhost:8787", &sidecar.http_url());
+    let folder = tempfile::tempdir().unwrap();
+    shell(&format!(
+        "cd {}; export OTHER_SIDECAR_URL='{}' OTHER_INSPECTOR_SECRET='{secret}'\n{transfer}",
+        folder.path().display(),
+        target.http_url()
+    ));
+    let head = "select livestore.head('todos')";
+    assert_eq!(other.admin().await.query_one(head, &[]).await.unwrap().get::<_, i64>(0), 1);
 }
 
 /// The recipes as far as they run without the provider: their URLs and options mean something to the sidecar.

@@ -1,11 +1,12 @@
 //! Changes that an operator makes by hand. Postgres checks them: the functions raise what is wrong, and the role of the sidecar decides.
 
 use tokio::sync::Semaphore;
+use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use super::{Inspection, Parameter};
 use crate::log::store_id::StoreId;
-use crate::postgres::{Connected, DatabaseError};
+use crate::postgres::{Connected, Database, DatabaseError};
 
 /// Changes at the same time.
 const CHANGES: usize = 2;
@@ -14,7 +15,7 @@ const CHANGES: usize = 2;
 const LIMIT: &str = "set statement_timeout = '30s'";
 
 /// A large store takes long, so the operator's own setting applies.
-const NO_LIMIT: &str = "set statement_timeout to default";
+pub const NO_LIMIT: &str = "set statement_timeout to default";
 
 /// Why nothing was changed, or may not have been.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum ActionError {
     Refused(String),
     #[error("the database is away, or did not answer in time: {0}")]
     Database(#[source] DatabaseError),
+    /// The lines of an import ended early.
+    #[error("the file did not arrive: {0}")]
+    Incomplete(String),
 }
 
 impl Inspection {
@@ -77,36 +81,55 @@ impl Inspection {
         self.act(LIMIT, sql, vec![Box::new(dead_letter)]).await.map(drop)
     }
 
-    /// Runs a statement on a connection of its own: those of the pool are for clients, and it may wait for a lock. To its end, whether its
-    /// caller waits or not.
+    /// Runs a statement on a connection of its own.
     async fn act(
         &self,
         limit: &'static str,
         sql: &'static str,
         parameters: Vec<Parameter>,
     ) -> Result<i64, ActionError> {
-        static TURNS: Semaphore = Semaphore::const_new(CHANGES);
-        let turn = TURNS.acquire().await;
-        let database = self.0.database.clone();
-        let acting = tokio::spawn(async move {
-            let _turn = turn;
-            let Connected { client, connection, .. } = database.connect().await.map_err(ActionError::Database)?;
-            tokio::spawn(connection);
+        on_own_connection(&self.0.database, limit, async move |client| {
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
-            let done = async {
-                client.batch_execute(limit).await?;
-                client.query_one(sql, &parameters).await?.try_get(0)
-            };
-            done.await.map_err(|error: tokio_postgres::Error| match error.as_db_error() {
-                Some(refused) => {
-                    let hint = refused.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                    ActionError::Refused(format!("{}{hint}", refused.message()))
-                }
-                None => ActionError::Database(error.into()),
-            })
-        });
-        acting.await.map_err(|_| ActionError::Database(DatabaseError::NoAnswer))?
+            Ok(client.query_one(sql, &parameters).await?.try_get(0)?)
+        })
+        .await
+    }
+}
+
+/// Changes something on a connection of its own: those of the pool are for clients, and it may wait for a lock. To its end, whether its
+/// caller waits or not.
+pub async fn on_own_connection<T, F>(
+    database: &Database,
+    limit: &'static str,
+    change: impl FnOnce(Client) -> F + Send + 'static,
+) -> Result<T, ActionError>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, ActionError>> + Send,
+{
+    static TURNS: Semaphore = Semaphore::const_new(CHANGES);
+    let turn = TURNS.acquire().await;
+    let database = database.clone();
+    let acting = tokio::spawn(async move {
+        let _turn = turn;
+        let Connected { client, connection, .. } = database.connect().await.map_err(ActionError::Database)?;
+        tokio::spawn(connection);
+        client.batch_execute(limit).await?;
+        change(client).await
+    });
+    acting.await.map_err(|_| ActionError::Database(DatabaseError::NoAnswer))?
+}
+
+impl From<tokio_postgres::Error> for ActionError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(refused) => {
+                let hint = refused.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                Self::Refused(format!("{}{hint}", refused.message()))
+            }
+            None => Self::Database(error.into()),
+        }
     }
 }
 
