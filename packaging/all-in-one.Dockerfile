@@ -26,7 +26,7 @@ RUN install -d -o postgres -g postgres -m 700 /data
 USER postgres
 # In its container it cannot listen on the machine's loopback, so it is told that serving without authentication is meant. Who
 # reaches it is what -p says; of web pages, only those of the machine itself may talk to it.
-ENV LIVESTORE_DATA=/data LIVESTORE_LISTEN=0.0.0.0:8787 LIVESTORE_INSECURE_NO_AUTH=true LIVESTORE_CORS_ORIGINS=local \
+ENV LIVESTORE_DATA=/data LIVESTORE_LISTEN=0.0.0.0:8787 LIVESTORE_INSECURE_NO_AUTH=true LIVESTORE_CORS_ORIGINS=local LIVESTORE_DEMO=true \
     LIVESTORE_APP=/usr/share/livestore-sync/app LIVESTORE_APP_LISTEN=0.0.0.0:8080 \
     LIVESTORE_POSTGRES_BIN=/usr/lib/postgresql/${PG_MAJOR}/bin
 VOLUME /data

@@ -20,7 +20,7 @@ use livestore_tests::cluster::Cluster;
 use livestore_tests::peers::{S2Lite, SyncCf};
 
 use crate::systems::Ours;
-use crate::works::{Peers, Size, Systems, fan_out, growth, idle, inspector, push, read, start};
+use crate::works::{Peers, Size, Systems, fan_out, growth, idle, inspector, push, read, start, together};
 
 /// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.
 const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nwal_compression = on\n";
@@ -36,7 +36,7 @@ struct Arguments {
     /// In under five minutes: fewer rounds, shorter ones, smaller logs.
     #[arg(long)]
     quick: bool,
-    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, read, fan-out, idle, growth, start.
+    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, inspector, read, together, fan-out, idle, growth, start.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Without the peers: to look at ours.
@@ -84,7 +84,7 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
     let time = Duration::from_secs(seconds);
     let size = &Size { rounds, time, is_quick: arguments.quick, only: arguments.only.clone() };
     let mut sections = Vec::new();
-    if ["push", "inspector", "read", "fan-out"].into_iter().any(|work| size.wants(work)) {
+    if ["push", "inspector", "read", "together", "fan-out"].into_iter().any(|work| size.wants(work)) {
         works::say("starting the systems");
         let ours = Ours::start(cluster).await;
         let peers = if arguments.alone {
@@ -101,6 +101,9 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
         sections.extend(inspector::all(&systems, size).await);
         if size.wants("read") {
             sections.extend(read::all(&systems, size).await);
+        }
+        if size.wants("together") {
+            sections.extend(together::all(&systems, size).await);
         }
         if size.wants("fan-out") {
             sections.extend(fan_out::all(&systems, size).await);

@@ -7,6 +7,7 @@ pub mod inspector;
 pub mod push;
 pub mod read;
 pub mod start;
+pub mod together;
 
 use std::time::Duration;
 

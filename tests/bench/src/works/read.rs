@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio_postgres::Client;
 
-use super::{OURS, OURS_ELECTRIC, OURS_S2, S2_LITE, SYNC_CF, Size, Systems, say};
+use super::{OURS, OURS_ELECTRIC, OURS_S2, Peers, S2_LITE, SYNC_CF, Size, Systems, say};
 use crate::measure::{Bound, Figure, Section};
 use crate::wire::electric::Electric;
 use crate::wire::rpc::Rpc;
@@ -27,6 +27,18 @@ pub async fn fill(admin: &Client, store: &str, events: u64) {
         .await
         .expect("a log");
     admin.batch_execute("vacuum analyze livestore.eventlog_1").await.expect("a vacuum");
+}
+
+/// The same for the peers, through their APIs.
+pub async fn fill_peers(peers: &Peers, store: &str, events: u64, events_of_cf: u64) {
+    let mut s2 = S2::open(Api::Rest, peers.s2_lite.port(), store, 0).await;
+    for _ in 0..events / 1000 {
+        s2.push(1000).await;
+    }
+    let mut cf = Rpc::open(&peers.sync_cf.url(), store, 0).await;
+    for _ in 0..events_of_cf / 100 {
+        cf.push(100).await;
+    }
 }
 
 async fn copy(admin: &Client) -> u64 {
@@ -54,14 +66,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
     let admin = ours.database.admin().await;
     fill(&admin, STORE, events).await;
     if let Some(peers) = &systems.peers {
-        let mut s2 = S2::open(Api::Rest, peers.s2_lite.port(), STORE, 0).await;
-        for _ in 0..events / 1000 {
-            s2.push(1000).await;
-        }
-        let mut cf = Rpc::open(&peers.sync_cf.url(), STORE, 0).await;
-        for _ in 0..events_of_cf / 100 {
-            cf.push(100).await;
-        }
+        fill_peers(peers, STORE, events, events_of_cf).await;
     }
 
     let mut readers = vec![
@@ -83,7 +88,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
     for round in 0..=size.rounds {
         for reading in &mut readers {
             let start = Instant::now();
-            assert_eq!(reading.reader.read(reading.events).await, reading.events, "{}", reading.system);
+            assert_eq!(reading.reader.read(STORE, reading.events).await, reading.events, "{}", reading.system);
             // The first is to warm up.
             if round > 0 {
                 reading.per_second.push(reading.events as f64 / start.elapsed().as_secs_f64());
@@ -111,7 +116,7 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
 }
 
 /// A client of the whole log.
-enum Reader<'a> {
+pub enum Reader<'a> {
     Rpc(String),
     S2(Api, u16),
     Electric(u16),
@@ -119,11 +124,12 @@ enum Reader<'a> {
 }
 
 impl Reader<'_> {
-    async fn read(&self, events: u64) -> u64 {
+    /// Reads so many events from the beginning, and returns how many there were.
+    pub async fn read(&self, store: &str, events: u64) -> u64 {
         match self {
-            Self::Rpc(url) => Rpc::open(url, STORE, 0).await.read(events).await,
-            Self::S2(api, port) => S2::open(*api, *port, STORE, 0).await.read(events).await,
-            Self::Electric(port) => Electric::open(*port, STORE, 0).await.read(events).await,
+            Self::Rpc(url) => Rpc::open(url, store, 0).await.read(events).await,
+            Self::S2(api, port) => S2::open(*api, *port, store, 0).await.read(events).await,
+            Self::Electric(port) => Electric::open(*port, store, 0).await.read(events).await,
             Self::Copy(admin) => copy(admin).await,
         }
     }
