@@ -121,7 +121,7 @@ impl Log {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let limits = Limits::start(settings.push, tasks);
-        let tails = Tails::new(database.clone(), settings.contention_window);
+        let tails = Tails::new(database.clone(), settings.contention_window, settings.page_cache_bytes);
         let is_listening = Arc::new(AtomicBool::new(false));
         let (commits, waiting) = CommitQueue::new(settings.push_timeout, ending.last_moment.clone());
         let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);

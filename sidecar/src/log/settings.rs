@@ -40,6 +40,11 @@ pub struct LogSettings {
     /// events that way. 0s: never. See docs/known-problems.md.
     #[arg(long, env = "LIVESTORE_CONTENTION_WINDOW", default_value = "250ms", value_parser = up_to(Duration::from_secs(5)))]
     pub contention_window: Duration,
+
+    /// Memory for pages of logs that several clients may read: each is read from Postgres once, and kept for a minute after it was last
+    /// read, unless events were rewritten or a log was reset. 0: none is kept.
+    #[arg(long, env = "LIVESTORE_PAGE_CACHE_BYTES", default_value_t = 64 << 20)]
+    pub page_cache_bytes: usize,
 }
 
 /// The way in which a sidecar learns of commits of others.

@@ -29,6 +29,7 @@ mod memory;
 mod metrics;
 mod namesakes;
 mod overload;
+mod page_cache;
 mod poolers;
 mod postgres_tls;
 mod proxies;

@@ -155,6 +155,6 @@ impl Reader {
     }
 
     fn prefetch(&self) -> Prefetch {
-        Prefetch::new(self.database().clone(), self.id().clone(), self.store.account())
+        Prefetch::new(self.store.log.tails.pages(), self.id().clone(), self.store.account())
     }
 }

@@ -134,7 +134,7 @@ impl Inspection {
     /// Follows the log of a store, as clients do. Waits while the database is away.
     pub async fn follow(&self, store: &StoreId, after: i64) -> Result<Subscription, Unreadable> {
         let account = self.0.memory.connection();
-        let prefetch = Prefetch::new(self.0.database.clone(), store.clone(), account);
+        let prefetch = Prefetch::new(self.0.tails.pages(), store.clone(), account);
         Ok(Subscription::begin(&self.0.tails, Some(after), prefetch).await?.at_once())
     }
 }

@@ -52,6 +52,7 @@ impl Follower {
                 Live::Listen => self.listen(&mut backoff).await,
                 Live::Poll => self.poll(&mut backoff).await,
             };
+            self.tails.pages().listen(false);
             let error = followed.err();
             if self.database.demand().is_asleep() {
                 self.is_listening.store(false, Ordering::Relaxed);
@@ -76,6 +77,7 @@ impl Follower {
         listen.map_err(|_| DatabaseError::NoAnswer)??;
         let (_, process) = self.learn_key(&client).await?;
         // LISTEN is in effect: later commits will be heard of. The tails now catch up with earlier ones.
+        self.tails.pages().listen(true);
         self.tails.resync().await?;
         self.follows(backoff);
         info!("listening for commits");

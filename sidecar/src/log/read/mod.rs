@@ -4,6 +4,7 @@ pub mod clients;
 pub mod contention;
 pub mod listener;
 pub mod page;
+pub mod pages;
 mod poll;
 pub mod prefetch;
 pub mod registry;

@@ -24,7 +24,7 @@ const MENTION_EVERY: Duration = Duration::from_secs(60);
 const MENTIONED: usize = 1000;
 
 /// Events of a log after some sequence number, all of one moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Page {
     pub events: Vec<Arc<Event>>,
     /// The head of the log at that moment: the page is the last one if it reaches it.

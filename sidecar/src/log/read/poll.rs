@@ -40,6 +40,7 @@ impl Follower {
             in_time(client.query_one("select livestore.last_position(), livestore.database_life()", &[])).await?;
         let mut position = Position { position: begin.try_get(0)?, life: begin.try_get(1)? };
         // Later commits will be found. The tails now catch up with earlier ones.
+        self.tails.pages().listen(true);
         self.tails.resync().await?;
         self.follows(backoff);
         info!("polling for commits");

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::page::{PAGE_BYTES, Page, pull};
+use super::page::{PAGE_BYTES, Page};
+use super::pages::Pages;
 use crate::limits::memory::{Account, FREE, Share};
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Database, Unreadable, retry_until_available};
+use crate::postgres::{Unreadable, retry_until_available};
 
 /// The memory to reserve before the size of a page is known. A page ends with the event that reaches its bound in bytes, and
 /// an event has at most 4 MiB by default. Twice that, for the text that is made of the events.
@@ -17,17 +18,19 @@ const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
 
 /// The pages of one reader. At most one is read before it is asked for.
 pub struct Prefetch {
-    database: Database,
+    all: Arc<Pages>,
     store: StoreId,
     account: Account,
     pages: u32,
+    /// The backend id of the pages so far.
+    life: Option<Arc<str>>,
     next: Option<(i64, AbortOnDropHandle<Result<Page, Unreadable>>)>,
 }
 
 impl Prefetch {
     /// `account`: the memory for the pages.
-    pub fn new(database: Database, store: StoreId, account: Account) -> Self {
-        Self { database, store, account, pages: 0, next: None }
+    pub fn new(all: Arc<Pages>, store: StoreId, account: Account) -> Self {
+        Self { all, store, account, pages: 0, life: None, next: None }
     }
 
     pub fn store(&self) -> &StoreId {
@@ -46,14 +49,19 @@ impl Prefetch {
         };
         self.next = None;
         let page = match ready {
-            Some(page) => page,
-            None => self.read(after, self.account.take(MOST).await).await,
-        }?;
+            Some(page) => page?,
+            None => match self.all.known(&self.store, after, self.life.as_deref()).await {
+                Some(page) => charged(page, &self.account).await,
+                None => self.read(after, self.account.take(MOST).await).await?,
+            },
+        };
+        self.life = Some(Arc::clone(&page.backend_id));
         self.pages = self.pages.saturating_add(1);
         // Prefetch from page two on: most readers stop after one.
         if self.pages > 1
             && page.remaining() > 0
             && let Some(last) = page.events.last()
+            && !self.all.has(&self.store, last.seq_num)
             && let Some(share) = self.account.try_take(MOST)
         {
             let reading = self.read(last.seq_num, Some(share)).in_current_span();
@@ -68,18 +76,33 @@ impl Prefetch {
     }
 
     fn read(&self, after: i64, share: Option<Share>) -> impl Future<Output = Result<Page, Unreadable>> + use<> {
-        read(self.database.clone(), self.store.clone(), after, share)
+        read(Arc::clone(&self.all), self.store.clone(), after, self.life.clone(), share)
     }
 }
 
-async fn read(database: Database, store: StoreId, after: i64, mut share: Option<Share>) -> Result<Page, Unreadable> {
-    let mut page = retry_until_available(|| pull(&database, &store, after)).await?;
+async fn read(
+    all: Arc<Pages>,
+    store: StoreId,
+    after: i64,
+    life: Option<Arc<str>>,
+    mut share: Option<Share>,
+) -> Result<Page, Unreadable> {
+    let mut page = retry_until_available(|| all.read(&store, after, life.as_deref())).await?;
     let bytes = cost(&page.events);
     if let Some(share) = &mut share {
         share.shrink(bytes);
     }
     page.share = share.filter(|_| bytes > FREE).map(Arc::new);
     Ok(page)
+}
+
+/// A page that is there, with the memory for what is made of it: each of its readers makes its own text.
+async fn charged(mut page: Page, account: &Account) -> Page {
+    let bytes = cost(&page.events);
+    if bytes > FREE {
+        page.share = account.take(bytes).await.map(Arc::new);
+    }
+    page
 }
 
 /// The memory of events, and of the text that is made of them.

@@ -174,10 +174,10 @@ mod tests {
 
     #[tokio::test]
     async fn each_event_is_delivered_once_in_order_until_the_log_or_the_token_ends() {
-        let tails = Tails::new(nowhere(), std::time::Duration::ZERO);
+        let tails = Tails::new(nowhere(), std::time::Duration::ZERO, 0);
         let tail = tails.get_or_create(&store("s"));
         tail.apply(None, 0, page(0, "a", Vec::new()));
-        let prefetch = || Prefetch::new(nowhere(), store("s"), Memory::new(1 << 20, 1 << 20).strangers());
+        let prefetch = || Prefetch::new(tails.pages(), store("s"), Memory::new(1 << 20, 1 << 20).strangers());
         let mut subscription = Subscription::begin(&tails, None, prefetch()).await.unwrap();
         assert!(subscription.next().await.unwrap().events.is_empty(), "the first call does not wait");
         for (after, count) in [(0, 2), (2, 1)] {

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::pages::Pages;
 use super::registry::{Registry, StoreDigest};
 use super::tail::{StreamEnd, Tail, TailState};
 use crate::log::event::Event;
@@ -21,12 +22,20 @@ pub struct Tails {
     own_source: Mutex<Option<Arc<str>>>,
     /// For how long events of a contended store are held back.
     contention_window: Duration,
+    pages: Arc<Pages>,
 }
 
 impl Tails {
-    /// Events of a contended store are held back for `contention_window` and delivered together; zero: never.
-    pub fn new(database: Database, contention_window: Duration) -> Arc<Self> {
-        Arc::new(Self { database, tails: Arc::default(), own_source: Mutex::default(), contention_window })
+    /// Events of a contended store are held back for `contention_window` and delivered together; zero: never. `page_bytes`: how much of
+    /// what lies before the tails is kept.
+    pub fn new(database: Database, contention_window: Duration, page_bytes: usize) -> Arc<Self> {
+        let pages = Pages::new(database.clone(), page_bytes);
+        Arc::new(Self { database, tails: Arc::default(), own_source: Mutex::default(), contention_window, pages })
+    }
+
+    /// What lies before the tails.
+    pub fn pages(&self) -> Arc<Pages> {
+        Arc::clone(&self.pages)
     }
 
     /// Sets the mark of this sidecar's own notifications. Those with this mark are ignored from now on; with `None`, none
@@ -58,7 +67,9 @@ impl Tails {
         match (store, head) {
             (Some(store), Some(head)) => self.hint(&store, head),
             (Some(store), None) => self.forget(&store),
-            (None, _) => {}
+            // One of the stores that nobody follows, and whose pages may be kept.
+            (None, None) => self.pages.drop_all(),
+            (None, Some(_)) => {}
         }
     }
 
@@ -87,6 +98,7 @@ impl Tails {
 
     /// The log of a store may have changed, with events that were there before.
     pub fn forget(&self, store: &StoreId) {
+        self.pages.drop_all();
         if let Some(tail) = self.get(store) {
             tail.forget();
         }
@@ -95,6 +107,7 @@ impl Tails {
     /// Compares every tail with its store, after a time in which hints may have been missed.
     pub async fn resync(&self) -> Result<(), DatabaseError> {
         const STORES_A_QUERY: usize = 1000;
+        self.pages.drop_all();
         let stores: Vec<StoreId> = self.tails.lock().stores().cloned().collect();
         for stores in stores.chunks(STORES_A_QUERY) {
             let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();

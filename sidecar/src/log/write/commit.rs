@@ -358,7 +358,7 @@ mod tests {
     fn committer() -> (mpsc::UnboundedSender<Push>, Committer) {
         let ((sender, pushes), database) = (mpsc::unbounded_channel(), nowhere());
         let waiting = Waiting { pushes, held: Arc::default(), is_behind: Arc::default() };
-        (sender, Committer::new(database.clone(), Tails::new(database, Duration::ZERO), waiting))
+        (sender, Committer::new(database.clone(), Tails::new(database, Duration::ZERO, 0), waiting))
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tracing::{debug, error};
 
-use super::messages::{self, Columns, Relation, up_to_date};
+use super::messages::{self, Columns, Relation, Rows, up_to_date};
 use super::offset::Position;
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, nothing, read};
 use super::upstream::{self, Upstream};
@@ -174,7 +174,7 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
         Ok(Answer { page: read, position: RawPosition { offset, handle } }) => {
             let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
             let end = read.is_up_to_date.then(|| up_to_date(read.position.offset.seq_num));
-            match messages::page(&read.events, &relation, Columns::ALL, end) {
+            match messages::page(&read.events, &Rows::new(&relation, Columns::ALL), end) {
                 Ok(body) => (
                     [("electric-offset", offset), ("electric-handle", handle)],
                     answer(StatusCode::OK, counted(body, read.share)),

@@ -77,29 +77,54 @@ pub struct Relation {
 /// The `args` that a client whose wire form requires them gets for an event that has none.
 pub const NO_ARGS: &str = "null";
 
-/// An event as a row. Every value is a string: it is Postgres' text form, and LiveStore's client insists on it.
-pub fn row(event: &Event, relation: &Relation, columns: Columns) -> Result<String, serde_json::Error> {
-    let fields = event.fields()?;
-    let Relation { schema, table } = relation;
-    let seq_num = fields.seq_num.to_string();
-    let mut value = String::with_capacity(event.size() + 64);
-    for (name, _) in columns.chosen() {
-        let text = match name {
-            "seqNum" => &seq_num,
-            "parentSeqNum" => &fields.parent_seq_num.to_string(),
-            "name" => &*fields.name,
-            "args" => fields.args.map_or(NO_ARGS, |args| args.text()),
-            "clientId" => &*fields.client_id,
-            _ => &*fields.session_id,
-        };
-        let separator = if value.is_empty() { '{' } else { ',' };
-        value.push_str(&format!("{separator}\"{name}\":{}", serde_json::to_string(text)?));
+/// Writes events as rows of a table. Every value is a string: it is Postgres' text form, and LiveStore's client insists on it.
+pub struct Rows {
+    columns: Columns,
+    /// The key up to the number, as JSON: `"\"livestore\".\"eventlog_1\"/\"7\""` is a whole one.
+    key: String,
+    relation: String,
+}
+
+impl Rows {
+    pub fn new(relation: &Relation, columns: Columns) -> Self {
+        let Relation { schema, table } = relation;
+        let key = Value::from(format!("{}.{}/\"", quote(schema), quote(table))).to_string();
+        let key = key.strip_suffix('"').unwrap_or(&key).to_owned();
+        Self { columns, key, relation: json!([schema, table]).to_string() }
     }
-    let key = serde_json::to_string(&format!("{}.{}/\"{seq_num}\"", quote(schema), quote(table)))?;
-    let relation = json!([schema, table]);
-    Ok(format!(
-        r#"{{"key":{key},"value":{value}}},"headers":{{"operation":"insert","relation":{relation},"lsn":"{seq_num}","op_position":0,"last":true}}}}"#
-    ))
+
+    /// Appends the row of an event.
+    pub fn write(&self, rows: &mut Vec<u8>, event: &Event) -> Result<(), serde_json::Error> {
+        let fields = event.fields()?;
+        let (seq_num, parent) = (fields.seq_num.to_string(), fields.parent_seq_num.to_string());
+        for part in [r#"{"key":"#, &self.key, &seq_num, r#"\"","value":{"#] {
+            rows.extend_from_slice(part.as_bytes());
+        }
+        for (place, (name, _)) in self.columns.chosen().enumerate() {
+            let text = match name {
+                "seqNum" => &*seq_num,
+                "parentSeqNum" => &*parent,
+                "name" => &*fields.name,
+                "args" => fields.args.map_or(NO_ARGS, |args| args.text()),
+                "clientId" => &*fields.client_id,
+                _ => &*fields.session_id,
+            };
+            rows.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });
+            rows.extend_from_slice(name.as_bytes());
+            rows.extend_from_slice(b"\":");
+            serde_json::to_writer(&mut *rows, text)?;
+        }
+        for part in [
+            r#"},"headers":{"operation":"insert","relation":"#,
+            &self.relation,
+            r#","lsn":""#,
+            &seq_num,
+            r#"","op_position":0,"last":true}}"#,
+        ] {
+            rows.extend_from_slice(part.as_bytes());
+        }
+        Ok(())
+    }
 }
 
 /// As Postgres quotes an identifier.
@@ -116,13 +141,19 @@ pub fn up_to_date(seq_num: i64) -> String {
 pub const MUST_REFETCH: &str = r#"[{"headers":{"control":"must-refetch"}}]"#;
 
 /// A page as a JSON array.
-pub fn page(
-    events: &[Arc<Event>],
-    relation: &Relation,
-    columns: Columns,
-    up_to_date: Option<String>,
-) -> Result<String, serde_json::Error> {
-    let mut messages = events.iter().map(|event| row(event, relation, columns)).collect::<Result<Vec<_>, _>>()?;
-    messages.extend(up_to_date);
-    Ok(format!("[{}]", messages.join(",")))
+pub fn page(events: &[Arc<Event>], rows: &Rows, up_to_date: Option<String>) -> Result<Vec<u8>, serde_json::Error> {
+    const ROW_BYTES: usize = 256;
+    let mut page = Vec::with_capacity(events.iter().map(|event| event.size() + ROW_BYTES).sum());
+    page.push(b'[');
+    for event in events {
+        rows.write(&mut page, event)?;
+        page.push(b',');
+    }
+    match up_to_date {
+        Some(up_to_date) => page.extend_from_slice(up_to_date.as_bytes()),
+        None if page.len() > 1 => drop(page.pop()),
+        None => {}
+    }
+    page.push(b']');
+    Ok(page)
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error};
 
-use super::messages::{MUST_REFETCH, page, up_to_date};
+use super::messages::{MUST_REFETCH, Rows, page, up_to_date};
 use super::offset::{Offset, Position};
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error};
 use super::upstream::Upstream;
@@ -72,7 +72,7 @@ pub async fn answer(
     }
     if let (true, Since::At(position)) = (request.is_sse, &request.since) {
         let stream =
-            sse::open(&reader, position, request.relation.clone(), request.columns, &mut patience, tasks, shutdown);
+            sse::open(&reader, position, Rows::new(&request.relation, request.columns), &mut patience, tasks, shutdown);
         return match stream.await {
             Ok(stream) => stream_response(&request, position, &audience, stream),
             Err(refusal) => refuse(&refusal),
@@ -135,7 +135,7 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     let end = is_up_to_date.then(|| up_to_date(position.offset.seq_num));
-    match page(&events, &request.relation, request.columns, end) {
+    match page(&events, &Rows::new(&request.relation, request.columns), end) {
         Ok(body) => (StatusCode::OK, headers, Body::from(counted(body, share))).into_response(),
         Err(broken) => {
             error!(error = &broken as &dyn std::error::Error, "an event cannot be read");

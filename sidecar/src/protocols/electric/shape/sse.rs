@@ -12,7 +12,7 @@ use tracing::error;
 use crate::limits::memory::counted;
 use crate::log::{Delivery, Reader, Subscription};
 use crate::protocols::body;
-use crate::protocols::electric::messages::{Columns, Relation, row, up_to_date};
+use crate::protocols::electric::messages::{Rows, up_to_date};
 use crate::protocols::electric::offset::Position;
 use crate::protocols::electric::read::{Patience, ReadError, read_error};
 
@@ -40,8 +40,7 @@ pub struct Stream {
 pub async fn open(
     reader: &Reader,
     position: &Position,
-    relation: Relation,
-    columns: Columns,
+    rows: Rows,
     patience: &mut Patience,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
@@ -55,7 +54,7 @@ pub async fn open(
     subscription.linger();
     let handle = (**subscription.backend_id()).into();
     let (pieces, body) = body::written();
-    let feed = Feed { subscription, relation, columns, pieces };
+    let feed = Feed { subscription, rows, pieces };
     tasks.spawn(async move {
         let gone = feed.pieces.clone();
         tokio::select! {
@@ -75,8 +74,7 @@ pub fn nothing_yet(position: &Position) -> Stream {
 
 struct Feed {
     subscription: Subscription,
-    relation: Relation,
-    columns: Columns,
+    rows: Rows,
     pieces: mpsc::Sender<Bytes>,
 }
 
@@ -111,13 +109,15 @@ impl Feed {
     }
 
     /// The client takes in what it was sent at each up-to-date, and resumes behind it.
-    fn messages(&self, delivery: &Delivery) -> Result<String, serde_json::Error> {
-        let mut messages = String::new();
+    fn messages(&self, delivery: &Delivery) -> Result<Vec<u8>, serde_json::Error> {
+        let mut messages = Vec::new();
         for event in &delivery.events {
-            messages.push_str(&format!("data: {}\n\n", row(event, &self.relation, self.columns)?));
+            messages.extend_from_slice(b"data: ");
+            self.rows.write(&mut messages, event)?;
+            messages.extend_from_slice(b"\n\n");
         }
         if delivery.remaining == 0 {
-            messages.push_str(&format!("data: {}\n\n", up_to_date(self.subscription.last())));
+            messages.extend_from_slice(format!("data: {}\n\n", up_to_date(self.subscription.last())).as_bytes());
         }
         Ok(messages)
     }
