@@ -50,6 +50,11 @@ impl StoreLog {
         &self.log.database
     }
 
+    /// Whether everybody who can reach this sidecar may read it.
+    pub fn is_public(&self) -> bool {
+        self.log.is_public()
+    }
+
     /// The memory for what this client is sent, once it is known who it is.
     pub fn account(&self) -> Account {
         self.context.account(&self.log.memory)

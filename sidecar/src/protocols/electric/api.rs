@@ -19,6 +19,7 @@ use tracing::{debug, error};
 use super::messages::{self, Columns, Relation, Rows, up_to_date};
 use super::offset::Position;
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, Wait, nothing, read};
+use super::shape::A_MINUTE;
 use super::upstream::{self, Upstream};
 use crate::limits::memory::counted;
 use crate::log::{Batch, Malformed, OverLimit, PushError, StoreLog};
@@ -160,6 +161,9 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
     let Pull { position, is_live, .. } = pull;
     debug!(store = ?log.id(), ?position, is_live, "pull");
     let wait = Wait { is_live, has_position: position.is_some() };
+    // A page that others follow can only change by a rewrite. The first one tells which log the store has now, and is never kept: a client
+    // that begins with a log that was reset meanwhile would end its sync.
+    let may_be_kept = position.is_some() && !is_live && upstream.is_none() && log.is_public();
     let page = match upstream {
         Some(upstream) => {
             let mut patience = Patience::new(wait, LONG_POLL + 2 * upstream::GRACE, ending);
@@ -175,11 +179,14 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
             let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
             let end = read.is_up_to_date.then(|| up_to_date(read.position.offset.seq_num));
             match messages::page(&read.events, &Rows::new(&relation, Columns::ALL), end) {
-                Ok(body) => (
-                    [("electric-offset", offset), ("electric-handle", handle)],
-                    answer(StatusCode::OK, counted(body, read.share)),
-                )
-                    .into_response(),
+                Ok(body) => {
+                    let is_kept = may_be_kept && !read.is_up_to_date && !read.events.is_empty();
+                    let caching = if is_kept { A_MINUTE } else { "no-store" };
+                    let headers =
+                        [("electric-offset", &*offset), ("electric-handle", &*handle), ("cache-control", caching)];
+                    let json = [(header::CONTENT_TYPE, "application/json")];
+                    (StatusCode::OK, headers, json, Body::from(counted(body, read.share))).into_response()
+                }
                 Err(broken) => {
                     error!(store = ?log.id(), error = &broken as &dyn std::error::Error, "an event cannot be read");
                     failure(StatusCode::INTERNAL_SERVER_ERROR, "an event cannot be read", Value::Null)

@@ -186,10 +186,12 @@ fn etag(position: &Position, from: &str, events: &[Arc<Event>]) -> String {
     format!("\"{}:{from}:{}:{content:x}\"", position.handle, position.offset)
 }
 
+/// For a page of a log that everybody may read.
+pub const A_MINUTE: &str = "public, max-age=60";
+
 /// The time that caches may keep an answer. Electric lets them keep what is followed by other pages for a week. Here an event can be
 /// rewritten (`livestore.erase`), and is gone from caches a minute later.
 fn caching(request: &Request, is_read: bool, audience: &Audience) -> String {
-    const A_MINUTE: &str = "public, max-age=60";
     const NO: &str = "no-store";
     if !audience.is_public && !request.is_live {
         // The client's rights have to be checked again when it asks again.
