@@ -138,6 +138,7 @@ impl Log {
         };
         tasks.spawn(committer.run());
         tasks.spawn(follower.run());
+        tasks.spawn(tails.pages().tidy());
         tasks.spawn(write::prune::run(database.clone()));
         tasks.spawn(database.clone().close_when_idle());
         let aliases = Aliases::new(database.clone());

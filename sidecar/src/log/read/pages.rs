@@ -16,6 +16,7 @@ use futures_util::future::{BoxFuture, Shared};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
+use tokio::time::sleep;
 use tracing::Instrument;
 
 use super::page::{Page, pull, status};
@@ -91,6 +92,15 @@ impl Pages {
         let mut state = self.state.write();
         state.dropped += 1;
         self.kept.invalidate_all();
+        self.kept.run_pending_tasks();
+    }
+
+    /// Gives the memory of pages back that nobody has asked for, for ever: the cache itself does so only while it is used.
+    pub async fn tidy(self: Arc<Self>) {
+        loop {
+            sleep(IDLE / 2).await;
+            self.kept.run_pending_tasks();
+        }
     }
 
     /// Whether a page is kept that others follow.
