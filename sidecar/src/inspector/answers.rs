@@ -52,7 +52,7 @@ impl From<ActionError> for Failure {
     fn from(error: ActionError) -> Self {
         let status = match error {
             ActionError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            ActionError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ActionError::Database(_) | ActionError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
             ActionError::Incomplete(_) => StatusCode::BAD_REQUEST,
         };
         Self { status, text: error.to_string() }

@@ -46,12 +46,13 @@ pub fn router(inspector: Arc<Inspector>) -> Router {
         .route(&path("resend"), post(changes::resend))
         .route(&path("api/list"), get(api::list))
         .route(&path("api/commit"), post(api::commit))
-        .route(&path("api/export"), get(api::export))
-        .route(&path("api/import"), post(api::import))
         .layer(from_fn_with_state(Arc::new(Semaphore::new(PAGES)), in_turn));
     let inside = pages
         .route(&path("live"), get(reads::live))
         .route(&path("follow"), get(reads::follow))
+        // Whole logs take long: no page waits for them.
+        .route(&path("api/export"), get(api::export))
+        .route(&path("api/import"), post(api::import))
         .layer(from_fn_with_state(Arc::clone(&inspector), enter))
         .layer(Extension(streams));
     inside

@@ -42,6 +42,11 @@ impl Notifications {
         self.servers.is_current(self.server)
     }
 
+    /// The server that they come from.
+    pub fn server(&self) -> Option<Server> {
+        self.server
+    }
+
     /// The next one; `None` if the connection is lost. Cancel safe.
     pub async fn next(&mut self) -> Option<Notification> {
         self.arrived.recv().await

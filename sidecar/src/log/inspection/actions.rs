@@ -1,6 +1,9 @@
 //! Changes that an operator makes by hand. Postgres checks them: the functions raise what is wrong, and the role of the sidecar decides.
 
+use std::time::Duration;
+
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
@@ -8,14 +11,18 @@ use super::{Inspection, Parameter};
 use crate::log::store_id::StoreId;
 use crate::postgres::{Connected, Database, DatabaseError};
 
-/// Changes at the same time.
-const CHANGES: usize = 2;
+/// Changes at the same time, and imports beside them: those may take long.
+static CHANGES: Semaphore = Semaphore::const_new(2);
+pub static IMPORTS: Semaphore = Semaphore::const_new(2);
+
+/// The time that a change waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Most changes end after this time.
 const LIMIT: &str = "set statement_timeout = '30s'";
 
 /// A large store takes long, so the operator's own setting applies.
-pub const NO_LIMIT: &str = "set statement_timeout to default";
+const NO_LIMIT: &str = "set statement_timeout to default";
 
 /// Why nothing was changed, or may not have been.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +32,8 @@ pub enum ActionError {
     Refused(String),
     #[error("the database is away, or did not answer in time: {0}")]
     Database(#[source] DatabaseError),
+    #[error("others change something at the moment: try again later")]
+    TooMany,
     /// The lines of an import ended early.
     #[error("the file did not arrive: {0}")]
     Incomplete(String),
@@ -88,7 +97,7 @@ impl Inspection {
         sql: &'static str,
         parameters: Vec<Parameter>,
     ) -> Result<i64, ActionError> {
-        on_own_connection(&self.0.database, limit, async move |client| {
+        on_own_connection(&self.0.database, &CHANGES, limit, async move |client| {
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
             Ok(client.query_one(sql, &parameters).await?.try_get(0)?)
@@ -101,6 +110,7 @@ impl Inspection {
 /// caller waits or not.
 pub async fn on_own_connection<T, F>(
     database: &Database,
+    turns: &'static Semaphore,
     limit: &'static str,
     change: impl FnOnce(Client) -> F + Send + 'static,
 ) -> Result<T, ActionError>
@@ -108,8 +118,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T, ActionError>> + Send,
 {
-    static TURNS: Semaphore = Semaphore::const_new(CHANGES);
-    let turn = TURNS.acquire().await;
+    let turn = timeout(PATIENCE, turns.acquire()).await.map_err(|_| ActionError::TooMany)?;
     let database = database.clone();
     let acting = tokio::spawn(async move {
         let _turn = turn;

@@ -1,5 +1,9 @@
 //! The log of a store as lines, as `livestore-sidecar export` writes them.
 
+use std::sync::Arc;
+
+use serde_json::Value;
+
 use super::{Inspection, ReadError};
 use crate::log::read::page::pull;
 use crate::log::store_id::StoreId;
@@ -10,6 +14,8 @@ pub struct Exported {
     after: i64,
     events: i64,
     digest: Vec<u8>,
+    /// The backend id of the log.
+    life: Option<Arc<str>>,
     is_whole: bool,
 }
 
@@ -21,6 +27,12 @@ impl Inspection {
         }
         // The bounds of a page hold for this one, too.
         let page = pull(&self.0.database, store, so_far.after).await?;
+        // Two logs must not become one file.
+        let life = so_far.life.get_or_insert_with(|| Arc::clone(&page.backend_id));
+        if *life != page.backend_id {
+            return Err(ReadError::Refused("the store was reset meanwhile".into()));
+        }
+        let life = Value::from(&**life);
         let count = i32::try_from(page.events.len()).unwrap_or(i32::MAX);
         drop(page);
         let mut lines = String::new();
@@ -54,7 +66,11 @@ impl Inspection {
             )
             .await?
         {
-            lines.push_str(row.try_get(0)?);
+            let end: &str = row.try_get(0)?;
+            if serde_json::from_str::<Value>(end).is_ok_and(|end| end["backendId"] != life) {
+                return Err(ReadError::Refused("the store was reset meanwhile".into()));
+            }
+            lines.push_str(end);
             lines.push('\n');
         }
         Ok(lines)

@@ -8,10 +8,13 @@ use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
 use super::Inspection;
-use super::actions::{ActionError, NO_LIMIT, on_own_connection};
+use super::actions::{ActionError, IMPORTS, on_own_connection};
 
 /// The bytes that are sent at a time, about.
 const CHUNK: usize = 64 << 10;
+
+/// A large log takes long, but nobody waits for ever for a store that another transaction holds.
+const LIMITS: &str = "set statement_timeout = 0; set lock_timeout = '30s'";
 
 /// The outcome of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +60,7 @@ impl Inspection {
         store: Option<String>,
         pieces: impl Stream<Item = Result<Bytes, ActionError>> + Send + 'static,
     ) -> Result<Imported, ActionError> {
-        on_own_connection(&self.0.database, NO_LIMIT, async move |client| {
+        on_own_connection(&self.0.database, &IMPORTS, LIMITS, async move |client| {
             import(&client, store.as_deref(), pieces).await
         })
         .await

@@ -14,14 +14,14 @@ use super::registry::StoreDigest;
 use super::tails::Tails;
 use crate::log::reactions::Wake;
 use crate::log::settings::Live;
-use crate::postgres::{Backoff, Database, DatabaseError};
+use crate::postgres::{Backoff, Database, DatabaseError, Server};
 use crate::telemetry::metrics;
 
 /// A connection that is silent for this long is checked, and has as long to answer.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Any role can send one: without the key of the
-/// digests, it only makes [`Wake`] look whether subscriptions have work.
+/// digests, it only makes [`Wake`] look whether subscriptions have work, and the sidecar drop the pages that it keeps.
 #[derive(Deserialize)]
 struct Heads {
     source: Option<String>,
@@ -52,7 +52,7 @@ impl Follower {
                 Live::Listen => self.listen(&mut backoff).await,
                 Live::Poll => self.poll(&mut backoff).await,
             };
-            self.tails.pages().listen(false);
+            self.tails.pages().listen_to(None);
             let error = followed.err();
             if self.database.demand().is_asleep() {
                 self.is_listening.store(false, Ordering::Relaxed);
@@ -77,8 +77,7 @@ impl Follower {
         listen.map_err(|_| DatabaseError::NoAnswer)??;
         let (_, process) = self.learn_key(&client).await?;
         // LISTEN is in effect: later commits will be heard of. The tails now catch up with earlier ones.
-        self.tails.pages().listen(true);
-        self.tails.resync().await?;
+        self.resync(notifications.server()).await?;
         self.follows(backoff);
         info!("listening for commits");
         loop {
@@ -98,11 +97,19 @@ impl Follower {
                         return Err(notifications.distrust());
                     }
                     if is_changed {
-                        self.tails.resync().await?;
+                        self.resync(notifications.server()).await?;
                     }
                 }
             }
         }
+    }
+
+    /// Catches up. No page is kept meanwhile, since nobody hears of changes; from then on, this server tells of them.
+    pub(super) async fn resync(&self, server: Option<Server>) -> Result<(), DatabaseError> {
+        self.tails.pages().listen_to(None);
+        self.tails.resync().await?;
+        self.tails.pages().listen_to(Some(server));
+        Ok(())
     }
 
     /// Nothing is missed from now on.

@@ -4,24 +4,26 @@
 //!   themselves.
 //! - A page that others follow cannot change any more, except that events are rewritten or their log is reset. It is kept for a while,
 //!   as long as the sidecar hears of such changes; with each of them, all pages are dropped.
-//! - The last page of a log is kept, too, and is right as long as the head is the same. That is asked each time.
+//! - The last page of a log that several read at the same time is kept, too, and is right as long as the head is the same. That is
+//!   asked each time, as it is for the first page of a reader.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::page::{Page, pull, status};
 use crate::log::store_id::StoreId;
-use crate::postgres::{Database, DatabaseError};
+use crate::postgres::{Database, DatabaseError, Server};
 use crate::telemetry::metrics;
 
 /// A page that nobody has asked for in this time is dropped.
@@ -48,8 +50,8 @@ pub struct Pages {
 
 #[derive(Default)]
 struct State {
-    /// Changes are heard of.
-    is_listening: bool,
+    /// The server that tells of changes, if one does.
+    listening: Option<Option<Server>>,
     /// How often pages were dropped: one that was read before is not kept.
     dropped: u64,
 }
@@ -61,11 +63,14 @@ struct Kept {
     dropped: u64,
 }
 
-/// A page that is being read; `None` if that fails.
-#[derive(Clone)]
+/// A page that is being read; `None` if that fails. The read ends when nobody waits for it any more.
+type Reading = Shared<BoxFuture<'static, Option<Page>>>;
+
 struct Read {
     began: u64,
-    page: Shared<BoxFuture<'static, Option<Page>>>,
+    page: WeakShared<BoxFuture<'static, Option<Page>>>,
+    /// Several readers wait for it.
+    is_shared: Arc<AtomicBool>,
 }
 
 impl Pages {
@@ -81,16 +86,15 @@ impl Pages {
         Arc::new(Self { database, kept, state: RwLock::default(), reads: Mutex::default(), clock: AtomicU64::new(0) })
     }
 
-    /// Whether changes are heard of from now on. What was kept may have changed before.
-    pub fn listen(&self, is_listening: bool) {
-        self.state.write().is_listening = is_listening;
+    /// From now on, this server tells of changes, or none. What was kept may have changed before.
+    pub fn listen_to(&self, server: Option<Option<Server>>) {
+        self.state.write().listening = server;
         self.drop_all();
     }
 
     /// Drops all pages: events were rewritten, or a log was reset.
     pub fn drop_all(&self) {
-        let mut state = self.state.write();
-        state.dropped += 1;
+        self.state.write().dropped += 1;
         self.kept.invalidate_all();
         self.kept.run_pending_tasks();
     }
@@ -105,32 +109,39 @@ impl Pages {
 
     /// Whether a page is kept that others follow.
     pub fn has(&self, store: &StoreId, after: i64) -> bool {
-        self.kept(store, after).is_some_and(|page| page.remaining() > 0)
+        self.kept.get(&(store.clone(), after)).is_some_and(|kept| self.is_good(&kept) && kept.page.remaining() > 0)
+    }
+
+    fn is_good(&self, kept: &Kept) -> bool {
+        let state = self.state.read();
+        kept.dropped == state.dropped && state.listening.is_some_and(|server| self.database.is_current(server))
     }
 
     /// A page that is kept, if it is still one of the log. `life`: the backend id of the pages that its reader has; the first one asks
     /// for the log's.
-    pub async fn known(&self, store: &StoreId, after: i64, life: Option<&str>) -> Option<Page> {
-        let mut page = self.kept(store, after)?;
+    async fn known(&self, key: &Key, life: Option<&str>) -> Option<Page> {
+        let kept = self.kept.get(key).filter(|kept| self.is_good(kept))?;
+        let mut page = kept.page.clone();
         let is_followed = page.remaining() > 0;
         if !(is_followed && life == Some(&*page.backend_id)) {
-            let now = status(&self.database, store).await.ok()?;
+            let now = status(&self.database, &key.0).await.ok()?;
             let is_as_it_was = if is_followed { now.head >= page.head } else { now.head == page.head };
             if now.backend_id != page.backend_id || !is_as_it_was {
+                self.kept.invalidate(key);
                 return None;
             }
             page.head = now.head;
+        }
+        // Asking may have taken long.
+        if !self.is_good(&kept) {
+            return None;
         }
         metrics::page_read("cache");
         Some(page)
     }
 
-    fn kept(&self, store: &StoreId, after: i64) -> Option<Page> {
-        let Kept { page, dropped } = self.kept.get(&(store.clone(), after))?;
-        (dropped == self.state.read().dropped).then_some(page)
-    }
-
-    /// Reads the page after `after`, of now or kept. `life`: as for [`Self::known`].
+    /// Reads the page after `after`, of now or kept. `life`: the backend id of the pages that the reader has; `None` for its first one.
+    /// Whoever calls has the memory for it.
     pub async fn read(
         self: &Arc<Self>,
         store: &StoreId,
@@ -140,55 +151,71 @@ impl Pages {
         let key = (store.clone(), after);
         let asked = self.clock.fetch_add(1, Ordering::Relaxed);
         loop {
-            if let Some(page) = self.known(store, after, life).await {
+            if let Some(page) = self.known(&key, life).await {
                 return Ok(page);
             }
-            let Read { began, page } = self.join(&key);
-            let page = page.await;
-            if began < asked {
+            let (began, reading) = self.join(&key);
+            match reading.await {
                 // Others may have committed meanwhile. If the page cannot change, it is kept.
-                continue;
-            }
-            return match page {
-                Some(page) => Ok(page),
+                Some(_) if began < asked => {}
+                Some(page) => return Ok(page),
                 // Everybody gets the error that they meet themselves.
-                None => pull(&self.database, store, after).await,
-            };
+                None => return pull(&self.database, store, after).await,
+            }
         }
     }
 
     /// The read of a page that is under way, or one that begins now.
-    fn join(self: &Arc<Self>, key: &Key) -> Read {
+    fn join(self: &Arc<Self>, key: &Key) -> (u64, Reading) {
         let mut reads = self.reads.lock();
-        if let Some(read) = reads.get(key) {
-            return read.clone();
+        if let Some(read) = reads.get(key)
+            && let Some(reading) = read.page.upgrade()
+        {
+            read.is_shared.store(true, Ordering::Relaxed);
+            return (read.began, reading);
         }
         let began = self.clock.fetch_add(1, Ordering::Relaxed);
+        let is_shared = Arc::new(AtomicBool::new(false));
+        let done = Done { pages: Arc::downgrade(self), key: key.clone(), began };
+        let (this, shared) = (Arc::clone(self), Arc::clone(&is_shared));
         // A task of its own: no reader waits for another one that does not go on.
-        let reading = tokio::spawn(Arc::clone(self).begin(key.clone()).in_current_span());
-        let page = reading.map(|page| page.ok().flatten()).boxed().shared();
-        let read = Read { began, page };
-        reads.insert(key.clone(), read.clone());
-        read
-    }
-
-    async fn begin(self: Arc<Self>, key: Key) -> Option<Page> {
-        let dropped = self.state.read().dropped;
-        let page = pull(&self.database, &key.0, key.1).await.ok();
-        metrics::page_read("database");
-        if let Some(page) = &page {
-            self.keep(key.clone(), page, dropped);
+        let task = async move { this.begin(&done, &shared).await };
+        let task = AbortOnDropHandle::new(tokio::spawn(task.in_current_span()));
+        let reading = task.map(|page| page.ok().flatten()).boxed().shared();
+        if let Some(page) = reading.downgrade() {
+            reads.insert(key.clone(), Read { began, page, is_shared });
         }
-        self.reads.lock().remove(&key);
-        page
+        (began, reading)
     }
 
-    fn keep(&self, key: Key, page: &Page, dropped: u64) {
-        // Nothing may be dropped in between.
-        let state = self.state.read();
-        let is_worth_it = page.remaining() > 0 || page.events.len() >= WORTH_ASKING;
-        if state.is_listening && state.dropped == dropped && is_worth_it {
-            self.kept.insert(key, Kept { page: page.clone(), dropped });
+    async fn begin(&self, read: &Done, is_shared: &AtomicBool) -> Option<Page> {
+        let dropped = self.state.read().dropped;
+        let page = pull(&self.database, &read.key.0, read.key.1).await.ok()?;
+        metrics::page_read("database");
+        // A last page is worth asking for only if several read it.
+        let is_worth_it =
+            page.remaining() > 0 || (page.events.len() >= WORTH_ASKING && is_shared.load(Ordering::Relaxed));
+        let kept = Kept { page: page.clone(), dropped };
+        if is_worth_it && self.is_good(&kept) {
+            self.kept.insert(read.key.clone(), kept);
+        }
+        Some(page)
+    }
+}
+
+/// Removes a read when it is done, in whatever way.
+struct Done {
+    pages: Weak<Pages>,
+    key: Key,
+    began: u64,
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        let Some(pages) = self.pages.upgrade() else { return };
+        let mut reads = pages.reads.lock();
+        if reads.get(&self.key).is_some_and(|read| read.began == self.began) {
+            reads.remove(&self.key);
         }
     }
 }

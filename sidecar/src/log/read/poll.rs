@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::listener::{Follower, HEARTBEAT};
 use crate::log::store_id::StoreId;
-use crate::postgres::{Backoff, Connected, DatabaseError};
+use crate::postgres::{Backoff, Connected, DatabaseError, Server};
 
 /// The pause after commits were found. It doubles while none are.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -40,8 +40,7 @@ impl Follower {
             in_time(client.query_one("select livestore.last_position(), livestore.database_life()", &[])).await?;
         let mut position = Position { position: begin.try_get(0)?, life: begin.try_get(1)? };
         // Later commits will be found. The tails now catch up with earlier ones.
-        self.tails.pages().listen(true);
-        self.tails.resync().await?;
+        self.resync(server).await?;
         self.follows(backoff);
         info!("polling for commits");
         let (mut pause, mut since_subscriptions) = (SHORTEST, Duration::ZERO);
@@ -58,14 +57,20 @@ impl Follower {
                 since_subscriptions = Duration::ZERO;
                 self.wake.changed();
             }
-            let is_new = self.look(&client, &statement, &mut position).await?;
+            let is_new = self.look(&client, &statement, &mut position, server).await?;
             self.is_listening.store(true, Ordering::Relaxed);
             pause = if is_new { SHORTEST } else { (pause * 2).min(LONGEST) };
         }
     }
 
     /// Returns whether something was committed.
-    async fn look(&self, client: &Client, statement: &Statement, known: &mut Position) -> Result<bool, DatabaseError> {
+    async fn look(
+        &self,
+        client: &Client,
+        statement: &Statement,
+        known: &mut Position,
+        server: Option<Server>,
+    ) -> Result<bool, DatabaseError> {
         let rows = in_time(client.query(statement, &[&known.position])).await?;
         let Some(first) = rows.first() else { return Ok(false) };
         let now = Position { position: first.try_get(0)?, life: first.try_get(3)? };
@@ -84,7 +89,7 @@ impl Follower {
             }
         }
         if is_uncertain {
-            self.tails.resync().await?;
+            self.resync(server).await?;
         }
         self.wake.committed();
         Ok(true)

@@ -49,12 +49,10 @@ impl Prefetch {
         };
         self.next = None;
         let page = match ready {
-            Some(page) => page?,
-            None => match self.all.known(&self.store, after, self.life.as_deref()).await {
-                Some(page) => charged(page, &self.account).await,
-                None => self.read(after, self.account.take(MOST).await).await?,
-            },
-        };
+            Some(page) => page,
+            // The memory first: whoever waits for it holds no page.
+            None => self.read(after, self.account.take(MOST).await).await,
+        }?;
         self.life = Some(Arc::clone(&page.backend_id));
         self.pages = self.pages.saturating_add(1);
         // Prefetch from page two on: most readers stop after one.
@@ -94,15 +92,6 @@ async fn read(
     }
     page.share = share.filter(|_| bytes > FREE).map(Arc::new);
     Ok(page)
-}
-
-/// A page that is there, with the memory for what is made of it: each of its readers makes its own text.
-async fn charged(mut page: Page, account: &Account) -> Page {
-    let bytes = cost(&page.events);
-    if bytes > FREE {
-        page.share = account.take(bytes).await.map(Arc::new);
-    }
-    page
 }
 
 /// The memory of events, and of the text that is made of them.

@@ -107,7 +107,6 @@ impl Tails {
     /// Compares every tail with its store, after a time in which hints may have been missed.
     pub async fn resync(&self) -> Result<(), DatabaseError> {
         const STORES_A_QUERY: usize = 1000;
-        self.pages.drop_all();
         let stores: Vec<StoreId> = self.tails.lock().stores().cloned().collect();
         for stores in stores.chunks(STORES_A_QUERY) {
             let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();

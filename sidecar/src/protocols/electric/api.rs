@@ -163,7 +163,7 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
     let wait = Wait { is_live, has_position: position.is_some() };
     // A page that others follow can only change by a rewrite. The first one tells which log the store has now, and is never kept: a client
     // that begins with a log that was reset meanwhile would end its sync.
-    let may_be_kept = position.is_some() && !is_live && upstream.is_none() && log.is_public();
+    let may_be_kept = !is_live && upstream.is_none() && log.is_public();
     let page = match upstream {
         Some(upstream) => {
             let mut patience = Patience::new(wait, LONG_POLL + 2 * upstream::GRACE, ending);
@@ -180,7 +180,8 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
             let end = read.is_up_to_date.then(|| up_to_date(read.position.offset.seq_num));
             match messages::page(&read.events, &Rows::new(&relation, Columns::ALL), end) {
                 Ok(body) => {
-                    let is_kept = may_be_kept && !read.is_up_to_date && !read.events.is_empty();
+                    let is_later = read.events.first().is_some_and(|first| first.parent_seq_num > 0);
+                    let is_kept = may_be_kept && is_later && !read.is_up_to_date;
                     let caching = if is_kept { A_MINUTE } else { "no-store" };
                     let headers =
                         [("electric-offset", &*offset), ("electric-handle", &*handle), ("cache-control", caching)];
