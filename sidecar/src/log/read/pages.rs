@@ -4,11 +4,11 @@
 //!   themselves.
 //! - A page that others follow cannot change any more, except that events are rewritten or their log is reset. It is kept for a while,
 //!   as long as the sidecar hears of such changes; with each of them, all pages are dropped.
-//! - The last page of a log that several read at the same time is kept, too, and is right as long as the head is the same. That is
-//!   asked each time, as it is for the first page of a reader.
+//! - The last page of a log is kept, too, and is right as long as the head is the same. That is asked each time, as it is for the first
+//!   page of a reader. If it is not, the log is one that others write to, and its last page is not kept.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,8 +32,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A last page of fewer events is read instead of asking whether it is still the last one.
 const WORTH_ASKING: usize = 50;
 
-/// The memory of an event besides its text, about.
+/// The memory of an event besides its text, about; and of a page besides its events, with the id of its store.
 const EVENT_BYTES: usize = 128;
+const PAGE_BYTES: usize = 1024;
 
 /// A page by its store and the event that it follows.
 type Key = (StoreId, i64);
@@ -59,8 +60,15 @@ struct State {
 /// A page, and how often pages had been dropped before.
 #[derive(Clone)]
 struct Kept {
-    page: Page,
+    /// `None`: the last page of a log that others write to. To keep it costs a question each time, and helps nobody.
+    page: Option<Page>,
     dropped: u64,
+}
+
+impl Kept {
+    fn is_followed(&self) -> bool {
+        self.page.as_ref().is_some_and(|page| page.remaining() > 0)
+    }
 }
 
 /// A page that is being read; `None` if that fails. The read ends when nobody waits for it any more.
@@ -69,14 +77,12 @@ type Reading = Shared<BoxFuture<'static, Option<Page>>>;
 struct Read {
     began: u64,
     page: WeakShared<BoxFuture<'static, Option<Page>>>,
-    /// Several readers wait for it.
-    is_shared: Arc<AtomicBool>,
 }
 
 impl Pages {
     /// Keeps so many bytes of pages at most.
     pub fn new(database: Database, bytes: usize) -> Arc<Self> {
-        let weigh = |_: &Key, kept: &Kept| u32::try_from(size(&kept.page)).unwrap_or(u32::MAX);
+        let weigh = |_: &Key, kept: &Kept| u32::try_from(size(kept.page.as_ref())).unwrap_or(u32::MAX);
         let kept = Cache::builder()
             .max_capacity(bytes as u64)
             .weigher(weigh)
@@ -109,7 +115,7 @@ impl Pages {
 
     /// Whether a page is kept that others follow.
     pub fn has(&self, store: &StoreId, after: i64) -> bool {
-        self.kept.get(&(store.clone(), after)).is_some_and(|kept| self.is_good(&kept) && kept.page.remaining() > 0)
+        self.kept.get(&(store.clone(), after)).is_some_and(|kept| self.is_good(&kept) && kept.is_followed())
     }
 
     fn is_good(&self, kept: &Kept) -> bool {
@@ -121,13 +127,12 @@ impl Pages {
     /// for the log's.
     async fn known(&self, key: &Key, life: Option<&str>) -> Option<Page> {
         let kept = self.kept.get(key).filter(|kept| self.is_good(kept))?;
-        let mut page = kept.page.clone();
-        let is_followed = page.remaining() > 0;
+        let (is_followed, mut page) = (kept.is_followed(), kept.page.clone()?);
         if !(is_followed && life == Some(&*page.backend_id)) {
             let now = status(&self.database, &key.0).await.ok()?;
             let is_as_it_was = if is_followed { now.head >= page.head } else { now.head == page.head };
             if now.backend_id != page.backend_id || !is_as_it_was {
-                self.kept.invalidate(key);
+                self.kept.insert(key.clone(), Kept { page: None, ..kept });
                 return None;
             }
             page.head = now.head;
@@ -171,31 +176,29 @@ impl Pages {
         if let Some(read) = reads.get(key)
             && let Some(reading) = read.page.upgrade()
         {
-            read.is_shared.store(true, Ordering::Relaxed);
             return (read.began, reading);
         }
         let began = self.clock.fetch_add(1, Ordering::Relaxed);
-        let is_shared = Arc::new(AtomicBool::new(false));
         let done = Done { pages: Arc::downgrade(self), key: key.clone(), began };
-        let (this, shared) = (Arc::clone(self), Arc::clone(&is_shared));
+        let this = Arc::clone(self);
         // A task of its own: no reader waits for another one that does not go on.
-        let task = async move { this.begin(&done, &shared).await };
+        let task = async move { this.begin(&done).await };
         let task = AbortOnDropHandle::new(tokio::spawn(task.in_current_span()));
         let reading = task.map(|page| page.ok().flatten()).boxed().shared();
         if let Some(page) = reading.downgrade() {
-            reads.insert(key.clone(), Read { began, page, is_shared });
+            reads.insert(key.clone(), Read { began, page });
         }
         (began, reading)
     }
 
-    async fn begin(&self, read: &Done, is_shared: &AtomicBool) -> Option<Page> {
+    async fn begin(&self, read: &Done) -> Option<Page> {
         let dropped = self.state.read().dropped;
         let page = pull(&self.database, &read.key.0, read.key.1).await.ok()?;
         metrics::page_read("database");
-        // A last page is worth asking for only if several read it.
-        let is_worth_it =
-            page.remaining() > 0 || (page.events.len() >= WORTH_ASKING && is_shared.load(Ordering::Relaxed));
-        let kept = Kept { page: page.clone(), dropped };
+        let kept = Kept { page: Some(page.clone()), dropped };
+        let is_worth_it = kept.is_followed()
+            || (page.events.len() >= WORTH_ASKING
+                && self.kept.get(&read.key).is_none_or(|before| before.page.is_some() || !self.is_good(&before)));
         if is_worth_it && self.is_good(&kept) {
             self.kept.insert(read.key.clone(), kept);
         }
@@ -221,6 +224,6 @@ impl Drop for Done {
 }
 
 /// The memory of a page, about.
-fn size(page: &Page) -> usize {
-    page.events.iter().map(|event| event.size() + EVENT_BYTES).sum()
+fn size(page: Option<&Page>) -> usize {
+    PAGE_BYTES + page.into_iter().flat_map(|page| &page.events).map(|event| event.size() + EVENT_BYTES).sum::<usize>()
 }
