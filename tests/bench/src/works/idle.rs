@@ -44,7 +44,7 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
     let title =
         format!("{connections} idle live connections on {} stores: memory of the sidecar for each", connections / 10);
     let section = Section::new("idle", title, "KiB", vec![Figure::new(OURS, vec![each])]);
-    vec![section.claim("KiB a connection", each, Bound::AtMost(20.0)).note(format!(
+    vec![section.claim("KiB a connection", each, Bound::AtMost(12.0)).note(format!(
         "With them, the sidecar has {more} more connections to Postgres: the pool has filled, to 8 at most."
     ))]
 }

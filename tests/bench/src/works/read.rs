@@ -101,16 +101,21 @@ pub async fn all(systems: &Systems, size: &Size) -> Vec<Section> {
         .collect();
     let title = format!("Read a log of {events} events from the start, one client");
     let section = Section::new("read", title, "events/s", figures);
-    let sse = section.figures[1].median;
-    let over_sse = |other: &str| sse / section.median_of(other).unwrap_or(f64::NAN);
-    let (sse_lite, sse_copy) = (over_sse(S2_LITE), over_sse(COPY));
-    let section = section.target(COPY, Bound::AtLeast(0.5)).claim("copy, over SSE", sse_copy, Bound::AtLeast(0.4));
+    let of = |ours: &str, other: &str| {
+        section.median_of(ours).unwrap_or(f64::NAN) / section.median_of(other).unwrap_or(f64::NAN)
+    };
+    let (sse, electric, sse_lite) = (of(OURS_S2, COPY), of(OURS_ELECTRIC, COPY), of(OURS_S2, S2_LITE));
+    let section = section.target(COPY, Bound::AtLeast(0.6)).claim("copy, over SSE", sse, Bound::AtLeast(0.5)).claim(
+        "copy, sync-electric",
+        electric,
+        Bound::AtLeast(0.35),
+    );
     vec![match systems.peers {
         None => section,
-        Some(_) => section.target(SYNC_CF, Bound::AtLeast(200.0)).target(S2_LITE, Bound::AtLeast(1.0)).claim(
+        Some(_) => section.target(SYNC_CF, Bound::AtLeast(200.0)).target(S2_LITE, Bound::AtLeast(1.8)).claim(
             "s2-lite, both over SSE",
             sse_lite,
-            Bound::AtLeast(1.0),
+            Bound::AtLeast(1.8),
         ),
     }]
 }

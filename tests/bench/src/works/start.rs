@@ -26,5 +26,5 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
     let figure = Figure::new(OURS, times);
     let median = figure.median;
     let section = Section::new("start", "Start of a sidecar until it is ready", "ms", vec![figure]);
-    vec![section.claim("ms", median, Bound::AtMost(200.0))]
+    vec![section.claim("ms", median, Bound::AtMost(30.0))]
 }
