@@ -40,6 +40,14 @@ impl Json {
     fn size(&self) -> usize {
         self.get(AbsentArgs::Null).len()
     }
+
+    /// The bytes of all its forms.
+    fn held(&self) -> usize {
+        match self {
+            Self::WithArgs(json) => json.len(),
+            Self::WithoutArgs { omitted, null } => omitted.len() + null.len(),
+        }
+    }
 }
 
 /// An event as it is stored.
@@ -112,9 +120,14 @@ impl Event {
         serde_json::from_str(self.json(AbsentArgs::Omit))
     }
 
-    /// The memory of the event, about.
+    /// The size of the event, about: that of its JSON.
     pub fn size(&self) -> usize {
         self.json.size()
+    }
+
+    /// The memory that its texts take.
+    pub fn held(&self) -> usize {
+        self.json.held()
     }
 
     /// `createdAt` as JavaScript's `toISOString` writes it.

@@ -43,7 +43,7 @@ pub struct LogSettings {
 
     /// Memory for pages of logs that several clients may read: each is read from Postgres once, and kept for a minute after it was last
     /// read, unless events were rewritten or a log was reset. 0: none is kept.
-    #[arg(long, env = "LIVESTORE_PAGE_CACHE_BYTES", default_value_t = 64 << 20)]
+    #[arg(long, env = "LIVESTORE_PAGE_CACHE_BYTES", default_value_t = 32 << 20)]
     pub page_cache_bytes: usize,
 }
 

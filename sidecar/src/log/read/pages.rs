@@ -201,6 +201,8 @@ impl Pages {
                 && self.kept.get(&read.key).is_none_or(|before| before.page.is_some() || !self.is_good(&before)));
         if is_worth_it && self.is_good(&kept) {
             self.kept.insert(read.key.clone(), kept);
+            // Otherwise it evicts now and then, and holds dozens of pages more until then.
+            self.kept.run_pending_tasks();
         }
         Some(page)
     }
@@ -225,5 +227,5 @@ impl Drop for Done {
 
 /// The memory of a page, about.
 fn size(page: Option<&Page>) -> usize {
-    PAGE_BYTES + page.into_iter().flat_map(|page| &page.events).map(|event| event.size() + EVENT_BYTES).sum::<usize>()
+    PAGE_BYTES + page.into_iter().flat_map(|page| &page.events).map(|event| event.held() + EVENT_BYTES).sum::<usize>()
 }
