@@ -79,7 +79,7 @@ impl Import {
     }
 }
 
-/// What is read, as it is read, with a bar on the terminal.
+/// The pieces of a file as they are read, with a bar on the terminal.
 fn pieces<R: AsyncRead + Send + 'static>(
     source: R,
     length: Option<u64>,

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 
 use super::Inspector;
 use super::answers::{Failure, Who, administers, store_id};
+use super::reads::IdQuery;
 use crate::log::{ActionError, List};
 
 /// The largest event, with room for what is around it.
@@ -77,14 +78,9 @@ pub async fn commit(
     Ok(axum::Json(json!({"seq_num": seq_num})).into_response())
 }
 
-#[derive(Deserialize)]
-pub struct ExportQuery {
-    id: String,
-}
-
 pub async fn export(
     State(inspector): State<Arc<Inspector>>,
-    Query(query): Query<ExportQuery>,
+    Query(query): Query<IdQuery>,
 ) -> Result<Response, PlainFailure> {
     Ok(inspector.lines(&query.id).await?.into_response())
 }

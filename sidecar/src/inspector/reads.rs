@@ -211,7 +211,7 @@ pub async fn follow(
 
 #[derive(Deserialize)]
 pub struct IdQuery {
-    id: String,
+    pub id: String,
 }
 
 pub async fn clients(

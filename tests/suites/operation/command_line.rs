@@ -210,7 +210,7 @@ async fn a_log_is_exported_from_a_sidecar_and_imported_into_another() {
     assert_eq!(said(&copy), "imported 2501 events, 0 were there already; the head is 2501\n");
 }
 
-/// Whoever sends half of a file and no more keeps nothing open, and imports nothing.
+/// A client that sends half of a file and no more keeps nothing open, and imports nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_import_that_does_not_go_on_ends() {
     let database = Database::new().await;

@@ -84,7 +84,7 @@ async fn a_team_reads_each_page_once_or_twice() {
     assert_eq!((pages(&without, "database").await, without.log().contains("cache")), (6.0, false));
 }
 
-/// Whoever asks after an event was committed gets it: nobody joins a read that has begun before.
+/// A reader that asks after a commit gets its event: it joins no read that began before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_has_everything_that_was_there_when_it_was_asked_for() {
     let database = Database::new().await;

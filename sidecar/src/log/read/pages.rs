@@ -1,7 +1,6 @@
 //! Pages that several clients read at the same time are read from Postgres once: a team starts at the same moment, after a deploy.
 //!
-//! - Whoever asks for a page that is being read shares that read, if it began after they asked: they get what they would have got by
-//!   themselves.
+//! - A reader of a page that is being read shares that read, if it began after the reader asked: it gets what it would have got alone.
 //! - A page that others follow cannot change any more, except that events are rewritten or their log is reset. It is kept for a while,
 //!   as long as the sidecar hears of such changes; with each of them, all pages are dropped.
 //! - The last page of a log is kept, too, and is right as long as the head is the same. That is asked each time, as it is for the first
@@ -34,7 +33,7 @@ const WORTH_ASKING: usize = 50;
 
 /// The memory of an event besides its text, about; and of a page besides its events, with the id of its store.
 const EVENT_BYTES: usize = 128;
-const PAGE_BYTES: usize = 1024;
+const PAGE_OVERHEAD: usize = 1024;
 
 /// A page by its store and the event that it follows.
 type Key = (StoreId, i64);
@@ -92,7 +91,7 @@ impl Pages {
         Arc::new(Self { database, kept, state: RwLock::default(), reads: Mutex::default(), clock: AtomicU64::new(0) })
     }
 
-    /// From now on, this server tells of changes, or none. What was kept may have changed before.
+    /// From now on, this server tells of changes, or none does. All pages are dropped: they may have changed before.
     pub fn listen_to(&self, server: Option<Option<Server>>) {
         self.state.write().listening = server;
         self.drop_all();
@@ -105,7 +104,7 @@ impl Pages {
         self.kept.run_pending_tasks();
     }
 
-    /// Gives the memory of pages back that nobody has asked for, for ever: the cache itself does so only while it is used.
+    /// Gives back the memory of idle pages, without end: the cache itself does so only while it is used.
     pub async fn tidy(self: Arc<Self>) {
         loop {
             sleep(IDLE / 2).await;
@@ -146,7 +145,7 @@ impl Pages {
     }
 
     /// Reads the page after `after`, of now or kept. `life`: the backend id of the pages that the reader has; `None` for its first one.
-    /// Whoever calls has the memory for it.
+    /// The caller has reserved the memory for it.
     pub async fn read(
         self: &Arc<Self>,
         store: &StoreId,
@@ -227,5 +226,6 @@ impl Drop for Done {
 
 /// The memory of a page, about.
 fn size(page: Option<&Page>) -> usize {
-    PAGE_BYTES + page.into_iter().flat_map(|page| &page.events).map(|event| event.held() + EVENT_BYTES).sum::<usize>()
+    PAGE_OVERHEAD
+        + page.into_iter().flat_map(|page| &page.events).map(|event| event.held() + EVENT_BYTES).sum::<usize>()
 }

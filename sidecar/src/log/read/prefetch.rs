@@ -50,7 +50,7 @@ impl Prefetch {
         self.next = None;
         let page = match ready {
             Some(page) => page,
-            // The memory first: whoever waits for it holds no page.
+            // The memory first: a reader that waits for it holds no page.
             None => self.read(after, self.account.take(MOST).await).await,
         }?;
         self.life = Some(Arc::clone(&page.backend_id));

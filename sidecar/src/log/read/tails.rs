@@ -26,14 +26,14 @@ pub struct Tails {
 }
 
 impl Tails {
-    /// Events of a contended store are held back for `contention_window` and delivered together; zero: never. `page_bytes`: how much of
-    /// what lies before the tails is kept.
+    /// Events of a contended store are held back for `contention_window` and delivered together; zero: never. `page_bytes`: the memory
+    /// for pages of earlier events.
     pub fn new(database: Database, contention_window: Duration, page_bytes: usize) -> Arc<Self> {
         let pages = Pages::new(database.clone(), page_bytes);
         Arc::new(Self { database, tails: Arc::default(), own_source: Mutex::default(), contention_window, pages })
     }
 
-    /// What lies before the tails.
+    /// The pages of events before the tails.
     pub fn pages(&self) -> Arc<Pages> {
         Arc::clone(&self.pages)
     }
