@@ -2,6 +2,7 @@
 //! `read_page` returns all events of the page in one value, because rows that a function returns are copied three times on
 //! their way to the client.
 
+mod memory;
 mod plan;
 mod receiver;
 
@@ -42,6 +43,7 @@ pub unsafe extern "C-unwind" fn livestore_read_page(info: pg_sys::FunctionCallIn
         let (Some(store), bounds) = (pg_getarg_datum(info, 0), Bounds::of(info)) else {
             return nothing(info);
         };
+        memory::keep();
         Spi::connect(|_| {
             let mut found = [pg_sys::Datum::null(); 4];
             let mut receiver = Receiver::new(Sink::Packed(Vec::new()), bounds.bytes);
