@@ -1,10 +1,13 @@
 //! Events as they travel through the sidecar: encoded once, shared by all receivers.
 
-use std::fmt::Write;
+use std::fmt::{self, Display};
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use chrono::{DateTime, Datelike, SecondsFormat, Timelike, Utc};
+use chrono::{DateTime, Datelike, Timelike, Utc};
 use livestore_rules::validation::{self, Args};
+
+use super::json::quote_into;
 
 /// An event of a log, in LiveStore's wire form (`LiveStoreEvent.Global.Encoded` of `@livestore/common`).
 #[derive(Debug)]
@@ -24,12 +27,12 @@ pub enum AbsentArgs {
 
 #[derive(Debug, Clone)]
 enum Json {
-    WithArgs(Box<str>),
-    WithoutArgs { omitted: Box<str>, null: Box<str> },
+    WithArgs(Object),
+    WithoutArgs { omitted: Object, null: Object },
 }
 
 impl Json {
-    fn get(&self, absent_args: AbsentArgs) -> &str {
+    fn get(&self, absent_args: AbsentArgs) -> &Object {
         match (self, absent_args) {
             (Self::WithArgs(json), _) => json,
             (Self::WithoutArgs { omitted, .. }, AbsentArgs::Omit) => omitted,
@@ -38,16 +41,50 @@ impl Json {
     }
 
     fn size(&self) -> usize {
-        self.get(AbsentArgs::Null).len()
+        self.get(AbsentArgs::Null).text.len()
     }
 
     /// The bytes of all its forms.
     fn held(&self) -> usize {
         match self {
-            Self::WithArgs(json) => json.len(),
-            Self::WithoutArgs { omitted, null } => omitted.len() + null.len(),
+            Self::WithArgs(json) => json.text.len(),
+            Self::WithoutArgs { omitted, null } => omitted.text.len() + null.text.len(),
         }
     }
+}
+
+/// A JSON object, and the places of its values, so that nobody who needs them has to parse it.
+#[derive(Debug, Clone)]
+struct Object {
+    text: Box<str>,
+    name: Place,
+    args: Option<Place>,
+    client_id: Place,
+    session_id: Place,
+}
+
+/// A part of a text. An event has less than 4 GiB.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    start: u32,
+    end: u32,
+}
+
+impl From<Range<usize>> for Place {
+    fn from(Range { start, end }: Range<usize>) -> Self {
+        let [start, end] = [start, end].map(|byte| u32::try_from(byte).unwrap_or(u32::MAX));
+        Self { start, end }
+    }
+}
+
+/// The values of an event, as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Values<'a> {
+    pub name: &'a str,
+    /// `None` if the client sent none.
+    pub args: Option<&'a str>,
+    pub client_id: &'a str,
+    pub session_id: &'a str,
 }
 
 /// An event as it is stored.
@@ -85,22 +122,28 @@ impl StoredEvent<'_> {
     }
 
     /// In the order of LiveStore's own schema.
-    fn write(&self, args: Option<&str>) -> Box<str> {
+    fn write(&self, args: Option<&str>) -> Object {
+        // The names of the fields, and numbers of the greatest length.
+        const REST: usize = 128;
         let texts = self.name.len() + self.client_id.len() + self.session_id.len() + args.map_or(0, str::len);
-        // The rest of the object, with numbers of the usual length.
-        let mut json = String::with_capacity(texts + 128);
+        let mut json = String::with_capacity(texts + REST);
+        let mut numbers = itoa::Buffer::new();
         json.push_str(r#"{"name":"#);
-        quote_into(&mut json, self.name);
-        if let Some(args) = args {
+        let name = quoted(&mut json, self.name);
+        let args = args.map(|args| {
             json.push_str(r#","args":"#);
-            json.push_str(args);
-        }
-        let _ = write!(json, r#","seqNum":{},"parentSeqNum":{},"clientId":"#, self.seq_num, self.parent_seq_num);
-        quote_into(&mut json, self.client_id);
+            appended(&mut json, |json| json.push_str(args))
+        });
+        json.push_str(r#","seqNum":"#);
+        json.push_str(numbers.format(self.seq_num));
+        json.push_str(r#","parentSeqNum":"#);
+        json.push_str(numbers.format(self.parent_seq_num));
+        json.push_str(r#","clientId":"#);
+        let client_id = quoted(&mut json, self.client_id);
         json.push_str(r#","sessionId":"#);
-        quote_into(&mut json, self.session_id);
+        let session_id = quoted(&mut json, self.session_id);
         json.push('}');
-        json.into_boxed_str()
+        Object { text: json.into_boxed_str(), name, args, client_id, session_id }
     }
 
     /// The event as it was appended at this time.
@@ -112,7 +155,14 @@ impl StoredEvent<'_> {
 impl Event {
     /// The event as a JSON object.
     pub fn json(&self, absent_args: AbsentArgs) -> &str {
-        self.json.get(absent_args)
+        &self.json.get(absent_args).text
+    }
+
+    /// The values of its fields, as JSON.
+    pub fn values(&self) -> Values<'_> {
+        let Object { text, name, args, client_id, session_id } = self.json.get(AbsentArgs::Omit);
+        let at = |place: &Place| text.get(place.start as usize..place.end as usize).unwrap_or_default();
+        Values { name: at(name), args: args.as_ref().map(at), client_id: at(client_id), session_id: at(session_id) }
     }
 
     /// The fields; `args` are absent if the client sent none.
@@ -130,15 +180,13 @@ impl Event {
         self.json.held()
     }
 
-    /// `createdAt` as JavaScript's `toISOString` writes it.
-    pub fn created_at_iso(&self) -> String {
+    /// `createdAt` as JavaScript's `toISOString` writes it, of the years 0 to 9999.
+    pub fn created_at_iso(&self) -> Iso {
         let at = self.created_at.naive_utc();
         let (date, time) = (at.date(), at.time());
         // A leap second is in the nanoseconds of chrono, and in no clock.
         let milliseconds = (time.nanosecond() / 1_000_000).min(999);
-        let Ok(year @ 0..10_000) = u32::try_from(date.year()) else {
-            return self.created_at.to_rfc3339_opts(SecondsFormat::Millis, true);
-        };
+        let year = u32::try_from(date.year()).unwrap_or(0).min(9999);
         let mut iso = *b"0000-00-00T00:00:00.000Z";
         let parts = [
             (0..4, year),
@@ -156,7 +204,25 @@ impl Event {
                 value /= 10;
             }
         }
-        iso.iter().copied().map(char::from).collect()
+        Iso(iso)
+    }
+}
+
+/// A time as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Iso([u8; 24]);
+
+impl Deref for Iso {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl Display for Iso {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
     }
 }
 
@@ -244,15 +310,15 @@ impl Batch {
     }
 }
 
-/// Text as a JSON string. What needs no escape, which is the usual, is copied.
-fn quote_into(json: &mut String, text: &str) {
-    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        json.push('"');
-        json.push_str(text);
-        json.push('"');
-    } else {
-        let _ = write!(json, "{}", serde_json::Value::from(text));
-    }
+/// Appends something, and returns its place.
+fn appended(json: &mut String, append: impl FnOnce(&mut String)) -> Place {
+    let start = json.len();
+    append(json);
+    Place::from(start..json.len())
+}
+
+fn quoted(json: &mut String, text: &str) -> Place {
+    appended(json, |json| quote_into(json, text))
 }
 
 #[cfg(test)]
@@ -272,10 +338,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn times_are_written_as_chrono_writes_them(microseconds in -100_000_000_000_000_000i64..300_000_000_000_000_000) {
+        fn times_are_written_as_chrono_writes_them(microseconds in -62_167_219_200_000_000i64..253_402_300_800_000_000) {
             let event = only(r#"[{"name":"e","args":1,"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#);
             let event = StoredEvent::from(&event.fields().unwrap()).appended_at(DateTime::from_timestamp_micros(microseconds).unwrap());
-            prop_assert_eq!(event.created_at_iso(), event.created_at.to_rfc3339_opts(SecondsFormat::Millis, true));
+            prop_assert_eq!(&*event.created_at_iso(), event.created_at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true));
         }
 
         #[test]
@@ -285,6 +351,8 @@ mod tests {
             let event = format!(r#"{{"name":{name},"args":{args},"seqNum":7,"parentSeqNum":3,"clientId":{client},"sessionId":"s"}}"#);
             let back = only(&format!("[{event}]"));
             prop_assert_eq!(back.json(AbsentArgs::Omit), &event);
+            let values = Values { name: &name, args: Some(&args), client_id: &client, session_id: "\"s\"" };
+            prop_assert_eq!(back.values(), values);
         }
     }
 
@@ -292,6 +360,7 @@ mod tests {
     fn absent_args_are_left_out_or_null_and_null_is_null() {
         let absent = only(r#"[{"name":"e","seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#);
         assert!(!absent.json(AbsentArgs::Omit).contains("args"));
+        assert_eq!((absent.values().args, absent.values().client_id), (None, "\"c\""));
         assert!(absent.json(AbsentArgs::Null).contains(r#""args":null,"#));
         let null = only(r#"[{"name":"e","args":null,"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#);
         assert_eq!(null.json(AbsentArgs::Omit), absent.json(AbsentArgs::Null));

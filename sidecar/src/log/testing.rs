@@ -67,7 +67,7 @@ pub fn events(after: i64, events: i64, bytes: usize) -> Vec<Arc<Event>> {
 }
 
 pub fn page(head: i64, backend_id: &str, events: Vec<Arc<Event>>) -> Page {
-    Page { events, head, backend_id: backend_id.into(), share: None }
+    Page { events: events.into(), head, backend_id: backend_id.into(), share: None }
 }
 
 /// A push of one event as the committer gets it, and its answer.

@@ -1,8 +1,6 @@
 //! The number of events that clients of sync-cf are sent at once.
 
-use std::sync::Arc;
-
-use crate::log::Event;
+use crate::log::{Events, Part};
 
 /// The bounds of a chunk, as in sync-cf's `constants.ts`.
 pub const CHUNK_EVENTS: usize = 100;
@@ -14,7 +12,7 @@ pub const EVENT_OVERHEAD: usize = 160;
 /// Splits events into chunks that stay within the bounds, each with the number of events that follow it if `remaining`
 /// follow all of them. An event that is larger than a chunk has one to itself. No events make one empty chunk: every run
 /// of history has at least one.
-pub fn chunks(events: &[Arc<Event>], remaining: i64) -> impl Iterator<Item = (&[Arc<Event>], i64)> {
+pub fn chunks(events: &Events, remaining: i64) -> impl Iterator<Item = (Part<'_>, i64)> {
     let mut chunks = Vec::new();
     let (mut start, mut bytes) = (0, 0);
     for (index, event) in events.iter().enumerate() {
@@ -28,7 +26,7 @@ pub fn chunks(events: &[Arc<Event>], remaining: i64) -> impl Iterator<Item = (&[
     chunks.push(start..events.len());
     chunks.into_iter().map(move |chunk| {
         let left = i64::try_from(events.len() - chunk.end).unwrap_or(i64::MAX);
-        (&events[chunk], remaining.saturating_add(left))
+        (events.part(chunk), remaining.saturating_add(left))
     })
 }
 
@@ -41,7 +39,7 @@ mod tests {
     use super::*;
     use crate::log::Batch;
 
-    fn events(args: &[usize]) -> Vec<Arc<Event>> {
+    fn events(args: &[usize]) -> Events {
         let batch: Vec<Value> = args
             .iter()
             .enumerate()
@@ -50,7 +48,7 @@ mod tests {
             })
             .collect();
         let batch = Batch::parse(&Value::from(batch).to_string()).unwrap();
-        batch.into_last_appended(args.len(), DateTime::UNIX_EPOCH)
+        batch.into_last_appended(args.len(), DateTime::UNIX_EPOCH).into()
     }
 
     proptest! {
@@ -62,8 +60,8 @@ mod tests {
         ) {
             let events = events(&sizes);
             let chunks: Vec<_> = chunks(&events, 7).collect();
-            let numbers = |events: &[Arc<Event>]| events.iter().map(|event| event.seq_num).collect::<Vec<_>>();
-            prop_assert_eq!(chunks.iter().flat_map(|(chunk, _)| numbers(chunk)).collect::<Vec<_>>(), numbers(&events));
+            let numbers = |events: Part<'_>| events.iter().map(|event| event.seq_num).collect::<Vec<_>>();
+            prop_assert_eq!(chunks.iter().flat_map(|(chunk, _)| numbers(*chunk)).collect::<Vec<_>>(), numbers(events.all()));
             prop_assert!(!chunks.is_empty());
             let mut left = 7 + events.len();
             for (chunk, remaining) in chunks {

@@ -9,6 +9,7 @@ use livestore_tests::events::{chain, up_to};
 use livestore_tests::eventually;
 use livestore_tests::http_rpc::{Answer, post, pull, send};
 use livestore_tests::rpc::Rpc;
+use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
 use tokio_postgres::Client;
@@ -117,6 +118,28 @@ async fn a_read_has_everything_that_was_there_when_it_was_asked_for() {
     // The first read, and one that all others share; some may come too late for it.
     let after = pages(&sidecar, "database").await;
     assert!((before + 2.0..before + 6.0).contains(&after), "{before} {after}");
+}
+
+/// A client that reads by requests finds its next page read, from the second request on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_that_a_client_asks_for_next_is_read_while_it_takes_in_the_one_before() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    fill(&admin, "s").await;
+    let sidecar = Sidecar::on(&database).await;
+    let client = reqwest::Client::new();
+    let ask = async |offset: &str, handle: &str| {
+        let params = [("table", "eventlog_6_s"), ("offset", offset), ("handle", handle)];
+        let url = reqwest::Url::parse_with_params(&format!("http://127.0.0.1:{}/v1/shape", sidecar.port()), &params);
+        shape::Answer::to(client.get(url.unwrap())).await
+    };
+    let first = ask("-1", "").await;
+    assert_eq!((first.numbers().len(), pages(&sidecar, "database").await), (1000, 1.0), "others stop after one page");
+    let second = ask(first.offset(), first.handle()).await;
+    eventually("the next page is read", async || pages(&sidecar, "database").await == 3.0).await;
+    let third = ask(second.offset(), second.handle()).await;
+    assert_eq!([first.numbers(), second.numbers(), third.numbers()].concat(), up_to(EVENTS));
+    assert_eq!((pages(&sidecar, "database").await, pages(&sidecar, "cache").await), (3.0, 1.0));
 }
 
 /// Rewritten events and logs that were reset are read as they are, soon; nobody follows these stores.

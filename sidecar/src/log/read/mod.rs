@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod contention;
+pub mod events;
 pub mod listener;
 pub mod page;
 pub mod pages;
@@ -13,4 +14,5 @@ mod stored;
 pub mod subscription;
 pub mod tail;
 pub mod tails;
+mod texts;
 pub mod window;

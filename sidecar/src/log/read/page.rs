@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tracing::{Instrument, debug_span, error, warn};
 
-use super::stored::{Events, Malformed, Stored};
+use super::events::Events;
+use super::stored::{Malformed, Stored, StoredEvents};
 use crate::limits::memory::Share;
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
@@ -26,7 +27,7 @@ const MENTIONED: usize = 1000;
 /// Events of a log after some sequence number, all of one moment.
 #[derive(Debug, Clone)]
 pub struct Page {
-    pub events: Vec<Arc<Event>>,
+    pub events: Events,
     /// The head of the log at that moment: the page is the last one if it reaches it.
     pub head: i64,
     /// The life of the log that the events belong to.
@@ -88,7 +89,7 @@ async fn read_page(client: &PoolClient, store: &StoreId, after: i64, events: i32
 
 fn read(store: &StoreId, row: &Row) -> Result<Page, DatabaseError> {
     let (head, backend_id) = (row.try_get(0)?, row.try_get::<_, &str>(1)?.into());
-    let mut stored = Events::new(row.try_get(2)?);
+    let mut stored = StoredEvents::new(row.try_get(2)?);
     let mut events: Vec<Arc<Event>> = Vec::new();
     loop {
         let seq_num = stored.seq_num();
@@ -108,7 +109,7 @@ fn read(store: &StoreId, row: &Row) -> Result<Page, DatabaseError> {
     if !events.is_sorted_by(|one, next| one.seq_num < next.seq_num) {
         return Err(DatabaseError::Unreadable("the events of a page are not in order".into()));
     }
-    Ok(Page { events, head, backend_id, share: None })
+    Ok(Page { events: events.into(), head, backend_id, share: None })
 }
 
 /// Tells the operator of an event that stops everybody who reads its store.

@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::page::{Page, pull, status};
+use super::texts::Texts;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Server};
 use crate::telemetry::metrics;
@@ -42,6 +43,7 @@ type Key = (StoreId, i64);
 pub struct Pages {
     database: Database,
     kept: Cache<Key, Kept>,
+    texts: Arc<Texts>,
     state: RwLock<State>,
     reads: Mutex<HashMap<Key, Read>>,
     /// Orders questions and reads.
@@ -61,6 +63,8 @@ struct State {
 struct Kept {
     /// `None`: the last page of a log that others write to. To keep it costs a question each time, and helps nobody.
     page: Option<Page>,
+    /// The read that it comes from.
+    read: u64,
     dropped: u64,
 }
 
@@ -79,16 +83,18 @@ struct Read {
 }
 
 impl Pages {
-    /// Keeps so many bytes of pages at most.
+    /// Keeps so many bytes at most: half of it are events, half of it texts that were made of them.
     pub fn new(database: Database, bytes: usize) -> Arc<Self> {
         let weigh = |_: &Key, kept: &Kept| u32::try_from(size(kept.page.as_ref())).unwrap_or(u32::MAX);
         let kept = Cache::builder()
-            .max_capacity(bytes as u64)
+            .max_capacity(bytes.div_ceil(2) as u64)
             .weigher(weigh)
             .eviction_policy(EvictionPolicy::lru())
             .time_to_idle(IDLE)
             .build();
-        Arc::new(Self { database, kept, state: RwLock::default(), reads: Mutex::default(), clock: AtomicU64::new(0) })
+        let texts = Arc::new(Texts::new(bytes / 2, IDLE));
+        let (state, reads, clock) = Default::default();
+        Arc::new(Self { database, kept, texts, state, reads, clock })
     }
 
     /// From now on, this server tells of changes, or none does. All pages are dropped: they may have changed before.
@@ -102,6 +108,7 @@ impl Pages {
         self.state.write().dropped += 1;
         self.kept.invalidate_all();
         self.kept.run_pending_tasks();
+        self.texts.drop_all();
     }
 
     /// Gives back the memory of idle pages, without end: the cache itself does so only while it is used.
@@ -109,7 +116,15 @@ impl Pages {
         loop {
             sleep(IDLE / 2).await;
             self.kept.run_pending_tasks();
+            self.texts.tidy();
         }
+    }
+
+    /// Whether a page that is read now would be kept.
+    pub fn keeps(&self) -> bool {
+        let state = self.state.read();
+        self.kept.policy().max_capacity() != Some(0)
+            && state.listening.is_some_and(|server| self.database.is_current(server))
     }
 
     /// Whether a page is kept that others follow.
@@ -141,7 +156,7 @@ impl Pages {
             return None;
         }
         metrics::page_read("cache");
-        Some(page)
+        Some(self.shared(page, kept.read))
     }
 
     /// Reads the page after `after`, of now or kept. `life`: the backend id of the pages that the reader has; `None` for its first one.
@@ -158,10 +173,11 @@ impl Pages {
             if let Some(page) = self.known(&key, life).await {
                 return Ok(page);
             }
-            let (began, reading) = self.join(&key);
+            let (began, reading, is_shared) = self.join(&key);
             match reading.await {
                 // Others may have committed meanwhile. If the page cannot change, it is kept.
                 Some(_) if began < asked => {}
+                Some(page) if is_shared => return Ok(self.shared(page, began)),
                 Some(page) => return Ok(page),
                 // Everybody gets the error that they meet themselves.
                 None => return pull(&self.database, store, after).await,
@@ -169,13 +185,18 @@ impl Pages {
         }
     }
 
-    /// The read of a page that is under way, or one that begins now.
-    fn join(self: &Arc<Self>, key: &Key) -> (u64, Reading) {
+    /// The same page for one of several readers.
+    fn shared(&self, page: Page, read: u64) -> Page {
+        Page { events: page.events.with_texts(self.texts.of(read)), ..page }
+    }
+
+    /// The read of a page that is under way, which others asked for, or one that begins now.
+    fn join(self: &Arc<Self>, key: &Key) -> (u64, Reading, bool) {
         let mut reads = self.reads.lock();
         if let Some(read) = reads.get(key)
             && let Some(reading) = read.page.upgrade()
         {
-            return (read.began, reading);
+            return (read.began, reading, true);
         }
         let began = self.clock.fetch_add(1, Ordering::Relaxed);
         let done = Done { pages: Arc::downgrade(self), key: key.clone(), began };
@@ -187,14 +208,14 @@ impl Pages {
         if let Some(page) = reading.downgrade() {
             reads.insert(key.clone(), Read { began, page });
         }
-        (began, reading)
+        (began, reading, false)
     }
 
     async fn begin(&self, read: &Done) -> Option<Page> {
         let dropped = self.state.read().dropped;
         let page = pull(&self.database, &read.key.0, read.key.1).await.ok()?;
         metrics::page_read("database");
-        let kept = Kept { page: Some(page.clone()), dropped };
+        let kept = Kept { page: Some(page.clone()), read: read.began, dropped };
         let is_worth_it = kept.is_followed()
             || (page.events.len() >= WORTH_ASKING
                 && self.kept.get(&read.key).is_none_or(|before| before.page.is_some() || !self.is_good(&before)));
@@ -227,5 +248,5 @@ impl Drop for Done {
 /// The memory of a page, about.
 fn size(page: Option<&Page>) -> usize {
     PAGE_OVERHEAD
-        + page.into_iter().flat_map(|page| &page.events).map(|event| event.held() + EVENT_BYTES).sum::<usize>()
+        + page.into_iter().flat_map(|page| &*page.events).map(|event| event.held() + EVENT_BYTES).sum::<usize>()
 }

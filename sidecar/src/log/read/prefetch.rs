@@ -68,6 +68,21 @@ impl Prefetch {
         Ok(page)
     }
 
+    /// The reader has read this log before, by another request: the backend id of the pages that it has.
+    pub fn resume(&mut self, life: &str) {
+        self.life = Some(life.into());
+    }
+
+    /// Has the page after `after` read and kept, for a client that will ask for it in another request.
+    pub fn keep_ready(&self, after: i64) {
+        if self.all.keeps()
+            && !self.all.has(&self.store, after)
+            && let Some(share) = self.account.try_take(MOST)
+        {
+            tokio::spawn(self.read(after, Some(share)).in_current_span());
+        }
+    }
+
     /// Drops what was read ahead: the reader goes on elsewhere.
     pub fn forget(&mut self) {
         (self.pages, self.next) = (0, None);

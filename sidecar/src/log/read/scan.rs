@@ -25,8 +25,18 @@ pub struct Scan {
 
 impl Scan {
     /// Reads the events after a cursor, as long as a token lasts.
-    pub fn new(prefetch: Prefetch, after: i64, backend_id: Option<String>, until: Option<Instant>) -> Self {
+    pub fn new(mut prefetch: Prefetch, after: i64, backend_id: Option<String>, until: Option<Instant>) -> Self {
+        if let Some(backend_id) = &backend_id {
+            prefetch.resume(backend_id);
+        }
         Self { after, backend_id, until, is_complete: false, prefetch }
+    }
+
+    /// Has the next page read, for a client that will ask for it in another request.
+    pub fn keep_next_ready(&self) {
+        if !self.is_complete {
+            self.prefetch.keep_ready(self.after);
+        }
     }
 
     /// The next page: at least one, and `None` after the last. Waits while the database is away. Cancel safe.

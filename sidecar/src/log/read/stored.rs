@@ -35,9 +35,9 @@ pub struct Stored {
 }
 
 /// The events of a page that are not read yet.
-pub struct Events<'a>(&'a [u8]);
+pub struct StoredEvents<'a>(&'a [u8]);
 
-impl<'a> Events<'a> {
+impl<'a> StoredEvents<'a> {
     pub fn new(events: &'a [u8]) -> Self {
         Self(events)
     }
@@ -158,7 +158,7 @@ mod tests {
         let (two, one, time) = (number(2), number(1), number(0));
         let good = [Some(&two[..]), Some(&one), Some(b"e"), Some(b"{}"), Some(b"c"), Some(b"s"), Some(&time)];
         let read = |bytes: &[u8]| {
-            Events::new(bytes).next().map(|stored| stored.unwrap().event.json(AbsentArgs::Omit).to_owned())
+            StoredEvents::new(bytes).next().map(|stored| stored.unwrap().event.json(AbsentArgs::Omit).to_owned())
         };
         let json = r#"{"name":"e","args":{},"seqNum":2,"parentSeqNum":1,"clientId":"c","sessionId":"s"}"#;
         assert_eq!(read(&row(good)).unwrap(), json);

@@ -6,12 +6,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::clients::ClientGuard;
+use super::events::Events;
 use super::prefetch::{Prefetch, cost};
 use super::tail::{News, Pace, StreamEnd, Tail, TailState};
 use super::tails::Tails;
 use crate::limits::memory::{FREE, Share};
 use crate::log::context::Context;
-use crate::log::event::Event;
 use crate::postgres::{Unreadable, retry_until_available};
 use crate::telemetry::metrics::{self, GaugeGuard};
 use crate::time::passed;
@@ -33,7 +33,7 @@ pub struct Subscription {
 /// Events to deliver next.
 #[derive(Debug)]
 pub struct Delivery {
-    pub events: Vec<Arc<Event>>,
+    pub events: Events,
     /// The number of events that the log is known to have beyond: exact if its sequence numbers have no gaps.
     pub remaining: i64,
     /// The memory for the events and their text.
@@ -119,7 +119,7 @@ impl Subscription {
                         self.prefetch.forget();
                         let bytes = cost(&events);
                         let share = if bytes > FREE { self.prefetch.account().take(bytes).await } else { None };
-                        ("tail", (events, share.map(Arc::new)))
+                        ("tail", (events.into(), share.map(Arc::new)))
                     }
                     None => ("database", self.read_page().await?),
                 };
@@ -138,7 +138,7 @@ impl Subscription {
                 }
             }
             if std::mem::take(&mut self.is_first) {
-                return Ok(Delivery { events: Vec::new(), remaining: 0, share: None });
+                return Ok(Delivery { events: Events::default(), remaining: 0, share: None });
             }
             tokio::select! {
                 changed = self.changed.changed() => changed.map_err(|_| StreamEnd::Rewound)?,
@@ -154,7 +154,7 @@ impl Subscription {
         self.tail.linger();
     }
 
-    async fn read_page(&mut self) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), StreamEnd> {
+    async fn read_page(&mut self) -> Result<(Events, Option<Arc<Share>>), StreamEnd> {
         let page = self.prefetch.page(self.last).await.map_err(|_| StreamEnd::Unreadable)?;
         if page.backend_id == self.backend_id {
             Ok((page.events, page.share))

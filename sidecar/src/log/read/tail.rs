@@ -267,7 +267,7 @@ impl Tail {
             state.window.skip_to(page.head);
         } else if page.head > state.window.position() {
             let position = state.window.position();
-            let news: Vec<_> = page.events.into_iter().filter(|event| event.seq_num > position).collect();
+            let news: Vec<_> = page.events.iter().filter(|event| event.seq_num > position).cloned().collect();
             let is_chain = news.first().is_some_and(|first| first.parent_seq_num == position)
                 && news.last().is_some_and(|last| last.seq_num == page.head);
             if is_chain && state.forgotten == forgotten {

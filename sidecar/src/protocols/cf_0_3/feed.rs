@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::messages::{Reason, error, pull_res, push_ack};
-use crate::log::{Delivery, Denied, Reader, StoreLog, StreamEnd, Subscription, Unreadable};
+use crate::log::{Delivery, Denied, Events, Reader, StoreLog, StreamEnd, Subscription, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED};
@@ -168,7 +168,7 @@ impl Feed {
                 // A failover may have cost the log its last events.
                 Err(_) => {
                     head = head.min(self.head().await.unwrap_or(head));
-                    Delivery { events: Vec::new(), remaining: 0, share: None }
+                    Delivery { events: Events::default(), remaining: 0, share: None }
                 }
             };
             last = delivery.events.last().map_or(last, |event| event.seq_num);

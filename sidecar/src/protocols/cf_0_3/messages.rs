@@ -2,13 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::log::{AbsentArgs, Event};
+use crate::log::{AbsentArgs, Part};
 use crate::protocols::brief;
 use crate::protocols::chunks::EVENT_OVERHEAD;
 
@@ -36,18 +35,21 @@ pub enum Reason {
 pub const PONG: &str = r#"{"_tag":"WSMessage.Pong","requestId":"ping"}"#;
 
 /// Events; `remaining` more are known to follow.
-pub fn pull_res(reason: Reason, request_id: &str, events: &[Arc<Event>], remaining: i64) -> String {
+pub fn pull_res(reason: Reason, request_id: &str, events: Part<'_>, remaining: i64) -> String {
     let size: usize = events.iter().map(|event| event.size() + EVENT_OVERHEAD).sum();
     let mut message = String::with_capacity(size + EVENT_OVERHEAD);
     message.push_str(r#"{"_tag":"WSMessage.PullRes","batch":["#);
-    for (index, event) in events.iter().enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        let (json, created_at) = (event.json(AbsentArgs::Omit), event.created_at_iso());
-        let _ = write!(
-            message,
-            r#"{comma}{{"eventEncoded":{json},"metadata":{{"_tag":"Some","value":{{"createdAt":"{created_at}"}}}}}}"#
-        );
-    }
+    events.encode_into(&mut message, "sync-cf 0.3", |message, event| {
+        for part in [
+            r#"{"eventEncoded":"#,
+            event.json(AbsentArgs::Omit),
+            r#","metadata":{"_tag":"Some","value":{"createdAt":""#,
+            &event.created_at_iso(),
+            r#""}}}"#,
+        ] {
+            message.push_str(part);
+        }
+    });
     let context = match reason {
         Reason::Pull => "pull",
         Reason::Push => "push",
@@ -85,7 +87,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::log::Batch;
+    use crate::log::{Batch, Events};
 
     #[test]
     fn fuzz_message() {
@@ -105,7 +107,7 @@ mod tests {
             let batch = message.batch.and_then(|batch| Batch::parse(batch.get()).ok());
             let events =
                 batch.map(|batch| batch.into_last_appended(usize::MAX, DateTime::UNIX_EPOCH)).unwrap_or_default();
-            let answer = pull_res(Reason::Push, id, &events, 0);
+            let answer = pull_res(Reason::Push, id, Events::from(events.clone()).all(), 0);
             let PullRes { batch } = serde_json::from_str(&answer).unwrap();
             assert_eq!(batch.len(), events.len());
         });

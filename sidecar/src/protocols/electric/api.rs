@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::messages::{self, Columns, Relation, Rows, up_to_date};
 use super::offset::Position;
@@ -178,21 +178,13 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
         Ok(Answer { page: read, position: RawPosition { offset, handle } }) => {
             let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
             let end = read.is_up_to_date.then(|| up_to_date(read.position.offset.seq_num));
-            match messages::page(&read.events, &Rows::new(&relation, Columns::ALL), end) {
-                Ok(body) => {
-                    let is_later = read.events.first().is_some_and(|first| first.parent_seq_num > 0);
-                    let is_kept = may_be_kept && is_later && !read.is_up_to_date;
-                    let caching = if is_kept { A_MINUTE } else { "no-store" };
-                    let headers =
-                        [("electric-offset", &*offset), ("electric-handle", &*handle), ("cache-control", caching)];
-                    let json = [(header::CONTENT_TYPE, "application/json")];
-                    (StatusCode::OK, headers, json, Body::from(counted(body, read.share))).into_response()
-                }
-                Err(broken) => {
-                    error!(store = ?log.id(), error = &broken as &dyn std::error::Error, "an event cannot be read");
-                    failure(StatusCode::INTERNAL_SERVER_ERROR, "an event cannot be read", Value::Null)
-                }
-            }
+            let body = messages::page(&read.events, &Rows::new(&relation, Columns::ALL), end);
+            let is_later = read.events.first().is_some_and(|first| first.parent_seq_num > 0);
+            let is_kept = may_be_kept && is_later && !read.is_up_to_date;
+            let caching = if is_kept { A_MINUTE } else { "no-store" };
+            let headers = [("electric-offset", &*offset), ("electric-handle", &*handle), ("cache-control", caching)];
+            let json = [(header::CONTENT_TYPE, "application/json")];
+            (StatusCode::OK, headers, json, Body::from(counted(body, read.share))).into_response()
         }
         Err(refusal) => refuse_pull(&refusal),
     }

@@ -1,10 +1,8 @@
 //! The messages of a shape: events as rows that were inserted, and how far the log is known.
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
-use crate::log::Event;
+use crate::log::{Event, Events, quote_into};
 
 /// The columns of an event log in the order of LiveStore's schema, each with its type in Postgres.
 const COLUMNS: [(&str, &str); 6] = [
@@ -83,6 +81,8 @@ pub struct Rows {
     /// The key up to the number, as JSON: `"\"livestore\".\"eventlog_1\"/\"7\""` is a whole one.
     key: String,
     relation: String,
+    /// The name of what is written of an event.
+    encoding: String,
 }
 
 impl Rows {
@@ -90,40 +90,41 @@ impl Rows {
         let Relation { schema, table } = relation;
         let key = Value::from(format!("{}.{}/\"", quote(schema), quote(table))).to_string();
         let key = key.strip_suffix('"').unwrap_or(&key).to_owned();
-        Self { columns, key, relation: json!([schema, table]).to_string() }
+        let relation = json!([schema, table]).to_string();
+        let encoding = format!("rows {:?} {relation}", columns.0);
+        Self { columns, key, relation, encoding }
     }
 
     /// Appends the row of an event.
-    pub fn write(&self, rows: &mut Vec<u8>, event: &Event) -> Result<(), serde_json::Error> {
-        let fields = event.fields()?;
-        let (seq_num, parent) = (fields.seq_num.to_string(), fields.parent_seq_num.to_string());
-        for part in [r#"{"key":"#, &self.key, &seq_num, r#"\"","value":{"#] {
-            rows.extend_from_slice(part.as_bytes());
+    pub fn write(&self, rows: &mut String, event: &Event) {
+        let (mut seq_num, mut parent) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let (seq_num, parent) = (seq_num.format(event.seq_num), parent.format(event.parent_seq_num));
+        let values = event.values();
+        for part in [r#"{"key":"#, &self.key, seq_num, r#"\"","value":{"#] {
+            rows.push_str(part);
         }
         for (place, (name, _)) in self.columns.chosen().enumerate() {
-            let text = match name {
-                "seqNum" => &*seq_num,
-                "parentSeqNum" => &*parent,
-                "name" => &*fields.name,
-                "args" => fields.args.map_or(NO_ARGS, |args| args.text()),
-                "clientId" => &*fields.client_id,
-                _ => &*fields.session_id,
-            };
-            rows.extend_from_slice(if place == 0 { b"\"" } else { b",\"" });
-            rows.extend_from_slice(name.as_bytes());
-            rows.extend_from_slice(b"\":");
-            serde_json::to_writer(&mut *rows, text)?;
+            for part in [if place == 0 { "\"" } else { ",\"" }, name, "\":"] {
+                rows.push_str(part);
+            }
+            match name {
+                "seqNum" => quote_into(rows, seq_num),
+                "parentSeqNum" => quote_into(rows, parent),
+                "name" => rows.push_str(values.name),
+                "args" => quote_into(rows, values.args.unwrap_or(NO_ARGS)),
+                "clientId" => rows.push_str(values.client_id),
+                _ => rows.push_str(values.session_id),
+            }
         }
         for part in [
             r#"},"headers":{"operation":"insert","relation":"#,
             &self.relation,
             r#","lsn":""#,
-            &seq_num,
+            seq_num,
             r#"","op_position":0,"last":true}}"#,
         ] {
-            rows.extend_from_slice(part.as_bytes());
+            rows.push_str(part);
         }
-        Ok(())
     }
 }
 
@@ -141,19 +142,17 @@ pub fn up_to_date(seq_num: i64) -> String {
 pub const MUST_REFETCH: &str = r#"[{"headers":{"control":"must-refetch"}}]"#;
 
 /// A page as a JSON array.
-pub fn page(events: &[Arc<Event>], rows: &Rows, up_to_date: Option<String>) -> Result<Vec<u8>, serde_json::Error> {
+pub fn page(events: &Events, rows: &Rows, up_to_date: Option<String>) -> String {
     const ROW_BYTES: usize = 256;
-    let mut page = Vec::with_capacity(events.iter().map(|event| event.size() + ROW_BYTES).sum());
-    page.push(b'[');
-    for event in events {
-        rows.write(&mut page, event)?;
-        page.push(b',');
+    let mut page = String::with_capacity(events.iter().map(|event| event.size() + ROW_BYTES).sum());
+    page.push('[');
+    events.all().encode_into(&mut page, &rows.encoding, |page, event| rows.write(page, event));
+    if let Some(up_to_date) = up_to_date {
+        if !events.is_empty() {
+            page.push(',');
+        }
+        page.push_str(&up_to_date);
     }
-    match up_to_date {
-        Some(up_to_date) => page.extend_from_slice(up_to_date.as_bytes()),
-        None if page.len() > 1 => drop(page.pop()),
-        None => {}
-    }
-    page.push(b']');
-    Ok(page)
+    page.push(']');
+    page
 }

@@ -12,7 +12,7 @@ use tokio::time::sleep_until;
 
 use super::offset::{Offset, Position};
 use crate::limits::memory::Share;
-use crate::log::{Denied, Event, PullError, Reader, StreamEnd, Unreadable};
+use crate::log::{Denied, Events, PullError, Reader, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
 /// The time that a live request waits for events, as in Electric (`ELECTRIC_LONG_POLL_TIMEOUT`).
@@ -64,7 +64,7 @@ impl Patience {
 /// A page of a log.
 #[derive(Debug)]
 pub struct Page {
-    pub events: Vec<Arc<Event>>,
+    pub events: Events,
     /// The position of the client behind it.
     pub position: Position,
     /// Whether there was no more.
@@ -77,10 +77,15 @@ impl Page {
     /// For a client that has waited long enough. Whether it is up to date is not known unless it was following.
     pub fn empty(position: Position, is_live: bool) -> Self {
         let offset = if is_live { position.offset.told() } else { position.offset };
-        Self { events: Vec::new(), position: Position { offset, ..position }, is_up_to_date: is_live, share: None }
+        Self {
+            events: Events::default(),
+            position: Position { offset, ..position },
+            is_up_to_date: is_live,
+            share: None,
+        }
     }
 
-    fn of(events: Vec<Arc<Event>>, before: i64, backend_id: &str, is_up_to_date: bool) -> Self {
+    fn of(events: Events, before: i64, backend_id: &str, is_up_to_date: bool) -> Self {
         let offset = match events.last() {
             Some(last) => Offset::after(last.seq_num),
             None => Offset::after(before).told(),
@@ -170,6 +175,10 @@ pub fn read_error(error: PullError, offset: Offset) -> ReadError {
 async fn history(reader: &Reader, after: Offset, backend_id: Option<&str>) -> Result<Page, PullError> {
     let mut pages = reader.scan(after.seq_num, backend_id.map(Into::into));
     let page = pages.next().await?.ok_or(PullError::Rewound)?;
+    // A client that comes for the second time reads on. Meanwhile it takes in this page.
+    if after.seq_num > 0 {
+        pages.keep_next_ready();
+    }
     let is_up_to_date = page.remaining() == 0;
     Ok(Page { share: page.share, ..Page::of(page.events, after.seq_num, &page.backend_id, is_up_to_date) })
 }
@@ -187,11 +196,11 @@ async fn news(reader: &Reader, position: &Position, follow: Follow) -> Result<Pa
                 return Err(PullError::BackendIdMismatch { expected, received: (*received).into() });
             }
             // Nothing of the old log was read: the next request finds the new one.
-            Err(StreamEnd::Reset { expected, .. }) => return Ok(Page::of(Vec::new(), after, &expected, true)),
+            Err(StreamEnd::Reset { expected, .. }) => return Ok(Page::of(Events::default(), after, &expected, true)),
             Err(StreamEnd::Unreadable) => return Err(Unreadable.into()),
             Err(StreamEnd::Rewound) => return Err(PullError::Rewound),
             // The next request is refused.
-            Err(StreamEnd::Expired) => return Ok(Page::of(Vec::new(), after, subscription.backend_id(), true)),
+            Err(StreamEnd::Expired) => return Ok(Page::of(Events::default(), after, subscription.backend_id(), true)),
         };
         if !delivery.events.is_empty() || is_told_first {
             let is_up_to_date = delivery.remaining == 0;

@@ -17,7 +17,7 @@ use tracing::{Instrument, debug};
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, pull_failure, push_failure, unknown_error};
 use super::wire::{ClientFrame, PONG, RequestId, defect, read_frames};
 use crate::limits::memory::{Share, counted};
-use crate::log::{Denied, OverLimit, Page, PullError, Scan, StoreLog};
+use crate::log::{Denied, Events, OverLimit, Page, PullError, Scan, StoreLog};
 use crate::protocols::chunks::chunks;
 use crate::protocols::{body, status_of};
 use crate::shutdown::Ending;
@@ -204,7 +204,7 @@ impl Answer {
     }
 
     async fn nothing_new(&mut self, id: &RequestId, backend_id: &str) -> Result<(), Gone> {
-        self.send(id.chunk(&[], 0, backend_id)).await?;
+        self.send(id.chunk(Events::default().all(), 0, backend_id)).await?;
         self.send(id.success("null")).await
     }
 

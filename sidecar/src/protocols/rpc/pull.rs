@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::requests::{Cursor, pull_failure};
 use super::wire::RequestId;
 use crate::limits::memory::Share;
-use crate::log::{Event, PullError, StoreLog, StreamEnd, Unreadable};
+use crate::log::{Events, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED, REWOUND, SLOW};
@@ -82,7 +82,7 @@ impl Puller {
 
     async fn send_chunks(
         &self,
-        events: &[Arc<Event>],
+        events: &Events,
         remaining: i64,
         backend_id: &str,
         share: Option<&Arc<Share>>,

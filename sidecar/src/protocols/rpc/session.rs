@@ -21,7 +21,7 @@ use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 
 /// Chunks of one pull that may be on their way before the client has acknowledged the first of them.
-const UNACKED_CHUNKS: usize = 4;
+const UNACKED_CHUNKS: usize = 10;
 
 /// Pulls of one connection that may be under way at once. A client has one or two.
 const PULLS: usize = 32;

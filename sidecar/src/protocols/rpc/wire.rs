@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tracing::{Span, debug_span};
 
-use crate::log::{AbsentArgs, Event, Malformed, StoreId};
+use crate::log::{AbsentArgs, Malformed, Part, StoreId};
 use crate::protocols::brief;
 use crate::protocols::chunks::EVENT_OVERHEAD;
 use crate::telemetry::traces::Parent;
@@ -142,18 +142,15 @@ impl RequestId {
     }
 
     /// A chunk of a pull: `remaining` events are known to follow it.
-    pub fn chunk(&self, events: &[Arc<Event>], remaining: i64, backend_id: &str) -> String {
-        let absent_args = match self.form() {
-            Form::Effect3 => AbsentArgs::Omit,
-            Form::Effect4 => AbsentArgs::Null,
+    pub fn chunk(&self, events: Part<'_>, remaining: i64, backend_id: &str) -> String {
+        let (encoding, absent_args) = match self.form() {
+            Form::Effect3 => ("rpc", AbsentArgs::Omit),
+            Form::Effect4 => ("rpc with null", AbsentArgs::Null),
         };
         let size: usize = events.iter().map(|event| event.size() + EVENT_OVERHEAD).sum();
         let mut chunk = String::with_capacity(size + EVENT_OVERHEAD);
         let _ = write!(chunk, r#"{{"_tag":"Chunk","requestId":{},"values":[{{"batch":["#, self.0);
-        for (index, event) in events.iter().enumerate() {
-            if index > 0 {
-                chunk.push(',');
-            }
+        events.encode_into(&mut chunk, encoding, |chunk, event| {
             for part in [
                 r#"{"eventEncoded":"#,
                 event.json(absent_args),
@@ -163,7 +160,7 @@ impl RequestId {
             ] {
                 chunk.push_str(part);
             }
-        }
+        });
         let backend_id = Value::from(backend_id);
         let _ = match remaining {
             ..=0 => write!(chunk, r#"],"pageInfo":{{"_tag":"NoMore"}},"backendId":{backend_id}}}]}}"#),
@@ -185,11 +182,11 @@ mod tests {
     use serde::de::IgnoredAny;
 
     use super::*;
-    use crate::log::Batch;
+    use crate::log::{Batch, Events};
 
-    fn events() -> Vec<Arc<Event>> {
+    fn events() -> Events {
         let batch = r#"[{"name":"e","args":{},"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]"#;
-        Batch::parse(batch).unwrap().into_last_appended(1, DateTime::UNIX_EPOCH)
+        Batch::parse(batch).unwrap().into_last_appended(1, DateTime::UNIX_EPOCH).into()
     }
 
     fn id(json: &str) -> RequestId {
@@ -199,7 +196,7 @@ mod tests {
     proptest! {
         #[test]
         fn frames_are_json_whatever_the_text(text in any::<String>(), backend_id in any::<String>()) {
-            for frame in [id("1").die(&text), id("\"a\"").failure(&json!({"x": text})), defect(&text), id("\"a\"").chunk(&events(), 7, &backend_id)] {
+            for frame in [id("1").die(&text), id("\"a\"").failure(&json!({"x": text})), defect(&text), id("\"a\"").chunk(events().all(), 7, &backend_id)] {
                 prop_assert!(serde_json::from_str::<Value>(&frame).is_ok(), "{}", frame);
             }
         }
@@ -245,7 +242,7 @@ mod tests {
                         parsed.success("null"),
                         parsed.interrupted(),
                         parsed.die(&kind),
-                        parsed.chunk(&events(), 1, &kind),
+                        parsed.chunk(events().all(), 1, &kind),
                     ] {
                         let exit: Exit<'_> = serde_json::from_str(&answer).unwrap();
                         assert_eq!(exit.request_id.get(), id.get());

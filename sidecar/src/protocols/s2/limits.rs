@@ -18,8 +18,8 @@ pub struct Limits {
 impl Limits {
     pub const NONE: Self = Self { records: None, bytes: None, until: None };
 
-    /// The events that are wanted, of those that come next. Fewer than all: nothing more is wanted.
-    pub fn take<'a>(&mut self, events: &'a [Arc<Event>]) -> &'a [Arc<Event>] {
+    /// The number of events that are wanted, of those that come next. Fewer than all: nothing more is wanted.
+    pub fn take(&mut self, events: &[Arc<Event>]) -> usize {
         let mut taken = 0;
         for event in events {
             let size = metered(event) as u64;
@@ -33,7 +33,7 @@ impl Limits {
             self.bytes = self.bytes.map(|bytes| bytes - size);
             taken += 1;
         }
-        &events[..taken]
+        taken
     }
 
     /// Whether no further record is wanted, whatever it is.

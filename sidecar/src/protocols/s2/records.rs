@@ -1,9 +1,6 @@
 //! Events as the records of a stream.
 
-use std::io::Write;
-use std::sync::Arc;
-
-use crate::log::{AbsentArgs, Event};
+use crate::log::{AbsentArgs, Event, Events, Part, quote_into};
 
 /// The bounds of a batch, <https://s2.dev/docs/limits>, metered as S2 does it.
 const BATCH_RECORDS: usize = 1000;
@@ -41,34 +38,36 @@ pub fn metered(event: &Event) -> usize {
 }
 
 /// Events as S2 writes records in a JSON array, without its brackets; the body of a record is the text of the event.
-pub fn records<'a>(events: impl IntoIterator<Item = &'a Arc<Event>>) -> String {
-    let mut records = Vec::new();
-    for event in events {
-        if !records.is_empty() {
-            records.push(b',');
-        }
-        // Nothing of this can fail, in memory.
-        let _ = write!(records, r#"{{"seq_num":{},"timestamp":{},"body":"#, seq_num(event), timestamp(event));
-        let _ = serde_json::to_writer(&mut records, event.json(AbsentArgs::Omit));
-        records.push(b'}');
-    }
-    String::from_utf8(records).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+pub fn records_into(records: &mut String, events: Part<'_>) {
+    const ENVELOPE: usize = 96;
+    // About an eighth of the JSON of an event are characters that need an escape in a string.
+    records.reserve(events.iter().map(|event| event.size() + event.size() / 8 + ENVELOPE).sum());
+    events.encode_into(records, "records", |records, event| {
+        let mut numbers = itoa::Buffer::new();
+        records.push_str(r#"{"seq_num":"#);
+        records.push_str(numbers.format(seq_num(event)));
+        records.push_str(r#","timestamp":"#);
+        records.push_str(numbers.format(timestamp(event)));
+        records.push_str(r#","body":"#);
+        quote_into(records, event.json(AbsentArgs::Omit));
+        records.push('}');
+    });
 }
 
-/// Splits events into batches that stay within the bounds. A record that is larger than a batch has one to itself.
-pub fn batches(events: &[Arc<Event>]) -> Vec<&[Arc<Event>]> {
+/// Splits the first so many events into batches that stay within the bounds. A record that is larger than a batch has one to itself.
+pub fn batches(events: &Events, wanted: usize) -> Vec<Part<'_>> {
     let mut batches = Vec::new();
     let (mut start, mut bytes) = (0, 0);
-    for (index, event) in events.iter().enumerate() {
+    for (index, event) in events.iter().enumerate().take(wanted) {
         let size = metered(event);
         if index > start && (index - start == BATCH_RECORDS || bytes + size > BATCH_BYTES) {
-            batches.push(&events[start..index]);
+            batches.push(events.part(start..index));
             (start, bytes) = (index, 0);
         }
         bytes += size;
     }
-    if start < events.len() {
-        batches.push(&events[start..]);
+    if start < wanted {
+        batches.push(events.part(start..wanted));
     }
     batches
 }
@@ -93,9 +92,10 @@ mod tests {
                 json!({"name": "e", "args": "é".repeat(size / 2), "seqNum": parent + 1, "parentSeqNum": parent, "clientId": "c", "sessionId": "s"})
             }).collect();
             let events = Batch::parse(&Value::from(batch).to_string()).unwrap().into_last_appended(sizes.len(), DateTime::UNIX_EPOCH);
-            let batches = batches(&events);
-            let numbers = |events: &[Arc<Event>]| events.iter().map(|event| seq_num(event)).collect::<Vec<_>>();
-            prop_assert_eq!(batches.iter().flat_map(|batch| numbers(batch)).collect::<Vec<_>>(), numbers(&events));
+            let events = Events::from(events);
+            let batches = batches(&events, events.len());
+            let numbers = |events: Part<'_>| events.iter().map(|event| seq_num(event)).collect::<Vec<_>>();
+            prop_assert_eq!(batches.iter().flat_map(|batch| numbers(*batch)).collect::<Vec<_>>(), numbers(events.all()));
             for batch in batches {
                 let bytes: usize = batch.iter().map(|event| metered(event)).sum();
                 prop_assert!((1..=BATCH_RECORDS).contains(&batch.len()) && (batch.len() == 1 || bytes <= BATCH_BYTES));

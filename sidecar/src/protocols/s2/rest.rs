@@ -18,11 +18,11 @@ use tracing::debug;
 
 use super::api::events;
 use super::limits::Limits;
-use super::records::{Tail, records, timestamp};
+use super::records::{Tail, records_into, timestamp};
 use super::stream::{Follow, Writer};
 use crate::limits::memory::{Share, counted};
 use crate::log::{
-    Batch, Event, Malformed, OverLimit, Page, PullError, PushError, Reader, Receipt, StoreLog, StreamEnd, Unreadable,
+    Batch, Events, Malformed, OverLimit, Page, PullError, PushError, Reader, Receipt, StoreLog, StreamEnd, Unreadable,
 };
 use crate::protocols::{body, read_json};
 use crate::shutdown::Ending;
@@ -284,26 +284,28 @@ async fn read_at_once(
     match found {
         Ok((events, share)) => {
             let mut wanted = limits;
-            let events = wanted.take(&events);
+            let wanted = wanted.take(&events);
             // At least one record is returned, even if it exceeds the limits of one answer.
             let mut most = MOST;
-            let answered = most.take(events).len().max(1).min(events.len());
-            let records = records(&events[..answered]);
-            Ok(json_answer(StatusCode::OK, counted(format!(r#"{{"records":[{records}]}}"#), share)))
+            let answered = most.take(&events.part(0..wanted)).max(1).min(wanted);
+            let mut body = String::from(r#"{"records":["#);
+            records_into(&mut body, events.part(0..answered));
+            body.push_str("]}");
+            Ok(json_answer(StatusCode::OK, counted(body, share)))
         }
         Err(error @ (PullError::Denied(_) | PullError::Unreadable(_))) => Err(error),
         Err(_) => Ok(unwritten(end)),
     }
 }
 
-async fn news(reader: &Reader, after: i64) -> Result<(Vec<Arc<Event>>, Option<Arc<Share>>), PullError> {
+async fn news(reader: &Reader, after: i64) -> Result<(Events, Option<Arc<Share>>), PullError> {
     let mut subscription = reader.subscribe(after, None).await?;
     loop {
         match subscription.next().await {
             Ok(delivery) if delivery.events.is_empty() => {}
             Ok(delivery) => return Ok((delivery.events, delivery.share)),
             // As if nothing came; the next request is refused.
-            Err(StreamEnd::Expired) => return Ok((Vec::new(), None)),
+            Err(StreamEnd::Expired) => return Ok((Events::default(), None)),
             Err(StreamEnd::Unreadable) => return Err(Unreadable.into()),
             Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => return Err(PullError::Rewound),
         }

@@ -4,6 +4,7 @@
 //! event twice. When a stream ends in order, the client resumes after the last event. So a live stream ends by itself soon
 //! after its first events: only streams without events can then break off.
 
+use std::fmt::Write;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,9 +15,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sle
 use tokio_util::sync::CancellationToken;
 
 use super::limits::Limits;
-use super::records::{Tail, batches, metered, records, seq_num, timestamp};
+use super::records::{Tail, batches, metered, records_into, seq_num, timestamp};
 use crate::limits::memory::{Share, counted};
-use crate::log::{Denied, Event, PullError, Reader, StreamEnd, Unreadable};
+use crate::log::{Denied, Events, PullError, Reader, StreamEnd, Unreadable};
 use crate::shutdown::Ending;
 
 /// The interval of pings on a live stream that has nothing new. S2: 5 to 15 s.
@@ -197,28 +198,25 @@ impl Writer {
         }
     }
 
-    async fn events(
-        &mut self,
-        events: &[Arc<Event>],
-        with_tail: bool,
-        share: Option<&Arc<Share>>,
-    ) -> Result<Wanted, Gone> {
+    async fn events(&mut self, events: &Events, with_tail: bool, share: Option<&Arc<Share>>) -> Result<Wanted, Gone> {
         let wanted = self.limits.take(events);
-        let batches = batches(wanted);
+        let batches = batches(events, wanted);
         let count = batches.len();
         for (index, batch) in batches.into_iter().enumerate() {
             let Some(last) = batch.last() else { continue };
             self.records += batch.len() as u64;
             self.bytes += batch.iter().map(|event| metered(event) as u64).sum::<u64>();
             self.tail.timestamp = timestamp(last);
-            let (records, id) = (records(batch), format!("{},{},{}", seq_num(last), self.records, self.bytes));
             // The client counts what remains by the tail; without one, there is nothing more.
             let has_tail = with_tail || index + 1 < count;
             let tail = if has_tail { format!(",\"tail\":{}", self.tail.json()) } else { String::new() };
-            let piece = format!("event: batch\nid: {id}\ndata: {{\"records\":[{records}]{tail}}}\n\n");
+            let id = format!("{},{},{}", seq_num(last), self.records, self.bytes);
+            let mut piece = format!("event: batch\nid: {id}\ndata: {{\"records\":[");
+            records_into(&mut piece, batch);
+            let _ = write!(piece, "]{tail}}}\n\n");
             self.send_counted(piece, share.cloned()).await?;
         }
-        let is_all = wanted.len() == events.len() && !self.limits.is_exhausted();
+        let is_all = wanted == events.len() && !self.limits.is_exhausted();
         Ok(if is_all { Wanted::More } else { Wanted::NoMore })
     }
 

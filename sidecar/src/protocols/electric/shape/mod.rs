@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error};
+use tracing::debug;
 
 use super::messages::{MUST_REFETCH, Rows, page, up_to_date};
 use super::offset::{Offset, Position};
@@ -135,13 +135,8 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     let end = is_up_to_date.then(|| up_to_date(position.offset.seq_num));
-    match page(&events, &Rows::new(&request.relation, request.columns), end) {
-        Ok(body) => (StatusCode::OK, headers, Body::from(counted(body, share))).into_response(),
-        Err(broken) => {
-            error!(error = &broken as &dyn std::error::Error, "an event cannot be read");
-            uncached(StatusCode::INTERNAL_SERVER_ERROR, json!({"message": "an event cannot be read"}))
-        }
-    }
+    let body = page(&events, &Rows::new(&request.relation, request.columns), end);
+    (StatusCode::OK, headers, Body::from(counted(body, share))).into_response()
 }
 
 fn stream_response(request: &Request, position: &Position, audience: &Audience, stream: sse::Stream) -> Response {

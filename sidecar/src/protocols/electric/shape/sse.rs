@@ -7,7 +7,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::error;
 
 use crate::limits::memory::counted;
 use crate::log::{Delivery, Reader, Subscription};
@@ -90,13 +89,7 @@ impl Feed {
             let (piece, share) = tokio::select! {
                 delivery = self.subscription.next() => match delivery {
                     Ok(delivery) if delivery.events.is_empty() => continue,
-                    Ok(delivery) => match self.messages(&delivery) {
-                        Ok(messages) => (messages, delivery.share.clone()),
-                        Err(broken) => {
-                            error!(error = &broken as &dyn std::error::Error, "an event cannot be read");
-                            return;
-                        }
-                    },
+                    Ok(delivery) => (self.messages(&delivery), delivery.share.clone()),
                     // The next request is told.
                     Err(_) => return,
                 },
@@ -109,16 +102,16 @@ impl Feed {
     }
 
     /// The client takes in what it was sent at each up-to-date, and resumes behind it.
-    fn messages(&self, delivery: &Delivery) -> Result<Vec<u8>, serde_json::Error> {
-        let mut messages = Vec::new();
-        for event in &delivery.events {
-            messages.extend_from_slice(b"data: ");
-            self.rows.write(&mut messages, event)?;
-            messages.extend_from_slice(b"\n\n");
+    fn messages(&self, delivery: &Delivery) -> String {
+        let mut messages = String::new();
+        for event in delivery.events.iter() {
+            messages.push_str("data: ");
+            self.rows.write(&mut messages, event);
+            messages.push_str("\n\n");
         }
         if delivery.remaining == 0 {
-            messages.extend_from_slice(format!("data: {}\n\n", up_to_date(self.subscription.last())).as_bytes());
+            messages.extend(["data: ", &up_to_date(self.subscription.last()), "\n\n"]);
         }
-        Ok(messages)
+        messages
     }
 }

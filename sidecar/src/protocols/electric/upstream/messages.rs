@@ -126,10 +126,12 @@ mod tests {
             let Ok(Messages::Log { events, is_up_to_date }) = read_messages(body) else { return };
             assert!(events.is_sorted_by_key(|event| event.seq_num));
             let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
-            let page =
-                page(&events, &Rows::new(&relation, Columns::ALL), is_up_to_date.then(|| up_to_date(1))).unwrap();
-            let Messages::Log { events: again, is_up_to_date: again_up_to_date } = read_messages(&page).unwrap() else {
-                panic!("{}", String::from_utf8_lossy(&page))
+            let end = is_up_to_date.then(|| up_to_date(1));
+            let page = page(&events.clone().into(), &Rows::new(&relation, Columns::ALL), end);
+            let Messages::Log { events: again, is_up_to_date: again_up_to_date } =
+                read_messages(page.as_bytes()).unwrap()
+            else {
+                panic!("{page}")
             };
             let json = |events: &[Arc<Event>]| {
                 events.iter().map(|event| event.json(AbsentArgs::Null).to_string()).collect::<Vec<_>>()

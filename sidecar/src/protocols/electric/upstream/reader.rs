@@ -1,9 +1,7 @@
 //! A client of LiveStore that reads from Electric, and from Postgres where Electric fails it.
 
-use std::sync::Arc;
-
 use super::{Chunk, NoPage, Upstream};
-use crate::log::{Event, Location, Reader, StoreLog, Unreadable};
+use crate::log::{Events, Location, Reader, StoreLog, Unreadable};
 use crate::protocols::electric::api::{Answer, RawPosition};
 use crate::protocols::electric::offset::{Offset, Position};
 use crate::protocols::electric::read::{Follow, Page, Patience, ReadError, read};
@@ -68,7 +66,7 @@ impl Place {
     }
 
     /// An answer that brings the client from here to behind the events.
-    fn answer(&self, events: Vec<Arc<Event>>, is_up_to_date: bool, shape: Option<RawPosition>) -> Answer {
+    fn answer(&self, events: Events, is_up_to_date: bool, shape: Option<RawPosition>) -> Answer {
         let seq_num = events.last().map_or(self.seq_num, |last| last.seq_num);
         let was_told = events.is_empty();
         let behind = Self { shape, seq_num, backend_id: self.backend_id.clone(), was_told };
@@ -95,7 +93,7 @@ pub async fn pull(
 ) -> Result<Answer, ReadError> {
     let place = position.as_ref().map(Place::parse).transpose()?;
     let nothing = || match &place {
-        Some(place) => Ok(place.answer(Vec::new(), is_live, place.shape.clone())),
+        Some(place) => Ok(place.answer(Events::default(), is_live, place.shape.clone())),
         None => Err(ReadError::Away),
     };
     let Some(log) = patience.wait_for(log.reader()).await.transpose()? else {
@@ -207,7 +205,7 @@ impl Pull<'_> {
                 here.backend_id = location.backend_id;
             }
         }
-        Ok(here.answer(events, is_up_to_date, Some(position)))
+        Ok(here.answer(events.into(), is_up_to_date, Some(position)))
     }
 
     /// Joins the shape at its end, and reads the events before that from Postgres. Postgres is read after Electric, so that
