@@ -20,10 +20,12 @@ use livestore_tests::cluster::Cluster;
 use livestore_tests::peers::{S2Lite, SyncCf};
 
 use crate::systems::Ours;
-use crate::works::{Peers, Size, Systems, fan_out, growth, idle, inspector, push, read, start, together};
+use crate::works::{Peers, Size, Systems, cost, fan_out, growth, idle, inspector, push, read, start, together};
 
 /// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.
 const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nwal_compression = on\n";
+
+const OPEN_FILES: u64 = 60_000;
 
 #[derive(Parser)]
 struct Arguments {
@@ -36,7 +38,7 @@ struct Arguments {
     /// In under five minutes: fewer rounds, shorter ones, smaller logs.
     #[arg(long)]
     quick: bool,
-    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, inspector, read, together, fan-out, idle, growth, start.
+    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, inspector, read, together, fan-out, idle, cost, growth, start.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Without the peers: to look at ours.
@@ -52,7 +54,8 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    // Ten thousand connections, and some.
+    // Fifty thousand connections and some, if this user may allow them to itself.
+    let _ = rlimit::Resource::NOFILE.set(OPEN_FILES, OPEN_FILES);
     let limit = rlimit::increase_nofile_limit(u64::MAX).expect("a limit");
     assert!(limit >= 12_000, "the benchmark needs 12,000 open files, and this machine allows {limit}: ulimit -n");
     // One thread: the machine belongs to what is measured.
@@ -112,6 +115,9 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
     // Of these there is no other side: the peers have ended, so that nothing runs beside them.
     if size.wants("idle") {
         sections.extend(idle::all(&Ours::start(cluster).await, size).await);
+    }
+    if size.wants("cost") {
+        sections.extend(cost::all(&Ours::start(cluster).await, size).await);
     }
     if size.wants("start") {
         sections.extend(start::all(&Ours::start(cluster).await, size).await);

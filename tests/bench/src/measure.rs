@@ -137,9 +137,37 @@ pub fn milliseconds(time: Duration) -> f64 {
 
 /// CPU time that this process has used so far.
 pub fn cpu_time() -> Duration {
-    // Fields 14 and 15, in ticks of 10 ms. The name of the program, before the last parenthesis, may have spaces in it.
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("a Linux");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
-    Duration::from_millis(ticks * 10)
+    Processor::of("self").expect("a Linux").own
+}
+
+/// The CPU time of a process.
+pub struct Processor {
+    pub parent: u32,
+    /// That it has used so far.
+    pub own: Duration,
+    /// That its children had used when they ended.
+    pub ended_children: Duration,
+}
+
+impl Processor {
+    /// `process`: its id, or `self`. `None` if it has ended.
+    pub fn of(process: &str) -> Option<Self> {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+        // The name of the program, before the last parenthesis, may have spaces in it. Behind it: state, parent, and from the twelfth field
+        // on utime, stime, cutime and cstime in ticks of 10 ms.
+        let fields: Vec<u64> =
+            stat.rsplit(')').next()?.split_whitespace().map(|field| field.parse().unwrap_or(0)).collect();
+        let ticks = |from: usize| Some(Duration::from_millis(fields.get(from..from + 2)?.iter().sum::<u64>() * 10));
+        let parent = u32::try_from(*fields.get(1)?).ok()?;
+        Some(Self { parent, own: ticks(11)?, ended_children: ticks(13)? })
+    }
+
+    /// What a process and all its children have used so far, the ended ones too.
+    pub fn of_family(process: u32) -> Duration {
+        let all = std::fs::read_dir("/proc").expect("a Linux").flatten();
+        let children =
+            all.filter_map(|entry| Self::of(entry.file_name().to_str()?)).filter(|one| one.parent == process);
+        let own = Self::of(&process.to_string()).map_or(Duration::ZERO, |one| one.own + one.ended_children);
+        children.fold(own, |sum, child| sum + child.own + child.ended_children)
+    }
 }

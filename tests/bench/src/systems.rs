@@ -41,7 +41,7 @@ impl Ours {
 }
 
 /// Room for the idle connections; everything else is as it comes.
-pub const MORE_CONNECTIONS: &str = "--max-connections=20000";
+pub const MORE_CONNECTIONS: &str = "--max-connections=60000";
 
 /// A tool of the Postgres that `$PG_CONFIG` names, e.g. `pgbench`.
 pub fn postgres_tool(name: &str) -> PathBuf {

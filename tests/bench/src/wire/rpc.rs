@@ -1,11 +1,13 @@
 //! sync-cf 0.4 over WebSocket: ours and Cloudflare's speak the same.
 
+use std::net::{Ipv4Addr, SocketAddr};
+
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config, connect_async_with_config};
 
 use super::{batch, count};
 
@@ -25,6 +27,22 @@ impl Rpc {
         let (socket, _) =
             connect_async_with_config(&url, Some(config), true).await.unwrap_or_else(|error| panic!("{url}: {error}"));
         Self { socket, store: store.into(), head, requests: 0 }
+    }
+
+    /// The same from another address of this machine, 127.0.0.`address`, as one of many connections that are mostly idle.
+    pub async fn open_idle(url: &str, store: &str, address: u8) -> Self {
+        // One address has 28,000 ports for connections; and 128 KiB to read into, the default, would be gigabytes for all.
+        let config = WebSocketConfig::default().read_buffer_size(2 << 10);
+        let server: SocketAddr = url.trim_start_matches("ws://").parse().expect("an address");
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((Ipv4Addr::new(127, 0, 0, address), 0).into()).expect("a free port");
+        let stream = socket.connect(server).await.expect("a connection");
+        stream.set_nodelay(true).expect("a connection");
+        let url = format!("{url}/?storeId={store}&transport=ws");
+        let (socket, _) = client_async_with_config(&url, MaybeTlsStream::Plain(stream), Some(config))
+            .await
+            .unwrap_or_else(|error| panic!("{url}: {error}"));
+        Self { socket, store: store.into(), head: 0, requests: 0 }
     }
 
     /// Pushes the next events and waits for the acknowledgement.

@@ -1,4 +1,4 @@
-//! Idle connections: the cost of ten thousand clients that are connected and have nothing to say.
+//! Idle connections: the cost of fifty thousand clients that are connected and have nothing to say.
 
 use std::time::Duration;
 
@@ -9,8 +9,16 @@ use crate::measure::{Bound, Figure, Section};
 use crate::systems::Ours;
 use crate::wire::rpc::Rpc;
 
+const MOST: u32 = 50_000;
+
+/// The connections from one address.
+const AN_ADDRESS: u32 = 10_000;
+
 pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
-    let connections = if size.is_quick { 2_000 } else { 10_000 };
+    let connections = if size.is_quick { 2_000 } else { MOST };
+    let open_files = rlimit::getrlimit(rlimit::Resource::NOFILE).map_or(0, |(soft, _)| soft);
+    // Each is an open file here, and one of the sidecar, which inherits the limit.
+    let connections = connections.min(u32::try_from(open_files.saturating_sub(1_000)).unwrap_or(MOST));
     say(format!("{connections} idle live connections"));
     let sidecar = Ours::sidecar(&ours.database).await;
     let admin = ours.database.admin().await;
@@ -27,8 +35,9 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
         let url = sidecar.url();
         let opening = group.iter().map(|index| {
             let (url, store) = (url.clone(), format!("idle-{}", index / 10));
+            let address = u8::try_from(2 + index / AN_ADDRESS).expect("an address");
             async move {
-                let mut rpc = Rpc::open(&url, &store, 0).await;
+                let mut rpc = Rpc::open_idle(&url, &store, address).await;
                 rpc.follow().await;
                 rpc
             }

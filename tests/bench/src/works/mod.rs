@@ -1,5 +1,6 @@
 //! The work that is measured, a file for each kind.
 
+pub mod cost;
 pub mod fan_out;
 pub mod growth;
 pub mod idle;
