@@ -19,6 +19,7 @@ use clap::Parser;
 use livestore_tests::cluster::Cluster;
 use livestore_tests::peers::{S2Lite, SyncCf};
 
+use crate::measure::Section;
 use crate::systems::Ours;
 use crate::works::{Peers, Size, Systems, cost, fan_out, growth, idle, inspector, push, read, start, together};
 
@@ -86,7 +87,9 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
     let (rounds, seconds) = if arguments.quick { (2, 2) } else { (3, 4) };
     let time = Duration::from_secs(seconds);
     let size = &Size { rounds, time, is_quick: arguments.quick, only: arguments.only.clone() };
-    let mut sections = Vec::new();
+    let (mut sections, machine) = (Vec::new(), machine::describe(size));
+    // After each work, so that one that fails does not cost the others.
+    let write = |sections: &[Section]| report::write(&arguments.out, sections, &machine);
     if ["push", "inspector", "read", "together", "fan-out"].into_iter().any(|work| size.wants(work)) {
         works::say("starting the systems");
         let ours = Ours::start(cluster).await;
@@ -101,29 +104,37 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
         let portable = Ours::portable(cluster).await;
         let systems = Systems { ours, portable, peers };
         sections.extend(push::all(&systems, size).await);
+        write(&sections);
         sections.extend(inspector::all(&systems, size).await);
+        write(&sections);
         if size.wants("read") {
             sections.extend(read::all(&systems, size).await);
+            write(&sections);
         }
         if size.wants("together") {
             sections.extend(together::all(&systems, size).await);
+            write(&sections);
         }
         if size.wants("fan-out") {
             sections.extend(fan_out::all(&systems, size).await);
+            write(&sections);
         }
     }
     // Of these there is no other side: the peers have ended, so that nothing runs beside them.
     if size.wants("idle") {
         sections.extend(idle::all(&Ours::start(cluster).await, size).await);
+        write(&sections);
     }
     if size.wants("cost") {
         sections.extend(cost::all(&Ours::start(cluster).await, size).await);
+        write(&sections);
     }
     if size.wants("start") {
         sections.extend(start::all(&Ours::start(cluster).await, size).await);
+        write(&sections);
     }
     if size.wants("growth") {
         sections.extend(growth::all(cluster, size).await);
+        write(&sections);
     }
-    report::write(&arguments.out, &sections, &machine::describe(size));
 }

@@ -1,6 +1,6 @@
 //! The cost of a million events, for those who pay for processors, WAL and disk.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
@@ -72,8 +72,12 @@ async fn push(ours: &Ours, run: &str, events: u64) {
     for number in 0..STORES {
         let (url, store) = (ours.sidecar.url(), store(run, number));
         writers.spawn(async move {
-            let mut writer = Rpc::open(&url, &store, 0).await;
-            for _ in 0..events {
+            let (mut writer, mut opened) = (Rpc::open(&url, &store, 0).await, Instant::now());
+            for head in 0..events {
+                // Ours closes a connection that has no pull after 15 seconds.
+                if opened.elapsed() > Duration::from_secs(10) {
+                    (writer, opened) = (Rpc::open(&url, &store, head).await, Instant::now());
+                }
                 writer.push(1).await;
             }
         });
