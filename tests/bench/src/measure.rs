@@ -162,7 +162,7 @@ impl Processor {
         Some(Self { parent, own: ticks(11)?, ended_children: ticks(13)? })
     }
 
-    /// What a process and all its children have used so far, the ended ones too.
+    /// The CPU time of a process and of all its children so far, the ended ones too.
     pub fn of_family(process: u32) -> Duration {
         let all = std::fs::read_dir("/proc").expect("a Linux").flatten();
         let children =

@@ -14,7 +14,7 @@ use crate::wire::rpc::Rpc;
 const STORES: u64 = 64;
 const FOLLOWERS: usize = 10;
 
-/// What was used so far.
+/// The use of the machine so far.
 #[derive(Debug, Clone, Copy)]
 struct Used {
     sidecar: Duration,
