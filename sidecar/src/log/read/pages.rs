@@ -22,6 +22,7 @@ use tracing::Instrument;
 
 use super::page::{Page, pull, status};
 use super::texts::Texts;
+use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Server};
 use crate::telemetry::metrics;
@@ -33,8 +34,11 @@ const IDLE: Duration = Duration::from_secs(60);
 const WORTH_ASKING: usize = 50;
 
 /// The memory of an event besides its text, about; and of a page besides its events, with the id of its store.
-const EVENT_BYTES: usize = 128;
+const EVENT_BYTES: usize = 192;
 const PAGE_OVERHEAD: usize = 1024;
+
+// The event with the counters of its `Arc`, and the pointer to it.
+const _: () = assert!(size_of::<Event>() + 3 * size_of::<usize>() <= EVENT_BYTES);
 
 /// A page by its store and the event that it follows.
 type Key = (StoreId, i64);
