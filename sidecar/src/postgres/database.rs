@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::demand::Demand;
 use super::pool::{Connections, Pooled};
 use super::servers::{Address, Connected, Server, Servers};
+use super::standbys::{StandbyInUse, Standbys};
 use super::{CONNECT_TIMEOUT, DatabaseError, check};
 
 /// The time that a connection of the pool may take to be made, beyond what the attempts themselves take.
@@ -66,15 +67,19 @@ pub struct Database {
     is_heard: Arc<OnceCell<()>>,
     demand: Demand,
     pool: Pool<Connections>,
+    /// To read histories from.
+    standbys: Option<Arc<Standbys>>,
     /// A connection outside the pool, to check the database. A pool that clients keep busy must not make the check fail.
     checking: Pool<Connections>,
 }
 
 impl Database {
-    /// Makes no connection yet. Listens at another address if one is given; `connections` bounds the pool.
+    /// Makes no connection yet. Listens at another address if one is given, and reads histories from these standbys; `connections` bounds
+    /// the pool, and that of each standby.
     pub fn new(
         address: Address,
         listen: Option<Address>,
+        standbys: Option<Address>,
         connections: usize,
         demand: Demand,
     ) -> Result<Self, BuildError> {
@@ -83,15 +88,23 @@ impl Database {
             None => Arc::clone(&servers),
             Some(listen) => Arc::new(listen.servers().beside(&servers)),
         };
-        let pool = |connections| {
-            Pool::builder(Connections(Arc::clone(&servers)))
+        let pool = |servers: &Arc<Servers>, connections| {
+            Pool::builder(Connections(Arc::clone(servers)))
                 .max_size(connections)
                 .runtime(Runtime::Tokio1)
                 .create_timeout(Some(CREATE_TIMEOUT))
                 .build()
         };
-        let (pool, checking) = (pool(connections)?, pool(1)?);
-        Ok(Self { servers, listen_servers, is_heard: Arc::default(), demand, pool, checking })
+        let standbys = match standbys {
+            None => None,
+            Some(address) => {
+                let each = address.servers().standbys_of(&servers).into_iter().map(Arc::new);
+                let pools = each.map(|standby| pool(&standby, connections)).collect::<Result<_, _>>()?;
+                Some(Arc::new(Standbys::new(pools)))
+            }
+        };
+        let (pool, checking) = (pool(&servers, connections)?, pool(&servers, 1)?);
+        Ok(Self { servers, listen_servers, is_heard: Arc::default(), demand, pool, standbys, checking })
     }
 
     /// The clients' need of the database.
@@ -105,6 +118,9 @@ impl Database {
         let close = || {
             self.pool.retain(|_, _| false);
             self.checking.retain(|_, _| false);
+            if let Some(standbys) = &self.standbys {
+                standbys.close_idle();
+            }
         };
         self.demand.watch(is_busy, close).await;
     }
@@ -146,6 +162,18 @@ impl Database {
     /// The same for work that no client waits for: the database may be suspended for all of it.
     pub async fn background_client(&self) -> Result<PoolClient, DatabaseError> {
         client_of(&self.pool).await
+    }
+
+    /// A connection to a standby that has all that was asked for, if there is one.
+    pub async fn standby(&self) -> Option<(PoolClient, StandbyInUse<'_>)> {
+        self.standbys.as_ref()?.client(&self.servers, async || self.client().await).await
+    }
+
+    /// Events were rewritten, or may have been: a standby has to follow before it is read again.
+    pub fn ask_standbys_anew(&self) {
+        if let Some(standbys) = &self.standbys {
+            standbys.ask_anew();
+        }
     }
 
     /// The numbers of idle connections of the pool, of busy ones, and of requests that wait for one.
@@ -205,7 +233,7 @@ impl Database {
     }
 }
 
-async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError> {
+pub(super) async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError> {
     pool.get().await.map_err(|error| match error {
         PoolError::Backend(error) => error,
         PoolError::Timeout(TimeoutType::Create) => DatabaseError::ConnectTimeout,

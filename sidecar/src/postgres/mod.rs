@@ -8,6 +8,7 @@ mod retry;
 mod servers;
 mod sessions;
 mod settings;
+mod standbys;
 mod tls;
 mod url;
 

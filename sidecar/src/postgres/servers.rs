@@ -30,6 +30,13 @@ pub struct Server {
     timeline: u32,
 }
 
+impl Server {
+    /// As Postgres' functions name them.
+    pub fn new(cluster: i64, timeline: i32) -> Self {
+        Self { cluster: cluster.cast_unsigned(), timeline: timeline.cast_unsigned() }
+    }
+}
+
 /// A connection that is made, and to whom. Whoever gets it drives it.
 pub struct Connected {
     pub client: Client,
@@ -75,8 +82,18 @@ pub fn told(error: &tokio_postgres::Error) -> String {
     format!("{}{}{}", error.message(), part("detail", error.detail()), part("hint", error.hint()))
 }
 
+/// What the servers of a URL are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The one that allows writes is wanted.
+    Primary,
+    /// Any is wanted: whoever uses it asks what it is.
+    Standby,
+}
+
 /// The hosts of a database URL.
 pub struct Servers {
+    role: Role,
     each: Vec<Config>,
     tls: MakeRustlsConnect,
     sessions: Sessions,
@@ -103,6 +120,7 @@ impl Servers {
             config
         });
         Self {
+            role: Role::Primary,
             each: each.collect(),
             tls,
             sessions: Sessions::of(option),
@@ -114,6 +132,20 @@ impl Servers {
     /// Shares knowledge of failovers with the servers of another URL to the same database.
     pub fn beside(self, others: &Self) -> Self {
         Self { met: Arc::clone(&others.met), ..self }
+    }
+
+    /// Each of the hosts for itself, to read from. `primary`: the servers of the same database that allow writes.
+    pub fn standbys_of(self, primary: &Self) -> Vec<Self> {
+        let Self { each, tls, sessions, .. } = self;
+        let standby = |config| Self {
+            role: Role::Standby,
+            each: vec![config],
+            tls: tls.clone(),
+            sessions: Sessions::of(sessions.option()),
+            last: AtomicUsize::new(0),
+            met: Arc::clone(&primary.met),
+        };
+        each.into_iter().map(standby).collect()
     }
 
     /// A connection turned out to be no session.
@@ -151,10 +183,13 @@ impl Servers {
 
     async fn connect_to(&self, config: &Config) -> Result<Connected, DatabaseError> {
         let (client, mut connection) = config.connect(self.tls.clone()).await?;
-        let server = tokio::select! {
-            biased;
-            server = identify(&client) => server?,
-            end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
+        let server = match self.role {
+            Role::Standby => None,
+            Role::Primary => tokio::select! {
+                biased;
+                server = identify(&client) => server?,
+                end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
+            },
         };
         if let Some(server) = server {
             self.meet(server)?;
@@ -179,6 +214,12 @@ impl Servers {
             info!(timeline, "the database has failed over");
         }
         Ok(())
+    }
+
+    /// Whether a server is of the cluster and the timeline of the primary. If the primary does not tell its own, any is.
+    pub fn is_of_now(&self, Server { cluster, timeline }: Server) -> bool {
+        let met = self.met.lock();
+        met.is_empty() || met.get(&cluster) == Some(&timeline)
     }
 
     /// Whether no later primary of its cluster was met since.

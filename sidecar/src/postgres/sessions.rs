@@ -27,6 +27,11 @@ impl Sessions {
         Self { option, proven: Mutex::default() }
     }
 
+    /// The option with the URL.
+    pub fn option(&self) -> &'static str {
+        self.option
+    }
+
     /// Compares a connection with a second one.
     pub async fn prove<F>(&self, first: &Client, second: impl FnOnce() -> F) -> Result<(), DatabaseError>
     where

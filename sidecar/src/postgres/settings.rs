@@ -23,6 +23,11 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LIVESTORE_LISTEN_URL", hide_env_values = true)]
     listen_url: Option<String>,
 
+    /// Standbys of the same database, to read the histories of logs from: one URL with all of their hosts. They are used in turn, as far as
+    /// they follow the primary. What is live, and the end of each log, comes from --database-url.
+    #[arg(long, env = "LIVESTORE_READ_DATABASE_URL", hide_env_values = true)]
+    read_database_url: Option<String>,
+
     /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
@@ -54,7 +59,11 @@ impl DatabaseSettings {
 
     /// The options whose URLs lead over a network without TLS.
     pub fn unencrypted(&self) -> impl Iterator<Item = &'static str> {
-        let urls = [("--database-url", &self.database_url), ("--listen-url", &self.listen_url)];
+        let urls = [
+            ("--database-url", &self.database_url),
+            ("--listen-url", &self.listen_url),
+            ("--read-database-url", &self.read_database_url),
+        ];
         urls.into_iter()
             .filter(|(_, url)| url.as_deref().is_some_and(|url| url::parse(url).is_ok_and(|url| url.is_unencrypted())))
             .map(|(option, _)| option)
@@ -66,8 +75,11 @@ impl DatabaseSettings {
         let root_certificate = self.database_root_certificate.as_deref();
         let address_of = |option, url| address(option, url, root_certificate);
         let listen = self.listen_url.as_deref().map(|url| address_of("--listen-url", url)).transpose()?;
+        let standbys = self.read_database_url.as_deref();
+        let standbys = standbys.map(|url| address_of("--read-database-url", url)).transpose()?;
         let address = address_of("--database-url", url)?;
-        Database::new(address, listen, self.database_connections.into(), Demand::new(self.database_idle_close))
+        let demand = Demand::new(self.database_idle_close);
+        Database::new(address, listen, standbys, self.database_connections.into(), demand)
             .map_err(SettingsError::of("--database-connections"))
     }
 }

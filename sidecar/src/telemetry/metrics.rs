@@ -36,7 +36,7 @@ metrics! {
     counter DELIVERED_EVENTS = "livestore_delivered_events_total", "Events that live streams were given, each stream counted";
     histogram DELIVERY_LAG = "livestore_delivery_lag_seconds", "From an event's createdAt, by the clock of Postgres, until a stream that waited for it was given it, by the clock of this machine";
     counter TAIL_READS = "livestore_tail_reads_total", "How often live streams were given events, from memory (tail) or from Postgres (database)";
-    counter PAGES = "livestore_pages_read_total", "Pages of logs that were read, from Postgres (database) or from --page-cache-bytes (cache)";
+    counter PAGES = "livestore_pages_read_total", "Pages of logs that were read: from Postgres (database), from --read-database-url (standby) or from --page-cache-bytes (cache)";
     gauge LIVE_STREAMS = "livestore_live_streams", "Live streams and long polls, by dialect";
     gauge CONNECTIONS = "livestore_connections", "Connections of clients";
     counter REQUESTS = "livestore_http_requests_total", "HTTP requests that were answered, by status; a WebSocket is one";
@@ -123,7 +123,7 @@ pub fn delivered(from: &'static str, events: usize) {
     counter!(DELIVERED_EVENTS).increment(events as u64);
 }
 
-/// A page of a log was read. `from`: `database` or `cache`.
+/// A page of a log was read. `from`: `database`, `standby` or `cache`.
 pub fn page_read(from: &'static str) {
     counter!(PAGES, "from" => from).increment(1);
 }

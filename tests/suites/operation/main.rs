@@ -43,6 +43,7 @@ mod scripts;
 mod sidecar;
 mod sleeping_database;
 mod snippets;
+mod standbys;
 mod traces;
 mod transfer;
 mod webhooks;

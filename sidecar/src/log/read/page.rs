@@ -61,6 +61,20 @@ pub async fn status(database: &Database, store: &StoreId) -> Result<Page, Databa
     page(database, store, 0, 0).await
 }
 
+/// The page after `after` from a standby, if one has it and other events follow there: only such a page is the same on all servers. `None`:
+/// the primary has to be read.
+pub async fn pull_from_standby(database: &Database, store: &StoreId, after: i64) -> Option<Page> {
+    let (client, standby) = database.standby().await?;
+    match client.in_time(read_page(&client, store, after, PAGE_EVENTS)).await.and_then(|page| page) {
+        Ok(page) => (!page.events.is_empty() && page.remaining() > 0).then_some(page),
+        Err(DatabaseError::EventsMissing { .. } | DatabaseError::UnreadableEvent { .. }) => None,
+        Err(error) => {
+            standby.failed(error);
+            None
+        }
+    }
+}
+
 async fn page(database: &Database, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {
     let client = database.client().await?;
     client.in_time(read_page(&client, store, after, events)).await?

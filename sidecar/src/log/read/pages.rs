@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::page::{Page, pull, status};
+use super::page::{Page, pull, pull_from_standby, status};
 use super::texts::Texts;
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
@@ -79,11 +79,19 @@ impl Kept {
 }
 
 /// A page that is being read; `None` if that fails. The read ends when nobody waits for it any more.
-type Reading = Shared<BoxFuture<'static, Option<Page>>>;
+type Reading = Shared<BoxFuture<'static, Option<(Page, Source)>>>;
 
 struct Read {
     began: u64,
-    page: WeakShared<BoxFuture<'static, Option<Page>>>,
+    page: WeakShared<BoxFuture<'static, Option<(Page, Source)>>>,
+}
+
+/// The server that a page was read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Primary,
+    /// Others follow the page there. Whether the log is still the same one, only the primary knows.
+    Standby,
 }
 
 impl Pages {
@@ -110,6 +118,7 @@ impl Pages {
     /// Drops all pages: events were rewritten, or a log was reset.
     pub fn drop_all(&self) {
         self.state.write().dropped += 1;
+        self.database.ask_standbys_anew();
         self.kept.invalidate_all();
         self.kept.run_pending_tasks();
         self.texts.drop_all();
@@ -126,9 +135,12 @@ impl Pages {
 
     /// Whether a page that is read now would be kept.
     pub fn keeps(&self) -> bool {
-        let state = self.state.read();
-        self.kept.policy().max_capacity() != Some(0)
-            && state.listening.is_some_and(|server| self.database.is_current(server))
+        self.kept.policy().max_capacity() != Some(0) && self.hears()
+    }
+
+    /// Whether changes are heard of.
+    fn hears(&self) -> bool {
+        self.state.read().listening.is_some_and(|server| self.database.is_current(server))
     }
 
     /// Whether a page is kept that others follow.
@@ -145,22 +157,28 @@ impl Pages {
     /// for the log's.
     async fn known(&self, key: &Key, life: Option<&str>) -> Option<Page> {
         let kept = self.kept.get(key).filter(|kept| self.is_good(kept))?;
-        let (is_followed, mut page) = (kept.is_followed(), kept.page.clone()?);
-        if !(is_followed && life == Some(&*page.backend_id)) {
-            let now = status(&self.database, &key.0).await.ok()?;
-            let is_as_it_was = if is_followed { now.head >= page.head } else { now.head == page.head };
-            if now.backend_id != page.backend_id || !is_as_it_was {
-                self.kept.insert(key.clone(), Kept { page: None, ..kept });
-                return None;
-            }
-            page.head = now.head;
-        }
+        let Some(page) = self.confirm(&key.0, kept.page.clone()?, life).await.ok()? else {
+            self.kept.insert(key.clone(), Kept { page: None, ..kept });
+            return None;
+        };
         // Asking may have taken long.
         if !self.is_good(&kept) {
             return None;
         }
         metrics::page_read("cache");
         Some(self.shared(page, kept.read))
+    }
+
+    /// A page that was read before or elsewhere, if the log has it. One that others follow is not asked about if its reader is in the same
+    /// life of the log.
+    async fn confirm(&self, store: &StoreId, page: Page, life: Option<&str>) -> Result<Option<Page>, DatabaseError> {
+        let is_followed = page.remaining() > 0;
+        if is_followed && life == Some(&*page.backend_id) {
+            return Ok(Some(page));
+        }
+        let now = status(&self.database, store).await?;
+        let is_as_it_was = if is_followed { now.head >= page.head } else { now.head == page.head };
+        Ok((now.backend_id == page.backend_id && is_as_it_was).then_some(Page { head: now.head, ..page }))
     }
 
     /// Reads the page after `after`, of now or kept. `life`: the backend id of the pages that the reader has; `None` for its first one.
@@ -181,8 +199,17 @@ impl Pages {
             match reading.await {
                 // Others may have committed meanwhile. If the page cannot change, it is kept.
                 Some(_) if began < asked => {}
-                Some(page) if is_shared => return Ok(self.shared(page, began)),
-                Some(page) => return Ok(page),
+                Some((page, source)) => {
+                    let page = match source {
+                        Source::Primary => Some(page),
+                        Source::Standby => self.confirm(store, page, life).await?,
+                    };
+                    match page {
+                        Some(page) if is_shared => return Ok(self.shared(page, began)),
+                        Some(page) => return Ok(page),
+                        None => return pull(&self.database, store, after).await,
+                    }
+                }
                 // Everybody gets the error that they meet themselves.
                 None => return pull(&self.database, store, after).await,
             }
@@ -215,10 +242,16 @@ impl Pages {
         (began, reading, false)
     }
 
-    async fn begin(&self, read: &Done) -> Option<Page> {
+    async fn begin(&self, read: &Done) -> Option<(Page, Source)> {
+        let (store, after) = &read.key;
         let dropped = self.state.read().dropped;
-        let page = pull(&self.database, &read.key.0, read.key.1).await.ok()?;
-        metrics::page_read("database");
+        // What a standby has not heard of yet, the cache is told of.
+        let from_standby = if self.hears() { pull_from_standby(&self.database, store, *after).await } else { None };
+        let (page, source) = match from_standby {
+            Some(page) => (page, Source::Standby),
+            None => (pull(&self.database, store, *after).await.ok()?, Source::Primary),
+        };
+        metrics::page_read(if source == Source::Standby { "standby" } else { "database" });
         let kept = Kept { page: Some(page.clone()), read: read.began, dropped };
         let is_worth_it = kept.is_followed()
             || (page.events.len() >= WORTH_ASKING
@@ -228,7 +261,7 @@ impl Pages {
             // Otherwise it evicts now and then, and holds dozens of pages more until then.
             self.kept.run_pending_tasks();
         }
-        Some(page)
+        Some((page, source))
     }
 }
 

@@ -1,0 +1,174 @@
+//! Standbys to read histories from (`--read-database-url`).
+//!
+//! A standby lags behind. What it has is used as far as that cannot matter: it has to be a standby of the same cluster and timeline as the
+//! primary, and to have replayed all that the primary had written when this was last asked for. The caller asks again whenever it hears
+//! that events were rewritten.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use deadpool::managed::Pool;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::types::PgLsn;
+use tracing::{info, warn};
+
+use super::database::{PoolClient, client_of};
+use super::pool::{Connections, Pooled};
+use super::servers::{Server, Servers};
+use super::{CONNECT_TIMEOUT, DatabaseError};
+
+/// The time for which a standby that failed is left out.
+const LEFT_OUT: Duration = Duration::from_secs(5);
+
+/// The standbys of a database.
+pub struct Standbys {
+    each: Vec<Standby>,
+    turn: AtomicUsize,
+    replayed: Mutex<Replayed>,
+}
+
+/// What a standby must have replayed.
+#[derive(Default)]
+struct Replayed {
+    /// How often it was asked for anew.
+    asked: u64,
+    up_to: Option<PgLsn>,
+}
+
+struct Standby {
+    pool: Pool<Connections>,
+    /// Of the hosts of its URL.
+    host: usize,
+    left_out_until: Mutex<Option<Instant>>,
+}
+
+/// The state of a standby.
+const STATE: &str = "\
+    select pg_is_in_recovery(), pg_last_wal_replay_lsn(), s.system_identifier, c.timeline_id
+    from pg_control_system() s, pg_control_checkpoint() c";
+
+/// Why a standby is not used.
+#[derive(Debug, thiserror::Error)]
+enum Unfit {
+    #[error("it is no standby, or does not say what it has replayed")]
+    NoStandby,
+    #[error("it is a standby of another cluster, or has not followed a failover")]
+    OtherTimeline,
+    #[error("it is behind")]
+    Behind,
+    #[error(transparent)]
+    Fails(#[from] DatabaseError),
+}
+
+impl From<tokio_postgres::Error> for Unfit {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Fails(error.into())
+    }
+}
+
+impl Standbys {
+    pub fn new(pools: Vec<Pool<Connections>>) -> Self {
+        let standby = |(index, pool)| Standby { pool, host: index + 1, left_out_until: Mutex::default() };
+        let each = pools.into_iter().enumerate().map(standby).collect();
+        Self { each, turn: AtomicUsize::new(0), replayed: Mutex::default() }
+    }
+
+    /// From now on, a standby must have replayed what the primary has written by now.
+    pub fn ask_anew(&self) {
+        let mut replayed = self.replayed.lock();
+        *replayed = Replayed { asked: replayed.asked + 1, up_to: None };
+    }
+
+    /// Closes the connections that nobody uses.
+    pub fn close_idle(&self) {
+        for standby in &self.each {
+            standby.pool.retain(|_, _| false);
+        }
+    }
+
+    /// A connection to a standby that is far enough. `primary` gives one to the primary, which is asked how far that is; `servers` are
+    /// the primary's. `None`: the primary has to be read.
+    pub async fn client(
+        &self,
+        servers: &Servers,
+        primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,
+    ) -> Option<(PoolClient, StandbyInUse<'_>)> {
+        let (asked, known) = {
+            let replayed = self.replayed.lock();
+            (replayed.asked, replayed.up_to)
+        };
+        let up_to = match known {
+            Some(up_to) => up_to,
+            None => {
+                let client = primary().await.ok()?;
+                let up_to = client.in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await.ok()?.ok()?;
+                let up_to = up_to.try_get(0).ok()?;
+                let mut replayed = self.replayed.lock();
+                if replayed.asked == asked {
+                    replayed.up_to = Some(up_to);
+                }
+                up_to
+            }
+        };
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        for index in 0..self.each.len() {
+            let standby = &self.each[first.wrapping_add(index) % self.each.len()];
+            if standby.left_out_until.lock().is_some_and(|until| Instant::now() < until) {
+                continue;
+            }
+            match standby.client(servers, up_to).await {
+                Ok(client) => return Some((client, StandbyInUse(standby))),
+                Err(Unfit::Behind) => {}
+                Err(unfit) => standby.leave_out(&unfit),
+            }
+        }
+        None
+    }
+}
+
+impl Standby {
+    async fn client(&self, servers: &Servers, up_to: PgLsn) -> Result<PoolClient, Unfit> {
+        let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.pool)).await;
+        let client = connecting.unwrap_or(Err(DatabaseError::ConnectTimeout))?;
+        self.check(&client, servers, up_to).await?;
+        if self.left_out_until.lock().take().is_some() {
+            info!(host = self.host, "a standby is read from again");
+        }
+        Ok(client)
+    }
+
+    async fn check(&self, client: &Pooled, servers: &Servers, up_to: PgLsn) -> Result<(), Unfit> {
+        let state = client.in_time(async {
+            let state = client.prepare_cached(STATE).await?;
+            client.query_one(&state, &[]).await
+        });
+        let row = state.await??;
+        let (is_standby, replayed): (bool, Option<PgLsn>) = (row.try_get(0)?, row.try_get(1)?);
+        let (cluster, timeline): (i64, i32) = (row.try_get(2)?, row.try_get(3)?);
+        let server = Server::new(cluster, timeline);
+        match replayed {
+            Some(_) if is_standby && !servers.is_of_now(server) => Err(Unfit::OtherTimeline),
+            Some(replayed) if is_standby && replayed >= up_to => Ok(()),
+            Some(_) if is_standby => Err(Unfit::Behind),
+            _ => Err(Unfit::NoStandby),
+        }
+    }
+
+    fn leave_out(&self, why: &Unfit) {
+        let until = Instant::now() + LEFT_OUT;
+        if self.left_out_until.lock().replace(until).is_none() {
+            warn!(host = self.host, error = why as &dyn std::error::Error, "a standby is not read from");
+        }
+    }
+}
+
+/// A standby that is being read from.
+pub struct StandbyInUse<'a>(&'a Standby);
+
+impl StandbyInUse<'_> {
+    /// It failed: others are asked for a while.
+    pub fn failed(&self, error: DatabaseError) {
+        self.0.leave_out(&error.into());
+    }
+}

@@ -1,0 +1,140 @@
+//! `--read-database-url`: histories come from standbys, and whoever reads gets the same as from the primary alone.
+
+use futures_util::future::join_all;
+use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::events::{chain, up_to};
+use livestore_tests::eventually;
+use livestore_tests::http_rpc::{Answer, post, pull, send};
+use livestore_tests::rpc::Rpc;
+use livestore_tests::sidecar::{Sidecar, Start};
+use serde_json::json;
+use tokio_postgres::Client;
+
+/// Two and a half pages.
+const EVENTS: i64 = 2500;
+
+struct Setup {
+    database: Database,
+    admin: Client,
+    standby: &'static Cluster,
+    /// A superuser there.
+    there: Client,
+    sidecar: Sidecar,
+}
+
+/// A sidecar that keeps no pages, and reads from a standby. A store `s` is filled.
+async fn setup() -> Setup {
+    let database = Database::alone().await;
+    let standby = database.cluster().standby().await.leak();
+    let admin = database.admin().await;
+    fill(&admin, "s").await;
+    let there = database.on(standby).admin().await;
+    replayed(&admin, &there).await;
+    let sidecar = Start::new(database.url("sidecar"))
+        .arguments(&["--page-cache-bytes", "0", "--read-database-url", &database.on(standby).url("sidecar")])
+        .ready()
+        .await;
+    Setup { database, admin, standby, there, sidecar }
+}
+
+async fn sql(client: &Client, sql: &str) {
+    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+async fn fill(admin: &Client, store: &str) {
+    let events = chain(0, EVENTS).to_string();
+    admin.execute("select livestore.push($1, $2::text::json)", &[&store, &events]).await.unwrap();
+}
+
+async fn replayed(admin: &Client, there: &Client) {
+    let now: String = admin.query_one("select pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
+    eventually("the standby follows", async || {
+        let row = there.query_one("select pg_last_wal_replay_lsn() >= $1::text::pg_lsn", &[&now]).await.unwrap();
+        row.get::<_, bool>(0)
+    })
+    .await;
+}
+
+async fn read(sidecar: &Sidecar, store: &str) -> Answer {
+    let answer = send(post(sidecar, store, pull(store, None))).await;
+    assert_eq!(answer.exit()["_tag"], "Success", "{answer:?}");
+    answer
+}
+
+/// The name of the first event.
+fn first_name(answer: &Answer) -> String {
+    let batches = answer.frames.iter().filter_map(|frame| frame.pointer("/values/0/batch/0/eventEncoded/name"));
+    batches.map(|name| name.as_str().unwrap().to_owned()).next().unwrap()
+}
+
+async fn pages(sidecar: &Sidecar, from: &str) -> f64 {
+    sidecar.metric(&format!("livestore_pages_read_total{{from=\"{from}\"}}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
+    let Setup { database, admin, standby, there, sidecar } = setup().await;
+    assert_eq!(read(&sidecar, "s").await.numbers(), up_to(EVENTS));
+    assert_eq!((pages(&sidecar, "standby").await, pages(&sidecar, "database").await), (2.0, 1.0));
+
+    // While nothing is replayed, everybody gets everything.
+    sql(&there, "select pg_wal_replay_pause()").await;
+    let later = chain(EVENTS, 1500).to_string();
+    admin.execute("select livestore.push('s', $1::text::json)", &[&later]).await.unwrap();
+    let mut live = Rpc::open(&sidecar.url(), "s").await;
+    live.pull(json!("1"), "s", true).await;
+    let answers = join_all((0..10).map(|_| read(&sidecar, "s"))).await;
+    assert!(answers.iter().all(|answer| answer.numbers() == up_to(EVENTS + 1500)));
+    assert!(pages(&sidecar, "standby").await >= 4.0);
+    sql(&there, "select pg_wal_replay_resume()").await;
+
+    // A standby that is away, and one that was promoted, are not read from.
+    let stopped = pages(&sidecar, "standby").await;
+    tokio::task::spawn_blocking(|| standby.pg_ctl(&["stop", "-m", "immediate"])).await.unwrap();
+    sql(&admin, "alter system reset synchronous_standby_names").await;
+    sql(&admin, "select pg_reload_conf()").await;
+    assert_eq!(read(&sidecar, "s").await.numbers(), up_to(EVENTS + 1500));
+    assert_eq!(pages(&sidecar, "standby").await, stopped);
+    tokio::task::spawn_blocking(|| {
+        standby.pg_ctl(&["start"]);
+        standby.pg_ctl(&["promote"]);
+    })
+    .await
+    .unwrap();
+    let there = database.on(standby).admin().await;
+    sql(&there, "select livestore.reset_store('s')").await;
+    let from_there = async || {
+        assert_eq!(read(&sidecar, "s").await.numbers(), up_to(EVENTS + 1500));
+        sidecar.log().contains("it is no standby")
+    };
+    eventually("what it is is found out", from_there).await;
+    assert_eq!(pages(&sidecar, "standby").await, stopped);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_lags_behind_brings_nothing_that_was_rewritten_or_reset() {
+    let Setup { admin, there, sidecar, .. } = setup().await;
+    sql(&there, "alter system set recovery_min_apply_delay = '5s'").await;
+    sql(&there, "select pg_reload_conf()").await;
+    let name = first_name(&read(&sidecar, "s").await);
+    let before = pages(&sidecar, "standby").await;
+    sql(&admin, "select livestore.rewrite_event('s', 1, 'other', null)").await;
+    let is_rewritten = async || first_name(&read(&sidecar, "s").await) == "other";
+    eventually("the rewritten event is read", is_rewritten).await;
+    assert_ne!(name, "other");
+    for _ in 0..5 {
+        assert!(is_rewritten().await);
+    }
+    eventually("the standby follows, and is read from", async || {
+        assert!(is_rewritten().await);
+        pages(&sidecar, "standby").await > before + 4.0
+    })
+    .await;
+
+    sql(&admin, "select livestore.reset_store('s')").await;
+    fill(&admin, "s").await;
+    eventually("the new log is read", async || first_name(&read(&sidecar, "s").await) == name).await;
+    for _ in 0..5 {
+        assert_eq!(first_name(&read(&sidecar, "s").await), name);
+    }
+}
