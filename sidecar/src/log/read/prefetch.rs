@@ -51,7 +51,8 @@ impl Prefetch {
         let page = match ready {
             Some(page) => page,
             // The memory first: a reader that waits for it holds no page.
-            None => self.read(after, self.account.take(MOST).await).await,
+            // Boxed: a live stream waits for years, and reads for a moment.
+            None => Box::pin(self.read(after, self.account.take(MOST).await)).await,
         }?;
         self.life = Some(Arc::clone(&page.backend_id));
         self.pages = self.pages.saturating_add(1);

@@ -35,7 +35,7 @@ impl Puller {
     }
 
     async fn history(&self, after: i64, received: Option<String>) -> Result<(), Close> {
-        let mut pages = match self.log.reader().await {
+        let mut pages = match Box::pin(self.log.reader()).await {
             Ok(reader) => reader.scan(after, received),
             Err(denied) => return self.refuse(&denied.into()).await,
         };
@@ -52,7 +52,8 @@ impl Puller {
 
     async fn follow(&self, after: i64, received: Option<String>) -> Result<(), Close> {
         let subscribing = async { self.log.reader().await?.subscribe(after, received.as_deref()).await };
-        let mut events = match subscribing.await {
+        // Boxed, so that what takes a moment takes no room in a stream that waits.
+        let mut events = match Box::pin(subscribing).await {
             Ok(events) => events,
             Err(error) => return self.refuse(&error).await,
         };

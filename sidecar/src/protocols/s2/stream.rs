@@ -110,7 +110,7 @@ impl Writer {
         after: i64,
         last_moment: &CancellationToken,
     ) -> Result<(), Gone> {
-        let mut pages = match self.until_late(last_moment, reader).await? {
+        let mut pages = match self.until_late(last_moment, Box::pin(reader)).await? {
             Ok(reader) => reader.scan(after, None),
             Err(denied) => return self.fail(&denied.into()).await,
         };
@@ -139,7 +139,8 @@ impl Writer {
     }
 
     async fn write_live(&mut self, reader: impl Asking, after: i64, follow: Follow) -> Result<(), Gone> {
-        let subscribing = async { reader.await?.subscribe(after, None).await };
+        // Boxed, so that what takes a moment takes no room in a stream that waits.
+        let subscribing = Box::pin(async { reader.await?.subscribe(after, None).await });
         let mut subscription = match self.patiently(subscribing).await? {
             Ok(subscription) => subscription,
             Err(error) => return self.fail(&error).await,

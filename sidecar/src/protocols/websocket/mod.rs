@@ -49,7 +49,7 @@ pub fn bounded<F>(upgrade: WebSocketUpgrade<F>, max_bytes: usize) -> WebSocketUp
 pub struct Socket {
     stream: SplitStream<WebSocket>,
     outgoing: Outgoing,
-    closing: mpsc::Receiver<Close>,
+    closing: mpsc::Receiver<Box<Close>>,
     writer: JoinHandle<()>,
     heard: Instant,
     ping: Interval,
@@ -68,11 +68,24 @@ pub enum Incoming {
     Tick,
 }
 
+/// A frame to send, and the memory that it holds until it is written.
+struct Frame {
+    message: Message,
+    share: Option<Arc<Share>>,
+}
+
 /// The way out. Cheap to clone, for the tasks of a connection.
 #[derive(Clone)]
 pub struct Outgoing {
-    frames: mpsc::Sender<(Message, Option<Arc<Share>>)>,
-    close: mpsc::Sender<Close>,
+    // Boxed: a queue reserves room for 32 values.
+    frames: mpsc::Sender<Box<Frame>>,
+    close: mpsc::Sender<Box<Close>>,
+}
+
+impl Frame {
+    fn boxed(message: Message, share: Option<Arc<Share>>) -> Box<Self> {
+        Box::new(Self { message, share })
+    }
 }
 
 impl Outgoing {
@@ -83,12 +96,12 @@ impl Outgoing {
 
     /// The same for a frame that holds this memory until it is written.
     pub async fn send_counted(&self, frame: impl Into<Utf8Bytes>, share: Option<Arc<Share>>) -> Result<(), Close> {
-        self.frames.send((Message::Text(frame.into()), share)).await.map_err(|_| SLOW)
+        self.frames.send(Frame::boxed(Message::Text(frame.into()), share)).await.map_err(|_| SLOW)
     }
 
     /// Asks for the connection to be closed. The first reason counts.
     pub fn close(&self, reason: Close) {
-        let _ = self.close.try_send(reason);
+        let _ = self.close.try_send(Box::new(reason));
     }
 }
 
@@ -126,7 +139,7 @@ impl Socket {
             let message = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(SHUTDOWN),
-                Some(close) = self.closing.recv() => return Err(close),
+                Some(close) = self.closing.recv() => return Err(*close),
                 _ = self.ping.tick() => {
                     if self.meter.is_unfinished_for(MESSAGE_TIMEOUT) {
                         return Err(UNFINISHED);
@@ -135,7 +148,7 @@ impl Socket {
                         return Err(SILENT);
                     }
                     // A full queue means that the client is slow, not that it is gone: its writer will tell.
-                    let _ = self.outgoing.frames.try_send((Message::Ping(bytes::Bytes::new()), None));
+                    let _ = self.outgoing.frames.try_send(Frame::boxed(Message::Ping(bytes::Bytes::new()), None));
                     return Ok(Incoming::Tick);
                 }
                 message = self.stream.next(), if may_read => message,
@@ -166,7 +179,7 @@ impl Socket {
         drop(closing);
         let reason = Utf8Bytes::from_static(close.reason);
         let frame = Message::Close(Some(CloseFrame { code: close.code, reason }));
-        if outgoing.frames.send((frame, None)).await.is_ok() {
+        if outgoing.frames.send(Frame::boxed(frame, None)).await.is_ok() {
             // The client's close, or nothing for a while: to drop the socket with unread data in it would reset the
             // connection, and the client might never see our last frames.
             let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
@@ -178,16 +191,17 @@ impl Socket {
 /// Sends what the tasks of a connection produce. A client that does not read for too long is disconnected.
 async fn write(
     mut sink: SplitSink<WebSocket, Message>,
-    mut frames: mpsc::Receiver<(Message, Option<Arc<Share>>)>,
-    close: mpsc::Sender<Close>,
+    mut frames: mpsc::Receiver<Box<Frame>>,
+    close: mpsc::Sender<Box<Close>>,
 ) {
-    while let Some((frame, _share)) = frames.recv().await {
-        let is_last = matches!(frame, Message::Close(_));
-        match timeout(WRITE_TIMEOUT, sink.send(frame)).await {
+    while let Some(frame) = frames.recv().await {
+        let Frame { message, share: _share } = *frame;
+        let is_last = matches!(message, Message::Close(_));
+        match timeout(WRITE_TIMEOUT, sink.send(message)).await {
             Ok(Ok(())) if is_last => break,
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return drop(close.try_send(CLOSED_BY_CLIENT)),
-            Err(_) => return drop(close.try_send(SLOW)),
+            Ok(Err(_)) => return drop(close.try_send(Box::new(CLOSED_BY_CLIENT))),
+            Err(_) => return drop(close.try_send(Box::new(SLOW))),
         }
     }
     let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
