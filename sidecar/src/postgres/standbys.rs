@@ -40,7 +40,14 @@ struct Standby {
     pool: Pool<Connections>,
     /// Of the hosts of its URL.
     host: usize,
-    left_out_until: Mutex<Option<Instant>>,
+    left_out: Mutex<Option<LeftOut>>,
+}
+
+/// A standby is not used for a while.
+struct LeftOut {
+    until: Instant,
+    /// In the words of the log, which names each reason once.
+    why: String,
 }
 
 /// The state of a standby.
@@ -69,7 +76,7 @@ impl From<tokio_postgres::Error> for Unfit {
 
 impl Standbys {
     pub fn new(pools: Vec<Pool<Connections>>) -> Self {
-        let standby = |(index, pool)| Standby { pool, host: index + 1, left_out_until: Mutex::default() };
+        let standby = |(index, pool)| Standby { pool, host: index + 1, left_out: Mutex::default() };
         let each = pools.into_iter().enumerate().map(standby).collect();
         Self { each, turn: AtomicUsize::new(0), replayed: Mutex::default() }
     }
@@ -102,7 +109,8 @@ impl Standbys {
             Some(up_to) => up_to,
             None => {
                 let client = primary().await.ok()?;
-                let up_to = client.in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await.ok()?.ok()?;
+                let up_to =
+                    client.in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await.ok()?.ok()?;
                 let up_to = up_to.try_get(0).ok()?;
                 let mut replayed = self.replayed.lock();
                 if replayed.asked == asked {
@@ -114,7 +122,7 @@ impl Standbys {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.each.len() {
             let standby = &self.each[first.wrapping_add(index) % self.each.len()];
-            if standby.left_out_until.lock().is_some_and(|until| Instant::now() < until) {
+            if standby.left_out.lock().as_ref().is_some_and(|left_out| Instant::now() < left_out.until) {
                 continue;
             }
             match standby.client(servers, up_to).await {
@@ -132,7 +140,7 @@ impl Standby {
         let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.pool)).await;
         let client = connecting.unwrap_or(Err(DatabaseError::ConnectTimeout))?;
         self.check(&client, servers, up_to).await?;
-        if self.left_out_until.lock().take().is_some() {
+        if self.left_out.lock().take().is_some() {
             info!(host = self.host, "a standby is read from again");
         }
         Ok(client)
@@ -156,8 +164,9 @@ impl Standby {
     }
 
     fn leave_out(&self, why: &Unfit) {
-        let until = Instant::now() + LEFT_OUT;
-        if self.left_out_until.lock().replace(until).is_none() {
+        let left_out = LeftOut { until: Instant::now() + LEFT_OUT, why: why.to_string() };
+        let before = self.left_out.lock().replace(left_out);
+        if before.is_none_or(|before| before.why != why.to_string()) {
             warn!(host = self.host, error = why as &dyn std::error::Error, "a standby is not read from");
         }
     }
