@@ -110,7 +110,7 @@ async fn push_to_followers(ours: &Ours, run: &str, events: u64) {
 
 async fn read(ours: &Ours, run: &str, events: u64) {
     for number in 0..STORES {
-        let received = Rpc::open(&ours.sidecar.url(), &store(run, number), 0).await.read(events).await;
+        let received = Rpc::open_to_read(&ours.sidecar.url(), &store(run, number)).await.read(events).await;
         assert_eq!(received, events);
     }
 }

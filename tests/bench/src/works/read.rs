@@ -132,7 +132,7 @@ impl Reader<'_> {
     /// Reads so many events from the beginning, and returns how many there were.
     pub async fn read(&self, store: &str, events: u64) -> u64 {
         match self {
-            Self::Rpc(url) => Rpc::open(url, store, 0).await.read(events).await,
+            Self::Rpc(url) => Rpc::open_to_read(url, store).await.read(events).await,
             Self::S2(api, port) => S2::open(*api, *port, store, 0).await.read(events).await,
             Self::Electric(port) => Electric::open(*port, store, 0).await.read(events).await,
             Self::Copy(admin) => copy(admin).await,
