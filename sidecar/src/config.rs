@@ -6,7 +6,7 @@ use crate::auth::AuthSettings;
 use crate::demo::DemoSettings;
 use crate::gate::GateSettings;
 use crate::inspector::InspectorSettings;
-use crate::log::LogSettings;
+use crate::log::{Live, LogSettings};
 use crate::postgres::DatabaseSettings;
 use crate::protocols::ProtocolSettings;
 use crate::relay::RelaySettings;
@@ -52,6 +52,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// The way in which this sidecar learns of commits of others: a standby cannot LISTEN.
+    pub fn live(&self) -> Live {
+        if self.database.read_only { Live::Poll } else { self.log.live }
+    }
+
     /// The settings to change: the first problem of each part.
     pub fn problems(&self) -> impl Iterator<Item = SettingsError> {
         let checked = [

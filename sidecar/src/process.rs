@@ -160,9 +160,9 @@ impl Sidecar {
         let (ending, mut tasks) = (Ending::default(), JoinSet::new());
         tasks.spawn(metrics::maintain(metrics.clone()));
         let memory = Memory::new(config.gate.max_buffer_bytes, config.gate.max_buffer_bytes_per_client);
-        let has_relay = config.protocols.has_relay() && config.log.live == Live::Listen;
+        let has_relay = config.protocols.has_relay() && config.live() == Live::Listen;
         if has_relay != config.protocols.has_relay() {
-            info!("the peer relay is off: its devices hear of each other by notifications, and --live is poll");
+            info!("the peer relay is off: its devices hear of each other by notifications, and this sidecar polls");
         }
         let relay = has_relay.then(|| Relay::start(database.clone(), &config.relay, &mut tasks));
         let log =

@@ -70,7 +70,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
             Err(error) => report.wrong(error),
         }
     }
-    if config.log.live == Live::Listen {
+    if config.live() == Live::Listen {
         notifications(&database, report).await;
     }
 }

@@ -36,7 +36,7 @@ pub struct Export {
 impl Export {
     pub fn run(&self) -> ExitCode {
         run(async {
-            let source = self.source.open().await?;
+            let source = self.source.open_to_read().await?;
             let events = match &self.output {
                 None => self.write(&source, &mut BufWriter::new(std::io::stdout().lock()), "standard output").await?,
                 Some(path) => {

@@ -140,7 +140,7 @@ impl Tail {
             let mut list =
                 List { of: ListKind::Commits, id: String::new(), after: self.after.unwrap_or(-1), limit: 1000 };
             if self.after.is_none() {
-                let end = self.asked.source.open().await?.list(&list).await?;
+                let end = self.asked.source.open_to_read().await?.list(&list).await?;
                 list.after = end.first().and_then(|row| row.fields["position"].as_i64()).unwrap_or_default();
             }
             follow(&self.asked, list, &COMMIT_COLUMNS, "position").await
@@ -164,13 +164,13 @@ impl Commit {
 
 /// Shows one list.
 async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<(), SourceError> {
-    let rows = asked.source.open().await?.list(&list).await?;
+    let rows = asked.source.open_to_read().await?.list(&list).await?;
     Output::new(asked.json, columns).table(&rows)
 }
 
 /// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on.
 async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str) -> Result<(), SourceError> {
-    let source: Source = asked.source.open().await?;
+    let source: Source = asked.source.open_to_read().await?;
     let output = Output::new(asked.json, columns);
     loop {
         let rows = source.list(&list).await?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::log::List;
-use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
+use crate::postgres::{self, Connected, DatabaseError, connect_once, connect_once_to_read, told};
 use crate::settings::SettingsError;
 
 /// The time that an answer may take.
@@ -93,13 +93,26 @@ pub enum Source {
 }
 
 impl Address {
+    /// To write: of several hosts of a database, the one that allows it.
     pub async fn open(&self) -> Result<Source, SourceError> {
+        self.open_by(connect_once).await
+    }
+
+    /// To read: a standby will do.
+    pub async fn open_to_read(&self) -> Result<Source, SourceError> {
+        self.open_by(connect_once_to_read).await
+    }
+
+    async fn open_by(
+        &self,
+        connect: impl AsyncFnOnce(postgres::Address) -> Result<Connected, DatabaseError>,
+    ) -> Result<Source, SourceError> {
         if let Some(url) = &self.sidecar_url {
             return self.sidecar(url).await;
         }
         let url = self.database_url.as_deref().ok_or(SourceError::Nowhere)?;
-        let address = address("--database-url", url, self.database_root_certificate.as_deref())?;
-        let Connected { client, connection, .. } = connect_once(address).await?;
+        let address = postgres::address("--database-url", url, self.database_root_certificate.as_deref())?;
+        let Connected { client, connection, .. } = connect(address).await?;
         tokio::spawn(connection);
         client.batch_execute("set client_min_messages = warning").await?;
         Ok(Source::Database(client))

@@ -16,6 +16,7 @@ use super::access::{NoEntry, is_of_other_page, is_own_page};
 use super::answers::problem;
 use super::stream::Streams;
 use super::{Inspector, PREFIX, api, assets, changes, login, reads};
+use crate::auth::Access;
 
 /// Answers at the same time.
 const PAGES: usize = 16;
@@ -101,7 +102,10 @@ async fn enter(State(inspector): State<Arc<Inspector>>, mut request: Request, ne
         );
     }
     match inspector.door.admit(headers).await {
-        Ok(visitor) => {
+        Ok(mut visitor) => {
+            if inspector.gate.log.is_read_only() {
+                visitor.access = visitor.access.min(Access::Read);
+            }
             request.extensions_mut().insert(Arc::new(visitor));
             next.run(request).await
         }

@@ -131,18 +131,21 @@ impl Log {
         let wake = Arc::new(Wake::default());
         let (subscriptions, under_way) = (SubscriptionGauges::default(), TaskTracker::new());
         let authorizer = Authorizer::new(&settings, &database, webhooks.operators_sender.clone());
-        reactions::start(&database, &wake, webhooks, ending, under_way.clone(), subscriptions.clone(), tasks);
         let follower = Follower {
-            live: settings.live,
+            // A standby cannot LISTEN.
+            live: if database.is_read_only() { Live::Poll } else { settings.live },
             database: database.clone(),
             tails: Arc::clone(&tails),
             is_listening: Arc::clone(&is_listening),
-            wake,
+            wake: Arc::clone(&wake),
         };
-        tasks.spawn(committer.run());
         tasks.spawn(follower.run());
         tasks.spawn(tails.pages().tidy());
-        tasks.spawn(write::prune::run(database.clone()));
+        if !database.is_read_only() {
+            tasks.spawn(committer.run());
+            tasks.spawn(write::prune::run(database.clone()));
+            reactions::start(&database, &wake, webhooks, ending, under_way.clone(), subscriptions.clone(), tasks);
+        }
         tasks.spawn(database.clone().close_when_idle());
         let aliases = Aliases::new(database.clone());
         Self(Arc::new(Parts {
@@ -173,6 +176,11 @@ impl Log {
     /// Memory for what is on its way.
     pub fn memory(&self) -> Arc<Memory> {
         Arc::clone(&self.memory)
+    }
+
+    /// Whether nothing can be written through this sidecar.
+    pub fn is_read_only(&self) -> bool {
+        self.database.is_read_only()
     }
 
     /// Whether everybody who can reach this sidecar may read every log.

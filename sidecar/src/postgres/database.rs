@@ -69,21 +69,25 @@ pub struct Database {
     pool: Pool<Connections>,
     /// To read histories from.
     standbys: Option<Arc<Standbys>>,
+    /// Nothing is written, and the server may be a standby.
+    is_read_only: bool,
     /// A connection outside the pool, to check the database. A pool that clients keep busy must not make the check fail.
     checking: Pool<Connections>,
 }
 
 impl Database {
     /// Makes no connection yet. Listens at another address if one is given, and reads histories from these standbys; `connections` bounds
-    /// the pool, and that of each standby.
+    /// the pool, and that of each standby. `is_read_only`: the server at `address` may be a standby itself.
     pub fn new(
         address: Address,
         listen: Option<Address>,
         standbys: Option<Address>,
+        is_read_only: bool,
         connections: usize,
         demand: Demand,
     ) -> Result<Self, BuildError> {
-        let servers = Arc::new(address.servers());
+        let servers = address.servers();
+        let servers = Arc::new(if is_read_only { servers.to_read() } else { servers });
         let listen_servers = match listen {
             None => Arc::clone(&servers),
             Some(listen) => Arc::new(listen.servers().beside(&servers)),
@@ -104,7 +108,13 @@ impl Database {
             }
         };
         let (pool, checking) = (pool(&servers, connections)?, pool(&servers, 1)?);
-        Ok(Self { servers, listen_servers, is_heard: Arc::default(), demand, pool, standbys, checking })
+        let is_heard = Arc::default();
+        Ok(Self { servers, listen_servers, is_heard, demand, pool, standbys, is_read_only, checking })
+    }
+
+    /// Whether nothing can be written, and the server may be behind another one.
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only
     }
 
     /// The clients' need of the database.

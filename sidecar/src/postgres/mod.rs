@@ -25,7 +25,7 @@ pub use self::database::{Database, Notifications, PoolClient};
 pub use self::demand::{Demand, Hold};
 pub use self::pool::Pooled;
 pub use self::retry::{Retry, Unreadable, retry_until_available};
-pub use self::servers::{Connected, Server, connect_once, told};
+pub use self::servers::{Address, Connected, Server, connect_once, connect_once_to_read, told};
 pub use self::settings::{DatabaseSettings, address};
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major

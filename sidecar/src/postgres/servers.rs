@@ -73,6 +73,14 @@ pub async fn connect_once(address: Address) -> Result<Connected, DatabaseError> 
     Servers::new(address).connect().await
 }
 
+/// The same for a command that only reads: a standby will do.
+///
+/// # Errors
+/// Of [`Servers::connect`].
+pub async fn connect_once_to_read(address: Address) -> Result<Connected, DatabaseError> {
+    Servers::new(address).to_read().connect().await
+}
+
 /// An error of Postgres with all that it says.
 pub fn told(error: &tokio_postgres::Error) -> String {
     let Some(error) = error.as_db_error() else {
@@ -87,8 +95,8 @@ pub fn told(error: &tokio_postgres::Error) -> String {
 enum Role {
     /// The one that allows writes is wanted.
     Primary,
-    /// Any is wanted: whoever uses it asks what it is.
-    Standby,
+    /// Any is wanted, to read from: whoever uses it asks what it is.
+    Any,
 }
 
 /// The hosts of a database URL.
@@ -134,11 +142,16 @@ impl Servers {
         Self { met: Arc::clone(&others.met), ..self }
     }
 
+    /// The first of the hosts that answers, to read from.
+    pub fn to_read(self) -> Self {
+        Self { role: Role::Any, ..self }
+    }
+
     /// Each of the hosts for itself, to read from. `primary`: the servers of the same database that allow writes.
     pub fn standbys_of(self, primary: &Self) -> Vec<Self> {
         let Self { each, tls, sessions, .. } = self;
         let standby = |config| Self {
-            role: Role::Standby,
+            role: Role::Any,
             each: vec![config],
             tls: tls.clone(),
             sessions: Sessions::of(sessions.option()),
@@ -153,7 +166,7 @@ impl Servers {
         self.sessions.distrust()
     }
 
-    /// A connection to the server that allows writes.
+    /// A connection to the server that allows writes, or to any if it is only to read from.
     ///
     /// # Errors
     /// Why there is none; if waiting may help with any of the hosts, what is wrong with that.
@@ -184,7 +197,7 @@ impl Servers {
     async fn connect_to(&self, config: &Config) -> Result<Connected, DatabaseError> {
         let (client, mut connection) = config.connect(self.tls.clone()).await?;
         let server = match self.role {
-            Role::Standby => None,
+            Role::Any => None,
             Role::Primary => tokio::select! {
                 biased;
                 server = identify(&client) => server?,

@@ -28,6 +28,11 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LIVESTORE_READ_DATABASE_URL", hide_env_values = true)]
     read_database_url: Option<String>,
 
+    /// Only read: --database-url may lead to a standby, for clients far away from the primary. Live events arrive by polling, and
+    /// pushes wait or are told to come back. See docs/scale.md.
+    #[arg(long, env = "LIVESTORE_READ_ONLY", conflicts_with = "read_database_url")]
+    pub read_only: bool,
+
     /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
@@ -79,7 +84,7 @@ impl DatabaseSettings {
         let standbys = standbys.map(|url| address_of("--read-database-url", url)).transpose()?;
         let address = address_of("--database-url", url)?;
         let demand = Demand::new(self.database_idle_close);
-        Database::new(address, listen, standbys, self.database_connections.into(), demand)
+        Database::new(address, listen, standbys, self.read_only, self.database_connections.into(), demand)
             .map_err(SettingsError::of("--database-connections"))
     }
 }

@@ -34,6 +34,7 @@ mod poolers;
 mod postgres_tls;
 mod proxies;
 mod reactions_page;
+mod read_only;
 mod refusals;
 mod replication;
 mod restore;

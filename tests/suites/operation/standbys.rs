@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 /// Two and a half pages.
-const EVENTS: i64 = 2500;
+pub const EVENTS: i64 = 2500;
 
 struct Setup {
     database: Database,
@@ -37,16 +37,16 @@ async fn setup() -> Setup {
     Setup { database, admin, standby, there, sidecar }
 }
 
-async fn sql(client: &Client, sql: &str) {
+pub async fn sql(client: &Client, sql: &str) {
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-async fn fill(admin: &Client, store: &str) {
+pub async fn fill(admin: &Client, store: &str) {
     let events = chain(0, EVENTS).to_string();
     admin.execute("select livestore.push($1, $2::text::json)", &[&store, &events]).await.unwrap();
 }
 
-async fn replayed(admin: &Client, there: &Client) {
+pub async fn replayed(admin: &Client, there: &Client) {
     let now: String = admin.query_one("select pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
     eventually("the standby follows", async || {
         let row = there.query_one("select pg_last_wal_replay_lsn() >= $1::text::pg_lsn", &[&now]).await.unwrap();
@@ -55,7 +55,7 @@ async fn replayed(admin: &Client, there: &Client) {
     .await;
 }
 
-async fn read(sidecar: &Sidecar, store: &str) -> Answer {
+pub async fn read(sidecar: &Sidecar, store: &str) -> Answer {
     let answer = send(post(sidecar, store, pull(store, None))).await;
     assert_eq!(answer.exit()["_tag"], "Success", "{answer:?}");
     answer

@@ -13,7 +13,7 @@ use crate::log::aliases::Location;
 use crate::log::error::{Denied, PullError};
 use crate::log::read::page::{self, Page};
 use crate::log::read::prefetch::Prefetch;
-use crate::log::read::scan::{Scan, check_cursor};
+use crate::log::read::scan::Scan;
 use crate::log::read::subscription::Subscription;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, Unreadable, retry_until_available};
@@ -124,10 +124,9 @@ impl Reader {
                 return Ok(subscription.of(Arc::clone(&self.store.context), self.until));
             }
             // A tail may lag behind. An error makes the client drop its log, so Postgres is asked first.
-            let page = self.store.status().await?;
-            check_cursor(self.id(), &page, after, backend_id)?;
-            tails.refresh(self.id());
             drop(subscription);
+            tails.pages().catch_up(self.id(), after, backend_id).await?;
+            tails.refresh(self.id());
             sleep(LAG).await;
         }
     }

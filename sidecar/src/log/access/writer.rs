@@ -61,10 +61,13 @@ impl StoreLog {
         over_limit: OverLimit,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let origin = batch.origin();
-        let room = self.check_sizes(batch.sizes()).and_then(|()| self.room(&batch, over_limit));
-        let pushed = match room {
-            Ok(room) => Either::Left(self.push_in_time(batch, room, backend_id, over_limit)),
-            Err(error) => Either::Right(std::future::ready(Err(error))),
+        let checked = self.check_sizes(batch.sizes());
+        let pushed = match checked {
+            Ok(()) if self.log.is_read_only() => Either::Right(self.read_only(over_limit).boxed()),
+            checked => match checked.and_then(|()| self.room(&batch, over_limit)) {
+                Ok(room) => Either::Left(self.push_in_time(batch, room, backend_id, over_limit)),
+                Err(error) => Either::Right(std::future::ready(Err(error)).boxed()),
+            },
         };
         counted(self.clone(), origin, pushed)
     }
@@ -74,6 +77,9 @@ impl StoreLog {
     pub async fn admit(self, batch: Batch) -> Result<Admitted, PushError> {
         let admitting = async {
             self.check_sizes(batch.sizes())?;
+            if self.log.is_read_only() {
+                return Err(self.read_only(OverLimit::Wait).await.err().unwrap_or(PushError::Unavailable));
+            }
             // Room comes last: a push that waits shall not keep others out.
             self.admit_to(Room::Awaited(None), &batch, OverLimit::Wait).await
         };
@@ -105,6 +111,20 @@ impl StoreLog {
                 let memory = self.account_to_send().try_take(batch.json().len()).ok_or(PushError::Unavailable)?;
                 Ok(Room::Awaited(Some(memory)))
             }
+        }
+    }
+
+    /// The end of a push to a sidecar that only reads: its client waits, as while the database is away, or goes elsewhere.
+    fn read_only(&self, over_limit: OverLimit) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        let this = self.clone();
+        async move {
+            this.check_token(Access::Write, Action::Push.refusal()).await?;
+            this.authorize(Action::Push).await?;
+            if over_limit == OverLimit::Wait {
+                let last_moment = this.log.commits.last_moment();
+                let _ = timeout(this.log.commits.timeout(), last_moment.cancelled()).await;
+            }
+            Err(PushError::Unavailable)
         }
     }
 

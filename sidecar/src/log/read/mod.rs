@@ -1,5 +1,6 @@
 //! Reading logs: page by page from Postgres, and live from tails.
 
+pub mod claims;
 pub mod clients;
 pub mod contention;
 pub mod events;

@@ -75,6 +75,11 @@ pub async fn pull_from_standby(database: &Database, store: &StoreId, after: i64)
     }
 }
 
+/// The same as [`status`] on this connection.
+pub async fn read_status(client: &PoolClient, store: &StoreId) -> Result<Page, DatabaseError> {
+    read_page(client, store, 0, 0).await
+}
+
 async fn page(database: &Database, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {
     let client = database.client().await?;
     client.in_time(read_page(&client, store, after, events)).await?

@@ -20,8 +20,10 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
+use super::claims::Claims;
 use super::page::{Page, pull, pull_from_standby, status};
 use super::texts::Texts;
+use crate::log::error::PullError;
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, Server};
@@ -52,6 +54,7 @@ pub struct Pages {
     reads: Mutex<HashMap<Key, Read>>,
     /// Orders questions and reads.
     clock: AtomicU64,
+    claims: Claims,
 }
 
 #[derive(Default)]
@@ -106,7 +109,8 @@ impl Pages {
             .build();
         let texts = Arc::new(Texts::new(bytes / 2, IDLE));
         let (state, reads, clock) = Default::default();
-        Arc::new(Self { database, kept, texts, state, reads, clock })
+        let claims = Claims::new(database.clone());
+        Arc::new(Self { database, kept, texts, state, reads, clock, claims })
     }
 
     /// From now on, this server tells of changes, or none does. All pages are dropped: they may have changed before.
@@ -179,6 +183,11 @@ impl Pages {
         let now = status(&self.database, store).await?;
         let is_as_it_was = if is_followed { now.head >= page.head } else { now.head == page.head };
         Ok((now.backend_id == page.backend_id && is_as_it_was).then_some(Page { head: now.head, ..page }))
+    }
+
+    /// Waits until the log has what a client has seen, if it may still come: see [`Claims::catch_up`].
+    pub async fn catch_up(&self, store: &StoreId, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+        self.claims.catch_up(store, after, backend_id).await
     }
 
     /// Reads the page after `after`, of now or kept. `life`: the backend id of the pages that the reader has; `None` for its first one.

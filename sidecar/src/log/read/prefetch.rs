@@ -8,6 +8,7 @@ use tracing::Instrument;
 use super::page::{PAGE_BYTES, Page};
 use super::pages::Pages;
 use crate::limits::memory::{Account, FREE, Share};
+use crate::log::error::PullError;
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Unreadable, retry_until_available};
@@ -67,6 +68,11 @@ impl Prefetch {
             self.next = Some((last.seq_num, AbortOnDropHandle::new(tokio::spawn(reading))));
         }
         Ok(page)
+    }
+
+    /// Waits until the log has what the reader has seen, as [`Pages::catch_up`] does.
+    pub async fn catch_up(&self, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+        self.all.catch_up(&self.store, after, backend_id).await
     }
 
     /// The reader has read this log before, by another request: the backend id of the pages that it has.

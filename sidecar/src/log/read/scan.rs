@@ -1,17 +1,13 @@
 //! Reading a log up to where it stands, page by page.
 
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::page::Page;
 use super::prefetch::Prefetch;
 use crate::auth::TokenError;
 use crate::log::error::{Denied, PullError};
-use crate::log::store_id::StoreId;
-use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::refusals::Reason;
 
 /// The pages of a log up to its end.
@@ -47,8 +43,13 @@ impl Scan {
         if self.until.is_some_and(|until| until <= Instant::now()) {
             return Err(PullError::Denied(Denied::new(Reason::Token, TokenError::Expired.to_string())));
         }
-        let page = self.prefetch.page(self.after).await?;
-        check_cursor(self.prefetch.store(), &page, self.after, self.backend_id.as_deref())?;
+        let page = loop {
+            let page = self.prefetch.page(self.after).await?;
+            match check_cursor(&page, self.after, self.backend_id.as_deref()) {
+                Ok(()) => break page,
+                Err(_) => self.prefetch.catch_up(self.after, self.backend_id.as_deref()).await?,
+            }
+        };
         // A reset between two pages must not mix two logs.
         self.backend_id.get_or_insert_with(|| (*page.backend_id).into());
         self.after = page.events.last().map_or(page.head, |event| event.seq_num);
@@ -58,26 +59,12 @@ impl Scan {
 }
 
 /// Whether the cursor of a client is one of the log that a page is of.
-pub fn check_cursor(store: &StoreId, log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+pub fn check_cursor(log: &Page, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
     if let Some(received) = backend_id
         && *received != *log.backend_id
     {
         return Err(PullError::BackendIdMismatch { expected: Arc::clone(&log.backend_id), received: received.into() });
     }
-    if after > log.head {
-        // To go on would join the events that the client has to events that do not follow them.
-        static SAID: LazyLock<LogThrottle<StoreId>> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(60), 1000));
-        if let Some(suppressed) = SAID.suppressed(store.clone()) {
-            warn!(
-                ?store,
-                head = log.head,
-                claimed = after,
-                suppressed,
-                "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
-                 livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
-            );
-        }
-        return Err(PullError::Rewound);
-    }
-    Ok(())
+    // To go on would join the events that the client has to events that do not follow them.
+    if after > log.head { Err(PullError::Rewound) } else { Ok(()) }
 }

@@ -161,7 +161,7 @@ impl Subscription {
         } else {
             // At once, so that the next subscriber has the new log.
             self.tail.refresh();
-            Err(StreamEnd::Reset { expected: page.backend_id, received: Arc::clone(&self.backend_id) })
+            Err(self.tail.end_of_life(page.backend_id, Arc::clone(&self.backend_id)))
         }
     }
 }

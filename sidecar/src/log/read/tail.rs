@@ -134,6 +134,12 @@ impl Tail {
         self.changed.subscribe()
     }
 
+    /// The end of the streams of a log that has another backend id now. From a standby, that may be the one of before: the streams end, and
+    /// their clients' next pulls find out (`claims.rs`).
+    pub fn end_of_life(&self, expected: Arc<str>, received: Arc<str>) -> StreamEnd {
+        if self.database.is_read_only() { StreamEnd::Rewound } else { StreamEnd::Reset { expected, received } }
+    }
+
     /// The clients that follow it.
     pub fn clients(&self) -> &Clients {
         &self.clients
@@ -251,7 +257,7 @@ impl Tail {
     pub(super) fn apply(&self, from: Option<i64>, forgotten: u64, page: Page) -> bool {
         let end = match &*self.changed.borrow() {
             TailState::Following { backend_id } if *backend_id != page.backend_id => {
-                Some(StreamEnd::Reset { expected: page.backend_id.clone(), received: backend_id.clone() })
+                Some(self.end_of_life(Arc::clone(&page.backend_id), Arc::clone(backend_id)))
             }
             _ if from.is_some_and(|from| page.head < from) => Some(StreamEnd::Rewound),
             _ => None,

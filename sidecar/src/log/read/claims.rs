@@ -1,0 +1,126 @@
+//! Cursors of clients that a log does not have.
+//!
+//! A client was sent all that it claims to have seen. If a primary does not have it, it was lost or belongs to a log that was reset. A
+//! standby (`--read-only`) may not have followed so far: to tell a client that its log was reset makes it drop its events, so it waits
+//! until the standby has followed everything that the primary had written before the claim was made.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::page::{Page, read_status, status};
+use super::scan::check_cursor;
+use crate::log::error::PullError;
+use crate::log::store_id::StoreId;
+use crate::postgres::{Backoff, Database, DatabaseError, retry_until_available};
+use crate::telemetry::log_throttle::LogThrottle;
+
+/// The interval at which a standby is asked whether it has followed, at first and later.
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// The number of claims that are remembered, and the time after which one that was not made again is forgotten. Clients that poll make
+/// theirs in one request after the other.
+const CLAIMS: u64 = 10_000;
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// By how much the clocks of a primary and a standby may differ.
+const SKEW: f64 = 60.0;
+
+/// Whether a standby has replayed what the primary had written so many seconds ago, or is none. Either it has replayed a transaction of
+/// later; or it has replayed everything that it has received, and is connected: a connection that has brought nothing for
+/// wal_receiver_timeout is closed.
+const HAS_FOLLOWED: &str = "\
+    select not pg_is_in_recovery()
+        or coalesce(pg_last_xact_replay_timestamp() > clock_timestamp() - make_interval(secs => $1::float8 - $2::float8), false)
+        or (
+            exists (select from pg_stat_get_wal_receiver() r where r.pid is not null)
+            and pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+            and t.seconds > 0 and $1::float8 > t.seconds
+        )
+    from (select extract(epoch from current_setting('wal_receiver_timeout')::interval)::float8) t(seconds)";
+
+/// The claims of clients.
+pub struct Claims {
+    database: Database,
+    /// When they were made first, by their hashes: what a client claims may be long.
+    made: Cache<u64, Instant>,
+    hasher: RandomState,
+}
+
+impl Claims {
+    pub fn new(database: Database) -> Self {
+        let made = Cache::builder().max_capacity(CLAIMS).time_to_idle(FORGOTTEN).build();
+        Self { database, made, hasher: RandomState::new() }
+    }
+
+    /// Returns when the log has the cursor of a client. Waits while a standby may still follow.
+    ///
+    /// # Errors
+    /// The log does not have it, and will not.
+    pub async fn catch_up(&self, store: &StoreId, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+        let mut backoff = Backoff::new(SHORTEST, LONGEST);
+        loop {
+            let (has_followed, log) = if self.database.is_read_only() {
+                let claim = self.hasher.hash_one((store, after, backend_id));
+                let since = self.made.get_with(claim, Instant::now).elapsed();
+                retry_until_available(async || self.look(store, since).await).await?
+            } else {
+                (true, retry_until_available(|| status(&self.database, store)).await?)
+            };
+            match check_cursor(&log, after, backend_id) {
+                Ok(()) => return Ok(()),
+                Err(error) if has_followed => {
+                    if error == PullError::Rewound {
+                        mention_rewound(store, log.head, after);
+                    }
+                    return Err(error);
+                }
+                Err(_) => mention_behind(store, log.head, after),
+            }
+            backoff.sleep().await;
+        }
+    }
+
+    /// Whether a standby has followed, and where the log stands there afterwards.
+    async fn look(&self, store: &StoreId, since: Duration) -> Result<(bool, Page), DatabaseError> {
+        let client = self.database.client().await?;
+        let looked = async {
+            let has_followed = client.prepare_cached(HAS_FOLLOWED).await?;
+            let row = client.query_one(&has_followed, &[&since.as_secs_f64(), &SKEW]).await?;
+            Ok((row.try_get(0)?, read_status(&client, store).await?))
+        };
+        client.in_time(looked).await?
+    }
+}
+
+fn mention_rewound(store: &StoreId, head: i64, claimed: i64) {
+    static SAID: LazyLock<LogThrottle<StoreId>> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(60), 1000));
+    if let Some(suppressed) = SAID.suppressed(store.clone()) {
+        warn!(
+            ?store,
+            head,
+            claimed,
+            suppressed,
+            "a client claims to have seen events that the log does not have. If you restored this database to an older state, see \
+             livestore.renew_backend_ids() in docs/operations.md; if not, the client is wrong"
+        );
+    }
+}
+
+fn mention_behind(store: &StoreId, head: i64, claimed: i64) {
+    static SAID: LazyLock<LogThrottle<StoreId>> = LazyLock::new(|| LogThrottle::new(Duration::from_secs(60), 1000));
+    if let Some(suppressed) = SAID.suppressed(store.clone()) {
+        warn!(
+            ?store,
+            head,
+            claimed,
+            suppressed,
+            "a client has seen what this standby does not have yet: it waits until the standby follows"
+        );
+    }
+}
