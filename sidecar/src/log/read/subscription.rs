@@ -121,7 +121,8 @@ impl Subscription {
                         let share = if bytes > FREE { self.prefetch.account().take(bytes).await } else { None };
                         ("tail", (events.into(), share.map(Arc::new)))
                     }
-                    None => ("database", self.read_page().await?),
+                    // Boxed: a stream reads for a moment, and waits for years.
+                    None => ("database", Box::pin(self.read_page()).await?),
                 };
                 if let Some(last) = events.last() {
                     metrics::delivered(from, events.len());
@@ -142,8 +143,7 @@ impl Subscription {
             }
             tokio::select! {
                 changed = self.changed.changed() => changed.map_err(|_| StreamEnd::Rewound)?,
-                () = passed(self.until) => {}
-                () = passed(held_until) => {}
+                () = passed([self.until, held_until].into_iter().flatten().min()) => {}
             }
             has_waited = true;
         }

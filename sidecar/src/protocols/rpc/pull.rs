@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::requests::{Cursor, pull_failure};
 use super::wire::RequestId;
 use crate::limits::memory::Share;
-use crate::log::{Events, PullError, StoreLog, StreamEnd, Unreadable};
+use crate::log::{Delivery, Events, PullError, StoreLog, StreamEnd, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
 use crate::protocols::websocket::close::{Close, EXPIRED, REWOUND, SLOW};
@@ -31,11 +31,12 @@ impl Puller {
     pub async fn run(&self, live: bool, cursor: Option<Cursor>) -> Result<(), Close> {
         let after = cursor.as_ref().map_or(0, |cursor| cursor.event_sequence_number);
         let received = cursor.map(|cursor| cursor.backend_id);
-        if live { self.follow(after, received).await } else { self.history(after, received).await }
+        // Boxed, as all that takes a moment: it takes no room in a stream that waits.
+        if live { self.follow(after, received).await } else { Box::pin(self.history(after, received)).await }
     }
 
     async fn history(&self, after: i64, received: Option<String>) -> Result<(), Close> {
-        let mut pages = match Box::pin(self.log.reader()).await {
+        let mut pages = match self.log.reader().await {
             Ok(reader) => reader.scan(after, received),
             Err(denied) => return self.refuse(&denied.into()).await,
         };
@@ -52,21 +53,22 @@ impl Puller {
 
     async fn follow(&self, after: i64, received: Option<String>) -> Result<(), Close> {
         let subscribing = async { self.log.reader().await?.subscribe(after, received.as_deref()).await };
-        // Boxed, so that what takes a moment takes no room in a stream that waits.
         let mut events = match Box::pin(subscribing).await {
             Ok(events) => events,
-            Err(error) => return self.refuse(&error).await,
+            Err(error) => return Box::pin(self.refuse(&error)).await,
         };
         let backend_id = Arc::clone(events.backend_id());
         loop {
             match events.next().await {
                 Ok(delivery) => {
-                    self.send_chunks(&delivery.events, delivery.remaining, &backend_id, delivery.share.as_ref()).await?
+                    let Delivery { events, remaining, share } = delivery;
+                    Box::pin(self.send_chunks(&events, remaining, &backend_id, share.as_ref())).await?
                 }
                 Err(StreamEnd::Reset { expected, received }) => {
-                    return self.refuse(&PullError::BackendIdMismatch { expected, received: (*received).into() }).await;
+                    let mismatch = PullError::BackendIdMismatch { expected, received: (*received).into() };
+                    return Box::pin(self.refuse(&mismatch)).await;
                 }
-                Err(StreamEnd::Unreadable) => return self.refuse(&Unreadable.into()).await,
+                Err(StreamEnd::Unreadable) => return Box::pin(self.refuse(&Unreadable.into())).await,
                 Err(StreamEnd::Rewound) => return Err(REWOUND),
                 Err(StreamEnd::Expired) => return Err(EXPIRED),
             }

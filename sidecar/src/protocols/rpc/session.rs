@@ -47,8 +47,12 @@ pub async fn serve(log: StoreLog, socket: WebSocket, meter: Arc<Meter>, shutdown
     };
     let close = session.run(&mut socket).await;
     info!(store = ?session.log.id(), code = close.code, reason = close.reason, "disconnected");
-    session.end(&close).await;
-    socket.end(close).await;
+    // Boxed: it takes no room while the connection is open.
+    Box::pin(async move {
+        session.end(&close).await;
+        socket.end(close).await;
+    })
+    .await;
 }
 
 /// The state of one connection. Its tasks end with it.
@@ -92,8 +96,11 @@ impl Session {
                 incoming = socket.receive(may_read) => incoming,
             };
             let result = match incoming {
-                Ok(Incoming::Text(text)) => self.receive(&text).await,
-                Ok(Incoming::Binary) => self.send(defect("a binary frame: this protocol is JSON in text frames")).await,
+                // Boxed: most connections wait for a message most of the time.
+                Ok(Incoming::Text(text)) => Box::pin(self.receive(&text)).await,
+                Ok(Incoming::Binary) => {
+                    Box::pin(self.send(defect("a binary frame: this protocol is JSON in text frames"))).await
+                }
                 Ok(Incoming::Tick) if !self.has_pulled && self.pushes.is_empty() => Err(NO_PULL),
                 Ok(Incoming::Tick) => Ok(()),
                 Err(close) => Err(close),

@@ -3,13 +3,13 @@
 pub mod close;
 pub mod meter;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The bytes that are read from a connection at once. tungstenite clears, and often moves, a buffer of this size for each read, and keeps
 /// one for each connection: its default of 128 KiB was a third of the work of a push. Longer messages are put together.
-const READ_BYTES: usize = 2 << 10;
+const READ_BYTES: usize = 1 << 10;
 
 /// The upgrade of a connection on which a client may send messages of `max_bytes`.
 pub fn bounded<F>(upgrade: WebSocketUpgrade<F>, max_bytes: usize) -> WebSocketUpgrade<F> {
@@ -49,7 +49,6 @@ pub fn bounded<F>(upgrade: WebSocketUpgrade<F>, max_bytes: usize) -> WebSocketUp
 pub struct Socket {
     stream: SplitStream<WebSocket>,
     outgoing: Outgoing,
-    closing: mpsc::Receiver<Box<Close>>,
     writer: JoinHandle<()>,
     heard: Instant,
     ping: Interval,
@@ -79,7 +78,33 @@ struct Frame {
 pub struct Outgoing {
     // Boxed: a queue reserves room for 32 values.
     frames: mpsc::Sender<Box<Frame>>,
-    close: mpsc::Sender<Box<Close>>,
+    closing: Arc<Closing>,
+}
+
+/// Why a connection is to be closed, once there is a reason.
+#[derive(Default)]
+struct Closing {
+    reason: OnceLock<Close>,
+    told: Notify,
+}
+
+impl Closing {
+    /// The first reason counts.
+    fn set(&self, reason: Close) {
+        if self.reason.set(reason).is_ok() {
+            self.told.notify_one();
+        }
+    }
+
+    /// Waits for the reason. Cancel safe, for one at a time.
+    async fn reason(&self) -> Close {
+        loop {
+            if let Some(reason) = self.reason.get() {
+                return reason.clone();
+            }
+            self.told.notified().await;
+        }
+    }
 }
 
 impl Frame {
@@ -101,7 +126,7 @@ impl Outgoing {
 
     /// Asks for the connection to be closed. The first reason counts.
     pub fn close(&self, reason: Close) {
-        let _ = self.close.try_send(Box::new(reason));
+        self.closing.set(reason);
     }
 }
 
@@ -115,12 +140,11 @@ impl Socket {
     pub fn with_queue(socket: WebSocket, meter: Arc<Meter>, shutdown: CancellationToken, frames: usize) -> Self {
         let (sink, stream) = socket.split();
         let (frames, unsent) = mpsc::channel(frames);
-        let (close, closing) = mpsc::channel(1);
-        let outgoing = Outgoing { frames, close };
-        let writer = tokio::spawn(write(sink, unsent, outgoing.close.clone()));
+        let outgoing = Outgoing { frames, closing: Arc::default() };
+        let writer = tokio::spawn(write(sink, unsent, Arc::clone(&outgoing.closing)));
         let heard = Instant::now();
         let ping = interval_at(heard + PING_INTERVAL, PING_INTERVAL);
-        Self { stream, outgoing, closing, writer, heard, ping, shutdown, meter, last: None }
+        Self { stream, outgoing, writer, heard, ping, shutdown, meter, last: None }
     }
 
     pub fn outgoing(&self) -> &Outgoing {
@@ -139,7 +163,7 @@ impl Socket {
             let message = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(SHUTDOWN),
-                Some(close) = self.closing.recv() => return Err(*close),
+                close = self.outgoing.closing.reason() => return Err(close),
                 _ = self.ping.tick() => {
                     if self.meter.is_unfinished_for(MESSAGE_TIMEOUT) {
                         return Err(UNFINISHED);
@@ -175,8 +199,7 @@ impl Socket {
 
     /// Closes the connection, after what was sent before.
     pub async fn end(self, close: Close) {
-        let Self { mut stream, outgoing, closing, writer, .. } = self;
-        drop(closing);
+        let Self { mut stream, outgoing, writer, .. } = self;
         let reason = Utf8Bytes::from_static(close.reason);
         let frame = Message::Close(Some(CloseFrame { code: close.code, reason }));
         if outgoing.frames.send(Frame::boxed(frame, None)).await.is_ok() {
@@ -189,19 +212,15 @@ impl Socket {
 }
 
 /// Sends what the tasks of a connection produce. A client that does not read for too long is disconnected.
-async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
-    mut frames: mpsc::Receiver<Box<Frame>>,
-    close: mpsc::Sender<Box<Close>>,
-) {
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut frames: mpsc::Receiver<Box<Frame>>, closing: Arc<Closing>) {
     while let Some(frame) = frames.recv().await {
         let Frame { message, share: _share } = *frame;
         let is_last = matches!(message, Message::Close(_));
         match timeout(WRITE_TIMEOUT, sink.send(message)).await {
             Ok(Ok(())) if is_last => break,
             Ok(Ok(())) => {}
-            Ok(Err(_)) => return drop(close.try_send(Box::new(CLOSED_BY_CLIENT))),
-            Err(_) => return drop(close.try_send(Box::new(SLOW))),
+            Ok(Err(_)) => return closing.set(CLOSED_BY_CLIENT),
+            Err(_) => return closing.set(SLOW),
         }
     }
     let _ = timeout(CLOSE_TIMEOUT, sink.close()).await;
