@@ -21,7 +21,9 @@ use livestore_tests::peers::{S2Lite, SyncCf};
 
 use crate::measure::Section;
 use crate::systems::Ours;
-use crate::works::{Peers, Size, Systems, cost, fan_out, growth, idle, inspector, push, read, start, together};
+use crate::works::{
+    Peers, Size, Systems, cost, fan_out, growth, idle, inspector, push, read, standby, start, together,
+};
 
 /// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.
 const POSTGRES_SETTINGS: &str = "shared_buffers = '2GB'\nmax_wal_size = '8GB'\nwal_compression = on\n";
@@ -39,7 +41,7 @@ struct Arguments {
     /// In under five minutes: fewer rounds, shorter ones, smaller logs.
     #[arg(long)]
     quick: bool,
-    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, inspector, read, together, fan-out, idle, cost, growth, start.
+    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, inspector, read, together, fan-out, idle, cost, growth, standby, start.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Without the peers: to look at ours.
@@ -127,6 +129,10 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
     }
     if size.wants("cost") {
         sections.extend(cost::all(&Ours::start(cluster).await, size).await);
+        write(&sections);
+    }
+    if size.wants("standby") {
+        sections.extend(standby::all(size).await);
         write(&sections);
     }
     if size.wants("start") {

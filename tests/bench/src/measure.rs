@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio_postgres::Client;
 
 /// The results of one system in one measurement, a value for each round.
 #[derive(Debug, Clone, Serialize)]
@@ -163,11 +164,18 @@ impl Processor {
     }
 
     /// The CPU time of a process and of all its children so far, the ended ones too.
-    pub fn of_family(process: u32) -> Duration {
+    fn of_family(process: u32) -> Duration {
         let all = std::fs::read_dir("/proc").expect("a Linux").flatten();
         let children =
             all.filter_map(|entry| Self::of(entry.file_name().to_str()?)).filter(|one| one.parent == process);
         let own = Self::of(&process.to_string()).map_or(Duration::ZERO, |one| one.own + one.ended_children);
         children.fold(own, |sum, child| sum + child.own + child.ended_children)
     }
+}
+
+/// The CPU time of a Postgres of this machine so far, with all its processes.
+pub async fn postgres_cpu(admin: &Client) -> Duration {
+    let folder: String = admin.query_one("show data_directory", &[]).await.expect("a folder").get(0);
+    let file = std::fs::read_to_string(format!("{folder}/postmaster.pid")).expect("a running Postgres");
+    Processor::of_family(file.lines().next().and_then(|line| line.parse().ok()).expect("a process id"))
 }

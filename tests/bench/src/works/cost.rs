@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
 use super::{Size, say};
-use crate::measure::{Figure, Processor, Section};
+use crate::measure::{Figure, Processor, Section, postgres_cpu};
 use crate::systems::Ours;
 use crate::wire::rpc::Rpc;
 
@@ -27,16 +27,11 @@ struct Used {
 struct Meter<'a> {
     ours: &'a Ours,
     admin: Client,
-    postmaster: u32,
 }
 
 impl<'a> Meter<'a> {
     async fn new(ours: &'a Ours) -> Self {
-        let admin = ours.database.admin().await;
-        let folder: String = admin.query_one("show data_directory", &[]).await.expect("a folder").get(0);
-        let file = std::fs::read_to_string(format!("{folder}/postmaster.pid")).expect("a running Postgres");
-        let postmaster = file.lines().next().and_then(|line| line.parse().ok()).expect("a process id");
-        Self { ours, admin, postmaster }
+        Self { ours, admin: ours.database.admin().await }
     }
 
     async fn read(&self) -> Used {
@@ -44,7 +39,7 @@ impl<'a> Meter<'a> {
             (select sum(pg_total_relation_size(oid))::bigint from pg_class where relnamespace = 'livestore'::regnamespace and relkind = 'r')";
         let row = self.admin.query_one(sql, &[]).await.expect("sizes");
         let sidecar = Processor::of(&self.ours.sidecar.pid().to_string()).map_or(Duration::ZERO, |sidecar| sidecar.own);
-        Used { sidecar, postgres: Processor::of_family(self.postmaster), wal: row.get(0), disk: row.get(1) }
+        Used { sidecar, postgres: postgres_cpu(&self.admin).await, wal: row.get(0), disk: row.get(1) }
     }
 
     /// What `work` takes.
