@@ -4,13 +4,17 @@ use std::time::Instant;
 
 use tokio_postgres::{Client, Row};
 
-use super::{Report, events, replication, rights};
+use super::{Report, events, replication, rights, standbys};
 use crate::config::Config;
 use crate::log::{Live, check_authorize_function, check_authorize_url};
 use crate::postgres::{Database, DatabaseError};
 
-/// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz.
-const OWN_CONNECTIONS: i64 = 5;
+/// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz, and two for
+/// changes by the inspector.
+const OWN_CONNECTIONS: i64 = 7;
+
+/// The same of a sidecar that only reads: one to poll on, one for /readyz.
+const OWN_CONNECTIONS_TO_READ: i64 = 2;
 
 /// By how much clocks may differ before it shows in `createdAt` and in metrics, in seconds.
 const SKEW: f64 = 2.0;
@@ -22,6 +26,7 @@ const COMPILES: std::ops::RangeInclusive<i32> = 14..=18;
 /// Adds what there is to say of the database.
 pub async fn look(config: &Config, database: Database, report: &mut Report) {
     match database.check().await {
+        Ok(()) if database.is_read_only() => report.good("the database is reached and has the extension"),
         Ok(()) => report.good("the database is reached, has the extension, and its role may push"),
         Err(error) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {}", text(source)));
@@ -41,6 +46,9 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
     let looked = async {
         let client = database.client().await?;
         server(&client, report).await?;
+        if database.is_read_only() {
+            standbys::lag(&client, report).await?;
+        }
         extension(&client, report).await?;
         row_security(&client, report).await?;
         channels(&client, report).await?;
@@ -55,6 +63,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         report.wrong(format!("the database does not answer the queries of this check: {error}"));
         return;
     }
+    standbys::look(config, &database, report).await;
     if let Some(function) = &config.log.authorize_function {
         match check_authorize_function(database.clone(), function.clone()).await {
             Ok(()) => report.good(format!("--authorize-function {function} can be called")),
@@ -218,7 +227,8 @@ async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Re
         .await?;
     durability(&row, report);
     let (places, others, sidecars): (i64, i64, i64) = (row.get("places"), row.get("others"), row.get("sidecars"));
-    let needed = i64::from(config.database.database_connections) + OWN_CONNECTIONS;
+    let own = if config.database.read_only { OWN_CONNECTIONS_TO_READ } else { OWN_CONNECTIONS };
+    let needed = i64::from(config.database.database_connections) + own;
     match places - others {
         free if free < needed => report.wrong(format!(
             "max_connections leaves {free} to sidecars, one needs {needed}: raise max_connections, or lower --database-connections"

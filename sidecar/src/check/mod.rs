@@ -4,6 +4,7 @@ mod database;
 mod events;
 mod replication;
 mod rights;
+mod standbys;
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};

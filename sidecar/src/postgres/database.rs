@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::demand::Demand;
 use super::pool::{Connections, Pooled};
 use super::servers::{Address, Connected, Server, Servers};
-use super::standbys::{StandbyInUse, Standbys};
+use super::standbys::{StandbyInUse, Standbys, Unfit};
 use super::{CONNECT_TIMEOUT, DatabaseError, check};
 
 /// The time that a connection of the pool may take to be made, beyond what the attempts themselves take.
@@ -177,6 +177,14 @@ impl Database {
     /// A connection to a standby that has all that was asked for, if there is one.
     pub async fn standby(&self) -> Option<(PoolClient, StandbyInUse<'_>)> {
         self.standbys.as_ref()?.client(&self.servers, async || self.client().await).await
+    }
+
+    /// Tries each of the standbys: a connection to it, or the reason why it is not read from.
+    pub async fn try_standbys(&self) -> Vec<Result<PoolClient, Unfit>> {
+        match &self.standbys {
+            Some(standbys) => standbys.try_all(&self.servers, async || self.client().await).await,
+            None => Vec::new(),
+        }
     }
 
     /// Events were rewritten, or may have been: a standby has to follow before it is read again.

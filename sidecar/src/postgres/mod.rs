@@ -27,6 +27,7 @@ pub use self::pool::Pooled;
 pub use self::retry::{Retry, Unreadable, retry_until_available};
 pub use self::servers::{Address, Connected, Server, connect_once, connect_once_to_read, told};
 pub use self::settings::{DatabaseSettings, address};
+pub use self::standbys::Unfit;
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.

@@ -37,7 +37,8 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
 
-    /// Connections to the database for reading; up to five more push (two), listen, relay and ask for /readyz.
+    /// Connections to the database for reading; up to seven more push (two), listen, relay, ask for
+    /// /readyz and change what the inspector changes (two).
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = at_least(1_u16))]
     pub database_connections: u16,
 

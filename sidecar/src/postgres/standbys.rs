@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::Pool;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use tokio_postgres::types::PgLsn;
@@ -57,7 +58,7 @@ const STATE: &str = "\
 
 /// Why a standby is not used.
 #[derive(Debug, thiserror::Error)]
-enum Unfit {
+pub enum Unfit {
     #[error("it is no standby, or does not say what it has replayed")]
     NoStandby,
     #[error("it is a standby of another cluster, or has not followed a failover")]
@@ -87,6 +88,41 @@ impl Standbys {
         *replayed = Replayed { asked: replayed.asked + 1, up_to: None };
     }
 
+    /// Tries each of them: a connection to it, or the reason why it is not read from.
+    pub async fn try_all(
+        &self,
+        servers: &Servers,
+        primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,
+    ) -> Vec<Result<PoolClient, Unfit>> {
+        let up_to = match self.up_to(primary).await {
+            Ok(up_to) => up_to,
+            Err(error) => return vec![Err(error.into())],
+        };
+        join_all(self.each.iter().map(|standby| standby.client(servers, up_to))).await
+    }
+
+    /// What a standby must have replayed.
+    async fn up_to(
+        &self,
+        primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,
+    ) -> Result<PgLsn, DatabaseError> {
+        let (asked, known) = {
+            let replayed = self.replayed.lock();
+            (replayed.asked, replayed.up_to)
+        };
+        if let Some(up_to) = known {
+            return Ok(up_to);
+        }
+        let client = primary().await?;
+        let row = client.in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await??;
+        let up_to = row.try_get(0)?;
+        let mut replayed = self.replayed.lock();
+        if replayed.asked == asked {
+            replayed.up_to = Some(up_to);
+        }
+        Ok(up_to)
+    }
+
     /// Closes the connections that nobody uses.
     pub fn close_idle(&self) {
         for standby in &self.each {
@@ -101,24 +137,7 @@ impl Standbys {
         servers: &Servers,
         primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,
     ) -> Option<(PoolClient, StandbyInUse<'_>)> {
-        let (asked, known) = {
-            let replayed = self.replayed.lock();
-            (replayed.asked, replayed.up_to)
-        };
-        let up_to = match known {
-            Some(up_to) => up_to,
-            None => {
-                let client = primary().await.ok()?;
-                let up_to =
-                    client.in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await.ok()?.ok()?;
-                let up_to = up_to.try_get(0).ok()?;
-                let mut replayed = self.replayed.lock();
-                if replayed.asked == asked {
-                    replayed.up_to = Some(up_to);
-                }
-                up_to
-            }
-        };
+        let up_to = self.up_to(primary).await.ok()?;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.each.len() {
             let standby = &self.each[first.wrapping_add(index) % self.each.len()];

@@ -17,7 +17,7 @@ async fn check(database_url: &str, arguments: &[&str]) -> (Option<i32>, String) 
 }
 
 /// Lines that say this.
-async fn finds(database_url: &str, arguments: &[&str], kind: &str, what: &str) {
+pub async fn finds(database_url: &str, arguments: &[&str], kind: &str, what: &str) {
     let (code, report) = check(database_url, arguments).await;
     assert!(report.lines().any(|line| line.starts_with(kind) && line.contains(what)), "{kind} {what}:\n{report}");
     assert_eq!(code, Some(i32::from(report.contains("WRONG"))), "{report}");

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
+use crate::check::finds;
 use crate::standbys::{EVENTS, fill, read, replayed, sql};
 
 struct Setup {
@@ -63,7 +64,7 @@ fn numbers_of(frame: &Value) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_serves_histories_and_live_events_and_pushes_wait() {
-    let Setup { admin, standby, sidecar, .. } = setup().await;
+    let Setup { database, admin, standby, there, sidecar } = setup().await;
     assert_eq!(read(&sidecar, "s").await.numbers(), up_to(EVENTS));
 
     let mut live = Rpc::open(&sidecar.url(), "s").await;
@@ -97,6 +98,12 @@ async fn it_serves_histories_and_live_events_and_pushes_wait() {
     let head: i64 = admin.query_one("select livestore.head('s')", &[]).await.unwrap().get(0);
     assert_eq!(head, EVENTS + 1);
     assert_eq!(sidecar.get("/readyz").await.0, 200);
+
+    let (url, arguments) = (database.on(standby).url("sidecar"), ["--read-only"]);
+    finds(&url, &arguments, "ok", "0 s behind its primary").await;
+    sql(&there, "select pg_wal_replay_pause()").await;
+    finds(&url, &arguments, "WRONG", "its replay is paused").await;
+    sql(&there, "select pg_wal_replay_resume()").await;
 
     // A standby that was promoted is served on.
     tokio::task::spawn_blocking(|| standby.pg_ctl(&["promote"])).await.unwrap();

@@ -10,6 +10,8 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
 use tokio_postgres::Client;
 
+use crate::check::finds;
+
 /// Two and a half pages.
 pub const EVENTS: i64 = 2500;
 
@@ -67,6 +69,15 @@ fn first_name(answer: &Answer) -> String {
     batches.map(|name| name.as_str().unwrap().to_owned()).next().unwrap()
 }
 
+/// An export by the inspector is what the primary exports.
+async fn exports_are_right(sidecar: &Sidecar, admin: &Client) {
+    let rows = admin.query("select * from livestore.export_store('s')", &[]).await.unwrap();
+    let expected: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let (status, lines) = sidecar.get("/inspector/export?id=s").await;
+    assert_eq!(status, 200);
+    assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
+}
+
 async fn pages(sidecar: &Sidecar, from: &str) -> f64 {
     sidecar.metric(&format!("livestore_pages_read_total{{from=\"{from}\"}}")).await
 }
@@ -83,6 +94,10 @@ async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
     assert_eq!(read(&sidecar, "s").await.numbers(), up_to(EVENTS));
     assert_eq!((pages(&sidecar, "standby").await, pages(&sidecar, "database").await), (before.0 + 2.0, before.1 + 1.0));
 
+    exports_are_right(&sidecar, &admin).await;
+    let (url, arguments) = (database.url("sidecar"), ["--read-database-url", &database.on(standby).url("sidecar")]);
+    finds(&url, &arguments, "ok", "host 1: a standby that follows").await;
+
     // While nothing is replayed, everybody gets everything.
     sql(&there, "select pg_wal_replay_pause()").await;
     let later = chain(EVENTS, 1500).to_string();
@@ -92,6 +107,8 @@ async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
     let answers = join_all((0..10).map(|_| read(&sidecar, "s"))).await;
     assert!(answers.iter().all(|answer| answer.numbers() == up_to(EVENTS + 1500)));
     assert!(pages(&sidecar, "standby").await >= before.0 + 4.0);
+    exports_are_right(&sidecar, &admin).await;
+    finds(&url, &arguments, "advice", "host 1: it is behind the primary").await;
     sql(&there, "select pg_wal_replay_resume()").await;
 
     // A standby that is away, and one that was promoted, are not read from.
@@ -114,6 +131,8 @@ async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
         sidecar.log().contains("it is no standby")
     };
     eventually("what it is is found out", from_there).await;
+    finds(&url, &arguments, "WRONG", "host 1: it is no standby").await;
+    exports_are_right(&sidecar, &admin).await;
     assert_eq!(pages(&sidecar, "standby").await, stopped);
 }
 

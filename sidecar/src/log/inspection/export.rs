@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Inspection, ReadError};
-use crate::log::read::page::pull;
+use super::{Inspection, ReadError, Source};
+use crate::log::read::page::{pull, pull_from_standby};
 use crate::log::store_id::StoreId;
 
 /// Lines of an export: so far, and whatever the next lines need.
@@ -26,7 +26,11 @@ impl Inspection {
             return Ok(String::new());
         }
         // The bounds of a page hold for this one, too.
-        let page = pull(&self.0.database, store, so_far.after).await?;
+        let database = &self.0.database;
+        let (source, page) = match pull_from_standby(database, store, so_far.after).await {
+            Some(page) => (Source::Standby, page),
+            None => (Source::Primary, pull(database, store, so_far.after).await?),
+        };
         // Two logs must not become one file.
         let life = so_far.life.get_or_insert_with(|| Arc::clone(&page.backend_id));
         if *life != page.backend_id {
@@ -39,7 +43,8 @@ impl Inspection {
         if count > 0 {
             let sql = "select * from livestore._export_events($1, $2, $3, $4)";
             for row in self
-                .rows(
+                .rows_of(
+                    source,
                     sql,
                     vec![
                         Box::new(store.as_str().to_owned()),

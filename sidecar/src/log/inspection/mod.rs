@@ -54,15 +54,24 @@ impl Log {
 }
 
 impl Inspection {
+    /// Reads from the primary, as it is now.
+    async fn rows(&self, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, ReadError> {
+        self.rows_of(Source::Primary, sql, parameters).await
+    }
+
     /// Reads, without keeping clients waiting: in turn, for a limited time. A task of its own does it to its end: a statement whose caller is
     /// gone would otherwise go on on a connection that counts as free.
-    async fn rows(&self, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, ReadError> {
+    async fn rows_of(&self, source: Source, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, ReadError> {
         static TURNS: Semaphore = Semaphore::const_new(QUERIES);
         let turn = TURNS.acquire().await;
         let (sql, database) = (sql.to_owned(), self.0.database.clone());
         let reading = tokio::spawn(async move {
             let _turn = turn;
-            let mut client = database.client().await?;
+            let standby = if source == Source::Standby { database.standby().await } else { None };
+            let mut client = match standby {
+                Some((client, _)) => client,
+                None => database.client().await?,
+            };
             let reading = async {
                 let transaction = client.build_transaction().read_only(true).start().await?;
                 transaction.batch_execute(LIMIT).await?;
@@ -82,6 +91,14 @@ impl Inspection {
         });
         reading.await.map_err(|_| ReadError::Database(DatabaseError::NoAnswer))?
     }
+}
+
+/// The server that is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Primary,
+    /// One that follows, if there is one: for what is the same on all of them.
+    Standby,
 }
 
 /// A parameter of a statement.

@@ -1,0 +1,66 @@
+//! Checks of the standbys that histories are read from.
+
+use tokio_postgres::{Client, Error};
+
+use super::Report;
+use crate::config::Config;
+use crate::postgres::{Database, Unfit};
+
+/// A standby that is behind by more than this takes no part in reading, or shows old logs, in seconds.
+const LAG: f64 = 60.0;
+
+/// Adds what there is to say of the hosts of `--read-database-url`.
+pub async fn look(config: &Config, database: &Database, report: &mut Report) {
+    let needed = i64::from(config.database.database_connections);
+    for (host, found) in database.try_standbys().await.into_iter().enumerate() {
+        let host = host + 1;
+        match found {
+            Ok(client) => {
+                if let Err(error) = standby(&client, host, needed, report).await {
+                    report.wrong(format!("--read-database-url, host {host}: it does not answer the queries of this check: {error}"));
+                }
+            }
+            Err(Unfit::Behind) => report.advise(format!(
+                "--read-database-url, host {host}: it is behind the primary; histories come from the primary until it has followed"
+            )),
+            Err(unfit) => report.wrong(format!("--read-database-url, host {host}: {unfit}; histories come from the primary")),
+        }
+    }
+}
+
+/// One that can be read from.
+async fn standby(client: &Client, host: usize, needed: i64, report: &mut Report) -> Result<(), Error> {
+    report.good(format!("--read-database-url, host {host}: a standby that follows"));
+    let free = "select current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
+             - (select count(*) from pg_stat_activity where datid is not null and application_name <> 'livestore-sidecar')";
+    let free: i64 = client.query_one(free, &[]).await?.get(0);
+    if free < needed {
+        report.wrong(format!(
+            "--read-database-url, host {host}: max_connections leaves {free} to sidecars, one needs {needed}: raise max_connections, or lower --database-connections"
+        ));
+    }
+    lag(client, report).await
+}
+
+/// How far the server of this connection is behind its primary.
+pub async fn lag(client: &Client, report: &mut Report) -> Result<(), Error> {
+    // A standby that has all that it was sent is behind by nothing, however long ago that was.
+    let sql = "select pg_is_in_recovery(), pg_is_wal_replay_paused(),
+             case when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() then 0
+                 else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+             end::float8
+         where pg_is_in_recovery()";
+    let Some(row) = client.query_opt(sql, &[]).await? else {
+        report.advise("this server is no standby: without --read-only, the sidecar also takes pushes");
+        return Ok(());
+    };
+    if row.get(1) {
+        report.wrong("its replay is paused: nothing new arrives; run \"select pg_wal_replay_resume()\" there");
+    }
+    match row.get::<_, Option<f64>>(2) {
+        Some(seconds) if seconds > LAG => report.advise(format!("the standby is {seconds:.0} s behind its primary")),
+        Some(seconds) => report.good(format!("the standby is {seconds:.0} s behind its primary")),
+        None => report.advise("the standby has replayed nothing yet"),
+    }
+    Ok(())
+}
