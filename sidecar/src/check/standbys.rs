@@ -1,5 +1,8 @@
 //! Checks of the standbys that histories are read from.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 use tokio_postgres::{Client, Error};
 
 use super::Report;
@@ -9,10 +12,21 @@ use crate::postgres::{Database, Unfit};
 /// A standby that is behind by more than this takes no part in reading, or shows old logs, in seconds.
 const LAG: f64 = 60.0;
 
+/// The time that standbys get to follow, and the interval at which they are asked meanwhile.
+const PATIENCE: Duration = Duration::from_secs(3);
+const INTERVAL: Duration = Duration::from_millis(200);
+
 /// Adds what there is to say of the hosts of `--read-database-url`.
 pub async fn look(config: &Config, database: &Database, report: &mut Report) {
     let needed = i64::from(config.database.database_connections);
-    for (host, found) in database.try_standbys().await.into_iter().enumerate() {
+    let mut standbys = database.try_standbys().await;
+    let start = Instant::now();
+    // They have to replay what the primary has written up to now.
+    while standbys.iter().any(|found| matches!(found, Err(Unfit::Behind))) && start.elapsed() < PATIENCE {
+        sleep(INTERVAL).await;
+        standbys = database.try_standbys().await;
+    }
+    for (host, found) in standbys.into_iter().enumerate() {
         let host = host + 1;
         match found {
             Ok(client) => {

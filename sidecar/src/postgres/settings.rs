@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use tokio_postgres::config::SslMode;
 
 use super::servers::Address;
 use super::url::{self, DatabaseUrl, Roots};
@@ -96,6 +97,8 @@ pub fn address(option: &'static str, url: &str, root_certificate: Option<&Path>)
     let (named_by, trusted) = match (root_certificate, roots) {
         (Some(file), _) => ("--database-root-certificate", Roots::File(file.to_owned())),
         (None, Some(roots)) => (option, roots),
+        // To load them takes as long as the rest of a start.
+        (None, None) if config.get_ssl_mode() != SslMode::Require => (option, Roots::Nobody),
         (None, None) => (option, Roots::System),
     };
     let tls = tls::connector(&trusted).map_err(SettingsError::of(named_by))?;

@@ -33,6 +33,7 @@ pub fn connector(trusted: &Roots) -> Result<MakeRustlsConnect, TlsError> {
     let builder = match trusted {
         Roots::File(file) => builder.with_root_certificates(roots(file)?),
         Roots::System => builder.with_platform_verifier()?,
+        Roots::Nobody => builder.with_root_certificates(RootCertStore::empty()),
     };
     Ok(MakeRustlsConnect::new(builder.with_no_client_auth()))
 }

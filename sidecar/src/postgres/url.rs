@@ -51,6 +51,8 @@ pub enum Roots {
     System,
     /// Those in a PEM file.
     File(PathBuf),
+    /// None: there is no TLS.
+    Nobody,
 }
 
 /// A database URL, read.

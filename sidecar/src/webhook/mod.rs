@@ -5,7 +5,7 @@ mod addresses;
 mod settings;
 
 use std::error::Error;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -31,9 +31,11 @@ const USER_AGENT: &str = concat!("livestore-sidecar/", env!("CARGO_PKG_VERSION")
 /// Sends messages. Cheap to clone.
 #[derive(Clone)]
 pub struct Sender {
-    client: Client,
+    /// Made when it is first needed: it loads the certificates of this system, which takes as long as the rest of a start.
+    client: Arc<OnceLock<Client>>,
     secrets: Arc<[Secret]>,
-    may_reach_private: bool,
+    timeout: Duration,
+    reach: Reach,
 }
 
 /// The clients for the requests that the log sends.
@@ -67,6 +69,8 @@ pub enum SendError {
     Url(String),
     #[error("the address of {0} is private, and --webhook-private-addresses is not set")]
     Private(String),
+    #[error("this system cannot send requests: {0}")]
+    System(String),
     #[error("the message cannot be signed: {0}")]
     Signature(String),
     #[error("{0}")]
@@ -86,7 +90,7 @@ impl SendError {
     /// Whether the receiver, or the way to it, is the problem and not the message: the next message would fare no better.
     pub fn is_receiver_away(&self) -> bool {
         match self {
-            Self::NoSecret | Self::Url(_) | Self::Private(_) | Self::Unreachable(_) => true,
+            Self::NoSecret | Self::Url(_) | Self::Private(_) | Self::System(_) | Self::Unreachable(_) => true,
             Self::Refused { status, .. } => matches!(status.as_u16(), 410 | 429 | 502 | 503 | 504),
             Self::Signature(_) | Self::Broken(_) | Self::Timeout | Self::Answer(_) => false,
         }
@@ -112,34 +116,43 @@ impl SendError {
 
 impl Sender {
     /// A request may take `timeout` in all.
-    pub fn new(secrets: Arc<[Secret]>, timeout: Duration, reach: Reach) -> Result<Self, reqwest::Error> {
+    pub fn new(secrets: Arc<[Secret]>, timeout: Duration, reach: Reach) -> Self {
+        Self { client: Arc::default(), secrets, timeout, reach }
+    }
+
+    fn client(&self) -> Result<&Client, reqwest::Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
         let client = Client::builder()
             .user_agent(USER_AGENT)
-            .connect_timeout(CONNECT_TIMEOUT.min(timeout / 2))
-            .timeout(timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(self.timeout / 2))
+            .timeout(self.timeout)
             // Receivers made with Node close connections that were idle for five seconds.
             .pool_idle_timeout(IDLE)
             // It could lead to a private address, and another server would get the message.
             .redirect(redirect::Policy::none());
-        let client = match reach {
+        let client = match self.reach {
             // A proxy would look the name up itself.
             Reach::Public => client.dns_resolver(Arc::new(PublicAddresses)).no_proxy(),
             Reach::All => client,
         };
-        Ok(Self { client: client.build()?, secrets, may_reach_private: reach == Reach::All })
+        let client = client.build()?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     /// Posts a JSON text with the signatures of the secrets of `purpose`, the name of a subscription. `id` says which message it is,
     /// however often it is sent: visible ASCII without a dot. Returns a successful answer.
     pub async fn post(&self, url: &str, purpose: &str, id: &str, body: Bytes) -> Result<Response, SendError> {
         let url: Url = url.parse().map_err(|error| SendError::Url(format!("{error}")))?;
-        if !self.may_reach_private && addresses::is_private_literal(&url) {
+        if self.reach == Reach::Public && addresses::is_private_literal(&url) {
             return Err(SendError::Private(url.host_str().unwrap_or_default().to_owned()));
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let signatures = self.sign(purpose, id, now, &body)?;
         let request = self
-            .client
+            .client()
+            .map_err(|error| SendError::System(error.to_string()))?
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", id)
@@ -206,7 +219,7 @@ mod tests {
 
     fn sender(secrets: &[&str]) -> Sender {
         let secrets: Vec<Secret> = secrets.iter().map(|text| text.parse().unwrap()).collect();
-        Sender::new(secrets.into(), Duration::from_secs(1), Reach::Public).unwrap()
+        Sender::new(secrets.into(), Duration::from_secs(1), Reach::Public)
     }
 
     /// The example of the specification's libraries.

@@ -62,7 +62,7 @@ impl WebhookSettings {
     }
 
     fn sender_to(&self, reach: Reach, timeout: Duration) -> Result<Sender, SettingsError> {
-        Sender::new(self.secrets()?, timeout, reach).map_err(SettingsError::of("--webhook-timeout"))
+        Ok(Sender::new(self.secrets()?, timeout, reach))
     }
 
     /// Not read by clap, which would repeat one that is malformed.
