@@ -87,7 +87,7 @@ impl Database {
         demand: Demand,
     ) -> Result<Self, BuildError> {
         let servers = address.servers();
-        let servers = Arc::new(if is_read_only { servers.to_read() } else { servers });
+        let servers = Arc::new(if is_read_only { servers.for_reading() } else { servers });
         let listen_servers = match listen {
             None => Arc::clone(&servers),
             Some(listen) => Arc::new(listen.servers().beside(&servers)),

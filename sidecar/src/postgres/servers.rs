@@ -78,7 +78,7 @@ pub async fn connect_once(address: Address) -> Result<Connected, DatabaseError> 
 /// # Errors
 /// Of [`Servers::connect`].
 pub async fn connect_once_to_read(address: Address) -> Result<Connected, DatabaseError> {
-    Servers::new(address).to_read().connect().await
+    Servers::new(address).for_reading().connect().await
 }
 
 /// An error of Postgres with all that it says.
@@ -90,7 +90,7 @@ pub fn told(error: &tokio_postgres::Error) -> String {
     format!("{}{}{}", error.message(), part("detail", error.detail()), part("hint", error.hint()))
 }
 
-/// What the servers of a URL are for.
+/// The use of the servers of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// The one that allows writes is wanted.
@@ -143,7 +143,7 @@ impl Servers {
     }
 
     /// The first of the hosts that answers, to read from.
-    pub fn to_read(self) -> Self {
+    pub fn for_reading(self) -> Self {
         Self { role: Role::Any, ..self }
     }
 

@@ -25,7 +25,7 @@ pub struct DatabaseSettings {
     listen_url: Option<String>,
 
     /// Standbys of the same database, to read the histories of logs from: one URL with all of their hosts. They are used in turn, as far as
-    /// they follow the primary. What is live, and the end of each log, comes from --database-url.
+    /// they follow the primary. Live events and the end of each log come from --database-url.
     #[arg(long, env = "LIVESTORE_READ_DATABASE_URL", hide_env_values = true)]
     read_database_url: Option<String>,
 

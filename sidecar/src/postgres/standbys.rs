@@ -29,7 +29,7 @@ pub struct Standbys {
     replayed: Mutex<Replayed>,
 }
 
-/// What a standby must have replayed.
+/// How far a standby must have replayed.
 #[derive(Default)]
 struct Replayed {
     /// How often it was asked for anew.
@@ -101,7 +101,7 @@ impl Standbys {
         join_all(self.each.iter().map(|standby| standby.client(servers, up_to))).await
     }
 
-    /// What a standby must have replayed.
+    /// How far a standby must have replayed.
     async fn up_to(
         &self,
         primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,

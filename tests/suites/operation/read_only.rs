@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use livestore_tests::client::Node;
-use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::{chain, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::http_rpc::{Answer, post, pull, push, send};
-
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::{Value, json};
@@ -15,32 +13,11 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use crate::check::finds;
-use crate::standbys::{EVENTS, fill, read, replayed, sql};
+use crate::standbys::{EVENTS, Setup, read, replayed, setup, sql};
 
-struct Setup {
-    database: Database,
-    admin: Client,
-    standby: &'static Cluster,
-    /// A superuser there.
-    there: Client,
-    sidecar: Sidecar,
-}
-
-/// A store `s` is filled, and the sidecar reads it at a standby that notices within two seconds that its primary is gone.
-async fn setup() -> Setup {
-    let database = Database::alone().await;
-    let standby = database.cluster().standby().await.leak();
-    let admin = database.admin().await;
-    fill(&admin, "s").await;
-    let there = database.on(standby).admin().await;
-    replayed(&admin, &there).await;
-    sql(&there, "alter system set wal_receiver_timeout = '2s'").await;
-    sql(&there, "select pg_reload_conf()").await;
-    let sidecar = Start::new(database.on(standby).url("sidecar"))
-        .arguments(&["--read-only", "--push-timeout", "1s"])
-        .ready()
-        .await;
-    Setup { database, admin, standby, there, sidecar }
+/// A sidecar that has only the standby.
+fn reading_only(_: String, standby: String) -> Start {
+    Start::new(standby).arguments(&["--read-only", "--push-timeout", "1s"])
 }
 
 async fn backend_id(admin: &Client) -> String {
@@ -64,7 +41,7 @@ fn numbers_of(frame: &Value) -> Vec<i64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_serves_histories_and_live_events_and_pushes_wait() {
-    let Setup { database, admin, standby, there, sidecar } = setup().await;
+    let Setup { database, admin, standby, there, sidecar } = setup(reading_only).await;
     assert_eq!(read(&sidecar, "s").await.numbers(), up_to(EVENTS));
 
     let mut live = Rpc::open(&sidecar.url(), "s").await;
@@ -112,7 +89,10 @@ async fn it_serves_histories_and_live_events_and_pushes_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_have_more_than_the_standby_wait_until_it_follows() {
-    let Setup { database, admin, there, sidecar, .. } = setup().await;
+    let Setup { database, admin, there, sidecar, .. } = setup(reading_only).await;
+    // It notices within two seconds that its primary is gone.
+    sql(&there, "alter system set wal_receiver_timeout = '2s'").await;
+    sql(&there, "select pg_reload_conf()").await;
     let before = backend_id(&admin).await;
     sql(&there, "select pg_wal_replay_pause()").await;
     append(&admin, EVENTS, 10).await;

@@ -15,35 +15,37 @@ use crate::check::finds;
 /// Two and a half pages.
 pub const EVENTS: i64 = 2500;
 
-struct Setup {
-    database: Database,
-    admin: Client,
-    standby: &'static Cluster,
+pub struct Setup {
+    pub database: Database,
+    pub admin: Client,
+    pub standby: &'static Cluster,
     /// A superuser there.
-    there: Client,
-    sidecar: Sidecar,
+    pub there: Client,
+    pub sidecar: Sidecar,
 }
 
-/// A sidecar that keeps no pages, and reads from a standby. A store `s` is filled.
-async fn setup() -> Setup {
+/// A primary, a standby, and a sidecar for the URLs of both. A store `s` is filled.
+pub async fn setup(sidecar: impl FnOnce(String, String) -> Start) -> Setup {
     let database = Database::alone().await;
     let standby = database.cluster().standby().await.leak();
     let admin = database.admin().await;
     fill(&admin, "s").await;
     let there = database.on(standby).admin().await;
     replayed(&admin, &there).await;
-    let sidecar = Start::new(database.url("sidecar"))
-        .arguments(&["--page-cache-bytes", "0", "--read-database-url", &database.on(standby).url("sidecar")])
-        .ready()
-        .await;
+    let sidecar = sidecar(database.url("sidecar"), database.on(standby).url("sidecar")).ready().await;
     Setup { database, admin, standby, there, sidecar }
+}
+
+/// A sidecar that keeps no pages, and reads from the standby.
+fn reading(primary: String, standby: String) -> Start {
+    Start::new(primary).arguments(&["--page-cache-bytes", "0", "--read-database-url", &standby])
 }
 
 pub async fn sql(client: &Client, sql: &str) {
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
-pub async fn fill(admin: &Client, store: &str) {
+async fn fill(admin: &Client, store: &str) {
     let events = chain(0, EVENTS).to_string();
     admin.execute("select livestore.push($1, $2::text::json)", &[&store, &events]).await.unwrap();
 }
@@ -84,7 +86,7 @@ async fn pages(sidecar: &Sidecar, from: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
-    let Setup { database, admin, standby, there, sidecar } = setup().await;
+    let Setup { database, admin, standby, there, sidecar } = setup(reading).await;
     eventually("the standby has what the primary had at the start", async || {
         assert_eq!(read(&sidecar, "s").await.numbers(), up_to(EVENTS));
         pages(&sidecar, "standby").await > 1.0
@@ -138,7 +140,7 @@ async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_lags_behind_brings_nothing_that_was_rewritten_or_reset() {
-    let Setup { admin, there, sidecar, .. } = setup().await;
+    let Setup { admin, there, sidecar, .. } = setup(reading).await;
     sql(&there, "alter system set recovery_min_apply_delay = '5s'").await;
     sql(&there, "select pg_reload_conf()").await;
     let name = first_name(&read(&sidecar, "s").await);

@@ -254,7 +254,7 @@ impl Pages {
     async fn begin(&self, read: &Done) -> Option<(Page, Source)> {
         let (store, after) = &read.key;
         let dropped = self.state.read().dropped;
-        // What a standby has not heard of yet, the cache is told of.
+        // The cache is told of changes that a standby may not have yet.
         let from_standby = if self.hears() { pull_from_standby(&self.database, store, *after).await } else { None };
         let (page, source) = match from_standby {
             Some(page) => (page, Source::Standby),
