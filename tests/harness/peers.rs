@@ -61,8 +61,13 @@ pub struct S2Lite {
 }
 
 impl S2Lite {
-    /// From where `install-peers` has put it.
+    /// From where `install-peers` has put it, as it comes: it makes appends durable every 5 ms.
     pub async fn start(peers: &Path) -> Self {
+        Self::start_with(peers, "5ms").await
+    }
+
+    /// The same with another interval at which appends are made durable, in the words of SlateDB, on which it is built.
+    pub async fn start_with(peers: &Path, flush_interval: &str) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
         let process = watched(&peers.join("s2-lite/bin/server"))
@@ -70,6 +75,7 @@ impl S2Lite {
             .arg(folder.path())
             .args(["--no-dashboard", "--port", &port.to_string()])
             .env("RUST_LOG", "warn")
+            .env("SL8_FLUSH_INTERVAL", flush_interval)
             .spawn_quietly();
         answers(port).await;
         create_basin(port).await;

@@ -62,7 +62,8 @@ pub async fn lag(client: &Client, report: &mut Report) -> Result<(), Error> {
     let sql = "select pg_is_in_recovery(), pg_is_wal_replay_paused(),
              case when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() then 0
                  else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
-             end::float8
+             end::float8,
+             exists (select from pg_stat_get_wal_receiver() r where r.pid is not null)
          where pg_is_in_recovery()";
     let Some(row) = client.query_opt(sql, &[]).await? else {
         report.advise("this server is no standby: without --read-only, the sidecar also takes pushes");
@@ -70,6 +71,10 @@ pub async fn lag(client: &Client, report: &mut Report) -> Result<(), Error> {
     };
     if row.get(1) {
         report.wrong("its replay is paused: nothing new arrives; run \"select pg_wal_replay_resume()\" there");
+    }
+    if !row.get::<_, bool>(3) {
+        report
+            .advise("the standby has no connection to its primary: it gets nothing new, unless it restores an archive");
     }
     match row.get::<_, Option<f64>>(2) {
         Some(seconds) if seconds > LAG => report.advise(format!("the standby is {seconds:.0} s behind its primary")),

@@ -98,9 +98,12 @@ impl Address {
         self.open_by(connect_once).await
     }
 
-    /// To read: a standby will do.
+    /// To read: of several hosts the one that allows writes, which has everything; a standby will do if there is no other.
     pub async fn open_to_read(&self) -> Result<Source, SourceError> {
-        self.open_by(connect_once_to_read).await
+        match self.open_by(connect_once).await {
+            Err(SourceError::Unreachable(DatabaseError::ReadOnly)) => self.open_by(connect_once_to_read).await,
+            opened => opened,
+        }
     }
 
     async fn open_by(

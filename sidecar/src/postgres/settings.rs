@@ -31,7 +31,7 @@ pub struct DatabaseSettings {
 
     /// Only read: --database-url may lead to a standby, for clients far away from the primary. Live events arrive by polling, and
     /// pushes wait or are told to come back. See docs/scale.md.
-    #[arg(long, env = "LIVESTORE_READ_ONLY", conflicts_with = "read_database_url")]
+    #[arg(long, env = "LIVESTORE_READ_ONLY", conflicts_with_all = ["read_database_url", "listen_url"])]
     pub read_only: bool,
 
     /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
@@ -85,6 +85,12 @@ impl DatabaseSettings {
         let standbys = self.read_database_url.as_deref();
         let standbys = standbys.map(|url| address_of("--read-database-url", url)).transpose()?;
         let address = address_of("--database-url", url)?;
+        if self.read_only && address.config.get_hosts().len() > 1 {
+            return Err(
+                "--read-only: --database-url has to name one host, because standbys differ in how far they follow"
+                    .into(),
+            );
+        }
         let demand = Demand::new(self.database_idle_close);
         Database::new(address, listen, standbys, self.read_only, self.database_connections.into(), demand)
             .map_err(SettingsError::of("--database-connections"))

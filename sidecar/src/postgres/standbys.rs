@@ -14,10 +14,13 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::types::PgLsn;
 use tracing::{info, warn};
 
+use super::DatabaseError;
 use super::database::{PoolClient, client_of};
 use super::pool::{Connections, Pooled};
 use super::servers::{Server, Servers};
-use super::{CONNECT_TIMEOUT, DatabaseError};
+
+/// The time that a standby may take until it is known how far it is. The primary could be read meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The time for which a standby that failed is left out.
 const LEFT_OUT: Duration = Duration::from_secs(5);
@@ -141,7 +144,7 @@ impl Standbys {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.each.len() {
             let standby = &self.each[first.wrapping_add(index) % self.each.len()];
-            if standby.left_out.lock().as_ref().is_some_and(|left_out| Instant::now() < left_out.until) {
+            if standby.is_left_out() {
                 continue;
             }
             match standby.client(servers, up_to).await {
@@ -156,9 +159,13 @@ impl Standbys {
 
 impl Standby {
     async fn client(&self, servers: &Servers, up_to: PgLsn) -> Result<PoolClient, Unfit> {
-        let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.pool)).await;
+        let connecting = timeout(PATIENCE, client_of(&self.pool)).await;
         let client = connecting.unwrap_or(Err(DatabaseError::ConnectTimeout))?;
-        self.check(&client, servers, up_to).await?;
+        let Ok(checked) = timeout(PATIENCE, self.check(&client, servers, up_to)).await else {
+            client.give_up();
+            return Err(DatabaseError::NoAnswer.into());
+        };
+        checked?;
         if self.left_out.lock().take().is_some() {
             info!(host = self.host, "a standby is read from again");
         }
@@ -180,6 +187,18 @@ impl Standby {
             Some(_) if is_standby => Err(Unfit::Behind),
             _ => Err(Unfit::NoStandby),
         }
+    }
+
+    /// Whether it is not to be tried now. Once it may be, one reader tries it, and others go on without it meanwhile.
+    fn is_left_out(&self) -> bool {
+        let mut left_out = self.left_out.lock();
+        let Some(left_out) = left_out.as_mut() else { return false };
+        let now = Instant::now();
+        let is_left_out = now < left_out.until;
+        if !is_left_out {
+            left_out.until = now + LEFT_OUT;
+        }
+        is_left_out
     }
 
     fn leave_out(&self, why: &Unfit) {

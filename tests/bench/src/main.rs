@@ -101,6 +101,7 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
             Some(Peers {
                 sync_cf: SyncCf::start(&arguments.peers).await,
                 s2_lite: S2Lite::start(&arguments.peers).await,
+                s2_lite_at_1_ms: S2Lite::start_with(&arguments.peers, "1ms").await,
             })
         };
         let portable = Ours::portable(cluster).await;

@@ -1,6 +1,8 @@
 //! `--read-database-url`: histories come from standbys, and whoever reads gets the same as from the primary alone.
 
-use futures_util::future::join_all;
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::{chain, up_to};
 use livestore_tests::eventually;
@@ -8,6 +10,7 @@ use livestore_tests::http_rpc::{Answer, post, pull, send};
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
+use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::check::finds;
@@ -163,5 +166,25 @@ async fn a_standby_that_lags_behind_brings_nothing_that_was_rewritten_or_reset()
     eventually("the new log is read", async || first_name(&read(&sidecar, "s").await) == name).await;
     for _ in 0..5 {
         assert_eq!(first_name(&read(&sidecar, "s").await), name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_vanishes_in_the_middle_of_reads_is_missed_by_nobody() {
+    let Setup { standby, sidecar, .. } = setup(reading).await;
+    for after in [0, 2, 5, 10, 20] {
+        eventually("the standby is read from", async || {
+            let before = pages(&sidecar, "standby").await;
+            read(&sidecar, "s").await;
+            pages(&sidecar, "standby").await > before
+        })
+        .await;
+        let killing = async {
+            sleep(Duration::from_millis(after)).await;
+            tokio::task::spawn_blocking(|| standby.kill()).await.unwrap();
+        };
+        let (answers, ()) = join(join_all((0..30).map(|_| read(&sidecar, "s"))), killing).await;
+        assert!(answers.iter().all(|answer| answer.numbers() == up_to(EVENTS)), "killed after {after} ms");
+        tokio::task::spawn_blocking(|| standby.pg_ctl(&["start"])).await.unwrap();
     }
 }

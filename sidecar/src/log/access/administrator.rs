@@ -29,6 +29,9 @@ impl Administrator<'_> {
 
     /// Empties the log. One that does not exist is empty already.
     pub async fn reset(&self) -> Result<(), ResetError> {
+        if self.0.is_read_only() {
+            return Err(ResetError::Database(DatabaseError::ReadOnly));
+        }
         let mut client = self.0.database().client().await.map_err(ResetError::Database)?;
         let reset = async {
             let transaction = client.transaction().await?;

@@ -143,6 +143,11 @@ impl Reader {
         }
     }
 
+    /// Waits until the log has this event, if a standby may still follow. See [`PullError::Rewound`].
+    pub async fn catch_up(&self, after: i64) -> Result<(), PullError> {
+        self.store.log.tails.pages().catch_up(self.id(), after, None).await
+    }
+
     /// Finds the table that holds the events of the store, if the store exists; cached for a while. Waits while the database is away.
     pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
         self.store.log.aliases.locate(self.id()).await

@@ -84,6 +84,11 @@ impl StoreLog {
         Self { is_own: true, ..self }
     }
 
+    /// Whether nothing can be appended through this sidecar, and what it reads may be behind.
+    pub fn is_read_only(&self) -> bool {
+        self.log.is_read_only()
+    }
+
     pub fn id(&self) -> &StoreId {
         &self.store
     }

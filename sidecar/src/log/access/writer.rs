@@ -63,7 +63,7 @@ impl StoreLog {
         let origin = batch.origin();
         let checked = self.check_sizes(batch.sizes());
         let pushed = match checked {
-            Ok(()) if self.log.is_read_only() => Either::Right(self.read_only(over_limit).boxed()),
+            Ok(()) if self.is_read_only() => Either::Right(self.read_only(over_limit).boxed()),
             checked => match checked.and_then(|()| self.room(&batch, over_limit)) {
                 Ok(room) => Either::Left(self.push_in_time(batch, room, backend_id, over_limit)),
                 Err(error) => Either::Right(std::future::ready(Err(error)).boxed()),
@@ -77,8 +77,11 @@ impl StoreLog {
     pub async fn admit(self, batch: Batch) -> Result<Admitted, PushError> {
         let admitting = async {
             self.check_sizes(batch.sizes())?;
-            if self.log.is_read_only() {
-                return Err(self.read_only(OverLimit::Wait).await.err().unwrap_or(PushError::Unavailable));
+            if self.is_read_only() {
+                self.check_token(Access::Write, Action::Push.refusal()).await?;
+                // As while the database is away.
+                self.log.commits.last_moment().cancelled().await;
+                return Err(PushError::Unavailable);
             }
             // Room comes last: a push that waits shall not keep others out.
             self.admit_to(Room::Awaited(None), &batch, OverLimit::Wait).await
@@ -118,13 +121,16 @@ impl StoreLog {
     fn read_only(&self, over_limit: OverLimit) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let this = self.clone();
         async move {
-            this.check_token(Access::Write, Action::Push.refusal()).await?;
-            this.authorize(Action::Push).await?;
-            if over_limit == OverLimit::Wait {
-                let last_moment = this.log.commits.last_moment();
-                let _ = timeout(this.log.commits.timeout(), last_moment.cancelled()).await;
-            }
-            Err(PushError::Unavailable)
+            let (patience, last_moment) = (this.log.commits.timeout(), this.log.commits.last_moment());
+            let asking = async {
+                this.check_token(Access::Write, Action::Push.refusal()).await?;
+                if over_limit == OverLimit::Wait {
+                    std::future::pending::<()>().await;
+                }
+                Err(PushError::Unavailable)
+            };
+            let asked = last_moment.run_until_cancelled(timeout(patience, asking)).await;
+            asked.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{Inspection, ReadError, Source};
+use super::{Inspection, Parameter, ReadError, Source};
 use crate::log::read::page::{pull, pull_from_standby};
 use crate::log::store_id::StoreId;
 
@@ -27,7 +27,10 @@ impl Inspection {
         }
         // The bounds of a page hold for this one, too.
         let database = &self.0.database;
-        let (source, page) = match pull_from_standby(database, store, so_far.after).await {
+        // What was rewritten, a standby may still have: it is read only while changes are heard of.
+        let hears = self.0.tails.pages().hears();
+        let of_standby = if hears { pull_from_standby(database, store, so_far.after).await } else { None };
+        let (source, page) = match of_standby {
             Some(page) => (Source::Standby, page),
             None => (Source::Primary, pull(database, store, so_far.after).await?),
         };
@@ -42,19 +45,15 @@ impl Inspection {
         let mut lines = String::new();
         if count > 0 {
             let sql = "select * from livestore._export_events($1, $2, $3, $4)";
-            for row in self
-                .rows_of(
-                    source,
-                    sql,
-                    vec![
-                        Box::new(store.as_str().to_owned()),
-                        Box::new(so_far.after),
-                        Box::new(count),
-                        Box::new(so_far.digest.clone()),
-                    ],
-                )
-                .await?
-            {
+            let parameters = || -> Vec<Parameter> {
+                let store = Box::new(store.as_str().to_owned());
+                vec![store, Box::new(so_far.after), Box::new(count), Box::new(so_far.digest.clone())]
+            };
+            let rows = match self.rows_of(source, sql, parameters()).await {
+                Err(_) if source == Source::Standby => self.rows(sql, parameters()).await?,
+                rows => rows?,
+            };
+            for row in rows {
                 lines.push_str(row.try_get(1)?);
                 lines.push('\n');
                 (so_far.after, so_far.digest) = (row.try_get(0)?, row.try_get(2)?);

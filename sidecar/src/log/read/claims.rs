@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::time::Instant;
 use tracing::warn;
@@ -28,21 +29,14 @@ const LONGEST: Duration = Duration::from_secs(5);
 const CLAIMS: u64 = 10_000;
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
-/// By how much the clocks of a primary and a standby may differ.
-const SKEW: f64 = 60.0;
+/// By how much the clocks of a primary and a standby may differ, in seconds.
+const SKEW: f64 = 10.0;
 
-/// Whether a standby has replayed what the primary had written so many seconds ago, or is none. Either it has replayed a transaction of
-/// later; or it has replayed everything that it has received, and is connected: a connection that has brought nothing for
-/// wal_receiver_timeout is closed.
+/// Whether a standby has replayed what the primary had written so many seconds ago, or is none: it has replayed a transaction of later.
+/// That it has nothing left to replay proves nothing: the standby that it follows may itself be cut off from the primary.
 const HAS_FOLLOWED: &str = "\
     select not pg_is_in_recovery()
-        or coalesce(pg_last_xact_replay_timestamp() > clock_timestamp() - make_interval(secs => $1::float8 - $2::float8), false)
-        or (
-            exists (select from pg_stat_get_wal_receiver() r where r.pid is not null)
-            and pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
-            and t.seconds > 0 and $1::float8 > t.seconds
-        )
-    from (select extract(epoch from current_setting('wal_receiver_timeout')::interval)::float8) t(seconds)";
+        or coalesce(pg_last_xact_replay_timestamp() > clock_timestamp() - make_interval(secs => $1::float8 - $2::float8), false)";
 
 /// The claims of clients.
 pub struct Claims {
@@ -54,7 +48,11 @@ pub struct Claims {
 
 impl Claims {
     pub fn new(database: Database) -> Self {
-        let made = Cache::builder().max_capacity(CLAIMS).time_to_idle(FORGOTTEN).build();
+        let made = Cache::builder()
+            .max_capacity(CLAIMS)
+            .time_to_idle(FORGOTTEN)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
         Self { database, made, hasher: RandomState::new() }
     }
 
@@ -64,11 +62,11 @@ impl Claims {
     /// The log does not have it, and will not.
     pub async fn catch_up(&self, store: &StoreId, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
         let mut backoff = Backoff::new(SHORTEST, LONGEST);
+        let claim = self.hasher.hash_one((store, after, backend_id));
+        let made = if self.database.is_read_only() { self.made.get_with(claim, Instant::now) } else { Instant::now() };
         loop {
             let (has_followed, log) = if self.database.is_read_only() {
-                let claim = self.hasher.hash_one((store, after, backend_id));
-                let since = self.made.get_with(claim, Instant::now).elapsed();
-                retry_until_available(async || self.look(store, since).await).await?
+                retry_until_available(async || self.look(store, made.elapsed()).await).await?
             } else {
                 (true, retry_until_available(|| status(&self.database, store)).await?)
             };

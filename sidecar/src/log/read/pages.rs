@@ -115,14 +115,15 @@ impl Pages {
 
     /// From now on, this server tells of changes, or none does. All pages are dropped: they may have changed before.
     pub fn listen_to(&self, server: Option<Option<Server>>) {
-        self.state.write().listening = server;
         self.drop_all();
+        self.state.write().listening = server;
     }
 
     /// Drops all pages: events were rewritten, or a log was reset.
     pub fn drop_all(&self) {
-        self.state.write().dropped += 1;
+        // First: no read that begins after this may take what a standby had before.
         self.database.ask_standbys_anew();
+        self.state.write().dropped += 1;
         self.kept.invalidate_all();
         self.kept.run_pending_tasks();
         self.texts.drop_all();
@@ -143,7 +144,7 @@ impl Pages {
     }
 
     /// Whether changes are heard of.
-    fn hears(&self) -> bool {
+    pub fn hears(&self) -> bool {
         self.state.read().listening.is_some_and(|server| self.database.is_current(server))
     }
 
@@ -257,8 +258,9 @@ impl Pages {
         // The cache is told of changes that a standby may not have yet.
         let from_standby = if self.hears() { pull_from_standby(&self.database, store, *after).await } else { None };
         let (page, source) = match from_standby {
-            Some(page) => (page, Source::Standby),
-            None => (pull(&self.database, store, *after).await.ok()?, Source::Primary),
+            // Events may have been rewritten meanwhile.
+            Some(page) if self.state.read().dropped == dropped => (page, Source::Standby),
+            _ => (pull(&self.database, store, *after).await.ok()?, Source::Primary),
         };
         metrics::page_read(if source == Source::Standby { "standby" } else { "database" });
         let kept = Kept { page: Some(page.clone()), read: read.began, dropped };

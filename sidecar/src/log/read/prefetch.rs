@@ -1,7 +1,9 @@
 //! Reading a log page by page. The page that a reader will ask for next is read while it sends the one before.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
@@ -16,6 +18,9 @@ use crate::postgres::{Unreadable, retry_until_available};
 /// The memory to reserve before the size of a page is known. A page ends with the event that reaches its bound in bytes, and
 /// an event has at most 4 MiB by default. Twice that, for the text that is made of the events.
 const MOST: usize = 2 * (PAGE_BYTES as usize + (4 << 20));
+
+/// The pause before a log that has caught up is read again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// The pages of one reader. At most one is read before it is asked for.
 pub struct Prefetch {
@@ -71,8 +76,13 @@ impl Prefetch {
     }
 
     /// Waits until the log has what the reader has seen, as [`Pages::catch_up`] does.
-    pub async fn catch_up(&self, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
-        self.all.catch_up(&self.store, after, backend_id).await
+    pub async fn catch_up(&mut self, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+        // The page that did not fit is of another life, or of a moment ago.
+        self.forget();
+        self.life = None;
+        self.all.catch_up(&self.store, after, backend_id).await?;
+        sleep(AGAIN).await;
+        Ok(())
     }
 
     /// The reader has read this log before, by another request: the backend id of the pages that it has.

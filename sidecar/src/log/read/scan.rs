@@ -47,7 +47,7 @@ impl Scan {
             let page = self.prefetch.page(self.after).await?;
             match check_cursor(&page, self.after, self.backend_id.as_deref()) {
                 Ok(()) => break page,
-                Err(_) => self.prefetch.catch_up(self.after, self.backend_id.as_deref()).await?,
+                Err(_) => Box::pin(self.prefetch.catch_up(self.after, self.backend_id.as_deref())).await?,
             }
         };
         // A reset between two pages must not mix two logs.

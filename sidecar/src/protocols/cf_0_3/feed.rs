@@ -10,7 +10,7 @@ use super::messages::{Reason, error, pull_res, push_ack};
 use crate::log::{Delivery, Denied, Events, Reader, StoreLog, StreamEnd, Subscription, Unreadable};
 use crate::protocols::chunks::chunks;
 use crate::protocols::websocket::Outgoing;
-use crate::protocols::websocket::close::{Close, EXPIRED};
+use crate::protocols::websocket::close::{Close, EXPIRED, UNAVAILABLE};
 use crate::time::passed;
 
 /// The time that a connection may be silent before it counts as one that only listens. A client pings as soon as it is connected.
@@ -205,6 +205,8 @@ impl Feed {
     /// The log is another one, or the client may not follow it any more.
     async fn over(&mut self, end: StreamEnd) -> Result<(), Close> {
         match end {
+            // A standby may have less than before. The client comes back, and waits for it.
+            StreamEnd::Reset { .. } | StreamEnd::Rewound if self.log.is_read_only() => Err(UNAVAILABLE),
             StreamEnd::Reset { .. } | StreamEnd::Rewound => self.end(RESET).await,
             StreamEnd::Unreadable => self.end(&Unreadable.to_string()).await,
             StreamEnd::Expired => Err(EXPIRED),

@@ -89,7 +89,7 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
     }
     let (parent, last) = (batch.parent().unwrap_or(0), batch.last().unwrap_or(0));
     // The head that S2 would be asked to expect, and the one that the events say they follow.
-    let is_expected = match_seq_num.is_none_or(|expected| expected == parent);
+    let is_expected = log.is_read_only() || match_seq_num.is_none_or(|expected| expected == parent);
     let pushed = if is_expected {
         log.push(batch, None, OverLimit::Refuse).await
     } else {
@@ -224,7 +224,7 @@ pub async fn read(
         }
         None => (read.start, read.limits, 0, 0),
     };
-    let end = reader.end().await?;
+    let mut end = reader.end().await?;
     let mut after = match start {
         Start::SeqNum(seq_num) => seq_num,
         Start::TailOffset(offset) => (end.head - offset).max(0),
@@ -233,6 +233,13 @@ pub async fn read(
             None => end.head,
         },
     };
+    if after > end.head && log.is_read_only() {
+        // A standby may still follow: a client that begins earlier than it asked to gets events twice.
+        match reader.catch_up(after).await {
+            Ok(()) | Err(PullError::Rewound) => end = reader.end().await?,
+            Err(error) => return Err(error),
+        }
+    }
     if after > end.head {
         if !read.clamp {
             return Ok(unwritten(&end));

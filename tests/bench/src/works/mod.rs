@@ -23,6 +23,7 @@ pub const OURS_ELECTRIC: &str = "livestore_sync, sync-electric";
 pub const OURS_PORTABLE: &str = "livestore_sync, portable flavour";
 pub const SYNC_CF: &str = "sync-cf on workerd";
 pub const S2_LITE: &str = "s2-lite";
+pub const S2_LITE_AT_1_MS: &str = "s2-lite, flushing every ms";
 pub const POSTGRES: &str = "bare PostgreSQL";
 
 /// The extent of the work: everything, or as much as fits into five minutes.
@@ -56,6 +57,8 @@ pub struct Systems {
 pub struct Peers {
     pub sync_cf: SyncCf,
     pub s2_lite: S2Lite,
+    /// The same with its setting for short waits.
+    pub s2_lite_at_1_ms: S2Lite,
 }
 
 /// A progress line: the report is what counts.

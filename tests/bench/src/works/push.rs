@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use super::{OURS, OURS_ELECTRIC, OURS_PORTABLE, OURS_S2, POSTGRES, S2_LITE, SYNC_CF, Size, Systems, say};
+use super::{
+    OURS, OURS_ELECTRIC, OURS_PORTABLE, OURS_S2, POSTGRES, S2_LITE, S2_LITE_AT_1_MS, SYNC_CF, Size, Systems, say,
+};
 use crate::measure::{Bound, Figure, Section, cpu_time};
 use crate::systems::{Ours, postgres_tool};
 use crate::wire::s2::Api;
@@ -142,6 +144,7 @@ async fn measure(work: &Work, systems: &Systems, size: &Size) -> Section {
     let with_cf = stores <= 64;
     if let Some(peers) = &systems.peers {
         all.push(Writers::new(S2_LITE, Target::S2(Api::Rest, peers.s2_lite.port()), stores));
+        all.push(Writers::new(S2_LITE_AT_1_MS, Target::S2(Api::Rest, peers.s2_lite_at_1_ms.port()), stores));
         if with_cf {
             all.push(Writers::new(SYNC_CF, Target::Rpc(peers.sync_cf.url()), stores));
         }
