@@ -140,3 +140,20 @@ async fn clients_that_have_more_than_the_standby_wait_until_it_follows() {
         sleep(Duration::from_millis(100)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_s2_that_is_ahead_gets_nothing_twice() {
+    let Setup { admin, there, sidecar, .. } = setup(reading_only).await;
+    sql(&there, "select pg_wal_replay_pause()").await;
+    append(&admin, EVENTS, 10).await;
+    let url = format!("{}/v1/streams/s/records?seq_num={}&clamp=true", sidecar.http_url(), EVENTS + 5);
+    let ask = reqwest::Client::new().get(url).header("s2-basin", "basin-of-tests").send();
+    let asking = tokio::spawn(async move { ask.await.unwrap().text().await.unwrap() });
+    sleep(Duration::from_secs(2)).await;
+    assert!(!asking.is_finished(), "{}", asking.await.unwrap());
+    sql(&there, "select pg_wal_replay_resume()").await;
+    let answer: Value = serde_json::from_str(&asking.await.unwrap()).unwrap();
+    let numbers: Vec<_> =
+        answer["records"].as_array().unwrap().iter().map(|record| record["seq_num"].as_i64().unwrap()).collect();
+    assert_eq!(numbers, (EVENTS + 5..EVENTS + 10).collect::<Vec<_>>());
+}
