@@ -17,7 +17,7 @@ use tokio_postgres::Client;
 /// Two and a half pages.
 const EVENTS: i64 = 2500;
 
-async fn sql(client: &Client, sql: &str) {
+pub async fn sql(client: &Client, sql: &str) {
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
@@ -26,19 +26,19 @@ async fn fill(admin: &Client, store: &str) {
     admin.execute("select livestore.push($1, $2::text::json)", &[&store, &events]).await.unwrap();
 }
 
-async fn read(sidecar: &Sidecar, store: &str) -> Answer {
+pub async fn read(sidecar: &Sidecar, store: &str) -> Answer {
     let answer = send(post(sidecar, store, pull(store, None))).await;
     assert_eq!(answer.exit()["_tag"], "Success", "{answer:?}");
     answer
 }
 
 /// The name of the first event.
-fn first_name(answer: &Answer) -> String {
+pub fn first_name(answer: &Answer) -> String {
     let batches = answer.frames.iter().filter_map(|frame| frame.pointer("/values/0/batch/0/eventEncoded/name"));
     batches.map(|name| name.as_str().unwrap().to_owned()).next().unwrap()
 }
 
-async fn pages(sidecar: &Sidecar, from: &str) -> f64 {
+pub async fn pages(sidecar: &Sidecar, from: &str) -> f64 {
     sidecar.metric(&format!("livestore_pages_read_total{{from=\"{from}\"}}")).await
 }
 

@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 
 use crate::check::finds;
-use crate::standbys::{EVENTS, Setup, read, replayed, setup, sql};
+use crate::page_cache::{read, sql};
+use crate::standbys::{EVENTS, Setup, replayed, setup};
 
 /// A sidecar that has only the standby.
 fn reading_only(_: String, standby: String) -> Start {

@@ -6,7 +6,6 @@ use futures_util::future::{join, join_all};
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::{chain, up_to};
 use livestore_tests::eventually;
-use livestore_tests::http_rpc::{Answer, post, pull, send};
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
@@ -14,6 +13,7 @@ use tokio::time::sleep;
 use tokio_postgres::Client;
 
 use crate::check::finds;
+use crate::page_cache::{first_name, pages, read, sql};
 
 /// Two and a half pages.
 pub const EVENTS: i64 = 2500;
@@ -44,10 +44,6 @@ fn reading(primary: String, standby: String) -> Start {
     Start::new(primary).arguments(&["--page-cache-bytes", "0", "--read-database-url", &standby])
 }
 
-pub async fn sql(client: &Client, sql: &str) {
-    client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-}
-
 async fn fill(admin: &Client, store: &str) {
     let events = chain(0, EVENTS).to_string();
     admin.execute("select livestore.push($1, $2::text::json)", &[&store, &events]).await.unwrap();
@@ -62,18 +58,6 @@ pub async fn replayed(admin: &Client, there: &Client) {
     .await;
 }
 
-pub async fn read(sidecar: &Sidecar, store: &str) -> Answer {
-    let answer = send(post(sidecar, store, pull(store, None))).await;
-    assert_eq!(answer.exit()["_tag"], "Success", "{answer:?}");
-    answer
-}
-
-/// The name of the first event.
-fn first_name(answer: &Answer) -> String {
-    let batches = answer.frames.iter().filter_map(|frame| frame.pointer("/values/0/batch/0/eventEncoded/name"));
-    batches.map(|name| name.as_str().unwrap().to_owned()).next().unwrap()
-}
-
 /// An export by the inspector is what the primary exports.
 async fn exports_are_right(sidecar: &Sidecar, admin: &Client) {
     let rows = admin.query("select * from livestore.export_store('s')", &[]).await.unwrap();
@@ -81,10 +65,6 @@ async fn exports_are_right(sidecar: &Sidecar, admin: &Client) {
     let (status, lines) = sidecar.get("/inspector/export?id=s").await;
     assert_eq!(status, 200);
     assert_eq!(lines.lines().collect::<Vec<_>>(), expected);
-}
-
-async fn pages(sidecar: &Sidecar, from: &str) -> f64 {
-    sidecar.metric(&format!("livestore_pages_read_total{{from=\"{from}\"}}")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ impl Inspection {
         }
         // The bounds of a page hold for this one, too.
         let database = &self.0.database;
-        // What was rewritten, a standby may still have: it is read only while changes are heard of.
+        // A standby may still have events as they were before a rewrite: it is read only while changes are heard of.
         let hears = self.0.tails.pages().hears();
         let of_standby = if hears { pull_from_standby(database, store, so_far.after).await } else { None };
         let (source, page) = match of_standby {
