@@ -1,4 +1,4 @@
-//! A TCP relay that can be cut, stalled, slowed and reset: the network between a client and a sidecar, or a sidecar and Postgres.
+//! A TCP relay that can be cut, stalled, slowed, reset and lost: the network between a client and a sidecar, or a sidecar and Postgres.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,16 @@ use tokio::sync::watch;
 pub struct Breaker {
     port: u16,
     state: Arc<watch::Sender<State>>,
-    resets: Arc<watch::Sender<u64>>,
+    blows: Arc<watch::Sender<Blows>>,
+}
+
+/// The blows that connections have had so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Blows {
+    resets: u64,
+    losses: u64,
+    /// The time after the last loss at which the near side is reset.
+    near_gives_up: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,14 +40,14 @@ impl Breaker {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let state = Arc::new(watch::Sender::new(State::Whole));
-        let resets = Arc::new(watch::Sender::new(0));
-        let (relay, relay_resets) = (Arc::clone(&state), Arc::clone(&resets));
+        let blows = Arc::new(watch::Sender::new(Blows::default()));
+        let (relay, relay_blows) = (Arc::clone(&state), Arc::clone(&blows));
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carry(near, target, relay.subscribe(), relay_resets.subscribe()));
+                tokio::spawn(carry(near, target, relay.subscribe(), relay_blows.subscribe()));
             }
         });
-        Self { port, state, resets }
+        Self { port, state, blows }
     }
 
     pub fn port(&self) -> u16 {
@@ -62,7 +71,18 @@ impl Breaker {
 
     /// Ends the connections that there are with a RST, which loses what is under way; new ones are welcome.
     pub fn reset(&self) {
-        self.resets.send_modify(|count| *count += 1);
+        self.blows.send_modify(|blows| blows.resets += 1);
+    }
+
+    /// Loses the connections that there are for good: they carry nothing any more, and neither side is told, not even when the other
+    /// one closes. New ones are welcome. A firewall that forgets what it has let through.
+    ///
+    /// `near_gives_up`: the time after which the near side is told all the same, as its system does when nothing is acknowledged.
+    pub fn lose(&self, near_gives_up: Option<Duration>) {
+        self.blows.send_modify(|blows| {
+            blows.losses += 1;
+            blows.near_gives_up = near_gives_up;
+        });
     }
 
     pub fn mend(&self) {
@@ -77,7 +97,7 @@ impl Breaker {
     }
 }
 
-async fn carry(near: TcpStream, target: u16, mut state: watch::Receiver<State>, mut resets: watch::Receiver<u64>) {
+async fn carry(near: TcpStream, target: u16, mut state: watch::Receiver<State>, mut blows: watch::Receiver<Blows>) {
     if state.wait_for(|state| *state != State::Stalled).await.is_ok_and(|state| *state == State::Cut) {
         return;
     }
@@ -88,17 +108,35 @@ async fn carry(near: TcpStream, target: u16, mut state: watch::Receiver<State>, 
     let (mut near_reads, mut near_writes) = near.into_split();
     let (mut far_reads, mut far_writes) = far.into_split();
     let mut cut = state.clone();
-    let is_reset = tokio::select! {
-        () = pump(&mut near_reads, &mut far_writes, state.clone()) => false,
-        () = pump(&mut far_reads, &mut near_writes, state) => false,
-        _ = cut.wait_for(|state| *state == State::Cut) => false,
-        _ = resets.changed() => true,
+    let before = *blows.borrow_and_update();
+    let now = tokio::select! {
+        () = pump(&mut near_reads, &mut far_writes, state.clone()) => before,
+        () = pump(&mut far_reads, &mut near_writes, state) => before,
+        _ = cut.wait_for(|state| *state == State::Cut) => before,
+        Ok(now) = blows.wait_for(|now| *now != before) => *now,
     };
-    if is_reset {
+    if now.losses != before.losses {
+        tokio::join!(swallow(near_reads, near_writes, now.near_gives_up), swallow(far_reads, far_writes, None));
+    } else if now.resets != before.resets {
         let _ = (near_reads.as_ref().set_zero_linger(), far_reads.as_ref().set_zero_linger());
         // Dropped, a half that writes says goodbye first, and a socket that has done so sends no RST.
         near_writes.forget();
         far_writes.forget();
+    }
+}
+
+/// Takes what one side sends, and answers nothing, until that side has enough, or is reset after a while.
+async fn swallow(mut reads: OwnedReadHalf, writes: OwnedWriteHalf, until_reset: Option<Duration>) {
+    let mut buffer = vec![0; 4 << 10];
+    let swallowing = async { while reads.read(&mut buffer).await.is_ok_and(|read| read > 0) {} };
+    match until_reset {
+        None => swallowing.await,
+        Some(time) => {
+            if tokio::time::timeout(time, swallowing).await.is_err() {
+                let _ = reads.as_ref().set_zero_linger();
+                writes.forget();
+            }
+        }
     }
 }
 

@@ -21,6 +21,8 @@ const TEMPLATE: &str = "livestore_template";
 pub struct Cluster {
     folder: PathBuf,
     port: u16,
+    /// The environment that Postgres runs in, besides ours.
+    environment: Vec<(&'static str, String)>,
     /// A shell that waits for its standard input to close and cleans up then.
     watchdog: Child,
 }
@@ -44,21 +46,27 @@ impl Cluster {
 
     /// Starts a cluster that knows nothing of livestore_sync.
     pub fn start_empty() -> Self {
-        Self::initialize(&std::env::temp_dir(), "")
+        Self::initialize(&std::env::temp_dir(), "", &[])
     }
 
-    fn initialize(parent: &Path, settings: &str) -> Self {
+    fn initialize(parent: &Path, settings: &str, environment: &[(&'static str, String)]) -> Self {
         let folder = new_folder(parent);
         run(postgres_command("initdb")
             .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
             .arg("-D")
             .arg(folder.join("data")));
-        Self::run(folder, &format!("listen_addresses = '127.0.0.1'\nmax_connections = 200\n{settings}"))
+        let settings = format!("listen_addresses = '127.0.0.1'\nmax_connections = 200\n{settings}");
+        Self::run(folder, &settings, environment)
     }
 
     /// The same with its folder in this one, e.g. on a disk of its own.
     pub fn start_in(parent: &Path, settings: &str) -> Self {
-        let cluster = Self::initialize(parent, settings);
+        Self::start_as(parent, settings, &[])
+    }
+
+    /// The same with environment variables for Postgres.
+    pub fn start_as(parent: &Path, settings: &str, environment: &[(&'static str, String)]) -> Self {
+        let cluster = Self::initialize(parent, settings, environment);
         // A thread of its own: tests may or may not run on a runtime.
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -88,7 +96,7 @@ impl Cluster {
     }
 
     /// Starts what is in the folder.
-    fn run(folder: PathBuf, settings: &str) -> Self {
+    fn run(folder: PathBuf, settings: &str, environment: &[(&'static str, String)]) -> Self {
         let (data, port) = (folder.join("data"), free_port());
         place(&folder, port);
         // Durable as in production: the tests kill Postgres and look for what was acknowledged.
@@ -109,7 +117,7 @@ impl Cluster {
             .process_group(0)
             .spawn()
             .expect("a shell");
-        let cluster = Self { folder, port, watchdog };
+        let cluster = Self { folder, port, environment: environment.to_vec(), watchdog };
         cluster.pg_ctl(&["start"]);
         cluster
     }
@@ -166,8 +174,11 @@ impl Cluster {
     }
 
     fn pg_ctl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = postgres_command("pg_ctl");
+        // `env` behind the change of the user: libfaketime would keep something of root's.
+        let mut command = as_postgres(Path::new("env"));
         command
+            .args(self.environment.iter().map(|(name, value)| format!("{name}={value}")))
+            .arg(bin("pg_ctl"))
             .arg("-D")
             .arg(self.folder.join("data"))
             .arg("-l")

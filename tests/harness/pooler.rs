@@ -44,7 +44,8 @@ impl Pooler {
         .await;
     }
 
-    fn end(&mut self) {
+    /// Ends it, and with it all connections.
+    pub fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

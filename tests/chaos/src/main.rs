@@ -5,6 +5,7 @@ mod checker;
 mod clients;
 mod faults;
 mod history;
+mod onlooker;
 mod reactions;
 mod report;
 mod system;
@@ -15,11 +16,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use clap::Parser;
+use livestore_tests::flavour::Flavour;
 
 use crate::checker::Violation;
 use crate::clients::{Fleet, Stores};
 use crate::faults::{Extent, Injector, schedule};
 use crate::history::Recorder;
+use crate::onlooker::Onlookers;
 use crate::reactions::Reactions;
 use crate::system::System;
 
@@ -56,8 +59,12 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| u64::from(rand_seed()));
     let standby = if arguments.standby { " STANDBY=1" } else { "" };
+    let flavour = match Flavour::of_tests() {
+        Flavour::Native => "",
+        Flavour::Portable => " FLAVOUR=portable",
+    };
     println!(
-        "seed {seed}, {} s; the same faults again: make chaos SECONDS={0} SEED={seed}{standby}",
+        "seed {seed}, {} s; the same faults again: make chaos SECONDS={0} SEED={seed}{standby}{flavour}",
         arguments.seconds
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -84,6 +91,8 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     let stores = Arc::new(Stores::new(CONTENDED, QUIET, Reactions::stores(), recorder.clone()));
     let reactions = Reactions::start(&system, &recorder, seed).await;
     let fleet = Fleet::start(&system, &stores, &recorder, seed);
+    let looked_at = stores.all().map(|store| store.name.clone()).collect();
+    let onlookers = Onlookers::start(&system, &recorder, seed, looked_at);
     eprintln!("{SIDECARS} sidecars, {} clients, {} stores, {} faults", fleet.len(), CONTENDED + QUIET, plan.len());
 
     let injector = Arc::new(Injector::new(Arc::clone(&system), Arc::clone(&stores)));
@@ -93,11 +102,13 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         None => eprintln!("not everybody is back after {} s", RECOVERY.as_secs()),
     }
     fleet.end(&recorder).await;
+    let unexpected = onlookers.finish().await;
     reactions.finish(&recorder, RECOVERY * 2).await;
     stores.record_logs(&system).await;
 
     let histories = recorder.finish();
-    let violations: Vec<_> = histories.iter().flat_map(checker::check).collect();
+    let unexpected = unexpected.into_iter().map(Violation::of_inspector);
+    let violations: Vec<_> = histories.iter().flat_map(checker::check).chain(unexpected).collect();
     if !violations.is_empty() {
         let folder = arguments.out.join(format!("seed-{seed}"));
         report::leave(&folder, &plan, &histories, &violations, &system).await.expect("a folder for what was found");

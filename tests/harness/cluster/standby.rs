@@ -15,11 +15,11 @@ impl Cluster {
 
     /// The same with its folder in this one.
     pub async fn standby_in(&self, parent: &Path) -> Self {
-        let (port, parent) = (self.port, parent.to_path_buf());
+        let (port, parent, environment) = (self.port, parent.to_path_buf(), self.environment.clone());
         let copying = tokio::task::spawn_blocking(move || {
             let folder = new_folder(&parent);
             copy(port, &folder.join("data"));
-            Self::run(folder, "")
+            Self::run(folder, "", &environment)
         });
         let standby = copying.await.expect("a standby");
         self.wait_for_standby().await;

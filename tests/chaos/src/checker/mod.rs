@@ -1,9 +1,10 @@
 //! Decides whether a history can be: a pure function of what was recorded, in time n log n.
 //!
 //! The log that Postgres holds in the end is the one order there may be. It remains to show that everybody agrees with it:
-//! acknowledged pushes ([`pushes`]), live streams ([`streams`]), reads ([`reads`]) and followers of all stores ([`follows`]), and that time
-//! does, too.
+//! acknowledged pushes ([`pushes`]), live streams ([`streams`]), reads ([`reads`]) and followers of all stores ([`follows`]), that time
+//! does, too, and that nobody gets what was erased ([`erasures`]).
 
+mod erasures;
 mod follows;
 mod known;
 mod log;
@@ -47,6 +48,10 @@ pub enum Rule {
     FalseRefusal,
     /// A follower of all stores lacks an event.
     Missed,
+    /// An event came as it had been, long after it was erased.
+    Unerased,
+    /// The inspector answered with something else than a page, or that the database is away.
+    Inspector,
     /// A client did not come back after the last fault.
     Stuck,
 }
@@ -60,6 +65,13 @@ pub struct Violation {
     pub extract: Vec<Value>,
 }
 
+impl Violation {
+    /// The inspector gave an answer that it should not have given.
+    pub fn of_inspector(answer: String) -> Self {
+        Self { rule: Rule::Inspector, store: "the inspector".into(), what: answer, extract: Vec::new() }
+    }
+}
+
 /// All that is wrong with the history of a store.
 pub fn check(history: &History) -> Vec<Violation> {
     let mut findings = Findings { store: history.store.clone(), violations: Vec::new() };
@@ -70,6 +82,7 @@ pub fn check(history: &History) -> Vec<Violation> {
     streams::check(history, &places, &mut findings);
     reads::check(history, &places, &known, &mut findings);
     follows::check(history, &places, &mut findings);
+    erasures::check(history, &mut findings);
     check_recoveries(history, &mut findings);
     findings.violations
 }

@@ -2,7 +2,7 @@
 
 use super::known::Known;
 use super::{Findings, Places, Rule};
-use crate::history::{History, Read};
+use crate::history::{EXPORT_OF_STANDBY, History, Read};
 
 pub(super) fn check(history: &History, places: &Places, known: &Known, findings: &mut Findings) {
     for read in &history.reads {
@@ -46,10 +46,14 @@ fn is_alive(history: &History, epoch: usize, read: &Read) -> bool {
 }
 
 /// sync-s2's read of history is the first part of its live pull, which goes on from there and would not survive another ending. So
-/// it ends in order, though not at its end, if the database is away while its sidecar ends; and if the store is reset in the
-/// middle of it, the client asks again and gets what the new log has after its cursor.
+/// it ends in order, though not at its end, if its sidecar ends while the database is away or the read takes too long; and if the
+/// store is reset in the middle of it, the client asks again and gets what the new log has after its cursor.
+///
+/// An export from a standby has what the standby has.
 fn may_be_short(history: &History, read: &Read) -> bool {
     let resets = history.epochs.iter().filter_map(|epoch| epoch.reset);
-    let mut occasions = history.deploys.iter().copied().chain(resets);
-    read.dialect == "s2" && occasions.any(|(start, end)| start <= read.end && read.start <= end)
+    let shutdowns = history.hindered.iter().filter(|shutdown| shutdown.sidecar == read.sidecar);
+    let mut occasions = shutdowns.map(|shutdown| (shutdown.start, shutdown.end)).chain(resets);
+    let mut is_hindered = || occasions.any(|(start, end)| start <= read.end && read.start <= end);
+    read.dialect == EXPORT_OF_STANDBY || read.dialect == "s2" && is_hindered()
 }

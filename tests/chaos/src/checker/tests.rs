@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::{Rule, check};
 use crate::history::{
-    Entry, Epoch, EventId, Follow, Followed, History, Outcome, Placed, Push, Read, Recovery, Stream, Time,
+    Entry, Epoch, Erasure, EventId, Follow, Followed, Hindered, History, Outcome, Placed, Push, Read, Recorder,
+    Recovery, Stream, Time,
 };
 
 fn id(n: u32) -> EventId {
@@ -33,6 +34,8 @@ fn stream(cursor: i64, events: Vec<Placed>) -> Stream {
         end: 10_000,
         cursor,
         events,
+        pages: vec![(0, 10)],
+        erased: Vec::new(),
         restarts: Vec::new(),
         is_told_of_reset: false,
         ending: "the run".into(),
@@ -40,7 +43,7 @@ fn stream(cursor: i64, events: Vec<Placed>) -> Stream {
 }
 
 fn read(start: Time, end: Time, events: Vec<Placed>) -> Read {
-    Read { client: 2, dialect: "s2".into(), start, end, events }
+    Read { client: 2, dialect: "s2".into(), sidecar: 1, start, end, events, erased: Vec::new() }
 }
 
 fn log(events: impl IntoIterator<Item = EventId>) -> Vec<Entry> {
@@ -61,7 +64,8 @@ fn good(count: u32) -> History {
         pushes,
         streams: vec![stream(0, up_to(count)), stream(1, up_to(count)[1..].to_vec())],
         reads: (1..=count).map(|n| read(at(n) + 60, at(n) + 70, up_to(n))).collect(),
-        deploys: Vec::new(),
+        hindered: Vec::new(),
+        erasures: Vec::new(),
         recoveries: vec![Recovery {
             client: 1,
             dialect: "s2".into(),
@@ -180,15 +184,58 @@ fn a_read_that_began_before_the_acknowledgement_may_lack_it() {
 }
 
 #[test]
-fn a_read_of_sync_s2_may_be_short_while_its_sidecar_ends() {
-    let short = |deploy: (Time, Time)| {
+fn a_read_of_sync_s2_may_be_short_while_its_sidecar_ends_in_an_outage() {
+    let short = |sidecar: usize, start: Time, end: Time| {
         changed(|history| {
             history.reads[3].events.truncate(2);
-            history.deploys.push(deploy);
+            history.hindered.push(Hindered { sidecar, start, end });
         })
     };
-    assert_eq!(short((400, 500)), []);
-    assert_eq!(short((480, 500)), [Rule::Stale]);
+    assert_eq!(short(1, 400, 500), []);
+    assert_eq!(short(1, 480, 500), [Rule::Stale]);
+    assert_eq!(short(0, 400, 500), [Rule::Stale], "another sidecar");
+    let others = changed(|history| {
+        history.reads[3].events.truncate(2);
+        history.reads[3].dialect = "electric".into();
+        history.hindered.push(Hindered { sidecar: 1, start: 400, end: 500 });
+    });
+    assert_eq!(others, [Rule::Stale]);
+}
+
+#[test]
+fn only_a_sidecar_that_something_hinders_excuses_a_short_read() {
+    let shut_down = |disturbed: Option<usize>, and_sidecar: usize| {
+        let recorder = Recorder::start();
+        let start = recorder.now();
+        recorder.disturbed(disturbed, start);
+        recorder.shut_down(and_sidecar, start);
+        recorder.stream("s", stream(0, Vec::new()));
+        recorder.finish()[0].hindered.len()
+    };
+    assert_eq!((shut_down(None, 0), shut_down(Some(0), 0), shut_down(Some(1), 0)), (1, 1, 0));
+}
+
+#[test]
+fn an_event_that_comes_long_after_it_was_erased_as_it_was_is_rejected() {
+    const LATE: Time = 30_000_000;
+    let erased = |done: Time, is_erased: bool| {
+        changed(|history| {
+            history.erasures.push(Erasure { done, events: vec![id(2)] });
+            let erased = if is_erased { vec![id(2)] } else { Vec::new() };
+            history.reads.push(Read { erased, ..read(LATE, LATE + 1, up_to(5)) });
+        })
+    };
+    assert_eq!(erased(900, false), [Rule::Unerased]);
+    assert_eq!(erased(900, true), []);
+    assert_eq!(erased(LATE - 1000, false), [], "on its way");
+    let streamed = |pages: Vec<(usize, Time)>| {
+        changed(|history| {
+            history.erasures.push(Erasure { done: 900, events: vec![id(2)] });
+            history.streams[0].pages = pages;
+        })
+    };
+    assert_eq!(streamed(vec![(0, 10), (2, LATE)]), [], "before that");
+    assert_eq!(streamed(vec![(0, 10), (1, LATE)]), [Rule::Unerased]);
 }
 
 #[test]

@@ -82,6 +82,11 @@ pub fn placed(event: &Value) -> Placed {
     Placed { seq_num: event["seqNum"].as_i64().unwrap_or(-1), event: event_id }
 }
 
+/// Those of some events that the operator has erased.
+pub fn erased(events: &[Value]) -> Vec<EventId> {
+    events.iter().filter(|event| event["args"]["erased"] == true).map(|event| placed(event).event).collect()
+}
+
 /// The outcome of a push, as its error tells it.
 pub fn outcome(error: &Value) -> Outcome {
     let text = error.to_string();

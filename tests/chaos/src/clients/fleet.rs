@@ -48,8 +48,8 @@ impl Fleet {
                 let number = fleet.devices.len();
                 let dialect = Dialect::ALL[(index + n) % Dialect::ALL.len()];
                 // Those of one store, and of one dialect, are at different sidecars.
-                let place = |number: usize| system.places[number % system.places.len()].url();
-                let (url, reads_at) = (place(number), place(number + 1));
+                let place = |number: usize| &system.places[number % system.places.len()];
+                let (url, reads_at) = (place(number).url(), (place(number + 1).number, place(number + 1).url()));
                 let pace = Duration::from_millis(if is_contended { 900 } else { 3_000 });
                 fleet.add(Start { index, store, number, dialect, url, reads_at, pace, recorder, seed });
             }
@@ -117,7 +117,7 @@ struct Start<'a> {
     number: usize,
     dialect: Dialect,
     url: String,
-    reads_at: String,
+    reads_at: (usize, String),
     pace: Duration,
     recorder: &'a Recorder,
     seed: u64,

@@ -7,5 +7,6 @@ mod pending;
 mod stores;
 mod stream;
 
+pub use dialect::{erased, placed};
 pub use fleet::Fleet;
 pub use stores::Stores;

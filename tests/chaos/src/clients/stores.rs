@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
 use crate::history::{Entry, Epoch, EventId, Recorder};
@@ -88,6 +88,20 @@ impl Stores {
         store.is_closed_to_blind.store(false, Ordering::SeqCst);
     }
 
+    /// Erases what some events of a contended store say.
+    pub async fn erase(&self, system: &System, store: usize) {
+        let store = &self.contended[store];
+        loop {
+            let admin = system.connect().await;
+            match timeout(Duration::from_secs(10), erase(&admin, &store.name)).await {
+                Ok(Ok(events)) => return self.recorder.erased(&store.name, events),
+                // Postgres would refuse it for ever.
+                Ok(Err(error)) if error.code().is_some_and(|code| code.code().starts_with("42")) => panic!("{error:?}"),
+                _ => sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
     /// Takes down the logs that live at the end of the run.
     pub async fn record_logs(&self, system: &System) {
         let admin = system.connect().await;
@@ -130,6 +144,21 @@ async fn reset(
     transaction.execute("select livestore.reset_store($1)", &[&store]).await?;
     transaction.commit().await?;
     Ok(Some(log))
+}
+
+/// They stay the events of their clients, by which the checker knows them.
+async fn erase(admin: &Client, store: &str) -> Result<Vec<EventId>, tokio_postgres::Error> {
+    let erase = "
+        with chosen as materialized (
+            select e.seq_num, (e.args->>'client')::bigint as client, (e.args->>'n')::bigint as n
+            from livestore.events e where e.store_id = $1 and e.args->>'erased' is null order by random() limit 20
+        )
+        select client, n, livestore.erase(
+            $1, array[seq_num], json_build_object('client', client, 'n', n, 'erased', true), 'a person asked for it'
+        ) from chosen";
+    let number = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
+    let event = |row: &tokio_postgres::Row| EventId { client: number(row.get(0)), n: number(row.get(1)) };
+    Ok(admin.query(erase, &[&store]).await?.iter().map(event).collect())
 }
 
 async fn log(admin: &Client, store: &str) -> Result<Vec<Entry>, tokio_postgres::Error> {

@@ -5,8 +5,8 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::device::Happened;
-use super::dialect::placed;
-use crate::history::{Placed, Stream};
+use super::dialect::{erased, placed};
+use crate::history::{Placed, Stream, Time};
 
 /// One that is open, or about to be.
 pub struct Following {
@@ -17,10 +17,13 @@ pub struct Following {
 }
 
 impl Following {
-    /// The events of a page.
-    pub fn page(&mut self, message: &Value) -> Vec<Placed> {
+    /// The events of a page that has come now.
+    pub fn page(&mut self, message: &Value, now: Time) -> Vec<Placed> {
         self.has_page = true;
-        let events: Vec<_> = message["value"]["batch"].as_array().into_iter().flatten().map(placed).collect();
+        let batch = message["value"]["batch"].as_array().map(Vec::as_slice).unwrap_or_default();
+        self.record.pages.push((self.record.events.len(), now));
+        self.record.erased.extend(erased(batch));
+        let events: Vec<_> = batch.iter().map(placed).collect();
         let last = self.record.events.last().map_or(self.record.cursor, |placed| placed.seq_num);
         // It does so between two pages alone.
         if self.record.dialect == "s2" && events.first().is_some_and(|first| first.seq_num <= last) {

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Fault, Link, Millis, Planned, postgres};
 use crate::clients::Stores;
-use crate::system::System;
+use crate::system::{Machine, System};
 
 pub struct Injector {
     pub system: Arc<System>,
@@ -49,14 +49,20 @@ impl Injector {
         }
         eprintln!("{:7.1} s  {fault}, for {:.1} s", seconds(at), seconds(lasts));
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(fault.kind()).or_default() += 1;
+        let start = self.stores.recorder().now();
         self.carry_out(fault, Duration::from_millis(lasts)).await;
+        if let Some(sidecar) = fault.disturbs() {
+            self.stores.recorder().disturbed(sidecar, start);
+        }
     }
 
     /// The requirement of a fault that this machine lacks.
     fn missing(&self, fault: Fault) -> Option<&'static str> {
         match fault {
             Fault::FillDisk if self.system.postgres.disk().is_none() => Some("which takes root and a mount"),
-            Fault::Clock { .. } if self.system.clock.is_none() => Some("which takes libfaketime"),
+            Fault::Clock { .. } | Fault::PostgresClock { .. } if self.system.clock.is_none() => {
+                Some("which takes libfaketime")
+            }
             _ => None,
         }
     }
@@ -76,21 +82,28 @@ impl Injector {
                 system.places[sidecar].signal("CONT").await;
             }
             Fault::Deploy => {
-                let start = self.stores.recorder().now();
                 for place in &system.places {
+                    let start = self.stores.recorder().now();
                     if !place.terminate().await {
                         eprintln!("chaos: sidecar {} was told to end, and did not do so in order", place.number);
                     }
+                    self.stores.recorder().shut_down(place.number, start);
                     place.start().await;
                     sleep(Duration::from_millis(500)).await;
                 }
-                self.stores.recorder().deployed(start);
             }
             Fault::Clock { sidecar, by_seconds } => {
                 if let Some(clock) = &system.clock {
-                    clock.set(sidecar, by_seconds);
+                    clock.set(Machine::Sidecar(sidecar), by_seconds);
                     sleep(lasts).await;
-                    clock.set(sidecar, 0);
+                    clock.set(Machine::Sidecar(sidecar), 0);
+                }
+            }
+            Fault::PostgresClock { by_seconds } => {
+                if let Some(clock) = &system.clock {
+                    clock.set(Machine::Postgres, by_seconds);
+                    sleep(lasts).await;
+                    clock.set(Machine::Postgres, 0);
                 }
             }
             Fault::Cut { link } => self.disturb(link, lasts, Breaker::cut).await,
@@ -99,6 +112,13 @@ impl Injector {
                 self.disturb(link, lasts, |network| network.slow(Duration::from_millis(by))).await;
             }
             Fault::Reset { link } => self.networks(link).iter().for_each(Breaker::reset),
+            Fault::Lose { link } => {
+                // A sidecar has to notice by itself. The clients of HTTP can't, so that their system has to.
+                let near_gives_up = matches!(link, Link::Clients(_)).then_some(lasts);
+                self.networks(link).iter().for_each(|network| network.lose(near_gives_up));
+                sleep(lasts).await;
+            }
+            Fault::StopPooler => system.postgres.stop_poolers(lasts).await,
             Fault::StopPostgres => postgres::stop(system, lasts).await,
             Fault::Terminate { one_in } => postgres::terminate(system, one_in).await,
             Fault::FillDisk => postgres::fill_disk(system, lasts).await,
@@ -106,6 +126,7 @@ impl Injector {
             Fault::Raise => postgres::raise(system, lasts).await,
             Fault::FailOver { away } => system.postgres.fail_over(Duration::from_millis(away)).await,
             Fault::ResetStore { store } => self.stores.reset(system, store).await,
+            Fault::Erase { store } => self.stores.erase(system, store).await,
         }
     }
 

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::system::POOLED;
+
 pub use inject::Injector;
 pub use schedule::{Extent, Planned, schedule};
 
@@ -26,6 +28,8 @@ pub enum Fault {
     Deploy,
     /// The time of day of a sidecar jumps, and back.
     Clock { sidecar: usize, by_seconds: i64 },
+    /// That of Postgres does.
+    PostgresClock { by_seconds: i64 },
     /// A network closes connections, and new ones as they come.
     Cut { link: Link },
     /// A network carries nothing, and closes nothing.
@@ -34,6 +38,10 @@ pub enum Fault {
     Slow { link: Link, by: Millis },
     /// A network resets the connections that there are, once.
     Reset { link: Link },
+    /// A network loses the connections that there are, for good: the server is never told, a client when its system gives up.
+    Lose { link: Link },
+    /// The pooler in front of Postgres is killed, and another one starts after a while.
+    StopPooler,
     /// `pg_ctl stop -m immediate`, and start after a while.
     StopPostgres,
     /// `pg_terminate_backend` of the sidecars' connections: every one, or one in so many.
@@ -48,6 +56,8 @@ pub enum Fault {
     FailOver { away: Millis },
     /// A store is reset.
     ResetStore { store: usize },
+    /// The operator erases what some events of a store say.
+    Erase { store: usize },
 }
 
 /// A network between two neighbours.
@@ -74,6 +84,24 @@ impl Fault {
         )
     }
 
+    /// The sidecar, or all of them by `Some(None)`, between which and its neighbours something is wrong meanwhile.
+    fn disturbs(self) -> Option<Option<usize>> {
+        match self {
+            Self::Cut { link }
+            | Self::Stall { link }
+            | Self::Slow { link, .. }
+            | Self::Reset { link }
+            | Self::Lose { link } => {
+                let (Link::Clients(place) | Link::Postgres(place)) = link;
+                Some(Some(place))
+            }
+            Self::Freeze { sidecar } => Some(Some(sidecar)),
+            Self::StopPooler => Some(Some(POOLED)),
+            _ if self.breaks_postgres() => Some(None),
+            _ => None,
+        }
+    }
+
     /// Its name in figures.
     pub fn kind(self) -> &'static str {
         match self {
@@ -81,6 +109,7 @@ impl Fault {
             Self::Freeze { .. } => "freeze",
             Self::Deploy => "deploy",
             Self::Clock { .. } => "clock",
+            Self::PostgresClock { .. } => "clock of Postgres",
             Self::Cut { link: Link::Clients(_) } => "cut clients",
             Self::Cut { .. } => "cut Postgres",
             Self::Stall { link: Link::Clients(_) } => "stall clients",
@@ -89,6 +118,9 @@ impl Fault {
             Self::Slow { .. } => "slow Postgres",
             Self::Reset { link: Link::Clients(_) } => "reset clients",
             Self::Reset { .. } => "reset Postgres",
+            Self::Lose { link: Link::Clients(_) } => "lose clients",
+            Self::Lose { .. } => "lose Postgres",
+            Self::StopPooler => "stop pooler",
             Self::StopPostgres => "stop Postgres",
             Self::Terminate { .. } => "terminate",
             Self::FillDisk => "fill disk",
@@ -96,6 +128,7 @@ impl Fault {
             Self::Raise => "raise",
             Self::FailOver { .. } => "failover",
             Self::ResetStore { .. } => "reset store",
+            Self::Erase { .. } => "erase",
         }
     }
 }
@@ -106,15 +139,18 @@ impl fmt::Display for Fault {
         match self {
             Self::Kill { sidecar } | Self::Freeze { sidecar } => write!(f, " {sidecar}"),
             Self::Clock { sidecar, by_seconds } => write!(f, " {sidecar} {by_seconds:+} s"),
+            Self::PostgresClock { by_seconds } => write!(f, " {by_seconds:+} s"),
             Self::Slow { link: Link::Clients(place) | Link::Postgres(place), by } => write!(f, " {place} by {by} ms"),
-            Self::Cut { link } | Self::Stall { link } | Self::Reset { link } => {
+            Self::Cut { link } | Self::Stall { link } | Self::Reset { link } | Self::Lose { link } => {
                 let (Link::Clients(place) | Link::Postgres(place)) = link;
                 write!(f, " {place}")
             }
             Self::Terminate { one_in } => write!(f, " one in {one_in}"),
             Self::FailOver { away } => write!(f, " after {:.1} s", *away as f64 / 1e3),
-            Self::ResetStore { store } => write!(f, " {store}"),
-            Self::Deploy | Self::StopPostgres | Self::FillDisk | Self::Exhaust | Self::Raise => Ok(()),
+            Self::ResetStore { store } | Self::Erase { store } => write!(f, " {store}"),
+            Self::Deploy | Self::StopPooler | Self::StopPostgres | Self::FillDisk | Self::Exhaust | Self::Raise => {
+                Ok(())
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
 use super::{Fault, Link, Millis};
+use crate::system::POOLED;
 
 /// A fault, the time at which it begins, and its duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,6 +28,7 @@ enum Target {
     Postgres,
     Sidecar(usize),
     Link(Link),
+    PostgresClock,
 }
 
 /// The parts of the system that can be broken.
@@ -83,6 +85,9 @@ struct Drawn {
 /// Makes a fault of one kind, and says how long it lasts.
 type Kind = fn(&Drawn, &mut dyn FnMut(Range<Millis>) -> Millis) -> (Fault, Millis);
 
+/// The time in which a sidecar notices that Postgres does not answer: statements may take 30 s, and it waits a little longer.
+const NOTICED: Millis = 40_000;
+
 /// The kinds that any run has.
 const KINDS: &[Kind] = &[
     |on, time| (Fault::Kill { sidecar: on.sidecar }, time(100..3_000)),
@@ -92,6 +97,10 @@ const KINDS: &[Kind] = &[
         let by_seconds = time(1..100_000) as i64 * if time(0..2) == 0 { 1 } else { -1 };
         (Fault::Clock { sidecar: on.sidecar, by_seconds }, time(2_000..8_000))
     },
+    |_, time| {
+        let by_seconds = time(1..100_000) as i64 * if time(0..2) == 0 { 1 } else { -1 };
+        (Fault::PostgresClock { by_seconds }, time(2_000..8_000))
+    },
     |on, time| (Fault::Cut { link: on.clients }, time(100..4_000)),
     |on, time| (Fault::Cut { link: on.postgres }, time(100..6_000)),
     |on, time| (Fault::Stall { link: on.clients }, time(1_000..8_000)),
@@ -100,12 +109,16 @@ const KINDS: &[Kind] = &[
     |on, time| (Fault::Slow { link: on.postgres, by: time(20..200) }, time(2_000..8_000)),
     |on, _| (Fault::Reset { link: on.clients }, 0),
     |on, _| (Fault::Reset { link: on.postgres }, 0),
+    |on, time| (Fault::Lose { link: on.clients }, time(2_000..8_000)),
+    |on, _| (Fault::Lose { link: on.postgres }, NOTICED),
+    |_, time| (Fault::StopPooler, time(100..4_000)),
     |_, time| (Fault::StopPostgres, time(500..6_000)),
     |_, time| (Fault::Terminate { one_in: time(1..4) as u32 }, 0),
     |_, time| (Fault::FillDisk, time(1_000..6_000)),
     |_, time| (Fault::Exhaust, time(1_000..6_000)),
     |_, time| (Fault::Raise, time(500..5_000)),
     |on, _| (Fault::ResetStore { store: on.store }, 1_000),
+    |on, _| (Fault::Erase { store: on.store }, 500),
 ];
 
 /// That of a run with a standby, which is there to be failed over to: so often in a deck.
@@ -132,16 +145,21 @@ fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
         }
         // A deploy waits for connections to be drained, and for sidecars to be ready: nothing else then.
         Fault::Deploy => (0..sidecars).map(Target::Sidecar).chain([Target::Postgres]).collect(),
-        Fault::Cut { link } | Fault::Stall { link } | Fault::Slow { link, .. } | Fault::Reset { link } => {
-            vec![Target::Link(link)]
-        }
+        Fault::PostgresClock { .. } => vec![Target::PostgresClock],
+        Fault::StopPooler => vec![Target::Link(Link::Postgres(POOLED))],
+        Fault::Cut { link }
+        | Fault::Stall { link }
+        | Fault::Slow { link, .. }
+        | Fault::Reset { link }
+        | Fault::Lose { link } => vec![Target::Link(link)],
         Fault::StopPostgres
         | Fault::Terminate { .. }
         | Fault::FillDisk
         | Fault::Exhaust
         | Fault::Raise
         | Fault::FailOver { .. }
-        | Fault::ResetStore { .. } => vec![Target::Postgres],
+        | Fault::ResetStore { .. }
+        | Fault::Erase { .. } => vec![Target::Postgres],
     }
 }
 

@@ -61,6 +61,10 @@ pub struct Stream {
     /// The last event that the client had before.
     pub cursor: i64,
     pub events: Vec<Placed>,
+    /// When the event with this index, and those after it, came.
+    pub pages: Vec<(usize, Time)>,
+    /// Those of the events that came erased.
+    pub erased: Vec<EventId>,
     /// At which of the events the client itself began anew from an earlier one: sync-s2 does, when a stream breaks off.
     pub restarts: Vec<usize>,
     /// It ended because the server said that the log was reset.
@@ -69,14 +73,22 @@ pub struct Stream {
     pub ending: String,
 }
 
+/// The dialects of the exports that the inspector makes.
+pub const EXPORT: &str = "export";
+pub const EXPORT_OF_STANDBY: &str = "export of a standby";
+
 /// A pull of everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Read {
     pub client: u32,
     pub dialect: String,
+    /// The sidecar that was asked.
+    pub sidecar: usize,
     pub start: Time,
     pub end: Time,
     pub events: Vec<Placed>,
+    /// Those of the events that came erased.
+    pub erased: Vec<EventId>,
 }
 
 /// The events of a store that a follower of all stores has had, in the order in which it had them.
@@ -119,6 +131,22 @@ pub struct Epoch {
     pub log: Vec<Entry>,
 }
 
+/// The operator has erased what some events say. They keep their places.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Erasure {
+    /// When that was answered.
+    pub done: Time,
+    pub events: Vec<EventId>,
+}
+
+/// A sidecar was told to end while something was wrong with its networks or with Postgres: from then until it had ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hindered {
+    pub sidecar: usize,
+    pub start: Time,
+    pub end: Time,
+}
+
 /// A row of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -135,8 +163,8 @@ pub struct History {
     pub pushes: Vec<Push>,
     pub streams: Vec<Stream>,
     pub reads: Vec<Read>,
-    /// When sidecars were told to end, and all were back.
-    pub deploys: Vec<(Time, Time)>,
+    pub hindered: Vec<Hindered>,
+    pub erasures: Vec<Erasure>,
     pub recoveries: Vec<Recovery>,
     pub follows: Vec<Follow>,
 }

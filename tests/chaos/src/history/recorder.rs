@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::{Epoch, Follow, Followed, History, Outcome, Push, Read, Recovery, Stream, Time};
+use super::{
+    Epoch, Erasure, EventId, Follow, Followed, Hindered, History, Outcome, Push, Read, Recovery, Stream, Time,
+};
 
 /// Shared by everybody who records.
 #[derive(Clone)]
@@ -13,8 +15,19 @@ pub struct Recorder(Arc<Inner>);
 struct Inner {
     start: Instant,
     stores: Mutex<BTreeMap<String, History>>,
-    deploys: Mutex<Vec<(Time, Time)>>,
+    shutdowns: Mutex<Vec<Hindered>>,
+    disturbances: Mutex<Vec<Disturbance>>,
 }
+
+/// Something was wrong with the networks of a sidecar, or of all, or with Postgres.
+struct Disturbance {
+    sidecar: Option<usize>,
+    start: Time,
+    end: Time,
+}
+
+/// For so long after a disturbance, connections are made anew and pauses between tries end.
+const AFTERMATH: Time = 5_000_000;
 
 /// A push that has begun: whatever happens to its client, it is in the history.
 #[derive(Debug, Clone)]
@@ -25,7 +38,12 @@ pub struct Ticket {
 
 impl Recorder {
     pub fn start() -> Self {
-        Self(Arc::new(Inner { start: Instant::now(), stores: Mutex::default(), deploys: Mutex::default() }))
+        Self(Arc::new(Inner {
+            start: Instant::now(),
+            stores: Mutex::default(),
+            shutdowns: Mutex::default(),
+            disturbances: Mutex::default(),
+        }))
     }
 
     pub fn now(&self) -> Time {
@@ -99,15 +117,37 @@ impl Recorder {
         self.with(store, |history| history.epochs.last().and_then(|epoch| epoch.reset).map_or(0, |(start, _)| start))
     }
 
-    /// Sidecars were told to end, from this moment to now.
-    pub fn deployed(&self, start: Time) {
-        self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).push((start, self.now()));
+    /// A sidecar was told to end at this moment, and has ended now.
+    pub fn shut_down(&self, sidecar: usize, start: Time) {
+        let shutdown = Hindered { sidecar, start, end: self.now() };
+        self.0.shutdowns.lock().unwrap_or_else(PoisonError::into_inner).push(shutdown);
+    }
+
+    /// Something was wrong around a sidecar, or around all, from this moment to now.
+    pub fn disturbed(&self, sidecar: Option<usize>, start: Time) {
+        let disturbance = Disturbance { sidecar, start, end: self.now() };
+        self.0.disturbances.lock().unwrap_or_else(PoisonError::into_inner).push(disturbance);
+    }
+
+    /// These events were erased by now.
+    pub fn erased(&self, store: &str, events: Vec<EventId>) {
+        let done = self.now();
+        self.with(store, |history| history.erasures.push(Erasure { done, events }));
     }
 
     /// Everything that was recorded, as a history for each store.
     pub fn finish(&self) -> Vec<History> {
-        let deploys = self.0.deploys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let disturbances = self.0.disturbances.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_hindered = |shutdown: &Hindered| {
+            disturbances.iter().any(|disturbance| {
+                disturbance.sidecar.is_none_or(|sidecar| sidecar == shutdown.sidecar)
+                    && disturbance.start <= shutdown.end
+                    && shutdown.start <= disturbance.end + AFTERMATH
+            })
+        };
+        let shutdowns = self.0.shutdowns.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let hindered: Vec<_> = shutdowns.into_iter().filter(is_hindered).collect();
         let stores = std::mem::take(&mut *self.stores());
-        stores.into_values().map(|history| History { deploys: deploys.clone(), ..history }).collect()
+        stores.into_values().map(|history| History { hindered: hindered.clone(), ..history }).collect()
     }
 }

@@ -18,7 +18,7 @@ const FOLLOWERS: u64 = 2;
 
 /// An event of somebody else has no numbers: it is none of this run.
 const READ: &str = "
-    select position, store_id, seq_num, (args->>'client')::bigint as client, (args->>'n')::bigint as n
+    select position, store_id, seq_num, (args->>'client')::bigint as client, (args->>'n')::bigint as n, change
     from livestore.read_all($1, null, $2)";
 
 pub fn start(system: &Arc<System>, recorder: &Recorder, seed: u64, is_over: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
@@ -62,7 +62,8 @@ impl Follower {
         let rows = client.query(READ, &[&self.position, &most]).await?;
         for row in &rows {
             self.position = row.get("position");
-            if row.get::<_, Option<i64>>("seq_num").is_some() {
+            let change = row.get::<_, Option<&str>>("change");
+            if change.is_none() && row.get::<_, Option<i64>>("seq_num").is_some() {
                 let followed = Followed { position: Some(self.position), placed: placed(row) };
                 self.recorder.follow(row.get("store_id"), &self.name, false, followed);
             }

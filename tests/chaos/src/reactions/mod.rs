@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 
 use crate::history::{EventId, Placed, Recorder};
@@ -54,8 +55,13 @@ impl Reactions {
     pub async fn finish(self, recorder: &Recorder, patience: Duration) {
         for (flag, tasks) in [(self.is_written, self.writers), (self.is_over, self.followers)] {
             flag.store(true, Ordering::SeqCst);
-            for task in tasks {
-                task.await.expect("a task that ends");
+            let deadline = Instant::now() + patience;
+            for mut task in tasks {
+                match timeout_at(deadline, &mut task).await {
+                    Ok(ended) => ended.expect("a task that ends"),
+                    // It lacks events then, and the checker says which.
+                    Err(_) => task.abort(),
+                }
             }
         }
         transactions::record_audits(&self.system, recorder).await;

@@ -8,9 +8,9 @@ mod postgres;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-pub use clock::Clock;
+pub use clock::{Clock, Machine};
 pub use disk::Disk;
-pub use place::Place;
+pub use place::{POOLED, Place};
 pub use postgres::Postgres;
 
 pub struct System {
@@ -25,8 +25,8 @@ pub struct System {
 impl System {
     /// Starts Postgres, with a standby or without, and so many sidecars.
     pub async fn start(sidecars: usize, has_standby: bool) -> Self {
-        let postgres = Postgres::start(has_standby).await;
         let clock = Clock::find();
+        let postgres = Postgres::start(has_standby, clock.as_ref()).await;
         let mut places = Vec::new();
         for number in 0..sidecars {
             places.push(Place::open(number, &postgres, clock.as_ref()).await);

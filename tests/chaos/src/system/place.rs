@@ -6,8 +6,14 @@ use livestore_tests::breaker::Breaker;
 use livestore_tests::sidecar::{Sidecar, Start};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Clock, Postgres};
+use super::{Clock, Machine, Postgres};
 use crate::reactions::SECRET;
+
+/// The place that reaches Postgres through a pooler, and polls.
+pub const POOLED: usize = 1;
+
+/// The place that reads histories from the standby, if there is one.
+const READS_STANDBY: usize = 2;
 
 pub struct Place {
     pub number: usize,
@@ -16,6 +22,8 @@ pub struct Place {
     /// Between the sidecar and each server of Postgres.
     pub postgres: Vec<Breaker>,
     database_url: String,
+    /// Of one place, if there is a standby: whichever server is one then.
+    read_database_url: Option<String>,
     /// Held as systemd holds it, so that connections wait while the sidecar is away. Every other place has only a port, where
     /// connections are refused meanwhile.
     socket: Option<TcpListener>,
@@ -37,8 +45,9 @@ impl Place {
         let port = listener.local_addr().expect("an address").port();
         let database = postgres.database();
         let mut breakers = Vec::new();
-        for cluster in postgres.clusters() {
-            breakers.push(Breaker::to(cluster.port()).await);
+        for (server, cluster) in postgres.clusters().enumerate() {
+            let port = if number == POOLED { postgres.pooler_port(server) } else { cluster.port() };
+            breakers.push(Breaker::to(port).await);
         }
         let ports: Vec<_> = breakers.iter().map(Breaker::port).collect();
         let place = Self {
@@ -48,10 +57,12 @@ impl Place {
                 [port] => database.url_at("sidecar", port),
                 _ => database.url_at_any("sidecar", &ports),
             },
+            read_database_url: (ports.len() > 1 && number == READS_STANDBY)
+                .then(|| database.url_at_any("sidecar", &ports)),
             postgres: breakers,
             socket: number.is_multiple_of(2).then_some(listener),
             port,
-            environment: clock.map(|clock| clock.environment(number)).unwrap_or_default(),
+            environment: clock.map(|clock| clock.environment(Machine::Sidecar(number))).unwrap_or_default(),
             running: Mutex::default(),
         };
         place.start().await;
@@ -63,6 +74,11 @@ impl Place {
         format!("ws://127.0.0.1:{}", self.clients.port())
     }
 
+    /// Whether it reads histories from a standby.
+    pub fn reads_standby(&self) -> bool {
+        self.read_database_url.is_some()
+    }
+
     fn command(&self) -> Start {
         // Not a line for each request.
         let log = "warn,livestore_sidecar=info,livestore_sidecar::server::observe=warn";
@@ -71,7 +87,11 @@ impl Place {
             .environment("LIVESTORE_WEBHOOK_SECRET", SECRET)
             .environment("LIVESTORE_WEBHOOK_PRIVATE_ADDRESSES", "true")
             // One of them asks the commit log, the others listen.
-            .environment("LIVESTORE_LIVE", if self.number == 1 { "poll" } else { "listen" });
+            .environment("LIVESTORE_LIVE", if self.number == POOLED { "poll" } else { "listen" });
+        let start = match &self.read_database_url {
+            Some(url) => start.environment("LIVESTORE_READ_DATABASE_URL", url),
+            None => start,
+        };
         let start = self.environment.iter().fold(start, |start, (name, value)| start.environment(name, value));
         match &self.socket {
             Some(socket) => start.socket(socket),

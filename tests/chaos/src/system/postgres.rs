@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::pooler::Pooler;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, sleep};
 
-use super::Disk;
+use super::{Clock, Disk, Machine};
 
 /// Few connections, so that they can be exhausted; little WAL, so that a disk is soon full. Deadlocks and checkpoints as ever.
 const SETTINGS: &str = "max_connections = 60\nmax_wal_size = '64MB'\nmin_wal_size = '32MB'\ncheckpoint_timeout = '30s'";
@@ -16,11 +17,17 @@ const SETTINGS: &str = "max_connections = 60\nmax_wal_size = '64MB'\nmin_wal_siz
 /// A standby goes on where it was after its primary was away, and soon.
 const STANDBY_SETTINGS: &str = "\nwal_keep_size = '64MB'\nwal_retrieve_retry_interval = '500ms'";
 
+/// It tries a server that it did not reach every second, instead of every fifteen.
+const POOLER_SETTINGS: &str = "pool_mode = session\nserver_login_retry = 1";
+
 pub struct Postgres {
     servers: Vec<Server>,
     /// On the first of them.
     database: Database,
     primary: AtomicUsize,
+    /// In front of each server.
+    poolers: Mutex<Vec<Pooler>>,
+    pooler_ports: Vec<u16>,
     whole: Mutex<()>,
 }
 
@@ -46,10 +53,11 @@ impl Server {
 }
 
 impl Postgres {
-    pub async fn start(has_standby: bool) -> Self {
+    pub async fn start(has_standby: bool, clock: Option<&Clock>) -> Self {
         let settings = format!("{SETTINGS}{}", if has_standby { STANDBY_SETTINGS } else { "" });
         let (folder, disk) = Server::mount();
-        let starting = tokio::task::spawn_blocking(move || Cluster::start_in(&folder, &settings));
+        let environment = clock.map(|clock| clock.environment(Machine::Postgres)).unwrap_or_default();
+        let starting = tokio::task::spawn_blocking(move || Cluster::start_as(&folder, &settings, &environment));
         let first = Server::new(starting.await.expect("a cluster"), disk);
         let database = first.cluster.database().await;
         let mut servers = vec![first];
@@ -57,7 +65,28 @@ impl Postgres {
             let (folder, disk) = Server::mount();
             servers.push(Server::new(servers[0].cluster.standby_in(&folder).await, disk));
         }
-        Self { servers, database, primary: AtomicUsize::new(0), whole: Mutex::default() }
+        let mut poolers = Vec::new();
+        for server in &servers {
+            poolers.push(Pooler::start(&database.on(server.cluster), POOLER_SETTINGS).await);
+        }
+        let pooler_ports = poolers.iter().map(Pooler::port).collect();
+        let (primary, whole) = (AtomicUsize::new(0), Mutex::default());
+        Self { servers, database, primary, poolers: Mutex::new(poolers), pooler_ports, whole }
+    }
+
+    /// The port of the pooler in front of a server.
+    pub fn pooler_port(&self, server: usize) -> u16 {
+        self.pooler_ports[server]
+    }
+
+    /// Kills the poolers, and starts others after a while.
+    pub async fn stop_poolers(&self, lasts: Duration) {
+        let mut poolers = self.poolers.lock().await;
+        poolers.iter_mut().for_each(Pooler::end);
+        sleep(lasts).await;
+        for (pooler, server) in poolers.iter_mut().zip(&self.servers) {
+            pooler.restart(&self.database.on(server.cluster), POOLER_SETTINGS).await;
+        }
     }
 
     fn primary(&self) -> &Server {

@@ -48,7 +48,7 @@ impl Running {
         let Some(following) = &mut self.following else { return };
         if message["event"] == "page" {
             let before = self.pending.rebases();
-            for placed in following.page(message) {
+            for placed in following.page(message, self.device.recorder.now()) {
                 self.pending.hear(placed);
             }
             if self.device.dialect == Dialect::CfWs && self.backend_id.is_none() {

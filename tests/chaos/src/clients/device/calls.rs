@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::time::{Instant, timeout};
 
 use super::{Happened, InFlight, PATIENCE, Running, close};
-use crate::clients::dialect::{event, placed};
+use crate::clients::dialect::{erased, event, placed};
 use crate::clients::stream::{Following, follow};
 use crate::history::{Outcome, Push, Read, Stream};
 
@@ -34,6 +34,8 @@ impl Running {
             end: now,
             cursor,
             events: Vec::new(),
+            pages: Vec::new(),
+            erased: Vec::new(),
             restarts: Vec::new(),
             is_told_of_reset: false,
             ending: String::new(),
@@ -80,15 +82,15 @@ impl Running {
         self.is_reading = true;
         let (happened, recorder) = (self.happened.clone(), self.device.recorder.clone());
         let (number, dialect, store) = (self.device.number, self.device.dialect, self.device.store.name.clone());
-        let (nodes, url) = (self.device.nodes.clone(), self.device.reads_at.clone());
+        let (nodes, (sidecar, url)) = (self.device.nodes.clone(), self.device.reads_at.clone());
         tokio::spawn(async move {
             let start = recorder.now();
             let client = dialect.open(&nodes, &url, &store, None).await;
             // One that fails says nothing.
             if let Ok(Ok(events)) = timeout(2 * PATIENCE, client.pull(None)).await {
-                let events = events.iter().map(placed).collect();
-                let dialect = dialect.name().into();
-                recorder.read(&store, Read { client: number, dialect, start, end: recorder.now(), events });
+                let (erased, events) = (erased(&events), events.iter().map(placed).collect());
+                let (dialect, end) = (dialect.name().into(), recorder.now());
+                recorder.read(&store, Read { client: number, dialect, sidecar, start, end, events, erased });
             }
             close(client);
             let _ = happened.send(Happened::HasRead);

@@ -67,8 +67,8 @@ pub struct Device {
     pub dialect: Dialect,
     pub nodes: Nodes,
     pub url: String,
-    /// Another sidecar.
-    pub reads_at: String,
+    /// Another sidecar, and its URL.
+    pub reads_at: (usize, String),
     pub store: Arc<Store>,
     pub recorder: Recorder,
     pub random: ChaCha8Rng,
