@@ -288,6 +288,54 @@ async fn a_source_is_read_with_the_rights_of_the_caller_and_never_as_a_superuser
 }
 
 #[tokio::test]
+async fn the_lines_of_an_export_are_read_with_the_same_rights() {
+    let database = Database::new().await;
+    let (admin, mallory) = view_of_mallory(&database).await;
+    push(&admin, "exported", chain(0, 250)).await.unwrap();
+    run(
+        &admin,
+        "create table public.exported as select * from livestore.export_store('exported') line;
+         grant select on public.exported to public",
+    )
+    .await;
+    run(
+        &database.connect(&mallory).await,
+        "create view evil.lines as select line || left(evil.note(0)::text, 0) as line from public.exported;
+         grant select on evil.lines to public",
+    )
+    .await;
+    for caller in ["admin", "postgres"] {
+        run(&admin, "truncate public.ran").await;
+        let client = database.connect(caller).await;
+        let import = format!("select imported, head from livestore.import_store('evil.lines', '{caller}')");
+        if caller == "postgres" && Flavour::of_tests() == Flavour::Portable {
+            let refused = rejection(client.query(&import, &[]).await);
+            assert_eq!(refused.sqlstate, "42501");
+            assert!(refused.hint.contains(&mallory), "{refused:?}");
+            assert_eq!(all::<String>(&admin, "select who from public.ran").await, [""; 0]);
+            continue;
+        }
+        let row = client.query_one(&import, &[]).await.unwrap();
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (250, 250));
+        run(&client, &format!("begin; {import}")).await;
+        assert_eq!(all::<String>(&client, "select name from pg_cursors where name <> ''").await, [""; 0]);
+        run(&client, "commit").await;
+        let expected = if caller == "postgres" { mallory.as_str() } else { "admin" };
+        assert_eq!(all::<String>(&admin, "select distinct who from public.ran").await, [expected]);
+        assert!(!one::<String>(&client, "show search_path").await.contains("evil"));
+    }
+    for (change, words) in [
+        ("delete from public.exported where line like '{\"storeId\":%'", "has 0 last lines"),
+        ("insert into public.exported select '{\"storeId\":\"x\"}' from generate_series(1, 2)", "has 2 last lines"),
+    ] {
+        run(&admin, change).await;
+        let import = "select livestore.import_store('public.exported', 'again')";
+        let refused = rejection(admin.query(import, &[]).await);
+        assert!(refused.sqlstate == "LS003" && refused.message.contains(words), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_writes_for_an_import_takes_nothing_that_is_not_the_end_of_a_log() {
     let database = Database::new().await;
     let client = database.connect("admin").await;
