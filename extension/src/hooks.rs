@@ -107,7 +107,10 @@ repaired!(livestore_move_events, move_events_wrapper, pg_finfo_livestore_move_ev
 /// [`livestore_delete_hooked_events`].
 #[pg_extern(sql = false)]
 fn delete_hooked_events(eventlog: pg_sys::Oid, store: i64) -> spi::Result<()> {
-    run_as_hooks(&format!("delete from only {} where store = $1", table_name(eventlog)), &[store.into()])
+    run_as_hooks(
+        &format!("delete from only {} where store operator(pg_catalog.=) $1", table_name(eventlog)),
+        &[store.into()],
+    )
 }
 
 repaired!(livestore_delete_hooked_events, delete_hooked_events_wrapper, pg_finfo_livestore_delete_hooked_events);
@@ -136,7 +139,7 @@ repaired!(livestore_update_hooked_events, update_hooked_events_wrapper, pg_finfo
 fn run_as_hooks(statement: &str, parameters: &[DatumWithOid]) -> spi::Result<()> {
     Spi::connect_mut(|client| {
         let _watch = Watch::new();
-        let _hooks = RunsAs::hooks(true);
+        let _hooks = RunsAs::hooks();
         client.update(statement, None, parameters)?;
         Ok(())
     })

@@ -9,12 +9,15 @@ use pgrx::spi::SpiClient;
 use crate::statement::Statement;
 
 thread_local! {
+    // Names the schema of operators, too: a hook may have set a search_path.
     static CHANNELS: Statement = const {
         Statement::new(
             "select i.heads_key,
                   coalesce(
-                      pg_catalog.lower(nullif(pg_catalog.current_setting('livestore.legacy_notify', true), ''))
-                          in ('on', 'true', 'yes', '1'),
+                      case when pg_catalog.current_setting('livestore.legacy_notify', true) operator(pg_catalog.<>) '' then
+                          pg_catalog.lower(pg_catalog.current_setting('livestore.legacy_notify', true))
+                              operator(pg_catalog.=) any (array['on', 'true', 'yes', '1'])
+                      end,
                       i.legacy_notify
                   )
               from livestore.instance i order by i.created_at limit 1",

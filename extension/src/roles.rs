@@ -5,6 +5,8 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
+use crate::session::Kept;
+
 const OWNER: &CStr = c"livestore_owner";
 const HOOKS: &CStr = c"livestore_hooks";
 
@@ -47,19 +49,26 @@ impl FormerUser {
 }
 
 /// Another current user for as long as this lives.
-pub struct RunsAs(FormerUser);
+pub struct RunsAs {
+    former: FormerUser,
+    _session: Option<Kept>,
+}
 
 impl RunsAs {
     /// Switches to the role of the hooks, if the current user is the owner of the extension's objects. If not, because the
-    /// database was not updated to that owner or because a superuser calls an internal function, the user stays. With
-    /// `are_known` hooks will run, and settings that they make are undone when this is dropped.
-    pub fn hooks(are_known: bool) -> Option<Self> {
+    /// database was not updated to that owner or because a superuser calls an internal function, the user stays. Settings that hooks
+    /// make are undone when this is dropped. A table without hooks runs code of the application, too, if a constraint or an index
+    /// calls it.
+    pub fn hooks() -> Self {
         let former = match role_of_hooks() {
             Some(hooks) => FormerUser::switch(hooks, pg_sys::SECURITY_LOCAL_USERID_CHANGE),
-            None if are_known => FormerUser::switch(current_user(), 0),
-            None => return None,
+            None => FormerUser::switch(current_user(), 0),
         };
-        Some(Self(if are_known { former.keep_settings() } else { former }))
+        Self { former: former.keep_settings(), _session: Some(Kept::new()) }
+    }
+
+    fn of_session(former: FormerUser) -> Self {
+        Self { former, _session: None }
     }
 
     /// Switches to the owner of a table or view if the current user is a superuser, as `refresh materialized view` does.
@@ -83,7 +92,7 @@ impl RunsAs {
             );
         };
         let context = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
-        Ok(Self(FormerUser::switch(owner, context).keep_settings()))
+        Ok(Self::of_session(FormerUser::switch(owner, context).keep_settings()))
     }
 
     /// The owner of the extension's objects.
@@ -91,12 +100,12 @@ impl RunsAs {
         // SAFETY: the name ends with a NUL, and a role that does not exist may be missing.
         let owner = unsafe { pg_sys::get_role_oid(OWNER.as_ptr(), true) };
         let owner = if owner == pg_sys::Oid::INVALID { current_user() } else { owner };
-        Self(FormerUser::switch(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE))
+        Self::of_session(FormerUser::switch(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE))
     }
 
     /// A superuser: to name functions in schemas that the owner of the event log may not use.
     pub fn superuser() -> Self {
-        Self(FormerUser::switch(pg_sys::BOOTSTRAP_SUPERUSERID.into(), pg_sys::SECURITY_LOCAL_USERID_CHANGE))
+        Self::of_session(FormerUser::switch(pg_sys::BOOTSTRAP_SUPERUSERID.into(), pg_sys::SECURITY_LOCAL_USERID_CHANGE))
     }
 }
 
@@ -104,7 +113,7 @@ impl Drop for RunsAs {
     fn drop(&mut self) {
         // While an error is on its way, the end of the (sub)transaction does this.
         if !std::thread::panicking() {
-            self.0.restore();
+            self.former.restore();
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::statement::Statement;
 /// Returns the rows as they were inserted, where BEFORE triggers may have changed them.
 macro_rules! returning {
     () => {
-        " returning store, \"seqNum\", \"createdAt\", \"parentSeqNum\", name, args::text, \"clientId\", \"sessionId\""
+        " returning store, \"seqNum\", \"createdAt\", \"parentSeqNum\", name, args::pg_catalog.text, \"clientId\", \"sessionId\""
     };
 }
 
@@ -35,7 +35,7 @@ macro_rules! insert {
             "insert into ",
             $table,
             "
-             select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, ",
+             select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::pg_catalog.json, e.client_id, e.session_id, ",
             $created_at,
             "
              from rows from (
@@ -55,7 +55,7 @@ macro_rules! insert {
 /// table of its results and reading it again.
 macro_rules! insert_one {
     ($table:literal, $end:expr) => {
-        concat!("insert into ", $table, " values ($1, $2, $3, $4, $5::json, $6, $7, $8)", $end)
+        concat!("insert into ", $table, " values ($1, $2, $3, $4, $5::pg_catalog.json, $6, $7, $8)", $end)
     };
 }
 
@@ -78,12 +78,12 @@ thread_local! {
         Statement::new(
             "update livestore.stores s set head = n.head
               from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) n(id, head)
-              where s.id = n.id",
+              where s.id operator(pg_catalog.=) n.id",
             &[INT8ARRAYOID, INT8ARRAYOID],
         )
     };
     static ADVANCE_ONE: Statement =
-        const { Statement::new("update livestore.stores s set head = $2 where s.id = $1", &[INT8OID, INT8OID]) };
+        const { Statement::new("update livestore.stores s set head = $2 where s.id operator(pg_catalog.=) $1", &[INT8OID, INT8OID]) };
     static INSERT: Statement = const { Statement::new(insert!("livestore.eventlog_1", ""), MANY) };
     static INSERT_ONE: Statement = const { Statement::new(insert_one!("livestore.eventlog_1", ""), ONE) };
     static INSERT_RETURNING: Statement =
@@ -173,7 +173,7 @@ fn insert_part(client: &mut SpiClient<'_>, table: &Eventlog, part: &[&Event<'_>]
         _ => None,
     };
     let _watch = Watch::new();
-    let _hooks = RunsAs::hooks(table.has_hooks());
+    let _hooks = RunsAs::hooks();
     insert(client, table, part)?;
     // Deferred hooks run now, and not at the commit: there they would run as the role that commits, and their errors would
     // fail all pushes of the transaction. Hooks that are DEFERRABLE are included, because `set constraints` may have deferred

@@ -26,9 +26,12 @@ thread_local! {
         Statement::new(
             "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
               from pg_catalog.unnest($1) name
-              join livestore.stores s on s.store_id = name
-              where (select count(*) from pg_catalog.unnest($1) name join livestore.stores k on k.store_id = name) = $2
-              order by s.store_id collate \"C\"
+              join livestore.stores s on s.store_id operator(pg_catalog.=) name
+              where (
+                  select pg_catalog.count(*) from pg_catalog.unnest($1) name
+                  join livestore.stores k on k.store_id operator(pg_catalog.=) name
+              ) operator(pg_catalog.=) $2
+              order by s.store_id collate pg_catalog.\"C\"
               for update of s",
             &[TEXTARRAYOID, INT8OID],
         )
@@ -38,7 +41,7 @@ thread_local! {
         Statement::new(
             "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
               from livestore.stores s
-              where s.store_id = $1
+              where s.store_id operator(pg_catalog.=) $1
               for update of s",
             &[TEXTOID],
         )
@@ -48,9 +51,12 @@ thread_local! {
         Statement::new(
             "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
               from pg_catalog.unnest($1) name
-              join livestore.stores s on s.store_id = name
-              where (select count(*) from pg_catalog.unnest($1) name join livestore.stores k on k.store_id = name) = $2
-              order by s.store_id collate \"C\"
+              join livestore.stores s on s.store_id operator(pg_catalog.=) name
+              where (
+                  select pg_catalog.count(*) from pg_catalog.unnest($1) name
+                  join livestore.stores k on k.store_id operator(pg_catalog.=) name
+              ) operator(pg_catalog.=) $2
+              order by s.store_id collate pg_catalog.\"C\"
               for update of s skip locked",
             &[TEXTARRAYOID, INT8OID],
         )
@@ -59,7 +65,7 @@ thread_local! {
         Statement::new(
             "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
               from livestore.stores s
-              where s.store_id = $1
+              where s.store_id operator(pg_catalog.=) $1
               for update of s skip locked",
             &[TEXTOID],
         )
@@ -69,7 +75,7 @@ thread_local! {
         Statement::new(
             "select name, s.id is not null, livestore.backend_id(name)
               from pg_catalog.unnest($1) name
-              left join livestore.stores s on s.store_id = name",
+              left join livestore.stores s on s.store_id operator(pg_catalog.=) name",
             &[TEXTARRAYOID],
         )
     };

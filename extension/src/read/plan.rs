@@ -60,7 +60,7 @@ macro_rules! events {
              from only ",
             $table,
             " e
-             where e.store = $1 and e.\"seqNum\" > $2
+             where e.store operator(pg_catalog.=) $1 and e.\"seqNum\" operator(pg_catalog.>) $2
              order by e.\"seqNum\"
              limit $3"
         )
@@ -72,7 +72,7 @@ pub const EVENTS: &[pg_sys::Oid] = &[pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::I
 thread_local! {
     pub static STORE: Plan = const {
         Plan::new(
-            c"select s.head, s.backend_id, s.id, s.eventlog::pg_catalog.oid from livestore.stores s where s.store_id = $1",
+            c"select s.head, s.backend_id, s.id, s.eventlog::pg_catalog.oid from livestore.stores s where s.store_id operator(pg_catalog.=) $1",
             &[pg_sys::TEXTOID],
         )
     };

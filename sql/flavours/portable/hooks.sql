@@ -1,9 +1,9 @@
 -- Statements on event logs run as livestore_hooks, so that code of the application (in hooks, constraints or indexes) does
 -- not run as the owner of the tables. The security definer functions below belong to livestore_hooks. Hooks run as that role
--- too, so they could alter these functions, for example to security invoker, although not replace their bodies, for which
--- they would need CREATE on the schema. So each function first checks its current user. A hook may also have changed
--- search_path: what comes after a statement that fires hooks names operators and functions with their schema, and restores
--- the path for all callers.
+-- too, so they could alter these functions, for example to security invoker with a search_path of theirs, although not replace
+-- their bodies, for which they would need CREATE on the schema. So each function first checks its current user, with an operator
+-- that it names with its schema, and computes nothing before. A hook may also have changed search_path: what comes after a
+-- statement that fires hooks names operators and functions with their schema, and restores the path for all callers.
 create or replace function livestore._insert_as_hooks(
     eventlog oid, is_hooked boolean, stores bigint[], seq_nums bigint[], parent_seq_nums bigint[], names text[], args text[],
     client_ids text[], session_ids text[], created_ats timestamptz[]
@@ -16,83 +16,84 @@ set search_path = pg_catalog, pg_temp
 set plan_cache_mode = auto
 set enable_seqscan = on
 as $$
-declare
-    is_shared constant boolean := eventlog = 'livestore.eventlog_1'::regclass;
-    count constant integer := cardinality(seq_nums);
-    may_change boolean := false;
-    constraints text[];
-    statement text;
-    inserted bigint;
-    rows bigint;
 begin
-    if current_user <> 'livestore_hooks' then
+    if current_user operator(pg_catalog.<>) 'livestore_hooks' then
         raise exception 'livestore._insert_as_hooks runs as %, and not as livestore_hooks', current_user
             using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
     end if;
-    if is_hooked then
-        select coalesce(bool_or(t.tgtype & 2 <> 0), false),
-            array_agg(format('set constraints livestore.%I immediate', t.tgname)) filter (where t.tgdeferrable)
-                || array_agg(format('set constraints livestore.%I deferred', t.tgname)) filter (where t.tginitdeferred)
-        into may_change, constraints
-        from pg_trigger t
-        where t.tgrelid = eventlog and not t.tgisinternal;
-    end if;
-    if is_shared and not may_change then
-        if count = 1 then
-            insert into livestore.eventlog_1
-            values (stores[1], seq_nums[1], parent_seq_nums[1], names[1], args[1]::json, client_ids[1], session_ids[1], created_ats[1]);
-        else
-            insert into livestore.eventlog_1
-            select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
-            from unnest(stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats)
-                e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at);
+    declare
+        is_shared constant boolean := eventlog = 'livestore.eventlog_1'::regclass;
+        count constant integer := cardinality(seq_nums);
+        may_change boolean := false;
+        constraints text[];
+        statement text;
+        inserted bigint;
+    begin
+        if is_hooked then
+            select coalesce(bool_or(t.tgtype & 2 <> 0), false),
+                array_agg(format('set constraints livestore.%I immediate', t.tgname)) filter (where t.tgdeferrable)
+                    || array_agg(format('set constraints livestore.%I deferred', t.tgname)) filter (where t.tginitdeferred)
+            into may_change, constraints
+            from pg_trigger t
+            where t.tgrelid = eventlog and not t.tgisinternal;
         end if;
-        get diagnostics inserted = row_count;
-    elsif not may_change then
-        execute format(
-            'insert into %s
-             select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
-             from unnest($1, $2, $3, $4, $5, $6, $7, $8)
-                 e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)', eventlog::regclass
-        ) using stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats;
-        get diagnostics inserted = row_count;
-    else
-        execute format(
-            'with pushed as (
-                 select e.*
+        if is_shared and not may_change then
+            if count = 1 then
+                insert into livestore.eventlog_1
+                values (stores[1], seq_nums[1], parent_seq_nums[1], names[1], args[1]::json, client_ids[1], session_ids[1], created_ats[1]);
+            else
+                insert into livestore.eventlog_1
+                select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
+                from unnest(stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats)
+                    e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at);
+            end if;
+            get diagnostics inserted = row_count;
+        elsif not may_change then
+            execute format(
+                'insert into %s
+                 select e.store, e.seq_num, e.parent_seq_num, e.name, e.args::json, e.client_id, e.session_id, e.created_at
                  from unnest($1, $2, $3, $4, $5, $6, $7, $8)
-                     with ordinality e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n)
-             ), added as (
-                 insert into %s
-                 select p.store, p.seq_num, p.parent_seq_num, p.name, p.args::json, p.client_id, p.session_id, p.created_at
-                 from pushed p order by p.n
-                 returning *
-             )
-             select count(*) filter (where p.n is not null and p.count = $9 and p.total = $9)
-             from (
-                 select p.n, count(p.n) over () as count, count(*) over () as total
-                 from added a
-                 left join pushed p
-                     on a.store = p.store and a."seqNum" = p.seq_num and a."parentSeqNum" = p.parent_seq_num and a.name = p.name
-                     and a.args::text is not distinct from p.args and a."clientId" = p.client_id and a."sessionId" = p.session_id
-                     and a."createdAt" = p.created_at
-             ) p', eventlog::regclass
-        ) into inserted using stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats, count;
-        if inserted operator(pg_catalog.<>) count then
-            raise exception 'a BEFORE trigger on the event log skipped or changed events'
-                using errcode = 'triggered_data_change_violation',
-                    hint = 'A hook lets an event pass as it is (return new) or rejects it (raise exception).';
+                     e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at)', eventlog::regclass
+            ) using stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats;
+            get diagnostics inserted = row_count;
+        else
+            execute format(
+                'with pushed as (
+                     select e.*
+                     from unnest($1, $2, $3, $4, $5, $6, $7, $8)
+                         with ordinality e(store, seq_num, parent_seq_num, name, args, client_id, session_id, created_at, n)
+                 ), added as (
+                     insert into %s
+                     select p.store, p.seq_num, p.parent_seq_num, p.name, p.args::json, p.client_id, p.session_id, p.created_at
+                     from pushed p order by p.n
+                     returning *
+                 )
+                 select count(*) filter (where p.n is not null and p.count = $9 and p.total = $9)
+                 from (
+                     select p.n, count(p.n) over () as count, count(*) over () as total
+                     from added a
+                     left join pushed p
+                         on a.store = p.store and a."seqNum" = p.seq_num and a."parentSeqNum" = p.parent_seq_num and a.name = p.name
+                         and a.args::text is not distinct from p.args and a."clientId" = p.client_id and a."sessionId" = p.session_id
+                         and a."createdAt" = p.created_at
+                 ) p', eventlog::regclass
+            ) into inserted using stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats, count;
+            if inserted operator(pg_catalog.<>) count then
+                raise exception 'a BEFORE trigger on the event log skipped or changed events'
+                    using errcode = 'triggered_data_change_violation',
+                        hint = 'A hook lets an event pass as it is (return new) or rejects it (raise exception).';
+            end if;
         end if;
-    end if;
-    -- A hook that is deferred to the commit would run as whoever commits, and fail everything that is committed with this push: it
-    -- runs now. One that is merely deferrable may have been deferred for the transaction.
-    foreach statement in array coalesce(constraints, '{}') loop
-        execute statement;
-    end loop;
-    if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
-        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
-    end if;
-    return inserted;
+        -- A hook that is deferred to the commit would run as whoever commits, and fail everything that is committed with this push: it
+        -- runs now. One that is merely deferrable may have been deferred for the transaction.
+        foreach statement in array coalesce(constraints, '{}') loop
+            execute statement;
+        end loop;
+        if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+            perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+        end if;
+        return inserted;
+    end;
 end
 $$;
 
@@ -169,7 +170,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if current_user <> 'livestore_hooks' then
+    if current_user operator(pg_catalog.<>) 'livestore_hooks' then
         raise exception 'livestore._move_events runs as %, and not as livestore_hooks', current_user
             using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
     end if;
@@ -191,7 +192,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if current_user <> 'livestore_hooks' then
+    if current_user operator(pg_catalog.<>) 'livestore_hooks' then
         raise exception 'livestore._delete_hooked_events runs as %, and not as livestore_hooks', current_user
             using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
     end if;
@@ -213,7 +214,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if current_user <> 'livestore_hooks' then
+    if current_user operator(pg_catalog.<>) 'livestore_hooks' then
         raise exception 'livestore._update_hooked_events runs as %, and not as livestore_hooks', current_user
             using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
     end if;

@@ -8,11 +8,15 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if current_user <> 'livestore_hooks' then
+    if current_user operator(pg_catalog.<>) 'livestore_hooks' then
         raise exception 'livestore._insert_one_as_hooks runs as %, and not as livestore_hooks', current_user
             using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
     end if;
     insert into livestore.eventlog_1 values (store, seq_num, seq_num - 1, name, args::json, client_id, session_id, created_at);
+    -- Of a table without hooks, too: a constraint or an index may call a function that has changed it.
+    if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    end if;
 end
 $$;
 

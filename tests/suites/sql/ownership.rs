@@ -373,6 +373,160 @@ async fn a_hook_gets_no_further_than_its_role() {
     assert!(!one::<String>(&sidecar, "show search_path").await.contains("trap"));
 }
 
+/// Functions and operators in the schema `trap` that note as whom they run, for somebody whose code sets that path, and
+/// `dev.ok(text)`, which does so, for a constraint or an index.
+async fn trap(admin: &Client) {
+    run(
+        admin,
+        "create table public.ran (who text);
+         grant insert, select on public.ran to public;
+         create schema trap; create schema dev;
+         grant usage on schema trap, dev to public;
+         create function trap.note(name, name) returns boolean language plpgsql as
+             $$ begin insert into public.ran values (current_user); return false; end $$;
+         create function trap.note(text, text) returns boolean language plpgsql as
+             $$ begin insert into public.ran values (current_user); return $1 operator(pg_catalog.=) $2; end $$;
+         create function trap.note(bigint, bigint) returns boolean language plpgsql as
+             $$ begin insert into public.ran values (current_user); return $1 operator(pg_catalog.=) $2; end $$;
+         create function trap.note(oid, oid) returns boolean language plpgsql as
+             $$ begin insert into public.ran values (current_user); return $1 operator(pg_catalog.=) $2; end $$;
+         create operator trap.= (leftarg = text, rightarg = text, function = trap.note);
+         create operator trap.= (leftarg = bigint, rightarg = bigint, function = trap.note);
+         create operator trap.= (leftarg = oid, rightarg = oid, function = trap.note);
+         create operator trap.<> (leftarg = name, rightarg = name, function = trap.note);
+         create function trap.concat(text, text) returns text language plpgsql as
+             $$ begin insert into public.ran values (current_user); return pg_catalog.textcat($1, $2); end $$;
+         create operator trap.|| (leftarg = text, rightarg = text, function = trap.concat);
+         create function trap.lower(text) returns text language plpgsql as
+             $$ begin insert into public.ran values (current_user); return pg_catalog.lower($1); end $$;
+         create function trap.cardinality(text[]) returns int language plpgsql as
+             $$ begin insert into public.ran values (current_user); return pg_catalog.cardinality($1); end $$;
+         create function trap.cardinality(bigint[]) returns int language plpgsql as
+             $$ begin insert into public.ran values (current_user); return pg_catalog.cardinality($1); end $$;
+         create function dev.ok(text) returns boolean language plpgsql as $$
+         declare
+             altered text;
+         begin
+             insert into public.ran values (current_user);
+             if current_user = 'livestore_hooks' then
+                 for altered in
+                     select p.oid::regprocedure::text from pg_catalog.pg_proc p where p.proowner = 'livestore_hooks'::regrole
+                 loop
+                     execute format(current_setting('dev.alter'), altered);
+                 end loop;
+                 perform pg_catalog.set_config('search_path', 'trap, pg_catalog', false);
+             end if;
+             return true;
+         end $$",
+    )
+    .await;
+}
+
+/// The roles that code of the application has run as.
+async fn ran(admin: &Client) -> Vec<String> {
+    all(admin, "with seen as (delete from public.ran returning who) select distinct who from seen order by 1").await
+}
+
+#[tokio::test]
+async fn a_constraint_that_calls_a_function_gives_nobody_the_owner() {
+    for alter in [
+        "alter function %s parallel unsafe",
+        "alter function %s reset all",
+        "alter function %s security invoker set search_path = trap, pg_catalog",
+    ] {
+        let database = Database::new().await;
+        let admin = database.admin().await;
+        trap(&admin).await;
+        let sidecar = database.connect("sidecar").await;
+        run(&sidecar, "select livestore.create_store('own', true)").await;
+        run(
+            &admin,
+            &format!(
+                "alter database {} set dev.alter = '{alter}';
+                 alter table livestore.eventlog_1 add constraint checked check (dev.ok(name))",
+                database.name()
+            ),
+        )
+        .await;
+        run(&admin, "delete from public.ran").await;
+        // The library has no functions that livestore_hooks could alter.
+        let is_refused = alter.contains("invoker") && Flavour::of_tests() == Flavour::Portable;
+        for connection in 0..2 {
+            let sidecar = database.connect("sidecar").await;
+            for pushes in 0..2 {
+                for store in ["own", "shared"] {
+                    let pushed = push(&sidecar, store, chain(2 * connection + pushes, 1)).await;
+                    assert!(pushed.is_ok() || is_refused, "{alter}: {pushed:?}");
+                }
+            }
+            let several = [Push::to(format!("a{connection}"), chain(0, 2)), Push::to("shared", chain(99, 1))];
+            push_batch(&sidecar, &several).await;
+        }
+        assert_eq!(ran(&admin).await, ["livestore_hooks"], "{alter}");
+    }
+}
+
+#[tokio::test]
+async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
+    if is_skipped("nothing but the library can watch the statements of a hook") {
+        return;
+    }
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.refused (what text); grant insert on public.refused to livestore_hooks;
+         create table public.parents (n bigint primary key);
+         create table public.children (n bigint references public.parents deferrable initially deferred);
+         grant insert, select on public.parents, public.children to livestore_hooks;
+         create function public.attack() returns trigger language plpgsql as $$
+         declare
+             attack text;
+         begin
+             foreach attack in array array[
+                 'prepare mine as select 1', 'deallocate theirs', 'deallocate all', 'discard plans', 'listen mine', 'unlisten *'
+             ] loop
+                 begin
+                     execute attack;
+                 exception when insufficient_privilege then
+                     insert into public.refused values (attack);
+                 end;
+             end loop;
+             perform pg_notify('hooks', new.name);
+             notify hooks;
+             create temporary table if not exists of_the_push (n bigint) on commit drop;
+             insert into of_the_push values (new.\"seqNum\");
+             -- Its parent comes later in the same transaction.
+             insert into public.children values (new.\"seqNum\");
+             insert into public.parents values (new.\"seqNum\");
+             return null;
+         end $$;
+         create trigger attack after insert on livestore.eventlog_1 for each row execute function public.attack()",
+    )
+    .await;
+    let sidecar = database.connect("sidecar").await;
+    run(&sidecar, "prepare theirs as select 'theirs'; listen theirs").await;
+    push(&sidecar, "s", chain(0, 1)).await.unwrap();
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 6);
+    run(
+        &admin,
+        "drop trigger attack on livestore.eventlog_1; truncate public.parents, public.children;
+         create constraint trigger deferred after insert on livestore.eventlog_1 initially deferred
+             for each row execute function public.attack();
+         alter function public.attack() security definer",
+    )
+    .await;
+    push(&sidecar, "s", chain(1, 1)).await.unwrap();
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 12);
+    assert_eq!(all::<String>(&sidecar, "select pg_listening_channels()").await, ["theirs"]);
+    let prepared = "select name from pg_prepared_statements where name in ('mine', 'theirs')";
+    assert_eq!(all::<String>(&sidecar, prepared).await, ["theirs"]);
+    // Outside of hooks, and after one that has failed, the session is its user's again.
+    run(&admin, "drop table public.parents cascade").await;
+    assert!(push(&sidecar, "s", chain(2, 1)).await.is_err());
+    run(&sidecar, "unlisten *; deallocate all; listen others; prepare another as select 1").await;
+}
+
 #[tokio::test]
 async fn whoever_may_create_where_a_hook_looks_first_gets_nothing_of_the_owner() {
     let database = Database::new().await;
