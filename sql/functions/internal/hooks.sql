@@ -5,19 +5,28 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Bit 3 of tgtype: a DELETE trigger.
-    if not exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0) then
+    if exists (
+        select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0 and t.tgdeferrable
+    ) then
+        raise exception '% has a deferrable trigger on DELETE, which would run as whoever commits', eventlog
+            using errcode = 'feature_not_supported', hint = 'Create it as not deferrable.';
+    end if;
+    -- ev_type 4: a rule on DELETE.
+    if not exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0)
+        and not exists (select from pg_rewrite r where r.ev_class = eventlog and r.ev_type = '4')
+    then
         execute format('delete from only %s where store = $1', eventlog) using store;
     elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, eventlog::oid, 'delete'::text) then
         perform livestore._delete_hooked_events(eventlog::oid, store);
     else
-        raise exception '% has a trigger on DELETE, and the role livestore_hooks, as which it runs, may not delete', eventlog
+        raise exception '% has a trigger or a rule on DELETE, and the role livestore_hooks, as which it runs, may not delete', eventlog
             using errcode = 'insufficient_privilege', hint = format('grant delete on %s to livestore_hooks', eventlog);
     end if;
 end
 $$;
 
 comment on function livestore._delete_events(regclass, bigint) is
-'Internal: deletes the events of a store from a table; as livestore_hooks, if that has triggers on DELETE';
+'Internal: deletes the events of a store from a table; as livestore_hooks, if that has triggers or rules on DELETE';
 
 create or replace function livestore._admit_hooks(eventlog oid)
 returns void

@@ -115,20 +115,25 @@ begin
         raise exception '% has a deferrable trigger on UPDATE, which would run as whoever commits', eventlog
             using errcode = 'feature_not_supported', hint = 'Create it as not deferrable.';
     end if;
-    -- What Postgres comes with is not in pg_depend.
+    -- ev_type: 1 is a rule on SELECT, 2 on UPDATE. What Postgres comes with is not in pg_depend. A domain may have constraints that
+    -- call functions; an enum calls none.
     return exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 16 <> 0)
+        or exists (select from pg_rewrite r where r.ev_class = eventlog and r.ev_type = '2')
         or exists (
             select from pg_depend d
             left join pg_proc p on d.refclassid = 'pg_proc'::regclass and p.oid = d.refobjid
-            where d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass)
+            left join pg_type t on d.refclassid = 'pg_type'::regclass and t.oid = d.refobjid
+            where d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass, 'pg_type'::regclass)
                 and p.pronamespace is distinct from 'livestore'::regnamespace
+                and t.typtype is distinct from 'e'
                 and (
                     d.classid = 'pg_class'::regclass and d.objid in (select i.indexrelid from pg_index i where i.indrelid = eventlog)
                     or d.classid = 'pg_constraint'::regclass and d.objid in (select c.oid from pg_constraint c where c.conrelid = eventlog)
+                    or d.classid = 'pg_attrdef'::regclass and d.objid in (select a.oid from pg_attrdef a where a.adrelid = eventlog)
                 )
         );
 end
 $$;
 
 comment on function livestore._runs_code_on_update(regclass) is
-'Internal: whether an update of the table of a store calls functions of the application: by a trigger, an index or a constraint';
+'Internal: whether an update of the table of a store calls functions of the application: by a trigger, a rule, an index, a constraint or a generated column';

@@ -244,6 +244,71 @@ async fn indexes_and_constraints_of_the_application_run_as_hooks_do() {
     run(&admin, erase).await;
 }
 
+#[tokio::test]
+async fn domains_and_rules_of_the_application_run_as_hooks_do() {
+    for (code, undo) in [
+        (
+            "alter table livestore.eventlog_1 add constraint mine check ((name::public.checked) is not null)",
+            "alter table livestore.eventlog_1 drop constraint mine",
+        ),
+        (
+            "create rule mine as on update to livestore.eventlog_1 do also select public.note('rule')",
+            "drop rule mine on livestore.eventlog_1",
+        ),
+        (
+            "create rule mine as on delete to livestore.eventlog_1 do also select public.note('rule')",
+            "drop rule mine on livestore.eventlog_1",
+        ),
+        (
+            "alter table livestore.eventlog_1 add mine boolean generated always as (public.note(name)) stored",
+            "alter table livestore.eventlog_1 drop mine",
+        ),
+    ] {
+        let database = Database::new().await;
+        let (owner, admin) = (database.admin().await, database.connect("admin").await);
+        push(&admin, "s", chain(0, 2)).await.unwrap();
+        run(
+            &owner,
+            &format!(
+                "create table public.seen (who text); grant insert, select on public.seen to public;
+                 create function public.seen() returns boolean language sql as 'insert into public.seen values (current_user) returning true';
+                 create function public.note(text) returns boolean language plpgsql immutable as $$ begin return public.seen(); end $$;
+                 create domain public.checked as text check (public.note(value));
+                 {code}; delete from public.seen"
+            ),
+        )
+        .await;
+        let change = if code.contains("delete") {
+            "select livestore.reset_store('s')"
+        } else {
+            "select livestore.erase('s', '{1}', '{\"id\": 0}')"
+        };
+        let refused = rejection(admin.query(change, &[]).await);
+        assert_eq!(refused.sqlstate, "42501", "{code}");
+        run(&owner, &refused.hint).await;
+        run(&owner, "grant select on livestore.eventlog_1 to livestore_hooks; delete from public.seen").await;
+        run(&admin, change).await;
+        assert_eq!(all::<String>(&owner, "select distinct who from public.seen").await, ["livestore_hooks"], "{code}");
+        run(&owner, &format!("{undo}; revoke update, delete on livestore.eventlog_1 from livestore_hooks")).await;
+        push(&admin, "t", chain(0, 1)).await.unwrap();
+        run(&admin, "select livestore.erase('t', '{1}', '{}'), livestore.reset_store('t')").await;
+    }
+    // An enum runs nothing.
+    let database = Database::new().await;
+    let (owner, admin) = (database.admin().await, database.connect("admin").await);
+    push(&admin, "s", chain(0, 1)).await.unwrap();
+    run(
+        &owner,
+        "create type public.mood as enum ('good');
+         alter table livestore.eventlog_1 add constraint mine check ('good'::public.mood is not null);
+         create function public.keep() returns trigger language plpgsql as $$ begin return old; end $$;
+         create constraint trigger late after delete on livestore.eventlog_1 deferrable for each row execute function public.keep()",
+    )
+    .await;
+    run(&admin, "select livestore.erase('s', '{1}', '{}')").await;
+    assert_eq!(rejection(admin.query("select livestore.reset_store('s')", &[]).await).sqlstate, "0A000");
+}
+
 /// A whole offline time may come again, of which everything was erased.
 #[tokio::test]
 async fn many_erased_events_may_be_pushed_again_in_one_batch() {
