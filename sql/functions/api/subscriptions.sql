@@ -18,10 +18,11 @@ begin
         raise exception 'stores must be a pattern of at most 1024 bytes, and names between 1 and 1000 names'
             using errcode = 'invalid_parameter_value';
     end if;
-    if handler is not null and not exists (
-        select from pg_proc p
-        where p.oid = handler and p.prokind = 'f' and not p.proretset and p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text
-    ) then
+    -- Every poll would fail.
+    if (length(stores) - length(rtrim(stores, chr(92)))) % 2 = 1 then
+        raise exception 'stores must not end with a backslash that nothing follows' using errcode = 'invalid_escape_sequence';
+    end if;
+    if handler is not null and not livestore._is_handler(handler) then
         raise exception 'the handler % must be a function of one argument of the type livestore.polled_event', handler
             using errcode = 'invalid_function_definition';
     end if;
@@ -285,20 +286,33 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     handler constant regprocedure := livestore._handler(subscription);
-    batch constant livestore.polled_event[] := array(select p from livestore.poll(subscription, max_events) p);
+    call constant text := format('select %s($1)', handler::regproc);
+    batch livestore.polled_event[];
+    count bigint;
     event livestore.polled_event;
     context text;
 begin
+    -- livestore_admin names the handler, and what it does at the commit has the rights of the caller even if it is security definer.
+    if (select r.rolsuper from pg_roles r where r.rolname = current_user)
+        and not (select r.rolsuper from pg_proc p join pg_roles r on r.oid = p.proowner where p.oid = handler)
+    then
+        raise exception 'a superuser cannot run the handler % here, which is not a superuser''s', handler
+            using errcode = 'insufficient_privilege',
+                hint = 'Call livestore.run_subscription as a role with livestore_writer and no other rights.';
+    end if;
+    batch := array(select p from livestore.poll(subscription, max_events) p);
+    count := cardinality(batch);
     events := 0;
-    if cardinality(batch) = 0 then
+    if count = 0 then
         return;
     end if;
     begin
+        -- A handler may set a search_path: nothing that follows the first call looks for an operator or a function in it.
         foreach event in array batch loop
-            execute format('select %s($1)', handler::regproc) using event;
+            execute call using event;
         end loop;
         perform livestore.ack(batch[1].lease);
-        events := cardinality(batch);
+        events := count;
     -- Others are not these: a statement that takes too long, and assert.
     exception when query_canceled or assert_failure or others then
         get stacked diagnostics error = message_text, context = pg_exception_context;
@@ -312,4 +326,4 @@ end
 $$;
 
 comment on function livestore.run_subscription(text, integer) is
-'Calls the handler of a subscription with the next events of one of its partitions, at most max_events (1 to 10000), and acknowledges them in the same transaction: what the handler writes to this database is written exactly once. Returns the number of events; 0 if there is nothing to do. If the handler fails, error is its message, what it has done is undone, and the events count as failed. The handler has the rights of the caller, unless it is security definer';
+'Calls the handler of a subscription with the next events of one of its partitions, at most max_events (1 to 10000), and acknowledges them in the same transaction: what the handler writes to this database is written exactly once. Returns the number of events; 0 if there is nothing to do. If the handler fails, error is its message, what it has done is undone, and the events count as failed. The handler has the rights of the caller, unless it is security definer. Call it as a role with livestore_writer and no other rights: a superuser may not run the handler of somebody who is none';

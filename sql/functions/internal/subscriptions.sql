@@ -244,7 +244,8 @@ as $$
 declare
     handler constant regprocedure := (livestore._subscriber(subscription)).handler;
 begin
-    if not exists (select from pg_proc p where p.oid = handler) then
+    -- A dump has the number of a handler that was dropped, which may be another function after the restore.
+    if livestore._is_handler(handler) is not true then
         raise exception 'the subscription % has no handler', to_json(subscription)
             using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped.';
     end if;
@@ -253,6 +254,20 @@ end
 $$;
 
 comment on function livestore._handler(text) is 'Internal: the function that handles the events of a subscription';
+
+create or replace function livestore._is_handler(handler regprocedure)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (
+        select from pg_proc p
+        where p.oid = handler and p.prokind = 'f' and not p.proretset and p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text
+    )
+$$;
+
+comment on function livestore._is_handler(regprocedure) is 'Internal: whether a function can handle the events of a subscription';
 
 create or replace function livestore._start(subscriber livestore.subscribers, start text)
 returns void

@@ -289,6 +289,8 @@ async fn bad_arguments_are_refused_and_change_nothing() {
         ("subscribe('t', names => '{}')", "22023"),
         ("subscribe('t', names => '{e,null}')", "22023"),
         ("subscribe('t', stores => repeat('x', 2000))", "22023"),
+        (r"subscribe('t', stores => E'abc\\')", "22025"),
+        (r"subscribe('t', stores => E'\\\\\\')", "22025"),
         ("poll('s', 0)", "22023"),
         ("poll('s', 10001)", "22023"),
         ("poll('s', lease_time => '0')", "22023"),
@@ -307,6 +309,10 @@ async fn bad_arguments_are_refused_and_change_nothing() {
     assert_eq!(refused.sqlstate, "22023");
     batch.ack(&admin).await;
     assert_eq!(all::<String>(&admin, "select name from livestore.subscriptions").await, ["s"]);
+
+    run(&admin, r"select livestore.subscribe('t', stores => E'ab\\\\%')").await;
+    commit(&admin, r"ab\c", "e").await;
+    assert_eq!(poll(&admin, "'t'").await.events, [r"ab\c 1 e"]);
 }
 
 /// A handler runs as its caller, in the transaction that acknowledges.
@@ -358,9 +364,60 @@ async fn a_handler_in_the_database_has_each_event_once_and_the_rights_of_its_cal
     }
     run(&admin, "drop function public.send").await;
     assert_eq!(rejection(worker.query(handle, &[]).await).sqlstate, "42883");
+    // The number that it had, as a dump keeps it, is another function's now.
+    run(
+        &admin,
+        "create function public.other() returns int language sql as 'select 1';
+         update livestore.subscribers set handler = 'public.other()' where name = 'mails'",
+    )
+    .await;
+    assert_eq!(rejection(worker.query(handle, &[]).await).sqlstate, "42883");
     run(&admin, "select livestore.subscribe('plain')").await;
     let refused = rejection(worker.query("select livestore.run_subscription('plain')", &[]).await);
     assert_eq!(refused.sqlstate, "42883");
+}
+
+#[tokio::test]
+async fn a_handler_gets_nothing_of_a_superuser_nor_of_a_worker_if_it_has_rights_of_its_own() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "create table public.ran (who text); grant insert on public.ran to public;
+         create schema app; grant create, usage on schema app to public",
+    )
+    .await;
+    run(
+        &database.connect("reader").await,
+        "create function app.cardinality(livestore.polled_event[]) returns int language plpgsql as
+             $$ begin insert into public.ran values (current_user); return 1; end $$;
+         create function app.format(text, regproc) returns text language plpgsql as
+             $$ begin insert into public.ran values (current_user); return 'select 1'; end $$;
+         create function app.handle(event livestore.polled_event) returns void language plpgsql security definer as $$
+         begin
+             insert into public.ran values (current_user);
+             perform set_config('search_path', 'app, pg_catalog', false);
+         end $$",
+    )
+    .await;
+    run(
+        &database.connect("admin").await,
+        "select livestore.subscribe('s', handler => 'app.handle(livestore.polled_event)');
+         select livestore.commit('a', 'e'), livestore.commit('a', 'e')",
+    )
+    .await;
+    let handle = "select concat_ws(' ', events, error) from livestore.run_subscription('s')";
+    let refused = rejection(admin.query(handle, &[]).await);
+    assert_eq!(refused.sqlstate, "42501");
+    assert_eq!(all::<String>(&admin, "select who from public.ran").await, [""; 0]);
+    assert_eq!(one::<String>(&worker, handle).await, "2");
+    assert_eq!(all::<String>(&admin, "select distinct who from public.ran").await, ["reader"]);
+    run(
+        &admin,
+        "alter function app.handle(livestore.polled_event) owner to postgres; select livestore.commit('a', 'e')",
+    )
+    .await;
+    assert_eq!(one::<String>(&admin, handle).await, "1");
 }
 
 /// Workers whose connections are terminated again and again put an effect into a table for each event, in the transaction that
