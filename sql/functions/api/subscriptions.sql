@@ -121,9 +121,12 @@ begin
         select * into place
         from livestore.subscription_partitions p
         where p.subscription = subscriber.name and p.partition <> all (visited)
-            and (p.lease is null or p.leased_until <= clock_timestamp())
-            and (p.retry_at is null or p.retry_at <= clock_timestamp())
-        order by p.polled_at nulls first, p.partition
+            and (
+                (p.lease is null or p.leased_until <= clock_timestamp()) and (p.retry_at is null or p.retry_at <= clock_timestamp())
+                -- The clock was set back, or a standby with another one was promoted: nobody would come here for as long.
+                or p.polled_at > clock_timestamp() + interval '1 minute'
+            )
+        order by coalesce(p.polled_at > clock_timestamp() + interval '1 minute', false) desc, p.polled_at nulls first, p.partition
         for update skip locked limit 1;
         exit when place.subscription is null;
         visited := visited || place.partition;

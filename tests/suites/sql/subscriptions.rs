@@ -420,6 +420,51 @@ async fn a_handler_gets_nothing_of_a_superuser_nor_of_a_worker_if_it_has_rights_
     assert_eq!(one::<String>(&admin, handle).await, "1");
 }
 
+/// As after a clock that was set back, or the promotion of a standby with another one.
+#[tokio::test]
+async fn partitions_that_were_polled_in_the_future_are_free() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('s', partitions => 2)").await;
+    // Two stores of different partitions.
+    let stores: Vec<String> = all(
+        &admin,
+        "select min(s::text) from generate_series(1, 100) s group by livestore._partition_of(s::text, 2) order by 1",
+    )
+    .await;
+    for store in &stores {
+        commit(&admin, store, "e").await;
+    }
+    let (first, second) = (poll(&worker, "'s'").await, poll(&worker, "'s'").await);
+    second.nack(&worker, "later").await;
+    run(
+        &admin,
+        "update livestore.subscription_partitions
+         set leased_until = leased_until + interval '2 hours', retry_at = clock_timestamp() + interval '2 hours',
+             polled_at = polled_at + interval '2 hours'",
+    )
+    .await;
+    let mut again = Vec::new();
+    for _ in 0..2 {
+        let batch = poll(&worker, "'s'").await;
+        again.extend(batch.events.iter().map(|event| event.split(' ').next().unwrap().to_owned()));
+        batch.ack(&worker).await;
+    }
+    again.sort_unstable();
+    assert_eq!(again, stores);
+    let late = rejection(worker.query("select livestore.ack($1)", &[&first.lease]).await);
+    assert_eq!(late.sqlstate, "LS007");
+    // One that was polled a moment ahead keeps its lease.
+    commit(&admin, &stores[0], "e").await;
+    assert_eq!(poll(&worker, "'s'").await.events.len(), 1);
+    run(
+        &admin,
+        "update livestore.subscription_partitions set polled_at = clock_timestamp() + interval '50 seconds' where lease is not null",
+    )
+    .await;
+    assert!(poll(&worker, "'s'").await.events.is_empty());
+}
+
 /// Workers whose connections are terminated again and again put an effect into a table for each event, in the transaction that
 /// acknowledges: each event has one effect, and those of a store are in order.
 #[tokio::test(flavor = "multi_thread")]
