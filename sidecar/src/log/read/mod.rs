@@ -1,4 +1,6 @@
 //! Reading logs: page by page from Postgres, and live from tails.
+//!
+//! `sidecar/model` is a model of this and of `log/write`, which is checked in every order of its steps. If you change a rule, change it there, too.
 
 pub mod claims;
 pub mod clients;
