@@ -147,6 +147,7 @@ impl Log {
             reactions::start(&database, &wake, webhooks, ending, under_way.clone(), subscriptions.clone(), tasks);
         }
         tasks.spawn(database.clone().close_when_idle());
+        tasks.spawn(database.clone().look_for_successors());
         let aliases = Aliases::new(database.clone());
         Self(Arc::new(Parts {
             database,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use deadpool::managed::{BuildError, Object, Pool, PoolError, TimeoutType};
 use deadpool::{Runtime, Status};
 use tokio::sync::{OnceCell, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, Notification};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,6 +19,9 @@ use super::{CONNECT_TIMEOUT, DatabaseError, check};
 
 /// The time that a connection of the pool may take to be made, beyond what the attempts themselves take.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The interval at which the other hosts of the URL are asked whether one of them is the primary now.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The time that a notification may take to arrive.
 const NOTIFICATION: Duration = Duration::from_secs(3);
@@ -133,6 +136,18 @@ impl Database {
             }
         };
         self.demand.watch(is_busy, close).await;
+    }
+
+    /// Notices that another host of the URL was promoted although the primary in use goes on. Never ends.
+    pub async fn look_for_successors(self) {
+        if !self.servers.are_several() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(LOOK).await;
+            self.demand.awake().await;
+            self.servers.look_for_successor().await;
+        }
     }
 
     /// A connection beside the pool: the committer's and the listener's, which drive it.

@@ -2,7 +2,8 @@
 //!
 //! A promoted standby begins a new timeline of its cluster. A server of an older one is a primary that was given up: what it
 //! has may lack what was acknowledged since, and what it takes will be lost. It may be back, and allow writes, before anybody
-//! has fenced it. This process does not go back to it; who begins anew, or has not met the new one yet, cannot know.
+//! has fenced it. This process does not go back to it. As long as it can reach the new one, it also leaves an old one that goes
+//! on: it looks for the new one among the other hosts. A process that cannot reach it cannot know.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -172,10 +173,9 @@ impl Servers {
     /// Why there is none; if waiting may help with any of the hosts, what is wrong with that.
     pub async fn connect(&self) -> Result<Connected, DatabaseError> {
         let (hosts, last) = (self.each.len(), self.last.load(Ordering::Relaxed));
-        let patience = (CONNECT_TIMEOUT / u32::try_from(hosts).unwrap_or(u32::MAX)).max(LEAST);
         let mut worst = None;
         for index in (last..hosts).chain(0..last) {
-            let connected = timeout(patience, self.connect_to(&self.each[index])).await;
+            let connected = timeout(self.patience(), self.connect_to(&self.each[index])).await;
             match connected.unwrap_or(Err(DatabaseError::ConnectTimeout)) {
                 Ok(connected) => {
                     if self.last.swap(index, Ordering::Relaxed) != index {
@@ -194,16 +194,29 @@ impl Servers {
         Err(worst.unwrap_or(DatabaseError::ConnectTimeout))
     }
 
+    /// The time to connect to one of the hosts.
+    fn patience(&self) -> Duration {
+        (CONNECT_TIMEOUT / u32::try_from(self.each.len()).unwrap_or(u32::MAX)).max(LEAST)
+    }
+
+    /// Whether there is another server to look for.
+    pub fn are_several(&self) -> bool {
+        self.role == Role::Primary && self.each.len() > 1
+    }
+
+    /// Asks the hosts that are not in use for the successor of the one that is: that may go on, and not know that it was given up.
+    pub async fn look_for_successor(&self) {
+        let last = self.last.load(Ordering::Relaxed);
+        for (index, config) in self.each.iter().enumerate().filter(|(index, _)| *index != last) {
+            let Ok(Ok((.., Some(server)))) = timeout(self.patience(), self.reach(config)).await else { continue };
+            if self.succeeds(server) && self.meet(server).is_ok() {
+                self.last.store(index, Ordering::Relaxed);
+            }
+        }
+    }
+
     async fn connect_to(&self, config: &Config) -> Result<Connected, DatabaseError> {
-        let (client, mut connection) = config.connect(self.tls.clone()).await?;
-        let server = match self.role {
-            Role::Any => None,
-            Role::Primary => tokio::select! {
-                biased;
-                server = identify(&client) => server?,
-                end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
-            },
-        };
+        let (client, mut connection, server) = self.reach(config).await?;
         if let Some(server) = server {
             self.meet(server)?;
         }
@@ -213,6 +226,23 @@ impl Servers {
             end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
         }
         Ok(Connected { client, connection, server })
+    }
+
+    /// A connection to this host, and its server if it has to allow writes.
+    async fn reach(
+        &self,
+        config: &Config,
+    ) -> Result<(Client, Connection<Socket, TlsStream>, Option<Server>), DatabaseError> {
+        let (client, mut connection) = config.connect(self.tls.clone()).await?;
+        let server = match self.role {
+            Role::Any => None,
+            Role::Primary => tokio::select! {
+                biased;
+                server = identify(&client) => server?,
+                end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
+            },
+        };
+        Ok((client, connection, server))
     }
 
     fn meet(&self, Server { cluster, timeline }: Server) -> Result<(), DatabaseError> {
@@ -227,6 +257,11 @@ impl Servers {
             info!(timeline, "the database has failed over");
         }
         Ok(())
+    }
+
+    /// Whether a server is of a later timeline than any that was met of its cluster.
+    fn succeeds(&self, Server { cluster, timeline }: Server) -> bool {
+        self.met.lock().get(&cluster).is_some_and(|latest| timeline > *latest)
     }
 
     /// Whether a server is of the cluster and the timeline of the primary. If the primary does not tell its own, any is.
@@ -366,6 +401,7 @@ mod tests {
         servers.meet(server(7, 2)).unwrap();
         assert!(matches!(servers.meet(server(7, 1)), Err(DatabaseError::Superseded { timeline: 1, latest: 2 })));
         assert!(!servers.is_current(Some(server(7, 1))) && servers.is_current(Some(server(7, 2))));
+        assert!(servers.succeeds(server(7, 3)) && !servers.succeeds(server(7, 2)) && !servers.succeeds(server(8, 3)));
         servers.meet(server(8, 1)).unwrap();
         assert!(
             servers.is_current(Some(server(8, 1))) && servers.is_current(None),

@@ -86,6 +86,29 @@ async fn a_primary_that_is_killed_is_followed_by_its_standby() {
     standby.pg_ctl(&["stop", "-m", "immediate"]);
 }
 
+/// Nobody has fenced it. A synchronous primary acknowledges nothing then, and clients would wait for as long as it is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_goes_on_beside_its_successor_is_left() {
+    let database = Database::alone().await;
+    let primary = database.cluster();
+    let standby = primary.standby().await.leak();
+    let sidecar = Start::new(database.url_at_any("sidecar", &[primary.port(), standby.port()])).ready().await;
+    let load = Load::start("books", &[sidecar.url()], 2, 2);
+    pause(500).await;
+    pg_ctl(standby, &["promote"]).await;
+    let promoted = database.on(standby);
+    let has_more = "select livestore.head('books') > $1";
+    let head: i64 = promoted.admin().await.query_one("select livestore.head('books')", &[]).await.unwrap().get(0);
+    eventually("the successor is written to", || async {
+        promoted.admin().await.query_one(has_more, &[&head]).await.unwrap().get(0)
+    })
+    .await;
+    eventually("it is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
+    load.finish(&promoted).await;
+    database.stop();
+    standby.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
 /// A commit waits for the standby, and is seen by nobody meanwhile. If the primary is restarted then, it is seen, whether the
 /// standby has it or not: a repeated push finds its events in the log. That it waits all the same is by the lock on its store.
 #[tokio::test(flavor = "multi_thread")]
