@@ -7,7 +7,7 @@
 //! which a promise ([`promises`]) is broken.
 //!
 //! Each rule of the protocol that matters ([`rules::Rule`]) can be switched off. The tests show that a promise breaks without it. The code
-//! keeps all of them but one, [`rules::Rule::ResyncHoldsNoLateAnswers`].
+//! keeps all of them.
 //!
 //! | module | code |
 //! |---|---|

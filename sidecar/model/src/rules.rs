@@ -37,9 +37,9 @@ pub enum Rule {
     ApplyNothingOfBefore,
     /// A tail drops what it holds when events were rewritten. `Tail::forget`.
     ForgetHeldEvents,
-    /// After that, events whose answer is late are not held. `FORGETFUL` in `tail.rs`.
+    /// After that, events whose answer is late are not held. `Tails::changes`, `Tail::publish`.
     HoldNoLateAnswers,
-    /// The same after an interruption. No code keeps this rule yet: `Tails::resync` does not set `forgets_until`.
+    /// The same after an interruption. `Tails::resync` counts one of `Tails::changes`.
     ResyncHoldsNoLateAnswers,
     /// A window gives events only to those who have all before them. `Window::after`.
     WindowFollows,

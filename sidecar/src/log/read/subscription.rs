@@ -181,7 +181,7 @@ mod tests {
         let mut subscription = Subscription::begin(&tails, None, prefetch()).await.unwrap();
         assert!(subscription.next().await.unwrap().events.is_empty(), "the first call does not wait");
         for (after, count) in [(0, 2), (2, 1)] {
-            tail.publish("a", events(after, count, 1));
+            tail.publish("a", events(after, count, 1), || true);
             let Delivery { events, remaining, .. } = subscription.next().await.unwrap();
             assert_eq!((events.first().map(|event| event.parent_seq_num), remaining), (Some(after), 0));
             assert_eq!(subscription.last(), subscription.position());

@@ -21,10 +21,6 @@ use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Database, DatabaseError, Hold, Retry};
 
-/// After an event was rewritten, it may still arrive as it was before: the answer to its push is late. For so long, longer than an answer
-/// may take, nothing is held.
-const FORGETFUL: Duration = Duration::from_secs(40);
-
 /// The time that a tail is kept for clients that poll: longer than they take to come back.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -96,8 +92,6 @@ struct State {
     window: Window,
     contention: Contention,
     refresh: Refresh,
-    /// Events are not held until then.
-    forgets_until: Option<Instant>,
     /// How often it has forgotten what it held: a page that was read before does not count.
     forgotten: u64,
     /// A task keeps the tail until then.
@@ -149,8 +143,8 @@ impl Tail {
         matches!(*self.changed.borrow(), TailState::Ended(_))
     }
 
-    /// Events that were just committed, in order.
-    pub fn publish(&self, backend_id: &str, events: Vec<Arc<Event>>) {
+    /// Events that were just committed, in order. They are held if they are `current`: not rewritten since.
+    pub fn publish(&self, backend_id: &str, events: Vec<Arc<Event>>, are_current: impl FnOnce() -> bool) {
         let (Some(first), Some(last)) = (events.first(), events.last()) else {
             return;
         };
@@ -158,7 +152,9 @@ impl Tail {
         let is_following =
             matches!(&*self.changed.borrow(), TailState::Following { backend_id: id } if **id == *backend_id);
         if is_following && first.parent_seq_num == state.window.position() {
-            self.append(&mut state, events);
+            // Under the lock: what changes from now on makes the tail drop them.
+            let is_held = are_current();
+            self.append(&mut state, events, is_held);
             drop(state);
             self.wake();
         } else if !is_following || last.seq_num > state.window.position() {
@@ -229,7 +225,6 @@ impl Tail {
     /// The log may have been reset, or events of it rewritten: what is held of it is dropped. Looks at Postgres, soon.
     pub fn forget(&self) {
         self.forget_held();
-        self.state.lock().forgets_until = Some(Instant::now() + FORGETFUL);
         self.refresh();
     }
 
@@ -277,7 +272,7 @@ impl Tail {
             let is_chain = news.first().is_some_and(|first| first.parent_seq_num == position)
                 && news.last().is_some_and(|last| last.seq_num == page.head);
             if is_chain && state.forgotten == forgotten {
-                self.append(&mut state, news);
+                self.append(&mut state, news, true);
             } else {
                 // Too much for one page, or not as it is now: subscribers read it themselves.
                 debug!(store = ?self.store, from = position, to = page.head, "a tail skips ahead");
@@ -295,12 +290,11 @@ impl Tail {
         again
     }
 
-    /// Adds events, the first of which follows the head of the tail.
-    fn append(&self, state: &mut State, events: Vec<Arc<Event>>) {
-        let now = Instant::now();
-        state.contention.appended(state.window.position(), now, self.contention_window);
+    /// Adds events, the first of which follows the head of the tail. Those that are not held are read by subscribers themselves.
+    fn append(&self, state: &mut State, events: Vec<Arc<Event>>, is_held: bool) {
+        state.contention.appended(state.window.position(), Instant::now(), self.contention_window);
         match events.last() {
-            Some(last) if state.forgets_until.is_some_and(|until| now < until) => state.window.skip_to(last.seq_num),
+            Some(last) if !is_held => state.window.skip_to(last.seq_num),
             _ => state.window.append(events),
         }
     }
@@ -385,10 +379,10 @@ mod tests {
     #[tokio::test]
     async fn it_takes_only_events_that_follow_its_own() {
         let tail = tail();
-        tail.publish("a", events(5, 2, 1));
+        tail.publish("a", events(5, 2, 1), || true);
         assert_eq!([4, 5, 6, 7].map(|last| recent(&tail, last)), [None, Some(2), Some(1), None]);
         for (backend_id, after) in [("a", 8), ("b", 7)] {
-            tail.publish(backend_id, events(after, 1, 1));
+            tail.publish(backend_id, events(after, 1, 1), || true);
             assert_eq!(tail.position(), 7, "it looks at Postgres instead");
         }
         assert!(tail.apply(Some(7), 0, page(9, "a", events(6, 3, 1))), "a second look was asked for");
@@ -401,7 +395,7 @@ mod tests {
     #[tokio::test]
     async fn it_forgets_what_may_have_been_rewritten() {
         let tail = tail();
-        tail.publish("a", events(5, 2, 1));
+        tail.publish("a", events(5, 2, 1), || true);
         tail.forget_held();
         assert_eq!((tail.position(), recent(&tail, 5)), (7, None));
         tail.apply(Some(7), 0, page(8, "a", events(7, 1, 1)));
@@ -409,10 +403,9 @@ mod tests {
         tail.apply(Some(8), 1, page(9, "a", events(8, 1, 1)));
         assert_eq!(recent(&tail, 8), Some(1));
         tail.forget();
-        tail.publish("a", events(9, 1, 1));
+        tail.publish("a", events(9, 1, 1), || false);
         assert_eq!((tail.position(), recent(&tail, 9)), (10, None), "a late answer");
-        tail.state.lock().forgets_until = Some(Instant::now());
-        tail.publish("a", events(10, 1, 1));
+        tail.publish("a", events(10, 1, 1), || true);
         assert_eq!(recent(&tail, 10), Some(1));
     }
 

@@ -1,5 +1,6 @@
 //! The live tails of a sidecar: one for each store that has subscribers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ pub struct Tails {
     tails: Arc<Mutex<Registry<Tail>>>,
     /// The mark of notifications of our own commits, which are [`Tails::publish`]ed.
     own_source: Mutex<Option<Arc<str>>>,
+    /// How often events that were there before may have changed: with each change that this sidecar hears of, and after each time in
+    /// which it heard nothing.
+    changes: AtomicU64,
     /// For how long events of a contended store are held back.
     contention_window: Duration,
     pages: Arc<Pages>,
@@ -30,7 +34,8 @@ impl Tails {
     /// for pages of earlier events.
     pub fn new(database: Database, contention_window: Duration, page_bytes: usize) -> Arc<Self> {
         let pages = Pages::new(database.clone(), page_bytes);
-        Arc::new(Self { database, tails: Arc::default(), own_source: Mutex::default(), contention_window, pages })
+        let (tails, own_source, changes) = Default::default();
+        Arc::new(Self { database, tails, own_source, changes, contention_window, pages })
     }
 
     /// The pages of events before the tails.
@@ -48,10 +53,16 @@ impl Tails {
         self.own_source.lock().as_deref() == Some(source)
     }
 
-    /// Events that were just committed, in order.
-    pub fn publish(&self, store: &StoreId, backend_id: &str, events: Vec<Arc<Event>>) {
+    /// How often events that were there before may have changed so far.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Events that were just committed, in order. `changes`: how often [`Tails::changes`] had counted before the commit was sent. If it has
+    /// counted more since, the events may have been rewritten before this answer to their push came, and are not held.
+    pub fn publish(&self, store: &StoreId, backend_id: &str, events: Vec<Arc<Event>>, changes: u64) {
         if let Some(tail) = self.get(store) {
-            tail.publish(backend_id, events);
+            tail.publish(backend_id, events, || self.changes() == changes);
         }
     }
 
@@ -68,7 +79,10 @@ impl Tails {
             (Some(store), Some(head)) => self.hint(&store, head),
             (Some(store), None) => self.forget(&store),
             // One of the stores that nobody follows, and whose pages may be kept.
-            (None, None) => self.pages.drop_all(),
+            (None, None) => {
+                self.changes.fetch_add(1, Ordering::SeqCst);
+                self.pages.drop_all();
+            }
             (None, Some(_)) => {}
         }
     }
@@ -98,6 +112,8 @@ impl Tails {
 
     /// The log of a store may have changed, with events that were there before.
     pub fn forget(&self, store: &StoreId) {
+        // Before the tail drops what it holds: an answer that comes after that is late.
+        self.changes.fetch_add(1, Ordering::SeqCst);
         self.pages.drop_all();
         if let Some(tail) = self.get(store) {
             tail.forget();
@@ -107,6 +123,7 @@ impl Tails {
     /// Compares every tail with its store, after a time in which hints may have been missed.
     pub async fn resync(&self) -> Result<(), DatabaseError> {
         const STORES_A_QUERY: usize = 1000;
+        self.changes.fetch_add(1, Ordering::SeqCst);
         let stores: Vec<StoreId> = self.tails.lock().stores().cloned().collect();
         for stores in stores.chunks(STORES_A_QUERY) {
             let names: Vec<&str> = stores.iter().map(StoreId::as_str).collect();

@@ -42,6 +42,8 @@ struct Session {
     tails: Arc<Tails>,
     /// Whether this sidecar ignores the notifications of this session, since it gives the events to its tails itself.
     is_main: bool,
+    /// [`Tails::changes`] when the last group was sent.
+    changes: u64,
     connection: Option<Connection>,
 }
 
@@ -96,13 +98,14 @@ const PUSH_BATCH: &str = "\
 
 impl Committer {
     pub fn new(database: Database, tails: Arc<Tails>, waiting: Waiting) -> Self {
-        Self { session: Session { database, tails, is_main: true, connection: None }, waiting }
+        Self { session: Session { database, tails, is_main: true, changes: 0, connection: None }, waiting }
     }
 
     /// Commits until every [`super::queue::CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
         let Session { database, tails, .. } = &self.session;
-        let again = Session { database: database.clone(), tails: Arc::clone(tails), is_main: false, connection: None };
+        let (again_database, tails) = (database.clone(), Arc::clone(tails));
+        let again = Session { database: again_database, tails, is_main: false, changes: 0, connection: None };
         let retrying = AbortOnDropHandle::new(tokio::spawn(retry(Arc::clone(&self.waiting.held), again)));
         let demand = database.demand().clone();
         loop {
@@ -248,6 +251,7 @@ impl Session {
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
         let contexts: Vec<&str> = group.iter().map(|push| push.context.json()).collect();
         let arguments: [&(dyn ToSql + Sync); 5] = [&stores, &batches, &backend_ids, &&**source, &contexts];
+        self.changes = self.tails.changes();
         // The statement gets a span in the trace of each push.
         let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
         let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
@@ -278,7 +282,8 @@ impl Session {
                     metrics::committed_events(count);
                     match created_at {
                         Some(at) => {
-                            self.tails.publish(&push.store, &backend_id, push.batch.into_last_appended(count, at));
+                            let events = push.batch.into_last_appended(count, at);
+                            self.tails.publish(&push.store, &backend_id, events, self.changes);
                         }
                         None => self.tails.hint(&push.store, head),
                     }

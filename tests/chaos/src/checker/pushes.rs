@@ -23,9 +23,16 @@ pub(super) fn check_agreement(history: &History, places: &Places, findings: &mut
             *first = push.end.min(*first);
         }
     }
+    let mut known = acknowledged;
+    for read in &history.reads {
+        for placed in &read.events {
+            let first = known.entry(*placed).or_insert(read.end);
+            *first = read.end.min(*first);
+        }
+    }
     for push in &history.pushes {
         match push.outcome {
-            Outcome::ServerAhead => check_refusal(history, places, push, &acknowledged, findings),
+            Outcome::ServerAhead => check_refusal(history, places, push, &known, findings),
             Outcome::Reset if !is_reset_between(history, push.since, push.end) => {
                 findings.add(Rule::FalseReset, "a push was told of a reset that was none".into(), &[push]);
             }
@@ -34,18 +41,18 @@ pub(super) fn check_agreement(history: &History, places: &Places, findings: &mut
     }
 }
 
-/// A push whose events are in the log, as everybody knows, is a repeated one: acknowledged, not refused.
+/// A push whose events are in the log, as somebody knows who pushed or read them, is a repeated one: acknowledged, not refused.
 fn check_refusal(
     history: &History,
     places: &Places,
     push: &Push,
-    acknowledged: &HashMap<Placed, Time>,
+    known: &HashMap<Placed, Time>,
     findings: &mut Findings,
 ) {
     let is_there = |placed: &Placed| {
         // A log that was reset since then, or meanwhile, has it no more.
         let is_alive = |epoch: &Epoch| epoch.reset.is_none_or(|(asked, _)| asked > push.end);
-        acknowledged.get(placed).is_some_and(|end| *end < push.start)
+        known.get(placed).is_some_and(|end| *end < push.start)
             && places.get(&placed.event).is_some_and(|place| is_alive(&history.epochs[place.epoch]))
     };
     if push.events.iter().all(is_there) {

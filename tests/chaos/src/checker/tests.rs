@@ -333,6 +333,12 @@ fn a_reset_that_was_none_is_rejected() {
 fn a_repeated_push_that_is_refused_is_rejected() {
     let rules = changed(|history| history.pushes.push(push(900, 950, Outcome::ServerAhead, vec![placed(2)])));
     assert_eq!(rules, [Rule::FalseRefusal]);
+    // Nobody was told that it is there, but somebody has read it.
+    let read = changed(|history| {
+        history.pushes[1].outcome = Outcome::Unknown;
+        history.pushes.push(push(900, 950, Outcome::ServerAhead, vec![placed(2)]));
+    });
+    assert_eq!(read, [Rule::FalseRefusal]);
 }
 
 #[test]
@@ -373,7 +379,7 @@ proptest! {
 fn the_broken_sidecars_can_be_made_of_todays() {
     let folder = livestore_tests::root().join("tests/chaos/broken");
     let patches: Vec<_> = folder.read_dir().unwrap().map(|patch| patch.unwrap().path()).collect();
-    assert_eq!(patches.len(), 6);
+    assert_eq!(patches.len(), 16);
     for patch in patches {
         let mut apply = std::process::Command::new("git");
         let status = apply.args(["apply", "--check"]).arg(&patch).current_dir(livestore_tests::root()).status();

@@ -75,7 +75,8 @@ impl Fault {
     fn breaks_postgres(self) -> bool {
         matches!(
             self,
-            Self::StopPostgres
+            Self::PostgresClock { .. }
+                | Self::StopPostgres
                 | Self::Terminate { .. }
                 | Self::FillDisk
                 | Self::Exhaust

@@ -28,7 +28,6 @@ enum Target {
     Postgres,
     Sidecar(usize),
     Link(Link),
-    PostgresClock,
 }
 
 /// The parts of the system that can be broken.
@@ -145,14 +144,15 @@ fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
         }
         // A deploy waits for connections to be drained, and for sidecars to be ready: nothing else then.
         Fault::Deploy => (0..sidecars).map(Target::Sidecar).chain([Target::Postgres]).collect(),
-        Fault::PostgresClock { .. } => vec![Target::PostgresClock],
         Fault::StopPooler => vec![Target::Link(Link::Postgres(POOLED))],
         Fault::Cut { link }
         | Fault::Stall { link }
         | Fault::Slow { link, .. }
         | Fault::Reset { link }
         | Fault::Lose { link } => vec![Target::Link(link)],
-        Fault::StopPostgres
+        // `pg_ctl` compares times while it starts a server.
+        Fault::PostgresClock { .. }
+        | Fault::StopPostgres
         | Fault::Terminate { .. }
         | Fault::FillDisk
         | Fault::Exhaust
