@@ -1,5 +1,6 @@
 //! Postgres: a cluster of our own, and a database for each test.
 
+mod managed;
 mod standby;
 
 use std::io::Write;
@@ -13,6 +14,8 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::flavour::Flavour;
 use crate::free_port;
+
+pub use managed::Agent;
 
 /// Holds the extension; the databases of the tests are copies of it.
 const TEMPLATE: &str = "livestore_template";
@@ -70,29 +73,31 @@ impl Cluster {
         // A thread of its own: tests may or may not run on a runtime.
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(
-                    async {
-                        let postgres = cluster.connect("postgres", "postgres").await;
-                        postgres.batch_execute(&format!("create database {TEMPLATE}")).await.expect("a template");
-                        let template = cluster.connect("postgres", TEMPLATE).await;
-                        template
-                            .batch_execute(Flavour::of_tests().install())
-                            .await
-                            .expect("the extension; was it installed with `make install`?");
-                        template
-                            .batch_execute(
-                                "create role sidecar login in role livestore_writer;
-                                 create role admin login in role livestore_admin;
-                                 create role reader login in role livestore_reader;
-                                 create role stranger login",
-                            )
-                            .await
-                            .expect("roles");
-                    },
-                );
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                runtime.block_on(cluster.create_template());
             });
         });
         cluster
+    }
+
+    /// Creates the template of the tests' databases, and their roles.
+    pub async fn create_template(&self) {
+        let postgres = self.connect("postgres", "postgres").await;
+        postgres.batch_execute(&format!("create database {TEMPLATE}")).await.expect("a template");
+        let template = self.connect("postgres", TEMPLATE).await;
+        template
+            .batch_execute(Flavour::of_tests().install())
+            .await
+            .expect("the extension; was it installed with `make install`?");
+        template
+            .batch_execute(
+                "create role sidecar login in role livestore_writer;
+                 create role admin login in role livestore_admin;
+                 create role reader login in role livestore_reader;
+                 create role stranger login",
+            )
+            .await
+            .expect("roles");
     }
 
     /// Starts what is in the folder.
@@ -101,22 +106,7 @@ impl Cluster {
         place(&folder, port);
         // Durable as in production: the tests kill Postgres and look for what was acknowledged.
         append(&data.join("postgresql.conf"), settings);
-        let pg_ctl = bin("pg_ctl");
-        let user = if is_root() { "runuser -u postgres --" } else { "" };
-        let watchdog = Command::new("sh")
-            .arg("-c")
-            .arg(format!(
-                "cat > /dev/null; cd /; {user} {} -D {} -m immediate stop; rm -rf {}",
-                pg_ctl.display(),
-                data.display(),
-                folder.display()
-            ))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("a shell");
+        let watchdog = watchdog(&folder, "");
         let cluster = Self { folder, port, environment: environment.to_vec(), watchdog };
         cluster.pg_ctl(&["start"]);
         cluster
@@ -349,6 +339,25 @@ fn new_folder(parent: &Path) -> PathBuf {
         run(Command::new("chown").arg("postgres").arg(&folder));
     }
     folder
+}
+
+/// A shell that waits for its standard input to close and then runs this, stops the cluster in the folder and removes it.
+fn watchdog(folder: &Path, first: &str) -> Child {
+    let pg_ctl = bin("pg_ctl");
+    let user = if is_root() { "runuser -u postgres --" } else { "" };
+    let folder = folder.display();
+    let script = format!(
+        "cat > /dev/null; cd /; {first} {user} {} -D {folder}/data -m immediate stop; rm -rf {folder}",
+        pg_ctl.display()
+    );
+    Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .expect("a shell")
 }
 
 /// Puts the port and the folder of the socket into the settings of the data in this folder.

@@ -7,6 +7,7 @@ mod authorize;
 mod authorize_url;
 mod browsers;
 mod check;
+mod cluster_managers;
 mod command_line;
 mod commit_log;
 mod connections;
