@@ -16,7 +16,7 @@ begin
     end if;
     -- The native flavour does not need these tables. Dropping them waits for transactions that have appended but not
     -- committed. The internal functions are dropped, since the update creates them anew.
-    drop table livestore.pending_commits, livestore.context_key;
+    drop table livestore.pending_commits, livestore.hook_contexts;
     for object in
         select p.oid::regprocedure::text as name from pg_proc p
         where p.pronamespace = 'livestore'::regnamespace and p.proname like '\_%'

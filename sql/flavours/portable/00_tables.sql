@@ -1,14 +1,17 @@
-create table if not exists livestore.context_key (
-    key text not null default gen_random_uuid()::text || gen_random_uuid()::text
+-- Not logged: rows are gone before their transaction commits.
+create unlogged table if not exists livestore.hook_contexts (
+    transaction xid8 not null default pg_current_xact_id(),
+    depth integer not null,
+    store_id text not null,
+    request text,
+    primary key (transaction, depth)
 );
 
-comment on table livestore.context_key is 'The secret key that signs the context of a request, since any role can make a setting';
-comment on column livestore.context_key.key is 'A random text. Nobody but the owner may read it';
-
--- It has no key, as livestore.instance.
-alter table livestore.context_key replica identity full;
-
-insert into livestore.context_key select where not exists (select from livestore.context_key);
+comment on table livestore.hook_contexts is 'The contexts of the pushes that the current transaction runs hooks for. Of other transactions nothing is ever seen here';
+comment on column livestore.hook_contexts.transaction is 'The transaction';
+comment on column livestore.hook_contexts.depth is 'From 1. A push by a hook has a greater one than the push that the hook runs for';
+comment on column livestore.hook_contexts.store_id is 'What livestore.current_store_id() returns';
+comment on column livestore.hook_contexts.request is 'What livestore.current_context() returns, as text';
 
 -- The appends of the current transaction: rows are gone before it commits.
 create table if not exists livestore.pending_commits (

@@ -1,62 +1,59 @@
--- The context of a request: what a hook can read of the push that it runs for. It is in a setting that lasts for the
--- transaction. Since any role can make settings, the value is signed for this transaction with a key that only the owner can
--- read.
-create or replace function livestore._sign_context(context text)
-returns text
-language sql
+-- The context of a request: what a hook can read of the push that it runs for. It is in a table that only the owner can read, and not in
+-- a setting, which other code that runs in the push could read, clear, and set again in the next push. The table is not logged, so it
+-- cannot be read on a standby. There, no transaction has a number.
+create or replace function livestore._enter_context(store_id text, request text)
+returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    depth integer;
+begin
+    -- A push by a hook that passes no context inherits the one of the push that the hook runs for.
+    insert into livestore.hook_contexts as n (depth, store_id, request)
+    select coalesce(max(c.depth), 0) + 1, $1, coalesce($2, (array_agg(c.request order by c.depth desc))[1])
+    from livestore.hook_contexts c
+    where c.transaction = pg_current_xact_id()
+    returning n.depth into depth;
+    return depth;
+end
+$$;
+
+comment on function livestore._enter_context(text, text) is
+'Internal: makes this the context of the hooks that run next, and returns its depth: a hook may push, too';
+
+create or replace function livestore._leave_context(depth integer)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+begin
+    delete from livestore.hook_contexts c where c.transaction = pg_current_xact_id() and c.depth >= _leave_context.depth;
+end
+$$;
+
+comment on function livestore._leave_context(integer) is 'Internal: ends a context, and returns to the one around it';
+
+create or replace function livestore._hook_context(out store_id text, out request text)
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    -- Two nested hashes, similar to HMAC. With one, text could be appended to a signed context without the key (length
-    -- extension).
-    select encode(sha256(convert_to(
-        k.key || encode(sha256(convert_to(k.key || pg_current_xact_id_if_assigned()::text || ':' || context, 'UTF8')), 'hex'), 'UTF8'
-    )), 'hex')
-    from livestore.context_key k
-$$;
-
-comment on function livestore._sign_context(text) is 'Internal: the signature of a context in this transaction';
-
-create or replace function livestore._enter_context(store_id text, request text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    -- A push by a hook that passes no context inherits the one of the push that the hook runs for.
-    known constant text := coalesce(request, (livestore._verified_context()).request);
-    context constant text := case when known is null then '-' else '+' end || char_length(store_id) || ':' || store_id || coalesce(known, '');
 begin
-    perform pg_current_xact_id();
-    perform set_config('livestore.context', livestore._sign_context(context) || context, true);
-end
-$$;
-
-comment on function livestore._enter_context(text, text) is 'Internal: makes this the context of the hooks that run next';
-
-create or replace function livestore._verified_context(out store_id text, out request text)
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    signed constant text := nullif(current_setting('livestore.context', true), '');
-    context constant text := substr(signed, 65);
-    length integer;
-begin
-    -- Null outside of a push, too.
-    if livestore._sign_context(context) = left(signed, 64) then
-        length := substr(split_part(context, ':', 1), 2)::integer;
-        store_id := substr(context, strpos(context, ':') + 1, length);
-        if left(context, 1) = '+' then
-            request := substr(context, strpos(context, ':') + 1 + length);
-        end if;
+    if pg_current_xact_id_if_assigned() is null then
+        return;
     end if;
+    select c.store_id, c.request into store_id, request
+    from livestore.hook_contexts c
+    where c.transaction = pg_current_xact_id_if_assigned()
+    order by c.depth desc limit 1;
 end
 $$;
 
-comment on function livestore._verified_context() is 'Internal: the store and the context of the request of the push that a hook runs for; nulls elsewhere';
+comment on function livestore._hook_context() is 'Internal: the store and the context of the request of the push that a hook runs for; nulls elsewhere';
 
 create or replace function livestore.current_store_id()
 returns text
@@ -66,7 +63,7 @@ strict
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-    select c.store_id from livestore._verified_context() c
+    select c.store_id from livestore._hook_context() c
 $$;
 
 comment on function livestore.current_store_id() is
@@ -80,7 +77,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    request constant text := (livestore._verified_context()).request;
+    request constant text := (livestore._hook_context()).request;
     is_object boolean;
     value text;
 begin

@@ -109,17 +109,17 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    around constant text := coalesce(current_setting('livestore.context', true), '');
+    depth integer;
     inserted bigint;
 begin
     if is_hooked then
-        perform livestore._enter_context(store_id, request);
+        depth := livestore._enter_context(store_id, request);
     end if;
     inserted := livestore._insert_as_hooks(
         eventlog, is_hooked, stores, seq_nums, parent_seq_nums, names, args, client_ids, session_ids, created_ats
     );
     if is_hooked then
-        perform set_config('livestore.context', around, true);
+        perform livestore._leave_context(depth);
     end if;
     if inserted is distinct from cardinality(seq_nums) then
         raise exception 'of % events % were inserted', cardinality(seq_nums), inserted;

@@ -247,6 +247,66 @@ async fn a_context_cannot_be_forged_by_settings() {
     }
 }
 
+/// A trigger with rights of its own, on a table that a hook writes to, finds no context to read, to keep for the next push, or to clear.
+#[tokio::test]
+async fn other_code_in_a_push_can_neither_read_nor_replay_nor_clear_a_context() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "select livestore.define_event('e', '{\"type\": \"object\", \"required\": [\"id\"]}', 'enforce');
+         create schema app; grant usage, create on schema app to public;
+         create table public.kept (n bigint generated always as identity, context text); grant insert, select on public.kept to stranger",
+    )
+    .await;
+    run(
+        &database.connect("stranger").await,
+        "create table app.notes (seq_num bigint); grant insert on app.notes to public;
+         create function app.overhear() returns trigger language plpgsql security definer as $$
+         declare
+             setting text;
+         begin
+             for setting in select name from pg_settings where name like 'livestore.%' union select 'livestore.context' loop
+                 insert into public.kept (context) values (current_setting(setting, true));
+                 perform set_config(setting, coalesce(
+                     (select k.context from public.kept k where k.context <> '' order by k.n limit 1), ''
+                 ), true);
+                 if new.seq_num > 2 then
+                     perform set_config(setting, '', true);
+                 end if;
+             end loop;
+             return null;
+         end $$;
+         create trigger overhear after insert on app.notes for each row execute function app.overhear()",
+    )
+    .await;
+    run(
+        &admin,
+        "create function app.note() returns trigger language plpgsql as
+             $$ begin insert into app.notes values (new.\"seqNum\"); return new; end $$;
+         create trigger a_note before insert on livestore.eventlog_1 for each row execute function app.note()",
+    )
+    .await;
+    run(&admin, WITNESS).await;
+    let client = database.connect("sidecar").await;
+    let push = |store: &str, count: i64, user: &str| {
+        let batch: Vec<_> = (0..count).map(|n| event(n, "e", json!({"id": n}))).collect();
+        Push::to(store, json!(batch)).by(user)
+    };
+    push_batch(&client, &[push("a", 1, "ann"), push("b", 2, "bob")]).await;
+    push_batch(&client, &[push("c", 3, "cid")]).await;
+    let (a, b, c) = (r#"{"user":"ann"}"#, r#"{"user":"bob"}"#, r#"{"user":"cid"}"#);
+    let expected = [("a", 1, a), ("b", 1, b), ("b", 2, b), ("c", 1, c), ("c", 2, c), ("c", 3, c)];
+    let known: Vec<String> =
+        all(&admin, "select concat_ws(' ', store, seq_num, payload) from public.seen order by n").await;
+    assert_eq!(known, expected.map(|(store, n, payload)| format!("{store} {n} {payload}")));
+    assert_eq!(all::<String>(&admin, "select context from public.kept where context like '%user%'").await, [""; 0]);
+    // A type is still enforced.
+    let misfit = json!([event(0, "e", json!({"id": 0})), event(1, "e", json!({"id": 1})), event(2, "e", json!({}))]);
+    assert_eq!(push_batch(&client, &[Push::to("d", misfit).by("dan")]).await[0].brief(), Err("23514"));
+    assert_eq!(one::<i64>(&admin, "select livestore.head('d')").await, 0);
+}
+
 #[tokio::test]
 async fn a_push_that_fails_leaves_no_context() {
     let (database, admin) = setup().await;

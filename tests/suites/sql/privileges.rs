@@ -237,8 +237,8 @@ const PORTABLE_CALLS: &[(&str, &str, &[&str])] = &[
     ("_lock_existing_stores", "livestore._lock_existing_stores('{s}', false)", NOBODY),
     ("_begin_stores", "livestore._begin_stores('{s}', false, '{s}', '{null}', row(1))", NOBODY),
     ("_write", "(select livestore._write(row(1), '{1}', row(1), row(1), '{null}', now(), null)) r", NOBODY),
-    ("_sign_context", "livestore._sign_context('x')", NOBODY),
-    ("_verified_context", "livestore._verified_context()", NOBODY),
+    ("_hook_context", "livestore._hook_context()", NOBODY),
+    ("_leave_context", "livestore._leave_context(1)", NOBODY),
     ("_enter_context", "livestore._enter_context('s', null)", NOBODY),
     (
         "_insert_as_hooks",
