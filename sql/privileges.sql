@@ -101,7 +101,7 @@ grant execute on function
     livestore.try_bigint(text),
     livestore.try_double(text),
     livestore.try_timestamptz(text),
-    livestore.create_event_view(text, text),
+    livestore.create_event_view(text, text, boolean),
     livestore.export_hooks(),
     livestore.export_store(text),
     livestore._export_events(text, bigint, integer, bytea),

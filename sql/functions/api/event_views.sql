@@ -1,5 +1,5 @@
 -- As the caller, to whom the view then belongs: it shows what its owner may read.
-create or replace function livestore.create_event_view(view_name text, name text)
+create or replace function livestore.create_event_view(view_name text, name text, security_barrier boolean default true)
 returns regclass
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -11,7 +11,9 @@ declare
     schema constant json := t.schema from livestore._event_type(name) t;
     columns text;
 begin
-    if schema is null then
+    if security_barrier is null then
+        raise exception 'security_barrier is null' using errcode = 'null_value_not_allowed';
+    elsif schema is null then
         raise exception 'there is no event type %', to_json(name)
             using errcode = 'undefined_object', hint = 'livestore.define_event makes one; livestore.event_types lists them.';
     elsif cardinality(parts) <> 2 or parts[1] = 'livestore' then
@@ -33,9 +35,9 @@ begin
         where octet_length(p.key) between 1 and 63
     ) f;
     execute format(
-        'create or replace view %s as select s.store_id, e."seqNum" as seq_num, e."clientId" as client_id, e."sessionId" as session_id, '
+        'create or replace view %s with (security_barrier = %s) as select s.store_id, e."seqNum" as seq_num, e."clientId" as client_id, e."sessionId" as session_id, '
         'e."createdAt" as created_at, e.args%s from livestore.eventlog_1 e join livestore.stores s on s.id = e.store where e.name = %L',
-        full_name, columns, name
+        full_name, security_barrier, columns, name
     );
     execute format('comment on view %s is %L', full_name, format('The events %s, with columns made by livestore.create_event_view', name));
     return full_name::regclass;
@@ -45,5 +47,5 @@ exception when invalid_table_definition then
 end
 $$;
 
-comment on function livestore.create_event_view(text, text) is
-'Creates a view, named schema.view, of the events of this name in all stores, or replaces it: store_id, seq_num, client_id, session_id, created_at, args, and a column for each field that their type has (livestore.define_event). A value that is not of the type of its field is null in its column; no event makes a query fail. The view belongs to its creator, who needs SELECT on the events, as livestore_reader has';
+comment on function livestore.create_event_view(text, text, boolean) is
+'Creates a view, named schema.view, of the events of this name in all stores, or replaces it: store_id, seq_num, client_id, session_id, created_at, args, and a column for each field that their type has (livestore.define_event). A value that is not of the type of its field is null in its column; no event makes a query fail. The view belongs to its creator, who needs SELECT on the events, as livestore_reader has. security_barrier => false: conditions on the columns of fields can use indexes, but whoever may query the view can see all events, by a function in a query';

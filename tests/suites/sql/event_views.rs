@@ -128,7 +128,9 @@ async fn an_index_answers_questions_to_a_view() {
     one_with::<i32>(&admin, "select livestore.define_event('todo', $1::text::json, 'off')", &[&SCHEMA]).await;
     run(
         &admin,
-        "select livestore.create_event_view('public.todos', 'todo');
+        "select livestore.create_event_view('public.todos', 'todo', security_barrier => false);
+         select livestore.create_event_view('public.safe_todos', 'todo');
+         create index named on livestore.eventlog_1 (name, \"createdAt\");
          create index todo_title on livestore.eventlog_1 (left(livestore.field(args, 'title'), 500)) where name = 'todo';
          create index todo_size on livestore.eventlog_1 (livestore.try_bigint(livestore.field(args, 'size'))) where name = 'todo'",
     )
@@ -144,6 +146,58 @@ async fn an_index_answers_questions_to_a_view() {
         let plan: Vec<String> = all(&admin, &format!("explain select * from public.todos where {condition}")).await;
         assert!(plan.iter().any(|line| line.contains(index)), "{condition}: {plan:?}");
     }
+    // The barrier lets through what can tell nothing.
+    for store in ["a", "b", "c", "d"] {
+        let batch: serde_json::Value = (0..1000).map(|n| event(n, "todo", json!({"size": n}))).collect();
+        push(&admin, store, batch).await.unwrap();
+    }
+    run(
+        &admin,
+        "update livestore.eventlog_1 e set \"createdAt\" = e.\"createdAt\" - interval '1 day' * e.\"seqNum\";
+         drop index livestore.todo_title, livestore.todo_size; analyze livestore.eventlog_1; reset enable_seqscan",
+    )
+    .await;
+    for (condition, index) in
+        [("store_id = 'a' and seq_num > 990", "eventlog_1_pkey"), ("created_at > now() - interval '30 hours'", "named")]
+    {
+        let sql = format!("select * from public.safe_todos where {condition}");
+        let plan: Vec<String> = all(&admin, &format!("explain {sql}")).await;
+        assert!(plan.iter().any(|line| line.contains(index)), "{condition}: {plan:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_function_in_a_query_sees_no_other_events() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    one_with::<i32>(&admin, "select livestore.define_event('todo', $1::text::json, 'off')", &[&SCHEMA]).await;
+    run(
+        &admin,
+        "select livestore.create_event_view('public.todos', 'todo'), livestore.create_event_view('public.open_todos', 'todo', false);
+         grant select on public.todos, public.open_todos to stranger; grant usage on schema livestore to stranger;
+         grant execute on function livestore.field(json, text[]), livestore.json_field(json, text[]), livestore._readable(json),
+             livestore.try_bigint(text), livestore.try_double(text), livestore.try_boolean(text), livestore.try_timestamptz(text) to stranger",
+    )
+    .await;
+    for (n, name) in ["todo", "secret"].into_iter().enumerate() {
+        push(&admin, "s", json!([event(n as i64, name, json!({"title": name}))])).await.unwrap();
+    }
+    let stranger = database.connect("stranger").await;
+    run(
+        &stranger,
+        "create function pg_temp.leak(args json) returns boolean language plpgsql cost 0.0000001 as
+             $$ begin perform set_config('leak.seen', current_setting('leak.seen', true) || args::text, false); return true; end $$",
+    )
+    .await;
+    for (view, leaks) in [("todos", false), ("open_todos", true)] {
+        run(&stranger, &format!("set leak.seen = ''; select * from public.{view} where pg_temp.leak(args)")).await;
+        let seen: String = one(&stranger, "show leak.seen").await;
+        assert_eq!(seen.contains("secret"), leaks, "{view}: {seen}");
+    }
+    // Whoever replaces a view says it again.
+    run(&admin, "select livestore.create_event_view('public.open_todos', 'todo')").await;
+    run(&stranger, "set leak.seen = ''; select * from public.open_todos where pg_temp.leak(args)").await;
+    assert!(!one::<String>(&stranger, "show leak.seen").await.contains("secret"));
 }
 
 #[tokio::test]
