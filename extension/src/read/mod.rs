@@ -16,6 +16,10 @@ use receiver::{FIELDS, Receiver, Sink};
 /// The columns of `livestore.read_page`: head, backend_id, events.
 const COLUMNS: usize = 3;
 
+/// The bounds of a page that is returned in one value, which is in memory: whoever may read could ask for any number.
+const MOST_EVENTS: i64 = 10_000;
+const MOST_BYTES: usize = 64 << 20;
+
 const FINFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
 #[unsafe(no_mangle)]
@@ -40,7 +44,7 @@ pub unsafe extern "C-unwind" fn livestore_read_page(info: pg_sys::FunctionCallIn
     // SAFETY: as the caller says. What SPI finds is good until it ends.
     unsafe {
         let result = ResultSet::begin(info, COLUMNS);
-        let (Some(store), bounds) = (pg_getarg_datum(info, 0), Bounds::of(info)) else {
+        let (Some(store), bounds) = (pg_getarg_datum(info, 0), Bounds::of(info).of_one_value()) else {
             return nothing(info);
         };
         memory::keep();
@@ -123,6 +127,10 @@ impl Bounds {
             events: events.unwrap_or(i32::MAX).max(0).into(),
             bytes: bytes.map_or(usize::MAX, |bytes| usize::try_from(bytes).unwrap_or(0)),
         }
+    }
+
+    fn of_one_value(self) -> Self {
+        Self { events: self.events.min(MOST_EVENTS), bytes: self.bytes.min(MOST_BYTES), ..self }
     }
 
     /// Reads the events of a store.

@@ -13,7 +13,7 @@ set plan_cache_mode = force_generic_plan
 as 'MODULE_PATHNAME', 'livestore_read_page';
 
 comment on function livestore.read_page(text, bigint, integer, integer) is
-'A page of a log, one row: the head and the backend id at that moment, and the events after a sequence number, in order: at most max_events, and none after the one that reaches max_bytes (of args, name and ids). Each event is a row in the binary format of COPY: seqNum, parentSeqNum, name, args, clientId, sessionId, createdAt. What the sidecar uses';
+'A page of a log, one row: the head and the backend id at that moment, and the events after a sequence number, in order: at most max_events (10,000 at most), and none after the one that reaches max_bytes (of args, name and ids; 64 MiB at most). Each event is a row in the binary format of COPY: seqNum, parentSeqNum, name, args, clientId, sessionId, createdAt. What the sidecar uses';
 
 create or replace function livestore.pull_page(store_id text, after bigint, max_events integer, max_bytes integer)
 returns table (

@@ -97,10 +97,10 @@ begin
         ''::bytea
     ), ''::bytea)
     into events
-    from livestore.pull_page(store_id, after, max_events, max_bytes) p;
+    from livestore.pull_page(store_id, after, least(max_events, 10000), least(max_bytes, 67108864)) p;
     return next;
 end
 $$;
 
 comment on function livestore.read_page(text, bigint, integer, integer) is
-'A page of a log, one row: the head and the backend id at that moment, and the events after a sequence number, in order: at most max_events, and none after the one that reaches max_bytes (of args, name and ids). Each event is a row in the binary format of COPY: seqNum, parentSeqNum, name, args, clientId, sessionId, createdAt. What the sidecar uses';
+'A page of a log, one row: the head and the backend id at that moment, and the events after a sequence number, in order: at most max_events (10,000 at most), and none after the one that reaches max_bytes (of args, name and ids; 64 MiB at most). Each event is a row in the binary format of COPY: seqNum, parentSeqNum, name, args, clientId, sessionId, createdAt. What the sidecar uses';

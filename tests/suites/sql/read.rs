@@ -73,6 +73,29 @@ async fn a_page_ends_with_the_event_that_reaches_the_bytes() {
     }
 }
 
+/// It is one value in memory, whatever a reader asks for.
+#[tokio::test]
+async fn a_page_has_at_most_ten_thousand_events_and_64_mebibytes() {
+    let database = Database::new().await;
+    let (client, owner) = (database.connect("reader").await, database.admin().await);
+    for (store, count, args) in [("many", 10_010, "null"), ("large", 20, "to_json(repeat('x', 4 * 1024 * 1024))")] {
+        let insert = format!(
+            "select livestore.create_store('{store}');
+             insert into livestore.eventlog_1
+             select s.id, n, n - 1, 'e', {args}, 'c', 's', now()
+             from livestore.stores s, generate_series(1, {count}) n where s.store_id = '{store}'"
+        );
+        run(&owner, &insert).await;
+    }
+    let length =
+        |most: i32| format!("select octet_length(events) from livestore.read_page('many', 0, {most}, 2147483647)");
+    let page: i32 = one(&client, &length(i32::MAX)).await;
+    assert_eq!(page, one::<i32>(&client, &length(10_000)).await);
+    assert!(page > one::<i32>(&client, &length(9_999)).await);
+    let large = "select octet_length(events) / 1024 / 1024 from livestore.read_page('large', 0, 100, 2147483647)";
+    assert_eq!(one::<i32>(&client, large).await, 64);
+}
+
 #[tokio::test]
 async fn the_head_is_the_last_number_and_0_without_events() {
     let database = Database::new().await;
