@@ -117,6 +117,9 @@ declare
 begin
     store := livestore._lock_existing_store(store_id);
     former_id := store.id;
+    if store.eventlog <> 'livestore.eventlog_1'::regclass then
+        perform livestore._lock_eventlog(store.eventlog);
+    end if;
     if store.head > 0 then
         perform livestore._delete_events(store.eventlog, store.id);
     end if;
@@ -153,6 +156,9 @@ declare
     store livestore.stores;
 begin
     store := livestore._lock_existing_store(store_id);
+    if store.eventlog <> 'livestore.eventlog_1'::regclass then
+        perform livestore._lock_eventlog(store.eventlog);
+    end if;
     if store.head > 0 and (store.eventlog = 'livestore.eventlog_1'::regclass or livestore._is_decoded()) then
         perform livestore._delete_events(store.eventlog, store.id);
     end if;

@@ -138,6 +138,24 @@ $$;
 
 comment on function livestore._lock_existing_store(text) is 'Internal: the row of a store, locked; raises LS004 if there is none';
 
+create or replace function livestore._lock_eventlog(eventlog regclass)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '2s'
+as $$
+begin
+    execute format('lock table only %s in access exclusive mode', eventlog);
+exception when lock_not_available then
+    raise exception 'another transaction reads or writes %', eventlog
+        using errcode = 'lock_not_available',
+            hint = 'Nothing was changed. pg_locks and pg_stat_activity show the transaction. Try again when it has ended.';
+end
+$$;
+
+comment on function livestore._lock_eventlog(regclass) is
+'Internal: locks the dedicated table of a store, for two seconds at most: while this waits, everybody else who needs the table waits for it';
+
 -- By triggers, because a restore writes livestore.stores without our functions. None is on updates, which every push makes.
 create or replace function livestore._follow_stores()
 returns trigger

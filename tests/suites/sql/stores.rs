@@ -243,6 +243,25 @@ async fn a_dropped_store_is_gone_with_its_table() {
     assert_eq!(events_in(&client, "livestore.eventlog_1").await, 3, "nothing of it is left");
 }
 
+/// Everybody who needs the table waits behind whoever waits to lock it.
+#[tokio::test]
+async fn a_reader_that_stays_in_a_transaction_fails_a_reset_and_holds_nobody_up() {
+    let database = Database::new().await;
+    let (admin, reader) = (database.connect("admin").await, database.connect("reader").await);
+    let table = own_table(&admin, "own").await;
+    push(&admin, "own", chain(0, 3)).await.unwrap();
+    run(&reader, &format!("begin; select from {table}")).await;
+    for call in ["reset_store('own')", "drop_store('own')"] {
+        let since = std::time::Instant::now();
+        let refused = rejection(admin.query(&format!("select livestore.{call}"), &[]).await);
+        assert!(refused.sqlstate == "55P03" && refused.message.contains(&table), "{refused:?}");
+        assert!(since.elapsed() < std::time::Duration::from_secs(20), "{:?}", since.elapsed());
+    }
+    assert_eq!(log(&database.connect("reader").await, "own").await, up_to(3));
+    run(&reader, "commit").await;
+    run(&admin, "select livestore.reset_store('own'), livestore.drop_store('own')").await;
+}
+
 #[tokio::test]
 async fn numbers_of_stores_are_not_used_again() {
     let database = Database::new().await;
