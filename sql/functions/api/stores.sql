@@ -115,6 +115,7 @@ declare
     store livestore.stores;
     former_id bigint;
 begin
+    perform livestore._forget_errors(store_id);
     store := livestore._lock_existing_store(store_id);
     former_id := store.id;
     if store.eventlog <> 'livestore.eventlog_1'::regclass then
@@ -124,6 +125,8 @@ begin
         perform livestore._delete_events(store.eventlog, store.id);
     end if;
     delete from livestore.relayed_events r where r.store = store.id;
+    -- They hold events of the log. Dead letters of changes say no more than the commit log.
+    delete from livestore.dead_letters d where d.store_id = $1 and d.name is not null;
     perform livestore._mend_store_numbers();
     -- A new number, too: whoever reads the table by it, as Electric does, must not take the two logs for one.
     update livestore.stores s set id = default, head = 0, backend_id = livestore._make_backend_id(gen_random_uuid()::text)
@@ -144,7 +147,7 @@ end
 $$;
 
 comment on function livestore.reset_store(text) is
-'Empties the log of a store and returns its new backend id; its number in livestore.stores is new, too. Clients drop their local log, with what they had not pushed, and start over. Raises LS004 if there is no such store';
+'Empties the log of a store and returns its new backend id; its number in livestore.stores is new, too. Its dead letters are removed. Clients drop their local log, with what they had not pushed, and start over. Raises LS004 if there is no such store';
 
 create or replace function livestore.drop_store(store_id text)
 returns void
@@ -155,6 +158,7 @@ as $$
 declare
     store livestore.stores;
 begin
+    perform livestore._forget_errors(store_id);
     store := livestore._lock_existing_store(store_id);
     if store.eventlog <> 'livestore.eventlog_1'::regclass then
         perform livestore._lock_eventlog(store.eventlog);
@@ -166,6 +170,7 @@ begin
         execute format('drop table %s', store.eventlog);
     end if;
     delete from livestore.relayed_events r where r.store = store.id;
+    delete from livestore.dead_letters d where d.store_id = $1 and d.name is not null;
     delete from livestore.dropped_stores d where d.store_id = $1;
     insert into livestore.dropped_stores (store_id, backend_id)
         values (store_id, livestore._make_backend_id(gen_random_uuid()::text));
@@ -178,7 +183,7 @@ end
 $$;
 
 comment on function livestore.drop_store(text) is
-'Removes a store and its events for good. A push to the same storeId later begins a new log, with another backend id. Raises LS004 if there is no such store';
+'Removes a store and its events, with their dead letters, for good. A push to the same storeId later begins a new log, with another backend id. Raises LS004 if there is no such store';
 
 create or replace function livestore.renew_backend_id(store_id text)
 returns text

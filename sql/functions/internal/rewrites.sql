@@ -39,11 +39,13 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    store constant livestore.stores := livestore._lock_existing_store(store_id);
+    store livestore.stores;
     stored livestore.eventlog_1[];
     event record;
     found livestore.push_result;
 begin
+    perform livestore._forget_errors(store_id);
+    store := livestore._lock_existing_store(store_id);
     seq_nums := array(select distinct w.seq_num from unnest(seq_nums) w(seq_num) order by 1);
     stored := array(select e from livestore._stored_events(array_fill(store.id, array[cardinality(seq_nums)]), seq_nums) e);
     if cardinality(stored) < cardinality(seq_nums) then

@@ -140,6 +140,29 @@ $$;
 comment on function livestore._fail(livestore.subscribers, livestore.subscription_partitions, text) is
 'Internal: the state of a partition after the events that were given out have failed';
 
+create or replace function livestore._forget_errors(store_id text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+begin
+    -- Handlers that are running have locked their partition, and may commit to the store: callers lock it afterwards.
+    perform from livestore.subscription_partitions p
+    join livestore.subscribers s on s.name = p.subscription
+    where p.partition = livestore._partition_of($1, s.partitions) and (s.stores is null or $1 like s.stores)
+    order by p.subscription, p.partition
+    for update of p;
+    update livestore.subscription_partitions p set error = null
+    from livestore.subscribers s
+    where s.name = p.subscription and p.error is not null and p.partition = livestore._partition_of($1, s.partitions)
+        and (s.stores is null or $1 like s.stores);
+end
+$$;
+
+comment on function livestore._forget_errors(text) is
+'Internal: removes what workers have told of errors in the partitions of a store, since it may have what events say. Waits for handlers that are running';
+
 create or replace function livestore._next_commits(
     subscriber livestore.subscribers, place livestore.subscription_partitions, max_events integer, max_bytes integer
 )

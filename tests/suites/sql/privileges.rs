@@ -123,6 +123,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ),
     ("_history_events", "livestore._history_events('livestore.eventlog_1'::regclass, 1, 0, 1, null, 1)", NOBODY),
     ("_is_handler", "livestore._is_handler(0)", NOBODY),
+    ("_forget_errors", "livestore._forget_errors('s')", NOBODY),
     ("_lock_eventlog", "livestore._lock_eventlog('livestore.eventlog_1')", NOBODY),
     ("_commit_entries", "livestore._commit_entries(0, 1)", NOBODY),
     ("_read_commits", "livestore._read_commits(0, null, null, 1, 0, 1, null)", NOBODY),

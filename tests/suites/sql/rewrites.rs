@@ -207,6 +207,46 @@ async fn dead_letters_are_erased_too() {
     assert_eq!(all::<String>(&admin, letters).await, ["a|{\"who\": \"\"}"]);
 }
 
+#[tokio::test]
+async fn what_workers_have_said_is_erased_too_and_nothing_stays_of_a_store_that_is_gone() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "select livestore.subscribe('d', max_failures => 1), livestore.subscribe('e', stores => 's%', partitions => 3),
+             livestore.subscribe('other', stores => 'o%')",
+    )
+    .await;
+    for change in [
+        "erase('s', '{1}', '{\"who\": \"\"}')",
+        "rewrite_event('s', 2, 'b', '{}')",
+        "reset_store('s')",
+        "drop_store('s')",
+    ] {
+        run(&sidecar, "select livestore.commit('s', 'a', '{\"who\": \"ann\"}'), livestore.commit('o', 'a')").await;
+        run(&sidecar, "select livestore.nack(lease, error => 'ann is away') from livestore.poll('d', 1)").await;
+        for subscription in ["e", "other"] {
+            let nack = "select livestore.nack(lease, '0', 'ann is away') from livestore.poll($1, 1)";
+            sidecar.execute(nack, &[&subscription]).await.unwrap();
+        }
+        let errors = "select name from livestore.subscriptions where error is not null order by name";
+        assert_eq!(all::<String>(&admin, errors).await, ["d", "e", "other"], "{change}");
+        run(&admin, &format!("select livestore.{change}")).await;
+        assert_eq!(all::<String>(&admin, errors).await, ["other"], "{change}");
+        let letters = "select concat_ws('|', args, error) from livestore.dead_letters where store_id = 's'";
+        let letters = all::<String>(&admin, letters).await;
+        assert!(!letters.iter().any(|letter| letter.contains("ann")), "{change}: {letters:?}");
+        assert_eq!(letters.is_empty(), change.contains("store"), "{change}: {letters:?}");
+        run(
+            &admin,
+            "select livestore.unsubscribe(name) from livestore.subscriptions;
+             select livestore.subscribe('d', max_failures => 1), livestore.subscribe('e', stores => 's%', partitions => 3),
+                 livestore.subscribe('other', stores => 'o%')",
+        )
+        .await;
+    }
+}
+
 /// An index or a constraint is somebody's code, too, and must not run as the owner of the event logs.
 #[tokio::test]
 async fn indexes_and_constraints_of_the_application_run_as_hooks_do() {
