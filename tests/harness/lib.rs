@@ -43,10 +43,15 @@ pub fn free_port() -> u16 {
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until a condition holds, and fails with `what` if it does not.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+pub async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl FnMut() -> F) {
+    eventually_within(PATIENCE, what, condition).await;
+}
+
+/// The same for what takes longer.
+pub async fn eventually_within<F: Future<Output = bool>>(time: Duration, what: &str, mut condition: impl FnMut() -> F) {
     let start = Instant::now();
     while !condition().await {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(start.elapsed() < time, "not within {time:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -14,10 +14,13 @@ use livestore_tests::device::Fleet;
 use livestore_tests::load::Load;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::witness::{Troubles, Witness};
-use livestore_tests::{eventually, root};
+use livestore_tests::{eventually, eventually_within, root};
 use patroni::Patroni;
 use pg_auto_failover::PgAutoFailover;
 use serde_json::Value;
+
+/// When a manager counts as not bringing a lost node back: that takes several rounds of waiting, of a recovery, a checkpoint and a copy.
+const REWIND: Duration = Duration::from_secs(400);
 
 /// What is different between managers. A node is an index of [`Managed::nodes`].
 trait Manager {
@@ -62,7 +65,8 @@ impl<M: Manager> Managed<M> {
 
     /// Waits until this node is the primary and the other one its synchronous standby.
     async fn settles(&self, leader: usize) {
-        eventually("a node leads, and the other one follows", || self.manager.is_settled(leader)).await;
+        let is_settled = || self.manager.is_settled(leader);
+        eventually_within(REWIND, "a node leads, and the other one follows", is_settled).await;
         let replication = "select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum')";
         let admin = self.nodes[leader].connect("postgres", "postgres").await;
         assert_eq!(admin.query_one(replication, &[]).await.unwrap().get::<_, i64>(0), 1);
@@ -74,8 +78,8 @@ impl<M: Manager> Managed<M> {
 impl<M: Manager> Managed<M> {
     /// The node that leads, once the other one follows it.
     async fn leader(&self) -> usize {
-        eventually("a node leads", || async { self.manager.is_settled(0).await || self.manager.is_settled(1).await })
-            .await;
+        let is_settled = || async { self.manager.is_settled(0).await || self.manager.is_settled(1).await };
+        eventually_within(REWIND, "a node leads, and the other one follows", is_settled).await;
         usize::from(!self.manager.is_settled(0).await)
     }
 }
