@@ -125,7 +125,8 @@ async fn a_push_that_a_shutdown_waits_for_is_in_the_log_once() {
     let holder = database.admin().await;
     holder.batch_execute("begin; select from livestore.stores for update").await.unwrap();
     device.create("2").await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // One that is still on its way would be lost with the connection, and the client does not repeat it.
+    eventually("the push waits", || async { sidecar.metric("livestore_held_stores").await == 1.0 }).await;
     let ended = tokio::spawn(sidecar.terminate());
     tokio::time::sleep(Duration::from_millis(300)).await;
     holder.batch_execute("rollback").await.unwrap();
