@@ -95,6 +95,71 @@ async fn messages_that_are_not_finished_take_what_one_client_may() {
         .await;
 }
 
+/// The head of a request for a WebSocket.
+fn upgrade(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+}
+
+/// A text frame, masked with 0, that announces so many bytes.
+fn frame(announced: u64, text: &[u8]) -> Vec<u8> {
+    [&[0x81, 0xff], &announced.to_be_bytes()[..], &[0; 4], text].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_are_only_announced_take_next_to_nothing() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let path = format!("/?storeId=s&transport=ws&token={}", token("ann", "read"));
+    let before = sidecar.peak_memory();
+    let opening = (0..200).map(|_| async {
+        let mut stream = send(&sidecar, upgrade(&path), 0).await;
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+        stream.write_all(&frame(15 * MIB, b"x")).await.unwrap();
+        stream
+    });
+    let open = futures_util::future::join_all(opening).await;
+    sleep(Duration::from_secs(1)).await;
+    let took = sidecar.peak_memory() - before;
+    assert!(took < 100 * MIB, "{} MiB", took / MIB);
+    drop(open);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_the_relay_that_are_not_read_take_what_one_client_may() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let path = format!("/api/v1/livestore/sync?token={}", token("ann", "read"));
+    let message = |kind: &str, device: &str, payload: serde_json::Value| {
+        json!({"type": kind, "clientId": device, "sessionId": "s", "timestamp": 1, "payload": payload}).to_string()
+    };
+    let join = async |device: String| {
+        let mut stream = send(&sidecar, upgrade(&path), 0).await;
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+        let pull = message("pull", &device, json!({"sinceTimestamp": 0}));
+        stream.write_all(&frame(pull.len() as u64, pull.as_bytes())).await.unwrap();
+        stream
+    };
+    let open = futures_util::future::join_all((0..30).map(|n| join(format!("d{n}")))).await;
+    livestore_tests::eventually("they are online", || async {
+        sidecar.metric("livestore_relay_devices").await == 30.0
+    })
+    .await;
+    let before = sidecar.peak_memory();
+    let mut sender = join("sender".into()).await;
+    let event = json!({"eventName": "e", "eventNumber": 1, "clientId": "c", "sessionId": "s", "timestamp": 1,
+        "data": "x".repeat((12 * MIB) as usize)});
+    let push = message("push", "sender", json!({"events": [event]}));
+    sender.write_all(&frame(push.len() as u64, push.as_bytes())).await.unwrap();
+    sleep(Duration::from_secs(2)).await;
+    let took = sidecar.peak_memory() - before;
+    assert!(took < BOUND, "{} MiB", took / MIB);
+    assert!(sidecar.metric("livestore_buffer_bytes").await > 12.0 * MIB as f64, "it is counted");
+    drop(open);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pulls_that_are_not_read_take_what_one_client_may() {
     let database = Database::new().await;

@@ -81,7 +81,11 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
     });
     let upgrade = websocket::bounded(upgrade, gate.max_frame_bytes);
     let (connections, shutdown) = (gate.connections.clone(), gate.ending.begun.clone());
-    let guest = Guest { identity, history };
+    let account = match &identity.claims {
+        Some(_) => memory.subject(&identity.subject),
+        None => memory.connection(),
+    };
+    let guest = Guest { identity, history, account };
     upgrade.on_upgrade(move |socket| connections.track_future(session::serve(relay, guest, socket, meter, shutdown)))
 }
 

@@ -15,6 +15,7 @@ use tracing::info;
 use super::history::History;
 use super::messages::{self, Envelope, Event, Object, PeerPull, PeerPullResponse, Pull, Push, Refusal, SERVER};
 use crate::auth::Identity;
+use crate::limits::memory::Account;
 use crate::log::StoreLog;
 use crate::protocols::brief;
 use crate::protocols::websocket::close::{self, Close, SLOW};
@@ -35,6 +36,8 @@ pub struct Guest {
     pub identity: Arc<Identity>,
     /// The store that keeps the events of the user, if there is one.
     pub history: Option<StoreLog>,
+    /// The memory for the messages of other devices, until it has read them.
+    pub account: Account,
 }
 
 /// Serves a connection until it ends.
@@ -42,9 +45,9 @@ pub async fn serve(relay: Relay, guest: Guest, socket: WebSocket, meter: Arc<Met
     let mut socket = Socket::with_queue(socket, meter, shutdown, OUTGOING_FRAMES);
     let outgoing = socket.outgoing().clone();
     let (sender, arrivals) = mpsc::channel(1);
-    let Guest { identity, history } = guest;
+    let Guest { identity, history, account } = guest;
     let history = history.map(History::new);
-    let host = Host { relay, user: Arc::clone(&identity.subject), history, outgoing, arrivals: sender };
+    let host = Host { relay, user: Arc::clone(&identity.subject), history, outgoing, account, arrivals: sender };
     let deliveries = JoinSet::new();
     let mut session = Session { host: Arc::new(host), device: None, ending: None, work: None, arrivals, deliveries };
     let close = session.run(&mut socket, identity.until).await;
@@ -111,13 +114,13 @@ impl Session {
     fn arrive(&mut self, (device, mut inbox): Arrival) {
         self.ending = Some(inbox.ending());
         self.device = Some(device);
-        let outgoing = self.host.outgoing.clone();
+        let host = Arc::clone(&self.host);
         self.deliveries.spawn(async move {
             while let Some(text) = inbox.next().await {
                 // It came out of a text frame, or out of Postgres.
                 let Ok(text) = Utf8Bytes::try_from(text) else { return };
-                if outgoing.send(text).await.is_err() {
-                    return;
+                if let Err(close) = host.outgoing.send_from(&host.account, text).await {
+                    return host.outgoing.close(close);
                 }
             }
         });
@@ -144,6 +147,7 @@ struct Host {
     user: UserId,
     history: Option<History>,
     outgoing: Outgoing,
+    account: Account,
     arrivals: mpsc::Sender<Arrival>,
 }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE, UNFINISHED};
-use crate::limits::memory::Share;
+use crate::limits::memory::{Account, FREE, Share};
 use crate::protocols::websocket::meter::Meter;
 use crate::telemetry::metrics::Limit;
 
@@ -122,6 +122,16 @@ impl Outgoing {
     /// The same for a frame that holds this memory until it is written.
     pub async fn send_counted(&self, frame: impl Into<Utf8Bytes>, share: Option<Arc<Share>>) -> Result<(), Close> {
         self.frames.send(Frame::boxed(Message::Text(frame.into()), share)).await.map_err(|_| SLOW)
+    }
+
+    /// The same, with memory that is taken first. Other clients of this account may hold all of it unread: this one is then
+    /// disconnected with them, so that nobody waits longer than a client may leave a frame unread.
+    pub async fn send_from(&self, account: &Account, frame: Utf8Bytes) -> Result<(), Close> {
+        let share = match frame.len() {
+            0..=FREE => None,
+            bytes => timeout(WRITE_TIMEOUT, account.take(bytes)).await.map_err(|_| SLOW)?.map(Arc::new),
+        };
+        self.send_counted(frame, share).await
     }
 
     /// Asks for the connection to be closed. The first reason counts.
