@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use super::access::Visitor;
 use super::{Inspector, pages};
 use crate::limits::quota::{Permit, Quota};
-use crate::log::{Delivery, Filter, InspectedEvent, StoreId, StreamEnd, Subscription};
+use crate::log::{Delivery, Filter, InspectedEvent, StoreId, StreamEnd, Subscription, shortened_name};
 use crate::time::passed;
 
 /// Streams of all pages together, and of one person.
@@ -159,9 +159,9 @@ fn inspected(event: &crate::log::Event) -> Option<InspectedEvent> {
     Some(InspectedEvent {
         seq_num: event.seq_num,
         parent_seq_num: event.parent_seq_num,
-        name: fields.name.to_string(),
-        client_id: fields.client_id.to_string(),
-        session_id: fields.session_id.to_string(),
+        name: shortened_name(&fields.name),
+        client_id: shortened_name(&fields.client_id),
+        session_id: shortened_name(&fields.session_id),
         created_at: event.created_at,
         ..InspectedEvent::with_args(args)
     })

@@ -496,3 +496,22 @@ async fn a_page_of_a_log_that_was_reset_is_told() {
     assert_eq!(head(&database, "a\nb").await, 2);
     assert_eq!(visitor.get("/inspector/store?key=a%250Ab&name=made").await.0, 200);
 }
+
+/// Clients choose the names of events: a page must not grow with them.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_names_of_clients_make_no_large_pages() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let long = "<".repeat(500_000);
+    for parent in 0..4 {
+        let event = json!([{"seqNum": parent + 1, "parentSeqNum": parent, "name": long, "args": {}, "clientId": long, "sessionId": long}]);
+        admin.execute("select livestore.push('s', $1)", &[&event]).await.unwrap();
+    }
+    let sidecar = Sidecar::on(&database).await;
+    let visitor = Visitor::of(&sidecar);
+    for path in ["/inspector/store?id=s", "/inspector/rows?id=s", "/inspector/event?id=s&number=1"] {
+        let (status, page) = visitor.get(path).await;
+        assert_eq!(status, 200, "{path}: {}", &page[..page.len().min(300)]);
+        assert!(page.len() < 100_000, "{path}: {} bytes", page.len());
+    }
+}

@@ -15,6 +15,17 @@ pub const PAGE: i64 = 200;
 /// The most of the args of an event that a page has, in characters.
 pub const ARGS_CHARACTERS: i32 = 2000;
 
+/// The most of a name or an id that a page has, in characters: clients choose them, and they may be as long as an event.
+pub const NAME_CHARACTERS: usize = 300;
+
+/// The beginning of a name or an id.
+pub fn shortened_name(name: &str) -> String {
+    match name.char_indices().nth(NAME_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
 /// An event as a page shows it.
 #[derive(Debug)]
 pub struct InspectedEvent {
@@ -92,8 +103,8 @@ impl Inspection {
         };
         // Of the table, not of the view: a join would have to be sorted.
         let sql = format!(
-            "select e.\"seqNum\", e.\"parentSeqNum\", e.name, left(e.args::text, $7), char_length(e.args::text) <= $7,
-                 e.\"clientId\", e.\"sessionId\", e.\"createdAt\"
+            "select e.\"seqNum\", e.\"parentSeqNum\", left(e.name, 301), left(e.args::text, $7),
+                 char_length(e.args::text) <= $7, left(e.\"clientId\", 301), left(e.\"sessionId\", 301), e.\"createdAt\"
              from livestore.eventlog_1 e
              where e.store = (select s.id from livestore.stores s where s.store_id = $1) and e.\"seqNum\" {comparison} $2
                  and ($3::text is null or e.name = $3) and ($4::text is null or e.\"clientId\" = $4)
@@ -143,11 +154,11 @@ fn event(row: &Row) -> Result<InspectedEvent, ReadError> {
     Ok(InspectedEvent {
         seq_num: row.try_get(0)?,
         parent_seq_num: row.try_get(1)?,
-        name: row.try_get(2)?,
+        name: shortened_name(row.try_get(2)?),
         args: row.try_get(3)?,
         has_all_args: row.try_get::<_, Option<bool>>(4)?.unwrap_or(true),
-        client_id: row.try_get(5)?,
-        session_id: row.try_get(6)?,
+        client_id: shortened_name(row.try_get(5)?),
+        session_id: shortened_name(row.try_get(6)?),
         created_at: row.try_get(7)?,
     })
 }

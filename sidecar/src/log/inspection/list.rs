@@ -84,7 +84,7 @@ impl List {
                 "select row::text from (
                      select json_build_object('position', e.position, 'store_id', e.store_id, 'seq_num', e.seq_num, 'name', e.name,
                              'args', e.args, 'client_id', e.client_id, 'created_at', e.created_at, 'change', e.change) as row, e.position,
-                         coalesce(sum(octet_length(e.args::text)) over (order by e.position rows between unbounded preceding and 1 preceding), 0)
+                         coalesce(sum(coalesce(octet_length(e.args::text), 0) + octet_length(e.name) + octet_length(e.client_id)) over (order by e.position rows between unbounded preceding and 1 preceding), 0)
                              as bytes_before
                      from livestore.read_all($2::bigint, null, least($4::bigint, 100)::integer) e
                      where $1 = ''

@@ -14,7 +14,7 @@ mod types;
 
 pub use actions::ActionError;
 pub use clients::Client as LiveClient;
-pub use events::{Filter, InspectedEvent, Order};
+pub use events::{Filter, InspectedEvent, Order, shortened_name};
 pub use export::Exported;
 pub use import::{Imported, import};
 pub use list::{Kind as ListKind, List};

@@ -56,7 +56,7 @@ impl Inspection {
 
     /// The latest dead letters.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, ReadError> {
-        let sql = "select d.id, d.subscription, d.store_id, d.seq_num, d.name, d.failures, left(d.error, 500), d.failed_at, d.is_queued
+        let sql = "select d.id, d.subscription, d.store_id, d.seq_num, left(d.name, 300), d.failures, left(d.error, 500), d.failed_at, d.is_queued
              from livestore.dead_letters d order by d.id desc limit $1";
         let letter = |row: &Row| {
             Ok(DeadLetter {
