@@ -20,6 +20,7 @@ mod write;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
@@ -79,16 +80,23 @@ pub struct Parts {
     memory: Arc<Memory>,
     authorizer: Option<Authorizer>,
     is_listening: Arc<AtomicBool>,
+    checked: Checked,
     subscriptions: SubscriptionGauges,
     /// The webhooks that are on their way.
     under_way: TaskTracker,
 }
 
+/// The last answer of the database to whether it is ready. Nobody has to prove who asks, so all who ask at once share one check.
+type Checked = tokio::sync::Mutex<Option<(Instant, Result<(), Arc<DatabaseError>>)>>;
+
+/// For how long an answer of the database counts.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
 /// Why the sidecar is not ready.
 #[derive(Debug, thiserror::Error)]
 pub enum NotReady {
     #[error(transparent)]
-    Database(#[from] DatabaseError),
+    Database(#[from] Arc<DatabaseError>),
     #[error("the connection that follows the commits of others is not established")]
     NotListening,
 }
@@ -159,6 +167,7 @@ impl Log {
             memory,
             authorizer,
             is_listening,
+            checked: Checked::default(),
             subscriptions,
             under_way,
         }))
@@ -233,7 +242,20 @@ impl Log {
         if self.database.demand().is_asleep() {
             return Ok(());
         }
-        self.check().await?;
+        self.checked().await?;
         if self.is_listening.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NotListening) }
+    }
+
+    /// The last answer, or a new one if that is too old. Whoever comes during a check waits for its end.
+    async fn checked(&self) -> Result<(), Arc<DatabaseError>> {
+        let mut checked = self.checked.lock().await;
+        if let Some((at, answer)) = &*checked
+            && at.elapsed() < CHECK_EVERY
+        {
+            return answer.clone();
+        }
+        let answer = self.check().await.map_err(Arc::new);
+        *checked = Some((Instant::now(), answer.clone()));
+        answer
     }
 }

@@ -1,7 +1,8 @@
 //! Endpoints for load balancers, service managers and Prometheus.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -12,7 +13,14 @@ use tracing::warn;
 
 use super::Server;
 use crate::relay::Relay;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::{GaugeValues, render};
+
+/// The interval at which the same reason is mentioned in the log: everybody may ask as often as they like.
+const MENTION_EVERY: Duration = Duration::from_secs(10);
+
+/// The number of reasons that are told apart.
+const REASONS: usize = 20;
 
 pub fn router() -> Router<Arc<Server>> {
     Router::new()
@@ -38,8 +46,12 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
     match server.gate().log.ready().await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "not ready");
-            not_ready(&error.to_strangers())
+            static SAID: LazyLock<LogThrottle<String>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, REASONS));
+            let text = error.to_strangers();
+            if let Some(suppressed) = SAID.suppressed(text.clone()) {
+                warn!(error = &error as &dyn std::error::Error, suppressed, "not ready");
+            }
+            not_ready(&text)
         }
     }
 }

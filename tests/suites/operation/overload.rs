@@ -71,3 +71,30 @@ async fn pushes_are_refused_early_and_nothing_piles_up() {
     assert_eq!(status, 200, "{answer}");
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+/// Whoever asks for the state all the time must not take a sidecar out of its load balancer.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_that_ask_whether_it_is_ready_do_not_make_it_look_unready() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let asking = async {
+        let asks = (0..100).map(|_| async {
+            for _ in 0..20 {
+                sidecar.get("/readyz").await;
+            }
+        });
+        futures_util::future::join_all(asks).await
+    };
+    let checks = async || -> i64 {
+        let sql =
+            "select coalesce(sum(xact_commit), 0)::bigint from pg_stat_database where datname = current_database()";
+        database.admin().await.query_one(sql, &[]).await.unwrap().get(0)
+    };
+    let before = checks().await;
+    asking.await;
+    // The statistics of a connection are written once a second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    sidecar.get("/readyz").await;
+    let took = checks().await - before;
+    assert!(took < 500, "{took} transactions for 2,000 requests");
+}
