@@ -29,9 +29,10 @@ use std::io::IsTerminal;
 
 use opentelemetry_otlp::ExporterBuildError;
 use tokio::runtime::Handle;
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, ParseError, filter_fn};
+use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use self::settings::TelemetrySettings;
@@ -50,14 +51,27 @@ pub enum TelemetryError {
 
 /// The filter of log lines.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
-    // Asked for more, these log the parameters of statements, and messages: the users' events, and their tokens.
-    EnvFilter::builder()
-        .parse(format!("{directives},tokio_postgres=info,tungstenite=info,tokio_tungstenite=info,hyper=info,h2=info"))
+    EnvFilter::builder().parse(directives)
+}
+
+/// Asked for more than `info`, these log the parameters of statements, and messages: the users' events, and their tokens.
+const TALKATIVE: [&str; 5] = ["tokio_postgres", "tungstenite", "tokio_tungstenite", "hyper", "h2"];
+
+/// Whether a line may be written, whatever the directives say: a directive for a module counts more than one for its crate.
+fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    let of = metadata.target().split("::").next().unwrap_or_default();
+    *metadata.level() <= Level::INFO || !TALKATIVE.contains(&of)
+}
+
+/// The filter, and what no directive can switch on.
+fn discreet<S: Subscriber>(directives: &str) -> Result<impl Filter<S> + Send + Sync + 'static, ParseError> {
+    let discreet = filter_fn(is_discreet as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::TRACE);
+    Ok(FilterExt::<S>::and(filter(directives)?, discreet))
 }
 
 /// Call once. Traces are sent on `runtime`.
 pub fn init(settings: &TelemetrySettings, runtime: &Handle) -> Result<Option<Traces>, TelemetryError> {
-    let filter = filter(&settings.directives)?;
+    let filter = discreet(&settings.directives)?;
     let endpoint = settings.otlp_endpoint.as_deref();
     let traces = endpoint.map(|endpoint| Traces::to(endpoint, settings.trust_traceparent, runtime)).transpose()?;
     let is_terminal = std::io::stderr().is_terminal();
@@ -68,4 +82,42 @@ pub fn init(settings: &TelemetrySettings, runtime: &Handle) -> Result<Option<Tra
     };
     tracing_subscriber::registry().with(lines.with_filter(filter)).with(traces.as_ref().map(Traces::layer)).init();
     Ok(traces)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn no_directive_brings_the_parameters_of_statements_into_the_log() {
+        let lines = Lines::default();
+        let (written, filter) = (lines.clone(), discreet("debug,tokio_postgres::query=trace").unwrap());
+        let layer = tracing_subscriber::fmt::layer().with_writer(move || lines.clone()).with_filter(filter);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::trace!(target: "tokio_postgres::query", "the args");
+            tracing::info!(target: "tokio_postgres::query", "a notice");
+            tracing::debug!(target: "livestore_sidecar", "a detail");
+        });
+        let text = String::from_utf8(written.0.lock().clone()).unwrap();
+        assert!(text.contains("a notice") && text.contains("a detail") && !text.contains("the args"), "{text}");
+    }
 }

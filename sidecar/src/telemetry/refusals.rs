@@ -1,6 +1,7 @@
 //! Requests that are refused, for the operator: a client of LiveStore does not show it. A device whose push is rejected never uploads
 //! again, and looks as if all were well.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
@@ -106,11 +107,24 @@ pub fn latest() -> Vec<Arc<Refusal>> {
     LATEST.lock().iter().rev().cloned().collect()
 }
 
+/// What is wrong with a request, without the part of it that serde repeats: that may be a secret, or what a user wrote.
+pub fn without_input(text: &str) -> Cow<'_, str> {
+    let marks = ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field "];
+    let Some(start) = marks.iter().filter_map(|mark| Some(text.find(mark)? + mark.len())).min() else {
+        return text.into();
+    };
+    // The expectation is serde's own text, and the last one is not the client's.
+    let end = text.rfind(", expected ").or_else(|| text.rfind(" at line "));
+    let rest = end.filter(|end| *end >= start).map_or("", |end| &text[end..]);
+    format!("{}…{rest}", &text[..start]).into()
+}
+
 /// Counts a refusal, and tells the operator of it once in a while for each subject; without tokens, for each store.
 pub fn refused(asked: Asked, reason: Reason, whom: Whom<'_>, text: &str) {
     type Key = (Asked, Reason, Option<Arc<str>>);
     static SAID: LazyLock<LogThrottle<Key>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, TOLD_APART));
     metrics::refused(asked, reason);
+    let text = &*if reason == Reason::Malformed { without_input(text) } else { text.into() };
     let Whom { dialect, store, subject, client, event, is_stranger } = whom;
     remember(Refusal {
         at: SystemTime::now(),
@@ -143,4 +157,26 @@ pub fn refused(asked: Asked, reason: Reason, whom: Whom<'_>, text: &str) {
 
 fn brief(text: &str) -> String {
     text.chars().take(TEXT_CHARACTERS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_wrote_is_not_repeated() {
+        for (text, said) in [
+            (
+                r#"invalid type: string "SECRET", expected i64 at line 1 column 9"#,
+                "invalid type: …, expected i64 at line 1 column 9",
+            ),
+            (
+                r#"malformed: unknown variant `a, expected b at line`, expected `c` or `d` at line 2 column 3"#,
+                "malformed: unknown variant …, expected `c` or `d` at line 2 column 3",
+            ),
+            ("missing field `seqNum` at line 1 column 2", "missing field `seqNum` at line 1 column 2"),
+        ] {
+            assert_eq!(without_input(text), said);
+        }
+    }
 }

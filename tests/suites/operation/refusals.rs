@@ -111,8 +111,12 @@ async fn without_tokens_each_store_has_its_line() {
     let malformed = json!([{"name": "e", "seqNum": 1, "parentSeqNum": 0, "clientId": "c", "sessionId": "s"}]);
     let answer = shape::push(&sidecar, "s", malformed).send().await.unwrap();
     assert_eq!(answer.status(), 400);
+    let secret =
+        json!([{"name": "e", "args": {}, "seqNum": "CANARY", "parentSeqNum": 0, "clientId": "c", "sessionId": "s"}]);
+    assert_eq!(shape::push(&sidecar, "s", secret.clone()).send().await.unwrap().status(), 400);
     for dialect in ["cf-ws", "cf-http", "cf-0.3", "s2-rest"] {
         Caller::new(&sidecar, dialect).write(dialect, json!([{"name": 1}])).await;
+        Caller::new(&sidecar, dialect).write(dialect, secret.clone()).await;
     }
     let invalid = json!([{"name": "e", "args": {}, "seqNum": 1, "parentSeqNum": 1, "clientId": "c", "sessionId": "s"}]);
     for store in ["one", "two"] {
@@ -126,6 +130,7 @@ async fn without_tokens_each_store_has_its_line() {
         json!(stores)
     };
     assert_eq!(stores("invalid"), json!(["one", "two"]), "{lines:?}");
+    assert!(!sidecar.log().contains("CANARY"), "{}", sidecar.log());
     assert_eq!(stores("malformed"), json!(["cf-0.3", "cf-http", "cf-ws", "s2-rest", null]), "{lines:?}");
 
     let url = format!("{}/?storeId=s&transport=ws", sidecar.url());

@@ -194,11 +194,11 @@ impl Worker {
     /// Tells the operator, and returns when to look for more.
     fn note(&self, breaker: &mut Breaker, outcome: (Outcome, i64)) -> Duration {
         let (outcome, events) = outcome;
-        let (subscription, url) = (&self.subscription, &self.url);
+        let (subscription, receiver) = (&self.subscription, receiver_of(&self.url));
         match outcome {
             Outcome::Taken => {
                 if breaker.is_open() {
-                    info!(subscription, url, "the receiver of a subscription takes events again");
+                    info!(subscription, receiver, "the receiver of a subscription takes events again");
                 }
                 breaker.succeeded();
                 metrics::reacted(Reaction::Webhook, true, events);
@@ -209,7 +209,8 @@ impl Worker {
                 breaker.failed(error.retry_after(), now);
                 metrics::reacted(Reaction::Webhook, false, 0);
                 let pause = breaker.paused_until(now).map(|end| (end - now).as_secs());
-                warn!(subscription, url, pause, error = &error as &dyn std::error::Error, "a webhook was not taken");
+                let error = error.brief();
+                warn!(subscription, receiver, pause, error, "a webhook was not taken");
                 next
             }
             Outcome::GivenBack => INTERVAL,
@@ -324,5 +325,19 @@ impl Worker {
         let statement = client.prepare_cached(sql).await?;
         client.in_time(client.query(&statement, parameters)).await??;
         Ok(())
+    }
+}
+/// The part of a URL that may be logged: its path and its search params may hold a secret.
+fn receiver_of(url: &str) -> String {
+    reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_secrets_of_a_url_are_not_logged() {
+        assert_eq!(receiver_of("https://user:pw@hooks.example:8443/T0/B1?key=SECRET"), "https://hooks.example:8443");
     }
 }
