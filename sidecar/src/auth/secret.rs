@@ -1,15 +1,24 @@
 //! Secrets that a request may bring, and how fast they can be guessed.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use subtle::ConstantTimeEq;
 use tokio::time::{sleep, timeout};
 
-/// The number of guesses a second that are checked, of all clients together.
-const GUESSES_A_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
+use crate::limits::peer::Peer;
+
+/// The number of guesses a second that are checked of the clients of one address, so that they do not keep others from guessing right.
+const GUESSES_OF_ONE: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
+
+/// The same for all clients together.
+const GUESSES_OF_ALL: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
+
+/// Addresses that are remembered before those that have not guessed lately are forgotten.
+const ADDRESSES: usize = 1000;
 
 /// The time that a guess waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -21,6 +30,7 @@ const PENALTY: Duration = Duration::from_secs(1);
 pub struct Secret {
     text: String,
     turns: DefaultDirectRateLimiter,
+    turns_of_one: DefaultKeyedRateLimiter<Option<IpAddr>>,
 }
 
 /// The outcome of a guess.
@@ -34,12 +44,20 @@ pub enum Guess {
 
 impl Secret {
     pub fn new(text: String) -> Self {
-        Self { text, turns: RateLimiter::direct(Quota::per_second(GUESSES_A_SECOND)) }
+        let turns = RateLimiter::direct(Quota::per_second(GUESSES_OF_ALL));
+        Self { text, turns, turns_of_one: RateLimiter::keyed(Quota::per_second(GUESSES_OF_ONE)) }
     }
 
     /// Looks at a guess in its turn. A wrong one takes a second, in which its sender can do nothing else on its connection.
-    pub async fn guess(&self, given: &str) -> Guess {
-        if timeout(PATIENCE, self.turns.until_ready()).await.is_err() {
+    pub async fn guess(&self, given: &str, Peer(address): Peer) -> Guess {
+        if self.turns_of_one.len() > ADDRESSES {
+            self.turns_of_one.retain_recent();
+        }
+        let turn = async {
+            self.turns_of_one.until_key_ready(&address).await;
+            self.turns.until_ready().await;
+        };
+        if timeout(PATIENCE, turn).await.is_err() {
             return Guess::TooMany;
         }
         if is_equal(given, &self.text) {
@@ -66,4 +84,25 @@ fn is_equal(given: &str, secret: &str) -> bool {
 /// right secret cannot be made to take turns.
 pub async fn penalty() {
     sleep(PENALTY).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn guesses_of_one_address_keep_nobody_else_out() {
+        let secret = Secret::new("right".into());
+        let at = |last: u8| Peer(Some([10, 0, 0, last].into()));
+        let wrong = join_all((0..60).map(|_| secret.guess("wrong", at(1))));
+        let right = async {
+            tokio::task::yield_now().await;
+            secret.guess("right", at(2)).await
+        };
+        let (wrong, right) = tokio::join!(wrong, right);
+        assert_eq!(right, Guess::Right);
+        assert!(wrong.contains(&Guess::TooMany) && !wrong.contains(&Guess::Right));
+    }
 }

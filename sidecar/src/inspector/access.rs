@@ -4,17 +4,22 @@
 //! secret of the operator or with a token for all stores. Its cookie is a session that the secret signs, or the token itself: nothing
 //! is kept here, so that every sidecar takes the session of every other.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::pbkdf2;
 use axum::http::header::{COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderValue};
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::auth::{Access, Authentication, Credentials, Guess, Identity, Secret};
 use crate::gate::is_for_this_machine;
+use crate::limits::peer::Peer;
+use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
 const COOKIE_NAME: &str = "livestore_inspector";
 
@@ -23,6 +28,9 @@ const LASTS: Duration = Duration::from_secs(12 * 3600);
 
 /// Marks the sessions that the secret signs; the others are tokens.
 const OF_SECRET: &str = "secret:";
+
+/// The work to make the key of the sessions, as OWASP recommends for PBKDF2 with SHA-256.
+const ITERATIONS: NonZeroU32 = NonZeroU32::MIN.saturating_add(599_999);
 
 /// The largest cookie, in bytes. Browsers keep no larger ones.
 const COOKIE_BYTES: usize = 4096;
@@ -46,10 +54,30 @@ pub struct Lock {
 
 impl Lock {
     pub fn new(secret: String) -> Self {
-        // Not the secret itself: another program may sign tokens with it.
-        let key = format!("livestore inspector session {secret}");
-        let (sign, verify) = (EncodingKey::from_secret(key.as_bytes()), DecodingKey::from_secret(key.as_bytes()));
+        // Not the secret itself: another program may sign tokens with it. It is made slowly, because a cookie lets whoever has one, or makes
+        // one, try secrets on a machine of their own.
+        let mut key = [0; 32];
+        pbkdf2::derive(
+            pbkdf2::PBKDF2_HMAC_SHA256,
+            ITERATIONS,
+            b"livestore inspector session",
+            secret.as_bytes(),
+            &mut key,
+        );
+        let (sign, verify) = (EncodingKey::from_secret(&key), DecodingKey::from_secret(&key));
         Self { secret: Secret::new(secret), sign, verify }
+    }
+
+    /// Looks at a guess in its turn, and tells the operator of a wrong one.
+    async fn guess(&self, given: &str, peer: Peer) -> Result<(), NoEntry> {
+        let no_entry = match self.secret.guess(given, peer).await {
+            Guess::Right => return Ok(()),
+            Guess::Wrong => NoEntry::WrongSecret,
+            Guess::TooMany => NoEntry::TooMany,
+        };
+        let whom = Whom { dialect: "inspector", is_stranger: true, ..Whom::default() };
+        refused(Asked::Admin, Reason::Secret, whom, "a wrong secret of the inspector, or too many guesses");
+        Err(no_entry)
     }
 }
 
@@ -102,9 +130,9 @@ pub enum NoEntry {
 
 impl Door {
     /// Lets in whoever sends these headers.
-    pub async fn admit(&self, headers: &HeaderMap) -> Result<Visitor, NoEntry> {
+    pub async fn admit(&self, headers: &HeaderMap, peer: Peer) -> Result<Visitor, NoEntry> {
         if let Some(session) = cookie(headers) {
-            match self.of_session(&session).await {
+            match self.of_session(&session, peer).await {
                 Ok(visitor) => return Ok(visitor),
                 Err(no_entry) if !self.is_open => return Err(no_entry),
                 Err(_) => {}
@@ -124,12 +152,17 @@ impl Door {
         Err(NoEntry::NoSession)
     }
 
-    async fn of_session(&self, session: &str) -> Result<Visitor, NoEntry> {
+    async fn of_session(&self, session: &str, peer: Peer) -> Result<Visitor, NoEntry> {
         match session.strip_prefix(OF_SECRET) {
             Some(session) => {
                 let lock = self.secret.as_ref().ok_or(NoEntry::NoSession)?;
                 let session = jsonwebtoken::decode::<Session>(session, &lock.verify, &Validation::default());
-                let exp = session.map_err(|_| NoEntry::NoSession)?.claims.exp;
+                let exp = match session {
+                    Ok(session) => session.claims.exp,
+                    Err(error) if *error.kind() == ErrorKind::ExpiredSignature => return Err(NoEntry::NoSession),
+                    // A guess of the secret, or a session of before it was changed.
+                    Err(_) => return Err(lock.guess("", peer).await.err().unwrap_or(NoEntry::NoSession)),
+                };
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
                 let until = Instant::now() + Duration::from_secs(exp.saturating_sub(now)).min(LASTS);
                 Ok(Visitor {
@@ -164,19 +197,16 @@ impl Door {
     }
 
     /// The cookie for a secret or a token that was typed in.
-    pub async fn log_in(&self, typed: &str, headers: &HeaderMap) -> Result<HeaderValue, NoEntry> {
+    pub async fn log_in(&self, typed: &str, headers: &HeaderMap, peer: Peer) -> Result<HeaderValue, NoEntry> {
         // A token begins with an object in base64.
         let is_token = typed.starts_with("eyJ") && typed.bytes().filter(|byte| *byte == b'.').count() == 2;
         let session = match &self.secret {
-            Some(lock) if !is_token => match lock.secret.guess(typed).await {
-                Guess::Right => {
-                    let exp = (SystemTime::now() + LASTS).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-                    let session = jsonwebtoken::encode(&Header::default(), &Session { exp }, &lock.sign);
-                    format!("{OF_SECRET}{}", session.map_err(|_| NoEntry::WrongSecret)?)
-                }
-                Guess::Wrong => return Err(NoEntry::WrongSecret),
-                Guess::TooMany => return Err(NoEntry::TooMany),
-            },
+            Some(lock) if !is_token => {
+                lock.guess(typed, peer).await?;
+                let exp = (SystemTime::now() + LASTS).duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+                let session = jsonwebtoken::encode(&Header::default(), &Session { exp }, &lock.sign);
+                format!("{OF_SECRET}{}", session.map_err(|_| NoEntry::WrongSecret)?)
+            }
             _ => {
                 self.of_token(typed).await?;
                 typed.to_owned()
@@ -211,13 +241,16 @@ fn cookie(headers: &HeaderMap) -> Option<String> {
         .filter(|value| !value.is_empty())
 }
 
+/// How names of headers begin that proxies of several makers add.
+const IS_FORWARDED: [&str; 6] = ["x-forwarded-", "x-original-", "x-envoy-", "x-appengine-", "x-azure-", "cf-"];
+
 /// Whether a proxy says that it brings the request.
 fn is_forwarded(headers: &HeaderMap) -> bool {
-    let names = ["forwarded", "via", "x-real-ip", "true-client-ip"];
+    let names = ["forwarded", "via", "x-real-ip", "true-client-ip", "x-client-ip", "x-cluster-client-ip"];
     headers
         .keys()
         .map(|name| name.as_str())
-        .any(|name| names.contains(&name) || name.starts_with("x-forwarded-") || name.starts_with("cf-"))
+        .any(|name| names.contains(&name) || IS_FORWARDED.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 /// Whether a page of another origin makes the browser ask in the background. It would not see the answer, but make us work.
@@ -245,6 +278,8 @@ pub fn is_own_page(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HERE: Peer = Peer(None);
 
     fn headers(all: &[(&'static str, &str)]) -> HeaderMap {
         all.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
@@ -276,36 +311,64 @@ mod tests {
     async fn the_secret_opens_a_session_and_only_its_own() {
         let (one, other) =
             (door(false, Some("a secret of the operator")), door(false, Some("another secret entirely")));
-        let cookie = one.log_in("a secret of the operator", &headers(&[])).await.unwrap();
+        let cookie = one.log_in("a secret of the operator", &headers(&[]), HERE).await.unwrap();
         let pair = cookie.to_str().unwrap().split(';').next().unwrap().to_owned();
         let with = headers(&[("cookie", &format!("a=b; {pair}; c=d"))]);
-        assert_eq!(one.admit(&with).await.map(|visitor| visitor.access).ok(), Some(Access::Admin));
-        assert_eq!(other.admit(&with).await.err(), Some(NoEntry::NoSession));
-        assert_eq!(one.admit(&headers(&[])).await.err(), Some(NoEntry::NoSession));
+        assert_eq!(one.admit(&with, HERE).await.map(|visitor| visitor.access).ok(), Some(Access::Admin));
+        assert_eq!(other.admit(&with, HERE).await.err(), Some(NoEntry::WrongSecret));
+        assert_eq!(one.admit(&headers(&[]), HERE).await.err(), Some(NoEntry::NoSession));
         assert_eq!(
-            one.admit(&headers(&[("cookie", "livestore_inspector=secret:")])).await.err(),
-            Some(NoEntry::NoSession)
+            one.admit(&headers(&[("cookie", "livestore_inspector=secret:")]), HERE).await.err(),
+            Some(NoEntry::WrongSecret)
         );
         assert_eq!(
-            one.admit(&headers(&[("cookie", "livestore_inspector=a.b.c")])).await.err(),
+            one.admit(&headers(&[("cookie", "livestore_inspector=a.b.c")]), HERE).await.err(),
             Some(NoEntry::NoTokens)
         );
-        assert_eq!(one.log_in("a secret of the operato", &headers(&[])).await.err(), Some(NoEntry::WrongSecret));
+        assert_eq!(one.log_in("a secret of the operato", &headers(&[]), HERE).await.err(), Some(NoEntry::WrongSecret));
         let secure =
-            one.log_in("a secret of the operator", &headers(&[("origin", "https://a.example")])).await.unwrap();
+            one.log_in("a secret of the operator", &headers(&[("origin", "https://a.example")]), HERE).await.unwrap();
         assert!(secure.to_str().unwrap().ends_with("; Secure") && !cookie.to_str().unwrap().contains("Secure"));
+    }
+
+    /// Whoever signs cookies with guesses of the secret gets no further than whoever types them.
+    #[tokio::test(start_paused = true)]
+    async fn cookies_are_guesses_of_the_secret() {
+        let door = door(false, Some("a secret of the operator"));
+        let with = headers(&[("cookie", "livestore_inspector=secret:a.b.c")]);
+        let answers = futures_util::future::join_all((0..60).map(|_| door.admit(&with, HERE))).await;
+        assert!(answers.iter().any(|answer| answer.as_ref().err() == Some(&NoEntry::TooMany)));
+        // The key is not made of the secret in one step.
+        let key = EncodingKey::from_secret(b"livestore inspector session a secret of the operator");
+        let session = jsonwebtoken::encode(&Header::default(), &Session { exp: u64::MAX >> 12 }, &key).unwrap();
+        let with = headers(&[("cookie", &format!("livestore_inspector=secret:{session}"))]);
+        assert!(door.admit(&with, HERE).await.is_err());
     }
 
     #[tokio::test]
     async fn an_open_door_is_for_this_machine_and_gives_no_administration() {
         let open = door(true, None);
         assert_eq!(
-            open.admit(&headers(&[("host", "localhost")])).await.map(|visitor| visitor.access).ok(),
+            open.admit(&headers(&[("host", "localhost")]), HERE).await.map(|visitor| visitor.access).ok(),
             Some(Access::Write)
         );
-        for name in ["x-forwarded-for", "x-forwarded-proto", "cf-connecting-ip", "forwarded", "via", "x-real-ip"] {
-            assert_eq!(open.admit(&headers(&[(name, "1.2.3.4")])).await.err(), Some(NoEntry::NoSession), "{name}");
+        for name in [
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "cf-connecting-ip",
+            "forwarded",
+            "via",
+            "x-real-ip",
+            "x-client-ip",
+            "x-original-forwarded-for",
+            "x-envoy-external-address",
+        ] {
+            assert_eq!(
+                open.admit(&headers(&[(name, "1.2.3.4")]), HERE).await.err(),
+                Some(NoEntry::NoSession),
+                "{name}"
+            );
         }
-        assert_eq!(open.admit(&headers(&[("host", "evil.example")])).await.err(), Some(NoEntry::NoSession));
+        assert_eq!(open.admit(&headers(&[("host", "evil.example")]), HERE).await.err(), Some(NoEntry::NoSession));
     }
 }

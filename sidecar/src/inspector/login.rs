@@ -11,6 +11,7 @@ use super::access::{end_session, is_own_page};
 use super::answers::{Failure, problem};
 use super::pages::{self, Page};
 use super::{Inspector, PREFIX};
+use crate::limits::peer::Peer;
 
 /// The largest form of somebody who is not known yet.
 const LOGIN_BYTES: usize = 16 << 10;
@@ -28,13 +29,13 @@ pub async fn page(State(inspector): State<Arc<Inspector>>) -> Response {
 }
 
 pub async fn log_in(State(inspector): State<Arc<Inspector>>, request: Request) -> Result<Response, Failure> {
-    let (Parts { headers, .. }, body) = request.into_parts();
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
     if !is_own_page(&headers) {
         let text = "this form was not sent by a page of the inspector".into();
         return Err(Failure { status: StatusCode::FORBIDDEN, text });
     }
     let form = inspector.form(body, LOGIN_BYTES).await?;
-    match inspector.door.log_in(form.field("key")?.trim(), &headers).await {
+    match inspector.door.log_in(form.field("key")?.trim(), &headers, Peer::of(&extensions)).await {
         Ok(cookie) => Ok(([(header::SET_COOKIE, cookie)], Redirect::to(PREFIX)).into_response()),
         Err(no_entry) => Ok(inspector.login(StatusCode::UNAUTHORIZED, Some(&no_entry.to_string()))),
     }

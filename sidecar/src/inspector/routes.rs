@@ -17,6 +17,7 @@ use super::answers::problem;
 use super::stream::Streams;
 use super::{Inspector, PREFIX, api, assets, changes, login, reads};
 use crate::auth::Access;
+use crate::limits::peer::Peer;
 
 /// Answers at the same time.
 const PAGES: usize = 16;
@@ -101,7 +102,7 @@ async fn enter(State(inspector): State<Arc<Inspector>>, mut request: Request, ne
             "/",
         );
     }
-    match inspector.door.admit(headers).await {
+    match inspector.door.admit(headers, Peer::of(request.extensions())).await {
         Ok(mut visitor) => {
             if inspector.gate.log.is_read_only() {
                 visitor.access = visitor.access.min(Access::Read);

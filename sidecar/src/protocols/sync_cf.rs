@@ -21,6 +21,7 @@ use super::{Protocol, Services, cf_0_3, endpoint_in, info, refuse_any, rpc, webs
 use crate::auth::{AuthSettings, Secret};
 use crate::gate::answers::{bad_request, refuse, upgrade_required};
 use crate::gate::{Dialect, Gate};
+use crate::limits::peer::Peer;
 use crate::log::{Context, Malformed, StoreId, StoreLog};
 use crate::settings::{SettingsError, check_secret};
 use crate::telemetry::refusals::{Asked, Reason};
@@ -152,7 +153,7 @@ async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, mut parts: Par
     let upgrade = websocket::bounded(upgrade, cf.gate.max_frame_bytes);
     let (connections, shutdown) = (cf.gate.connections.clone(), cf.gate.ending.begun.clone());
     if *dialect == cf_0_3::CF_0_3 {
-        let secret = cf.admin_secret.clone();
+        let secret = cf.admin_secret.clone().map(|secret| (secret, Peer::of(&parts.extensions)));
         upgrade.on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, meter, secret, shutdown)))
     } else {
         upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, meter, shutdown)))

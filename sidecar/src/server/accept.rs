@@ -1,7 +1,7 @@
 //! Accepting connections, within bounds: how many there may be, and how long one may take to say what it wants.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -28,6 +28,7 @@ use tracing::{debug, warn};
 
 use super::settings::ConnectionSettings;
 use super::timeouts::{self, Activity, Clock};
+use crate::limits::peer::Peer;
 use crate::limits::quota::{Permit, Quota};
 use crate::protocols::websocket::meter::Meter;
 use crate::shutdown::Ending;
@@ -112,7 +113,8 @@ impl Reception {
                 let activity = Activity::new(self.settings.timeouts);
                 let stream =
                     Counted { stream, activity, clock: Clock::default(), meter: Arc::default(), _admitted: admitted };
-                self.tasks.spawn(serve_one(stream, self.router.clone(), self.settings, self.shutdown.clone()));
+                let peer = Peer::at(address);
+                self.tasks.spawn(serve_one(stream, peer, self.router.clone(), self.settings, self.shutdown.clone()));
             }
             // Beyond some, they are closed without a word.
             None => {
@@ -138,11 +140,18 @@ fn last_if(is_last: bool, mut response: Response) -> Response {
     response
 }
 
-async fn serve_one(stream: Counted, router: Router, settings: ConnectionSettings, shutdown: CancellationToken) {
+async fn serve_one(
+    stream: Counted,
+    peer: Peer,
+    router: Router,
+    settings: ConnectionSettings,
+    shutdown: CancellationToken,
+) {
     let activity = Arc::clone(&stream.activity);
     let (meter, router) = (Arc::clone(&stream.meter), TowerToHyperService::new(router));
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&meter));
+        request.extensions_mut().insert(peer);
         timeouts::answer(&router, &activity, request)
     });
     let connection = http1::Builder::new()
@@ -234,8 +243,7 @@ impl Open {
     }
 
     fn admit(&mut self, address: SocketAddr) -> Option<Admitted> {
-        // A proxy on this machine speaks for many.
-        let address = Some(address.ip().to_canonical()).filter(|ip| !ip.is_loopback()).map(network);
+        let Peer(address) = Peer::at(address);
         let Ok(of_all) = Arc::clone(&self.all).try_acquire_owned() else {
             return self.refuse(Limit::Connections);
         };
@@ -257,14 +265,6 @@ impl Open {
             warn!(open, "connections are refused: see --max-connections and --max-connections-per-address");
         }
         None
-    }
-}
-
-/// A host has one address of IPv4, and a whole network of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
@@ -350,7 +350,6 @@ mod tests {
         let mut from = |ip: &str| open.admit((ip.parse::<IpAddr>().unwrap(), 1).into());
         let (first, second) = (from("10.0.0.1").unwrap(), from("::ffff:10.0.0.1").unwrap());
         assert!(from("10.0.0.1").is_none(), "the same address, as IPv4 and as IPv6");
-        assert_eq!(network("2001:db8::1:2:3:4".parse().unwrap()), "2001:db8::".parse::<IpAddr>().unwrap());
         let third = from("10.0.0.2").unwrap();
         let local = from("127.0.0.1").unwrap();
         assert!(from("127.0.0.1").is_none() && from("10.0.0.3").is_none(), "four in all");

@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::feed::{Ask, Feed, RESET};
 use super::messages::{self, ClientMessage, PONG};
 use crate::auth::{Guess, Secret};
+use crate::limits::peer::Peer;
 use crate::log::{Admitted, Batch, PushError, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::meter::Meter;
@@ -31,12 +32,12 @@ const ID_BYTES: usize = 128;
 /// The time that requests under way may take to be answered when the sidecar ends: less than it has by default.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Serves a connection until it ends. `admin_secret`: that of admin requests; without, there are none.
+/// Serves a connection until it ends. `admin_secret`: that of admin requests, and who guesses it; without, there are none.
 pub async fn serve(
     log: StoreLog,
     socket: WebSocket,
     meter: Arc<Meter>,
-    admin_secret: Option<Arc<Secret>>,
+    admin_secret: Option<(Arc<Secret>, Peer)>,
     shutdown: CancellationToken,
 ) {
     let mut socket = Socket::new(socket, meter, shutdown);
@@ -89,7 +90,7 @@ struct Session {
     feed: mpsc::Sender<Ask>,
     /// The log that this connection knows, once it does.
     backend_id: Arc<OnceLock<Arc<str>>>,
-    admin_secret: Option<Arc<Secret>>,
+    admin_secret: Option<(Arc<Secret>, Peer)>,
     requests: JoinSet<()>,
     /// A push that waits until it may be queued, and its id; nothing is read meanwhile.
     unqueued: Option<(String, Admission)>,
@@ -201,11 +202,11 @@ impl Session {
 
     async fn admin(&mut self, message: &ClientMessage<'_>) -> Result<(), Close> {
         let request_id = message.request_id.to_string();
-        let Some(secret) = &self.admin_secret else {
+        let Some((secret, peer)) = &self.admin_secret else {
             return self.refuse(&request_id, "admin requests are switched off on this server: --admin-secret").await;
         };
         let given = message.admin_secret.as_deref().unwrap_or_default();
-        match secret.guess(given).await {
+        match secret.guess(given, *peer).await {
             Guess::Right => {}
             Guess::Wrong => {
                 self.log.refuse_secret();
