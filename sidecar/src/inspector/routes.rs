@@ -36,7 +36,6 @@ pub fn router(inspector: Arc<Inspector>) -> Router {
         .route(&path("rows"), get(reads::rows))
         .route(&path("clients"), get(reads::clients))
         .route(&path("event"), get(reads::event))
-        .route(&path("export"), get(reads::export))
         .route(&path("refusals"), get(reads::refused))
         .route(&path("subscriptions"), get(reads::subscriptions))
         .route(&path("confirm"), get(reads::confirm))
@@ -53,6 +52,7 @@ pub fn router(inspector: Arc<Inspector>) -> Router {
         .route(&path("live"), get(reads::live))
         .route(&path("follow"), get(reads::follow))
         // Whole logs take long: no page waits for them.
+        .route(&path("export"), get(reads::export))
         .route(&path("api/export"), get(api::export))
         .route(&path("api/import"), post(api::import))
         .layer(from_fn_with_state(Arc::clone(&inspector), enter))
