@@ -10,10 +10,18 @@ use tracing::{Instrument, info, info_span};
 
 use crate::gate::answers::Because;
 use crate::telemetry::metrics;
+use crate::telemetry::refusals::without_input;
 use crate::telemetry::traces::Parent;
 
 /// Paths that are asked for every few seconds, and tell nothing of clients.
-const UNLOGGED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+pub const UNLOGGED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// The most of a path that a line has, in bytes. It is ASCII: of anything else there is no URI.
+const PATH_BYTES: usize = 300;
+
+fn shortened(path: &str) -> &str {
+    path.get(..PATH_BYTES).unwrap_or(path)
+}
 
 /// Logs a request when its answer begins. The line has no search params: tokens may be in there.
 pub async fn observe(request: Request, next: Next) -> Response {
@@ -21,6 +29,7 @@ pub async fn observe(request: Request, next: Next) -> Response {
     if UNLOGGED.contains(&path) {
         return next.run(request).await;
     }
+    let path = shortened(path);
     let method = request.method();
     let parent = request.headers().get("traceparent").and_then(|header| Parent::parse(header.to_str().ok()?));
     let span = info_span!(
@@ -38,8 +47,20 @@ pub async fn observe(request: Request, next: Next) -> Response {
     let response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
     metrics::answered(status);
-    let because = response.extensions().get().map(|Because(because)| &**because);
+    let because = response.extensions().get().map(|Because(because)| without_input(because));
+    let because = because.as_deref();
     let milliseconds = (start.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     info!(parent: &span, status, because, milliseconds, "answered");
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_makes_no_long_line() {
+        let path = format!("/{}", "a".repeat(60_000));
+        assert_eq!((shortened(&path).len(), shortened("/api/s2")), (PATH_BYTES, "/api/s2"));
+    }
 }
