@@ -3,9 +3,13 @@
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 
+use super::observe::UNLOGGED;
+
 /// Takes empty segments out of the path, and leaves of `Connection` and `Upgrade` what asks for a WebSocket.
 pub fn normalize(mut request: Request) -> Request {
-    if let Some(uri) = without_empty_segments(request.uri()) {
+    if let Some(uri) = without_empty_segments(request.uri())
+        && !is_for_operators(request.uri().path(), uri.path())
+    {
         *request.uri_mut() = uri;
     }
     let headers = request.headers_mut();
@@ -15,6 +19,12 @@ pub fn normalize(mut request: Request) -> Request {
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     request
+}
+
+/// A page for operators that a rule of a proxy in front would not recognize as it is written. These pages have one way to be written each.
+fn is_for_operators(written: &str, meant: &str) -> bool {
+    let is_inspector = |path: &str| path == "/inspector" || path.starts_with("/inspector/");
+    UNLOGGED.contains(&meant) || is_inspector(meant) && !is_inspector(written)
 }
 
 /// An endpoint that was configured with a slash at its end, or put together from parts that both had one: `/api/s2/`,
@@ -54,6 +64,19 @@ mod tests {
             let uri: Uri = written.parse().unwrap();
             assert_eq!(without_empty_segments(&uri).unwrap_or(uri).to_string(), meant, "{written}");
         }
+    }
+
+    #[test]
+    fn pages_for_operators_are_found_where_a_rule_of_a_proxy_looks() {
+        let meant = |written: &str| {
+            let request = Request::builder().uri(written).body(axum::body::Body::empty()).unwrap();
+            normalize(request).uri().path().to_owned()
+        };
+        for written in ["//metrics", "/metrics/", "/readyz/", "//inspector/store", "//inspector"] {
+            assert_eq!(meant(written), written);
+        }
+        assert_eq!([meant("/inspector/"), meant("/inspector//store")], ["/inspector", "/inspector/store"]);
+        assert_eq!(meant("/metrics"), "/metrics");
     }
 
     #[test]
