@@ -49,7 +49,8 @@ declare
 begin
     for object in
         with given as (
-            select distinct a.grantee from pg_default_acl d, aclexplode(d.defaclacl) a
+            select a.grantee, bool_or(d.defaclobjtype = 'n') as of_schemas
+            from pg_default_acl d, aclexplode(d.defaclacl) a group by 1
         ), made as (
             select 'function' as kind, p.oid::regprocedure::text as name, p.proacl as acl, p.proowner as owner
             from pg_proc p where p.pronamespace = 'livestore'::regnamespace
@@ -59,11 +60,16 @@ begin
             union all
             select 'type', t.oid::regtype::text, t.typacl, t.typowner
             from pg_type t where t.typnamespace = 'livestore'::regnamespace
+            union all
+            select 'schema', 'livestore', n.nspacl, n.nspowner
+            from pg_namespace n where n.oid = 'livestore'::regnamespace
         )
         select distinct m.kind, m.name, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
         from made m, aclexplode(m.acl) a
         join given g on g.grantee = a.grantee
+        -- Usage of the schema is often granted, for views and functions of an application. livestore_owner has it from above.
         where a.grantee <> m.owner
+            and (m.kind <> 'schema' or g.of_schemas and a.grantee <> 'livestore_owner'::regrole)
     loop
         execute format('revoke all on %s %s from %s', object.kind, object.name, object.grantee);
     end loop;

@@ -38,6 +38,20 @@ alter function livestore._move_events(oid, oid) owner to livestore_hooks;
 alter function livestore._delete_hooked_events(oid, bigint) owner to livestore_hooks;
 alter function livestore._update_hooked_events(oid, bigint, bigint[], text, text) owner to livestore_hooks;
 revoke create on schema livestore from livestore_hooks;
+-- Code that runs as livestore_hooks may have granted them to others.
+do $$
+declare
+    granted record;
+begin
+    for granted in
+        select distinct p.oid::regprocedure::text as name, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
+        from pg_proc p, aclexplode(p.proacl) a
+        where p.pronamespace = 'livestore'::regnamespace and p.proowner = 'livestore_hooks'::regrole and a.grantee <> p.proowner
+    loop
+        execute format('revoke all on function %s from %s cascade', granted.name, granted.grantee);
+    end loop;
+end
+$$;
 grant execute on function
     livestore._insert_as_hooks(oid, boolean, bigint[], bigint[], bigint[], text[], text[], text[], text[], timestamptz[]),
     livestore._insert_one_as_hooks(bigint, bigint, text, text, text, text, timestamptz),

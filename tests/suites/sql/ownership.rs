@@ -226,7 +226,8 @@ async fn default_privileges_give_nobody_anything() {
                 "alter default privileges grant all on tables to {mallory}, public;
                  alter default privileges grant all on sequences to {mallory};
                  alter default privileges grant execute on functions to {mallory};
-                 alter default privileges grant usage on types to {mallory}"
+                 alter default privileges grant usage on types to {mallory};
+                 alter default privileges grant usage on schemas to {mallory}, public"
             ),
         )
         .await;
@@ -253,9 +254,44 @@ async fn default_privileges_give_nobody_anything() {
         assert_eq!(all::<String>(&admin, &given).await, [""; 0], "{release:?}");
         let seed = format!("select has_table_privilege('{mallory}', 'livestore.instance', 'select')");
         assert!(!one::<bool>(&admin, &seed).await);
+        let schema = format!("select has_schema_privilege('{mallory}', 'livestore', 'usage')");
+        assert!(!one::<bool>(&admin, &schema).await, "{release:?}");
+        push(&database.connect("sidecar").await, "s", chain(0, 1)).await.unwrap();
         let granted = "select relacl::text from pg_class where oid = 'livestore.events'::regclass";
         assert!(one::<String>(&admin, granted).await.contains("reader=r"), "what was granted to others stays");
     }
+}
+
+#[tokio::test]
+async fn an_installation_takes_back_what_hooks_have_done_to_their_functions() {
+    if Flavour::of_tests() == Flavour::Native {
+        return;
+    }
+    let (database, admin, mallory) = with_mallory().await;
+    install(&admin).await.unwrap();
+    run(
+        &admin,
+        &format!(
+            "grant usage on schema livestore to {mallory};
+             set role livestore_hooks;
+             grant execute on function livestore._move_events(oid, oid), livestore._delete_hooked_events(oid, bigint),
+                 livestore._insert_one_as_hooks(bigint, bigint, text, text, text, text, timestamptz) to {mallory} with grant option;
+             alter function livestore._move_events(oid, oid) security invoker set search_path = public;
+             drop function livestore._delete_hooked_events(oid, bigint);
+             reset role; set role {mallory};
+             grant execute on function livestore._move_events(oid, oid) to public;
+             reset role"
+        ),
+    )
+    .await;
+    install(&admin).await.unwrap();
+    let functions = "select format('%s %s %s', p.proname, p.prosecdef, p.proacl)
+        from pg_proc p where p.pronamespace = 'livestore'::regnamespace and p.proowner = 'livestore_hooks'::regrole order by 1";
+    let expected =
+        ["_delete_hooked_events", "_insert_as_hooks", "_insert_one_as_hooks", "_move_events", "_update_hooked_events"];
+    let owners = "{livestore_hooks=X/livestore_hooks,livestore_owner=X/livestore_hooks}";
+    assert_eq!(all::<String>(&admin, functions).await, expected.map(|name| format!("{name} t {owners}")));
+    push(&database.connect("sidecar").await, "s", chain(0, 1)).await.unwrap();
 }
 
 /// A hook that notes as whom it runs; `time` says when.
