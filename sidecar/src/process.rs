@@ -218,10 +218,9 @@ impl Sidecar {
         let Self { settings, socket, server, mut signals, tasks: _tasks, .. } = self;
         let Services { gate, relay } = &server.services;
         let shutting_down = async {
-            gate.ending.announced.cancel();
-            if matches!(end, Ok(By::Manager)) {
-                sleep(settings.shutdown_delay).await;
-            }
+            let delay = if matches!(end, Ok(By::Manager)) { settings.shutdown_delay } else { Duration::ZERO };
+            gate.ending.announce(delay);
+            sleep(delay).await;
             socket.close().await;
             gate.ending.begin(settings.shutdown_deadline);
             gate.connections.close();

@@ -11,6 +11,10 @@ use tracing::info;
 /// that a ping of a client may take: with one socket that is handed from process to process, the next one begins only then.
 const LAST_MOMENT: Duration = Duration::from_secs(5);
 
+/// The time in which a client of LiveStore's development line leaves a connection that is silent: it pings every 10 s, and gives up at
+/// the second ping that brings no answer.
+const LEAVING: Duration = Duration::from_secs(20);
+
 /// The time that is left for the last answers to arrive.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -19,6 +23,8 @@ const MARGIN: Duration = Duration::from_secs(1);
 pub struct Ending {
     /// The shutdown is announced: each connection serves at most one more request, and `/readyz` answers 503.
     pub announced: CancellationToken,
+    /// The shutdown is announced, and begins late enough for clients to leave by themselves ([`LEAVING`]).
+    pub parting: CancellationToken,
     /// No connection is accepted any more; streams end.
     pub begun: CancellationToken,
     /// Requests that still wait for the database are told that there is nothing new, or to come again.
@@ -28,6 +34,14 @@ pub struct Ending {
 }
 
 impl Ending {
+    /// Says that a shutdown begins after this delay.
+    pub fn announce(&self, delay: Duration) {
+        self.announced.cancel();
+        if delay >= LEAVING {
+            self.parting.cancel();
+        }
+    }
+
     /// Ends streams now, and what waits after a while that leaves time before the deadline.
     pub fn begin(&self, deadline: Duration) {
         self.announced.cancel();

@@ -1,25 +1,41 @@
 /**
  * Drives the client of LiveStore's development line (0.5), as far as the wire goes: Effect 4's RPC client over WebSocket
  * or HTTP, with the schemas of `@livestore/sync-cf`. That line is not on npm, so the schemas and the few lines around
- * them are written here after its sources; everything that decides what is sent and accepted comes from `effect`.
+ * them are written here after its sources, mistakes included; everything else that decides what is sent and accepted
+ * comes from `effect`.
  *
- *     open  {client, dialect: 'cf-ws' | 'cf-http', url, storeId, payload?, backendId?}
+ *     open  {client, dialect: 'cf-ws' | 'cf-http', url, storeId, payload?, backendId?, options?: {ping: {requestInterval}}}
+ *     isConnected {client}           → over WebSocket only
  *     pull  {client, cursor?}        → {pages: [{batch, pageInfo}]}
  *     live  {client, sub, cursor?}     over WebSocket only; then events "page" and one last "end" or "fail"
  *     stop  {sub}                      answers when the stream has ended
  *     push  {client, batch}            one request, whatever the size
  *     close {client}
  *
- * While the connection is down, calls fail at once instead of waiting for the next one.
+ * A live pull starts again, from the last event that it has brought, where LiveStore's leader would start it again.
  */
 import { emit, serve } from './driver/stdio.mjs'
 import './driver/websocket.mjs'
 
-import { Cause, Duration, Effect, Exit, Fiber, Layer, Option, Schedule, Schema, Scope, Stream } from 'effect4'
+import {
+  Cause,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Option,
+  Schedule,
+  Schema,
+  Scope,
+  Stream,
+  SubscriptionRef,
+} from 'effect4'
 import { FetchHttpClient } from 'effect4/http'
 import { Rpc, RpcClient, RpcGroup, RpcSerialization } from 'effect4/rpc'
 import { Socket } from 'effect4/socket'
 
+import { layerProtocol } from './driver/effect4-socket.mjs'
 import { died, expected, interrupted, refuse } from './driver/errors.mjs'
 
 class UnknownError extends Schema.TaggedError()('UnknownError', {
@@ -88,9 +104,13 @@ const dialects = {
   'cf-ws': {
     name: 'SyncWsRpc',
     group: group('SyncWsRpc', { live: Schema.Boolean }),
-    protocol: (options) =>
-      RpcClient.layerProtocolSocket({ retryTransientErrors: true, retryPolicy: reconnecting }).pipe(
-        Layer.provide(Socket.layerWebSocket(connectionUrl(options, 'ws'))),
+    protocol: (open, isConnected) =>
+      layerProtocol({
+        isConnected,
+        retry: reconnecting,
+        pingInterval: open.options?.ping?.requestInterval ?? 10_000,
+      }).pipe(
+        Layer.provide(Socket.layerWebSocket(connectionUrl(open, 'ws'))),
         Layer.provide(Socket.layerWebSocketConstructorGlobal),
       ),
   },
@@ -108,7 +128,7 @@ const reconnecting = Schedule.exponential('1 seconds').pipe(
   Schedule.jittered,
 )
 
-/** @type {Map<string, { rpc: any, name: string, scope: any, storeId: string, payload: any, backendId: any }>} */
+/** @type {Map<string, { rpc: any, name: string, scope: any, storeId: string, payload: any, backendId: any, isConnected: any }>} */
 const clients = new Map()
 /** @type {Map<string, any>} The fibers of the live pulls, by `sub`. */
 const subscriptions = new Map()
@@ -140,12 +160,15 @@ const open = async ({ client, dialect, backendId, ...options }) => {
   if (clients.has(client)) refuse(`A client is open already under the name ${client}`)
   const { name, group, protocol } = dialects[dialect] ?? refuse(`Unknown dialect: ${dialect}`)
   const scope = await run(Scope.make())
-  const layer = protocol(options).pipe(Layer.provide(RpcSerialization.layerJson))
+  const isConnected = await run(SubscriptionRef.make(false))
+  const layer = protocol(options, isConnected).pipe(Layer.provide(RpcSerialization.layerJson))
   const context = await run(Layer.buildWithScope(layer, scope))
   const rpc = await run(RpcClient.make(group).pipe(Effect.provide(context), Scope.provide(scope)))
   const { storeId, payload } = options
-  clients.set(client, { rpc, name, scope, storeId, payload, backendId: Option.fromUndefinedOr(backendId) })
+  clients.set(client, { rpc, name, scope, storeId, payload, backendId: Option.fromUndefinedOr(backendId), isConnected })
 }
+
+const isConnected = ({ client }) => SubscriptionRef.getUnsafe(clientNamed(client).isConnected)
 
 /** @returns {Stream.Stream<any, any>} The pages of a pull, in the form in which the test reads them. */
 const pages = ({ client, cursor, live }) => {
@@ -163,7 +186,7 @@ const pages = ({ client, cursor, live }) => {
       ),
     }),
   ).pipe(
-    Stream.mapError(offlineIfDisconnected),
+    Stream.mapError(unknownEvenIfDisconnected),
     Stream.map(({ batch, pageInfo, backendId }) => {
       state.backendId = Option.some(backendId)
       return { batch: batch.map(eventOnTheWire), pageInfo }
@@ -171,9 +194,10 @@ const pages = ({ client, cursor, live }) => {
   )
 }
 
-const offlineIfDisconnected = (error) =>
-  error._tag === 'RpcClientError' && error.reason._tag.startsWith('Socket')
-    ? new IsOfflineError({ cause: error.reason })
+/** LiveStore looks for a lost connection where Effect 3 had it. In Effect 4 it is `error.reason`, so it finds none. */
+const unknownEvenIfDisconnected = (error) =>
+  error._tag === 'RpcClientError' && Socket.isSocketError(error.cause)
+    ? new IsOfflineError({ cause: error.cause })
     : unknownIfNotDeclared(error)
 
 /** As in LiveStore, a push that the connection did not survive fails with an `UnknownError`. */
@@ -191,13 +215,26 @@ const pull = async ({ client, cursor }) => ({
 
 const live = async ({ client, sub, cursor }) => {
   if (subscriptions.has(sub)) refuse(`A live pull is running already under the name ${sub}`)
-  const pulling = pages({ client, cursor, live: true }).pipe(
-    Stream.runForEach((value) => Effect.sync(() => emit({ event: 'page', sub, value }))),
+  let last = cursor
+  const handle = (value) => {
+    last = value.batch.at(-1)?.seqNum ?? last
+    emit({ event: 'page', sub, value })
+  }
+  const pulling = Effect.suspend(() => Stream.runForEach(pages({ client, cursor: last, live: true }), whileConnected(client, handle))).pipe(
+    Effect.retry({ while: (error) => error._tag === 'IsOfflineError' }),
     Effect.onExit((exit) => Effect.sync(() => announceEnd(sub, exit))),
     Effect.forkIn(clientNamed(client).scope),
   )
   await run(Effect.map(pulling, (fiber) => subscriptions.set(sub, fiber)))
 }
+
+/** LiveStore's leader takes up a page only while it believes to be connected. */
+const whileConnected = (client, handle) => (value) =>
+  SubscriptionRef.changes(clientNamed(client).isConnected).pipe(
+    Stream.filter((isConnected) => isConnected),
+    Stream.runHead,
+    Effect.andThen(Effect.sync(() => handle(value))),
+  )
 
 /** Each live pull ends with exactly one event. Being stopped is an end, not a failure. */
 const announceEnd = (sub, exit) => {
@@ -221,4 +258,4 @@ const close = async ({ client }) => {
   await run(Scope.close(scope, Exit.void))
 }
 
-serve({ open, pull, live, stop, push, close })
+serve({ open, isConnected, pull, live, stop, push, close })

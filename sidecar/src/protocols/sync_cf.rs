@@ -137,6 +137,10 @@ async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, mut parts: Par
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
+    // Whoever is refused before there is a connection tries again soon, and loses nothing.
+    if cf.gate.ending.parting.is_cancelled() && *dialect == rpc::WS {
+        return refuse((StatusCode::SERVICE_UNAVAILABLE, "the server shuts down, reconnect".into()));
+    }
     if let Err(denied) = log.has_place().await {
         return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string()));
     }
@@ -156,7 +160,8 @@ async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, mut parts: Par
         let secret = cf.admin_secret.clone().map(|secret| (secret, Peer::of(&parts.extensions)));
         upgrade.on_upgrade(move |socket| connections.track_future(cf_0_3::serve(log, socket, meter, secret, shutdown)))
     } else {
-        upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, meter, shutdown)))
+        let ending = cf.gate.ending.clone();
+        upgrade.on_upgrade(move |socket| connections.track_future(rpc::serve(log, socket, meter, ending)))
     }
 }
 

@@ -29,7 +29,7 @@ pub struct ServerSettings {
 
     /// The time after SIGTERM in which requests are still served, but /readyz answers 503 and every answer closes its
     /// connection. It has to be longer than clients keep an idle connection (4 s in Node), and than a load balancer takes to
-    /// look at /readyz.
+    /// look at /readyz. From 20s on, WebSocket clients of LiveStore's development line survive deploys.
     #[arg(long, env = "LIVESTORE_SHUTDOWN_DELAY", default_value = "5s", value_parser = duration)]
     pub shutdown_delay: Duration,
 

@@ -159,6 +159,28 @@ async fn acks_and_interrupts_of_requests_that_nobody_made_here_close_the_connect
     }
 }
 
+/// LiveStore's clients keep a pull over a network that stalls, and reconnect without asking for it again. One of the development
+/// line would never pull again if its connection were closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_effect_4_that_waits_for_a_pull_of_an_earlier_connection_is_told_to_pull_again() {
+    let (_database, sidecar) = setup().await;
+    let mut rpc = Rpc::open(&sidecar.url(), "s").await;
+    let lost = rpc.frame().await;
+    assert_eq!(lost[0]["_tag"], "ClientProtocolError", "in an array, which Effect 3 ignores");
+
+    rpc.pull(json!(18), "s", true).await;
+    assert_eq!(rpc.frame().await["requestId"], 18);
+    for _ in 0..2 {
+        rpc.send(json!({"_tag": "Ack", "requestId": 17})).await;
+    }
+    assert_eq!(rpc.frame().await, lost, "once for each id");
+    rpc.pull(json!(19), "s", true).await;
+    assert_eq!(rpc.frame().await["requestId"], 19);
+    // Of the pull that the message has ended, it is merely late.
+    rpc.send(json!({"_tag": "Ack", "requestId": 18})).await;
+    assert!(rpc.is_quiet_for(Duration::from_secs(4)).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_ack_gets_a_few_chunks_and_the_rest_when_it_does() {
     let (database, sidecar) = setup().await;

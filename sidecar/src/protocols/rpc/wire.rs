@@ -22,6 +22,17 @@ const ID_BYTES: usize = 64;
 
 pub const PONG: &str = r#"{"_tag":"Pong"}"#;
 
+/// Fails every request of an Effect 4 client as a lost connection would, and keeps the connection. The RPC client sends this
+/// message to itself when it loses its connection, and does not check where one comes from. LiveStore's development line pulls
+/// again only if the error has a socket's error as its `cause`. The client's own errors have it as their `reason`. Effect 3
+/// ignores the message, since it does not look into arrays.
+pub const CONNECTION_LOST: &str = concat!(
+    r#"[{"_tag":"ClientProtocolError","error":{"_tag":"RpcClientError","reason":{"_tag":"SocketCloseError","code":1012},"#,
+    r#""message":"the server asks to pull again","cause":{"_tag":"SocketError","#,
+    r#""~effect/socket/Socket/SocketError":"~effect/socket/Socket/SocketError","#,
+    r#""reason":{"_tag":"SocketCloseError","code":1012}}}}]"#
+);
+
 /// A frame from a client. Which fields are there depends on `tag`; fields that we do not know are ignored.
 #[derive(Deserialize)]
 pub struct ClientFrame<'a> {
@@ -196,7 +207,7 @@ mod tests {
     proptest! {
         #[test]
         fn frames_are_json_whatever_the_text(text in any::<String>(), backend_id in any::<String>()) {
-            for frame in [id("1").die(&text), id("\"a\"").failure(&json!({"x": text})), defect(&text), id("\"a\"").chunk(events().all(), 7, &backend_id)] {
+            for frame in [CONNECTION_LOST.into(), id("1").die(&text), id("\"a\"").failure(&json!({"x": text})), defect(&text), id("\"a\"").chunk(events().all(), 7, &backend_id)] {
                 prop_assert!(serde_json::from_str::<Value>(&frame).is_ok(), "{}", frame);
             }
         }
