@@ -45,7 +45,6 @@ impl Drop for Kept {
 
 /// Postgres calls it when it loads the library.
 #[pg_guard]
-#[unsafe(no_mangle)]
 pub extern "C-unwind" fn _PG_init() {
     // SAFETY: Postgres runs one thread, and this is what a library may do when it is loaded.
     unsafe {
