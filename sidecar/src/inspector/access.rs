@@ -332,17 +332,14 @@ mod tests {
     }
 
     /// Whoever signs cookies with guesses of the secret gets no further than whoever types them.
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn cookies_are_guesses_of_the_secret() {
         let door = door(false, Some("a secret of the operator"));
-        let with = headers(&[("cookie", "livestore_inspector=secret:a.b.c")]);
-        let answers = futures_util::future::join_all((0..60).map(|_| door.admit(&with, HERE))).await;
-        assert!(answers.iter().any(|answer| answer.as_ref().err() == Some(&NoEntry::TooMany)));
         // The key is not made of the secret in one step.
         let key = EncodingKey::from_secret(b"livestore inspector session a secret of the operator");
         let session = jsonwebtoken::encode(&Header::default(), &Session { exp: u64::MAX >> 12 }, &key).unwrap();
         let with = headers(&[("cookie", &format!("livestore_inspector=secret:{session}"))]);
-        assert!(door.admit(&with, HERE).await.is_err());
+        assert_eq!(door.admit(&with, HERE).await.err(), Some(NoEntry::WrongSecret));
     }
 
     #[tokio::test]

@@ -77,10 +77,11 @@ async fn pushes_are_refused_early_and_nothing_piles_up() {
 async fn strangers_that_ask_whether_it_is_ready_do_not_make_it_look_unready() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
+    let (client, url) = (reqwest::Client::new(), format!("{}/readyz", sidecar.http_url()));
     let asking = async {
         let asks = (0..100).map(|_| async {
             for _ in 0..20 {
-                sidecar.get("/readyz").await;
+                assert_eq!(client.get(&url).send().await.unwrap().status(), 200);
             }
         });
         futures_util::future::join_all(asks).await
