@@ -26,6 +26,8 @@ pub struct Memory {
     each: usize,
     subjects: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
     strangers: Arc<Semaphore>,
+    /// What all clients that are known by their connection only may have together: the rest is for those who send.
+    readers: Arc<Semaphore>,
     warned: Mutex<Option<Instant>>,
 }
 
@@ -34,11 +36,14 @@ pub struct Memory {
 pub struct Account {
     memory: Arc<Memory>,
     own: Arc<Semaphore>,
+    /// Shared with others of its kind.
+    kind: Option<Arc<Semaphore>>,
 }
 
 /// A part of it, given back when this is dropped.
 pub struct Share {
     own: OwnedSemaphorePermit,
+    kind: Option<OwnedSemaphorePermit>,
     all: OwnedSemaphorePermit,
 }
 
@@ -47,7 +52,8 @@ impl Memory {
     pub fn new(bytes: usize, each: usize) -> Arc<Self> {
         let [bytes, each] = [bytes, each].map(|bytes| bytes.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS));
         let [all, strangers] = [bytes, each].map(|bytes| Arc::new(Semaphore::new(bytes)));
-        Arc::new(Self { all, bytes, each, subjects: Mutex::default(), strangers, warned: Mutex::default() })
+        let readers = Arc::new(Semaphore::new((bytes - each.min(bytes)).max(bytes / 2)));
+        Arc::new(Self { all, bytes, each, subjects: Mutex::default(), strangers, readers, warned: Mutex::default() })
     }
 
     /// The account that all clients with tokens of one subject share.
@@ -64,17 +70,18 @@ impl Memory {
             own
         });
         drop(subjects);
-        Account { memory: Arc::clone(self), own }
+        Account { memory: Arc::clone(self), own, kind: None }
     }
 
     /// The account that all unidentified clients share.
     pub fn strangers(self: &Arc<Self>) -> Account {
-        Account { memory: Arc::clone(self), own: Arc::clone(&self.strangers) }
+        Account { memory: Arc::clone(self), own: Arc::clone(&self.strangers), kind: None }
     }
 
     /// A client that is known by its connection only.
     pub fn connection(self: &Arc<Self>) -> Account {
-        Account { memory: Arc::clone(self), own: Arc::new(Semaphore::new(self.each)) }
+        let (own, kind) = (Arc::new(Semaphore::new(self.each)), Some(Arc::clone(&self.readers)));
+        Account { memory: Arc::clone(self), own, kind }
     }
 
     /// Bytes in use.
@@ -104,20 +111,29 @@ impl Account {
         // First the client's own memory, then the shared one, so that a client that has to wait for its own does not take
         // shared memory meanwhile.
         let own = Arc::clone(&self.own).acquire_many_owned(bytes).await.ok()?;
+        let kind = match &self.kind {
+            Some(kind) => Some(Arc::clone(kind).acquire_many_owned(bytes).await.ok()?),
+            None => None,
+        };
         let all = Arc::clone(&self.memory.all).acquire_many_owned(bytes).await.ok()?;
-        Some(Share { own, all })
+        Some(Share { own, kind, all })
     }
 
     /// The same, if there is so much now.
     pub fn try_take(&self, bytes: usize) -> Option<Share> {
         let bytes = self.permits(bytes);
         let own = Arc::clone(&self.own).try_acquire_many_owned(bytes).ok()?;
+        let kind = match &self.kind {
+            Some(kind) => Some(Arc::clone(kind).try_acquire_many_owned(bytes).ok()?),
+            None => None,
+        };
         let all = Arc::clone(&self.memory.all).try_acquire_many_owned(bytes).ok()?;
-        Some(Share { own, all })
+        Some(Share { own, kind, all })
     }
 
     fn permits(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.min(self.memory.each).min(self.memory.bytes)).unwrap_or(u32::MAX)
+        let most = if self.kind.is_some() { self.memory.bytes / 2 } else { self.memory.bytes };
+        u32::try_from(bytes.min(self.memory.each).min(most)).unwrap_or(u32::MAX)
     }
 }
 
@@ -125,12 +141,16 @@ impl Share {
     /// Gives back what is more than this.
     pub fn shrink(&mut self, bytes: usize) {
         let more = self.own.num_permits().saturating_sub(bytes);
-        drop((self.own.split(more), self.all.split(more)));
+        let kind = self.kind.as_mut().and_then(|kind| kind.split(more));
+        drop((self.own.split(more), kind, self.all.split(more)));
     }
 
     /// Both in one.
     pub fn merge(&mut self, other: Self) {
         self.own.merge(other.own);
+        if let (Some(kind), Some(other)) = (&mut self.kind, other.kind) {
+            kind.merge(other);
+        }
         self.all.merge(other.all);
     }
 
@@ -170,6 +190,16 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn clients_without_a_token_that_do_not_read_leave_memory_to_those_who_send() {
+        let memory = Memory::new(100, 20);
+        let held: Vec<_> = (0..10).filter_map(|_| memory.connection().try_take(20)).collect();
+        assert_eq!((held.len(), memory.taken()), (4, 80));
+        assert!(memory.strangers().try_take(20).is_some());
+        drop(held);
+        assert_eq!(memory.connection().try_take(20).map(|share| share.bytes()), Some(20));
+    }
 
     #[test]
     fn each_has_its_part_and_all_together_have_no_more() {
