@@ -6,6 +6,7 @@ mod demand;
 mod pool;
 mod retry;
 mod servers;
+mod session;
 mod sessions;
 mod settings;
 mod standbys;

@@ -18,6 +18,7 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{info, warn};
 
+use super::session;
 use super::sessions::Sessions;
 use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream};
 
@@ -62,7 +63,7 @@ impl Address {
             .keepalives_idle(SILENCE)
             .keepalives_interval(PROBE)
             .tcp_user_timeout(SILENCE);
-        Servers::new(self)
+        Servers { settings: session::settings(), ..Servers::new(self) }
     }
 }
 
@@ -106,6 +107,8 @@ pub struct Servers {
     each: Vec<Config>,
     tls: MakeRustlsConnect,
     sessions: Sessions,
+    /// The settings of each connection.
+    settings: String,
     /// The one that was the right one last is tried first: another may be away without a word, and cost time.
     last: AtomicUsize,
     /// The latest timeline of each cluster that was met.
@@ -133,6 +136,7 @@ impl Servers {
             each: each.collect(),
             tls,
             sessions: Sessions::of(option),
+            settings: session::SEARCH_PATH.into(),
             last: AtomicUsize::new(0),
             met: Arc::default(),
         }
@@ -150,12 +154,13 @@ impl Servers {
 
     /// Each of the hosts for itself, to read from. `primary`: the servers of the same database that allow writes.
     pub fn standbys_of(self, primary: &Self) -> Vec<Self> {
-        let Self { each, tls, sessions, .. } = self;
+        let Self { each, tls, sessions, settings, .. } = self;
         let standby = |config| Self {
             role: Role::Any,
             each: vec![config],
             tls: tls.clone(),
             sessions: Sessions::of(sessions.option()),
+            settings: settings.clone(),
             last: AtomicUsize::new(0),
             met: Arc::clone(&primary.met),
         };
@@ -220,9 +225,14 @@ impl Servers {
         if let Some(server) = server {
             self.meet(server)?;
         }
+        let begin = async {
+            self.sessions.prove(&client, || config.connect(self.tls.clone())).await?;
+            // Not before: through a pooler in transaction mode, a setting would reach other clients.
+            Ok::<_, DatabaseError>(client.batch_execute(&self.settings).await?)
+        };
         tokio::select! {
             biased;
-            proof = self.sessions.prove(&client, || config.connect(self.tls.clone())) => proof?,
+            begun = begin => begun?,
             end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
         }
         Ok(Connected { client, connection, server })
@@ -330,14 +340,14 @@ fn only(config: &Config, index: usize) -> Config {
     one
 }
 
-/// One round trip. A standby has no timeline that it writes to.
+/// One round trip. A standby has no timeline that it writes to. With the schema of each name, since the search path is not set yet.
 const IDENTIFY: &str = "\
-    select current_setting('transaction_read_only'), system_identifier,
-        case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_lsn()) end
-    from pg_control_system()";
+    select pg_catalog.current_setting('transaction_read_only'), system_identifier,
+        case when not pg_catalog.pg_is_in_recovery() then pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()) end
+    from pg_catalog.pg_control_system()";
 
 /// For servers that do not have `pg_control_system`, or on which this role may not call it.
-const IS_READ_ONLY: &str = "select current_setting('transaction_read_only')";
+const IS_READ_ONLY: &str = "select pg_catalog.current_setting('transaction_read_only')";
 
 /// The identity of this server.
 async fn identify(client: &Client) -> Result<Option<Server>, DatabaseError> {

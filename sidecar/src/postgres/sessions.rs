@@ -82,7 +82,7 @@ async fn are_sessions(first: &Client, second: &Client) -> Result<bool, DatabaseE
 
 /// The process that serves a statement. Not a prepared one: those may last no longer than a transaction.
 async fn process(client: &Client) -> Result<i32, DatabaseError> {
-    let messages = client.simple_query("select pg_backend_pid()").await?;
+    let messages = client.simple_query("select pg_catalog.pg_backend_pid()").await?;
     let pid = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
         _ => None,

@@ -430,7 +430,7 @@ async fn what_hangs_in_the_database_is_asked_again_elsewhere() {
     let function = "create function limited(store_id text, action text) returns boolean
         begin atomic select current_setting('statement_timeout') = '30s'; end";
     admin.batch_execute(function).await.unwrap();
-    let arguments = ["--authorize-function", "limited"];
+    let arguments = ["--authorize-function", "public.limited"];
     let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
     let mut rpc = Rpc::open(&sidecar.url(), "s").await;
     rpc.pull(json!("before"), "s", false).await;

@@ -1,9 +1,11 @@
 //! Names that LiveStore's providers derive from store ids: several stores may have the same, and nobody's stands in the way of
-//! another's.
+//! another's. Nor do functions that have the names of Postgres' own.
 
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::{Answer, Caller};
 use livestore_tests::events::event;
+use livestore_tests::eventually;
+use livestore_tests::rpc::Rpc;
 use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
@@ -124,4 +126,64 @@ async fn the_authorize_function_tells_stores_of_the_same_name_apart() {
     }
     let params = [("table", "eventlog_6_my_todos"), ("offset", "-1")];
     assert_eq!(shape::Answer::to(shape::get(&sidecar, &params)).await.status, 403);
+}
+
+/// In `public`, where every role may create functions up to PostgreSQL 14. One whose arguments fit exactly would be called instead of
+/// Postgres' own, with the rights of the sidecar.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_with_names_of_postgres_are_not_called() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let functions = "
+        grant create on schema public to stranger;
+        create table public.loot (who name, what text);
+        grant insert on public.loot to public;
+        create function public.may(store text, action text) returns boolean language sql return true;
+        set role stranger;
+        create function public.take(what text) returns void language sql as $$ insert into public.loot values (current_user, what) $$;
+        create function public.unnest(text[]) returns setof text language plpgsql as $$ begin
+            perform public.take('unnest');
+            return query select pg_catalog.unnest($1);
+        end $$;
+        create function public.format(text, name, name) returns text language plpgsql as $$ begin
+            perform public.take('format');
+            return pg_catalog.format($1, $2, $3);
+        end $$;
+        create function public.quote_ident(name) returns text language plpgsql as $$ begin
+            perform public.take('quote_ident');
+            return pg_catalog.quote_ident($1::text);
+        end $$;
+        create function public.json_build_object(
+            text, bigint, text, text, text, bigint, text, text, text, json, text, text, text, text, text, text, text, text
+        ) returns json language plpgsql as $$ begin
+            perform public.take('json_build_object');
+            return '{}';
+        end $$;
+        reset role;
+        select livestore.commit('s', 'e');
+        select livestore.subscribe('sent', start => 'beginning', url => 'https://nobody.invalid/');";
+    admin.batch_execute(functions).await.unwrap();
+    let arguments = ["--authorize-function", "public.may"];
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let start =
+        Start::new(database.url("sidecar")).arguments(&arguments).environment("LIVESTORE_WEBHOOK_SECRET", secret);
+    let sidecar = start.ready().await;
+    let mut live = Rpc::open(&sidecar.url(), "s").await;
+    live.pull("live".into(), "s", true).await;
+    live.frame().await;
+    // The sidecar connects again, and looks at all logs that are followed.
+    let sessions = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'sidecar'";
+    admin.query(sessions, &[]).await.unwrap();
+    admin.batch_execute("select livestore.commit('s', 'e')").await.unwrap();
+    while !live.frame().await.to_string().contains("\"seqNum\":2") {
+        live.send(json!({"_tag": "Ack", "requestId": "live"})).await;
+    }
+    let polled = "select count(*) from livestore.subscription_partitions where polled_at is not null";
+    eventually("it is polled", async || admin.query_one(polled, &[]).await.unwrap().get::<_, i64>(0) == 1).await;
+    let mut check = Start::program();
+    check.args(["check", "--authorize-function", "public.may"]).env("DATABASE_URL", database.url("sidecar"));
+    tokio::task::spawn_blocking(move || check.output().unwrap()).await.unwrap();
+    let loot = admin.query("select distinct who::text || ' runs ' || what from public.loot", &[]).await.unwrap();
+    let loot: Vec<String> = loot.iter().map(|row| row.get(0)).collect();
+    assert!(loot.is_empty(), "{loot:?}");
 }

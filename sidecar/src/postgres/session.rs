@@ -1,0 +1,17 @@
+//! The settings that each connection begins with.
+
+/// Names mean Postgres' own objects: with a path of the role's, whoever may create functions in `public`, say, could have one called
+/// instead, with the rights of the sidecar.
+pub const SEARCH_PATH: &str = "set search_path = pg_catalog, pg_temp";
+
+/// A server ends what a connection leaves behind that was lost: otherwise a transaction would keep its snapshot and its locks for hours. No
+/// transaction of the sidecar waits for anybody but Postgres. The operator's own setting stays if it is stricter.
+const END_WHAT_IS_LOST: &str = "\
+    set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; set tcp_user_timeout = '30s';
+    select set_config('idle_in_transaction_session_timeout', '60s', false)
+    where current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '60 s'";
+
+/// The settings of a connection that serves clients.
+pub fn settings() -> String {
+    format!("{SEARCH_PATH}; {END_WHAT_IS_LOST}")
+}
