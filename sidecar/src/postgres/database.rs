@@ -70,6 +70,8 @@ pub struct Database {
     is_heard: Arc<OnceCell<()>>,
     demand: Demand,
     pool: Pool<Connections>,
+    /// For functions of the operator. They could replace the prepared statements of their session, and keep its settings.
+    functions: Pool<Connections>,
     /// To read histories from.
     standbys: Option<Arc<Standbys>>,
     /// Nothing is written, and the server may be a standby.
@@ -95,12 +97,12 @@ impl Database {
             None => Arc::clone(&servers),
             Some(listen) => Arc::new(listen.servers().beside(&servers)),
         };
-        let pool = |servers: &Arc<Servers>, connections| {
-            Pool::builder(Connections(Arc::clone(servers)))
-                .max_size(connections)
-                .runtime(Runtime::Tokio1)
-                .create_timeout(Some(CREATE_TIMEOUT))
-                .build()
+        let pool_of = |connections: Connections, size| {
+            let pool = Pool::builder(connections).max_size(size).runtime(Runtime::Tokio1);
+            pool.create_timeout(Some(CREATE_TIMEOUT)).build()
+        };
+        let pool = |servers: &Arc<Servers>, size| {
+            pool_of(Connections { servers: Arc::clone(servers), are_renewed: false }, size)
         };
         let standbys = match standbys {
             None => None,
@@ -110,9 +112,10 @@ impl Database {
                 Some(Arc::new(Standbys::new(pools)))
             }
         };
+        let functions = pool_of(Connections { servers: Arc::clone(&servers), are_renewed: true }, connections)?;
         let (pool, checking) = (pool(&servers, connections)?, pool(&servers, 1)?);
         let is_heard = Arc::default();
-        Ok(Self { servers, listen_servers, is_heard, demand, pool, standbys, is_read_only, checking })
+        Ok(Self { servers, listen_servers, is_heard, demand, pool, functions, standbys, is_read_only, checking })
     }
 
     /// Whether nothing can be written, and the server may be behind another one.
@@ -130,6 +133,7 @@ impl Database {
         let is_busy = || self.pool().1 > 0;
         let close = || {
             self.pool.retain(|_, _| false);
+            self.functions.retain(|_, _| false);
             self.checking.retain(|_, _| false);
             if let Some(standbys) = &self.standbys {
                 standbys.close_idle();
@@ -189,6 +193,18 @@ impl Database {
         client_of(&self.pool).await
     }
 
+    /// A connection for a function of the operator that a client waits for. Its statements have no names: a function that runs on it could
+    /// replace those.
+    pub async fn function_client(&self) -> Result<PoolClient, DatabaseError> {
+        self.demand.touch();
+        client_of(&self.functions).await
+    }
+
+    /// The same for a function that no client waits for.
+    pub async fn background_function_client(&self) -> Result<PoolClient, DatabaseError> {
+        client_of(&self.functions).await
+    }
+
     /// A connection to a standby that has all that was asked for, if there is one.
     pub async fn standby(&self) -> Option<(PoolClient, StandbyInUse<'_>)> {
         self.standbys.as_ref()?.client(&self.servers, async || self.client().await).await
@@ -209,10 +225,11 @@ impl Database {
         }
     }
 
-    /// The numbers of idle connections of the pool, of busy ones, and of requests that wait for one.
+    /// The numbers of idle connections of the pools, of busy ones, and of requests that wait for one.
     pub fn pool(&self) -> (usize, usize, usize) {
-        let Status { size, available, waiting, .. } = self.pool.status();
-        (available, size.saturating_sub(available), waiting)
+        let (reading, functions) = (self.pool.status(), self.functions.status());
+        let busy = busy(&self.pool) + busy(&self.functions);
+        (reading.available + functions.available, busy, reading.waiting + functions.waiting)
     }
 
     /// Whether everything is there that serving takes: the database, the extension in a version that this sidecar
@@ -264,6 +281,12 @@ impl Database {
             }
         }
     }
+}
+
+/// The connections that are in use.
+fn busy(pool: &Pool<Connections>) -> usize {
+    let Status { size, available, .. } = pool.status();
+    size.saturating_sub(available)
 }
 
 pub(super) async fn client_of(pool: &Pool<Connections>) -> Result<PoolClient, DatabaseError> {

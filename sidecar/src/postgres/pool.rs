@@ -1,4 +1,4 @@
-//! The pool of connections for reading.
+//! The pools of connections: for reading, and for functions of the operator.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -12,18 +12,23 @@ use tracing::warn;
 
 use super::DatabaseError;
 use super::servers::{Connected, Server, Servers};
+use super::session;
 
 /// The time after which Postgres cancels a statement.
 const LIMIT_STATEMENTS: &str = "\
-    select set_config('statement_timeout', '30s', false) from pg_settings
-    where name = 'statement_timeout' and setting::bigint not between 1 and 30000";
+    select set_config('statement_timeout', '30s', false)
+    where current_setting('statement_timeout')::interval not between interval '1 ms' and interval '30 s'";
 
 /// If a statement is not answered for this long, its connection counts as dead: its server may hang, and another one may have
 /// taken its place. This is longer than the time after which Postgres cancels a statement.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Makes connections of the pool, and lets go of those to a server that was given up.
-pub struct Connections(pub Arc<Servers>);
+pub struct Connections {
+    pub servers: Arc<Servers>,
+    /// They run functions of the operator: what one leaves in its session does not reach the next one.
+    pub are_renewed: bool,
+}
 
 /// One of them.
 pub struct Pooled {
@@ -77,7 +82,7 @@ impl Manager for Connections {
     async fn create(&self) -> Result<Pooled, DatabaseError> {
         // Boxed: connecting is rare, but its future is large, and the future of every query would have to reserve room for
         // it.
-        let Connected { client, connection, server } = Box::pin(self.0.connect()).await?;
+        let Connected { client, connection, server } = Box::pin(self.servers.connect()).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 warn!(error = &error as &dyn std::error::Error, "a connection to the database is lost");
@@ -90,8 +95,12 @@ impl Manager for Connections {
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<DatabaseError> {
         let is_dead = pooled.is_dead.load(Ordering::Relaxed);
-        if is_dead || pooled.client.is_closed() || !self.0.is_current(pooled.server) {
+        if is_dead || pooled.client.is_closed() || !self.servers.is_current(pooled.server) {
             return Err(RecycleError::message("lost, or to a server that was given up"));
+        }
+        if self.are_renewed {
+            let renew = session::renew(LIMIT_STATEMENTS);
+            pooled.in_time(pooled.batch_execute(&renew)).await?.map_err(DatabaseError::from)?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! The settings that each connection begins with.
+//! The state of a session: the settings that each connection begins with, and what makes a session as good as new after it has run code
+//! that is not the sidecar's, such as hooks, handlers and an authorize function.
 
 /// Names mean Postgres' own objects: with a path of the role's, whoever may create functions in `public`, say, could have one called
 /// instead, with the rights of the sidecar.
@@ -11,7 +12,18 @@ const END_WHAT_IS_LOST: &str = "\
     select set_config('idle_in_transaction_session_timeout', '60s', false)
     where current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '60 s'";
 
+/// All that `discard all` forgets but the plans of functions, and it may be one of several statements. The value of `role` is not reset by
+/// `reset all`.
+const FORGET: &str = "\
+    close all; set session authorization default; reset all; deallocate all; unlisten *; discard sequences; discard temp;
+    select pg_catalog.pg_advisory_unlock_all()";
+
 /// The settings of a connection that serves clients.
 pub fn settings() -> String {
     format!("{SEARCH_PATH}; {END_WHAT_IS_LOST}")
+}
+
+/// Makes a session as good as new, with these settings beside those of [`settings`].
+pub fn renew(own: &str) -> String {
+    format!("{FORGET}; {}; {own}", settings())
 }

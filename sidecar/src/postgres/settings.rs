@@ -38,8 +38,8 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
 
-    /// Connections to the database for reading; up to seven more push (two), listen, relay, ask for
-    /// /readyz and change what the inspector changes (two).
+    /// Connections to the database for reading; up to eight more push (two), listen, relay, ask for
+    /// /readyz, run handlers and change what the inspector changes (two). As many again call --authorize-function.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = at_least(1_u16))]
     pub database_connections: u16,
 

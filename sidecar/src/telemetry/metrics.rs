@@ -40,7 +40,7 @@ metrics! {
     gauge LIVE_STREAMS = "livestore_live_streams", "Live streams and long polls, by dialect";
     gauge CONNECTIONS = "livestore_connections", "Connections of clients";
     counter REQUESTS = "livestore_http_requests_total", "HTTP requests that were answered, by status; a WebSocket is one";
-    gauge POOL = "livestore_database_pool_connections", "Connections to Postgres for reading, by state";
+    gauge POOL = "livestore_database_pool_connections", "Connections to Postgres for reading and for functions, by state";
     gauge POOL_WAITING = "livestore_database_pool_waiting", "What waits for a connection to Postgres";
     gauge LISTENING = "livestore_listening", "1 while commits of others are heard of";
     counter LISTENER_LOSSES = "livestore_listener_losses_total", "How often the connection that listens for commits was lost";

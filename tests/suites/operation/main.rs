@@ -19,6 +19,7 @@ mod erasure;
 mod event_types;
 mod failover;
 mod folders;
+mod foreign_code;
 mod inspector;
 mod inspector_browsers;
 mod install;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tokio_postgres::types::{ToSql, Type};
 use tracing::{debug, warn};
 
 use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, RETRY, served};
@@ -14,6 +15,8 @@ use crate::telemetry::metrics::{self, Reaction};
 /// Handlers are tried every [`RETRY`] for a while after one has failed, and the database decides when its events are given out again.
 /// That while: longer than the longest pause that `livestore.run_subscription` makes, which is five minutes.
 const RETRIES: Duration = Duration::from_secs(330);
+
+const RUN: &str = "select events, error from livestore.run_subscription($1, $2)";
 
 /// Never ends.
 pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut changes: watch::Receiver<()>) {
@@ -86,9 +89,9 @@ async fn call_all(
     let mut round = Round::default();
     resting.retain(|_, end| *end > Instant::now());
     for subscription in subscriptions.iter().filter(|name| !resting.contains_key(*name)).cloned().collect::<Vec<_>>() {
-        let client = database.background_client().await?;
-        let run = client.prepare_cached("select events, error from livestore.run_subscription($1, $2)").await?;
-        let row = match client.query_one(&run, &[&subscription, &BATCH]).await {
+        let client = database.background_function_client().await?;
+        let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&subscription, Type::TEXT), (&BATCH, Type::INT4)];
+        let row = match client.query_typed_one(RUN, &arguments).await {
             Ok(row) => row,
             // It was removed, or its handler: the others go on.
             Err(error) if error.as_db_error().is_some() => {

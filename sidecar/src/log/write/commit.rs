@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Fuse};
+use futures_util::future::{BoxFuture, Fuse, join};
 use tokio::time::{Instant, timeout};
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::Client;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Span, debug_span, error, warn};
 
@@ -20,7 +20,7 @@ use super::queue::Waiting;
 use crate::log::error::PushError;
 use crate::log::read::tails::Tails;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection};
+use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection, renew_session};
 use crate::telemetry::metrics;
 
 /// If a push has waited for longer than this, and more pushes wait, new ones are refused.
@@ -52,7 +52,8 @@ struct Connection {
     /// The future that does the I/O of `client`. It is polled only while a statement runs. As a task of its own, it would be
     /// woken twice for each commit, and would have to wake the committer.
     driver: Driver,
-    push_batch: Statement,
+    /// Undoes what the hooks of the portable flavour have left in the session. The extension does so itself.
+    renew: Option<String>,
     /// Marks the notifications of this connection's commits.
     source: Arc<str>,
     server: Option<Server>,
@@ -95,6 +96,9 @@ impl From<tokio_postgres::Error> for CommitError {
 const PUSH_BATCH: &str = "\
     select push, head, appended, backend_id, created_at, sqlstate, message, detail
     from livestore.push_batch($1, $2, $3, $4, $5)";
+
+/// Stores that another transaction holds are left out at once, and tried again: see `held.rs`.
+const SKIP_HELD_STORES: &str = "set livestore.held_stores = 'skip'";
 
 impl Committer {
     pub fn new(database: Database, tails: Arc<Tails>, waiting: Waiting) -> Self {
@@ -236,7 +240,7 @@ impl Session {
         if self.connection.as_ref().is_some_and(|connection| !self.database.is_current(connection.server)) {
             self.disown_connection();
         }
-        let Connection { client, driver, push_batch, source, .. } = match &mut self.connection {
+        let Connection { client, driver, renew, source, .. } = match &mut self.connection {
             Some(connection) => connection,
             none => {
                 let connection = connect(&self.database).await?;
@@ -250,13 +254,29 @@ impl Session {
         let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
         let contexts: Vec<&str> = group.iter().map(|push| push.context.json()).collect();
-        let arguments: [&(dyn ToSql + Sync); 5] = [&stores, &batches, &backend_ids, &&**source, &contexts];
+        let arguments: [(&(dyn ToSql + Sync), Type); 5] = [
+            (&stores, Type::TEXT_ARRAY),
+            (&batches, Type::TEXT_ARRAY),
+            (&backend_ids, Type::TEXT_ARRAY),
+            (&&**source, Type::TEXT),
+            (&contexts, Type::TEXT_ARRAY),
+        ];
         self.changes = self.tails.changes();
         // The statement gets a span in the trace of each push.
         let statements: Vec<_> = group.iter().map(|push| statement(&push.span, group.len())).collect();
-        let rows = timeout(STATEMENT_TIMEOUT, driven(driver, client.query(&*push_batch, &arguments))).await;
+        // Sent together. The statement has no name, under which a hook of the group before could have put another one.
+        let renewing = async {
+            match renew {
+                Some(renew) => client.batch_execute(renew).await,
+                None => Ok(()),
+            }
+        };
+        let query = join(renewing, client.query_typed(PUSH_BATCH, &arguments)).map(Ok);
+        let answers = timeout(STATEMENT_TIMEOUT, driven(driver, query)).await;
         drop(statements);
-        let rows = rows.map_err(|_| CommitError::Unavailable(DatabaseError::NoAnswer))??;
+        let (renewed, rows) = answers.map_err(|_| CommitError::Unavailable(DatabaseError::NoAnswer))??;
+        renewed.map_err(|error| CommitError::Unavailable(error.into()))?;
+        let rows = rows?;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
     }
 
@@ -335,20 +355,21 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
     let Connected { client, connection, server } = database.connect().await.map_err(CommitError::Unavailable)?;
     let mut driver: Driver = connection.boxed().fuse();
     let preparing = async {
-        // Stores that another transaction holds are left out at once, and tried again: see `held.rs`.
-        let setting = "select gen_random_uuid()::text, set_config('livestore.held_stores', 'skip', false)";
-        let source: String = client.query_one(setting, &[]).await?.try_get(0)?;
-        Ok((client.prepare(PUSH_BATCH).await?, source.into()))
+        client.batch_execute(SKIP_HELD_STORES).await?;
+        let first = "select gen_random_uuid()::text, livestore.flavour() = 'portable'";
+        let first = client.query_one(first, &[]).await?;
+        let renew = first.try_get::<_, bool>(1)?.then(|| renew_session(SKIP_HELD_STORES));
+        Ok((renew, first.try_get::<_, &str>(0)?.into()))
     };
     let prepared = timeout(STATEMENT_TIMEOUT, driven(&mut driver, preparing)).await;
-    let (push_batch, source) = match prepared {
+    let (renew, source) = match prepared {
         Ok(Ok(prepared)) => prepared,
         // The error belongs to the connection and not to a push, so the pushes are tried again.
         Ok(Err(CommitError::RolledBack(error))) => return Err(CommitError::Unavailable(error.into())),
         Ok(Err(unavailable)) => return Err(unavailable),
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
     };
-    Ok(Connection { client, driver, push_batch, source, server })
+    Ok(Connection { client, driver, renew, source, server })
 }
 
 #[cfg(test)]

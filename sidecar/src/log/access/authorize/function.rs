@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
 use tracing::warn;
 
 use super::{Action, denied};
@@ -17,7 +18,14 @@ pub struct Function {
     database: Database,
     function: String,
     /// The call of the function, once it was found.
-    call: Mutex<Option<Arc<str>>>,
+    call: Mutex<Option<Call>>,
+}
+
+/// The statement that calls a function, which takes so many arguments.
+#[derive(Clone)]
+struct Call {
+    sql: Arc<str>,
+    arguments: usize,
 }
 
 /// Finds a function by its name, or by its name and argument types if there are several of the name.
@@ -32,6 +40,16 @@ const FIND: &str = "\
 /// Whether a function is there, and can be asked.
 pub async fn check_authorize_function(database: Database, function: String) -> Result<(), DatabaseError> {
     Function::new(database, function).check().await
+}
+
+/// What a function may lack that was written for the search path of the sidecar's role.
+fn hint(code: &SqlState) -> &'static str {
+    match *code {
+        SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_FUNCTION | SqlState::UNDEFINED_OBJECT => {
+            " (its search_path is pg_catalog, pg_temp, unless it has its own: alter function … set search_path = …)"
+        }
+        _ => "",
+    }
 }
 
 impl Function {
@@ -54,17 +72,16 @@ impl Function {
         action: Action,
         context: &Context,
     ) -> Result<Result<(), Denied>, DatabaseError> {
-        let client = self.database.client().await?;
+        let client = self.database.function_client().await?;
         let known = self.call.lock().clone();
         let call = match known {
             Some(call) => call,
             None => {
                 let call = self.find(&client).await?;
-                Arc::clone(self.call.lock().insert(call))
+                self.call.lock().insert(call).clone()
             }
         };
         let answer = async {
-            let statement = client.prepare_cached(&call).await?;
             let arguments: [Option<&str>; 5] = [
                 Some(store.as_str()),
                 Some(action.asked().name()),
@@ -72,9 +89,9 @@ impl Function {
                 context.headers(),
                 context.claims(),
             ];
-            let arguments = arguments.iter().take(statement.params().len()).map(|argument| argument as _);
-            let arguments: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = arguments.collect();
-            client.query_one(&statement, &arguments).await?.try_get::<_, Option<bool>>(0)
+            let arguments = arguments.iter().take(call.arguments);
+            let arguments: Vec<_> = arguments.map(|argument| (argument as &(dyn ToSql + Sync), Type::TEXT)).collect();
+            client.query_typed_one(&call.sql, &arguments).await?.try_get::<_, Option<bool>>(0)
         };
         match client.in_time(answer).await? {
             Ok(Some(true)) => Ok(Ok(())),
@@ -84,7 +101,7 @@ impl Function {
                 Some(raised) if Retry::after(raised.code()) == Retry::WhenMended => {
                     // It may have been replaced by one of another form.
                     *self.call.lock() = None;
-                    Err(self.problem(raised.message()))
+                    Err(self.problem(&format!("{}{}", raised.message(), hint(raised.code()))))
                 }
                 Some(raised) if !Retry::after(raised.code()).may_pass() => {
                     let sqlstate = raised.code().code();
@@ -100,12 +117,14 @@ impl Function {
         DatabaseError::AuthorizeFunction { function: self.function.clone(), problem: problem.into() }
     }
 
-    async fn find(&self, client: &Pooled) -> Result<Arc<str>, DatabaseError> {
+    async fn find(&self, client: &Pooled) -> Result<Call, DatabaseError> {
         let found = match client.in_time(client.query_opt(FIND, &[&self.function])).await? {
             Err(error) if error.code().is_some_and(|code| !Retry::after(code).may_pass()) => {
                 return Err(self.problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
             }
-            found => found?.ok_or_else(|| self.problem("there is no such function, or more than one of that name"))?,
+            found => found?.ok_or_else(|| {
+                self.problem("there is no such function, or more than one of that name (with its schema: app.may_sync)")
+            })?,
         };
         if !found.try_get::<_, bool>("may_execute")? {
             return Err(self.problem("the role of the database URL may not execute it"));
@@ -120,6 +139,7 @@ impl Function {
         let name: String = found.try_get("name")?;
         let arguments: Vec<String> =
             arguments.iter().enumerate().map(|(index, kind)| format!("${}::text::{kind}", index + 1)).collect();
-        Ok(format!("select {name}({})", arguments.join(", ")).into())
+        let sql = format!("select {name}({})", arguments.join(", ")).into();
+        Ok(Call { sql, arguments: arguments.len() })
     }
 }

@@ -1,0 +1,130 @@
+//! Code that is not the sidecar's, in its sessions: hooks, handlers and authorize functions, whose owners may be hostile. What they leave
+//! in a session reaches nothing that the sidecar executes next.
+
+use livestore_tests::cluster::Database;
+use livestore_tests::dialects::Caller;
+use livestore_tests::events::chain;
+use livestore_tests::eventually;
+use livestore_tests::sidecar::{Sidecar, Start};
+use tokio_postgres::Client;
+
+/// A table for what `code` finds, with functions for it.
+const LOOT: &str = "
+    create schema app;
+    create table app.loot (who name default current_user, what text);
+    grant usage on schema app to public;
+    grant insert, select on app.loot to public;
+    -- What a session may keep.
+    create function app.spoil() returns void language plpgsql as $$ begin
+        insert into app.loot select current_user, 'prepared: ' || statement from pg_catalog.pg_prepared_statements;
+        perform set_config('statement_timeout', '1ms', false), set_config('default_transaction_read_only', 'on', false),
+            set_config('search_path', 'nowhere', false), set_config('livestore.held_stores', '', false),
+            set_config('client_encoding', 'latin1', false), pg_advisory_lock(1);
+    end $$;";
+
+async fn count(admin: &Client, what: &str) -> i64 {
+    admin.query_one(&format!("select count(*) from {what}"), &[]).await.unwrap().get(0)
+}
+
+async fn nothing_was_looted(admin: &Client) {
+    let loot = admin.query("select who::text || ': ' || what from app.loot", &[]).await.unwrap();
+    let loot: Vec<String> = loot.iter().map(|row| row.get(0)).collect();
+    assert!(loot.is_empty(), "{loot:?}");
+}
+
+async fn push(sidecar: &Sidecar, store: &str, head: i64) {
+    let answer = Caller::new(sidecar, store).write("electric", chain(head, 1)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// The function of a hook may run as somebody who has no right on logs. It replaces the statements that are prepared in its session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_does_not_replace_what_the_sidecar_executes_next() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin.batch_execute(LOOT).await.unwrap();
+    let hook = "
+        grant usage on schema livestore to stranger;
+        create function app.evil(text[], text[], text[], text, text[]) returns setof livestore.push_result language plpgsql as $$ begin
+            insert into app.loot (what) values ('evil');
+            return query select * from livestore.push_batch($1, $2, $3, $4, $5);
+        end $$;
+        create function app.hook() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+        declare
+            found record;
+        begin
+            for found in
+                select name, statement, parameter_types::text[] as types from pg_prepared_statements where statement like '%push_batch(%'
+            loop
+                execute format('deallocate %I', found.name);
+                execute format('prepare %I (%s) as %s', found.name, array_to_string(found.types, ','),
+                    replace(found.statement, 'livestore.push_batch', 'app.evil'));
+            end loop;
+            return new;
+        exception when others then
+            return new;
+        end $$;
+        alter function app.hook() owner to stranger;
+        create trigger hook before insert on livestore.eventlog_1 for each row execute function app.hook();";
+    admin.batch_execute(hook).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    for head in 0..3 {
+        push(&sidecar, "s", head).await;
+    }
+    nothing_was_looted(&admin).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_a_hook_leaves_do_not_reach_the_next_push() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin.batch_execute(LOOT).await.unwrap();
+    let hook = "
+        create function app.hook() returns trigger language plpgsql as $$ begin
+            perform app.spoil();
+            return null;
+        end $$;
+        create trigger hook after insert on livestore.eventlog_1 for each row execute function app.hook();";
+    admin.batch_execute(hook).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    for head in 0..3 {
+        push(&sidecar, "s", head).await;
+    }
+    nothing_was_looted(&admin).await;
+    assert!(!sidecar.log().contains("\"WARN\""), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_handlers_and_authorize_functions_leave_in_a_session_reaches_nobody() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin.batch_execute(LOOT).await.unwrap();
+    let functions = "
+        create table app.calls (what text, path text default current_setting('search_path'),
+            idle text default current_setting('idle_in_transaction_session_timeout'));
+        grant insert on app.calls to sidecar;
+        create function app.may_sync(store text, action text) returns boolean language plpgsql as $$ begin
+            insert into app.calls values ('asked');
+            perform app.spoil();
+            return true;
+        end $$;
+        create function app.handle(event livestore.polled_event) returns void language plpgsql as $$ begin
+            insert into app.calls values ('handled');
+            perform app.spoil();
+        end $$;
+        select livestore.subscribe('handled', handler => 'app.handle(livestore.polled_event)');";
+    admin.batch_execute(functions).await.unwrap();
+    let arguments = ["--authorize-function", "app.may_sync", "--database-connections", "1"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    for head in 0..3 {
+        push(&sidecar, "s", head).await;
+        let handled = async || count(&admin, "app.calls where what = 'handled'").await == head + 1;
+        eventually("it is handled", handled).await;
+        let answer = Caller::new(&sidecar, "s").read("electric").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    nothing_was_looted(&admin).await;
+    assert!(count(&admin, "app.calls where what = 'asked'").await >= 6);
+    let others = "app.calls where path <> 'pg_catalog, pg_temp' or idle <> '1min'";
+    assert_eq!(count(&admin, others).await, 0);
+}
