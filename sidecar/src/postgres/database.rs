@@ -2,10 +2,12 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool::managed::{BuildError, Object, Pool, PoolError, TimeoutType};
 use deadpool::{Runtime, Status};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::{AsyncMessage, Client, Notification};
@@ -26,10 +28,15 @@ const LOOK: Duration = Duration::from_secs(10);
 /// The time that a notification may take to arrive.
 const NOTIFICATION: Duration = Duration::from_secs(3);
 
+/// The notifications that are kept until they are read: at most 8 MB. Any role of the database can send some, faster than they are read.
+const UNREAD_NOTIFICATIONS: usize = 1024;
+
 /// The notifications that arrive on a connection. Dropping this closes the connection, and statements that were not sent yet
 /// are not executed.
 pub struct Notifications {
-    arrived: mpsc::UnboundedReceiver<Notification>,
+    arrived: mpsc::Receiver<Notification>,
+    /// Some had no place.
+    were_lost: Arc<AtomicBool>,
     servers: Arc<Servers>,
     server: Option<Server>,
     _connection: AbortOnDropHandle<()>,
@@ -51,9 +58,16 @@ impl Notifications {
         self.server
     }
 
-    /// The next one; `None` if the connection is lost. Cancel safe.
-    pub async fn next(&mut self) -> Option<Notification> {
-        self.arrived.recv().await
+    /// The next ones, at most so many; none if the connection is lost. Cancel safe.
+    pub async fn next(&mut self, most: usize) -> Vec<Notification> {
+        let mut next = Vec::new();
+        self.arrived.recv_many(&mut next, most).await;
+        next
+    }
+
+    /// Whether some were lost since this was last asked, because they came faster than they were read.
+    pub fn were_lost(&self) -> bool {
+        self.were_lost.swap(false, Ordering::AcqRel)
     }
 }
 
@@ -168,18 +182,22 @@ impl Database {
     /// A connection to LISTEN on, and its notifications. A task drives the connection.
     pub async fn connect_to_listen(&self) -> Result<(Client, Notifications), DatabaseError> {
         let Connected { client, mut connection, server } = self.listen_servers.connect().await?;
-        let (sender, arrived) = mpsc::unbounded_channel();
+        let (sender, arrived) = mpsc::channel(UNREAD_NOTIFICATIONS);
+        let were_lost = Arc::new(AtomicBool::new(false));
+        let lost = Arc::clone(&were_lost);
         let connection = tokio::spawn(async move {
             while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notification(notification) = message
-                    && sender.send(notification).is_err()
-                {
-                    return;
+                let AsyncMessage::Notification(notification) = message else { continue };
+                match sender.try_send(notification) {
+                    Ok(()) => {}
+                    // To wait for a place would hold up the answers that come on this connection.
+                    Err(TrySendError::Full(_)) => lost.store(true, Ordering::Release),
+                    Err(TrySendError::Closed(_)) => return,
                 }
             }
         });
-        let servers = Arc::clone(&self.listen_servers);
-        Ok((client, Notifications { arrived, servers, server, _connection: AbortOnDropHandle::new(connection) }))
+        let (servers, _connection) = (Arc::clone(&self.listen_servers), AbortOnDropHandle::new(connection));
+        Ok((client, Notifications { arrived, were_lost, servers, server, _connection }))
     }
 
     /// A connection of the pool; waits for one to be free.
@@ -255,12 +273,13 @@ impl Database {
             })
             .await?;
         let arrives = async {
-            while let Some(notification) = notifications.next().await {
-                if notification.payload() == payload {
-                    return true;
+            loop {
+                match &notifications.next(1).await[..] {
+                    [] => return false,
+                    [notification, ..] if notification.payload() == payload => return true,
+                    _ => {}
                 }
             }
-            false
         };
         Ok(timeout(NOTIFICATION, arrives).await.unwrap_or(false))
     }

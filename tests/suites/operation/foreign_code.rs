@@ -1,10 +1,13 @@
 //! Code that is not the sidecar's, in its sessions: hooks, handlers and authorize functions, whose owners may be hostile. What they leave
 //! in a session reaches nothing that the sidecar executes next.
 
+use std::time::{Duration, Instant};
+
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
 use livestore_tests::eventually;
+use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use tokio_postgres::Client;
 
@@ -127,4 +130,41 @@ async fn what_handlers_and_authorize_functions_leave_in_a_session_reaches_nobody
     assert!(count(&admin, "app.calls where what = 'asked'").await >= 6);
     let others = "app.calls where path <> 'pg_catalog, pg_temp' or idle <> '1min'";
     assert_eq!(count(&admin, others).await, 0);
+}
+
+/// Whoever may connect may send notifications.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_notifications_makes_live_events_neither_late_nor_the_sidecar_large() {
+    let database = Database::alone().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    let mut live = Rpc::open(&sidecar.url(), "s").await;
+    live.pull("live".into(), "s", true).await;
+    live.frame().await;
+    let before = sidecar.memory();
+    let flood = "select count(pg_notify('livestore_heads', left('{\"heads\":{' || (
+            select string_agg('\"' || md5(i::text || j::text || random()) || '\":null', ',') from generate_series(1, 150) j
+        ) || '}}', 7999))) from generate_series(1, 2000) i";
+    let floods: Vec<_> = futures_util::future::join_all((0..3).map(|_| database.connect("stranger"))).await;
+    let flooding = floods.into_iter().map(|client| {
+        tokio::spawn(async move {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(8) {
+                client.query_one(flood, &[]).await.unwrap();
+            }
+        })
+    });
+    let flooding: Vec<_> = flooding.collect();
+    let (mut latest, mut largest) = (Duration::ZERO, 0);
+    while flooding.iter().any(|flood| !flood.is_finished()) {
+        admin.batch_execute("select livestore.commit('s', 'e')").await.unwrap();
+        let committed = Instant::now();
+        while !live.frame().await.to_string().contains("seqNum") {}
+        latest = latest.max(committed.elapsed());
+        largest = sidecar.memory().max(largest);
+        live.send(serde_json::json!({"_tag": "Ack", "requestId": "live"})).await;
+    }
+    let grown = largest.saturating_sub(before) >> 20;
+    println!("latest {latest:?}, {grown} MiB");
+    assert!(latest < Duration::from_secs(5) && grown < 80, "{latest:?} late, {grown} MiB larger");
 }

@@ -1,12 +1,13 @@
 //! The connection on which a sidecar follows the commits of others: by LISTEN, or by polling the commit log. After an interruption, it
 //! looks for what it has missed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 use tokio_postgres::{Client, Notification};
 use tracing::{debug, info, warn};
 
@@ -16,9 +17,16 @@ use crate::log::reactions::Wake;
 use crate::log::settings::Live;
 use crate::postgres::{Backoff, Database, DatabaseError, Server};
 use crate::telemetry::metrics;
+use crate::time::passed;
 
 /// A connection that is silent for this long is checked, and has as long to answer.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// The notifications that are handled together.
+const BATCH: usize = 128;
+
+/// The shortest time between two looks at all tails because notifications were lost: whoever floods the channel makes each of them.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The payload of a notification on the channel `livestore_heads` (`livestore.notify_heads`). Any role can send one: without the key of the
 /// digests, it only makes [`Wake`] look whether subscriptions have work, and the sidecar drop the pages that it keeps.
@@ -80,17 +88,29 @@ impl Follower {
         self.resync(notifications.server()).await?;
         self.follows(backoff);
         info!("listening for commits");
+        let (mut last_resync, mut next_resync) = (Instant::now(), None);
         loop {
             if !notifications.are_current() {
                 return Err(DatabaseError::Lost);
             }
             let notified = tokio::select! {
-                notified = tokio::time::timeout(HEARTBEAT, notifications.next()) => notified,
+                notified = tokio::time::timeout(HEARTBEAT, notifications.next(BATCH)) => notified,
                 () = self.database.demand().asleep() => return Ok(()),
+                () = passed(next_resync) => {
+                    self.resync(notifications.server()).await?;
+                    self.wake.changed();
+                    (next_resync, last_resync) = (None, Instant::now());
+                    continue;
+                }
             };
+            if notifications.were_lost() {
+                // Until then, no page is served: one of them may have been rewritten.
+                self.tails.pages().listen_to(None);
+                next_resync = Some(last_resync + RESYNC_INTERVAL);
+            }
             match notified {
-                Ok(Some(notification)) => self.hear(&notification),
-                Ok(None) => return Ok(()),
+                Ok(news) if news.is_empty() => return Ok(()),
+                Ok(news) => self.hear(&news),
                 Err(_) => {
                     let (is_changed, by) = self.learn_key(&client).await?;
                     if by != process {
@@ -129,21 +149,31 @@ impl Follower {
         Ok((self.tails.set_key(row.try_get(0)?), row.try_get(1)?))
     }
 
-    fn hear(&self, notification: &Notification) {
-        let Ok(Heads { source, heads, subscriptions }) = serde_json::from_str(notification.payload()) else {
-            debug!(payload = notification.payload(), "a notification that is not livestore's");
-            return;
-        };
-        if subscriptions {
-            self.wake.changed();
-        } else {
-            self.wake.committed();
+    fn hear(&self, news: &[Notification]) {
+        // Logs that were reset, or rewritten: several notifications may name the same one.
+        let mut others = HashSet::new();
+        for notification in news {
+            let Ok(Heads { source, heads, subscriptions }) = serde_json::from_str(notification.payload()) else {
+                debug!(payload = notification.payload(), "a notification that is not livestore's");
+                continue;
+            };
+            if subscriptions {
+                self.wake.changed();
+            } else {
+                self.wake.committed();
+            }
+            if source.is_some_and(|source| self.tails.is_own(&source)) {
+                continue;
+            }
+            for (store, head) in heads {
+                match head {
+                    Some(head) => self.tails.hear(&store, head),
+                    None => drop(others.insert(store)),
+                }
+            }
         }
-        if source.is_some_and(|source| self.tails.is_own(&source)) {
-            return;
-        }
-        for (store, head) in heads {
-            self.tails.hear(&store, head);
+        if !others.is_empty() {
+            self.tails.hear_of_others(&others);
         }
     }
 }

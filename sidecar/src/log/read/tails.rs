@@ -1,5 +1,6 @@
 //! The live tails of a sidecar: one for each store that has subscribers.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -71,19 +72,29 @@ impl Tails {
         self.tails.lock().set_key(key)
     }
 
-    /// Handles a notification of the new head of a store. `None` means that its log was reset, dropped or given another
-    /// backend id, or that events of it were rewritten.
-    pub fn hear(&self, digest: &StoreDigest, head: Option<i64>) {
+    /// Handles a notification of the new head of a store.
+    pub fn hear(&self, digest: &StoreDigest, head: i64) {
         let store = self.tails.lock().store(digest).cloned();
-        match (store, head) {
-            (Some(store), Some(head)) => self.hint(&store, head),
-            (Some(store), None) => self.forget(&store),
-            // One of the stores that nobody follows, and whose pages may be kept.
-            (None, None) => {
-                self.changes.fetch_add(1, Ordering::SeqCst);
-                self.pages.drop_all();
-            }
-            (None, Some(_)) => {}
+        if let Some(store) = store {
+            self.hint(&store, head);
+        }
+    }
+
+    /// Handles notifications that the logs of stores were reset, dropped or given another backend id, or that events of them were rewritten.
+    pub fn hear_of_others(&self, digests: &HashSet<StoreDigest>) {
+        // Also pages of stores that nobody follows are kept.
+        self.pages.drop_all();
+        let stores: Vec<StoreId> = {
+            let tails = self.tails.lock();
+            digests.iter().filter_map(|digest| tails.store(digest).cloned()).collect()
+        };
+        let tails: Vec<_> = stores.iter().filter_map(|store| self.get(store)).collect();
+        if !tails.is_empty() {
+            // Before the tails drop what they hold: an answer that comes after that is late.
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        for tail in tails {
+            tail.forget();
         }
     }
 

@@ -168,11 +168,13 @@ impl LinkTask {
                     self.next = waiting;
                     session.renew(&self.hub).await.map_err(End::Lost)
                 }
-                notification = session.notifications.next() => {
+                news = session.notifications.next(1) => {
                     self.next = waiting;
-                    match notification {
-                        Some(notification) => session.hear(&self.hub, &notification).await.map_err(End::Lost),
-                        None => Err(End::Lost(DatabaseError::Lost)),
+                    match &news[..] {
+                        // Whoever missed a message is told to connect again.
+                        _ if session.notifications.were_lost() => Err(End::Lost(DatabaseError::Lost)),
+                        [notification, ..] => session.hear(&self.hub, notification).await.map_err(End::Lost),
+                        [] => Err(End::Lost(DatabaseError::Lost)),
                     }
                 }
                 command = next_command(waiting.is_some(), &mut self.commands) => match waiting.or(command) {
