@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use livestore_tests::cluster::Database;
+use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
 use livestore_tests::eventually;
+use livestore_tests::relay::{self, Peer, events};
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use tokio_postgres::Client;
@@ -167,4 +168,24 @@ async fn a_flood_of_notifications_makes_live_events_neither_late_nor_the_sidecar
     let grown = largest.saturating_sub(before) >> 20;
     println!("latest {latest:?}, {grown} MiB");
     assert!(latest < Duration::from_secs(5) && grown < 80, "{latest:?} late, {grown} MiB larger");
+}
+
+/// The name of a sidecar's channel is known to those only who send on it: what devices say to each other goes there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_channel_of_a_relay_is_not_in_the_text_of_a_statement() {
+    let cluster =
+        tokio::task::spawn_blocking(|| Cluster::start_with("shared_preload_libraries = 'pg_stat_statements'\n"));
+    let database = cluster.await.unwrap().leak().database().await;
+    let admin = database.admin().await;
+    admin.batch_execute("create extension pg_stat_statements").await.unwrap();
+    let (first, second) = (Sidecar::on(&database).await, Sidecar::on(&database).await);
+    let mut ann = Peer::join(&relay::url(&first), "a").await;
+    let mut bob = Peer::join(&relay::url(&second), "b").await;
+    ann.sees(&["b"]).await;
+    let text = ann.push(events("a", [1])).await;
+    assert_eq!(bob.next_text().await, text);
+    let texts = "(select query from pg_stat_statements union all select query from pg_stat_activity where pid <> pg_backend_pid()) q
+        where query ~ 'livestore_relay_[0-9a-f]'";
+    assert_eq!(count(&admin, texts).await, 0);
+    database.stop();
 }

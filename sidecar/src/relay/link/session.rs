@@ -30,6 +30,16 @@ const LEAVE: &str = "select livestore.relay_leave($1, $2, $3, $4)";
 const SEND: &str = "select livestore.relay_send($1, $2, $3)";
 const FETCH: &str = "select livestore.relay_fetch($1)";
 
+/// The channel is known to those only who may send on it. So its name is not in the text of a statement, which roles that monitor the
+/// database see in `pg_stat_activity` and `pg_stat_statements`: they could listen to what devices say to each other.
+const NAME_CHANNEL: &str = "select set_config('livestore.relay_channel', $1, false)";
+const LISTEN: &str = "\
+    do language plpgsql $$
+    begin
+        execute format('listen %I', current_setting('livestore.relay_channel'));
+    end
+    $$";
+
 /// One life of the connection.
 pub struct LinkSession {
     client: Client,
@@ -63,8 +73,9 @@ impl LinkSession {
         };
         let previous = previous.map(|id| &**id);
         let id: String = in_time(client.query_one(ENTER, &[&previous])).await?.try_get(0)?;
-        // Letters and digits. Nobody sends to it before a device of it is known.
-        in_time(client.batch_execute(&format!("listen livestore_relay_{id}"))).await?;
+        // Nobody sends to it before a device of it is known.
+        in_time(client.query_one(NAME_CHANNEL, &[&format!("livestore_relay_{id}")])).await?;
+        in_time(client.batch_execute(LISTEN)).await?;
         let mut renewal = interval(RENEWAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Self { client, statements, notifications, id: id.into(), renewal })
