@@ -11,6 +11,8 @@ pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
     if present.get(0) {
         owners(client, report).await?;
         hooks(client, report).await?;
+        called_code(client, report).await?;
+        members(client, report).await?;
     }
     neighbours(client, report).await
 }
@@ -45,7 +47,18 @@ async fn owners(client: &Client, report: &mut Report) -> Result<(), Error> {
              from pg_inherits i
              join pg_class c on c.oid = i.inhrelid
              join pg_class p on p.oid = i.inhparent and p.oid = to_regclass('livestore.eventlog_1')
-             where p.relowner = to_regrole('livestore_owner') and c.relowner <> p.relowner",
+             where p.relowner = to_regrole('livestore_owner') and c.relowner <> p.relowner
+             union all
+             -- Of the portable flavour.
+             select format('code that runs as livestore_hooks has changed %s, or granted it to others: install the portable flavour again', p.oid::regprocedure)
+             from pg_proc p
+             join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
+             where p.proowner = to_regrole('livestore_hooks') and not (
+                 p.prosecdef and 'search_path=pg_catalog, pg_temp' = any (coalesce(p.proconfig, '{}'))
+                 and not exists (
+                     select from aclexplode(p.proacl) a where a.grantee not in (p.proowner, to_regrole('livestore_owner'))
+                 )
+             )",
             &[],
         )
         .await?;
@@ -87,6 +100,104 @@ async fn hooks(client: &Client, report: &mut Report) -> Result<(), Error> {
         (false, false) => report.advise(format!(
             "these hooks run as {owner}, who owns the extension, and whoever may replace them can do what {owner} can: {hooks}"
         )),
+    }
+    Ok(())
+}
+
+/// Names code of roles that are no superusers which Postgres calls with the rights of the owner of the event logs, when it analyzes them or plans
+/// a query. Hooks are not among it.
+async fn called_code(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let calls = client
+        .query(
+            "with called as (
+                 select p.oid, 'pg_proc'::regclass as classid, p.proowner as owner from pg_proc p
+                 union all
+                 select t.oid, 'pg_type'::regclass, t.typowner from pg_type t where t.typtype <> 'e'
+                 union all
+                 select o.oid, 'pg_operator'::regclass, o.oprowner from pg_operator o
+                 union all
+                 select c.oid, 'pg_opclass'::regclass, c.opcowner from pg_opclass c
+             ), logs as (
+                 select 'livestore.eventlog_1'::regclass::oid as oid
+                 union all
+                 select i.inhrelid from pg_inherits i where i.inhparent = 'livestore.eventlog_1'::regclass
+             ), parts as (
+                 select 'pg_class'::regclass as classid, i.indexrelid as oid from pg_index i join logs l on l.oid = i.indrelid
+                 union all
+                 select 'pg_constraint'::regclass, c.oid from pg_constraint c join logs l on l.oid = c.conrelid
+                 union all
+                 select 'pg_statistic_ext'::regclass, s.oid from pg_statistic_ext s join logs l on l.oid = s.stxrelid
+                 union all
+                 select 'pg_attrdef'::regclass, a.oid from pg_attrdef a join logs l on l.oid = a.adrelid
+                 union all
+                 select 'pg_policy'::regclass, p.oid from pg_policy p join logs l on l.oid = p.polrelid
+                 union all
+                 select 'pg_rewrite'::regclass, r.oid from pg_rewrite r join logs l on l.oid = r.ev_class
+             )
+             select distinct pg_describe_object(p.classid, p.oid, 0), pg_describe_object(c.classid, c.oid, 0), r.rolname::text
+             from parts p
+             join pg_depend d on d.classid = p.classid and d.objid = p.oid
+             join called c on c.classid = d.refclassid and c.oid = d.refobjid
+             join pg_roles r on r.oid = c.owner and not r.rolsuper and r.rolname <> 'livestore_owner'
+             order by 1, 2",
+            &[],
+        )
+        .await?;
+    for row in &calls {
+        let (part, code, owner): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        report.advise(format!(
+            "the {part} calls the {code} of {owner}, and Postgres calls it as the owner of the event logs when it analyzes or plans: {owner} can read and change all events; give the {code} to a superuser"
+        ));
+    }
+    Ok(())
+}
+
+/// Lists the roles that have access by a membership, and those that could give it.
+async fn members(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let groups = client
+        .query(
+            "select r.rolname::text, r.rolcanlogin or r.rolsuper or r.rolcreaterole or r.rolbypassrls or r.rolreplication,
+                 (
+                     select string_agg(u.rolname, ', ' order by u.rolname)
+                     from pg_auth_members m join pg_roles u on u.oid = m.member
+                     where m.roleid = r.oid and u.rolname not in ('livestore_writer', 'livestore_admin', 'livestore_hooks')
+                 )
+             from pg_roles r where r.rolname in ('livestore_reader', 'livestore_writer', 'livestore_admin') order by 1",
+            &[],
+        )
+        .await?;
+    let mut members = Vec::new();
+    for row in &groups {
+        let (group, has_rights, roles): (&str, bool, Option<&str>) = (row.get(0), row.get(1), row.get(2));
+        if has_rights {
+            report.advise(format!(
+                "the role {group} may log in, or has rights of its own, which all its members get: alter role {group} nologin nosuperuser nocreaterole nobypassrls noreplication"
+            ));
+        }
+        if let Some(roles) = roles {
+            members.push(format!("{group}: {roles}"));
+        }
+    }
+    if !members.is_empty() {
+        report.good(format!("members of roles, each of which may read or change all stores: {}", members.join("; ")));
+    }
+    // From Postgres 16 on, whoever has created a role may grant it. The owner of the database, who installs the portable flavour, is such a role.
+    let granters = client
+        .query(
+            "select u.rolname::text, r.rolname::text
+             from pg_auth_members m
+             join pg_roles r on r.oid = m.roleid and r.rolname in ('livestore_owner', 'livestore_hooks')
+             join pg_roles u on u.oid = m.member and not u.rolsuper
+             where m.admin_option and u.oid <> (select d.datdba from pg_database d where d.datname = current_database())
+             order by 1, 2",
+            &[],
+        )
+        .await?;
+    for row in &granters {
+        let (role, granted): (&str, &str) = (row.get(0), row.get(1));
+        report.advise(format!(
+            "{role} may make itself a member of {granted} (ADMIN OPTION), and could then change all events: revoke {granted} from {role}"
+        ));
     }
     Ok(())
 }

@@ -94,6 +94,48 @@ async fn strangers_with_rights_over_the_extension_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn code_and_roles_that_have_to_be_trusted_are_named() {
+    let database = Database::alone().await;
+    let (url, admin) = (database.url("sidecar"), database.admin().await);
+    let setup = "create role dev; create schema dev authorization dev; create role app login in role livestore_reader; set role dev;
+        create function dev.f(text) returns text language sql immutable as 'select $1';
+        create function dev.ok(text) returns boolean language sql immutable as 'select true';
+        create domain dev.checked as text check (dev.ok(value)); reset role;
+        grant usage on schema dev to public;
+        create function public.f(text) returns text language sql immutable as 'select $1';
+        create index indexed on livestore.eventlog_1 (dev.f(name));
+        create index trusted on livestore.eventlog_1 (public.f(name));
+        create statistics livestore.counted on (dev.f(name)), store from livestore.eventlog_1;
+        alter table livestore.eventlog_1 add constraint checked check (name::dev.checked is not null);
+        create policy seen on livestore.eventlog_1 using (dev.ok(name))";
+    admin.batch_execute(setup).await.unwrap();
+    for what in [
+        "the index livestore.indexed calls the function dev.f(text) of dev",
+        "calls the type dev.checked of dev",
+        "the statistics object livestore.counted calls the function dev.f(text) of dev",
+        "the policy seen on table livestore.eventlog_1 calls the function dev.ok(text) of dev",
+    ] {
+        finds(&url, &[], "advice", what).await;
+    }
+    finds(&url, &[], "ok", "livestore_reader: app, ").await;
+    let (_, report) = check(&url, &[]).await;
+    assert!(!report.contains("trusted calls") && !report.contains("may log in, or has rights"), "{report}");
+    admin
+        .batch_execute("alter role livestore_reader login; grant livestore_owner to dev with admin option")
+        .await
+        .unwrap();
+    finds(&url, &[], "advice", "the role livestore_reader may log in").await;
+    finds(&url, &[], "advice", "dev may make itself a member of livestore_owner").await;
+    if Flavour::of_tests() == Flavour::Portable {
+        let change =
+            "set role livestore_hooks; grant execute on function livestore._move_events(oid, oid) to dev; reset role";
+        admin.batch_execute(change).await.unwrap();
+        finds(&url, &[], "WRONG", "has changed livestore._move_events(oid,oid), or granted it").await;
+    }
+    database.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_databases_in_which_the_role_can_push_are_named_and_can_be_closed() {
     let database = Database::alone().await;
     let (url, admin) = (database.url("sidecar"), database.admin().await);
