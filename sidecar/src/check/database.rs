@@ -9,9 +9,9 @@ use crate::config::Config;
 use crate::log::{Live, check_authorize_function, check_authorize_url};
 use crate::postgres::{Database, DatabaseError};
 
-/// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay and /readyz, and two for
-/// changes by the inspector.
-const OWN_CONNECTIONS: i64 = 7;
+/// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay, handlers and /readyz, and
+/// two for changes by the inspector.
+const OWN_CONNECTIONS: i64 = 8;
 
 /// The same of a sidecar that only reads: one to poll on, one for /readyz.
 const OWN_CONNECTIONS_TO_READ: i64 = 2;
@@ -228,7 +228,9 @@ async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Re
     durability(&row, report);
     let (places, others, sidecars): (i64, i64, i64) = (row.get("places"), row.get("others"), row.get("sidecars"));
     let own = if config.database.read_only { OWN_CONNECTIONS_TO_READ } else { OWN_CONNECTIONS };
-    let needed = i64::from(config.database.database_connections) + own;
+    // A second pool calls the authorize function.
+    let pools = if config.log.authorize_function.is_some() { 2 } else { 1 };
+    let needed = pools * i64::from(config.database.database_connections) + own;
     match places - others {
         free if free < needed => report.wrong(format!(
             "max_connections leaves {free} to sidecars, one needs {needed}: raise max_connections, or lower --database-connections"
