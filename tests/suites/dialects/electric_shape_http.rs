@@ -98,7 +98,7 @@ async fn pages_say_to_caches_how_long_they_last() {
     // With an authorize function, a page that one client may see must not be cached for others.
     let admin = database.admin().await;
     admin.batch_execute("create function may(text, text) returns boolean language sql as 'select $2 <> ''pull'' or $1 = ''todo-app'''").await.unwrap();
-    let guarded = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "may"]).ready().await;
+    let guarded = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.may"]).ready().await;
     let private = shape(&guarded, TABLE, &[("offset", "-1")]).await;
     assert_eq!(private.header("cache-control"), Some("private, no-cache"));
     let refused = shape(&guarded, "eventlog_6_other", &[("offset", "-1")]).await;

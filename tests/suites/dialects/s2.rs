@@ -367,7 +367,7 @@ async fn who_may_not_is_told_in_the_words_of_the_stream() {
     let may = "create function may(text, action text, payload json) returns boolean language plpgsql as
                $$ begin if action = 'pull' and payload->>'user' = 'eve' then raise exception E'not\nyou'; end if; return action <> 'push'; end $$";
     database.admin().await.batch_execute(may).await.unwrap();
-    let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "may"]).ready().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.may"]).ready().await;
     let open = async |user: &str| {
         let payload = json!({"payload": {"user": user}});
         Node::sync_backend().open_with("s2", &sidecar.url(), "s", payload).await

@@ -343,7 +343,7 @@ async fn who_may_not_reads_appends_and_lists_nothing() {
     let no = "create function no(text, text) returns boolean language sql as 'select false'";
     database.admin().await.batch_execute(no).await.unwrap();
     push(&database, "s", chain(0, 1)).await;
-    let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "no"]).ready().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.no"]).ready().await;
     let append = json!({"records": records(&chain(1, 1))});
     for (status, error) in [
         get(&sidecar, "/streams").await,
