@@ -399,7 +399,8 @@ async fn who_may_not_pull_gets_nothing_of_electric_either() {
               $$ select action <> 'pull' or store = 'open' $$";
     admin.batch_execute(no).await.unwrap();
     admin.execute("select livestore.push('todo-app', $1)", &[&chain(0, 1)]).await.unwrap();
-    let arguments = ["--electric-url", &electric.url(), "--electric-secret", SECRET, "--authorize-function", "public.no"];
+    let arguments =
+        ["--electric-url", &electric.url(), "--electric-secret", SECRET, "--authorize-function", "public.no"];
     let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
     let shape = [("table", "eventlog_6_todo_app"), ("secret", SECRET), ("offset", "-1")];
     for answer in [pull(&sidecar, "todo-app", None, true), get(&sidecar, &shape)] {
