@@ -118,7 +118,7 @@ impl Protocol {
         }
     }
 
-    /// What happens by itself.
+    /// Steps that happen by themselves.
     fn own_actions(&self, state: &State, actions: &mut Vec<Action>) {
         for (pusher, phase) in state.pushers.iter().enumerate() {
             if let Pusher::Waiting { at, .. } = *phase

@@ -44,7 +44,7 @@ mod tests;
 use rules::Rule;
 use state::{Faults, SeqNum};
 
-/// What takes part.
+/// The participants, and the limits of a check.
 #[derive(Debug, Clone)]
 pub struct Setting {
     /// The events that the log has at first.

@@ -178,7 +178,7 @@ impl Protocol {
 }
 
 impl State {
-    /// What a reader asks for.
+    /// The page that a reader asks for.
     pub fn ask_of(&mut self, reader: usize) -> Option<&mut Ask> {
         match reader.checked_sub(self.streams.len()) {
             None => self.streams[reader].subscription.as_mut()?.ask.as_mut(),

@@ -331,7 +331,7 @@ mod tests {
         assert!(secure.to_str().unwrap().ends_with("; Secure") && !cookie.to_str().unwrap().contains("Secure"));
     }
 
-    /// Whoever signs cookies with guesses of the secret gets no further than whoever types them.
+    /// Signing cookies with guesses of the secret leads no further than typing them.
     #[tokio::test]
     async fn cookies_are_guesses_of_the_secret() {
         let door = door(false, Some("a secret of the operator"));

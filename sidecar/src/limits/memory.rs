@@ -26,7 +26,7 @@ pub struct Memory {
     each: usize,
     subjects: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
     strangers: Arc<Semaphore>,
-    /// What all clients that are known by their connection only may have together: the rest is for those who send.
+    /// The bytes that all clients without a token may have together: the rest is for those who send.
     readers: Arc<Semaphore>,
     warned: Mutex<Option<Instant>>,
 }

@@ -246,7 +246,7 @@ impl Log {
         if self.is_listening.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NotListening) }
     }
 
-    /// The last answer, or a new one if that is too old. Whoever comes during a check waits for its end.
+    /// The last answer, or a new one if that is too old. A caller that comes during a check waits for its end.
     async fn checked(&self) -> Result<(), Arc<DatabaseError>> {
         let mut checked = self.checked.lock().await;
         if let Some((at, answer)) = &*checked

@@ -137,7 +137,7 @@ async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, mut parts: Par
     let Ok(upgrade) = WebSocketUpgrade::from_request_parts(&mut parts, &()).await else {
         return upgrade_required();
     };
-    // Whoever is refused before there is a connection tries again soon, and loses nothing.
+    // A client that is refused before there is a connection tries again soon, and loses nothing.
     if cf.gate.ending.parting.is_cancelled() && *dialect == rpc::WS {
         return refuse((StatusCode::SERVICE_UNAVAILABLE, "the server shuts down, reconnect".into()));
     }

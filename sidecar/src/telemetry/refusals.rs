@@ -107,7 +107,7 @@ pub fn latest() -> Vec<Arc<Refusal>> {
     LATEST.lock().iter().rev().cloned().collect()
 }
 
-/// What is wrong with a request, without the part of it that serde repeats: that may be a secret, or what a user wrote.
+/// The reason why a request is wrong, without the part of it that serde repeats: that may be a secret, or what a user wrote.
 pub fn without_input(text: &str) -> Cow<'_, str> {
     let marks = ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field "];
     let Some(start) = marks.iter().filter_map(|mark| Some(text.find(mark)? + mark.len())).min() else {

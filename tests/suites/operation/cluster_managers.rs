@@ -22,7 +22,7 @@ use serde_json::Value;
 /// When a manager counts as not bringing a lost node back: that takes several rounds of waiting, of a recovery, a checkpoint and a copy.
 const REWIND: Duration = Duration::from_secs(400);
 
-/// What is different between managers. A node is an index of [`Managed::nodes`].
+/// The differences between managers. A node is an index of [`Managed::nodes`].
 trait Manager {
     /// The command that creates the cluster of a node, if that is not the agent's work.
     fn create(&self, node: usize) -> Option<Command>;

@@ -171,7 +171,7 @@ impl LinkTask {
                 news = session.notifications.next(1) => {
                     self.next = waiting;
                     match &news[..] {
-                        // Whoever missed a message is told to connect again.
+                        // A device that missed a message is told to connect again.
                         _ if session.notifications.were_lost() => Err(End::Lost(DatabaseError::Lost)),
                         [notification, ..] => session.hear(&self.hub, notification).await.map_err(End::Lost),
                         [] => Err(End::Lost(DatabaseError::Lost)),

@@ -42,7 +42,7 @@ pub async fn check_authorize_function(database: Database, function: String) -> R
     Function::new(database, function).check().await
 }
 
-/// What a function may lack that was written for the search path of the sidecar's role.
+/// The advice for a function that was written for the search path of the sidecar's role.
 fn hint(code: &SqlState) -> &'static str {
     match *code {
         SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_FUNCTION | SqlState::UNDEFINED_OBJECT => {
