@@ -24,10 +24,17 @@ pub(super) fn check_agreement(history: &History, places: &Places, findings: &mut
         }
     }
     let mut known = acknowledged;
+    let mut learn = |placed: &Placed, time: Time| {
+        let first = known.entry(*placed).or_insert(time);
+        *first = time.min(*first);
+    };
     for read in &history.reads {
-        for placed in &read.events {
-            let first = known.entry(*placed).or_insert(read.end);
-            *first = read.end.min(*first);
+        read.events.iter().for_each(|placed| learn(placed, read.end));
+    }
+    for stream in &history.streams {
+        let ends = stream.pages.iter().skip(1).map(|(first, _)| *first).chain([stream.events.len()]);
+        for ((first, came), end) in stream.pages.iter().zip(ends) {
+            stream.events[*first..end].iter().for_each(|placed| learn(placed, *came));
         }
     }
     for push in &history.pushes {
@@ -41,7 +48,7 @@ pub(super) fn check_agreement(history: &History, places: &Places, findings: &mut
     }
 }
 
-/// A push whose events are in the log, as somebody knows who pushed or read them, is a repeated one: acknowledged, not refused.
+/// A push whose events are in the log, as somebody knows who pushed or got them, is a repeated one: acknowledged, not refused.
 fn check_refusal(
     history: &History,
     places: &Places,

@@ -34,7 +34,7 @@ fn stream(cursor: i64, events: Vec<Placed>) -> Stream {
         end: 10_000,
         cursor,
         events,
-        pages: vec![(0, 10)],
+        pages: vec![(0, 10_000)],
         erased: Vec::new(),
         restarts: Vec::new(),
         is_told_of_reset: false,
