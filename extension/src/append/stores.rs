@@ -15,6 +15,37 @@ use crate::statement::Statement;
 /// The number of attempts to lock stores that other transactions drop at the same time, before the call gives up.
 const ROUNDS: usize = 100;
 
+/// The rows of the stores that `$1` names, locked; none if fewer than `$2` exist. `$held`: what becomes of rows that others hold.
+macro_rules! lock {
+    ($held:literal) => {
+        concat!(
+            "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
+              from pg_catalog.unnest($1) name
+              join livestore.stores s on s.store_id operator(pg_catalog.=) name
+              where (
+                  select pg_catalog.count(*) from pg_catalog.unnest($1) name
+                  join livestore.stores k on k.store_id operator(pg_catalog.=) name
+              ) operator(pg_catalog.=) $2
+              order by s.store_id collate pg_catalog.\"C\"
+              for update of s",
+            $held
+        )
+    };
+}
+
+/// The same for the one store that `$1` names.
+macro_rules! lock_one {
+    ($held:literal) => {
+        concat!(
+            "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
+              from livestore.stores s
+              where s.store_id operator(pg_catalog.=) $1
+              for update of s",
+            $held
+        )
+    };
+}
+
 thread_local! {
     /// Locks the rows of several stores.
     /// - It locks nothing unless all stores exist. Missing ones are created first, while nothing is locked; otherwise two
@@ -22,54 +53,12 @@ thread_local! {
     /// - It locks in the order of store ids. The numbers (`id`) would be no stable order: a reset changes them, and two
     ///   groups of which one saw the old number could deadlock.
     /// - It joins, because a cached plan for `= any ($1)` may compare each store with each name.
-    static LOCK: Statement = const {
-        Statement::new(
-            "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
-              from pg_catalog.unnest($1) name
-              join livestore.stores s on s.store_id operator(pg_catalog.=) name
-              where (
-                  select pg_catalog.count(*) from pg_catalog.unnest($1) name
-                  join livestore.stores k on k.store_id operator(pg_catalog.=) name
-              ) operator(pg_catalog.=) $2
-              order by s.store_id collate pg_catalog.\"C\"
-              for update of s",
-            &[TEXTARRAYOID, INT8OID],
-        )
-    };
+    static LOCK: Statement = const { Statement::new(lock!(""), &[TEXTARRAYOID, INT8OID]) };
     /// The same for one store.
-    static LOCK_ONE: Statement = const {
-        Statement::new(
-            "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
-              from livestore.stores s
-              where s.store_id operator(pg_catalog.=) $1
-              for update of s",
-            &[TEXTOID],
-        )
-    };
+    static LOCK_ONE: Statement = const { Statement::new(lock_one!(""), &[TEXTOID]) };
     /// `LOCK` and `LOCK_ONE` for a caller that does not wait: they skip rows that another transaction has locked.
-    static LOCK_FREE: Statement = const {
-        Statement::new(
-            "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
-              from pg_catalog.unnest($1) name
-              join livestore.stores s on s.store_id operator(pg_catalog.=) name
-              where (
-                  select pg_catalog.count(*) from pg_catalog.unnest($1) name
-                  join livestore.stores k on k.store_id operator(pg_catalog.=) name
-              ) operator(pg_catalog.=) $2
-              order by s.store_id collate pg_catalog.\"C\"
-              for update of s skip locked",
-            &[TEXTARRAYOID, INT8OID],
-        )
-    };
-    static LOCK_ONE_FREE: Statement = const {
-        Statement::new(
-            "select s.store_id, s.id, s.head, s.backend_id, s.eventlog::pg_catalog.oid
-              from livestore.stores s
-              where s.store_id operator(pg_catalog.=) $1
-              for update of s skip locked",
-            &[TEXTOID],
-        )
-    };
+    static LOCK_FREE: Statement = const { Statement::new(lock!(" skip locked"), &[TEXTARRAYOID, INT8OID]) };
+    static LOCK_ONE_FREE: Statement = const { Statement::new(lock_one!(" skip locked"), &[TEXTOID]) };
     /// Tells which stores of a list exist, without waiting for locks, and which backend id those that do not exist will have.
     static LOOK: Statement = const {
         Statement::new(

@@ -150,7 +150,7 @@ struct Clients {
     witness: Witness,
     fleet: Fleet,
     load: Load,
-    /// What the devices have so far.
+    /// The events that the devices have so far.
     todos: Vec<String>,
 }
 

@@ -18,7 +18,7 @@ const LOOT: &str = "
     create table app.loot (who name default current_user, what text);
     grant usage on schema app to public;
     grant insert, select on app.loot to public;
-    -- What a session may keep.
+    -- A session may keep all of these.
     create function app.spoil() returns void language plpgsql as $$ begin
         insert into app.loot select current_user, 'prepared: ' || statement from pg_catalog.pg_prepared_statements;
         perform set_config('statement_timeout', '1ms', false), set_config('default_transaction_read_only', 'on', false),
@@ -133,7 +133,7 @@ async fn what_handlers_and_authorize_functions_leave_in_a_session_reaches_nobody
     assert_eq!(count(&admin, others).await, 0);
 }
 
-/// Whoever may connect may send notifications.
+/// Any role that may connect may send notifications.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_notifications_makes_live_events_neither_late_nor_the_sidecar_large() {
     let database = Database::alone().await;

@@ -72,7 +72,7 @@ async fn pushes_are_refused_early_and_nothing_piles_up() {
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
-/// Whoever asks for the state all the time must not take a sidecar out of its load balancer.
+/// A stranger that asks for the state all the time must not take a sidecar out of its load balancer.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_that_ask_whether_it_is_ready_do_not_make_it_look_unready() {
     let database = Database::new().await;

@@ -194,7 +194,7 @@ async fn a_function_in_a_query_sees_no_other_events() {
         let seen: String = one(&stranger, "show leak.seen").await;
         assert_eq!(seen.contains("secret"), leaks, "{view}: {seen}");
     }
-    // Whoever replaces a view says it again.
+    // A call that replaces a view says it again.
     run(&admin, "select livestore.create_event_view('public.open_todos', 'todo')").await;
     run(&stranger, "set leak.seen = ''; select * from public.open_todos where pg_temp.leak(args)").await;
     assert!(!one::<String>(&stranger, "show leak.seen").await.contains("secret"));

@@ -327,6 +327,7 @@ impl Worker {
         Ok(())
     }
 }
+
 /// The part of a URL that may be logged: its path and its search params may hold a secret.
 fn receiver_of(url: &str) -> String {
     reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
