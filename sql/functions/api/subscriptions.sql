@@ -254,7 +254,9 @@ begin
         place.lease := null;
         place.leased_until := null;
     end if;
-    place.retry_at := clock_timestamp() + retry_after;
+    -- By the same clock, so that livestore.poll can tell if it is set back.
+    place.polled_at := clock_timestamp();
+    place.retry_at := place.polled_at + retry_after;
     perform livestore._put(place);
 end
 $$;

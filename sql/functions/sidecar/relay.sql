@@ -48,6 +48,8 @@ begin
     perform livestore._relay_forget(array_agg(s.sidecar))
     from livestore.relay_sidecars s
     where s.expires_at < clock_timestamp()
+        -- The clock was set back: one that is dead would stay for as long.
+        or s.expires_at > clock_timestamp() + relay_renew.lease + interval '1 minute'
     having count(*) > 0;
     -- Deleted rows stay in the file until something overwrites them; this takes them out of it.
     if pg_relation_size('livestore.relay_parcels') > 0 and not exists (select from livestore.relay_parcels) then

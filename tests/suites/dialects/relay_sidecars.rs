@@ -237,3 +237,20 @@ async fn names_that_are_odd_harm_nobody() {
     a.push_to(&mut [&mut b, &mut quoted], events("a", 1..2)).await;
     quoted.push_to(&mut [&mut a, &mut b], events("q", 1..2)).await;
 }
+
+/// Its lease would last for as long as the clock was ahead, and its devices would count as connected.
+#[tokio::test]
+async fn a_sidecar_that_died_before_the_clock_was_set_back_is_forgotten() {
+    let database = Database::new().await;
+    let writer = database.connect("sidecar").await;
+    let enter = "select livestore.relay_enter('15 s')";
+    let dead: String = writer.query_one(enter, &[]).await.unwrap().get(0);
+    let alive: String = writer.query_one(enter, &[]).await.unwrap().get(0);
+    let renew = "select livestore.relay_renew($1, '15 s')";
+    let is_known = async |sidecar: &String| writer.query_one(renew, &[sidecar]).await.unwrap().get::<_, bool>(0);
+    assert!(is_known(&alive).await && is_known(&dead).await);
+    let ahead = "update livestore.relay_sidecars set expires_at = expires_at + interval '2 hours' where sidecar = $1";
+    database.admin().await.execute(ahead, &[&dead]).await.unwrap();
+    assert!(is_known(&alive).await);
+    assert!(!is_known(&dead).await);
+}

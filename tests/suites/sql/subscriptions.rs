@@ -436,11 +436,19 @@ async fn partitions_that_were_polled_in_the_future_are_free() {
         commit(&admin, store, "e").await;
     }
     let (first, second) = (poll(&worker, "'s'").await, poll(&worker, "'s'").await);
+    // The clock is set ahead after the second was polled and before it is given back, and set back then.
+    run(
+        &admin,
+        "update livestore.subscription_partitions
+         set leased_until = leased_until - interval '2 hours', polled_at = polled_at - interval '2 hours'
+         where leased_until is not null and polled_at = (select max(polled_at) from livestore.subscription_partitions)",
+    )
+    .await;
     second.nack(&worker, "later").await;
     run(
         &admin,
         "update livestore.subscription_partitions
-         set leased_until = leased_until + interval '2 hours', retry_at = clock_timestamp() + interval '2 hours',
+         set leased_until = leased_until + interval '2 hours', retry_at = retry_at + interval '2 hours',
              polled_at = polled_at + interval '2 hours'",
     )
     .await;
