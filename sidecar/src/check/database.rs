@@ -151,8 +151,10 @@ async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_pos
 
 /// Whether the ids of stores are told to everybody who may connect.
 async fn channels(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    // It reads a table with the rights of its owner, which may have lost them: `rights.rs` reports that.
     let callable = "select from pg_proc p join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
-         where p.proname = 'legacy_notify' and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')";
+         where p.proname = 'legacy_notify' and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')
+             and has_schema_privilege(p.proowner, n.oid, 'usage')";
     if client.query_opt(callable, &[]).await?.is_none() {
         return Ok(());
     }

@@ -21,7 +21,8 @@ pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
 async fn owners(client: &Client, report: &mut Report) -> Result<(), Error> {
     let strangers = client
         .query(
-            "select format('the schema livestore belongs to %I: alter schema livestore owner to a superuser', r.rolname)
+            "select format('the schema livestore belongs to %I: alter schema livestore owner to %s', r.rolname,
+                 case when exists (select from pg_extension e where e.extname = 'livestore_sync') then 'a superuser' else 'livestore_owner' end)
              from pg_namespace n join pg_roles r on r.oid = n.nspowner
              where n.nspname = 'livestore' and not r.rolsuper and r.rolname <> 'livestore_owner'
              union all
@@ -30,6 +31,10 @@ async fn owners(client: &Client, report: &mut Report) -> Result<(), Error> {
              from pg_namespace n cross join aclexplode(n.nspacl) a left join pg_roles r on r.oid = a.grantee
              where n.nspname = 'livestore' and a.privilege_type = 'CREATE' and a.grantee <> n.nspowner
                  and not coalesce(r.rolsuper or r.rolname = 'livestore_owner', false)
+             union all
+             select 'livestore_owner may not use the schema livestore, so its functions fail: grant usage, create on schema livestore to livestore_owner'
+             from pg_namespace n join pg_roles r on r.rolname = 'livestore_owner'
+             where n.nspname = 'livestore' and not has_schema_privilege(r.oid, n.oid, 'usage')
              union all
              select format('%I is a member of %I, which must be nobody''s: revoke %2$I from %1$I', u.rolname, r.rolname)
              from pg_auth_members m

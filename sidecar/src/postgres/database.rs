@@ -181,7 +181,7 @@ impl Database {
 
     /// A connection to LISTEN on, and its notifications. A task drives the connection.
     pub async fn connect_to_listen(&self) -> Result<(Client, Notifications), DatabaseError> {
-        let Connected { client, mut connection, server } = self.listen_servers.connect().await?;
+        let Connected { client, mut connection, server, .. } = self.listen_servers.connect().await?;
         let (sender, arrived) = mpsc::channel(UNREAD_NOTIFICATIONS);
         let were_lost = Arc::new(AtomicBool::new(false));
         let lost = Arc::clone(&were_lost);
@@ -291,14 +291,8 @@ impl Database {
     ) -> Result<T, DatabaseError> {
         let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.checking)).await;
         let client = connecting.unwrap_or(Err(DatabaseError::NoAnswer))?;
-        match timeout(CONNECT_TIMEOUT, question(&client)).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                // The next statement would wait for the answer to this one.
-                drop(PoolClient::take(client));
-                Err(DatabaseError::NoAnswer)
-            }
-        }
+        let answer = timeout(CONNECT_TIMEOUT, client.guard().run(question(&client))).await;
+        answer.unwrap_or(Err(DatabaseError::NoAnswer))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Connections to Postgres, what its errors mean, and whether the extension is there.
 
 mod backoff;
+mod cancel;
 mod database;
 mod demand;
 mod pool;
@@ -22,6 +23,7 @@ use tokio_postgres::{Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::backoff::Backoff;
+pub use self::cancel::Canceller;
 pub use self::database::{Database, Notifications, PoolClient};
 pub use self::demand::{Demand, Hold};
 pub use self::pool::Pooled;

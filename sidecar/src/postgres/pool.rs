@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::DatabaseError;
+use super::cancel::Canceller;
 use super::servers::{Connected, Server, Servers};
 use super::session;
 
@@ -34,30 +35,55 @@ pub struct Connections {
 pub struct Pooled {
     client: ClientWrapper,
     server: Option<Server>,
-    /// Something was not answered in time.
-    is_dead: AtomicBool,
+    state: Arc<State>,
+}
+
+struct State {
+    canceller: Canceller,
+    /// It may be at a statement whose answer nobody waits for.
+    is_given_up: AtomicBool,
 }
 
 impl Pooled {
-    /// Takes this connection out of the pool: a statement on it may never end.
-    pub fn give_up(&self) {
-        self.is_dead.store(true, Ordering::Relaxed);
-    }
-
-    /// Waits for the result of statements on this connection. If it does not come in time, the connection leaves the pool,
-    /// because the next user would wait as well.
+    /// Waits for the result of statements on this connection. If it does not come in time, or its caller stops waiting, the connection
+    /// is given up.
     pub fn in_time<'a, T: 'a>(
         &'a self,
         statements: impl Future<Output = T> + Send + 'a,
     ) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
         // Boxed: the futures that wait for it, through many layers, stay small.
         let statements = Box::pin(statements);
-        async move {
-            timeout(ANSWER_TIMEOUT, statements).await.map_err(|_| {
-                self.is_dead.store(true, Ordering::Relaxed);
-                DatabaseError::NoAnswer
-            })
-        }
+        let guard = self.guard();
+        async move { timeout(ANSWER_TIMEOUT, guard.run(statements)).await.map_err(|_| DatabaseError::NoAnswer) }
+    }
+
+    /// Gives the connection up if statements on it are not waited for.
+    pub fn guard(&self) -> Guard {
+        Guard(Arc::clone(&self.state))
+    }
+}
+
+/// Runs statements that somebody waits for.
+pub struct Guard(Arc<State>);
+
+impl Guard {
+    /// If this future is dropped before its end, the connection leaves the pool, because the next user would wait for the statement that is
+    /// not finished, and that is cancelled.
+    pub async fn run<T>(self, statements: impl Future<Output = T>) -> T {
+        let unfinished = Unfinished(&self.0);
+        let result = statements.await;
+        std::mem::forget(unfinished);
+        result
+    }
+}
+
+/// Statements that have begun; forgotten when they have ended.
+struct Unfinished<'a>(&'a State);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.0.is_given_up.store(true, Ordering::Relaxed);
+        self.0.canceller.cancel(());
     }
 }
 
@@ -82,7 +108,7 @@ impl Manager for Connections {
     async fn create(&self) -> Result<Pooled, DatabaseError> {
         // Boxed: connecting is rare, but its future is large, and the future of every query would have to reserve room for
         // it.
-        let Connected { client, connection, server } = Box::pin(self.servers.connect()).await?;
+        let Connected { client, connection, server, canceller } = Box::pin(self.servers.connect()).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 warn!(error = &error as &dyn std::error::Error, "a connection to the database is lost");
@@ -90,12 +116,13 @@ impl Manager for Connections {
         });
         let client = ClientWrapper::new(client, driver);
         client.batch_execute(LIMIT_STATEMENTS).await?;
-        Ok(Pooled { client, server, is_dead: AtomicBool::new(false) })
+        let state = Arc::new(State { canceller, is_given_up: AtomicBool::new(false) });
+        Ok(Pooled { client, server, state })
     }
 
     async fn recycle(&self, pooled: &mut Pooled, _: &Metrics) -> RecycleResult<DatabaseError> {
-        let is_dead = pooled.is_dead.load(Ordering::Relaxed);
-        if is_dead || pooled.client.is_closed() || !self.servers.is_current(pooled.server) {
+        let is_given_up = pooled.state.is_given_up.load(Ordering::Relaxed);
+        if is_given_up || pooled.client.is_closed() || !self.servers.is_current(pooled.server) {
             return Err(RecycleError::message("lost, or to a server that was given up"));
         }
         if self.are_renewed {

@@ -18,6 +18,7 @@ use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{info, warn};
 
+use super::cancel::Canceller;
 use super::session;
 use super::sessions::Sessions;
 use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream};
@@ -45,6 +46,7 @@ pub struct Connected {
     pub connection: Connection<Socket, TlsStream>,
     /// None if the server does not say.
     pub server: Option<Server>,
+    pub canceller: Canceller,
 }
 
 /// A database URL, and how to connect there.
@@ -235,7 +237,8 @@ impl Servers {
             begun = begin => begun?,
             end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
         }
-        Ok(Connected { client, connection, server })
+        let canceller = Canceller::of(&client, &self.tls);
+        Ok(Connected { client, connection, server, canceller })
     }
 
     /// A connection to this host, and its server if it has to allow writes.

@@ -161,11 +161,8 @@ impl Standby {
     async fn client(&self, servers: &Servers, up_to: PgLsn) -> Result<PoolClient, Unfit> {
         let connecting = timeout(PATIENCE, client_of(&self.pool)).await;
         let client = connecting.unwrap_or(Err(DatabaseError::ConnectTimeout))?;
-        let Ok(checked) = timeout(PATIENCE, self.check(&client, servers, up_to)).await else {
-            client.give_up();
-            return Err(DatabaseError::NoAnswer.into());
-        };
-        checked?;
+        let checked = timeout(PATIENCE, self.check(&client, servers, up_to)).await;
+        checked.unwrap_or(Err(DatabaseError::NoAnswer.into()))?;
         if self.left_out.lock().take().is_some() {
             info!(host = self.host, "a standby is read from again");
         }

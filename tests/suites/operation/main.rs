@@ -1,5 +1,6 @@
 //! The operator's side: settings, tokens, limits, updates, monitoring.
 
+mod abandoned_statements;
 mod asking;
 mod auth;
 mod auth_keys;

@@ -72,6 +72,7 @@ impl Inspection {
                 Some((client, _)) => client,
                 None => database.client().await?,
             };
+            let guard = client.guard();
             let reading = async {
                 let transaction = client.build_transaction().read_only(true).start().await?;
                 transaction.batch_execute(LIMIT).await?;
@@ -81,12 +82,9 @@ impl Inspection {
                 transaction.commit().await?;
                 Ok::<_, tokio_postgres::Error>(rows)
             };
-            match timeout(PATIENCE, reading).await {
+            match timeout(PATIENCE, guard.run(reading)).await {
                 Ok(rows) => Ok(rows?),
-                Err(_) => {
-                    client.give_up();
-                    Err(DatabaseError::NoAnswer.into())
-                }
+                Err(_) => Err(DatabaseError::NoAnswer.into()),
             }
         });
         reading.await.map_err(|_| ReadError::Database(DatabaseError::NoAnswer))?

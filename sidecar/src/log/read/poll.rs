@@ -33,7 +33,7 @@ struct Position {
 impl Follower {
     /// Connects and polls, until the connection is lost or nobody needs the database.
     pub(super) async fn poll(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
-        let Connected { client, connection, server } = self.database.connect().await?;
+        let Connected { client, connection, server, .. } = self.database.connect().await?;
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let statement = in_time(client.prepare(POLL)).await?;
         let begin =

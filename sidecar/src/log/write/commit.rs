@@ -20,7 +20,9 @@ use super::queue::Waiting;
 use crate::log::error::PushError;
 use crate::log::read::tails::Tails;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Backoff, Connected, Database, DatabaseError, Server, is_disconnection, renew_session};
+use crate::postgres::{
+    Backoff, Canceller, Connected, Database, DatabaseError, Server, is_disconnection, renew_session,
+};
 use crate::telemetry::metrics;
 
 /// If a push has waited for longer than this, and more pushes wait, new ones are refused.
@@ -57,6 +59,7 @@ struct Connection {
     /// Marks the notifications of this connection's commits.
     source: Arc<str>,
     server: Option<Server>,
+    canceller: Canceller,
 }
 
 type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
@@ -274,10 +277,24 @@ impl Session {
         let query = join(renewing, client.query_typed(PUSH_BATCH, &arguments)).map(Ok);
         let answers = timeout(STATEMENT_TIMEOUT, driven(driver, query)).await;
         drop(statements);
-        let (renewed, rows) = answers.map_err(|_| CommitError::Unavailable(DatabaseError::NoAnswer))??;
+        let Ok(answers) = answers else {
+            self.cancel();
+            return Err(CommitError::Unavailable(DatabaseError::NoAnswer));
+        };
+        let (renewed, rows) = answers?;
         renewed.map_err(|error| CommitError::Unavailable(error.into()))?;
         let rows = rows?;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
+    }
+
+    /// Gives up the connection, and the statement on it: Postgres would go on with it, and each try would take another connection. The
+    /// request may be too late, so it is still not known whether the group was committed.
+    fn cancel(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let canceller = connection.canceller.clone();
+            canceller.cancel(connection);
+        }
+        self.disown_connection();
     }
 
     /// Gives up the connection. Notifications of what it may still commit are heard from now on.
@@ -352,7 +369,8 @@ fn statement(request: &Span, pushes: usize) -> Span {
 }
 
 async fn connect(database: &Database) -> Result<Connection, CommitError> {
-    let Connected { client, connection, server } = database.connect().await.map_err(CommitError::Unavailable)?;
+    let Connected { client, connection, server, canceller } =
+        database.connect().await.map_err(CommitError::Unavailable)?;
     let mut driver: Driver = connection.boxed().fuse();
     let preparing = async {
         client.batch_execute(SKIP_HELD_STORES).await?;
@@ -369,7 +387,7 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
         Ok(Err(unavailable)) => return Err(unavailable),
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
     };
-    Ok(Connection { client, driver, renew, source, server })
+    Ok(Connection { client, driver, renew, source, server, canceller })
 }
 
 #[cfg(test)]
