@@ -172,6 +172,6 @@ impl Aliases {
     async fn query(&self, query: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, DatabaseError> {
         let client = self.database.client().await?;
         let asked = async { client.query(&client.prepare_cached(query).await?, arguments).await };
-        Ok(client.in_time(asked).await??)
+        Ok(client.read_in_time(asked).await??)
     }
 }

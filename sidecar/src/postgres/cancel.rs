@@ -24,9 +24,8 @@ impl Canceller {
     }
 
     /// Asks Postgres to cancel the statement, without waiting for that. Only for a connection on which nothing else will be
-    /// sent: Postgres cancels the statement that runs when the request arrives. `connection` is kept until then: a pooler
-    /// forgets which statement is meant when it closes.
-    pub fn cancel(&self, connection: impl Send + 'static) {
+    /// sent: Postgres cancels the statement that runs when the request arrives.
+    pub fn cancel(&self) {
         // There is none while the process ends. The statement ends without a request then, as before.
         let Ok(runtime) = Handle::try_current() else { return };
         let Self { token, tls } = self.clone();
@@ -38,7 +37,6 @@ impl Canceller {
                 }
                 Err(_) => debug!("a statement cannot be cancelled: Postgres does not answer"),
             }
-            drop(connection);
         });
     }
 }

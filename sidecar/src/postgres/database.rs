@@ -291,7 +291,7 @@ impl Database {
     ) -> Result<T, DatabaseError> {
         let connecting = timeout(CONNECT_TIMEOUT, client_of(&self.checking)).await;
         let client = connecting.unwrap_or(Err(DatabaseError::NoAnswer))?;
-        let answer = timeout(CONNECT_TIMEOUT, client.guard().run(question(&client))).await;
+        let answer = timeout(CONNECT_TIMEOUT, client.reading().run(question(&client))).await;
         answer.unwrap_or(Err(DatabaseError::NoAnswer))
     }
 }

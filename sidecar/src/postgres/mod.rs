@@ -23,13 +23,12 @@ use tokio_postgres::{Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::backoff::Backoff;
-pub use self::cancel::Canceller;
 pub use self::database::{Database, Notifications, PoolClient};
 pub use self::demand::{Demand, Hold};
 pub use self::pool::Pooled;
 pub use self::retry::{Retry, Unreadable, retry_until_available};
 pub use self::servers::{Address, Connected, Server, connect_once, connect_once_to_read, told};
-pub use self::session::renew as renew_session;
+pub use self::session::{ANSWER_TIMEOUT, LIMIT_STATEMENTS, renew as renew_session};
 pub use self::settings::{DatabaseSettings, address};
 pub use self::standbys::Unfit;
 

@@ -3,7 +3,6 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use deadpool::managed::{Manager, Metrics, RecycleError, RecycleResult};
 use deadpool_postgres::ClientWrapper;
@@ -13,16 +12,7 @@ use tracing::warn;
 use super::DatabaseError;
 use super::cancel::Canceller;
 use super::servers::{Connected, Server, Servers};
-use super::session;
-
-/// The time after which Postgres cancels a statement.
-const LIMIT_STATEMENTS: &str = "\
-    select set_config('statement_timeout', '30s', false)
-    where current_setting('statement_timeout')::interval not between interval '1 ms' and interval '30 s'";
-
-/// If a statement is not answered for this long, its connection counts as dead: its server may hang, and another one may have
-/// taken its place. This is longer than the time after which Postgres cancels a statement.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
+use super::session::{self, ANSWER_TIMEOUT, LIMIT_STATEMENTS};
 
 /// Makes connections of the pool, and lets go of those to a server that was given up.
 pub struct Connections {
@@ -45,30 +35,44 @@ struct State {
 }
 
 impl Pooled {
-    /// Waits for the result of statements on this connection. If it does not come in time, or its caller stops waiting, the connection
-    /// is given up.
+    /// Waits for the result of statements on this connection. If it does not come in time, the connection leaves the pool, because the
+    /// next user would wait as well.
     pub fn in_time<'a, T: 'a>(
         &'a self,
         statements: impl Future<Output = T> + Send + 'a,
     ) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
         // Boxed: the futures that wait for it, through many layers, stay small.
         let statements = Box::pin(statements);
-        let guard = self.guard();
-        async move { timeout(ANSWER_TIMEOUT, guard.run(statements)).await.map_err(|_| DatabaseError::NoAnswer) }
+        async move {
+            timeout(ANSWER_TIMEOUT, statements).await.map_err(|_| {
+                self.state.is_given_up.store(true, Ordering::Relaxed);
+                DatabaseError::NoAnswer
+            })
+        }
     }
 
-    /// Gives the connection up if statements on it are not waited for.
-    pub fn guard(&self) -> Guard {
-        Guard(Arc::clone(&self.state))
+    /// The same for statements that write nothing. They are cancelled if their caller stops waiting, too.
+    pub fn read_in_time<'a, T: 'a>(
+        &'a self,
+        statements: impl Future<Output = T> + Send + 'a,
+    ) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
+        let reading = Box::pin(self.reading().run(statements));
+        async move { timeout(ANSWER_TIMEOUT, reading).await.map_err(|_| DatabaseError::NoAnswer) }
+    }
+
+    /// For statements that write nothing, with a time limit of their own.
+    pub fn reading(&self) -> Reading {
+        Reading(Arc::clone(&self.state))
     }
 }
 
-/// Runs statements that somebody waits for.
-pub struct Guard(Arc<State>);
+/// Statements that write nothing.
+pub struct Reading(Arc<State>);
 
-impl Guard {
+impl Reading {
     /// If this future is dropped before its end, the connection leaves the pool, because the next user would wait for the statement that is
-    /// not finished, and that is cancelled.
+    /// not finished, and that is cancelled. One that writes must not be: if it waits for a standby, it is committed already, and a cancelled
+    /// one is seen, and confirmed to whoever repeats it, before the standby has it.
     pub async fn run<T>(self, statements: impl Future<Output = T>) -> T {
         let unfinished = Unfinished(&self.0);
         let result = statements.await;
@@ -83,7 +87,7 @@ struct Unfinished<'a>(&'a State);
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         self.0.is_given_up.store(true, Ordering::Relaxed);
-        self.0.canceller.cancel(());
+        self.0.canceller.cancel();
     }
 }
 

@@ -1,6 +1,8 @@
 //! The state of a session: the settings that each connection begins with, and what makes a session as good as new after it has run code
 //! that is not the sidecar's, such as hooks, handlers and an authorize function.
 
+use std::time::Duration;
+
 /// Names mean Postgres' own objects: with a path of the role's, whoever may create functions in `public`, say, could have one called
 /// instead, with the rights of the sidecar.
 pub const SEARCH_PATH: &str = "set search_path = pg_catalog, pg_temp";
@@ -11,6 +13,16 @@ const END_WHAT_IS_LOST: &str = "\
     set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; set tcp_user_timeout = '30s';
     select set_config('idle_in_transaction_session_timeout', '60s', false)
     where current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '60 s'";
+
+/// The time after which Postgres cancels a statement: 30 seconds, unless the operator's own setting is stricter. It does not count the time
+/// for which a commit waits for a standby.
+pub const LIMIT_STATEMENTS: &str = "\
+    select set_config('statement_timeout', '30s', false)
+    where current_setting('statement_timeout')::interval not between interval '1 ms' and interval '30 s'";
+
+/// If a statement is not answered for this long, its connection counts as dead: its server may hang, and another one may have
+/// taken its place. This is longer than the time after which Postgres cancels a statement.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// All that `discard all` forgets but the plans of functions, and it may be one of several statements. The value of `role` is not reset by
 /// `reset all`.

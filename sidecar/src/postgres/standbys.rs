@@ -117,7 +117,7 @@ impl Standbys {
             return Ok(up_to);
         }
         let client = primary().await?;
-        let row = client.in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await??;
+        let row = client.read_in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await??;
         let up_to = row.try_get(0)?;
         let mut replayed = self.replayed.lock();
         if replayed.asked == asked {
@@ -170,7 +170,7 @@ impl Standby {
     }
 
     async fn check(&self, client: &Pooled, servers: &Servers, up_to: PgLsn) -> Result<(), Unfit> {
-        let state = client.in_time(async {
+        let state = client.read_in_time(async {
             let state = client.prepare_cached(STATE).await?;
             client.query_one(&state, &[]).await
         });

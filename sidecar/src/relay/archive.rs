@@ -121,7 +121,7 @@ impl Pages {
             let client = reader.database().client().await?;
             let id = reader.id().as_str();
             let arguments: [&(dyn ToSql + Sync); 4] = [&id, &after, &PAGE_EVENTS, &PAGE_BYTES];
-            let row = client.in_time(client.query_one(PAGE, &arguments)).await??;
+            let row = client.read_in_time(client.query_one(PAGE, &arguments)).await??;
             let events = RawValue::from_string(row.try_get("events")?);
             let events = events.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
             let (last, head): (Option<i64>, i64) = (row.try_get("last")?, row.try_get("head")?);

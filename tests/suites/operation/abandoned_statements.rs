@@ -1,4 +1,4 @@
-//! Statements whose answer nobody waits for any more: Postgres is told to end them.
+//! Statements that take too long, and those whose answer nobody waits for any more: Postgres ends them.
 
 use std::time::Duration;
 
@@ -17,34 +17,52 @@ async fn at_work(database: &Database, statement: &str) -> Vec<i32> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Before, each try went on for as long as the hook took, on a connection of its own.
+/// Before, each try went on for as long as the hooks took, on a connection of its own. Postgres ends it after 30 s.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_takes_too_long_is_cancelled_and_tried_again() {
+async fn a_commit_that_takes_too_long_is_cancelled_and_its_pushes_are_tried_in_halves() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let admin = database.admin().await;
-    let hook = "create table public.pace (seconds float8); insert into public.pace values (600);
-        grant select on public.pace to public;
-        create function public.slow() returns trigger language plpgsql as
-            $$ begin perform pg_sleep(seconds) from public.pace; return new; end $$;
+    // The others arrive while the first push takes a second. Two in one transaction never end.
+    let hook = "create sequence public.calls;
+        grant all on public.calls to public;
+        create function public.slow() returns trigger language plpgsql as $$ begin
+            if nextval('public.calls') = 1 then
+                perform pg_sleep(1);
+            elsif exists (select from pg_locks where locktype = 'advisory' and objid = 4711 and pid = pg_backend_pid()) then
+                perform pg_sleep(600);
+            end if;
+            perform pg_advisory_xact_lock(4711);
+            return new;
+        end $$;
         create trigger slow before insert on livestore.eventlog_1 for each row execute function public.slow()";
     admin.batch_execute(hook).await.unwrap();
-    let caller = Caller::new(&sidecar, "slow");
-    let ends = async {
-        eventually("the commit begins", || async { !at_work(&database, "livestore.push_batch(").await.is_empty() })
-            .await;
-        let first = at_work(&database, "livestore.push_batch(").await;
-        admin.batch_execute("update public.pace set seconds = 0").await.unwrap();
-        // The sidecar gives up after 30 s.
-        eventually_within(Duration::from_secs(60), "the commit ends", || async {
-            !at_work(&database, "livestore.push_batch(").await.iter().any(|pid| first.contains(pid))
+    let callers = ["first", "second", "third"].map(|store| Caller::new(&sidecar, store));
+    let is_at_work = async || at_work(&database, "livestore.push_batch(").await;
+    let pushes = async {
+        let first = callers[0].write("electric", chain(0, 1));
+        let others = async {
+            eventually("the first push is there", async || !is_at_work().await.is_empty()).await;
+            tokio::join!(callers[1].write("electric", chain(0, 1)), callers[2].write("electric", chain(0, 1)))
+        };
+        let (first, (second, third)) = tokio::join!(first, others);
+        [first, second, third]
+    };
+    let meanwhile = async {
+        let calls = "select last_value from public.calls";
+        eventually("two are in one transaction", async || {
+            admin.query_one(calls, &[]).await.unwrap().get::<_, i64>(0) == 3
         })
         .await;
+        is_at_work().await.len()
     };
-    let (answer, ()) = tokio::join!(caller.write("electric", chain(0, 1)), ends);
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let stored = "select count(*) from livestore.events where store_id = 'slow'";
-    assert_eq!(admin.query_one(stored, &[]).await.unwrap().get::<_, i64>(0), 1);
+    let (answers, at_work) = tokio::join!(pushes, meanwhile);
+    assert_eq!(at_work, 1);
+    for answer in answers {
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let stored = "select count(*) from livestore.events";
+    assert_eq!(admin.query_one(stored, &[]).await.unwrap().get::<_, i64>(0), 3);
 }
 
 /// Before, it went on for 30 s, and whoever got the connection next waited for it.

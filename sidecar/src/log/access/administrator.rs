@@ -33,7 +33,6 @@ impl Administrator<'_> {
             return Err(ResetError::Database(DatabaseError::ReadOnly));
         }
         let mut client = self.0.database().client().await.map_err(ResetError::Database)?;
-        let guard = client.guard();
         let reset = async {
             let transaction = client.transaction().await?;
             // A large store takes long, so the operator's own setting applies.
@@ -41,7 +40,7 @@ impl Administrator<'_> {
             transaction.execute("select livestore.reset_store($1)", &[&self.0.id().as_str()]).await?;
             transaction.commit().await
         };
-        match guard.run(reset).await {
+        match reset.await {
             Ok(()) => Ok(()),
             Err(error) => match error.code() {
                 Some(code) if code.code() == codes::NO_STORE => Ok(()),

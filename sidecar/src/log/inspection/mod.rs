@@ -72,8 +72,8 @@ impl Inspection {
                 Some((client, _)) => client,
                 None => database.client().await?,
             };
-            let guard = client.guard();
-            let reading = async {
+            let reading = client.reading();
+            let rows = async {
                 let transaction = client.build_transaction().read_only(true).start().await?;
                 transaction.batch_execute(LIMIT).await?;
                 let parameters: Vec<&(dyn ToSql + Sync)> =
@@ -82,7 +82,7 @@ impl Inspection {
                 transaction.commit().await?;
                 Ok::<_, tokio_postgres::Error>(rows)
             };
-            match timeout(PATIENCE, guard.run(reading)).await {
+            match timeout(PATIENCE, reading.run(rows)).await {
                 Ok(rows) => Ok(rows?),
                 Err(_) => Err(DatabaseError::NoAnswer.into()),
             }

@@ -83,6 +83,6 @@ struct Served {
 async fn served(database: &Database) -> Result<Vec<Served>, DatabaseError> {
     let client = database.background_client().await?;
     let list = client.prepare_cached("select subscription, url from livestore.served_subscriptions()").await?;
-    let rows = client.in_time(client.query(&list, &[])).await??;
+    let rows = client.read_in_time(client.query(&list, &[])).await??;
     rows.iter().map(|row| Ok(Served { name: row.try_get(0)?, url: row.try_get(1)? })).collect()
 }

@@ -92,7 +92,7 @@ impl Claims {
             let row = client.query_one(&has_followed, &[&since.as_secs_f64(), &SKEW]).await?;
             Ok((row.try_get(0)?, read_status(&client, store).await?))
         };
-        client.in_time(looked).await?
+        client.read_in_time(looked).await?
     }
 }
 

@@ -65,7 +65,7 @@ pub async fn status(database: &Database, store: &StoreId) -> Result<Page, Databa
 /// the primary has to be read.
 pub async fn pull_from_standby(database: &Database, store: &StoreId, after: i64) -> Option<Page> {
     let (client, standby) = database.standby().await?;
-    match client.in_time(read_page(&client, store, after, PAGE_EVENTS)).await.and_then(|page| page) {
+    match client.read_in_time(read_page(&client, store, after, PAGE_EVENTS)).await.and_then(|page| page) {
         Ok(page) => (!page.events.is_empty() && page.remaining() > 0).then_some(page),
         Err(DatabaseError::EventsMissing { .. } | DatabaseError::UnreadableEvent { .. }) => None,
         Err(error) => {
@@ -82,7 +82,7 @@ pub async fn read_status(client: &PoolClient, store: &StoreId) -> Result<Page, D
 
 async fn page(database: &Database, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {
     let client = database.client().await?;
-    client.in_time(read_page(&client, store, after, events)).await?
+    client.read_in_time(read_page(&client, store, after, events)).await?
 }
 
 async fn read_page(client: &PoolClient, store: &StoreId, after: i64, events: i32) -> Result<Page, DatabaseError> {

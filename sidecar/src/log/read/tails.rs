@@ -142,7 +142,7 @@ impl Tails {
             let client = client.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
             let heads = "select livestore.head(w.store_id), livestore.backend_id(w.store_id)
                  from unnest($1::text[]) with ordinality w(store_id, position) order by w.position";
-            let rows = client.in_time(client.query(heads, &[&names])).await??;
+            let rows = client.read_in_time(client.query(heads, &[&names])).await??;
             for (store, row) in stores.iter().zip(rows) {
                 if let Some(tail) = self.get(store) {
                     // Nobody has told of events that were rewritten.

@@ -21,15 +21,13 @@ use crate::log::error::PushError;
 use crate::log::read::tails::Tails;
 use crate::log::store_id::StoreId;
 use crate::postgres::{
-    Backoff, Canceller, Connected, Database, DatabaseError, Server, is_disconnection, renew_session,
+    ANSWER_TIMEOUT, Backoff, Connected, Database, DatabaseError, LIMIT_STATEMENTS, Server, is_disconnection,
+    renew_session,
 };
 use crate::telemetry::metrics;
 
 /// If a push has waited for longer than this, and more pushes wait, new ones are refused.
 const QUEUE_TIME: Duration = Duration::from_secs(1);
-
-/// The time that Postgres may take for one group before its connection counts as dead: a broken one can be silent for minutes.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Commits the pushes of a [`super::queue::CommitQueue`], one transaction at a time: so the pushes of a store are committed,
 /// and reach its tail, in order. [`Held`] keeps the pushes that have to be tried again.
@@ -59,7 +57,6 @@ struct Connection {
     /// Marks the notifications of this connection's commits.
     source: Arc<str>,
     server: Option<Server>,
-    canceller: Canceller,
 }
 
 type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
@@ -216,7 +213,8 @@ impl Session {
                     is_repeated = true;
                     backoff.sleep().await;
                 }
-                // The error does not tell which push caused it, for example if a deferred trigger raised it at the commit.
+                // The error does not tell which push caused it, for example if a deferred trigger raised it at the commit, or if
+                // all of them together took too long.
                 // The halves are tried until it belongs to one push.
                 Err(CommitError::RolledBack(error)) if group.len() > 1 => {
                     metrics::not_committed("rolled_back");
@@ -275,26 +273,12 @@ impl Session {
             }
         };
         let query = join(renewing, client.query_typed(PUSH_BATCH, &arguments)).map(Ok);
-        let answers = timeout(STATEMENT_TIMEOUT, driven(driver, query)).await;
+        let answers = timeout(ANSWER_TIMEOUT, driven(driver, query)).await;
         drop(statements);
-        let Ok(answers) = answers else {
-            self.cancel();
-            return Err(CommitError::Unavailable(DatabaseError::NoAnswer));
-        };
-        let (renewed, rows) = answers?;
+        let (renewed, rows) = answers.map_err(|_| CommitError::Unavailable(DatabaseError::NoAnswer))??;
         renewed.map_err(|error| CommitError::Unavailable(error.into()))?;
         let rows = rows?;
         Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
-    }
-
-    /// Gives up the connection, and the statement on it: Postgres would go on with it, and each try would take another connection. The
-    /// request may be too late, so it is still not known whether the group was committed.
-    fn cancel(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            let canceller = connection.canceller.clone();
-            canceller.cancel(connection);
-        }
-        self.disown_connection();
     }
 
     /// Gives up the connection. Notifications of what it may still commit are heard from now on.
@@ -369,17 +353,17 @@ fn statement(request: &Span, pushes: usize) -> Span {
 }
 
 async fn connect(database: &Database) -> Result<Connection, CommitError> {
-    let Connected { client, connection, server, canceller } =
-        database.connect().await.map_err(CommitError::Unavailable)?;
+    let Connected { client, connection, server, .. } = database.connect().await.map_err(CommitError::Unavailable)?;
     let mut driver: Driver = connection.boxed().fuse();
     let preparing = async {
-        client.batch_execute(SKIP_HELD_STORES).await?;
+        let settings = format!("{SKIP_HELD_STORES}; {LIMIT_STATEMENTS}");
+        client.batch_execute(&settings).await?;
         let first = "select gen_random_uuid()::text, livestore.flavour() = 'portable'";
         let first = client.query_one(first, &[]).await?;
-        let renew = first.try_get::<_, bool>(1)?.then(|| renew_session(SKIP_HELD_STORES));
+        let renew = first.try_get::<_, bool>(1)?.then(|| renew_session(&settings));
         Ok((renew, first.try_get::<_, &str>(0)?.into()))
     };
-    let prepared = timeout(STATEMENT_TIMEOUT, driven(&mut driver, preparing)).await;
+    let prepared = timeout(ANSWER_TIMEOUT, driven(&mut driver, preparing)).await;
     let (renew, source) = match prepared {
         Ok(Ok(prepared)) => prepared,
         // The error belongs to the connection and not to a push, so the pushes are tried again.
@@ -387,7 +371,7 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
         Ok(Err(unavailable)) => return Err(unavailable),
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
     };
-    Ok(Connection { client, driver, renew, source, server, canceller })
+    Ok(Connection { client, driver, renew, source, server })
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{Clock, Disk, Machine};
 
-/// Few connections, so that they can be exhausted; little WAL, so that a disk is soon full. Deadlocks and checkpoints as ever.
-const SETTINGS: &str = "max_connections = 60\nmax_wal_size = '64MB'\nmin_wal_size = '32MB'\ncheckpoint_timeout = '30s'";
+/// As many connections as `check` asks for three sidecars and the sessions of a run, so that some are left when nothing exhausts them; little WAL, so that a disk is soon full. Deadlocks and checkpoints as ever.
+const SETTINGS: &str =
+    "max_connections = 120\nmax_wal_size = '64MB'\nmin_wal_size = '32MB'\ncheckpoint_timeout = '30s'";
 
 /// A standby goes on where it was after its primary was away, and soon.
 const STANDBY_SETTINGS: &str = "\nwal_keep_size = '64MB'\nwal_retrieve_retry_interval = '500ms'";
