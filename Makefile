@@ -67,9 +67,10 @@ install: extension ## build the extension and install it into the Postgres of $P
 extension: ## build the extension
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)
 
-docs: ## write docs/configuration.md from the sidecar's --help
+docs: ## write docs/configuration.md from the sidecar's --help, and the docs as a site in target/site
 	cargo build --locked -p livestore-sidecar
 	docs/generate target/debug/livestore-sidecar > docs/configuration.md
+	docs/site/build
 
 sidecar: ## build target/release/livestore-sidecar
 	cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore-sidecar

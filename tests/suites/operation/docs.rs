@@ -172,6 +172,20 @@ fn every_link_between_pages_leads_somewhere() {
     assert!(count > 50, "{count} links");
 }
 
+/// The contents of the site, too, and mdBook makes no page of what is not in them.
+#[test]
+fn the_contents_of_the_documentation_have_every_page_once() {
+    let contents = std::fs::read_to_string(root().join("docs/README.md")).unwrap();
+    let links = contents.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let mut listed: Vec<String> =
+        links.map(|link| link.strip_prefix("../").map_or_else(|| format!("docs/{link}"), String::from)).collect();
+    let mut there = pages();
+    there.retain(|page| page != "docs/README.md");
+    listed.sort();
+    there.sort();
+    assert_eq!(listed, there);
+}
+
 #[test]
 fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();

@@ -31,6 +31,7 @@ mod make_run;
 mod memory;
 mod metrics;
 mod namesakes;
+mod npm_launcher;
 mod overload;
 mod page_cache;
 mod poolers;

@@ -1,0 +1,69 @@
+//! `npx livestore-sidecar`: the packages as they are packed, installed by npm.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use livestore_tests::cluster::Database;
+use livestore_tests::sidecar::Start;
+use livestore_tests::{eventually, free_port, root};
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+/// Installs packed packages into a folder, as npm does it without a network.
+fn install(folder: &Path, packages: &[String]) -> std::path::PathBuf {
+    std::fs::create_dir(folder).unwrap();
+    std::fs::write(folder.join("package.json"), "{}").unwrap();
+    run(Command::new("npm")
+        .args(["install", "--offline", "--no-audit", "--no-fund"])
+        .args(packages)
+        .current_dir(folder));
+    folder.join("node_modules/.bin/livestore-sidecar")
+}
+
+#[tokio::test]
+async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let platform = format!("linux-{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" });
+    let program = Start::program();
+    let pack = |out: &str| -> Vec<String> {
+        let packed = run(Command::new(root().join("packaging/npm/pack"))
+            .arg(folder.path().join(out))
+            .arg(format!("{platform}={}", program.get_program().display())));
+        String::from_utf8(packed.stdout).unwrap().lines().map(String::from).collect()
+    };
+    let packages = pack("packed");
+    let [of_platform, launcher] = &packages[..] else { panic!("{packages:?}") };
+    let again = pack("again");
+    for (one, other) in packages.iter().zip(&again) {
+        assert!(std::fs::read(one).unwrap() == std::fs::read(other).unwrap(), "{one} is another one when packed again");
+    }
+
+    let launch = install(&folder.path().join("app"), &[launcher.clone(), of_platform.clone()]);
+    let version = run(Command::new(&launch).arg("--version"));
+    assert_eq!(String::from_utf8_lossy(&version.stdout), format!("livestore-sidecar {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(Command::new(&launch).arg("--no-such").stderr(Stdio::null()).status().unwrap().code(), Some(2));
+
+    // What a supervisor sends to the launcher reaches the program, which ends as it does by itself.
+    let database = Database::new().await;
+    let port = free_port();
+    let mut child = Command::new(&launch)
+        .args(["--listen", &format!("127.0.0.1:{port}"), "--shutdown-delay", "0s"])
+        .env("DATABASE_URL", database.url("sidecar"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let serves = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
+    eventually("the sidecar serves", || async { serves() }).await;
+    run(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!serves());
+
+    let launch = install(&folder.path().join("without"), &[launcher.clone()]);
+    let output = Command::new(&launch).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains(&format!("no program for {platform}")), "{error}");
+}
