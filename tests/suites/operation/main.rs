@@ -4,6 +4,7 @@ mod abandoned_statements;
 mod asking;
 mod auth;
 mod auth_keys;
+mod auth_recipes;
 mod authorize;
 mod authorize_url;
 mod browsers;
