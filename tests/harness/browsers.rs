@@ -96,6 +96,10 @@ impl Browser {
         answer.unwrap_or_else(|error| panic!("{method} in browser {}: {error}", self.name))
     }
 
+    pub async fn sign_in(&self, email: &str, password: &str) {
+        self.call("signIn", json!({"email": email, "password": password})).await;
+    }
+
     pub async fn add(&self, text: &str) {
         self.call("add", json!({"text": text})).await;
     }

@@ -22,6 +22,7 @@ pub mod rpc;
 pub mod shape;
 pub mod sidecar;
 pub mod sse;
+pub mod supabase;
 pub mod tokens;
 pub mod witness;
 

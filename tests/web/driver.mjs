@@ -5,6 +5,7 @@
  *     serve      {}                          → the URL of the app
  *     open       {profile, directory, url}     starts a browser with its user data in the directory, and opens the URL
  *     tab        {profile, of, url}            opens one more tab in the browser of another profile, under this name
+ *     signIn     {profile, email, password}    fills in the form of examples/supabase-auth, and sends it
  *     add        {profile, text}               types a todo and presses Enter
  *     complete   {profile, text}               checks the box of a todo
  *     todos      {profile}                   → [{text, completed}, …] in the order of the page
@@ -90,6 +91,12 @@ const load = async (page, url) => {
   await page.getByRole('heading', { name: 'Todos' }).waitFor()
 }
 
+const signIn = async ({ profile, email, password }) => {
+  await pageOf(profile).getByLabel('Email').fill(email)
+  await pageOf(profile).getByLabel('Password').fill(password)
+  await pageOf(profile).getByRole('button', { name: 'Sign in' }).click()
+}
+
 const todoOf = (page, text) => page.getByRole('listitem').filter({ has: page.getByText(text, { exact: true }) })
 
 const add = async ({ profile, text }) => {
@@ -156,6 +163,7 @@ serve({
   createAll,
   ids,
   syncState,
+  signIn,
   add,
   complete,
   todos,

@@ -9,6 +9,7 @@ use livestore_tests::browsers::Browsers;
 use livestore_tests::client::newer_node;
 use livestore_tests::cluster::Database;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::supabase::{Supabase, user_of};
 use livestore_tests::{eventually, root};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -69,6 +70,19 @@ impl Example {
     async fn install_with_pnpm(&self) {
         let pnpm = root().join("tests/clients/node_modules/pnpm/bin/pnpm.mjs");
         self.run(newer_node(), &[pnpm.to_str().unwrap(), "install", "--frozen-lockfile"]).await;
+    }
+
+    /// Its page, by Vite, and the URL of it.
+    async fn serve(&self, settings: &[(&str, &str)]) -> (Running, String) {
+        let port = livestore_tests::free_port().to_string();
+        let arguments = ["run", "dev", "--", "--host", "127.0.0.1", "--port", &port, "--strictPort"];
+        let vite = self.start("npm", &arguments, settings);
+        eventually("Vite serves the page", || async {
+            assert!(!vite.printed().contains("error"), "{}", vite.printed());
+            vite.printed().contains("ready in")
+        })
+        .await;
+        (vite, format!("http://127.0.0.1:{port}/"))
     }
 
     /// A script of the example that goes on until this is dropped.
@@ -151,21 +165,10 @@ async fn the_example_for_react_syncs_two_browsers() {
     let sidecar = Sidecar::on(&database).await;
     let example = Example::copy("react");
     example.install_with_npm().await;
-    let port = livestore_tests::free_port().to_string();
     let url = sidecar.url();
-    let vite = example.start(
-        "npm",
-        &["run", "dev", "--", "--host", "127.0.0.1", "--port", &port, "--strictPort"],
-        &[("VITE_SYNC_URL", &url)],
-    );
-    eventually("Vite serves the page", || async {
-        assert!(!vite.printed().contains("error"), "{}", vite.printed());
-        vite.printed().contains("ready in")
-    })
-    .await;
+    let (_vite, page) = example.serve(&[("VITE_SYNC_URL", &url)]).await;
 
     let browsers = Browsers::new();
-    let page = format!("http://127.0.0.1:{port}/");
     let first = browsers.open("first", &page).await;
     first.add("buy milk").await;
     let second = browsers.open("second", &page).await;
@@ -177,6 +180,51 @@ async fn the_example_for_react_syncs_two_browsers() {
     assert_eq!((first.errors().await, second.errors().await), (vec![], vec![]));
     let stored = "select count(*) from livestore.events where store_id = 'todos'";
     assert_eq!(database.admin().await.query_one(stored, &[]).await.unwrap().get::<_, i64>(0), 3);
+}
+
+/// Signs in with Supabase's client, and goes on after its token has expired.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_for_supabase_syncs_a_user_and_renews_the_token() {
+    const LIFETIME: i64 = 6;
+    let supabase = Supabase::start(LIFETIME).await;
+    let database = Database::new().await;
+    let example = Example::copy("supabase-auth");
+    example.install_with_npm().await;
+    let readme = std::fs::read_to_string(example.path().join("README.md")).unwrap();
+    let mut start = Start::new(database.url("sidecar"));
+    for setting in
+        readme.split("```sh\n").nth(1).unwrap().lines().filter_map(|line| line.trim().strip_prefix("export "))
+    {
+        for (name, value) in setting.split(' ').filter_map(|setting| setting.split_once('=')) {
+            let value = value.trim_matches('\'').replace("https://abcdefghijklmnopqrst.supabase.co", &supabase.url);
+            start = start.environment(name, &value);
+        }
+    }
+    let sidecar = start.ready().await;
+    let settings = [("VITE_SYNC_URL", sidecar.url()), ("VITE_SUPABASE_URL", supabase.url.clone())];
+    let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
+    let settings = [&settings[..], &[("VITE_SUPABASE_KEY", "sb_publishable_test")]].concat();
+    let (_vite, page) = example.serve(&settings).await;
+
+    let browsers = Browsers::new();
+    let ann = browsers.open("ann", &page).await;
+    ann.sign_in("ann@example.com", "secret").await;
+    ann.add("buy milk").await;
+    let admin = database.admin().await;
+    let store = format!("user-{}", user_of("ann@example.com"));
+    let stored = async || {
+        let todos = "select coalesce(string_agg(args->>'text', ', ' order by seq_num), '') from livestore.pull($1)";
+        admin.query_one(todos, &[&store]).await.unwrap().get::<_, String>(0)
+    };
+    eventually("the todo is in Postgres", async || stored().await == "buy milk").await;
+    let before = supabase.renewals();
+    tokio::time::sleep(Duration::from_secs(LIFETIME.unsigned_abs() + 1)).await;
+    ann.add("bake bread").await;
+    eventually("the next one, too", async || stored().await == "buy milk, bake bread").await;
+    assert!(supabase.renewals() > before, "the worker asks for a new token");
+    let others = "select livestore.commit($1, 'todoCreated', '{\"id\": \"9\", \"text\": \"rest\"}')";
+    admin.query_one(others, &[&store]).await.unwrap();
+    ann.shows(&["buy milk", "bake bread", "rest"]).await;
 }
 
 /// A hook, a handler, a webhook and a commit from SQL.
@@ -222,6 +270,31 @@ async fn the_example_of_orders_reacts_to_events() {
     eventually("its orders are gone", async || order().await.is_none()).await;
 }
 
+/// The server sees ciphertext, and so does a device with another passphrase.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_encryption_shows_notes_only_to_those_with_the_passphrase() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let example = Example::copy("encryption");
+    example.install_with_npm().await;
+    let (node, url) = (newer_node(), sidecar.url());
+    let start = |data: &str, passphrase: &str, note: &[&str]| {
+        let settings = [("DATA", data), ("PASSPHRASE", passphrase), ("SYNC_URL", &url)];
+        example.start(node.to_str().unwrap(), &[&["main.ts"], note].concat(), &settings)
+    };
+    let first = start("data", "my secret", &["buy milk"]);
+    let (second, stranger) = (start("data-2", "my secret", &[]), start("data-3", "a guess", &[]));
+    for client in [&first, &second] {
+        eventually("it can read the note", || async { client.printed().contains("buy milk") }).await;
+    }
+    eventually("the stranger cannot", || async { stranger.printed().contains("does not open it") }).await;
+    assert!(!stranger.printed().contains("buy milk"), "{}", stranger.printed());
+    let stored = "select name, args::text from livestore.events where store_id = 'notes'";
+    let row = database.admin().await.query_one(stored, &[]).await.unwrap();
+    let (name, args): (String, String) = (row.get(0), row.get(1));
+    assert!(name == "noteCreated" && args.contains("\"iv\"") && !args.contains("buy milk"), "{name} {args}");
+}
+
 /// There is no device to run it on.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_example_for_expo_compiles_and_is_bundled() {
@@ -236,7 +309,7 @@ async fn the_example_for_expo_compiles_and_is_bundled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pnpm_installs_the_examples_and_they_compile() {
-    for name in ["node", "react", "expo", "orders"] {
+    for name in ["node", "react", "expo", "orders", "supabase-auth", "encryption"] {
         let example = Example::copy(name);
         example.install_with_pnpm().await;
         example.run(newer_node(), &["node_modules/typescript/bin/tsc"]).await;

@@ -219,6 +219,27 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
     assert!(manifests.iter().all(|manifest| manifest["overrides"] == overrides["overrides"]), "{overrides}");
 }
 
+/// So that they are run: by the tests of the examples.
+#[test]
+fn the_code_of_auth_and_encryption_is_that_of_their_examples() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    let blocks = |page: &str, language: &str| {
+        let (text, fence) = (read(page), format!("```{language}\n"));
+        let blocks = text.split(&fence).skip(1);
+        blocks.map(|block| block.split("```").next().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let send_token = read("examples/supabase-auth/src/send-token.ts");
+    assert!(blocks("docs/auth.md", "ts").contains(&send_token));
+    let readme = read("examples/supabase-auth/README.md").replace("\n   ", "\n");
+    assert!(readme.contains(&blocks("docs/auth.md", "sh")[0]), "{readme}");
+    let [schema, crypto] = &blocks("docs/encryption.md", "ts")[..] else { panic!("two blocks") };
+    let (_, of_page) = schema.split_once("\n\n").unwrap();
+    assert!(read("examples/encryption/schema.ts").contains(of_page));
+    assert!(read("examples/encryption/crypto.ts").contains(&**crypto));
+    let todos = ["react", "supabase-auth"].map(|name| read(&format!("examples/{name}/src/schema.ts")));
+    assert_eq!(todos[0], todos[1]);
+}
+
 /// The names that a snippet takes from the reader's app.
 const OF_THE_APP: &str = "declare const schema: import('@livestore/livestore').LiveStoreSchema.Any
 declare const adapter: import('@livestore/livestore').Adapter

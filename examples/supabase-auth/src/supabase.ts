@@ -1,0 +1,35 @@
+import { createClient } from '@supabase/supabase-js'
+import { useEffect, useState } from 'react'
+
+export const supabase = createClient(import.meta.env.VITE_SUPABASE_URL, import.meta.env.VITE_SUPABASE_KEY)
+
+// The worker that syncs cannot see the session, so this page tells it the token: when it changes, and when the worker asks.
+const channel = new BroadcastChannel('access-token')
+channel.onmessage = async ({ data }) => {
+  if (data.isWanted !== true) return
+  // Renews the token first if it has expired, as after a computer has slept.
+  const { session } = (await supabase.auth.getSession()).data
+  if (session !== null) channel.postMessage({ token: session.access_token })
+}
+
+const USER = 'user-id'
+
+/** The user who is signed in, or null. Remembered, so that the app starts without a network, when no token can be renewed. */
+export const useUserId = () => {
+  const [userId, setUserId] = useState(() => localStorage.getItem(USER))
+  useEffect(() => {
+    const { subscription } = supabase.auth.onAuthStateChange((event, session) => {
+      if (session !== null) {
+        channel.postMessage({ token: session.access_token })
+        localStorage.setItem(USER, session.user.id)
+        setUserId(session.user.id)
+      } else if (event === 'SIGNED_OUT') {
+        localStorage.removeItem(USER)
+        // Ends the store and its worker.
+        location.reload()
+      }
+    }).data
+    return () => subscription.unsubscribe()
+  }, [])
+  return userId
+}
