@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{PATIENCE, root};
+use crate::{PATIENCE, bundle, root};
 
 /// A Node process with one of the drivers.
 #[derive(Clone)]
@@ -121,9 +121,11 @@ impl Node {
 
     /// With what the client logs going there.
     fn start_with(node: &Path, script: &Path, log: Stdio) -> Self {
-        let clients = root().join("tests/clients");
+        let program = root().join("tests/clients").join(script);
+        // Playwright is no package for a bundle: it starts programs that are among its files.
+        let is_bundled = !script.starts_with("../web");
         let mut child = Command::new(node)
-            .arg(clients.join(script))
+            .arg(if is_bundled { bundle::of(&program) } else { program })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log)

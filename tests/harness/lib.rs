@@ -3,6 +3,7 @@
 
 pub mod breaker;
 pub mod browsers;
+mod bundle;
 pub mod client;
 pub mod cluster;
 pub mod collector;
