@@ -33,9 +33,11 @@ async fn the_extension_is_created_from_a_folder_of_its_own() {
         let from = Path::new(String::from_utf8(answer.stdout).unwrap().trim()).join(within);
         copy(&from, &folder.path().join(to));
     }
-    // Not where it is installed.
+    // Before the folders in which it is installed, too.
     let at = folder.path().display();
-    for setting in [format!("extension_control_path = '{at}/share'"), format!("dynamic_library_path = '{at}/lib'")] {
+    for setting in
+        [format!("extension_control_path = '{at}/share:$system'"), format!("dynamic_library_path = '{at}/lib:$libdir'")]
+    {
         superuser.batch_execute(&format!("alter system set {setting}")).await.unwrap();
     }
     superuser.batch_execute("select pg_reload_conf()").await.unwrap();

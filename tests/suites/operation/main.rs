@@ -12,6 +12,7 @@ mod check;
 mod cluster_managers;
 mod command_line;
 mod commit_log;
+mod compose_tls;
 mod connections;
 mod demo;
 mod dependencies;
