@@ -32,6 +32,7 @@ mod memory;
 mod metrics;
 mod namesakes;
 mod npm_launcher;
+mod orphans;
 mod overload;
 mod page_cache;
 mod poolers;
