@@ -23,6 +23,7 @@ pub mod shape;
 pub mod sidecar;
 pub mod sse;
 pub mod tokens;
+pub mod watchdog;
 pub mod witness;
 
 use std::future::Future;

@@ -35,6 +35,7 @@ mod memory;
 mod metrics;
 mod namesakes;
 mod npm_launcher;
+mod orphans;
 mod overload;
 mod page_cache;
 mod poolers;
