@@ -27,7 +27,7 @@ fn python() -> Command {
     command
 }
 
-/// What a command prints, or the reason for which it fails.
+/// Runs a command, and returns its output, or the reason for which it fails.
 fn output(command: &mut Command) -> Result<String, String> {
     let output = command.output().unwrap();
     let [printed, reason] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());

@@ -112,12 +112,15 @@ async fn clients_with_tokens_sync_through_caddy_over_tls() {
     assert_eq!(status(&authority, &format!("http://localhost:{plain}/healthz")), "308", "http leads to https");
 
     let node = Node::sync_backend_trusting(&authority);
+    // Each user has one store, and no other one with a name that begins like it.
+    let secret = Signer::secret(&variables["LIVESTORE_JWT_SECRET"]);
+    let with_token_of = |subject: &str| json!({"authToken": secret.token(subject)});
     let open = async |dialect: &str, payload: Value| {
         let url = if dialect == "cf-ws" { format!("wss://{site}") } else { format!("https://{site}") };
         node.open_with(dialect, &url, &format!("user-ann-{dialect}"), json!({"payload": payload, "url": url})).await
     };
-    let with_token = json!({"authToken": Signer::secret(&variables["LIVESTORE_JWT_SECRET"]).token("ann")});
     for dialect in ["cf-ws", "cf-http"] {
+        let with_token = with_token_of(&format!("ann-{dialect}"));
         let (writer, reader) = (open(dialect, with_token.clone()).await, open(dialect, with_token.clone()).await);
         writer.push(chain(0, 2)).await.unwrap_or_else(|error| panic!("{dialect}: {error}"));
         let mut live = reader.live(None).await;
@@ -125,6 +128,7 @@ async fn clients_with_tokens_sync_through_caddy_over_tls() {
         live.stop().await;
     }
     assert!(open("cf-http", json!({})).await.push(chain(2, 1)).await.is_err(), "without a token");
+    assert!(open("cf-http", with_token_of("ann")).await.push(chain(2, 1)).await.is_err(), "with another's token");
 
     // A request that finds no sidecar waits for the next one. The Caddy of Debian 12 spoils those with a body meanwhile.
     let at = sidecar.port();
