@@ -20,12 +20,12 @@ pub struct Browsers {
 impl Browsers {
     #[expect(clippy::new_without_default, reason = "it starts a process")]
     pub fn new() -> Self {
-        Self { node: Node::browsers(), folder: tempfile::tempdir().expect("a folder") }
+        Self { node: Node::browsers(), folder: crate::watchdog::folder() }
     }
 
     /// With what pages and workers log in a file.
     pub fn with_log(log: &Path) -> Self {
-        Self { node: Node::browsers_with_log(log), folder: tempfile::tempdir().expect("a folder") }
+        Self { node: Node::browsers_with_log(log), folder: crate::watchdog::folder() }
     }
 
     /// Serves the app; its URL for a sync backend at a port is [`page`].

@@ -48,6 +48,13 @@ impl Node {
         Self::start_on(&newer_node(), Path::new("sync-backend.mjs"))
     }
 
+    /// The same, for servers whose certificate an authority in this file has signed.
+    pub fn sync_backend_trusting(authority: &Path) -> Self {
+        let mut node = Command::new("node");
+        node.env("NODE_EXTRA_CA_CERTS", authority);
+        Self::run(node, Path::new("sync-backend.mjs"), Stdio::null())
+    }
+
     /// The client of sync backends of LiveStore 0.3: `../clients-0.3/sync-backend.mjs`.
     pub fn sync_backend_0_3() -> Self {
         Self::start(Path::new("../clients-0.3/sync-backend.mjs"))
@@ -121,10 +128,14 @@ impl Node {
 
     /// With what the client logs going there.
     fn start_with(node: &Path, script: &Path, log: Stdio) -> Self {
+        Self::run(Command::new(node), script, log)
+    }
+
+    fn run(mut node: Command, script: &Path, log: Stdio) -> Self {
         let program = root().join("tests/clients").join(script);
         // Playwright is no package for a bundle: it starts programs that are among its files.
         let is_bundled = !script.starts_with("../web");
-        let mut child = Command::new(node)
+        let mut child = node
             .arg(if is_bundled { bundle::of(&program) } else { program })
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

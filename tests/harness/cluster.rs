@@ -4,7 +4,6 @@ mod managed;
 mod standby;
 
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -350,14 +349,7 @@ fn watchdog(folder: &Path, first: &str) -> Child {
         "cat > /dev/null; cd /; {first} {user} {} -D {folder}/data -m immediate stop; rm -rf {folder}",
         pg_ctl.display()
     );
-    Command::new("sh")
-        .args(["-c", &script])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .expect("a shell")
+    crate::watchdog::shell(&script)
 }
 
 /// Puts the port and the folder of the socket into the settings of the data in this folder.

@@ -64,7 +64,7 @@ impl Device {
     /// # Errors
     /// The client's error, or null when its process has ended.
     pub async fn try_on(node: Node, name: &str, mut params: Value) -> Result<Self, Value> {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = crate::watchdog::folder();
         if params.get("storeId").is_none() {
             params["storeId"] = json!("todos");
         }

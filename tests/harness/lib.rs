@@ -24,6 +24,7 @@ pub mod sidecar;
 pub mod sse;
 pub mod supabase;
 pub mod tokens;
+pub mod watchdog;
 pub mod witness;
 
 use std::future::Future;

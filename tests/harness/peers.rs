@@ -29,7 +29,7 @@ impl SyncCf {
     /// From where `install-peers` has put it.
     pub async fn start(peers: &Path) -> Self {
         let port = free_port();
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = crate::watchdog::folder();
         let process = watched(&peers.join("sync-cf/node_modules/.bin/wrangler"))
             .args(["dev", "--local", "--ip", "127.0.0.1", "--port", &port.to_string(), "--inspector-port"])
             .arg(free_port().to_string())
@@ -69,7 +69,7 @@ impl S2Lite {
     /// The same with another interval at which appends are made durable, in the words of SlateDB, on which it is built.
     pub async fn start_with(peers: &Path, flush_interval: &str) -> Self {
         let port = free_port();
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = crate::watchdog::folder();
         let process = watched(&peers.join("s2-lite/bin/server"))
             .arg("--local-root")
             .arg(folder.path())

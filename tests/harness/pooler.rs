@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 use crate::cluster::{Database, is_root};
-use crate::free_port;
+use crate::{free_port, watchdog};
 
 /// A pooler that runs. It ends when this is dropped.
 pub struct Pooler {
@@ -18,7 +18,7 @@ pub struct Pooler {
 impl Pooler {
     /// In front of the cluster of a database, with these lines in its configuration, e.g. `pool_mode = session`.
     pub async fn start(database: &Database, settings: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = watchdog::folder();
         let port = free_port();
         let child = run(folder.path(), port, database, settings);
         let pooler = Self { folder, port, child };
@@ -74,5 +74,7 @@ fn run(folder: &Path, port: u16, database: &Database, settings: &str) -> Child {
         command.args(["-u", "postgres"]);
     }
     command.arg("-q").arg(configuration).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("pgbouncer; was it installed with packaging/install-prerequisites test?")
+    let child = command.spawn().expect("pgbouncer; was it installed with packaging/install-prerequisites test?");
+    watchdog::watch(child.id());
+    child
 }

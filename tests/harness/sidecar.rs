@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::PATIENCE;
 use crate::cluster::Database;
+use crate::{PATIENCE, watchdog};
 
 /// A sidecar that runs. It is killed when this is dropped.
 pub struct Sidecar {
@@ -111,6 +111,7 @@ impl Start {
     /// Starts it and waits until it serves; whether the database is there is another question.
     pub fn serve(self) -> Sidecar {
         let mut child = self.command().spawn().expect("the sidecar; was it built?");
+        watchdog::watch(child.id());
         let log = Arc::new(Mutex::new(Vec::new()));
         let ports = collect(child.stderr.take().expect("stderr"), Arc::clone(&log));
         match ports.recv_timeout(PATIENCE) {

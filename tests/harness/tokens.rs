@@ -63,7 +63,7 @@ impl Signer {
         kind: &[&str],
         parse: impl FnOnce(&[u8]) -> jsonwebtoken::errors::Result<EncodingKey>,
     ) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        let folder = crate::watchdog::folder();
         let (private, public) = (folder.path().join("private.pem"), folder.path().join("public.pem"));
         openssl(Command::new("openssl").arg("genpkey").arg("-out").arg(&private).arg("-algorithm").args(kind));
         openssl(Command::new("openssl").args(["pkey", "-pubout", "-in"]).arg(&private).arg("-out").arg(&public));

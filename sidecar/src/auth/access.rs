@@ -27,7 +27,7 @@ pub struct Rule {
     access: Access,
 }
 
-/// A rule of the operator for all tokens, e.g. `user-{sub}-*=write`: `{sub}` stands for the subject of the token.
+/// A rule of the operator for all tokens, e.g. `user-{sub}=write`: `{sub}` stands for the subject of the token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Rule);
 
@@ -50,7 +50,7 @@ impl Access {
 pub enum RuleError {
     #[error("{0:?} is not read, write or admin")]
     Access(String),
-    #[error("a rule is written <store>=<access>, e.g. user-{{sub}}-*=write")]
+    #[error("a rule is written <store>=<access>, e.g. user-{{sub}}=write")]
     Form,
     #[error("a rule begins with the name of a store, or * for all")]
     NoStore,

@@ -56,7 +56,7 @@ pub struct AuthSettings {
     access_claim: String,
 
     /// Access that every token gives in addition to its claim. {sub} stands for the subject of the token, e.g.
-    /// user-{sub}-*=write. *=write allows to read and write all stores.
+    /// user-{sub}=write. *=write allows to read and write all stores.
     #[arg(long, env = "LIVESTORE_ALLOW", value_name = "STORE=ACCESS", value_delimiter = ',')]
     allow: Vec<Template>,
 

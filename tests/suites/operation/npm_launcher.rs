@@ -47,7 +47,7 @@ async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
     assert_eq!(String::from_utf8_lossy(&version.stdout), format!("livestore-sidecar {}\n", env!("CARGO_PKG_VERSION")));
     assert_eq!(Command::new(&launch).arg("--no-such").stderr(Stdio::null()).status().unwrap().code(), Some(2));
 
-    // What a supervisor sends to the launcher reaches the program, which ends as it does by itself.
+    // A signal of a supervisor to the launcher reaches the program, which ends as it does by itself.
     let database = Database::new().await;
     let port = free_port();
     let mut child = Command::new(&launch)
@@ -62,7 +62,7 @@ async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!serves());
 
-    let launch = install(&folder.path().join("without"), &[launcher.clone()]);
+    let launch = install(&folder.path().join("without"), std::slice::from_ref(launcher));
     let output = Command::new(&launch).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && error.contains(&format!("no program for {platform}")), "{error}");

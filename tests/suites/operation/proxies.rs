@@ -54,7 +54,7 @@ async fn start(port: u16, folder: TempDir, command: &mut Command) -> Proxy {
     proxy
 }
 
-fn program(path: &str) -> Command {
+pub fn program(path: &str) -> Command {
     Command::new(root().join("target/proxies").join(path))
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use jsonwebtoken::dangerous::insecure_decode;
 use livestore_tests::client::newer_node;
-use livestore_tests::cluster::Database;
+use livestore_tests::cluster::{Database, bin};
 use livestore_tests::root;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{WITH_SECRET, token};
@@ -220,4 +220,33 @@ async fn a_device_that_connects_as_the_page_on_the_relay_does_is_answered() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(answer["type"], json!("pull_response"), "{answer}");
+}
+
+/// With a cluster of the tests in the place of the machine's, whose socket is elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_for_a_debian_machine_make_a_database_and_settings_for_a_sidecar() {
+    let (database, folder) = (Database::alone().await, tempfile::tempdir().unwrap());
+    let cluster = database.cluster();
+    let [create] = &snippets("docs/install.md", "sh debian-database")[..] else { panic!("one block") };
+    let [settings] = &snippets("docs/install.md", "sh debian-settings")[..] else { panic!("one block") };
+    let written = "/etc/livestore-sync/sidecar.env";
+    assert!(settings.contains(written));
+    let file = folder.path().join("sidecar.env");
+    let settings = settings.replace(written, &file.display().to_string());
+    let programs = bin("psql");
+    shell(&format!(
+        "export PATH={}:$PATH PGHOST=127.0.0.1 PGPORT={} PGUSER=postgres\n\
+         sudo() {{ if [ \"$1\" = -u ]; then shift 2; fi; \"$@\"; }}\n{create}{settings}",
+        programs.parent().unwrap().display(),
+        cluster.port()
+    ));
+    let settings = std::fs::read_to_string(file).unwrap();
+    let mut start = Start::new(cluster.url("livestore-sidecar", "app"));
+    for (name, value) in settings.lines().map(|line| line.split_once('=').unwrap()) {
+        match name {
+            "DATABASE_URL" => assert_eq!(value, "postgres://livestore-sidecar@%2Frun%2Fpostgresql/app"),
+            _ => start = start.environment(name, value),
+        }
+    }
+    start.ready().await;
 }

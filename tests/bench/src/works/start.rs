@@ -16,6 +16,7 @@ pub async fn all(ours: &Ours, size: &Size) -> Vec<Section> {
         let start = Instant::now();
         let mut process = Start::new(ours.database.url("sidecar")).port(port).command();
         let mut process = process.stderr(std::process::Stdio::null()).spawn().expect("the sidecar");
+        livestore_tests::watchdog::watch(process.id());
         while livestore_tests::sidecar::http_get(port, "/readyz").await.0 != 200 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -27,7 +27,7 @@ impl Clock {
         let installed = installed.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
         let named = std::env::var_os("LIVESTORE_FAKETIME").map(PathBuf::from);
         let library = named.into_iter().chain(installed).find(|path| path.exists())?;
-        let folder = tempfile::tempdir().ok()?;
+        let folder = livestore_tests::watchdog::folder();
         // Postgres is another user.
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).ok()?;
         Some(Self { library, folder })

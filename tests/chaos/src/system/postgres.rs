@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{Clock, Disk, Machine};
 
-/// As many connections as `check` asks for three sidecars and the sessions of a run, so that some are left when nothing exhausts them; little WAL, so that a disk is soon full. Deadlocks and checkpoints as ever.
+/// As many connections as `check` asks for three sidecars and the sessions of a run, so that some are left when nothing exhausts them;
+/// little WAL, so that a disk is soon full. Deadlocks and checkpoints as ever.
 const SETTINGS: &str =
     "max_connections = 120\nmax_wal_size = '64MB'\nmin_wal_size = '32MB'\ncheckpoint_timeout = '30s'";
 
