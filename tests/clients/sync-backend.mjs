@@ -8,10 +8,11 @@
  *     ping        {client}                      waits for the *next* pong, see the README
  *     isConnected {client}                    → boolean
  *     backendId   {client}                    → the id of the log that the client has seen, or null
- *     pull        {client, cursor?}           → {pages: [{batch, pageInfo}]}
+ *     pull        {client, cursor?}           → {pages: [{batch, pageInfo, backendId}]}
  *     live        {client, sub, cursor?}        then events "page" and one last "end" or "fail"
  *     stop        {sub}                         answers when the stream has ended
  *     push        {client, batch}
+ *     giveUp      {client}                      ends its pushes, as LiveStore does before it pushes anew; they fail
  *     close       {client}
  *     native      {origin, token}               from now on WebSockets are as in React Native
  *
@@ -58,7 +59,7 @@ const dialects = {
 /** The key under which a client keeps the id of the log it follows; a full client keeps it in its eventlog. */
 const BACKEND_ID_KEY = 'backendId'
 
-/** @type {Map<string, { backend: any, scope: any, storage: any, metadata: Map<number, any> }>} */
+/** @type {Map<string, { backend: any, scope: any, storage: any, metadata: Map<number, any>, pushes: Set<any> }>} */
 const clients = new Map()
 /** @type {Map<string, any>} The fibers of the live pulls, by `sub`. */
 const subscriptions = new Map()
@@ -94,7 +95,7 @@ const open = async ({ client, dialect, url, storeId, payload, options = {}, back
       return { backend, storage }
     }).pipe(Effect.provide(context), Scope.extend(scope)),
   )
-  clients.set(client, { ...opened, scope, metadata: new Map() })
+  clients.set(client, { ...opened, scope, metadata: new Map(), pushes: new Set() })
 }
 
 const backendId = async ({ client }) =>
@@ -102,7 +103,7 @@ const backendId = async ({ client }) =>
 
 /** @returns {Stream.Stream<any, any>} The pages of a pull, in the form in which the test reads them. */
 const pages = ({ client, cursor, live }) => {
-  const { backend, metadata } = clientNamed(client)
+  const { backend, storage, metadata } = clientNamed(client)
   const from = Option.fromNullable(cursor).pipe(
     // Some dialects resume from what came with an event, not from its number.
     Option.map((seqNum) => ({ eventSequenceNumber: seqNum, metadata: metadata.get(seqNum) ?? Option.none() })),
@@ -112,7 +113,14 @@ const pages = ({ client, cursor, live }) => {
     Stream.tap(({ batch }) =>
       Effect.sync(() => batch.forEach((event) => metadata.set(event.eventEncoded.seqNum, event.metadata))),
     ),
-    Stream.map(({ batch, pageInfo }) => ({ batch: batch.map(eventOnTheWire), pageInfo })),
+    // A full client keeps the events of a page and the id of their log together.
+    Stream.mapEffect(({ batch, pageInfo }) =>
+      Effect.map(storage.get(BACKEND_ID_KEY), (backendId) => ({
+        batch: batch.map(eventOnTheWire),
+        pageInfo,
+        backendId: Option.getOrUndefined(backendId),
+      })),
+    ),
   )
 }
 
@@ -134,6 +142,19 @@ const live = async ({ client, sub, cursor }) => {
   )
   await run(Effect.map(pulling, (fiber) => subscriptions.set(sub, fiber)))
 }
+
+const push = async ({ client, batch }) => {
+  const { backend, scope, pushes } = clientNamed(client)
+  const fiber = await run(Effect.forkIn(backend.push(batch), scope))
+  pushes.add(fiber)
+  try {
+    await run(Fiber.join(fiber))
+  } finally {
+    pushes.delete(fiber)
+  }
+}
+
+const giveUp = ({ client }) => run(Fiber.interruptAll(clientNamed(client).pushes))
 
 /** Each live pull ends with exactly one event. Being stopped is an end, not a failure. */
 const announceEnd = (sub, exit) => {
@@ -161,7 +182,8 @@ serve({
   pull,
   live,
   stop,
-  push: ({ client, batch }) => run(clientNamed(client).backend.push(batch)),
+  push,
+  giveUp,
   close,
   native,
 })

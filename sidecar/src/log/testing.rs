@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::event::Event;
-use super::write::push::Push;
+use super::write::push::{Intended, Push};
 use super::*;
 use crate::postgres::DatabaseSettings;
 use crate::shutdown::Ending;
@@ -75,6 +75,6 @@ pub fn push(name: &str, after: i64, bytes: usize) -> (Push, BoxFuture<'static, R
     let (queue, mut waiting) = CommitQueue::new(Duration::from_secs(60), CancellationToken::new());
     let (store, batch, context) = (store(name), chain(after, 1, bytes), Arc::<Context>::default());
     let space = queue.reserve(&store, &batch, &context).unwrap();
-    let answer = queue.push(store, batch, None, context, space, None);
+    let answer = queue.push(store, batch, Intended::Any, context, space, None);
     (waiting.pushes.try_recv().unwrap(), Box::pin(answer))
 }

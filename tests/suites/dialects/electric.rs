@@ -43,6 +43,36 @@ async fn pushes_and_resumes_behind_the_page_that_it_read_last() {
     assert_eq!(rows[250].get::<_, &str>(1), r#"{"id":251}"#);
 }
 
+/// A push of this client does not say which log it is for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_waits_while_the_store_is_reset_does_not_begin_the_next_log() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin.execute("select livestore.push('todos', $1)", &[&chain(0, 1)]).await.unwrap();
+    let node = Node::sync_backend();
+    let client = node.open("electric", &sidecar.url(), "todos").await;
+    // The sidecar knows the log because somebody follows it.
+    let mut live = client.live(None).await;
+    assert_eq!(numbers(&live.events(1).await), [1]);
+    let streams = || sidecar.metric("livestore_live_streams{dialect=\"electric\"}");
+    eventually("the client waits for more", || async { streams().await == 1.0 }).await;
+    admin.batch_execute("begin; select from livestore.stores for update").await.unwrap();
+    let push = {
+        let client = client.clone();
+        tokio::spawn(async move { client.push(chain(0, 2)).await })
+    };
+    eventually("the push waits", || async { sidecar.metric("livestore_held_stores").await == 1.0 }).await;
+    admin.batch_execute("select livestore.reset_store('todos'); commit").await.unwrap();
+    let refusal = push.await.unwrap().unwrap_err().to_string();
+    assert!(refusal.contains("503"), "{refusal}");
+    let head = admin.query_one("select livestore.head('todos')", &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(head, 0);
+    // The next one is for the new log.
+    eventually("pushes are accepted", || async { client.push(chain(0, 2)).await.is_ok() }).await;
+    assert_eq!(numbers(&node.open("electric", &sidecar.url(), "todos").await.pull(None).await.unwrap()), [1, 2]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_of_10_000_events_comes_in_bounded_pages() {
     let database = Database::new().await;

@@ -18,7 +18,7 @@ use crate::log::error::{Denied, PushError};
 use crate::log::event::{Batch, Origin};
 use crate::log::limits::OverLimit;
 use crate::log::write::outcome::Pushed;
-use crate::log::write::push::Space;
+use crate::log::write::push::{Intended, Space};
 use crate::postgres::{Database, Unreadable};
 
 /// A client that may append to a store. Only a check makes one, so nothing is appended without asking.
@@ -242,7 +242,9 @@ impl Writer<'_> {
         patience: Option<Duration>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let (store, context) = (self.0.id().clone(), Arc::clone(&self.0.context));
-        self.0.log.commits.push(store, batch, backend_id, context, space, patience)
+        let followed = || self.0.log.tails.backend_id(&store).map_or(Intended::Any, Intended::Followed);
+        let intended = backend_id.map_or_else(followed, Intended::Named);
+        self.0.log.commits.push(store, batch, intended, context, space, patience)
     }
 }
 

@@ -139,6 +139,14 @@ impl Tail {
         &self.clients
     }
 
+    /// That of the log that it follows.
+    pub fn backend_id(&self) -> Option<Arc<str>> {
+        match &*self.changed.borrow() {
+            TailState::Following { backend_id } => Some(Arc::clone(backend_id)),
+            TailState::Unknown | TailState::Ended(_) => None,
+        }
+    }
+
     pub fn has_ended(&self) -> bool {
         matches!(*self.changed.borrow(), TailState::Ended(_))
     }

@@ -180,6 +180,11 @@ impl Tails {
         self.tails.lock().get(store).and_then(Weak::upgrade)
     }
 
+    /// The backend id of the log of a store, if somebody follows it.
+    pub fn backend_id(&self, store: &StoreId) -> Option<Arc<str>> {
+        self.get(store)?.backend_id()
+    }
+
     pub(super) fn get_or_create(&self, store: &StoreId) -> Arc<Tail> {
         // Declared before the guard, to be dropped after it: the last owner of a tail locks the registry to remove it.
         let mut ended = None;

@@ -15,7 +15,7 @@ use tracing::{Span, debug_span, error, warn};
 
 use super::held::Held;
 use super::outcome::{Appended, Failed, Outcome, Pushed, log_rollback, outcome};
-use super::push::{GROUP_BYTES, GROUP_PUSHES, Push};
+use super::push::{GROUP_BYTES, GROUP_PUSHES, Intended, Push};
 use super::queue::Waiting;
 use crate::log::error::PushError;
 use crate::log::read::tails::Tails;
@@ -253,7 +253,7 @@ impl Session {
         };
         let stores: Vec<&str> = group.iter().map(|push| push.store.as_str()).collect();
         let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
-        let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.backend_id.as_deref()).collect();
+        let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.intended.backend_id()).collect();
         let contexts: Vec<&str> = group.iter().map(|push| push.context.json()).collect();
         let arguments: [(&(dyn ToSql + Sync), Type); 5] = [
             (&stores, Type::TEXT_ARRAY),
@@ -336,6 +336,12 @@ impl Session {
             PushError::BackendIdMismatch { .. } => self.tails.refresh(&push.store),
             _ => {}
         }
+        let error = match (error, &push.intended) {
+            // Either the log was reset while the push waited, or before, and this sidecar has not heard of it. By the time the client tries
+            // again, its pull has told it, or the sidecar knows.
+            (PushError::BackendIdMismatch { .. }, Intended::Followed(_)) => PushError::Unavailable,
+            (error, _) => error,
+        };
         let _ = push.reply.send(Err(error));
     }
 }

@@ -20,7 +20,7 @@ pub const GROUP_BYTES: usize = 8 << 20;
 pub struct Push {
     pub store: StoreId,
     pub batch: Batch,
-    pub backend_id: Option<String>,
+    pub intended: Intended,
     pub context: Arc<Context>,
     pub queued: Instant,
     pub deadline: Instant,
@@ -31,6 +31,27 @@ pub struct Push {
     pub span: Span,
     /// Freed with the push.
     pub _space: Space,
+}
+
+/// The log that a push is meant for, by its backend id: a push that waits must not go into the log that follows a reset.
+pub enum Intended {
+    /// Its client says so.
+    Named(String),
+    /// Its client names none, as those of sync-electric, sync-s2 and sync-cf 0.3. This is the one that the sidecar followed when the push
+    /// came.
+    Followed(Arc<str>),
+    /// Nobody knows.
+    Any,
+}
+
+impl Intended {
+    pub fn backend_id(&self) -> Option<&str> {
+        match self {
+            Self::Named(backend_id) => Some(backend_id),
+            Self::Followed(backend_id) => Some(backend_id),
+            Self::Any => None,
+        }
+    }
 }
 
 /// The room of a push in the queue, until it is dropped.

@@ -12,7 +12,7 @@ use tracing::Span;
 
 use super::held::Held;
 use super::outcome::Pushed;
-use super::push::{Push, Space, size};
+use super::push::{Intended, Push, Space, size};
 use crate::log::context::Context;
 use crate::log::error::PushError;
 use crate::log::event::Batch;
@@ -127,7 +127,7 @@ impl CommitQueue {
         &self,
         store: StoreId,
         batch: Batch,
-        backend_id: Option<String>,
+        intended: Intended,
         context: Arc<Context>,
         space: Space,
         patience: Option<Duration>,
@@ -139,7 +139,7 @@ impl CommitQueue {
         let _ = self.pushes.send(Push {
             store,
             batch,
-            backend_id,
+            intended,
             context,
             queued,
             deadline,
@@ -201,7 +201,7 @@ mod tests {
             [(0, Some(queue.timeout)), (1, Some(queue.timeout)), (2, None)].map(|(after, patience)| {
                 let (store, batch, context) = (store("s"), chain(after, 1, 1), Arc::<Context>::default());
                 let space = queue.reserve(&store, &batch, &context).unwrap();
-                queue.push(store, batch, None, context, space, patience)
+                queue.push(store, batch, Intended::Any, context, space, patience)
             });
         let mut pushes: Vec<_> = std::iter::from_fn(|| waiting.pushes.try_recv().ok()).collect();
         assert_eq!(pushes.iter().filter_map(|push| push.batch.parent()).collect::<Vec<_>>(), [0, 1, 2]);

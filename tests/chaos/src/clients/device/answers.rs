@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Happened, InFlight, LONGEST_RETRY, REOPEN, RETRY, Running, close};
+use super::{Happened, InFlight, LONGEST_RETRY, REOPEN, RETRY, Running, close, give_up};
 use crate::clients::dialect::{Dialect, is_reset, outcome};
 use crate::history::{Outcome, Stream};
 
@@ -31,10 +31,6 @@ impl Running {
                 }
             }
             Happened::HasRead => self.is_reading = false,
-            Happened::BackendId(number, id) if self.client.as_ref().is_some_and(|(client, _)| *client == number) => {
-                self.backend_id = id.as_str().map(str::to_owned);
-            }
-            Happened::BackendId(..) => {}
             Happened::IsConnected(number, false)
                 if self.client.as_ref().is_some_and(|(client, _)| *client == number) =>
             {
@@ -47,12 +43,18 @@ impl Running {
     pub(super) fn hear(&mut self, message: &Value) {
         let Some(following) = &mut self.following else { return };
         if message["event"] == "page" {
+            let backend_id = message["value"]["backendId"].as_str();
+            // A client without a cursor is not told that its log was reset. What it has pushed, and not yet read, goes into the next log.
+            if let (Some(known), Some(other)) = (&self.backend_id, backend_id)
+                && known != other
+            {
+                following.record.is_told_of_reset = true;
+                return self.start_over("a page of another log");
+            }
+            self.backend_id = backend_id.map(str::to_owned);
             let before = self.pending.rebases();
             for placed in following.page(message, self.device.recorder.now()) {
                 self.pending.hear(placed);
-            }
-            if self.device.dialect == Dialect::CfWs && self.backend_id.is_none() {
-                self.ask_backend_id();
             }
             if self.pending.rebases() > before {
                 self.waits_for_pull = false;
@@ -103,6 +105,9 @@ impl Running {
         if let Some(push) = self.in_flight.take() {
             self.device.recorder.push_ends(&push.ticket, Outcome::Unknown);
             self.retry_later();
+            if let Some((_, client)) = &self.client {
+                give_up(client.clone());
+            }
         }
     }
 

@@ -107,15 +107,4 @@ impl Running {
             let _ = happened.send(Happened::IsConnected(number, is_connected));
         });
     }
-
-    /// The id of the log, which a full client keeps on disk, and without which a cursor means nothing.
-    pub(super) fn ask_backend_id(&self) {
-        let Some((number, client)) = self.client.clone() else { return };
-        let happened = self.happened.clone();
-        tokio::spawn(async move {
-            if let Ok(Ok(id)) = timeout(PATIENCE, client.call("backendId", json!({}))).await {
-                let _ = happened.send(Happened::BackendId(number, id));
-            }
-        });
-    }
 }

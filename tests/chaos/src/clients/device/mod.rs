@@ -59,7 +59,6 @@ pub enum Happened {
     Pushed(u64, Result<(), Value>),
     HasRead,
     IsConnected(u64, bool),
-    BackendId(u64, Value),
 }
 
 pub struct Device {
@@ -99,6 +98,7 @@ pub struct Running {
     following: Option<Following>,
     in_flight: Option<InFlight>,
     since: Time,
+    /// The id of the log, which a full client keeps on disk, and without which a cursor means nothing.
     backend_id: Option<String>,
     made: u32,
     losses: usize,
@@ -267,6 +267,11 @@ impl Running {
         let (client, dialect) = (self.device.number, self.device.dialect.name().into());
         Recovery { client, dialect, has_pushed, head, state }
     }
+}
+
+/// A request that nobody waits for any more would be repeated by its client, and might reach the next log after a reset.
+fn give_up(client: Client) {
+    tokio::spawn(async move { timeout(PATIENCE, client.call("giveUp", json!({}))).await });
 }
 
 fn close(client: Client) {
