@@ -31,9 +31,9 @@ const CONTENDED: usize = 3;
 const QUIET: usize = 12;
 
 /// The time that clients may take to be back after the last fault. A WebSocket client whose connection was lost for good notices it after
-/// up to 20 s (its second ping). Then it pauses for up to 5 s, the sidecar closes the new connection, on which it does not pull again, after
-/// 15 s, and it pauses once more.
-const RECOVERY: Duration = Duration::from_secs(50);
+/// up to 20 s (its second ping). Then it pauses, for up to 36 s if it has lost many before. The sidecar closes the new connection, on which
+/// it does not pull again, after 15 s, and it pauses once more.
+const RECOVERY: Duration = Duration::from_secs(110);
 
 /// The number of violations that are shown; all are in the file.
 const SHOWN: usize = 20;

@@ -39,6 +39,11 @@ impl Dialect {
         matches!(self, Self::Cf03 | Self::S2)
     }
 
+    /// Whether its pushes are requests of their own, and not on a connection with its pull.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::CfHttp | Self::Electric | Self::S2)
+    }
+
     /// After how many lost pulls a client is replaced, as in an app that is reloaded. That of 0.3 pulls once in its life. That of
     /// sync-cf waits longer after each lost connection of its life, up to 36 s. Others begin to pull anew themselves.
     pub fn losses_of_a_life(self) -> usize {

@@ -105,7 +105,9 @@ impl Running {
         if let Some(push) = self.in_flight.take() {
             self.device.recorder.push_ends(&push.ticket, Outcome::Unknown);
             self.retry_later();
-            if let Some((_, client)) = &self.client {
+            if let Some((_, client)) = &self.client
+                && self.device.dialect.is_http()
+            {
                 give_up(client.clone());
             }
         }
