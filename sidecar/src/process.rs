@@ -25,6 +25,7 @@ use crate::server::listen_socket::{ListenError, ListenSocket};
 use crate::server::{Server, ServerSettings, accept};
 use crate::settings::SettingsError;
 use crate::shutdown::{By, Ending, Signals};
+use crate::telemetry::chain;
 use crate::telemetry::{self, metrics};
 
 /// The interval at which a database that is away is tried at start.
@@ -115,7 +116,7 @@ pub async fn live(config: Config, signals: Signals) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(fatal) => {
-            error!(error = &fatal as &dyn std::error::Error, "cannot go on");
+            error!(error = %chain(&fatal), "cannot go on");
             ExitCode::from(fatal.exit_code())
         }
     }
@@ -145,7 +146,7 @@ impl Sidecar {
         let metrics = metrics::install()?;
         // Each connection is a file; --max-connections limits how many there are.
         if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-            warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
+            warn!(error = %chain(&error), "the limit of open files stays as it is");
         }
         // Before clients can come: another process may have the address.
         let probes = match config.server.health_listen {
@@ -284,7 +285,7 @@ async fn ready(log: &Log, wait: Duration) -> Result<(), Fatal> {
             match log.check().await {
                 Err(error) if error.retry().may_pass() => {
                     if std::mem::take(&mut is_first) {
-                        warn!(error = &error as &dyn std::error::Error, "waiting for the database");
+                        warn!(error = %chain(&error), "waiting for the database");
                     }
                     sleep(START_RETRY).await;
                 }

@@ -13,6 +13,8 @@ use tracing::warn;
 
 use super::verifier::Key;
 
+use crate::telemetry::chain;
+
 /// The shortest interval at which the keys are fetched, also when a token names one that is not there.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -164,7 +166,7 @@ impl Jwks {
             }
             Err(error) => {
                 known.is_failing = true;
-                warn!(error = &error as &dyn std::error::Error, "the keys of --jwks-url cannot be fetched");
+                warn!(error = %chain(&error), "the keys of --jwks-url cannot be fetched");
             }
         }
         drop(known);

@@ -8,6 +8,8 @@ use tokio_postgres::{CancelToken, Client};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
+use crate::telemetry::chain;
+
 /// The time that a request to cancel may take.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,7 +35,7 @@ impl Canceller {
             match timeout(CANCEL_TIMEOUT, token.cancel_query(tls)).await {
                 Ok(Ok(())) => debug!("asked Postgres to cancel a statement that nobody waits for"),
                 Ok(Err(error)) => {
-                    debug!(error = &error as &dyn std::error::Error, "a statement cannot be cancelled");
+                    debug!(error = %chain(&error), "a statement cannot be cancelled");
                 }
                 Err(_) => debug!("a statement cannot be cancelled: Postgres does not answer"),
             }

@@ -14,6 +14,8 @@ use super::cancel::Canceller;
 use super::servers::{Connected, Server, Servers};
 use super::session::{self, ANSWER_TIMEOUT, LIMIT_STATEMENTS};
 
+use crate::telemetry::chain;
+
 /// Makes connections of the pool, and lets go of those to a server that was given up.
 pub struct Connections {
     pub servers: Arc<Servers>,
@@ -115,7 +117,7 @@ impl Manager for Connections {
         let Connected { client, connection, server, canceller } = Box::pin(self.servers.connect()).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
-                warn!(error = &error as &dyn std::error::Error, "a connection to the database is lost");
+                warn!(error = %chain(&error), "a connection to the database is lost");
             }
         });
         let client = ClientWrapper::new(client, driver);

@@ -1,12 +1,12 @@
 //! The reaction to a fault of the database: the same for every caller.
 
-use std::error::Error;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tracing::{error, warn};
 
 use super::{Backoff, DatabaseError};
+use crate::telemetry::chain;
 
 /// Whether the same request may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,18 +83,18 @@ pub async fn retry_until_available<T, F: Future<Output = Result<T, DatabaseError
 /// Another one would fail, too.
 fn mention(error: &DatabaseError, attempts: u32) -> Result<(), Unreadable> {
     let is_to_mention = attempts.is_multiple_of(WARN_EVERY);
-    let cause = error as &dyn Error;
+    let cause = chain(error);
     let retry = error.retry();
     if retry == Retry::Never || (retry == Retry::AFewTimes && attempts + 1 >= A_FEW_TIMES) {
         // An event that cannot be read was told of where it was met, with its store.
         if !matches!(error, DatabaseError::UnreadableEvent { .. }) {
-            error!(error = cause, "a read fails, and would fail again");
+            error!(error = %cause, "a read fails, and would fail again");
         }
         return Err(Unreadable);
     }
     match retry {
-        Retry::WhenMended if is_to_mention => error!(error = cause, "a read waits until the database is set up right"),
-        _ if is_to_mention => warn!(error = cause, "a read waits for the database"),
+        Retry::WhenMended if is_to_mention => error!(error = %cause, "a read waits until the database is set up right"),
+        _ if is_to_mention => warn!(error = %cause, "a read waits for the database"),
         _ => {}
     }
     Ok(())

@@ -18,6 +18,7 @@ use super::DatabaseError;
 use super::database::{PoolClient, client_of};
 use super::pool::{Connections, Pooled};
 use super::servers::{Server, Servers};
+use crate::telemetry::chain;
 
 /// The time that a standby may take until it is known how far it is. The primary could be read meanwhile.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -202,7 +203,7 @@ impl Standby {
         let left_out = LeftOut { until: Instant::now() + LEFT_OUT, why: why.to_string() };
         let before = self.left_out.lock().replace(left_out);
         if before.is_none_or(|before| before.why != why.to_string()) {
-            warn!(host = self.host, error = why as &dyn std::error::Error, "a standby is not read from");
+            warn!(host = self.host, error = %chain(why), "a standby is not read from");
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::limits::peer::Peer;
 use crate::limits::quota::{Permit, Quota};
 use crate::protocols::websocket::meter::Meter;
 use crate::shutdown::Ending;
+use crate::telemetry::chain;
 use crate::telemetry::metrics::{GaugeGuard, Limit};
 
 /// The time that a client may leave what it is sent unread before it is disconnected.
@@ -78,7 +79,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: ConnectionSe
             Ok((stream, address)) => reception.take(stream, address),
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "a connection cannot be accepted");
+                warn!(error = %chain(&error), "a connection cannot be accepted");
                 sleep(PAUSE).await;
             }
         }
@@ -174,7 +175,7 @@ async fn serve_one(
         if error.is_parse_too_large() {
             Limit::HeadBytes.hit();
         }
-        debug!(error = &error as &dyn std::error::Error, "a connection broke");
+        debug!(error = %chain(&error), "a connection broke");
     }
 }
 
@@ -209,7 +210,7 @@ fn prepare(stream: &TcpStream) {
     let prepared = stream.set_nodelay(true).and_then(|()| SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD)));
     if let Err(error) = prepared {
         debug!(
-            error = &error as &dyn std::error::Error,
+            error = %chain(&error),
             "a connection without a limit for a client that does not read"
         );
     }

@@ -15,6 +15,8 @@ use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::telemetry::chain;
+
 /// The time that connections that had begun may take to complete: several round trips, but less than the second after which a client
 /// repeats its request.
 const HANDSHAKES: Duration = Duration::from_millis(900);
@@ -109,7 +111,7 @@ impl ListenSocket {
             match socket.attach_filter(&NO_BEGINNINGS) {
                 Ok(()) => sleep(HANDSHAKES).await,
                 Err(error) => warn!(
-                    error = &error as &dyn std::error::Error,
+                    error = %chain(&error),
                     "the listening socket cannot be closed to new connections: connections that come at this moment may be reset"
                 ),
             }

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::Server;
 use crate::relay::Relay;
+use crate::telemetry::chain;
 use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::{GaugeValues, render};
 
@@ -49,7 +50,7 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
             static SAID: LazyLock<LogThrottle<String>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, REASONS));
             let text = error.to_strangers();
             if let Some(suppressed) = SAID.suppressed(text.clone()) {
-                warn!(error = &error as &dyn std::error::Error, suppressed, "not ready");
+                warn!(error = %chain(&error), suppressed, "not ready");
             }
             not_ready(&text)
         }

@@ -25,6 +25,8 @@ mod settings;
 mod text;
 pub mod traces;
 
+use std::error::Error;
+use std::fmt::{self, Display};
 use std::io::IsTerminal;
 
 use opentelemetry_otlp::ExporterBuildError;
@@ -47,6 +49,18 @@ pub enum TelemetryError {
     Directives(#[from] ParseError),
     #[error("--otlp-endpoint: {0}")]
     Endpoint(#[from] ExporterBuildError),
+}
+
+/// An error with its sources, as log lines have it in every format: `the database cannot be reached: connection refused`.
+pub fn chain(error: &dyn Error) -> impl Display {
+    struct Chain<'a>(&'a dyn Error);
+    impl Display for Chain<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{}", self.0)?;
+            self.0.source().map_or(Ok(()), |source| write!(f, ": {}", Chain(source)))
+        }
+    }
+    Chain(error)
 }
 
 /// The filter of log lines.

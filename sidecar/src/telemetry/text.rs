@@ -1,6 +1,5 @@
 //! Fields of log lines as text. What a client sends may be in them: it must not begin a line of its own, nor control a terminal.
 
-use std::error::Error;
 use std::fmt::{self, Debug, Write};
 
 use tracing::field::{Field, Visit};
@@ -52,18 +51,6 @@ impl Visit for Visitor<'_> {
             self.write(field, format_args!("{value:?}"));
         }
     }
-
-    /// With what led to it.
-    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.write(field, format_args!("{value}"));
-        let mut source = value.source();
-        while let Some(error) = source {
-            if self.result.is_ok() {
-                self.result = write!(Escaping(&mut self.writer), ": {error}");
-            }
-            source = error.source();
-        }
-    }
 }
 
 /// Passes text on without control characters: those, and the marks that turn the direction of text, are written as Rust writes them.
@@ -95,6 +82,7 @@ mod tests {
     use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
+    use crate::telemetry::chain;
 
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -140,7 +128,7 @@ mod tests {
         let log = logged(|| {
             let span = tracing::info_span!("request", display = %FORGED, text = FORGED);
             let _entered = span.enter();
-            tracing::info!(display = %FORGED, debug = ?FORGED, text = FORGED, error = &error as &dyn Error, "{FORGED}");
+            tracing::info!(display = %FORGED, debug = ?FORGED, text = FORGED, error = %chain(&error), "{FORGED}");
         });
         assert_eq!(log.matches('\n').count(), 1, "{log:?}");
         assert!(!log.trim_end().contains(is_control), "{log:?}");
@@ -154,7 +142,7 @@ mod tests {
         struct Outer(#[source] io::Error);
         let error = Outer(io::Error::other("inner"));
         let log = logged(
-            || tracing::warn!(store = ?"s 1", n = 3, none = None::<&str>, error = &error as &dyn Error, "it is {}", "said"),
+            || tracing::warn!(store = ?"s 1", n = 3, none = None::<&str>, error = %chain(&error), "it is {}", "said"),
         );
         assert_eq!(log, " WARN it is said store=\"s 1\" n=3 error=outer: inner\n");
     }

@@ -189,6 +189,13 @@ async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
             assert!(series(name).is_some(), "{file}: {name}");
         }
     }
+    let alerts = std::fs::read_to_string(root().join("docs/alerts.yaml")).unwrap();
+    let mut alerts: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let runbook = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
+    let mut explained: Vec<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    alerts.sort_unstable();
+    explained.sort_unstable();
+    assert_eq!(alerts, explained);
     let dashboard = std::fs::read_to_string(root().join("docs/grafana.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
     for panel in dashboard["panels"].as_array().unwrap() {

@@ -10,6 +10,7 @@ use tracing::{debug, warn};
 
 use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, RETRY, served};
 use crate::postgres::{Database, DatabaseError};
+use crate::telemetry::chain;
 use crate::telemetry::metrics::{self, Reaction};
 
 /// Handlers are tried every [`RETRY`] for a while after one has failed, and the database decides when its events are given out again.
@@ -50,12 +51,12 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
                 if has_events { Duration::ZERO } else { RETRY }
             }
             Err(error) if error.retry().may_pass() => {
-                debug!(error = &error as &dyn std::error::Error, "subscriptions wait for the database");
+                debug!(error = %chain(&error), "subscriptions wait for the database");
                 next_list = Instant::now();
                 RETRY
             }
             Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "cannot run the handlers of subscriptions");
+                warn!(error = %chain(&error), "cannot run the handlers of subscriptions");
                 INTERVAL
             }
         };
@@ -95,7 +96,7 @@ async fn call_all(
             Ok(row) => row,
             // It was removed, or its handler: the others go on.
             Err(error) if error.as_db_error().is_some() => {
-                warn!(subscription, error = &error as &dyn std::error::Error, "a subscription cannot be run");
+                warn!(subscription, error = %chain(&error), "a subscription cannot be run");
                 resting.insert(subscription, Instant::now() + RETRY);
                 round.has_failed = true;
                 continue;

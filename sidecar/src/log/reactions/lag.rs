@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::postgres::{Database, DatabaseError};
+use crate::telemetry::chain;
 use crate::telemetry::metrics::SubscriptionLag;
 
 /// The shortest interval at which the database is asked.
@@ -66,7 +67,7 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
                 gauges.set(lags);
                 gauges.0.misfits.store(misfits.unsigned_abs(), Ordering::Relaxed);
             }
-            Err(error) => debug!(error = &error as &dyn std::error::Error, "cannot read how far subscriptions are"),
+            Err(error) => debug!(error = %chain(&error), "cannot read how far subscriptions are"),
         }
         sleep(INTERVAL).await;
     }

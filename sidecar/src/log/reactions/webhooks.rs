@@ -19,6 +19,7 @@ use super::breaker::Breaker;
 use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, REST, RETRY, Served, served};
 use crate::postgres::{Database, DatabaseError};
 use crate::shutdown::Ending;
+use crate::telemetry::chain;
 use crate::telemetry::metrics::{self, Reaction};
 use crate::webhook::{SendError, Sender, Webhooks};
 
@@ -86,7 +87,7 @@ pub async fn run(
                 LIST_INTERVAL
             }
             Err(error) => {
-                debug!(error = &error as &dyn std::error::Error, "cannot list the subscriptions");
+                debug!(error = %chain(&error), "cannot list the subscriptions");
                 RETRY
             }
         };
@@ -218,12 +219,12 @@ impl Worker {
     }
 
     fn failed_to_poll(&self, error: &DatabaseError) -> Duration {
-        let (subscription, error_) = (&self.subscription, error as &dyn std::error::Error);
+        let subscription = &self.subscription;
         if error.retry().may_pass() {
-            debug!(subscription, error = error_, "a subscription waits for the database");
+            debug!(subscription, error = %chain(error), "a subscription waits for the database");
             RETRY
         } else {
-            warn!(subscription, error = error_, "cannot read the events of a subscription");
+            warn!(subscription, error = %chain(error), "cannot read the events of a subscription");
             INTERVAL
         }
     }
@@ -307,8 +308,7 @@ impl Worker {
                     return;
                 }
                 if !error.retry().may_pass() {
-                    let error = &error as &dyn std::error::Error;
-                    warn!(subscription, error, "cannot acknowledge a webhook: it will be sent again");
+                    warn!(subscription, error = %chain(&error), "cannot acknowledge a webhook: it will be sent again");
                     return;
                 }
                 sleep(RETRY).await;

@@ -16,6 +16,7 @@ use super::tails::Tails;
 use crate::log::reactions::Wake;
 use crate::log::settings::Live;
 use crate::postgres::{Backoff, Database, DatabaseError, Server};
+use crate::telemetry::chain;
 use crate::telemetry::metrics;
 use crate::time::passed;
 
@@ -71,7 +72,7 @@ impl Follower {
                 metrics::listener_lost();
             }
             if was_listening || backoff.attempts() == 0 {
-                let error = error.as_ref().map(|error| error as &dyn std::error::Error);
+                let error = error.as_ref().map(|error| chain(error).to_string());
                 warn!(error, "the connection that follows commits is lost, reconnecting");
             }
             backoff.sleep().await;

@@ -12,6 +12,7 @@ use crate::limits::memory::Share;
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Database, DatabaseError, PoolClient};
+use crate::telemetry::chain;
 use crate::telemetry::log_throttle::LogThrottle;
 
 /// The bounds of a page. A page ends with the event that reaches one of them.
@@ -139,7 +140,7 @@ fn unreadable(store: &StoreId, seq_num: Option<i64>, problem: &Malformed) -> Dat
         error!(
             ?store,
             seq_num,
-            error = problem as &dyn std::error::Error,
+            error = %chain(problem),
             suppressed,
             "an event cannot be read: nobody gets what follows it, until its row in the event log is mended"
         );

@@ -20,6 +20,7 @@ use super::window::Window;
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
 use crate::postgres::{Backoff, Database, DatabaseError, Hold, Retry};
+use crate::telemetry::chain;
 
 /// The time that a tail is kept for clients that poll: longer than they take to come back.
 const LINGER: Duration = Duration::from_secs(30);
@@ -350,13 +351,13 @@ async fn refresh(tail: Weak<Tail>) {
                 }
             }
             Err(error) if error.retry() == Retry::Never => {
-                error!(store = ?tail.store, error = &error as &dyn std::error::Error, "live streams of a store end: it cannot be read");
+                error!(store = ?tail.store, error = %chain(&error), "live streams of a store end: it cannot be read");
                 tail.changed.send_replace(TailState::Ended(StreamEnd::Unreadable));
                 return;
             }
             Err(error) => {
                 if backoff.attempts() == 0 {
-                    warn!(store = ?tail.store, error = &error as &dyn std::error::Error, "a live tail waits for the database");
+                    warn!(store = ?tail.store, error = %chain(&error), "a live tail waits for the database");
                 }
                 drop(tail);
                 backoff.sleep().await;

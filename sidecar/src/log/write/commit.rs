@@ -24,6 +24,7 @@ use crate::postgres::{
     ANSWER_TIMEOUT, Backoff, Connected, Database, DatabaseError, LIMIT_STATEMENTS, Server, is_disconnection,
     renew_session,
 };
+use crate::telemetry::chain;
 use crate::telemetry::metrics;
 
 /// If a push has waited for longer than this, and more pushes wait, new ones are refused.
@@ -201,7 +202,7 @@ impl Session {
                 Err(CommitError::Unavailable(error)) => {
                     metrics::not_committed("unavailable");
                     let pushes = group.len();
-                    warn!(error = &error as &dyn std::error::Error, pushes, "a commit waits for the database");
+                    warn!(error = %chain(&error), pushes, "a commit waits for the database");
                     self.disown_connection();
                     while_away();
                     // The group may have been committed without an answer, and its notification ignored as our own. So the

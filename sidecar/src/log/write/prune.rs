@@ -6,6 +6,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::postgres::{Database, DatabaseError};
+use crate::telemetry::chain;
 
 /// The interval between two rounds. All sidecars do this; a round that finds nothing costs a few pages.
 const INTERVAL: Duration = Duration::from_secs(3600);
@@ -23,7 +24,7 @@ pub async fn run(database: Database) {
         database.demand().awake().await;
         match prune(&database).await {
             Ok(position) => debug!(position, "pruned the commit log"),
-            Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot prune the commit log"),
+            Err(error) => warn!(error = %chain(&error), "cannot prune the commit log"),
         }
     }
 }

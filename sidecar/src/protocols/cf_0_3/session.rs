@@ -19,6 +19,7 @@ use crate::log::{Admitted, Batch, PushError, ResetError, StoreLog};
 use crate::protocols::websocket::close::{Close, SHUTDOWN};
 use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
+use crate::telemetry::chain;
 
 /// The number of messages that may wait for the feed while it sends.
 const ASKS: usize = 128;
@@ -228,7 +229,7 @@ impl Session {
                     }
                     Err(failure) => {
                         let source = match &failure {
-                            ResetError::Database(source) => Some(source as &dyn std::error::Error),
+                            ResetError::Database(source) => Some(chain(source).to_string()),
                             ResetError::Denied(_) | ResetError::NotAllowed => None,
                         };
                         error!(store = ?log.id(), error = source, "{failure}");

@@ -18,6 +18,7 @@ use tracing::debug;
 use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE, UNFINISHED};
 use crate::limits::memory::{Account, FREE, Share};
 use crate::protocols::websocket::meter::Meter;
+use crate::telemetry::chain;
 use crate::telemetry::metrics::Limit;
 
 /// Frames that wait for a client to read them: with the frames' size this bounds what a slow client costs.
@@ -200,7 +201,7 @@ impl Socket {
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close(_))) | None => return Err(CLOSED_BY_CLIENT),
                 Some(Err(error)) => {
-                    debug!(error = &error as &dyn std::error::Error, "the connection broke");
+                    debug!(error = %chain(&error), "the connection broke");
                     return Err(if is_too_large(&error) { too_large() } else { CLOSED_BY_CLIENT });
                 }
             }

@@ -23,6 +23,7 @@ use self::session::{LinkSession, RENEWAL};
 use super::SidecarId;
 use super::hub::Hub;
 use crate::postgres::{Backoff, Database, DatabaseError};
+use crate::telemetry::chain;
 
 /// The messages of one statement.
 const GROUP_COMMANDS: usize = 512;
@@ -95,7 +96,7 @@ impl LinkTask {
                         End::Idle => return ControlFlow::Continue(()),
                         End::Lost(error) => {
                             warn!(
-                                error = &error as &dyn std::error::Error,
+                                error = %chain(&error),
                                 "the way to other sidecars is lost, reconnecting"
                             );
                         }
@@ -105,7 +106,7 @@ impl LinkTask {
                     }
                 }
                 Err(error) if backoff.attempts() == 0 => {
-                    warn!(error = &error as &dyn std::error::Error, "other sidecars cannot be reached, trying again");
+                    warn!(error = %chain(&error), "other sidecars cannot be reached, trying again");
                 }
                 Err(_) => {}
             }
