@@ -376,7 +376,7 @@ async fn application_roles_see_their_stores_only() {
 #[tokio::test]
 async fn the_sql_of_the_runbook_runs() {
     let database = Database::new().await;
-    let admin = database.connect("admin").await;
+    let admin = database.admin().await;
     let page = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
     let inline = page.split('`').filter(|code| code.starts_with("select ") && !code.contains("pg_terminate_backend"));
     let mut statements: Vec<_> = inline.map(|code| code.replace("its name", "handled")).collect();
