@@ -1,6 +1,7 @@
 //! pgbouncer in front of a cluster.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -35,6 +36,11 @@ impl Pooler {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The file with its log, and with that of those before it.
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
     }
 
     async fn listens(&self) {
@@ -73,7 +79,8 @@ fn run(folder: &Path, port: u16, database: &Database, settings: &str) -> Child {
         assert!(readable.expect("chmod").success());
         command.args(["-u", "postgres"]);
     }
-    command.arg("-q").arg(configuration).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let log = OpenOptions::new().create(true).append(true).open(folder.join("log")).expect("a file");
+    command.arg(configuration).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let child = command.spawn().expect("pgbouncer; was it installed with packaging/install-prerequisites test?");
     watchdog::watch(child.id());
     child

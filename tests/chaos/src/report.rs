@@ -73,6 +73,9 @@ pub async fn leave(
     for (number, cluster) in system.postgres.clusters().enumerate() {
         fs::copy(cluster.folder().join("log"), folder.join(format!("postgres-{number}.log")))?;
     }
+    for (number, log) in system.postgres.pooler_logs().await.iter().enumerate() {
+        fs::copy(log, folder.join(format!("pooler-{number}.log")))?;
+    }
     Ok(())
 }
 

@@ -91,6 +91,10 @@ impl Postgres {
         }
     }
 
+    pub async fn pooler_logs(&self) -> Vec<PathBuf> {
+        self.poolers.lock().await.iter().map(Pooler::log).collect()
+    }
+
     fn primary(&self) -> &Server {
         &self.servers[self.primary.load(Ordering::SeqCst)]
     }
