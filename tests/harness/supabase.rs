@@ -1,4 +1,4 @@
-//! What an app sees of Supabase's sign-in (GoTrue): sessions that end and can be renewed, and the keys of their tokens.
+//! Supabase's sign-in (GoTrue), as an app sees it: sessions that end and can be renewed, and the keys of their tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -11,7 +11,7 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{Provider, Signer, now};
 use serde_json::{Value, json};
 
-/// What the commands of the `number`th block under a heading print, and the settings that they leave behind.
+/// The output of the commands of the `number`th block under a heading, and the settings that they leave behind.
 fn recipe(heading: &str, number: usize) -> (String, HashMap<String, String>) {
     let page = std::fs::read_to_string(root().join("docs/auth.md")).unwrap();
     let section = page.split(&format!("\n## {heading}\n")).nth(1).unwrap().split("\n## ").next().unwrap();
@@ -40,7 +40,7 @@ async fn start(database: &Database, settings: &HashMap<String, String>, keys: &s
     start.ready().await
 }
 
-/// What a client with this token in its sync payload is told when it reads a store.
+/// The answer to a client with this token in its sync payload that reads a store.
 async fn refusal(node: &Node, sidecar: &Sidecar, store: &str, token: &str) -> String {
     let params = json!({"payload": {"authToken": token}});
     let client = node.open_with("cf-http", &sidecar.http_url(), store, params).await;

@@ -44,7 +44,7 @@ impl Running {
         let Some(following) = &mut self.following else { return };
         if message["event"] == "page" {
             let backend_id = message["value"]["backendId"].as_str();
-            // A client without a cursor is not told that its log was reset. What it has pushed, and not yet read, goes into the next log.
+            // A client without a cursor is not told that its log was reset. Events that it has pushed, and not yet read, would go into the next log.
             if let (Some(known), Some(other)) = (&self.backend_id, backend_id)
                 && known != other
             {
