@@ -27,28 +27,6 @@ runner() {
     if [ "$status" != 0 ] && [ "${sums#* }" = 0 ]; then failed=$((failed + 1)); fi
 }
 
-# Usage: beside NAME COMMAND…: a runner that goes on beside the checks that follow, with what these leave of the processor. `collect`
-# waits for it, shows what it has printed, and counts its tests.
-beside() {
-    beside_name=$1
-    shift
-    beside_output=$(mktemp)
-    # A group of its own, which ends as a whole if this script ends before.
-    set -m
-    (end_at_failures; exec nice -n 19 "$@") < /dev/null > "$beside_output" 2>&1 &
-    set +m
-    beside_pid=$!
-    trap 'kill -- "-$beside_pid" 2> /dev/null || true' EXIT
-    trap 'exit 1' INT TERM
-}
-
-collect() {
-    local result=0
-    wait "$beside_pid" || result=$?
-    runner "$beside_name, beside others" bash -c 'cat "$1"; exit "$2"' show "$beside_output" "$result"
-    rm "$beside_output"
-}
-
 # Runs a command, shows what it prints, keeps that in the file $observed, and sets $status.
 observe() {
     local name=$1 start=$SECONDS

@@ -73,10 +73,6 @@ fn the_end_of_what_a_failed_check_printed_is_beside_its_name() {
 
     let (status, text) = run("check good true\nfinish");
     assert_eq!((status, text.ends_with("\n1 passed, 0 failed\n")), (Some(0), true), "{text}");
-    let (status, text) = run("slow() {\n    sleep 0.2\n    echo '2 passed, 1 failed'\n    false\n}\nexport -f slow\n\
-         beside other bash -c slow\ncheck good true\ncollect\nfinish");
-    assert_eq!(status, Some(1), "{text}");
-    assert!(text.contains("failed: other, beside others") && text.ends_with("\n3 passed, 1 failed\n"), "{text}");
     // No test at all is no success.
     assert_eq!(run("finish").0, Some(1));
 }
