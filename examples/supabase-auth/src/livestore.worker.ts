@@ -7,7 +7,7 @@ import { sendToken } from './send-token.ts'
 const url = import.meta.env.VITE_SYNC_URL ?? 'ws://127.0.0.1:8787'
 
 // The pages of this app answer with the access token (`supabase.ts`). It is asked for now, and with each connection: a connection
-// that fails, because the token has expired, is tried again after a second, with the answer.
+// that fails, because the token has expired, is tried again after a pause, with the answer.
 const channel = new BroadcastChannel('access-token')
 let token: string | undefined
 channel.onmessage = ({ data }) => {
