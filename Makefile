@@ -68,12 +68,13 @@ extension: ## build the extension
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)
 
 docs: ## write docs/configuration.md from the sidecar's --help, and the docs as a site in target/site
-	cargo build --locked -p livestore-sidecar
+	$(MAKE) --no-print-directory sidecar LIVESTORE_PROFILE=dev
 	docs/generate target/debug/livestore-sidecar > docs/configuration.md
 	docs/site/build
 
+# For the tests with the features that everything has in the tests: cargo would compile three hundred crates twice. For users alone.
 sidecar: ## build target/release/livestore-sidecar
-	cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore-sidecar
+	cargo build --profile $(LIVESTORE_PROFILE) --locked $(if $(filter dev,$(LIVESTORE_PROFILE)),--bin,-p) livestore-sidecar
 
 packages: extension sidecar ## build Debian packages of both, in target/packages
 	@packaging/build
