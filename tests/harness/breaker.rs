@@ -43,7 +43,8 @@ impl Breaker {
         let blows = Arc::new(watch::Sender::new(Blows::default()));
         let (relay, relay_blows) = (Arc::clone(&state), Arc::clone(&blows));
         tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
+            loop {
+                let near = accept(&listener).await;
                 tokio::spawn(carry(near, target, relay.subscribe(), relay_blows.subscribe()));
             }
         });
@@ -94,6 +95,19 @@ impl Breaker {
         self.cut();
         tokio::time::sleep(time).await;
         self.mend();
+    }
+}
+
+/// The next connection. A relay that ended at an error, such as too many open files, would be an outage that no test asked for.
+pub(crate) async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                eprintln!("a relay cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
     }
 }
 

@@ -43,7 +43,8 @@ impl Witness {
         let seen = Arc::new(Seen::default());
         let relay = Arc::clone(&seen);
         tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
+            loop {
+                let near = crate::breaker::accept(&listener).await;
                 tokio::spawn(carry(near, target, Arc::clone(&relay)));
             }
         });
