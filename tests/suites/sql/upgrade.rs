@@ -3,12 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::support::{all, all_with, broken_chains, fill, log, one, push, run, stored};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
 use livestore_tests::flavour::is_skipped;
-use livestore_tests::root;
+use livestore_tests::{eventually, root};
 use tokio_postgres::Client;
 
 const VERSION: &str = "select extversion from pg_extension where extname = 'livestore_sync'";
@@ -179,5 +180,63 @@ async fn what_is_released_does_not_change() {
         let (built, released) = (folder.path().join(&script), root().join("sql/releases").join(&script));
         let same = std::fs::read(built).unwrap() == std::fs::read(released).unwrap();
         assert!(same, "sql/ has changed since {today}: give default_version and the workspace a new number");
+    }
+}
+
+/// Waits until the update has begun, and may wait for locks.
+async fn begins(client: &Client) {
+    let begun = "select exists (
+        select from pg_stat_activity
+        where query like '%alter extension%' and state = 'active' and datname = current_database() and pid <> pg_backend_pid()
+    )";
+    eventually("the update has begun", async || one::<bool>(client, begun).await).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+/// Beside a push that has locked the first of its tables, and a transaction that has read events and will read stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_ends_in_no_deadlock_and_holds_up_nobody_while_it_waits() {
+    if is_skipped("no release has it") {
+        return;
+    }
+    for release in releases() {
+        let (database, client) = at(&release).await;
+        fill(&client).await;
+        for (first, then) in [
+            ("lock table livestore.stores in row exclusive mode", "select livestore.push('held', '[]')"),
+            ("select count(*) from livestore.eventlog_1", "select count(*) from livestore.stores"),
+            ("select count(*) from livestore.events", "select count(*) from livestore.stores"),
+        ] {
+            let (open, updater) = (database.admin().await, database.admin().await);
+            // What waits for longer does not end by itself.
+            for client in [&client, &open] {
+                run(client, "set statement_timeout = '20s'").await;
+            }
+            run(&open, &format!("begin; {first}")).await;
+            let begin = "begin; alter extension livestore_sync update";
+            let update = tokio::spawn(async move { (updater.batch_execute(begin).await, updater) });
+            begins(&client).await;
+            let start = Instant::now();
+            assert_eq!(push(&client, "beside", chain(0, 1)).await.unwrap(), 1, "{release}: {first}");
+            assert!(start.elapsed() < Duration::from_secs(2), "{release}: {first}: {:?}", start.elapsed());
+            let result = open.batch_execute(then).await;
+            assert!(result.is_ok(), "{release}: {first}, {then}: {result:?}");
+            run(&open, "commit").await;
+            let (result, updater) = update.await.unwrap();
+            assert!(result.is_ok(), "{release}: {first}: {result:?}");
+            // For the next one.
+            run(&updater, "rollback").await;
+            run(&client, "select livestore.reset_store('beside')").await;
+        }
+        let open = database.admin().await;
+        run(&open, "begin; select count(*) from livestore.events").await;
+        run(&client, "set livestore.wait_for_locks = '1s'").await;
+        let refused = client.batch_execute("alter extension livestore_sync update").await.unwrap_err();
+        let refused = refused.as_db_error().unwrap();
+        assert_eq!(refused.code().code(), "55P03", "{refused:?}");
+        let pid: i32 = one(&open, "select pg_backend_pid()").await;
+        assert!(refused.detail().unwrap().contains(&pid.to_string()), "{refused:?}");
+        run(&open, "commit").await;
+        run(&client, "alter extension livestore_sync update").await;
     }
 }
