@@ -1,14 +1,17 @@
-//! Clients that push one event at a time to a store of their own, over `POST /api/s2` on a connection that is kept.
+//! Clients that push one event at a time to a store of their own, on a connection that is kept: over `POST /api/s2`, or over the
+//! WebSocket of sync-cf.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::wire::batch;
 use crate::wire::http::Http;
+use crate::wire::rpc::Rpc;
 
 /// The time after which the open loop looks again for pushes that are due.
 const TICK: Duration = Duration::from_millis(5);
@@ -23,6 +26,15 @@ pub enum Outcome {
     Unexpected(String),
 }
 
+impl Outcome {
+    fn of_failure(text: &[u8]) -> Self {
+        match memchr::memmem::find(text, b"try again later") {
+            Some(_) => Self::Refused,
+            None => Self::Unexpected(String::from_utf8_lossy(text).into_owned()),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The time at which it was due, and the time that it took from then on: a client that comes late has waited, too.
@@ -31,15 +43,48 @@ pub struct Answer {
     pub outcome: Outcome,
 }
 
-struct Client {
-    http: Http,
-    store: String,
-    head: u64,
+#[derive(Debug, Clone, Copy, Serialize)]
+pub enum Transport {
+    Http,
+    WebSocket,
+}
+
+enum Client {
+    Http { http: Http, store: String, head: u64 },
+    WebSocket(Box<Rpc>),
+}
+
+impl Client {
+    async fn push(&mut self) -> Outcome {
+        match self {
+            Self::Http { http, store, head } => {
+                let mut body = format!(r#"{{"storeId":"{store}","batch":"#);
+                batch(&mut body, *head, 1);
+                body.push('}');
+                let (status, text) = http.try_post("/api/s2", body).await;
+                match status.as_u16() {
+                    200 => {
+                        *head += 1;
+                        Outcome::Acknowledged
+                    }
+                    429 => Outcome::of_failure(&text),
+                    _ => Outcome::Unexpected(format!("{status}: {}", String::from_utf8_lossy(&text))),
+                }
+            }
+            Self::WebSocket(rpc) => match rpc.try_push(1).await {
+                Ok(()) => Outcome::Acknowledged,
+                Err(frame) => Outcome::of_failure(&frame),
+            },
+        }
+    }
 }
 
 /// All connections, those that have nothing to do on a stack: it grows as far as answers are waited for.
 pub struct Clients {
     port: u16,
+    transport: Transport,
+    /// The beginning of the names of their stores.
+    stores: &'static str,
     idle: Mutex<Stack>,
     answers: Mutex<Vec<Answer>>,
 }
@@ -51,8 +96,8 @@ struct Stack {
 }
 
 impl Clients {
-    pub fn new(port: u16) -> Arc<Self> {
-        Arc::new(Self { port, idle: Mutex::default(), answers: Mutex::default() })
+    pub fn new(port: u16, transport: Transport, stores: &'static str) -> Arc<Self> {
+        Arc::new(Self { port, transport, stores, idle: Mutex::default(), answers: Mutex::default() })
     }
 
     /// Everything that was answered since the last call.
@@ -63,6 +108,12 @@ impl Clients {
     /// The number of connections.
     pub fn connections(&self) -> usize {
         lock(&self.idle).opened
+    }
+
+    /// Opens so many connections.
+    pub async fn open(&self, count: usize) {
+        let clients = join_all((0..count).map(|_| self.client())).await;
+        lock(&self.idle).clients.extend(clients);
     }
 
     /// So many clients, each of which waits for an answer before its next push.
@@ -105,18 +156,7 @@ impl Clients {
 
     async fn push(&self, due: Instant) {
         let mut client = self.client().await;
-        let mut body = format!(r#"{{"storeId":"{}","batch":"#, client.store);
-        batch(&mut body, client.head, 1);
-        body.push('}');
-        let (status, text) = client.http.try_post("/api/s2", body).await;
-        let outcome = match status.as_u16() {
-            200 => {
-                client.head += 1;
-                Outcome::Acknowledged
-            }
-            429 if memchr::memmem::find(&text, b"try again later").is_some() => Outcome::Refused,
-            _ => Outcome::Unexpected(format!("{status}: {}", String::from_utf8_lossy(&text))),
-        };
+        let outcome = client.push().await;
         lock(&self.answers).push(Answer { due, took: due.elapsed(), outcome });
         lock(&self.idle).clients.push(client);
     }
@@ -131,7 +171,16 @@ impl Clients {
             idle.opened += 1;
             idle.opened
         };
-        Client { http: Http::connect(self.port).await, store: format!("overload-{number}"), head: 0 }
+        let (port, store) = (self.port, format!("{}-{number}", self.stores));
+        match self.transport {
+            Transport::Http => Client::Http { http: Http::connect(port).await, store, head: 0 },
+            Transport::WebSocket => {
+                let mut rpc = Rpc::open(&format!("ws://127.0.0.1:{port}"), &store, 0).await;
+                // As every client does. A connection that never pulls is closed after a while.
+                rpc.follow().await;
+                Client::WebSocket(Box::new(rpc))
+            }
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! `make overload`: twice the pushes that can be committed, from clients that do not wait for one another. Those that are accepted have
-//! to be answered soon, the others refused at once, the memory has to stay bounded, and afterwards all has to be as before.
+//! to be answered soon, the others refused at once, the memory has to stay bounded, and afterwards all has to be as before. Then as
+//! much as connections allow, over HTTP and over WebSocket.
 //!
 //! The table has a hook that takes a millisecond an event. So it is Postgres that limits, as it would be elsewhere, and not the machine
 //! that the generator shares.
 
 mod clients;
+mod full_speed;
 mod results;
 
 use std::path::Path;
@@ -14,8 +16,9 @@ use livestore_tests::cluster::Cluster;
 use livestore_tests::sidecar::Sidecar;
 use tokio::task::JoinSet;
 
-use self::clients::{Answer, Clients, Outcome};
-use self::results::{Results, Window};
+use self::clients::{Clients, Transport};
+use self::full_speed::FullSpeed;
+use self::results::{Results, Window, is_acknowledged};
 use crate::measure::cpu_time;
 use crate::systems::Ours;
 use crate::works::say;
@@ -36,13 +39,12 @@ pub async fn run(cluster: &'static Cluster, folder: &Path) -> bool {
     let ours = Ours::start(cluster).await;
     let admin = ours.database.admin().await;
     admin.batch_execute(HOOK).await.expect("a hook");
-    let clients = Clients::new(ours.sidecar.port());
+    let clients = Clients::new(ours.sidecar.port(), Transport::Http, "overload");
 
     say(format!("capacity: {WRITERS} writers for {CAPACITY:?}"));
     let start = Instant::now();
     clients.push_in_turn(WRITERS, CAPACITY).await;
     let mut all = clients.take_answers();
-    let is_acknowledged = |answer: &&Answer| matches!(answer.outcome, Outcome::Acknowledged);
     let capacity = all.iter().filter(is_acknowledged).count() as f64 / start.elapsed().as_secs_f64();
 
     let mut load = Load { clients: &clients, sidecar: &ours.sidecar, pushes: JoinSet::new(), peak: 0 };
@@ -57,11 +59,18 @@ pub async fn run(cluster: &'static Cluster, folder: &Path) -> bool {
     let after = load.run(capacity / 2.0, HALF).await;
     let peak = load.finish().await;
     all.extend(clients.take_answers());
+    let mut full_speed = Vec::new();
+    for (transport, stores) in [(Transport::Http, "full-speed-http"), (Transport::WebSocket, "full-speed-ws")] {
+        let (result, answers) = FullSpeed::run(&ours, transport, stores).await;
+        full_speed.push(result);
+        all.extend(answers);
+    }
 
     let stored: i64 = admin.query_one("select count(*) from livestore.events", &[]).await.expect("a count").get(0);
     let results = Results::new(&all, capacity, [before, overload, after])
         .with_memory(memory_before, peak)
         .with_generator(generator_cores, clients.connections())
+        .with_full_speed(full_speed)
         .with_stored(stored);
     results.write(folder);
     results.report()

@@ -1,11 +1,13 @@
 //! The results of an overload.
 
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::clients::{Answer, Outcome};
+use super::full_speed::FullSpeed;
 use crate::measure::{Latency, milliseconds};
 use crate::report::panels::{Line, Panel, panels};
 
@@ -18,9 +20,9 @@ const USUAL: f64 = 1.5;
 const OFFERED: f64 = 0.98;
 
 /// The limits for an overload: for accepted pushes, for refused ones, and for the sidecar, whose queue has room for 64 MiB.
-const LONGEST_ACKNOWLEDGED_MS: f64 = 10_000.0;
+pub const LONGEST_ACKNOWLEDGED_MS: f64 = 10_000.0;
 const SLOWEST_REFUSED_MS: f64 = 1_000.0;
-const MORE_MEMORY_MIB: f64 = 256.0;
+pub const MORE_MEMORY_MIB: f64 = 256.0;
 
 /// A part of the time, by when pushes were due.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +32,7 @@ pub struct Window {
 }
 
 impl Window {
-    fn of(self, all: &[Answer]) -> impl Iterator<Item = &Answer> + Clone {
+    pub fn of(self, all: &[Answer]) -> impl Iterator<Item = &Answer> + Clone {
         all.iter().filter(move |answer| (self.start..self.end).contains(&answer.due))
     }
 
@@ -47,11 +49,18 @@ impl Window {
 
 /// The times that answers of a kind took, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
-struct Times {
-    a_second: f64,
+pub struct Times {
+    pub a_second: f64,
     p50: f64,
     p99: f64,
-    longest: f64,
+    pub longest: f64,
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { a_second, p50, p99, longest } = self;
+        write!(formatter, "{a_second:.0}/s: p50 {p50:.1} ms, p99 {p99:.1} ms, longest {longest:.1} ms")
+    }
 }
 
 /// A second, for the plot.
@@ -82,6 +91,7 @@ pub struct Results {
     generator_cores: f64,
     connections: usize,
     seconds: Vec<Moment>,
+    full_speed: Vec<FullSpeed>,
 }
 
 impl Results {
@@ -116,16 +126,20 @@ impl Results {
             generator_cores: 0.0,
             connections: 0,
             seconds: moments.collect(),
+            full_speed: Vec::new(),
         }
     }
 
     pub fn with_memory(self, before: u64, peak: u64) -> Self {
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         Self { memory_before_mib: mib(before), memory_peak_mib: mib(peak), ..self }
     }
 
     pub fn with_generator(self, generator_cores: f64, connections: usize) -> Self {
         Self { generator_cores, connections, ..self }
+    }
+
+    pub fn with_full_speed(self, full_speed: Vec<FullSpeed>) -> Self {
+        Self { full_speed, ..self }
     }
 
     /// Adds the number of events in the log.
@@ -159,13 +173,15 @@ impl Results {
         let Self { capacity, offered_a_second, unexpected, stored, acknowledged_in_all, .. } = self;
         println!("capacity {capacity:.0} events/s; offered {offered_a_second:.0}/s");
         for (what, times) in [("acknowledged", &self.acknowledged), ("refused", &self.refused)] {
-            let Times { a_second, p50, p99, longest } = times;
-            println!("{what} {a_second:.0}/s: p50 {p50:.1} ms, p99 {p99:.1} ms, longest {longest:.1} ms");
+            println!("{what} {times}");
         }
         println!("memory {:.0} MiB before, {:.0} MiB at most", self.memory_before_mib, self.memory_peak_mib);
         println!("load generator: {:.2} cores, {} connections", self.generator_cores, self.connections);
         let recovered = self.seconds_to_recover.map_or("not".into(), |seconds| format!("after {seconds} s"));
         println!("p99 as under half the load ({:.1} ms) again: {recovered}", self.p99_before_ms);
+        // All of them, whether or not the first is good.
+        let full_speed: Vec<bool> = self.full_speed.iter().map(FullSpeed::report).collect();
+        let full_speed_is_good = !full_speed.contains(&false);
         println!("{acknowledged_in_all} events acknowledged, {stored} in the log");
         println!("{} unexpected answers", unexpected.len());
         for answer in unexpected.iter().take(10) {
@@ -177,7 +193,8 @@ impl Results {
         }
         let is_bounded = self.acknowledged.longest < LONGEST_ACKNOWLEDGED_MS
             && self.refused.p99 < SLOWEST_REFUSED_MS
-            && self.memory_peak_mib < self.memory_before_mib + MORE_MEMORY_MIB;
+            && self.memory_peak_mib < self.memory_before_mib + MORE_MEMORY_MIB
+            && full_speed_is_good;
         if !is_bounded {
             println!("Times or memory are beyond what an overload may cost.");
         }
@@ -186,11 +203,11 @@ impl Results {
     }
 }
 
-fn is_acknowledged(answer: &&Answer) -> bool {
+pub fn is_acknowledged(answer: &&Answer) -> bool {
     matches!(answer.outcome, Outcome::Acknowledged)
 }
 
-fn is_refused(answer: &&Answer) -> bool {
+pub fn is_refused(answer: &&Answer) -> bool {
     matches!(answer.outcome, Outcome::Refused)
 }
 
@@ -200,7 +217,11 @@ fn p99<'a>(answers: impl Iterator<Item = &'a Answer>) -> Option<f64> {
     Latency::of(took).map(|latency| latency.p99)
 }
 
-fn times<'a>(answers: impl Iterator<Item = &'a Answer>, window: Window) -> Times {
+pub fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+pub fn times<'a>(answers: impl Iterator<Item = &'a Answer>, window: Window) -> Times {
     let took: Vec<Duration> = answers.map(|answer| answer.took).collect();
     let (count, longest) = (took.len() as f64, took.iter().max().copied());
     let Some(Latency { p50, p99 }) = Latency::of(took) else { return Times::default() };

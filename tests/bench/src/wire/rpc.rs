@@ -21,6 +21,8 @@ pub struct Rpc {
     store: String,
     head: u64,
     requests: u64,
+    /// The request of the live pull.
+    pull: u64,
 }
 
 impl Rpc {
@@ -39,7 +41,7 @@ impl Rpc {
         let url = format!("{url}/?storeId={store}&transport=ws");
         let (socket, _) =
             connect_async_with_config(&url, Some(config), true).await.unwrap_or_else(|error| panic!("{url}: {error}"));
-        Self { socket, store: store.into(), head, requests: 0 }
+        Self { socket, store: store.into(), head, requests: 0, pull: 0 }
     }
 
     /// The same from another address of this machine, 127.0.0.`address`, as one of many connections that are mostly idle.
@@ -55,17 +57,32 @@ impl Rpc {
         let (socket, _) = client_async_with_config(&url, MaybeTlsStream::Plain(stream), Some(config))
             .await
             .unwrap_or_else(|error| panic!("{url}: {error}"));
-        Self { socket, store: store.into(), head: 0, requests: 0 }
+        Self { socket, store: store.into(), head: 0, requests: 0, pull: 0 }
     }
 
     /// Pushes the next events and waits for the acknowledgement.
     pub async fn push(&mut self, events: u64) {
+        if let Err(frame) = self.try_push(events).await {
+            panic!("{}", String::from_utf8_lossy(&frame));
+        }
+    }
+
+    /// The same where the push may be refused.
+    ///
+    /// # Errors
+    /// The answer, if the push failed.
+    pub async fn try_push(&mut self, events: u64) -> Result<(), Bytes> {
         self.send_push(events).await;
         loop {
             let frame = self.receive().await;
-            if count(&frame, r#""_tag":"Exit""#) > 0 {
-                assert!(count(&frame, r#""_tag":"Success""#) > 0, "{}", String::from_utf8_lossy(&frame));
-                return;
+            if count(&frame, r#""_tag":"Chunk""#) > 0 {
+                self.take(&frame).await;
+            } else if count(&frame, r#""_tag":"Exit""#) > 0 {
+                if count(&frame, r#""_tag":"Success""#) > 0 {
+                    return Ok(());
+                }
+                self.head -= events;
+                return Err(frame);
             }
         }
     }
@@ -91,6 +108,7 @@ impl Rpc {
         let store = &self.store;
         let payload = format!(r#"{{"storeId":"{store}","live":true,"cursor":{{"_tag":"None"}}}}"#);
         self.request("Pull", &payload).await;
+        self.pull = self.requests;
         // The first page, empty if the log is.
         let mut events = self.next_page().await;
         while events < self.head {
@@ -112,7 +130,7 @@ impl Rpc {
 
     /// Counts the events of a chunk, and asks for the next.
     async fn take(&mut self, frame: &[u8]) -> u64 {
-        let id = self.requests;
+        let id = self.pull;
         self.send(format!(r#"{{"_tag":"Ack","requestId":"{id}"}}"#)).await;
         count(frame, r#""parentSeqNum":"#)
     }

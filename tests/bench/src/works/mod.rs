@@ -10,6 +10,7 @@ pub mod read;
 pub mod standby;
 pub mod start;
 pub mod together;
+pub mod update;
 
 use std::time::Duration;
 
