@@ -13,7 +13,7 @@ export FUZZ_SECONDS ?= 60
 LIBRARIES := $(sort $(shell sed -n "s/^module_pathname = '.libdir\/\(.*\)'/\1/p" extension/livestore_sync.control sql/releases/*.control))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check test test-all test-bare test-container bench soak overload fuzz chaos converge install extension sidecar docs packages
+.PHONY: help run demo check test test-all test-bare test-container bench soak overload fuzz chaos converge gameday install extension sidecar docs packages dist
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,7 +39,7 @@ bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUIC
 soak: ## a mixed load for a long time, to see whether memory, open files or connections grow: MINUTES=30
 	@SOAK_MINUTES="$(or $(MINUTES),30)" tests/bench/run soak
 
-overload: ## twice the pushes that can be committed, for a minute: what is accepted, what is refused, and after how long
+overload: ## twice the pushes that can be committed, then as many as 2,000 connections allow: what is accepted, what is refused, and after how long
 	@tests/bench/run overload
 
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
@@ -50,6 +50,9 @@ chaos: ## clients of every dialect against several sidecars, with faults: SECOND
 
 converge: ## full clients that commit at the same moment, here and on sync-cf and s2-lite: about 3 minutes, ROUNDS=10 ONLY=cf-ws,s2 ARGUMENTS="--writers 2,5" OUT=docs/benchmarks
 	@CONVERGE_ROUNDS="$(ROUNDS)" CONVERGE_ONLY="$(ONLY)" CONVERGE_ARGUMENTS="$(ARGUMENTS)" CONVERGE_OUT="$(OUT)" tests/converge/run
+
+gameday: ## five faults on a system that runs: what the operator sees of each, and the remedy of docs/runbook.md, tried
+	@tests/scripts/gameday
 
 test-container: ## build both images from nothing, as users do, and run compose.yaml (about 20 minutes)
 	@tests/scripts/container --full
@@ -78,3 +81,6 @@ sidecar: ## build target/release/livestore-sidecar
 
 packages: extension sidecar ## build Debian packages of both, in target/packages
 	@packaging/build
+
+dist: ## what a release consists of, in target/dist: programs, packages, images, SQL, docs, checksums (about 20 minutes)
+	@rm -rf target/dist target/programs && packaging/dist

@@ -1,0 +1,22 @@
+# Sourced by the scripts that build for a release: the same commit makes the same files, in any folder, on any day.
+
+# Everything is as old as the last commit.
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2> /dev/null || date +%s)}
+export SOURCE_DATE_EPOCH
+
+# Compilers write the paths of sources into programs.
+for_paths() {
+    local option=$1 separator=$2 cargo_home=${CARGO_HOME:-$HOME/.cargo}
+    printf '%s%s' "$option=$PWD=/src$separator" "$option=$cargo_home=/cargo"
+}
+CARGO_ENCODED_RUSTFLAGS=$(for_paths --remap-path-prefix $'\x1f')
+CFLAGS=$(for_paths -ffile-prefix-map ' ')
+export CARGO_ENCODED_RUSTFLAGS CFLAGS
+
+# An archive of a folder's files, at the path of its last part.
+archive() {
+    local file=$1 folder=$2
+    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u+rw,go+r,go-w \
+        -C "$(dirname "$folder")" -c "$(basename "$folder")" | gzip -9n > "$file"
+    echo "$file"
+}
