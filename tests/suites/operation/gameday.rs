@@ -165,21 +165,20 @@ async fn a_handler_fails(day: &Day) {
 /// Somebody else has all connections of Postgres when a sidecar needs new ones.
 async fn no_connection_is_left(day: &Day) {
     day.fault("another program takes all connections of Postgres", "LivestoreSidecarDoesNotListen");
-    let url = day.database.url("stranger");
-    let mut taken = Vec::new();
-    while let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
-        tokio::spawn(connection);
-        taken.push(client);
-    }
+    // Its sidecar does not look, so that the other one gets all places.
+    day.sidecar.signal("STOP");
     day.admin
         .batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'sidecar'")
         .await
         .unwrap();
-    // The places of the sidecar go to the other one, too.
+    let sessions = "select count(*) from pg_stat_activity where usename = 'sidecar'";
+    eventually("they end", || async { day.admin.query_one(sessions, &[]).await.unwrap().get::<_, i64>(0) == 0 }).await;
+    let (url, mut taken) = (day.database.url("stranger"), Vec::new());
     while let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
         tokio::spawn(connection);
         taken.push(client);
     }
+    day.sidecar.signal("CONT");
     day.metric("livestore_listening", |value| value == 0.0).await;
     let push = day.push("todos", 4, "todoCreated");
     day.log(&["a commit waits for the database", "connection slots"]).await;
