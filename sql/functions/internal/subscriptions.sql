@@ -265,12 +265,20 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
-    handler constant regprocedure := (livestore._subscriber(subscription)).handler;
+    subscriber constant livestore.subscribers := livestore._subscriber(subscription);
+    handler constant regprocedure := to_regprocedure(subscriber.handler);
+    owner_name text;
 begin
-    -- A dump has the number of a handler that was dropped, which may be another function after the restore.
     if livestore._is_handler(handler) is not true then
         raise exception 'the subscription % has no handler', to_json(subscription)
-            using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped.';
+            using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped or renamed.';
+    end if;
+    -- Whoever makes a schema and a function of the names of those that were dropped must not be called with the rights of a sidecar.
+    select r.rolname into owner_name from pg_proc p join pg_roles r on r.oid = p.proowner where p.oid = handler;
+    if owner_name is distinct from subscriber.handler_owner then
+        raise exception 'the handler % belongs to %, and not to % any more', handler, owner_name, subscriber.handler_owner
+            using errcode = 'insufficient_privilege',
+                hint = format('alter function %s owner to %I, or make the subscription anew.', handler, subscriber.handler_owner);
     end if;
     return handler;
 end
