@@ -5,7 +5,8 @@ create table livestore.subscribers (
     stores text,
     partitions integer not null check (partitions between 1 and 256),
     max_failures integer not null check (max_failures between 1 and 1000),
-    handler regprocedure,
+    handler text,
+    handler_owner text,
     url text check (url ~ '^https?://' and octet_length(url) <= 2048),
     created_at timestamptz not null default now(),
     started_at timestamptz not null default clock_timestamp(),
@@ -19,7 +20,8 @@ comment on column livestore.subscribers.names is 'Names of the events that it ge
 comment on column livestore.subscribers.stores is 'Pattern of LIKE for the ids of the stores that it gets events of; null: of all';
 comment on column livestore.subscribers.partitions is 'Number of its partitions: as many workers can share it. All events of a store are in one partition';
 comment on column livestore.subscribers.max_failures is 'Number of failures after which an event becomes a dead letter';
-comment on column livestore.subscribers.handler is 'Function that livestore.run_subscription calls with each event';
+comment on column livestore.subscribers.handler is 'Function that livestore.run_subscription calls with each event, as regprocedure shows it. Text, because pg_upgrade refuses a column of type regprocedure';
+comment on column livestore.subscribers.handler_owner is 'Its owner. A function of that name that somebody else has made since is not called';
 comment on column livestore.subscribers.url is 'Address that sidecars send the events to. Without one and without a handler the workers are programs';
 comment on column livestore.subscribers.created_at is 'When it was made';
 comment on column livestore.subscribers.started_at is 'When it was made or rebuilt last';

@@ -33,8 +33,11 @@ begin
         raise exception 'a subscription has a handler or a url' using errcode = 'invalid_parameter_value',
             hint = 'Make two subscriptions.';
     end if;
-    insert into livestore.subscribers (name, names, stores, partitions, max_failures, handler, url)
-    values (subscription, names, stores, partitions, max_failures, handler, url);
+    insert into livestore.subscribers (name, names, stores, partitions, max_failures, handler, handler_owner, url)
+    values (
+        subscription, names, stores, partitions, max_failures, handler::text,
+        (select r.rolname from pg_proc p join pg_roles r on r.oid = p.proowner where p.oid = handler), url
+    );
     insert into livestore.subscription_partitions (subscription, "partition", "position")
     select subscription, p.n, 0 from generate_series(0, partitions - 1) p(n);
     perform livestore._start(livestore._subscriber(subscription), start);

@@ -265,12 +265,24 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
 declare
-    handler constant regprocedure := (livestore._subscriber(subscription)).handler;
+    subscriber constant livestore.subscribers := livestore._subscriber(subscription);
+    handler regprocedure;
+    owner_name text;
+    is_superuser boolean;
 begin
-    -- A dump has the number of a handler that was dropped, which may be another function after the restore.
+    -- to_regprocedure would need the right to use its schema.
+    select p.oid, r.rolname, r.rolsuper into handler, owner_name, is_superuser
+    from pg_proc p join pg_roles r on r.oid = p.proowner
+    where p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text and p.oid::regprocedure::text = subscriber.handler;
     if livestore._is_handler(handler) is not true then
         raise exception 'the subscription % has no handler', to_json(subscription)
-            using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped.';
+            using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped or renamed.';
+    end if;
+    -- Whoever makes a schema and a function of the names of those that were dropped must not be called with the rights of a sidecar.
+    if owner_name <> subscriber.handler_owner and not is_superuser then
+        raise exception 'the handler % belongs to %, and not to % any more', handler, owner_name, subscriber.handler_owner
+            using errcode = 'insufficient_privilege',
+                hint = format('alter function %s owner to %I, or make the subscription anew.', handler, subscriber.handler_owner);
     end if;
     return handler;
 end

@@ -714,3 +714,29 @@ async fn a_poll_that_finds_nothing_new_writes_nothing() {
     }
     assert_eq!(events, 20);
 }
+
+/// The name of a handler may come to belong to somebody else: its schema was dropped, and a stranger has made it anew.
+#[tokio::test]
+async fn a_function_of_a_stranger_with_the_name_of_a_handler_is_not_called() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let handler = "create or replace function app.handle(event livestore.polled_event) returns void language sql as ''";
+    run(&admin, "create schema app").await;
+    run(&admin, handler).await;
+    run(&admin, "select livestore.subscribe('s', handler => 'app.handle(livestore.polled_event)')").await;
+    run(&admin, "select livestore.commit('todos', 'e')").await;
+    let handled = "select events from livestore.run_subscription('s')";
+    assert_eq!(one::<i64>(&admin, handled).await, 1);
+    run(
+        &admin,
+        "drop schema app cascade; create schema app authorization stranger; select livestore.commit('todos', 'e')",
+    )
+    .await;
+    assert_eq!(rejection(admin.query(handled, &[]).await).sqlstate, "42883");
+    run(&admin, "grant usage on schema livestore to stranger").await;
+    run(&database.connect("stranger").await, handler).await;
+    let sidecar = database.connect("sidecar").await;
+    assert_eq!(rejection(sidecar.query(handled, &[]).await).sqlstate, "42501");
+    run(&admin, "alter function app.handle(livestore.polled_event) owner to postgres").await;
+    assert_eq!(one::<i64>(&admin, handled).await, 1);
+}
