@@ -163,9 +163,13 @@ async fn members(client: &Client, report: &mut Report) -> Result<(), Error> {
         .query(
             "select r.rolname::text, r.rolcanlogin or r.rolsuper or r.rolcreaterole or r.rolbypassrls or r.rolreplication,
                  (
-                     select string_agg(u.rolname, ', ' order by u.rolname)
+                     select string_agg(distinct u.rolname::text, ', ' order by u.rolname::text)
                      from pg_auth_members m join pg_roles u on u.oid = m.member
                      where m.roleid = r.oid and u.rolname not in ('livestore_writer', 'livestore_admin', 'livestore_hooks')
+                         and (
+                             coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
+                             or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
+                         )
                  )
              from pg_roles r where r.rolname in ('livestore_reader', 'livestore_writer', 'livestore_admin') order by 1",
             &[],

@@ -92,6 +92,14 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         let sidecar = Start::new(sidecar_url).ready().await;
         push(&sidecar, "todos").await;
         drop(sidecar);
+        administer_without_a_superuser(&cluster.connect(owner, name).await).await;
+        let checked = succeed(&cluster.url(role, name), &["check", "--listen", "127.0.0.1:0"]);
+        assert!(
+            checked.contains("livestore_admin: owner; livestore_writer: second_sidecar_of_app, sidecar_of_app"),
+            "{provider}: {checked}"
+        );
+        assert!(checked.contains("\n0 wrong"), "{provider}: {checked}");
+        assert_eq!(text(&admin, members).await, "", "{provider}: after the administration");
         admin.batch_execute("create or replace function livestore.version() returns text immutable language sql as $$ select '0.3.0-old' $$").await.unwrap();
         let checked = succeed(&cluster.url(role, name), &["check", "--listen", "127.0.0.1:0"]);
         assert!(checked.contains("run \"livestore-sidecar upgrade\""), "{provider}: {checked}");
@@ -109,6 +117,35 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         assert_eq!(run(&url, &["upgrade"]).0, 4);
         cluster.pg_ctl(&["stop", "-m", "immediate"]);
     }
+}
+
+/// The SQL of docs/managed.md, and a hook in the place that the page names.
+async fn administer_without_a_superuser(owner: &Client) {
+    assert!(owner.simple_query("select * from livestore.events").await.is_err());
+    let page = std::fs::read_to_string(root().join("docs/managed.md")).unwrap();
+    let blocks: Vec<&str> = page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [administrator, member] = blocks[..] else { panic!("two blocks") };
+    owner.batch_execute(administrator).await.unwrap();
+    let backend_id = "select backend_id from livestore.stores where store_id = 'todos'";
+    let before = text(owner, backend_id).await;
+    owner.batch_execute(member).await.unwrap();
+    assert_ne!(text(owner, backend_id).await, before);
+    let (grant, rest) = member.split_once('\n').unwrap();
+    owner
+        .batch_execute(&format!(
+            "{grant}
+             create function public.refuse_bad() returns trigger language plpgsql set search_path = pg_catalog, pg_temp
+             as $$ begin if new.name = 'bad' then raise exception 'bad events are refused'; end if; return new; end $$;
+             grant execute on function public.refuse_bad() to livestore_hooks;
+             create trigger refuse_bad before insert on livestore.eventlog_1 for each row execute function public.refuse_bad();
+             {rest}"
+        ))
+        .await
+        .unwrap();
+    let refused = owner.simple_query("select livestore.commit('todos', 'bad')").await.unwrap_err();
+    assert!(refused.as_db_error().unwrap().message().contains("bad events are refused"), "{refused:?}");
+    let is_no_member = owner.simple_query("select livestore.renew_backend_ids()").await.unwrap_err();
+    assert_eq!(is_no_member.as_db_error().unwrap().code().code(), "42501");
 }
 
 /// Without CREATEROLE the roles have to be there, and the role a member of two of them meanwhile: the error says so.

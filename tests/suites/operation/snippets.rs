@@ -26,7 +26,7 @@ async fn the_event_of_the_readme_is_committed() {
     admin.batch_execute(sql).await.unwrap();
     let row = admin.query_one("select store_id, name, args->>'text' from livestore.events", &[]).await.unwrap();
     let event: (String, String, String) = (row.get(0), row.get(1), row.get(2));
-    assert_eq!(event, ("my-store".into(), "todoCreated".into(), "from SQL".into()));
+    assert_eq!(event, ("todos".into(), "todoCreated".into(), "from SQL".into()));
 }
 
 /// Runs a snippet of a shell in which `livestore-sidecar` is that of the tests.
