@@ -1,4 +1,4 @@
-//! The sidecar: LiveStore's sync protocols in front of a Postgres with the extension `livestore_sync`.
+//! The sidecar: serves LiveStore clients from a Postgres with `livestore_sync`.
 
 // Some of it is for `livestore-sidecar dev` alone.
 #![cfg_attr(not(feature = "dev"), allow(dead_code))]

@@ -13,7 +13,7 @@ use crate::install::{Install, Uninstall, Upgrade};
 use crate::token::NewToken;
 use crate::{check, process};
 
-/// Speaks LiveStore's sync protocols in front of a Postgres with the extension livestore_sync.
+/// Serves LiveStore clients from your Postgres.
 #[derive(Debug, Parser)]
 #[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Program {
@@ -30,7 +30,7 @@ enum Command {
     #[cfg(feature = "dev")]
     /// Serves on a developer's machine, with a Postgres cluster of its own in --data
     Dev(Box<Dev>),
-    /// Looks at these settings, the database and what it is set to, and says what is wrong and how to mend it
+    /// Checks your settings and your database, and tells you how to fix what is wrong
     Check(Box<Config>),
 
     /// Installs livestore_sync in a database, or brings it to this version, and creates the sidecar's role
@@ -55,7 +55,7 @@ enum Command {
     Import(Import),
     /// Makes a token, to try --auth jwt with, and prints it
     Token(NewToken),
-    /// Asks the sidecar on this machine whether it lives, for a container's health check
+    /// Checks that the sidecar on this machine is alive: the health check of a container
     Health(Health),
     /// Prints completions for a shell
     Completions(Completions),

@@ -1,4 +1,4 @@
-//! `livestore-sidecar check`: looks at what serving takes, and says what is wrong and how to mend it.
+//! `livestore-sidecar check`: looks at what serving takes, and says what is wrong and how to fix it.
 
 mod database;
 mod events;

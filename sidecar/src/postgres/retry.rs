@@ -13,7 +13,7 @@ use crate::telemetry::chain;
 pub enum Retry {
     /// Yes: the database is away, restarting, failing over, out of resources, or holds a lock.
     Soon,
-    /// Yes, once the operator has mended how the database is set up. Nothing is wrong with the request, and everybody's
+    /// Yes, once the operator has fixed how the database is set up. Nothing is wrong with the request, and everybody's
     /// fails: clients wait, since LiveStore stops syncing for good when a pull fails.
     WhenMended,
     /// Perhaps: an internal error, as when a table is dropped while it is read.

@@ -87,7 +87,7 @@ begin
         for update
     loop
         delete from livestore.found_misfits m where m.store = target.id and m.name = coalesce(check_events.name, m.name);
-        -- Again, since some may have been mended meanwhile.
+        -- Again, since some may have been fixed meanwhile.
         insert into livestore.found_misfits (store, seq_num, name, version, reason)
         select c.* from (
             select e.store, e."seqNum", e.name, t.version, livestore._misfit_of_args(t.schema, e.args, clock_timestamp() + interval '1 s') as reason

@@ -142,7 +142,7 @@ fn unreadable(store: &StoreId, seq_num: Option<i64>, problem: &Malformed) -> Dat
             seq_num,
             error = %chain(problem),
             suppressed,
-            "an event cannot be read: nobody gets what follows it, until its row in the event log is mended"
+            "an event cannot be read: nobody gets what follows it, until its row in the event log is fixed"
         );
     }
     DatabaseError::UnreadableEvent { seq_num, problem: problem.to_string() }
