@@ -8,7 +8,7 @@ use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
 use livestore_tests::root;
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::tokens::{Provider, Signer, now};
+use livestore_tests::tokens::{Provider, Signer, WITH_SECRET, now, token};
 use serde_json::{Value, json};
 
 /// The output of the commands of the `number`th block under a heading, and the settings that they leave behind.
@@ -194,4 +194,33 @@ async fn a_token_of_the_sidecar_itself_opens_its_store() {
     let (token, settings) = recipe("Without a service", 0);
     let sidecar = start(&database, &settings, "").await;
     has_its_own_store_only(&node, &sidecar, "ann", &token).await;
+}
+
+/// The function of the page, which decides by a table.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_a_team_open_its_store_until_they_are_removed() {
+    let (database, node) = (Database::new().await, Node::sync_backend());
+    let admin = database.admin().await;
+    let page = std::fs::read_to_string(root().join("docs/auth.md")).unwrap();
+    let blocks: Vec<_> = page.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [function] = blocks[..] else { panic!("one block") };
+    admin.batch_execute(function).await.unwrap();
+    admin.batch_execute("insert into app.team_members values ('team-7', 'ann')").await.unwrap();
+    let arguments = [&WITH_SECRET[..], &["--allow", "*=write", "--authorize-function", "app.is_member"]].concat();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+
+    let params = json!({"payload": {"authToken": token("ann")}});
+    let ann = node.open_with("cf-ws", &sidecar.url(), "team-7", params).await;
+    ann.push(chain(0, 1)).await.unwrap();
+    assert_eq!(ann.pull(None).await.unwrap().len(), 1);
+    for (user, store) in [("bob", "team-7"), ("ann", "team-8"), ("ann", "user-ann")] {
+        let refusal = refusal(&node, &sidecar, store, &token(user)).await;
+        assert!(refusal.contains("not allowed"), "{user}, {store}: {refusal}");
+    }
+
+    admin.batch_execute("delete from app.team_members").await.unwrap();
+    let refused = ann.push(chain(1, 1)).await.unwrap_err().to_string();
+    assert!(refused.contains("not allowed to push to this store"), "{refused}");
+    let refused = refusal(&node, &sidecar, "team-7", &token("ann")).await;
+    assert!(refused.contains("not allowed"), "{refused}");
 }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use jsonwebtoken::dangerous::insecure_decode;
 use livestore_tests::cluster::{Cluster, Database, bin};
 use livestore_tests::sidecar::{Start, http_get};
 use livestore_tests::{eventually, free_port, root};
@@ -330,4 +331,16 @@ async fn the_commands_and_values_of_the_page_run() {
     let installed = run(&install);
     assert!(installed.contains("Clients sync with wss://sync.example.com."), "{installed}");
     assert!(installed.contains("helm.sh/hook: pre-install,pre-upgrade"), "{installed}");
+
+    // The sidecar in the place of its pod, which has the secret.
+    let program = Start::program();
+    let program = program.get_program().display();
+    let secret = "a secret of at least 32 characters";
+    let sidecar = format!("exec env LIVESTORE_JWT_SECRET='{secret}' {program} \"$@\"");
+    stand_in(folder.path(), "livestore-sidecar", &sidecar);
+    let kubectl = "[ \"$1 $2\" = 'exec deployment/sync-livestore-sidecar' ] || exit 1\nshift 3\nexec \"$@\"";
+    stand_in(folder.path(), "kubectl", kubectl);
+    let token = run(&blocks("sh token").remove(0));
+    let claims = insecure_decode::<Value>(token.trim()).unwrap().claims;
+    assert_eq!((&claims["sub"], &claims["livestore"]), (&json!("ann"), &json!({"user-ann": "write"})));
 }

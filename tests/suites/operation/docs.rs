@@ -9,6 +9,7 @@ use livestore_tests::device::Device;
 use livestore_tests::dialects::DIALECTS;
 use livestore_tests::events::event;
 use livestore_tests::sidecar::Start;
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now, token};
 use livestore_tests::{eventually, root};
 use serde_json::json;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
@@ -69,7 +70,7 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     let todo = |store: &str| (store.to_string(), "1".to_string(), "buy milk".to_string());
     assert_eq!(todos, [todo("own"), todo("shared")]);
 
-    // The hook that knows the user of a push, and the function that decides on the rights of users.
+    // The function that decides on the rights of users.
     let members = "insert into app.members values ('ann', 'shared', true), ('bob', 'shared', false)";
     admin.execute(members, &[]).await.unwrap();
     let start = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "app.may_sync"]);
@@ -81,7 +82,6 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     for (payload, why) in [
         (json!({"authToken": "eve"}), "log in to open shared"),
         (json!({"authToken": "bob"}), "not allowed to push to this store"),
-        (json!({"authToken": "ann", "role": "viewer"}), "viewers cannot change shared"),
     ] {
         let error = open(payload).await.push(next.clone()).await.unwrap_err();
         assert!(error.to_string().contains(why), "{why}: {error}");
@@ -89,11 +89,22 @@ async fn the_hooks_of_the_documentation_reject_and_materialize() {
     assert_eq!(open(json!({"authToken": "bob"})).await.pull(None).await.unwrap().len(), 1);
     open(json!({"authToken": "ann"})).await.push(next).await.unwrap();
 
+    // The hook that knows the claims of the user who pushes.
+    let arguments = [&WITH_SECRET[..], &["--allow", "*=write"]].concat();
+    let verifying = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let url = verifying.url();
+    let open = |token: String| node.open_with("cf-http", &url, "shared", json!({"payload": {"authToken": token}}));
+    let third = json!([event(2, "todoCreated", json!({"id": "3", "text": "write"}))]);
+    let viewer = Signer::secret(SECRET).sign(&json!({"sub": "ann", "exp": now() + 3600, "role": "viewer"}));
+    let error = open(viewer).await.push(third.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("viewers cannot change shared"), "{error}");
+    open(token("ann")).await.push(third).await.unwrap();
+
     admin.batch_execute(&definer[0]).await.unwrap();
     admin.batch_execute("revoke all on app.todos from livestore_hooks").await.unwrap();
-    let third = json!([event(2, "todoCreated", json!({"id": "3", "text": "rest"}))]);
-    sidecar.execute("select livestore.push('shared', $1)", &[&third]).await.unwrap();
-    let todos = "select count(*) from app.todos where id = '3'";
+    let fourth = json!([event(3, "todoCreated", json!({"id": "4", "text": "rest"}))]);
+    sidecar.execute("select livestore.push('shared', $1)", &[&fourth]).await.unwrap();
+    let todos = "select count(*) from app.todos where id = '4'";
     assert_eq!(admin.query_one(todos, &[]).await.unwrap().get::<_, i64>(0), 1);
 }
 

@@ -229,11 +229,3 @@ async fn clients_of_electric_share_pages_behind_nginx_with_a_cache_as_documented
     let later = node.open("electric", &url, "team").await;
     assert_eq!(numbers(&later.pull(None).await.unwrap()), up_to(3));
 }
-
-#[test]
-fn what_operations_says_of_nginx_is_of_the_recipe() {
-    let read = |page: &str| std::fs::read_to_string(root().join(page)).unwrap();
-    let (operations, proxies) = (read("docs/operations.md"), read("docs/proxies.md"));
-    let lines: Vec<_> = operations.lines().filter(|line| line.starts_with("    proxy_")).collect();
-    assert!(lines.len() > 5 && lines.iter().all(|line| proxies.contains(line)), "{lines:?}");
-}

@@ -7,7 +7,6 @@ use livestore_tests::client::newer_node;
 use livestore_tests::cluster::{Database, bin};
 use livestore_tests::root;
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::tokens::{WITH_SECRET, token};
 use serde_json::{Value, json};
 
 /// The code blocks of a page in this language, in order.
@@ -29,16 +28,18 @@ async fn the_event_of_the_readme_is_committed() {
     assert_eq!(event, ("todos".into(), "todoCreated".into(), "from SQL".into()));
 }
 
+/// The secret of the sidecars whose tokens a snippet makes.
+const SECRET: &str = "a secret of at least 32 characters";
+
 /// Runs a snippet of a shell in which `livestore-sidecar` is that of the tests.
 fn shell(script: &str) -> String {
     let program = Start::program();
     let folder = std::path::Path::new(program.get_program()).parent().unwrap().to_owned();
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
-    let secret = "a secret of at least 32 characters";
     let output = Command::new("sh")
         .args(["-ec", script])
         .env("PATH", path)
-        .env("LIVESTORE_JWT_SECRET", secret)
+        .env("LIVESTORE_JWT_SECRET", SECRET)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -212,9 +213,13 @@ fn the_token_command_makes_the_claims_that_the_page_shows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_connects_as_the_page_on_the_relay_does_is_answered() {
     let database = Database::new().await;
-    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let [settings, make] = &snippets("docs/relay.md", "sh")[..] else { panic!("two blocks") };
+    assert!(settings.contains("LIVESTORE_AUTH=jwt LIVESTORE_JWT_SECRET="), "{settings}");
+    let arguments = ["--auth", "jwt", "--jwt-secret", SECRET];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
     let [script] = &snippets("docs/relay.md", "js")[..] else { panic!("one block") };
-    let script = script.replace("wss://sync.example.com", &sidecar.url()).replace('…', &token("ann"));
+    let token = shell(make);
+    let script = script.replace("wss://sync.example.com", &sidecar.url()).replace('…', token.trim());
     let script = format!("{script}\nsocket.onmessage = ({{ data }}) => {{ console.log(data); process.exit() }}");
     let output = tokio::process::Command::new(newer_node()).args(["-e", &script]).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
