@@ -203,7 +203,9 @@ async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(
     }
     match (&config.protocols.sync_cf.admin_secret, is_admin) {
         (Some(_), false) => report.wrong(format!("--admin-secret: the role {name} may not reset stores; grant livestore_admin to {name}")),
-        (None, true) if !is_superuser => report.advise(format!("the role {name} may reset stores, and nobody can ask for it without --admin-secret: revoke livestore_admin from {name}")),
+        (None, true) if !is_superuser && !config.inspector.serves(config.server.listen) => report.advise(format!(
+            "the role {name} may reset stores, and nobody can ask for it without --admin-secret or the inspector: revoke livestore_admin from {name}"
+        )),
         _ => {}
     }
     Ok(())

@@ -184,7 +184,7 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     finds(&url.replace(database.name(), "missing"), &[], "WRONG", "\"missing\" does not exist").await;
     finds(&format!("postgres://a@127.0.0.1:{}/b", free_port()), &[], "WRONG", "Connection refused").await;
     finds(&url, &["--admin-secret", "secret"], "WRONG", "grant livestore_admin to").await;
-    finds(&database.url("admin"), &[], "advice", "revoke livestore_admin from").await;
+    finds(&database.url("admin"), &["--inspector", "off"], "advice", "revoke livestore_admin from").await;
     finds(&url, &["--authorize-function", "app.none"], "WRONG", "there is no such function").await;
     finds(&url, &["--database-connections", "60000"], "WRONG", "raise max_connections").await;
     let free = async || {
