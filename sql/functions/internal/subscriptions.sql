@@ -278,7 +278,7 @@ begin
         raise exception 'the subscription % has no handler', to_json(subscription)
             using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped or renamed.';
     end if;
-    -- Whoever makes a schema and a function of the names of those that were dropped must not be called with the rights of a sidecar.
+    -- A stranger may make a schema and a function with the names of those that were dropped. It must not run with the rights of a sidecar.
     if owner_name <> subscriber.handler_owner and not is_superuser then
         raise exception 'the handler % belongs to %, and not to % any more', handler, owner_name, subscriber.handler_owner
             using errcode = 'insufficient_privilege',
