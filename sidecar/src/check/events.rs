@@ -1,4 +1,5 @@
-//! Checks of what gets in the way of events: indexes that refuse them, transactions that hold up their store, schemas that they do not fit.
+//! Checks of what gets in the way of events: indexes that refuse them, transactions that hold up their store, schemas that they do not fit,
+//! handlers that cannot be called.
 
 use tokio_postgres::{Client, Error};
 
@@ -12,7 +13,8 @@ pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
     }
     indexes(client, report).await?;
     held_stores(client, report).await?;
-    misfits(client, report).await
+    misfits(client, report).await?;
+    handlers(client, report).await
 }
 
 /// An index on the event logs is an invisible hook: a push for which its expression raises an error, or makes an entry that is too long for
@@ -99,6 +101,24 @@ async fn misfits(client: &Client, report: &mut Report) -> Result<(), Error> {
                 "{count} events do not fit their type, and may stop clients for good: select * from livestore.misfits, and see docs/erasure.md"
             ));
         }
+    }
+    Ok(())
+}
+
+/// A handler that was dropped, or that may not be called any more, gets no events, and only its subscription falls behind.
+async fn handlers(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let allowed =
+        "select coalesce(has_function_privilege(to_regprocedure('livestore._handler(text)'), 'execute'), false)";
+    if !client.query_one(allowed, &[]).await?.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let subscriptions = "select subscription from livestore.served_subscriptions() where url is null";
+    for row in client.query(subscriptions, &[]).await? {
+        let subscription: &str = row.get(0);
+        let Err(error) = client.query_one("select livestore._handler($1)", &[&subscription]).await else { continue };
+        let Some(refused) = error.as_db_error() else { return Err(error) };
+        let hint = refused.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
+        report.wrong(format!("the subscription {subscription} is not run: {}.{hint}", refused.message()));
     }
     Ok(())
 }

@@ -9,8 +9,12 @@ use super::state::{JOIN_ROLES, LEAVE_ROLES, State, VERSION};
 const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
 const LEAVE_EXTENSION: &str = include_str!("../../../sql/flavours/portable/adopt.sql");
 
-/// First, and before anything else is locked: pushes and pulls lock the table of stores before others, and would wait for those.
+/// Before anything else is locked: pushes and pulls lock the table of stores before others, and would wait for those.
 pub const ALONE: &str = "lock table livestore.stores in access exclusive mode;";
+
+/// The same, of all that an update changes, and without pushes that wait for long. The scripts begin with it, too, but what comes
+/// before them would keep its locks while they try.
+const LOCK: &str = include_str!("../../../sql/lock.sql");
 
 /// Statements with their purpose.
 #[derive(Debug)]
@@ -107,9 +111,9 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
     };
     let change = change.map(|change| match state.installed {
         None => change,
-        Some((Flavour::Native, _)) => Change { sql: format!("{ALONE}\n{}", change.sql), ..change },
+        Some((Flavour::Native, _)) => Change { sql: format!("{LOCK}\n{}", change.sql), ..change },
         // Once more, for the script that is printed.
-        Some((Flavour::Portable, _)) => Change { sql: format!("{JOIN_ROLES}\n{ALONE}\n{}", change.sql), ..change },
+        Some((Flavour::Portable, _)) => Change { sql: format!("{JOIN_ROLES}\n{LOCK}\n{}", change.sql), ..change },
     });
     Ok(vec![change])
 }
@@ -217,11 +221,11 @@ mod tests {
         }
         assert_eq!(
             sql(&state(Some((Portable, "0.2.9")), true, true), None).unwrap(),
-            format!("{JOIN_ROLES}\n{ALONE}\n{}", portable())
+            format!("{JOIN_ROLES}\n{LOCK}\n{}", portable())
         );
         assert_eq!(
             sql(&state(Some((Native, "0.2.0")), true, true), None).unwrap(),
-            format!("{ALONE}\nalter extension livestore_sync update to '{VERSION}';")
+            format!("{LOCK}\nalter extension livestore_sync update to '{VERSION}';")
         );
         for flavour in [Native, Portable] {
             assert_eq!(sql(&state(Some((flavour, VERSION)), true, true), None).unwrap(), "");

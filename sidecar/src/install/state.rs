@@ -1,6 +1,6 @@
 //! The state of a database before an installation.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use super::Flavour;
 
@@ -60,9 +60,8 @@ impl State {
             (_, true) => {
                 // Nobody but the members of its owner can read what follows.
                 client.batch_execute(JOIN_ROLES).await?;
-                let version = client
-                    .query_one("select v.version from livestore.versions v order by v.id desc limit 1", &[])
-                    .await?;
+                let version =
+                    look(client, "select v.version from livestore.versions v order by v.id desc limit 1").await?;
                 Some((Flavour::Portable, version.try_get(0)?))
             }
             (_, false) => None,
@@ -72,7 +71,7 @@ impl State {
             None => false,
             // Its owner is a superuser, and others can change nothing.
             Some((Flavour::Native, _)) if !is_superuser => true,
-            Some(_) => client.query_one("select exists (select from livestore.stores)", &[]).await?.try_get(0)?,
+            Some(_) => look(client, "select exists (select from livestore.stores)").await?.try_get(0)?,
         };
         Ok(Self {
             installed,
@@ -83,4 +82,13 @@ impl State {
             has_stores,
         })
     }
+}
+
+/// The one row of a query, without keeping its locks: two programs that both kept them, and want to lock the same tables against all others
+/// next, would wait for each other.
+async fn look(client: &Client, query: &str) -> Result<Row, tokio_postgres::Error> {
+    client.batch_execute("savepoint look").await?;
+    let row = client.query_one(query, &[]).await?;
+    client.batch_execute("rollback to savepoint look; release savepoint look").await?;
+    Ok(row)
 }

@@ -38,6 +38,9 @@ begin
         subscription, names, stores, partitions, max_failures, handler::text,
         (select r.rolname from pg_proc p join pg_roles r on r.oid = p.proowner where p.oid = handler), url
     );
+    if handler is not null then
+        perform livestore._handler(subscription);
+    end if;
     insert into livestore.subscription_partitions (subscription, "partition", "position")
     select subscription, p.n, 0 from generate_series(0, partitions - 1) p(n);
     perform livestore._start(livestore._subscriber(subscription), start);

@@ -267,22 +267,48 @@ as $$
 declare
     subscriber constant livestore.subscribers := livestore._subscriber(subscription);
     handler regprocedure;
-    owner_name text;
-    is_superuser boolean;
+    owner record;
+    schema record;
+    other regprocedure;
 begin
     -- to_regprocedure would need the right to use its schema.
-    select p.oid, r.rolname, r.rolsuper into handler, owner_name, is_superuser
+    select p.oid, r.oid as id, r.rolname as name, r.rolsuper as is_superuser, p.pronamespace, p.proname into owner
     from pg_proc p join pg_roles r on r.oid = p.proowner
     where p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text and p.oid::regprocedure::text = subscriber.handler;
+    handler := owner.oid;
     if livestore._is_handler(handler) is not true then
         raise exception 'the subscription % has no handler', to_json(subscription)
             using errcode = 'undefined_function', hint = 'livestore.subscribe names one, or it was dropped or renamed.';
     end if;
     -- A stranger may make a schema and a function with the names of those that were dropped. It must not run with the rights of a sidecar.
-    if owner_name <> subscriber.handler_owner and not is_superuser then
-        raise exception 'the handler % belongs to %, and not to % any more', handler, owner_name, subscriber.handler_owner
+    if owner.name is distinct from subscriber.handler_owner and not owner.is_superuser then
+        raise exception 'the handler % belongs to %, and not to % any more', handler, owner.name, subscriber.handler_owner
             using errcode = 'insufficient_privilege',
-                hint = format('alter function %s owner to %I, or make the subscription anew.', handler, subscriber.handler_owner);
+                hint = case
+                    when to_regrole(quote_ident(subscriber.handler_owner)) is null then 'Make the subscription anew.'
+                    else format('alter function %s owner to %I, or make the subscription anew.', handler, subscriber.handler_owner)
+                end;
+    end if;
+    -- The owner of a schema can drop what others have in it, and put a function of his own in the place, even between two events.
+    select n.nspname as name, r.rolname as owner into schema
+    from pg_namespace n join pg_roles r on r.oid = n.nspowner
+    where n.oid = owner.pronamespace and not r.rolsuper and r.rolname <> 'pg_database_owner'
+        and r.oid <> (select d.datdba from pg_database d where d.datname = current_database())
+        and not pg_has_role(r.oid, owner.id, 'member');
+    if found then
+        raise exception 'the handler % belongs to %, but its schema to %, who can replace it', handler, owner.name, schema.owner
+            using errcode = 'insufficient_privilege',
+                hint = format('alter schema %I owner to %I, or move the handler to a schema of its owner.', schema.name, owner.name);
+    end if;
+    -- It is called by its name: Postgres would not know which one is meant.
+    select p.oid into other
+    from pg_proc p
+    where p.pronamespace = owner.pronamespace and p.proname = owner.proname and p.oid <> handler
+        and p.pronargs - p.pronargdefaults <= 1 and (p.pronargs > 1 or p.prokind = 'p')
+    limit 1;
+    if found then
+        raise exception 'the handler % cannot be told from %, which can be called with one argument, too', handler, other
+            using errcode = 'ambiguous_function', hint = 'Rename one of them.';
     end if;
     return handler;
 end

@@ -73,6 +73,42 @@ async fn a_push_that_waits_while_the_store_is_reset_does_not_begin_the_next_log(
     assert_eq!(numbers(&node.open("electric", &sidecar.url(), "todos").await.pull(None).await.unwrap()), [1, 2]);
 }
 
+/// It may wait for more than the database: here for the operator's function.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_waits_to_be_allowed_while_the_store_is_reset_does_not_go_into_the_next_log() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute(
+            "create function public.may(store_id text, action text, payload json, headers json, claims json) returns boolean
+             language plpgsql as $$ begin if action = 'push' then perform pg_advisory_xact_lock_shared(7); end if; return true; end $$",
+        )
+        .await
+        .unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.may"]).ready().await;
+    admin.execute("select livestore.push('todos', $1)", &[&chain(0, 1)]).await.unwrap();
+    let node = Node::sync_backend();
+    let client = node.open("electric", &sidecar.url(), "todos").await;
+    let mut live = client.live(None).await;
+    assert_eq!(numbers(&live.events(1).await), [1]);
+    let streams = || sidecar.metric("livestore_live_streams{dialect=\"electric\"}");
+    eventually("the client waits for more", || async { streams().await == 1.0 }).await;
+    admin.batch_execute("select pg_advisory_lock(7)").await.unwrap();
+    let push = {
+        let client = client.clone();
+        tokio::spawn(async move { client.push(json!([event(1, "stale", json!({}))])).await })
+    };
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    eventually("the push waits", || async { admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) >= 1 }).await;
+    admin.batch_execute("select livestore.reset_store('todos'), pg_sleep(1)").await.unwrap();
+    admin.execute("select livestore.push('todos', $1)", &[&chain(0, 1)]).await.unwrap();
+    admin.batch_execute("select pg_advisory_unlock(7)").await.unwrap();
+    assert!(push.await.unwrap().is_err());
+    let names = "select string_agg(name, ',') from livestore.events where store_id = 'todos'";
+    let names: String = admin.query_one(names, &[]).await.unwrap().get(0);
+    assert!(!names.contains("stale"), "{names}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_of_10_000_events_comes_in_bounded_pages() {
     let database = Database::new().await;

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::chain;
@@ -339,6 +339,43 @@ async fn an_extension_of_a_release_is_upgraded() {
 }
 
 /// Pushes an event to an empty store.
+/// Pushes go on while an upgrade waits for a transaction, and of two upgrades at the same moment one has nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_that_waits_holds_up_no_push() {
+    let database = Database::new().await;
+    let (admin, open) = (database.admin().await, database.admin().await);
+    admin
+        .batch_execute("drop extension livestore_sync; create extension livestore_sync version '0.2.0'")
+        .await
+        .unwrap();
+    open.batch_execute("begin; select count(*) from livestore.eventlog_1").await.unwrap();
+    let url = database.url("postgres");
+    let upgrades: Vec<_> = (0..2)
+        .map(|_| {
+            let url = url.clone();
+            tokio::task::spawn_blocking(move || run(&url, &["upgrade"]))
+        })
+        .collect();
+    eventually("the upgrades begin", || async {
+        let tries = "select count(*) from pg_stat_activity where datname = current_database() and query like '%wait_for_locks%' and pid <> pg_backend_pid()";
+        admin.query_one(tries, &[]).await.unwrap().get::<_, i64>(0) == 2
+    })
+    .await;
+    for parent in 0..10 {
+        let start = Instant::now();
+        admin.execute("select livestore.push('todos', $1)", &[&chain(parent, 1)]).await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    }
+    open.batch_execute("commit").await.unwrap();
+    for upgrade in upgrades {
+        let (code, printed) = upgrade.await.unwrap();
+        assert_eq!(code, 0, "{printed}");
+    }
+    let version = text(&admin, "select extversion from pg_extension where extname = 'livestore_sync'").await;
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(text(&admin, "select livestore.head('todos')::text").await, "10");
+}
+
 async fn push(sidecar: &Sidecar, store: &str) {
     let mut rpc = Rpc::open(&sidecar.url(), store).await;
     rpc.push(json!("push"), store, chain(0, 1)).await;

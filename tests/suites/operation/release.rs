@@ -101,6 +101,11 @@ fn a_release_is_published_once_its_version_checksums_and_changes_fit() {
     assert!(images[1].ends_with(&format!(" docker://ghcr.io/somebody/livestore-sidecar:{version}")), "{printed}");
     assert!(lines.last().unwrap().starts_with(&format!("gh release create {tag} ")), "{printed}");
 
+    let unlisted = checkout.path().join("dist/unlisted");
+    std::fs::write(&unlisted, "").unwrap();
+    let refused = publish(checkout.path(), &tag).unwrap_err();
+    assert!(refused.contains("SHA256SUMS lacks: unlisted"), "{refused}");
+    std::fs::remove_file(unlisted).unwrap();
     let refused = publish(checkout.path(), "v9.9.9").unwrap_err();
     assert!(refused.contains("the tag is v9.9.9"), "{refused}");
     std::fs::write(checkout.path().join(format!("dist/livestore-sidecar-{version}.oci.tar")), "changed").unwrap();

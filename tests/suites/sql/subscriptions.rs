@@ -736,7 +736,23 @@ async fn a_function_of_a_stranger_with_the_name_of_a_handler_is_not_called() {
     run(&admin, "grant usage on schema livestore to stranger").await;
     run(&database.connect("stranger").await, handler).await;
     let sidecar = database.connect("sidecar").await;
-    assert_eq!(rejection(sidecar.query(handled, &[]).await).sqlstate, "42501");
+    let refused = rejection(sidecar.query(handled, &[]).await);
+    assert!(refused.sqlstate == "42501" && refused.message.contains("belongs to stranger"), "{refused:?}");
+    // The schema is still the stranger's, who could drop the handler between two of its events.
     run(&admin, "alter function app.handle(livestore.polled_event) owner to postgres").await;
+    let refused = rejection(admin.query(handled, &[]).await);
+    assert!(refused.sqlstate == "42501" && refused.message.contains("its schema to stranger"), "{refused:?}");
+    let anew = "select livestore.subscribe('t', handler => 'app.handle(livestore.polled_event)')";
+    assert_eq!(rejection(admin.query(anew, &[]).await).sqlstate, "42501");
+    run(&admin, "alter schema app owner to postgres").await;
+    // Postgres could not tell which one is meant. That is no failure of the events.
+    run(
+        &admin,
+        "create function app.handle(event livestore.polled_event, n integer default 0) returns void language sql as ''",
+    )
+    .await;
+    assert_eq!(rejection(admin.query(handled, &[]).await).sqlstate, "42725");
+    assert_eq!(one::<i64>(&admin, "select failures from livestore.subscriptions where name = 's'").await, 0);
+    run(&admin, "drop function app.handle(livestore.polled_event, integer)").await;
     assert_eq!(one::<i64>(&admin, handled).await, 1);
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{all, all_with, broken_chains, fill, log, one, push, run, stored};
-use livestore_tests::cluster::Database;
+use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::chain;
 use livestore_tests::flavour::is_skipped;
 use livestore_tests::{eventually, root};
@@ -193,6 +193,37 @@ async fn begins(client: &Client) {
     tokio::time::sleep(Duration::from_millis(500)).await;
 }
 
+/// Postgres ends an autovacuum for a session that waits long enough for its lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_does_not_wait_for_an_autovacuum() {
+    if is_skipped("no release has it") {
+        return;
+    }
+    let cluster = tokio::task::spawn_blocking(|| Cluster::start_with("autovacuum_naptime = 1s")).await.unwrap().leak();
+    let database = cluster.database().await;
+    let client = database.admin().await;
+    let release = releases().pop_last().unwrap();
+    run(&client, &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'")).await;
+    for parent in 0..20 {
+        push(&client, "s", chain(parent * 1000, 1000)).await.unwrap();
+    }
+    // It takes a minute.
+    run(
+        &client,
+        "alter table livestore.eventlog_1 set (
+             autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1,
+             autovacuum_vacuum_insert_threshold = 0, autovacuum_vacuum_insert_scale_factor = 0
+         )",
+    )
+    .await;
+    let running = "select count(*) from pg_stat_progress_vacuum where relid = 'livestore.eventlog_1'::regclass";
+    eventually("an autovacuum is under way", || async { one::<i64>(&client, running).await == 1 }).await;
+    run(&client, "set livestore.wait_for_locks = '15s'").await;
+    run(&client, "alter extension livestore_sync update").await;
+    assert_eq!(one::<i64>(&client, "select livestore.head('s')").await, 20_000);
+    database.stop();
+}
+
 /// Beside a push that has locked the first of its tables, and a transaction that has read events and will read stores.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_ends_in_no_deadlock_and_holds_up_nobody_while_it_waits() {
@@ -229,14 +260,21 @@ async fn an_update_ends_in_no_deadlock_and_holds_up_nobody_while_it_waits() {
             run(&client, "select livestore.reset_store('beside')").await;
         }
         let open = database.admin().await;
-        run(&open, "begin; select count(*) from livestore.events").await;
+        // A view of somebody else's tables, and another database with the same numbers.
+        run(&open, "create table public.orders (); create view livestore.orders as select from public.orders").await;
+        run(&open, "begin; select count(*) from public.orders; select count(*) from livestore.events").await;
+        let elsewhere = Database::new().await.admin().await;
+        run(&elsewhere, "begin; select count(*) from livestore.events").await;
+        let other_pid: i32 = one(&elsewhere, "select pg_backend_pid()").await;
         run(&client, "set livestore.wait_for_locks = '1s'").await;
         let refused = client.batch_execute("alter extension livestore_sync update").await.unwrap_err();
         let refused = refused.as_db_error().unwrap();
         assert_eq!(refused.code().code(), "55P03", "{refused:?}");
         let pid: i32 = one(&open, "select pg_backend_pid()").await;
         assert!(refused.detail().unwrap().contains(&pid.to_string()), "{refused:?}");
-        run(&open, "commit").await;
+        assert!(!refused.detail().unwrap().contains(&other_pid.to_string()), "{refused:?}");
+        run(&open, "commit; begin; select count(*) from public.orders").await;
         run(&client, "alter extension livestore_sync update").await;
+        run(&open, "commit").await;
     }
 }

@@ -28,6 +28,8 @@ pub struct Writer<'a>(&'a StoreLog);
 pub struct Admitted {
     store: StoreLog,
     batch: Batch,
+    /// The log that it is meant for, unless its client names one.
+    followed: Intended,
     space: Space,
 }
 
@@ -61,11 +63,13 @@ impl StoreLog {
         over_limit: OverLimit,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let origin = batch.origin();
+        // Before it waits for anything, such as the operator's function.
+        let intended = backend_id.map_or_else(|| self.followed(), Intended::Named);
         let checked = self.check_sizes(batch.sizes());
         let pushed = match checked {
             Ok(()) if self.is_read_only() => Either::Right(self.read_only(over_limit).boxed()),
             checked => match checked.and_then(|()| self.room(&batch, over_limit)) {
-                Ok(room) => Either::Left(self.push_in_time(batch, room, backend_id, over_limit)),
+                Ok(room) => Either::Left(self.push_in_time(batch, room, intended, over_limit)),
                 Err(error) => Either::Right(std::future::ready(Err(error)).boxed()),
             },
         };
@@ -75,6 +79,7 @@ impl StoreLog {
     /// Admits a push of a client that would not try again: waits for limits, and for room in the queue.
     /// [`PushError::Unavailable`] means that the sidecar shuts down.
     pub async fn admit(self, batch: Batch) -> Result<Admitted, PushError> {
+        let followed = self.followed();
         let admitting = async {
             self.check_sizes(batch.sizes())?;
             if self.is_read_only() {
@@ -87,7 +92,7 @@ impl StoreLog {
             self.admit_to(Room::Awaited(None), &batch, OverLimit::Wait).await
         };
         match admitting.await {
-            Ok((_, space)) => Ok(Admitted { store: self, batch, space }),
+            Ok((_, space)) => Ok(Admitted { store: self, batch, followed, space }),
             Err(error) => {
                 self.answered(&batch.origin(), Err(&error));
                 Err(error)
@@ -138,7 +143,7 @@ impl StoreLog {
         &self,
         batch: Batch,
         room: Room,
-        backend_id: Option<String>,
+        intended: Intended,
         over_limit: OverLimit,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let patience = self.log.commits.timeout();
@@ -148,7 +153,7 @@ impl StoreLog {
             (Room::Taken(space), Some(writer))
                 if previous.is_none() && self.log.limits.stores.may(self.id(), batch.json().len()) =>
             {
-                return Either::Left(writer.queue(batch, space, backend_id, Some(patience)));
+                return Either::Left(writer.queue(batch, space, intended, Some(patience)));
             }
             (room, _) => room,
         };
@@ -164,10 +169,15 @@ impl StoreLog {
                 let _ = previous.await;
             }
             let (writer, space) = admitted.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))?;
-            let pushed = writer.queue(batch, space, backend_id, Some(patience));
+            let pushed = writer.queue(batch, space, intended, Some(patience));
             drop(queued);
             pushed.await
         }))
+    }
+
+    /// The log that a push is meant for whose client names none.
+    fn followed(&self) -> Intended {
+        self.log.tails.backend_id(self.id()).map_or(Intended::Any, Intended::Followed)
     }
 
     /// A writer without any check, if everybody may write.
@@ -238,12 +248,10 @@ impl Writer<'_> {
         &self,
         batch: Batch,
         space: Space,
-        backend_id: Option<String>,
+        intended: Intended,
         patience: Option<Duration>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let (store, context) = (self.0.id().clone(), Arc::clone(&self.0.context));
-        let followed = || self.0.log.tails.backend_id(&store).map_or(Intended::Any, Intended::Followed);
-        let intended = backend_id.map_or_else(followed, Intended::Named);
         self.0.log.commits.push(store, batch, intended, context, space, patience)
     }
 }
@@ -256,9 +264,10 @@ impl Admitted {
 
     /// Like [`StoreLog::push`], but waits for the database as long as the future is there.
     pub fn push(self, backend_id: Option<String>) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        let Self { store, batch, space } = self;
+        let Self { store, batch, followed, space } = self;
         let origin = batch.origin();
-        let pushed = Writer(&store).queue(batch, space, backend_id, None);
+        let intended = backend_id.map_or(followed, Intended::Named);
+        let pushed = Writer(&store).queue(batch, space, intended, None);
         counted(store, origin, pushed)
     }
 }

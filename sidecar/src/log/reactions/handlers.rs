@@ -17,6 +17,9 @@ use crate::telemetry::metrics::{self, Reaction};
 /// That while: longer than the longest pause that `livestore.run_subscription` makes, which is five minutes.
 const RETRIES: Duration = Duration::from_secs(330);
 
+/// A handler that cannot even be called is tried again after this time.
+const UNCALLABLE: Duration = Duration::from_secs(10);
+
 const RUN: &str = "select events, error from livestore.run_subscription($1, $2)";
 
 /// Never ends.
@@ -97,7 +100,8 @@ async fn call_all(
             // It was removed, or its handler: the others go on.
             Err(error) if error.as_db_error().is_some() => {
                 warn!(subscription, error = %chain(&error), "a subscription cannot be run");
-                resting.insert(subscription, Instant::now() + RETRY);
+                metrics::reacted(Reaction::Handler, false, 0);
+                resting.insert(subscription, Instant::now() + UNCALLABLE);
                 round.has_failed = true;
                 continue;
             }
