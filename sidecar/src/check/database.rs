@@ -55,6 +55,9 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         role(&client, config, report).await?;
         parameters(&client, config, report).await?;
         rights::look(&client, report).await?;
+        if let Some(function) = &config.log.authorize_function {
+            rights::authorize_function(&client, function, report).await?;
+        }
         replication::look(&client, report).await?;
         events::look(&client, report).await?;
         Ok::<_, DatabaseError>(())

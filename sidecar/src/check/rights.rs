@@ -157,6 +157,31 @@ async fn called_code(client: &Client, report: &mut Report) -> Result<(), Error> 
     Ok(())
 }
 
+/// Names the owner of the schema of the authorize function, who can put a function of his own in its place. For a handler,
+/// `livestore._handler` refuses such an owner.
+pub async fn authorize_function(client: &Client, function: &str, report: &mut Report) -> Result<(), Error> {
+    let owners = client
+        .query(
+            "select distinct quote_ident(n.nspname), s.rolname::text, quote_ident(f.rolname)
+             from pg_proc p
+             join pg_roles f on f.oid = p.proowner
+             join pg_namespace n on n.oid = p.pronamespace
+             join pg_roles s on s.oid = n.nspowner
+             where p.oid::regproc::text = $1 and not s.rolsuper and s.rolname <> 'pg_database_owner'
+                 and s.oid <> (select d.datdba from pg_database d where d.datname = current_database())
+                 and not pg_has_role(s.oid, f.oid, 'member')",
+            &[&function],
+        )
+        .await?;
+    for row in &owners {
+        let (schema, owner, of_function): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        report.wrong(format!(
+            "--authorize-function {function}: its schema belongs to {owner}, who can replace it, and then decides who reads and writes, with the rights of the sidecar: alter schema {schema} owner to {of_function}"
+        ));
+    }
+    Ok(())
+}
+
 /// Lists the roles that have access by a membership, and those that could give it.
 async fn members(client: &Client, report: &mut Report) -> Result<(), Error> {
     let groups = client

@@ -186,6 +186,15 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     finds(&url, &["--admin-secret", "secret"], "WRONG", "grant livestore_admin to").await;
     finds(&database.url("admin"), &["--inspector", "off"], "advice", "revoke livestore_admin from").await;
     finds(&url, &["--authorize-function", "app.none"], "WRONG", "there is no such function").await;
+    let replaceable =
+        "create schema lent; create function lent.may(text, text, json) returns boolean language sql as 'select true';
+        grant usage on schema lent to sidecar; alter schema lent owner to stranger;
+        create schema app; create function app.handle(event livestore.polled_event) returns void language sql as '';
+        select livestore.subscribe('todos', handler => 'app.handle(livestore.polled_event)'); drop schema app cascade";
+    database.admin().await.batch_execute(replaceable).await.unwrap();
+    finds(&url, &["--authorize-function", "lent.may"], "WRONG", "its schema belongs to stranger").await;
+    finds(&url, &[], "WRONG", "the subscription todos is not run: the subscription \"todos\" has no handler").await;
+    database.admin().await.batch_execute("select livestore.unsubscribe('todos')").await.unwrap();
     finds(&url, &["--database-connections", "60000"], "WRONG", "raise max_connections").await;
     let free = async || {
         let (_, report) = check(&url, &[]).await;
