@@ -98,7 +98,8 @@ async fn a_push_that_waits_to_be_allowed_while_the_store_is_reset_does_not_go_in
         let client = client.clone();
         tokio::spawn(async move { client.push(json!([event(1, "stale", json!({}))])).await })
     };
-    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted";
+    let waiting = "select count(*) from pg_locks where locktype = 'advisory' and objid = 7 and not granted
+        and database = (select oid from pg_database where datname = current_database())";
     eventually("the push waits", || async { admin.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) >= 1 }).await;
     admin.batch_execute("select livestore.reset_store('todos'), pg_sleep(1)").await.unwrap();
     admin.execute("select livestore.push('todos', $1)", &[&chain(0, 1)]).await.unwrap();
