@@ -1,0 +1,1 @@
+-- What tables, types and the functions of sql/schema need to become what they are in the release after 0.3.0.
