@@ -11,25 +11,35 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tempfile::TempDir;
 
-/// Its lines are `process <pid> <start>` and `folder <path>`. The processes of `peers`, too, have ended before folders are removed.
+/// Its lines are `process <pid> <start>`, `group <pid> <start>` and `folder <path>`. The processes of `peers`, too, have ended before
+/// folders are removed.
 const SCRIPT: &str = r#"
 lines=$(cat)
 cd /
 all() { echo "$lines" | sed -n "s/^$1 //p"; }
-all process | while read -r pid start; do
-    [ "$(sed 's/.*) //' "/proc/$pid/stat" | cut -d ' ' -f 20)" != "$start" ] || kill -KILL "$pid"
-done
+still() { [ "$(sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20)" = "$2" ]; }
+all process | while read -r pid start; do still "$pid" "$start" && kill -KILL "$pid"; done
+all group | while read -r pid start; do still "$pid" "$start" && kill -KILL "-$pid"; done
 sleep 1
 all folder | while read -r folder; do rm -rf "$folder"; done
 "#;
 
 /// Ends this child with the runner.
 pub fn watch(pid: u32) {
+    tell_of("process", pid);
+}
+
+/// Ends the process group of this child, its leader, with the runner.
+pub fn watch_group(pid: u32) {
+    tell_of("group", pid);
+}
+
+fn tell_of(what: &str, pid: u32) {
     // Another process may have the number later, but not with the same time of start.
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a child that was not waited for");
     let (_, after_name) = stat.rsplit_once(") ").expect("a name");
     let start = after_name.split(' ').nth(19).expect("the time of its start");
-    tell(&format!("process {pid} {start}"));
+    tell(&format!("{what} {pid} {start}"));
 }
 
 /// A temporary folder that is removed with the runner, if not before.

@@ -10,7 +10,7 @@ use livestore_tests::client::newer_node;
 use livestore_tests::cluster::Database;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::supabase::{Supabase, user_of};
-use livestore_tests::{eventually, root};
+use livestore_tests::{eventually, root, watchdog};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -23,7 +23,7 @@ struct Example(TempDir);
 
 impl Example {
     fn copy(name: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = watchdog::folder();
         let files = std::process::Command::new("git")
             .args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"])
             .current_dir(root().join("examples").join(name))
@@ -99,7 +99,9 @@ impl Example {
         command.args(arguments).envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: npm would leave what it has started behind.
         command.process_group(0);
-        Running::of(command.spawn().unwrap())
+        let child = command.spawn().unwrap();
+        watchdog::watch_group(child.id().unwrap());
+        Running::of(child)
     }
 }
 

@@ -10,7 +10,7 @@ use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, numbers};
 use livestore_tests::sidecar::Start;
 use livestore_tests::tokens::Signer;
-use livestore_tests::{eventually, free_port, root};
+use livestore_tests::{eventually, free_port, root, watchdog};
 use serde_json::{Value, json};
 
 use super::chart::documents;
@@ -103,7 +103,8 @@ async fn clients_with_tokens_sync_through_caddy_over_tls() {
     caddy.env("HOME", folder.path()).env("XDG_DATA_HOME", folder.path()).env("XDG_CONFIG_HOME", folder.path());
     caddy.env("LIVESTORE_SITE", &site).env("LIVESTORE_UPSTREAM", format!("127.0.0.1:{}", sidecar.port()));
     caddy.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let _caddy = Killed(caddy.spawn().expect("Caddy; was it unpacked by tests/scripts/install-proxies?"));
+    let caddy = Killed(caddy.spawn().expect("Caddy; was it unpacked by tests/scripts/install-proxies?"));
+    watchdog::watch(caddy.0.id());
     let authority = folder.path().join("caddy/pki/authorities/local/root.crt");
     eventually("Caddy has an authority", || async { authority.exists() }).await;
     let get = async |path: &str| status(&authority, &format!("https://{site}{path}"));

@@ -2,14 +2,15 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
-use livestore_tests::eventually;
 use livestore_tests::pooler::Pooler;
 use livestore_tests::sidecar::Start;
+use livestore_tests::{eventually, watchdog};
 
 /// Is in the environment of the runner and so in that of all its processes.
 const MARK: &str = "LIVESTORE_TEST_RUNNER";
@@ -35,9 +36,9 @@ async fn processes_and_folders_of_a_killed_runner_go_with_it() {
         .unwrap();
     let output = BufReader::new(runner.stdout.take().unwrap());
     assert!(output.lines().any(|line| line.unwrap().ends_with(STARTED)), "the runner ended before it was killed");
-    let programs = marked(&mark);
-    for program in ["livestore-sidec", "postgres", "pgbouncer", "node"] {
-        assert!(programs.iter().any(|name| name.starts_with(program)), "{program} is not one of {programs:?}");
+    for program in ["livestore-sidec", "postgres", "pgbouncer", "node", "sleep"] {
+        let runs = || async { marked(&mark).iter().any(|name| name.starts_with(program)) };
+        eventually(&format!("{program} runs"), runs).await;
     }
 
     runner.kill().unwrap();
@@ -53,6 +54,8 @@ async fn run_until_killed() {
     let pooler = Pooler::start(&database, "pool_mode = session").await;
     let sidecar = Start::new(database.url_at("sidecar", pooler.port())).ready().await;
     let _client = Node::sync_backend().open("cf-ws", &sidecar.url(), "store").await;
+    let group = Command::new("sh").args(["-c", "sleep 600 & wait"]).process_group(0).spawn().unwrap();
+    watchdog::watch_group(group.id());
     println!("{STARTED}");
     std::future::pending().await
 }

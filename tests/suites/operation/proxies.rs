@@ -9,7 +9,7 @@ use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::sidecar::{Sidecar, Start, http_get};
-use livestore_tests::{PATIENCE, eventually, free_port, root, shape};
+use livestore_tests::{PATIENCE, eventually, free_port, root, shape, watchdog};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -49,6 +49,7 @@ async fn start(port: u16, folder: TempDir, command: &mut Command) -> Proxy {
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
     let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let child = command.spawn().expect("the proxy; was it unpacked by tests/scripts/install-proxies?");
+    watchdog::watch(child.id());
     let proxy = Proxy { child, port, _folder: folder };
     eventually("the proxy serves", || async { http_get(port, "/healthz").await.0 == 200 }).await;
     proxy

@@ -7,7 +7,7 @@ use livestore_tests::client::{Node, newer_node};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
 use livestore_tests::sidecar::Start;
-use livestore_tests::{eventually, free_port, root};
+use livestore_tests::{eventually, free_port, root, watchdog};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -47,6 +47,7 @@ impl Service {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
+        watchdog::watch(process.id().unwrap());
         Self { folder, port, _process: process }
     }
 
