@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -54,8 +53,9 @@ async fn run_until_killed() {
     let pooler = Pooler::start(&database, "pool_mode = session").await;
     let sidecar = Start::new(database.url_at("sidecar", pooler.port())).ready().await;
     let _client = Node::sync_backend().open("cf-ws", &sidecar.url(), "store").await;
-    let group = Command::new("sh").args(["-c", "sleep 600 & wait"]).process_group(0).spawn().unwrap();
-    watchdog::watch_group(group.id());
+    let script = ["-c", "sleep 600 & wait"];
+    let group = tokio::process::Command::new("sh").args(script).process_group(0).spawn().unwrap();
+    watchdog::watch_group(group.id().unwrap());
     println!("{STARTED}");
     std::future::pending().await
 }
