@@ -30,7 +30,7 @@ check: ## the loop for a change: format, clippy, unit tests, the SQL suite, a cl
 test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18
 	@tests/scripts/run
 
-test-all: ## the whole matrix: make test, and both images and the first command built from nothing (about an hour)
+test-all: ## the whole matrix: make test, and both images and the first command built from nothing (about two hours)
 	@tests/scripts/run all
 
 bench: ## measure this backend beside sync-cf, s2-lite and bare PostgreSQL; QUICK=1: in under five minutes, once the peers are installed

@@ -42,7 +42,7 @@ $$;
 -- Postgres lets everybody execute a new function. Here nobody may, except as listed.
 revoke all on all functions in schema livestore from public;
 
--- Nor does anybody get what default privileges give. What was granted to others stays.
+-- Nor does anybody get what default privileges give. Rights that were granted to others stay.
 do $$
 declare
     object record;

@@ -62,8 +62,8 @@ impl Example {
         output
     }
 
-    /// What its lockfile names, which has to fit the package.json, by pnpm, as its README says first: the examples share its store,
-    /// and npm takes six times as long for each. Then compiles it.
+    /// Installs what the lockfile names, which has to fit the package.json, and compiles the example. By pnpm, as each README says
+    /// first: its store serves all examples, and npm takes six times as long for each.
     async fn install(&self) {
         let pnpm = root().join("tests/clients/node_modules/pnpm/bin/pnpm.mjs");
         self.run(newer_node(), &[pnpm.to_str().unwrap(), "install", "--frozen-lockfile"]).await;
