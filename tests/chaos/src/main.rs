@@ -30,10 +30,8 @@ const SIDECARS: usize = 3;
 const CONTENDED: usize = 3;
 const QUIET: usize = 12;
 
-/// The time that clients may take to be back after the last fault. A WebSocket client whose connection was lost for good notices it after
-/// up to 20 s (its second ping). Then it pauses, for up to 36 s if it has lost many before. The sidecar closes the new connection, on which
-/// it does not pull again, after 15 s, and it pauses once more.
-const RECOVERY: Duration = Duration::from_secs(110);
+/// Time for clients to read once from every sidecar, and what sidecars then keep of it.
+const READING: Duration = Duration::from_secs(3);
 
 /// The number of violations that are shown; all are in the file.
 const SHOWN: usize = 20;
@@ -49,6 +47,11 @@ struct Arguments {
     /// Postgres is a primary with a synchronous standby, and fails over.
     #[arg(long)]
     standby: bool,
+    /// The seconds that clients may take to be back after the last fault. A WebSocket client whose connection was lost for good notices it
+    /// after up to 20 s (its second ping). Then it pauses, for up to 36 s if it has lost many before. The sidecar closes the new
+    /// connection, on which it does not pull again, after 15 s, and it pauses once more.
+    #[arg(long, default_value_t = 110)]
+    patience: u64,
     /// The folder for the files that explain a violation.
     #[arg(long, default_value = "target/chaos")]
     out: PathBuf,
@@ -88,6 +91,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    let patience = Duration::from_secs(arguments.patience);
     let recorder = Recorder::start();
     let system = Arc::new(System::start(SIDECARS, arguments.standby).await);
     let stores = Arc::new(Stores::new(CONTENDED, QUIET, Reactions::stores(), recorder.clone()));
@@ -99,13 +103,21 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
 
     let injector = Arc::new(Injector::new(Arc::clone(&system), Arc::clone(&stores)));
     injector.run(&plan).await;
-    match fleet.recover(&stores, &system, RECOVERY).await {
-        Some(time) => eprintln!("everybody is back after {:.1} s", time.as_secs_f64()),
-        None => eprintln!("not everybody is back after {} s", RECOVERY.as_secs()),
+    match fleet.recover(&stores, &system, patience).await {
+        Some(time) => {
+            eprintln!("everybody is back after {:.1} s", time.as_secs_f64());
+            // Faults empty what sidecars keep. Now that they are over, only an erasure does.
+            fleet.read(READING).await;
+            for store in 0..CONTENDED {
+                stores.erase(&system, store, true).await;
+            }
+            fleet.read(2 * READING).await;
+        }
+        None => eprintln!("not everybody is back after {} s", patience.as_secs()),
     }
     fleet.end(&recorder).await;
     let unexpected = onlookers.finish().await;
-    reactions.finish(&recorder, RECOVERY * 2).await;
+    reactions.finish(&recorder, patience * 2).await;
     stores.record_logs(&system).await;
 
     let histories = recorder.finish();

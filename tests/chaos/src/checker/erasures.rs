@@ -9,12 +9,16 @@ use crate::history::{EventId, History, Placed, Time};
 /// a page that is on its way takes as long as its network is stalled.
 const FORGETTING: Time = 20_000_000;
 
+/// The same while nothing is wrong. A notification takes milliseconds; a sidecar that polls asks every second.
+const FORGETTING_IN_CALM: Time = 3_000_000;
+
 pub(super) fn check(history: &History, findings: &mut Findings) {
     let mut gone: HashMap<EventId, Time> = HashMap::new();
     for erasure in &history.erasures {
         for event in &erasure.events {
             let first = gone.entry(*event).or_insert(Time::MAX);
-            *first = erasure.done.saturating_add(FORGETTING).min(*first);
+            let forgetting = if erasure.is_calm { FORGETTING_IN_CALM } else { FORGETTING };
+            *first = erasure.done.saturating_add(forgetting).min(*first);
         }
     }
     for read in &history.reads {

@@ -220,7 +220,7 @@ fn an_event_that_comes_long_after_it_was_erased_as_it_was_is_rejected() {
     const LATE: Time = 30_000_000;
     let erased = |done: Time, is_erased: bool| {
         changed(|history| {
-            history.erasures.push(Erasure { done, events: vec![id(2)] });
+            history.erasures.push(Erasure { done, is_calm: false, events: vec![id(2)] });
             let erased = if is_erased { vec![id(2)] } else { Vec::new() };
             history.reads.push(Read { erased, ..read(LATE, LATE + 1, up_to(5)) });
         })
@@ -228,9 +228,17 @@ fn an_event_that_comes_long_after_it_was_erased_as_it_was_is_rejected() {
     assert_eq!(erased(900, false), [Rule::Unerased]);
     assert_eq!(erased(900, true), []);
     assert_eq!(erased(LATE - 1000, false), [], "on its way");
+    let erased_in_calm = |done: Time| {
+        changed(|history| {
+            history.erasures.push(Erasure { done, is_calm: true, events: vec![id(2)] });
+            history.reads.push(read(LATE, LATE + 1, up_to(5)));
+        })
+    };
+    assert_eq!(erased_in_calm(LATE - 4_000_000), [Rule::Unerased]);
+    assert_eq!(erased_in_calm(LATE - 2_000_000), [], "on its way");
     let streamed = |pages: Vec<(usize, Time)>| {
         changed(|history| {
-            history.erasures.push(Erasure { done: 900, events: vec![id(2)] });
+            history.erasures.push(Erasure { done: 900, is_calm: false, events: vec![id(2)] });
             history.streams[0].pages = pages;
         })
     };

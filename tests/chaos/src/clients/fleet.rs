@@ -100,6 +100,12 @@ impl Fleet {
         None
     }
 
+    /// Lets every device read for so long, and write nothing.
+    pub async fn read(&self, time: Duration) {
+        self.phase.send_replace(Phase::Read);
+        sleep(time).await;
+    }
+
     /// Ends all devices, and takes down what became of them.
     pub async fn end(self, recorder: &Recorder) {
         self.phase.send_replace(Phase::End);

@@ -88,13 +88,13 @@ impl Stores {
         store.is_closed_to_blind.store(false, Ordering::SeqCst);
     }
 
-    /// Erases what some events of a contended store say.
-    pub async fn erase(&self, system: &System, store: usize) {
+    /// Erases what some events of a contended store say. `is_calm`: all faults are over.
+    pub async fn erase(&self, system: &System, store: usize, is_calm: bool) {
         let store = &self.contended[store];
         loop {
             let admin = system.connect().await;
             match timeout(Duration::from_secs(10), erase(&admin, &store.name)).await {
-                Ok(Ok(events)) => return self.recorder.erased(&store.name, events),
+                Ok(Ok(events)) => return self.recorder.erased(&store.name, events, is_calm),
                 // Postgres would refuse it for ever.
                 Ok(Err(error)) if error.code().is_some_and(|code| code.code().starts_with("42")) => panic!("{error:?}"),
                 _ => sleep(Duration::from_millis(100)).await,

@@ -126,7 +126,7 @@ impl Injector {
             Fault::Raise => postgres::raise(system, lasts).await,
             Fault::FailOver { away } => system.postgres.fail_over(Duration::from_millis(away)).await,
             Fault::ResetStore { store } => self.stores.reset(system, store).await,
-            Fault::Erase { store } => self.stores.erase(system, store).await,
+            Fault::Erase { store } => self.stores.erase(system, store, false).await,
         }
     }
 

@@ -136,6 +136,8 @@ pub struct Epoch {
 pub struct Erasure {
     /// When that was answered.
     pub done: Time,
+    /// Nothing was wrong with the system then, nor later.
+    pub is_calm: bool,
     pub events: Vec<EventId>,
 }
 

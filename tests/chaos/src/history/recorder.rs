@@ -129,10 +129,10 @@ impl Recorder {
         self.0.disturbances.lock().unwrap_or_else(PoisonError::into_inner).push(disturbance);
     }
 
-    /// These events were erased by now.
-    pub fn erased(&self, store: &str, events: Vec<EventId>) {
+    /// These events were erased by now. `is_calm`: all faults were over.
+    pub fn erased(&self, store: &str, events: Vec<EventId>, is_calm: bool) {
         let done = self.now();
-        self.with(store, |history| history.erasures.push(Erasure { done, events }));
+        self.with(store, |history| history.erasures.push(Erasure { done, is_calm, events }));
     }
 
     /// Everything that was recorded, as a history for each store.

@@ -42,6 +42,8 @@ pub enum Phase {
     Write,
     /// Write one more event, and be done when it is acknowledged.
     Recover,
+    /// Read, and write nothing.
+    Read,
     End,
 }
 
@@ -213,8 +215,16 @@ impl Running {
             self.replace("a pull has no answer");
         }
         self.push(now);
-        if phase == Phase::Write && now >= self.next_read && !self.is_reading {
-            self.next_read = now + self.some(self.device.reads_every);
+        let reads_every = match phase {
+            Phase::Write => Some(self.device.reads_every),
+            Phase::Read => Some(self.device.reads_every / 2),
+            Phase::Recover | Phase::End => None,
+        };
+        if let Some(every) = reads_every
+            && now >= self.next_read
+            && !self.is_reading
+        {
+            self.next_read = now + self.some(every);
             self.read();
         }
         if self.device.dialect == Dialect::Cf03 && now >= self.next_look {
