@@ -3,7 +3,8 @@
 PG_CONFIG ?= pg_config
 # Cargo's profile: release; local, which `make run` builds; or dev, which the tests build anyway.
 LIVESTORE_PROFILE ?= release
-TARGET := target/$(patsubst dev,debug,$(LIVESTORE_PROFILE))
+BUILT := $(or $(CARGO_TARGET_DIR),target)
+TARGET := $(BUILT)/$(patsubst dev,debug,$(LIVESTORE_PROFILE))
 # Postgres' folders are root's.
 SUDO := $(shell [ -n "$(DESTDIR)" ] || [ -w "$$($(PG_CONFIG) --pkglibdir 2> /dev/null)" ] || command -v sudo)
 PG_MAJOR = $(shell $(PG_CONFIG) --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
@@ -64,8 +65,8 @@ install: extension ## build the extension and install it into the Postgres of $P
 	$(SUDO) install -d "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)" "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension"
 	for name in $(LIBRARIES); do $(SUDO) install -m 755 $(TARGET)/liblivestore_sync.so "$(DESTDIR)$$($(PG_CONFIG) --pkglibdir)/$$name.so"; done
 	$(SUDO) install -m 644 extension/livestore_sync.control "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
-	sql/build target/sql
-	$(SUDO) install -m 644 target/sql/livestore_sync--* "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
+	sql/build $(BUILT)/sql
+	$(SUDO) install -m 644 $(BUILT)/sql/livestore_sync--* "$(DESTDIR)$$($(PG_CONFIG) --sharedir)/extension/"
 
 extension: ## build the extension
 	PGRX_PG_CONFIG_PATH="$$(command -v $(PG_CONFIG))" cargo build --profile $(LIVESTORE_PROFILE) --locked -p livestore_sync --no-default-features --features pg$(PG_MAJOR)

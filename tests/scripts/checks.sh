@@ -3,6 +3,7 @@ passed=0
 failed=0
 failures=()
 times=()
+declare -A beside=()
 
 # Usage: check NAME COMMAND…: one test, which the command passes if it succeeds.
 check() {
@@ -27,6 +28,27 @@ runner() {
     if [ "$status" != 0 ] && [ "${sums#* }" = 0 ]; then failed=$((failed + 1)); fi
 }
 
+# Usage: begin NAME COMMAND…: starts a command, which runs beside the checks that follow until `check NAME await NAME` counts it.
+begin() {
+    local name=$1 printed
+    shift
+    printed=$(mktemp)
+    (
+        set +e
+        trap - ERR
+        (end_at_failures; "$@") < /dev/null > "$printed" 2>&1
+        echo $? > "$printed.status"
+    ) &
+    beside[$name]="$! $printed"
+}
+
+# Prints what a command has printed that was begun, waits for its end, and has its status.
+await() {
+    local process=${beside[$1]%% *} printed=${beside[$1]#* }
+    tail --pid="$process" --bytes=+1 --follow "$printed"
+    return "$(cat "$printed.status")"
+}
+
 # Runs a command, shows what it prints, keeps that in the file $observed, and sets $status.
 observe() {
     local name=$1 start=$SECONDS
@@ -49,6 +71,10 @@ observed=$(mktemp)
 # Ends the script with its last lines: the time of each check, the output of those that failed, and the sums. Its status is 0
 # if all is well.
 finish() {
+    # Nothing goes on after it.
+    wait
+    local one
+    for one in "${beside[@]}"; do rm -f "${one#* }" "${one#* }.status"; done
     rm -f "$observed"
     printf '\n'
     [ ${#times[@]} = 0 ] || printf '%s\n' "${times[@]}"
