@@ -88,6 +88,9 @@ pub unsafe extern "C-unwind" fn livestore_pull_page(info: pg_sys::FunctionCallIn
             let mut found = [pg_sys::Datum::null(); 4];
             if STORE.with(|plan| first_row(plan.get(), store, &mut found)) {
                 bounds.read(&found, &mut Receiver::new(Sink::Rows(result.rows), bounds.bytes));
+            } else {
+                // Raises an error if the store is on another shard.
+                NO_STORE.with(|plan| first_row(plan.get(), store, &mut found[1..2]));
             }
         });
         nothing(info)
