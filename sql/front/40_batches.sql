@@ -66,6 +66,8 @@ comment on function livestore.push_batch(text[], text[], text[], text, text[]) i
 create function livestore._shard_version(slot integer)
 returns text
 language plproxy
+security definer
+set search_path = pg_catalog, pg_temp
 as $$
     cluster 'livestore_shards';
     run on slot;

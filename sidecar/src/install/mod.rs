@@ -11,7 +11,8 @@ use clap::{Args, ValueEnum};
 use tokio_postgres::Client;
 
 use self::changes::{ALONE, Change, Refusal};
-use self::state::{LEAVE_ROLES, State};
+use self::state::State;
+pub use self::state::{JOIN_ROLES, LEAVE_ROLES};
 use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
 
