@@ -62,7 +62,7 @@ impl State {
         }
         if !is_front && session.read::<bool>(&row, 3)? {
             return Ok(Err(
-                "the front has a schema livestore that is no front's: name a database without livestore_sync".into()
+                "the front has a schema livestore that is no front's: name a database without livestore_sync".into(),
             ));
         }
         if !session.read::<bool>(&row, 4)? {

@@ -99,9 +99,8 @@ impl Init {
         slots: &[i32],
         members: &BTreeSet<(String, String)>,
     ) -> Result<(), ShardsError> {
-        let password: String = front
-            .value("select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')", &[])
-            .await?;
+        let password: String =
+            front.value("select replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', '')", &[]).await?;
         let mut shared: Option<(Keys, Exceptions)> = None;
         for Candidate { session, known, place } in candidates {
             let given = shared.as_ref().map(|(keys, exceptions)| (keys, exceptions));
@@ -115,12 +114,16 @@ impl Init {
             say(&format!("{pins} stores of the first shard stay there, although their slots are elsewhere"))?;
         }
         if pins > MANY_PINS {
-            say("Each sidecar reads their list once a second. To shorten it, move them: livestore-sidecar shards move")?;
+            say(
+                "Each sidecar reads their list once a second. To shorten it, move them: livestore-sidecar shards move",
+            )?;
         }
         let shards: Vec<Known> = candidates.iter().map(|candidate| candidate.known.clone()).collect();
         let plan = Plan { shards: &shards, slots, keys: &keys, pins: &exceptions.pins, password: &password, members };
         front::make(front, &plan).await?;
-        say("The front is made, and reaches every shard.\n\nFrom here on, sidecars connect to it: livestore-sidecar --shards --database-url postgres://…@front/…")
+        say(
+            "The front is made, and reaches every shard.\n\nFrom here on, sidecars connect to it: livestore-sidecar --shards --database-url postgres://…@front/…",
+        )
     }
 }
 

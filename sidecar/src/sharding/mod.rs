@@ -79,13 +79,14 @@ fn reasons(error: &DatabaseError) -> String {
 
 impl Shards {
     pub fn run(&self) -> ExitCode {
-        let done = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ShardsError::from).and_then(
-            |runtime| match &self.command {
-                Command::Init(init) => runtime.block_on(init.carry_out()).map(|()| true),
-                Command::Add(add) => runtime.block_on(add.carry_out()).map(|()| true),
-                Command::Status(status) => runtime.block_on(status.show()),
-            },
-        );
+        let done =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ShardsError::from).and_then(
+                |runtime| match &self.command {
+                    Command::Init(init) => runtime.block_on(init.carry_out()).map(|()| true),
+                    Command::Add(add) => runtime.block_on(add.carry_out()).map(|()| true),
+                    Command::Status(status) => runtime.block_on(status.show()),
+                },
+            );
         match done {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,

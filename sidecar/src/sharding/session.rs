@@ -27,10 +27,7 @@ impl Session {
         Self::of(&database, connect_once_to_read(address).await)
     }
 
-    fn of(
-        database: &str,
-        connected: Result<Connected, crate::postgres::DatabaseError>,
-    ) -> Result<Self, ShardsError> {
+    fn of(database: &str, connected: Result<Connected, crate::postgres::DatabaseError>) -> Result<Self, ShardsError> {
         let Connected { client, connection, .. } =
             connected.map_err(|error| ShardsError::Unreachable { database: database.into(), error })?;
         tokio::spawn(connection);

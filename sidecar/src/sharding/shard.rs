@@ -189,26 +189,19 @@ async fn first(session: &Session) -> Result<(Keys, Exceptions), ShardsError> {
     let pins = session.rows("select e.store_id from livestore.shard_stores e where e.is_here", &[]).await?;
     let dropped = session.rows("select d.store_id, d.backend_id from livestore.dropped_stores d", &[]).await?;
     let row = session
-        .row(
-            "select i.seed, i.heads_key, i.rewrite_key from livestore.instance i order by i.created_at limit 1",
-            &[],
-        )
+        .row("select i.seed, i.heads_key, i.rewrite_key from livestore.instance i order by i.created_at limit 1", &[])
         .await?;
     let keys =
         Keys { seed: session.read(&row, 0)?, heads_key: session.read(&row, 1)?, rewrite_key: session.read(&row, 2)? };
     let column = |rows: &[tokio_postgres::Row], column| {
         rows.iter().map(|row| session.read(row, column)).collect::<Result<Vec<String>, _>>()
     };
-    let exceptions = Exceptions { pins: column(&pins, 0)?, dropped: column(&dropped, 0)?, dropped_ids: column(&dropped, 1)? };
+    let exceptions =
+        Exceptions { pins: column(&pins, 0)?, dropped: column(&dropped, 0)?, dropped_ids: column(&dropped, 1)? };
     Ok((keys, exceptions))
 }
 
-async fn further(
-    session: &Session,
-    place: &Place,
-    keys: &Keys,
-    exceptions: &Exceptions,
-) -> Result<(), ShardsError> {
+async fn further(session: &Session, place: &Place, keys: &Keys, exceptions: &Exceptions) -> Result<(), ShardsError> {
     if session.value("select exists (select from livestore.stores)", &[]).await? {
         return Err(ShardsError::Refused(vec![has_stores(&session.database)]));
     }

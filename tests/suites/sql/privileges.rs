@@ -397,6 +397,8 @@ async fn readers_and_writers_read_the_tables_and_write_none() {
             "misfits",
             "relayed_events",
             "rewrites",
+            "shard",
+            "shard_stores",
             "store_names",
             "store_sizes",
             "stores",
