@@ -8,8 +8,8 @@ use super::session::Session;
 /// The role with which the front calls functions of a shard.
 pub const FRONT_ROLE: &str = "livestore_front";
 
-/// The functions that the front calls, which is all that its role may do: whoever got hold of its password could write events, but read no
-/// table, and change nothing else. Each of them decides for itself what its caller may do at the front.
+/// The functions that the front calls, which is all that its role may do: it reads no table, and is no member of another role. Who may call
+/// which of them at the front is decided there.
 const GRANTS: &str = "
     grant usage on schema livestore to livestore_front;
     grant execute on function
