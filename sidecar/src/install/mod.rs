@@ -11,8 +11,10 @@ use clap::{Args, ValueEnum};
 use tokio_postgres::Client;
 
 use self::changes::{ALONE, Change, Refusal};
+#[cfg(feature = "sharding")]
+pub use self::state::JOIN_ROLES;
+pub use self::state::LEAVE_ROLES;
 use self::state::State;
-pub use self::state::{JOIN_ROLES, LEAVE_ROLES};
 use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
 
