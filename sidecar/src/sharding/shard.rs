@@ -80,11 +80,16 @@ impl State {
     async fn within(session: &Session) -> Result<Result<Self, String>, ShardsError> {
         let row = session
             .row(
-                "select to_regprocedure('livestore.version()') is not null and to_regclass('livestore.stores') is not null,
-                     to_regclass('livestore.shard') is not null,
+                // From the catalogs: the schema is not everybody's to use.
+                "select 'stores' = any (t.names), 'shard' = any (t.names),
                      pg_postmaster_start_time() || ' ' || (select d.oid from pg_database d where d.datname = current_database()),
                      r.rolsuper or r.rolcreaterole, r.rolname::text
-                 from pg_roles r where r.rolname = current_user",
+                 from pg_roles r
+                 cross join (
+                     select coalesce(array_agg(c.relname::text), '{}') from pg_class c
+                     join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'livestore' and c.relname in ('stores', 'shard')
+                 ) t(names)
+                 where r.rolname = current_user",
                 &[],
             )
             .await?;

@@ -309,3 +309,35 @@ async fn init_is_repeated_after_an_interruption_and_a_shard_is_added() {
     assert!(code == 4 && text.contains("is no front"), "{text}");
     setup.stop();
 }
+
+/// Shards of managed Postgres: the portable flavour, and an owner who is no superuser.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_a_database_makes_a_shard_of_it() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start_empty).await.expect("a cluster").leak();
+    let superuser = cluster.connect("postgres", "postgres").await;
+    batch(&superuser, "create role owner login createrole").await;
+    for statement in ["create database one owner owner", "create database two owner owner", "create database front"] {
+        batch(&superuser, statement).await;
+    }
+    let url = |name| cluster.url("owner", name);
+    for name in ["one", "two"] {
+        let installed =
+            Start::program().args(["install", "--sidecar-role", "sidecar"]).env("DATABASE_URL", url(name)).output();
+        assert!(installed.expect("the program").status.success());
+    }
+    let shards = ["one", "two"].map(|name| format!("{name}={}", url(name)));
+    let front = cluster.url("postgres", "front");
+    let init = ["init", "--front", &front, "--slots", "2", "--shard", &shards[0], "--shard", &shards[1]];
+    let (code, text) = run(&init.map(String::from));
+    assert!(code == 0 && text.contains("two: 1 of 2 slots"), "{text}");
+    let sidecar = cluster.connect("sidecar", "front").await;
+    batch(&sidecar, "select livestore.commit('a', 'e'), livestore.commit('todos', 'e')").await;
+    for (name, store) in [("one", "a"), ("two", "todos")] {
+        assert_eq!(all(&cluster.connect("sidecar", name).await, STORES).await, [store]);
+    }
+    let members = "select m.member::regrole from pg_auth_members m
+         where m.roleid in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
+             and coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)";
+    assert_eq!(all(&superuser, members).await, [""; 0], "nobody is left with the rights of the owner");
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
