@@ -79,7 +79,7 @@ $$;
 grant usage on schema livestore to livestore_reader, livestore_hooks;
 grant select on livestore.stores, livestore.store_names, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events,
     livestore.event_types, livestore.misfits, livestore.rewrites, livestore.store_sizes, livestore.daily_growth,
-    livestore.subscriptions, livestore.dead_letters to livestore_reader;
+    livestore.subscriptions, livestore.dead_letters, livestore.shard, livestore.shard_stores to livestore_reader;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
 grant insert on livestore.eventlog_1 to livestore_hooks;
@@ -93,6 +93,7 @@ grant execute on function
     livestore.flavour(),
     livestore.backend_id(text),
     livestore.head(text),
+    livestore.slot(text, integer),
     livestore.hash_string(text),
     livestore.table_suffix(text),
     livestore.stream_name(text),

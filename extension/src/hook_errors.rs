@@ -1,4 +1,4 @@
-//! Errors of hooks arrive as they were raised. pgrx turns an error of Postgres into a panic and raises it anew, without what it
+//! Errors of hooks, and of functions in SQL, arrive as they were raised. pgrx turns an error of Postgres into a panic and raises it anew, without what it
 //! does not know: the SQLSTATEs of applications, the context, and the names of constraint, table and column. With `RUST_BACKTRACE`
 //! it appends a backtrace to the detail. [`Watch`] notes these when the error is raised, and [`repairing`] gives them back when pgrx
 //! raises it anew.

@@ -23,6 +23,8 @@ mod protocols;
 mod relay;
 mod server;
 mod settings;
+#[cfg(feature = "sharding")]
+mod sharding;
 mod shutdown;
 mod telemetry;
 mod time;

@@ -10,6 +10,8 @@ use crate::config::Config;
 use crate::dev::Dev;
 use crate::health::Health;
 use crate::install::{Install, Uninstall, Upgrade};
+#[cfg(feature = "sharding")]
+use crate::sharding::Shards;
 use crate::token::NewToken;
 use crate::{check, process};
 
@@ -39,6 +41,9 @@ enum Command {
     Upgrade(Upgrade),
     /// Removes livestore_sync from a database
     Uninstall(Uninstall),
+    #[cfg(feature = "sharding")]
+    /// Spreads stores over several databases
+    Shards(Shards),
     /// Lists stores
     Stores(Stores),
     /// Lists the events of a store, and goes on with --follow
@@ -73,6 +78,8 @@ impl Program {
             Some(Command::Install(install)) => install.run(),
             Some(Command::Upgrade(upgrade)) => upgrade.run(),
             Some(Command::Uninstall(uninstall)) => uninstall.run(),
+            #[cfg(feature = "sharding")]
+            Some(Command::Shards(shards)) => shards.run(),
             Some(Command::Stores(stores)) => stores.run(),
             Some(Command::Events(events)) => events.run(),
             Some(Command::Tail(tail)) => tail.run(),

@@ -10,6 +10,7 @@ use pgrx::spi::{SpiClient, SpiTupleTable};
 
 use super::Group;
 use crate::bounds::max_ahead;
+use crate::hook_errors::Watch;
 use crate::statement::Statement;
 
 /// The number of attempts to lock stores that other transactions drop at the same time, before the call gives up.
@@ -119,6 +120,8 @@ pub fn lock(client: &mut SpiClient<'_>, group: &Group<'_>) -> spi::Result<HashMa
     if !locked.is_empty() {
         return held_or_dropped(locked, skips);
     }
+    // One may be on another shard: LS005 arrives as it was raised.
+    let _watch = Watch::new();
     for _ in 0..ROUNDS {
         let missing = missing(client, &names)?;
         let new = to_begin(group, &missing);

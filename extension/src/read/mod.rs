@@ -10,6 +10,7 @@ use pgrx::fcinfo::{pg_getarg, pg_getarg_datum};
 use pgrx::prelude::*;
 use pgrx::varlena::rust_byte_slice_to_bytea;
 
+use crate::hook_errors::{Watch, repaired};
 use plan::{NO_STORE, STORE, events_of, execute, first_row};
 use receiver::{FIELDS, Receiver, Sink};
 
@@ -20,17 +21,9 @@ const COLUMNS: usize = 3;
 const MOST_EVENTS: i64 = 10_000;
 const MOST_BYTES: usize = 64 << 20;
 
-const FINFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_livestore_read_page() -> &'static pg_sys::Pg_finfo_record {
-    &FINFO
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_livestore_pull_page() -> &'static pg_sys::Pg_finfo_record {
-    &FINFO
-}
+// LS005 arrives as it was raised.
+repaired!(livestore_read_page, read_page, pg_finfo_livestore_read_page);
+repaired!(livestore_pull_page, pull_page, pg_finfo_livestore_pull_page);
 
 /// Takes a store id, the sequence number after which to read, and the bounds of a page in events and bytes. Returns one row: the head
 /// and the backend id of the log, and the events one behind the other, each as COPY writes a row in its binary format.
@@ -39,8 +32,7 @@ pub extern "C" fn pg_finfo_livestore_pull_page() -> &'static pg_sys::Pg_finfo_re
 ///
 /// Postgres calls it, as a function of version 1.
 #[pg_guard]
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn livestore_read_page(info: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+unsafe extern "C-unwind" fn read_page(info: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as the caller says. What SPI finds is good until it ends.
     unsafe {
         let result = ResultSet::begin(info, COLUMNS);
@@ -55,7 +47,7 @@ pub unsafe extern "C-unwind" fn livestore_read_page(info: pg_sys::FunctionCallIn
                 bounds.read(&found, &mut receiver);
             } else {
                 found[0] = 0i64.into();
-                NO_STORE.with(|plan| first_row(plan.get(), store, &mut found[1..2]));
+                backend_id_of_none(store, &mut found[1..2]);
             }
             let [head, backend_id, ..] = found;
             if let Sink::Packed(events) = receiver.into_sink() {
@@ -76,8 +68,7 @@ pub unsafe extern "C-unwind" fn livestore_read_page(info: pg_sys::FunctionCallIn
 ///
 /// Postgres calls it, as a function of version 1.
 #[pg_guard]
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn livestore_pull_page(info: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+unsafe extern "C-unwind" fn pull_page(info: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as the caller says.
     unsafe {
         let result = ResultSet::begin(info, FIELDS);
@@ -88,10 +79,23 @@ pub unsafe extern "C-unwind" fn livestore_pull_page(info: pg_sys::FunctionCallIn
             let mut found = [pg_sys::Datum::null(); 4];
             if STORE.with(|plan| first_row(plan.get(), store, &mut found)) {
                 bounds.read(&found, &mut Receiver::new(Sink::Rows(result.rows), bounds.bytes));
+            } else {
+                backend_id_of_none(store, &mut found[1..2]);
             }
         });
         nothing(info)
     }
+}
+
+/// The backend id that a store will have. Raises an error if it is on another shard.
+///
+/// # Safety
+///
+/// While SPI is connected; `store` is text.
+unsafe fn backend_id_of_none(store: pg_sys::Datum, found: &mut [pg_sys::Datum]) {
+    let _watch = Watch::new();
+    // SAFETY: as the caller says.
+    NO_STORE.with(|plan| unsafe { first_row(plan.get(), store, found) });
 }
 
 /// The return value of a set-returning function that puts its rows into a tuplestore: null.

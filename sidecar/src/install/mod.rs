@@ -11,7 +11,10 @@ use clap::{Args, ValueEnum};
 use tokio_postgres::Client;
 
 use self::changes::{ALONE, Change, Refusal};
-use self::state::{LEAVE_ROLES, State};
+#[cfg(feature = "sharding")]
+pub use self::state::JOIN_ROLES;
+pub use self::state::LEAVE_ROLES;
+use self::state::State;
 use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
 

@@ -17,3 +17,5 @@ select pg_catalog.pg_extension_config_dump('livestore.event_types', '');
 select pg_catalog.pg_extension_config_dump('livestore.found_misfits', '');
 select pg_catalog.pg_extension_config_dump('livestore.rewritten_events', '');
 select pg_catalog.pg_extension_config_dump('livestore.rewritten_events_id_seq', '');
+select pg_catalog.pg_extension_config_dump('livestore.shard', '');
+select pg_catalog.pg_extension_config_dump('livestore.shard_stores', '');

@@ -20,7 +20,10 @@ declare
     bytes bigint := 0;
 begin
     select s.id, s.eventlog into number, eventlog from livestore.stores s where s.store_id = $1;
-    if not found or max_events <= 0 then
+    if not found then
+        perform livestore._check_shard(store_id);
+        return;
+    elsif max_events <= 0 then
         return;
     end if;
     -- The bytes are counted while rows arrive.

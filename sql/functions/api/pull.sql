@@ -9,10 +9,13 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    select coalesce((select s.head from livestore.stores s where s.store_id = $1), 0)
+    select coalesce(
+        (select s.head from livestore.stores s where s.store_id = $1),
+        case when livestore._check_shard($1) then 0 end
+    )
 $$;
 
-comment on function livestore.head(text) is 'The sequence number of the last event of a store; 0 if its log is empty or the store does not exist';
+comment on function livestore.head(text) is 'The sequence number of the last event of a store; 0 if its log is empty or the store does not exist. Raises LS005 if it is on another shard';
 
 create or replace function livestore.pull(store_id text, after bigint default 0, max_events integer default 100)
 returns setof livestore.events
@@ -26,4 +29,4 @@ as $$
 $$;
 
 comment on function livestore.pull(text, bigint, integer) is
-'The events of a store after a sequence number, in order, at most max_events; none if the store does not exist';
+'The events of a store after a sequence number, in order, at most max_events; none if the store does not exist. Raises LS005 if it is on another shard';

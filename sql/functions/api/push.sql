@@ -47,7 +47,7 @@ end
 $$;
 
 comment on function livestore.push(text, json, text) is
-'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), each with a JSON DETAIL, or what a hook raises';
+'Appends a batch, a JSON array of {"name","args","seqNum","parentSeqNum","clientId","sessionId"}, to the log of a store, whole or not at all, and returns the new head. A batch that is in the log already is accepted again. Raises LS001 (server ahead), LS002 (backend id mismatch), LS003 (invalid batch), LS005 (the store is on another shard), each with a JSON DETAIL, or what a hook raises';
 
 -- lock_timeout: a transaction that stays open with the row of one store locked must not hold up pushes to all other stores. A
 -- caller that retries such pushes itself sets livestore.held_stores to skip, and does not wait at all. Sidecars of 0.2 do not

@@ -9,13 +9,13 @@ set row_security = off
 as $$
     select coalesce(
         (select s.backend_id from livestore.stores s where s.store_id = $1),
-        (select d.backend_id from livestore.dropped_stores d where d.store_id = $1),
+        case when livestore._check_shard($1) then (select d.backend_id from livestore.dropped_stores d where d.store_id = $1) end,
         livestore._make_backend_id((select i.seed from livestore.instance i order by i.created_at limit 1) || $1)
     )
 $$;
 
 comment on function livestore.backend_id(text) is
-'The backend id of a store, by which clients tell whether the log is still the same one: a reset changes it. For a store that does not exist: the id that it will have. Writes nothing';
+'The backend id of a store, by which clients tell whether the log is still the same one: a reset changes it. For a store that does not exist: the id that it will have. Writes nothing. Raises LS005 if it is on another shard';
 
 create or replace function livestore.apply_hooks(eventlog regclass)
 returns integer

@@ -232,6 +232,7 @@ declare
 begin
     select * into store from livestore.stores s where s.store_id = $1;
     if not found then
+        perform livestore._check_shard($1);
         raise exception 'there is no store %', to_json($1)
             using errcode = 'LS004', detail = json_build_object('storeId', $1), hint = 'livestore.stores lists them.';
     end if;

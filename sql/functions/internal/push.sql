@@ -67,7 +67,10 @@ begin
                 result.detail = pg_exception_detail,
                 result.hint = pg_exception_hint;
             -- LS… from a hook that pushes to another store says nothing about this push, and must not be read as its result.
-            if result.sqlstate like 'LS%' then
+            if result.sqlstate like 'LS%' and not (
+                result.sqlstate = 'LS005' and livestore._is_elsewhere(store_ids[positions[1]])
+                and not exists (select from livestore.stores s where s.store_id = store_ids[positions[1]])
+            ) then
                 result.sqlstate := '09000';
             end if;
             return next result;

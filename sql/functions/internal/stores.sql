@@ -42,7 +42,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    greatest_number constant bigint := max(s.id) from livestore.stores s;
+    -- Stores that came from other shards kept the numbers of those.
+    greatest_number constant bigint := max(s.id) from livestore.stores s
+        where s.id <= coalesce((select (h.number + 1) * 1099511627776 from livestore.shard h), 9223372036854775807);
 begin
     -- The sequence is behind if rows came by logical replication, which does not replicate sequences, or by COPY.
     if greatest_number >= (select q.last_value + q.is_called::integer from livestore.stores_id_seq q) then
@@ -70,6 +72,11 @@ begin
     if missing is null then
         return;
     end if;
+    -- Whoever takes stores or slots away from this shard waits for those that are being created, and they for it.
+    perform from livestore.shard for share;
+    if found then
+        perform livestore._check_shard(m.store_id) from unnest(missing) m(store_id);
+    end if;
     perform livestore._mend_store_numbers();
     -- Names the constraint, so that only an existing store is ignored. Any other conflict is an error.
     insert into livestore.stores (store_id, backend_id)
@@ -80,7 +87,7 @@ begin
 end
 $$;
 
-comment on function livestore._register_stores(text[]) is 'Internal: adds the stores that do not exist yet';
+comment on function livestore._register_stores(text[]) is 'Internal: adds the stores that do not exist yet; raises LS005 if one belongs to another shard';
 
 create or replace function livestore._register_free_stores(store_ids text[])
 returns void
@@ -128,6 +135,7 @@ declare
 begin
     select * into store from livestore.stores s where s.store_id = $1 for update;
     if not found then
+        perform livestore._check_shard(store_id);
         raise exception 'there is no store %', to_json(store_id)
             using errcode = 'LS004', detail = json_build_object('storeId', store_id),
                 hint = 'Stores are listed in livestore.stores; a push or livestore.create_store creates one.';

@@ -70,7 +70,10 @@ as $$
     select c.relname::text, s.id, s.backend_id
     from livestore.stores s join pg_class c on c.oid = s.eventlog
     where s.store_id = $1
+    union all
+    select null, null, null
+    where case when exists (select from livestore.stores s where s.store_id = $1) then false else not livestore._check_shard($1) end
 $$;
 
 comment on function livestore.locate_store(text) is
-'Where the events of a store are, for a reader of the tables: the name of the table, the number of the store there, and the backend id. No row if there is no such store. What the sidecar uses';
+'Where the events of a store are, for a reader of the tables: the name of the table, the number of the store there, and the backend id. No row if there is no such store; raises LS005 if it is on another shard. What the sidecar uses';

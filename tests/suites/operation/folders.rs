@@ -9,7 +9,7 @@ use livestore_tests::root;
 const LAYERS: [&[&str]; 17] = [
     &["main", "lib"],
     &["program"],
-    &["dev"],
+    &["dev", "sharding"],
     &["cli", "health", "install", "process", "token"],
     &["check"],
     &["config"],

@@ -26,6 +26,7 @@ mod read_all;
 mod read_models;
 mod rewrites;
 mod settings;
+mod shards;
 mod stores;
 mod subscriptions;
 mod support;

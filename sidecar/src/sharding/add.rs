@@ -1,0 +1,94 @@
+//! `livestore-sidecar shards add`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::connection::{NamedUrl, keywords};
+use super::front::{self, Known};
+use super::session::Session;
+use super::shard::{self, Exceptions, Place};
+use super::{ShardsError, say};
+use crate::postgres::address;
+
+#[derive(Debug, Args)]
+pub struct Add {
+    /// The front, as a superuser.
+    #[arg(long, env = "LIVESTORE_FRONT_URL", hide_env_values = true, value_name = "URL")]
+    front: String,
+
+    /// The database that becomes a shard, with its name, as its owner or a superuser: eu3=postgres://…. It must not have stores.
+    #[arg(long, value_name = "NAME=URL")]
+    shard: NamedUrl,
+
+    /// PEM file of the authority that signs the certificates of the databases. Without it, the authorities that this system trusts.
+    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
+    database_root_certificate: Option<PathBuf>,
+}
+
+impl Add {
+    pub async fn carry_out(&self) -> Result<(), ShardsError> {
+        let root_certificate = self.database_root_certificate.as_deref();
+        let NamedUrl { name, url } = &self.shard;
+        let shard_address = address("--shard", url, root_certificate)?;
+        let connection = keywords(&shard_address.config)?;
+        let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
+        let state = front::State::read(&front).await?.map_err(refused)?;
+        let Some(shards) = state.shards else {
+            return Err(refused("the front is none yet: run livestore-sidecar shards init".into()));
+        };
+        if let Some(known) = shards.iter().find(|known| known.name == *name || known.connection == connection) {
+            if known.name == *name && known.connection == connection {
+                return say("Nothing to do: the front has this shard.");
+            }
+            return Err(refused(format!("the front has the shard {} already, with {}", known.name, known.connection)));
+        }
+        let number = shards.last().map_or(0, |last| last.number + 1);
+        let slot_count: i32 = front.value("select livestore.slot_count()", &[]).await?;
+        let place = Place { number, slot_count, slots: Vec::new() };
+
+        let session = Session::open(format!("the shard {name}"), shard_address).await?;
+        let database = &session.database;
+        let found = shard::State::read(&session).await?.map_err(refused)?;
+        let version: String = front.value("select livestore._shard_version(0)", &[]).await?;
+        let mut problems = Vec::new();
+        if found.identity == state.identity {
+            problems.push(format!("{database} and the front are the same database"));
+        }
+        match &found.place {
+            Some(other) if *other != place => problems.push(format!("{database} is a shard of another front already")),
+            None if found.has_stores => problems.push(shard::has_stores(database)),
+            _ => {}
+        }
+        if found.version != version {
+            problems.push(format!(
+                "{database} has livestore_sync {}, and the other shards have {version}: run livestore-sidecar upgrade",
+                found.version
+            ));
+        }
+        for (role, group) in found.members.symmetric_difference(&state.members) {
+            problems.push(format!(
+                "the role {role} is a member of {group} on one of the front and {database} only: sidecars use the same roles everywhere"
+            ));
+        }
+        if !problems.is_empty() {
+            return Err(ShardsError::Refused(problems));
+        }
+        let (keys, password) = front::secrets(&front).await?;
+        shard::make(&session, &place, &password, Some((&keys, &Exceptions::default()))).await?;
+        let known = Known { name: name.clone(), number, connection };
+        front
+            .rows(
+                "insert into livestore.shards (name, number, connection) values ($1, $2, $3)",
+                &[&known.name, &known.number, &known.connection],
+            )
+            .await?;
+        say(&format!(
+            "{name}: shard {number}, without slots. Create the hooks there that the other shards have (livestore.export_hooks() lists them), and move slots to it: livestore-sidecar shards move"
+        ))
+    }
+}
+
+fn refused(problem: String) -> ShardsError {
+    ShardsError::Refused(vec![problem])
+}

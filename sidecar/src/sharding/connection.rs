@@ -1,0 +1,118 @@
+//! Where a shard is: as the operator says it, and as libpq and PL/Proxy want it.
+
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
+
+use crate::settings::SettingsError;
+
+/// The value of `--shard`: a name and a database URL.
+#[derive(Debug, Clone)]
+pub struct NamedUrl {
+    pub name: String,
+    pub url: String,
+}
+
+impl std::str::FromStr for NamedUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, url) = text.split_once('=').ok_or("it has the form name=postgres://…")?;
+        let is_good = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_' | '.');
+        if name.is_empty() || name.len() > 63 || !name.chars().all(is_good) || name.contains("://") {
+            return Err("the name of a shard has 1 to 63 letters, digits, -, _ and .: name=postgres://…".into());
+        }
+        Ok(Self { name: name.into(), url: url.into() })
+    }
+}
+
+/// Host, port and database of a URL in libpq's form, without user and password. The front adds its own role, and sidecars theirs. With TLS if
+/// the URL asks for it.
+pub fn keywords(config: &Config) -> Result<String, SettingsError> {
+    let hosts: Vec<String> = config.get_hosts().iter().map(host).collect();
+    let (Some(database), false) = (config.get_dbname(), hosts.is_empty()) else {
+        return Err("--shard: the URL has to name a host and a database".into());
+    };
+    let ports = match config.get_ports() {
+        [] => "5432".to_owned(),
+        ports => ports.iter().map(u16::to_string).collect::<Vec<_>>().join(","),
+    };
+    let mut text = format!("host={} port={ports} dbname={}", quoted(&hosts.join(",")), quoted(database));
+    if hosts.len() > 1 {
+        text.push_str(" target_session_attrs=read-write");
+    }
+    if config.get_ssl_mode() == SslMode::Require {
+        text.push_str(" sslmode=require");
+    }
+    Ok(text)
+}
+
+fn host(host: &Host) -> String {
+    match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(folder) => folder.display().to_string(),
+    }
+}
+
+fn quoted(value: &str) -> String {
+    let is_plain = |character: char| character.is_ascii_alphanumeric() || ".-_/:,".contains(character);
+    if !value.is_empty() && value.chars().all(is_plain) {
+        return value.into();
+    }
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// The database of a shard, as the role of the front's URL.
+pub fn of_shard(front: &Config, connection: &str) -> Result<Config, tokio_postgres::Error> {
+    let place: Config = connection.parse()?;
+    let mut config = Config::new();
+    place.get_hosts().iter().for_each(|place| {
+        config.host(host(place));
+    });
+    place.get_ports().iter().for_each(|port| {
+        config.port(*port);
+    });
+    place.get_dbname().map(|name| config.dbname(name));
+    config.target_session_attrs(place.get_target_session_attrs());
+    front.get_user().map(|user| config.user(user));
+    front.get_password().map(|password| config.password(password));
+    front.get_options().map(|options| config.options(options));
+    config.ssl_mode(front.get_ssl_mode()).channel_binding(front.get_channel_binding());
+    Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_is_named_by_host_port_and_database() {
+        for (url, expected) in [
+            ("postgres://u:p@db.example/app", "host=db.example port=5432 dbname=app"),
+            ("postgres://u:p@10.0.0.1:6000/app", "host=10.0.0.1 port=6000 dbname=app"),
+            ("postgres://u@a:1,b:2/app", "host=a,b port=1,2 dbname=app target_session_attrs=read-write"),
+            ("postgres://u@%2Frun%2Fpostgresql/my%20app", "host=/run/postgresql port=5432 dbname='my app'"),
+            ("postgres://u@h/it's?sslmode=require", "host=h port=5432 dbname='it\\'s' sslmode=require"),
+        ] {
+            let config: Config = url.parse().unwrap();
+            let text = keywords(&config).unwrap();
+            assert_eq!(text, expected, "{url}");
+            let front: Config = "postgres://sidecar:pw@front/front?sslmode=require".parse().unwrap();
+            let shard = of_shard(&front, &text).unwrap();
+            assert_eq!((shard.get_hosts(), shard.get_dbname()), (config.get_hosts(), config.get_dbname()), "{url}");
+            assert_eq!((shard.get_user(), shard.get_password()), (Some("sidecar"), Some(&b"pw"[..])), "{url}");
+            assert_eq!(shard.get_ssl_mode(), SslMode::Require, "{url}");
+        }
+        for url in ["postgres://u@h", "postgres:///app"] {
+            assert!(keywords(&url.parse().unwrap()).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_shard_has_a_name() {
+        let named: NamedUrl = "eu-1=postgres://u:p=w@h/d".parse().unwrap();
+        assert_eq!((&*named.name, &*named.url), ("eu-1", "postgres://u:p=w@h/d"));
+        for text in ["postgres://u@h/d", "=postgres://u@h/d", "a b=postgres://u@h/d", "postgres://u@h/d?a=b"] {
+            assert!(text.parse::<NamedUrl>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The front: a database without events, whose functions go to the shards.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::ShardsError;
+use super::connection::of_shard;
+use super::session::Session;
+use super::shard::{FRONT_ROLE, Keys, MEMBERS};
+use crate::postgres::{Address, address};
+
+/// Everything that the front is made of, without its shards.
+const SCRIPTS: [&str; 5] = [
+    include_str!("../../../sql/functions/api/shards.sql"),
+    include_str!("../../../sql/front/20_routing.sql"),
+    include_str!("../../../sql/front/30_functions.sql"),
+    include_str!("../../../sql/front/40_batches.sql"),
+    include_str!("../../../sql/front/90_privileges.sql"),
+];
+const PREAMBLE: &str = include_str!("../../../sql/preamble.sql");
+const TABLES: &str = include_str!("../../../sql/front/10_tables.sql");
+
+/// A shard, as the front knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub name: String,
+    pub number: i32,
+    pub connection: String,
+}
+
+/// The state of the database that is, or is to be, the front.
+#[derive(Debug)]
+pub struct State {
+    pub identity: String,
+    /// The roles of the cluster.
+    pub roles: BTreeSet<String>,
+    pub members: BTreeSet<(String, String)>,
+    /// The shards of a front; none if it is none yet.
+    pub shards: Option<Vec<Known>>,
+}
+
+impl State {
+    /// Reads a database, and changes nothing. A problem that hides the others comes alone.
+    pub async fn read(session: &Session) -> Result<Result<Self, String>, ShardsError> {
+        let row = session
+            .row(
+                "select r.rolsuper, r.rolname::text, to_regclass('livestore.shards') is not null,
+                     exists (select from pg_depend d where d.refclassid = 'pg_namespace'::regclass and d.refobjid = to_regnamespace('livestore')),
+                     exists (select from pg_available_extensions e where e.name = 'plproxy'),
+                     pg_postmaster_start_time() || ' ' || (select d.oid from pg_database d where d.datname = current_database()),
+                     split_part(current_setting('server_version'), '.', 1)
+                 from pg_roles r where r.rolname = current_user",
+                &[],
+            )
+            .await?;
+        let is_front: bool = session.read(&row, 2)?;
+        let (is_superuser, role): (bool, String) = (session.read(&row, 0)?, session.read(&row, 1)?);
+        if !is_superuser {
+            return Ok(Err(format!(
+                "the front: the role {role} is no superuser, which functions of PL/Proxy take: connect as one"
+            )));
+        }
+        if !is_front && session.read::<bool>(&row, 3)? {
+            return Ok(Err(
+                "the front has a schema livestore that is no front's: name a database without livestore_sync".into(),
+            ));
+        }
+        if !session.read::<bool>(&row, 4)? {
+            let major: String = session.read(&row, 6)?;
+            return Ok(Err(format!(
+                "the front's server does not have PL/Proxy: apt-get install postgresql-{major}-plproxy on its machine"
+            )));
+        }
+        let shards = if is_front { Some(shards(session).await?) } else { None };
+        let mut roles = BTreeSet::new();
+        for row in session.rows("select r.rolname::text from pg_roles r", &[]).await? {
+            roles.insert(session.read(&row, 0)?);
+        }
+        let mut members = BTreeSet::new();
+        for row in session.rows(MEMBERS, &[]).await? {
+            members.insert((session.read(&row, 0)?, session.read(&row, 1)?));
+        }
+        Ok(Ok(Self { identity: session.read(&row, 5)?, roles, members, shards }))
+    }
+}
+
+/// The shards that a front knows, in the order of their numbers.
+pub async fn shards(session: &Session) -> Result<Vec<Known>, ShardsError> {
+    let rows = session.rows("select s.name, s.number, s.connection from livestore.shards s order by 2", &[]).await?;
+    let known = |row| {
+        Ok(Known { name: session.read(row, 0)?, number: session.read(row, 1)?, connection: session.read(row, 2)? })
+    };
+    rows.iter().map(known).collect()
+}
+
+/// What a front is made with.
+pub struct Plan<'a> {
+    pub shards: &'a [Known],
+    /// The number of the shard of each slot.
+    pub slots: &'a [i32],
+    pub keys: &'a Keys,
+    /// Stores that stay on the first shard.
+    pub pins: &'a [String],
+    pub password: &'a str,
+    pub members: &'a BTreeSet<(String, String)>,
+}
+
+/// Makes the front, in a transaction that ends only if it reaches every shard.
+pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError> {
+    session.begin().await?;
+    session.run("create schema if not exists livestore").await?;
+    session.run(PREAMBLE).await?;
+    session.run(TABLES).await?;
+    let names: Vec<&str> = plan.shards.iter().map(|shard| &*shard.name).collect();
+    let numbers: Vec<i32> = plan.shards.iter().map(|shard| shard.number).collect();
+    let connections: Vec<&str> = plan.shards.iter().map(|shard| &*shard.connection).collect();
+    session
+        .rows(
+            "insert into livestore.shards (name, number, connection) select * from unnest($1::text[], $2::integer[], $3::text[])",
+            &[&names, &numbers, &connections],
+        )
+        .await?;
+    let Keys { seed, heads_key, rewrite_key } = plan.keys;
+    session
+        .rows(
+            "insert into livestore.shared_keys (seed, heads_key, rewrite_key) values ($1, $2, $3)",
+            &[seed, heads_key, rewrite_key],
+        )
+        .await?;
+    if let Some(first) = names.first() {
+        session
+            .rows(
+                "insert into livestore.moved_stores (store_id, shard) select p, $2 from unnest($1::text[]) p",
+                &[&plan.pins, first],
+            )
+            .await?;
+    }
+    let server: String = session
+        .value(
+            "select format('create server livestore_shards foreign data wrapper plproxy options (%s)', string_agg(
+                 format('p%s %L', o.slot - 1, s.connection), ', ' order by o.slot
+             ))
+             from unnest($1::integer[]) with ordinality o(number, slot)
+             join livestore.shards s on s.number = o.number",
+            &[&plan.slots],
+        )
+        .await?;
+    session.run(&server).await?;
+    // The functions of the front run as livestore_owner, which nobody is: its user mapping can be read by superusers alone. The role that it
+    // names may call functions of the shards, and has no other rights.
+    let mapping: String = session
+        .value(
+            "select format(
+                 'create user mapping for livestore_owner server livestore_shards options (user %L, password %L)', $1::text, $2::text
+             )",
+            &[&FRONT_ROLE, &plan.password],
+        )
+        .await?;
+    session.run(&mapping).await?;
+    for script in SCRIPTS {
+        session.run(&script.replace("@slots@", &plan.slots.len().to_string())).await?;
+    }
+    for (role, group) in plan.members {
+        let grant: String =
+            session.value("select format('grant %I to %I', $1::text, $2::text)", &[group, role]).await?;
+        session.run(&grant).await?;
+    }
+    for shard in plan.shards {
+        let slot = plan.slots.iter().position(|number| *number == shard.number);
+        if let Some(slot) = slot.and_then(|slot| i32::try_from(slot).ok()) {
+            session.value::<String>("select livestore._shard_version($1)", &[&slot]).await?;
+        }
+    }
+    session.run("commit").await
+}
+
+/// What a shard that is added has to be told.
+pub async fn secrets(session: &Session) -> Result<(Keys, String), ShardsError> {
+    let row = session.row("select k.seed, k.heads_key, k.rewrite_key from livestore.shared_keys k", &[]).await?;
+    let keys =
+        Keys { seed: session.read(&row, 0)?, heads_key: session.read(&row, 1)?, rewrite_key: session.read(&row, 2)? };
+    let password = session
+        .value(
+            "select substr(o.option, 10)
+             from pg_user_mapping m
+             join pg_foreign_server s on s.oid = m.umserver and s.srvname = 'livestore_shards'
+             cross join lateral unnest(m.umoptions) o(option)
+             where m.umuser = to_regrole('livestore_owner') and o.option like 'password=%'",
+            &[],
+        )
+        .await?;
+    Ok((keys, password))
+}
+
+/// The address of a shard, for the role of the front's URL.
+pub fn shard_address(url: &str, root_certificate: Option<&Path>, connection: &str) -> Result<Address, ShardsError> {
+    let front = address("--database-url", url, root_certificate)?;
+    let config = of_shard(&front.config, connection).map_err(|error| {
+        ShardsError::Refused(vec![format!("the connection {connection:?} of a shard cannot be read: {error}")])
+    })?;
+    Ok(Address { config, ..front })
+}

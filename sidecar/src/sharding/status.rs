@@ -1,0 +1,146 @@
+//! `livestore-sidecar shards status`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::front::{self, Known};
+use super::session::Session;
+use super::{ShardsError, say};
+use crate::postgres::address;
+
+/// The time that a shard may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The front, as a role that may read: postgres://livestore_sidecar:…@front/…. It asks each shard as the same role.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+
+    /// PEM file of the authority that signs the certificates of the databases. Without it, the authorities that this system trusts.
+    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
+    database_root_certificate: Option<PathBuf>,
+
+    /// Print JSON, an object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A line of the answer.
+#[derive(Debug, Serialize)]
+struct Line {
+    shard: String,
+    number: i32,
+    connection: String,
+    /// By the front's map.
+    slots: usize,
+    /// Stores that are here although their slots are elsewhere.
+    moved_stores: usize,
+    stores: Option<i64>,
+    /// The sum of the heads of all logs: the events that were ever appended, but for logs that were reset or dropped.
+    heads: Option<i64>,
+    version: Option<String>,
+    /// "ok", or what is wrong.
+    state: String,
+}
+
+impl Status {
+    /// Returns whether all is well.
+    pub async fn show(&self) -> Result<bool, ShardsError> {
+        let root_certificate = self.database_root_certificate.as_deref();
+        let address = address("--database-url", &self.database_url, root_certificate)?;
+        let front = Session::open_to_read("the front".into(), address).await?;
+        if !front.value::<bool>("select to_regprocedure('livestore.shard_map()') is not null", &[]).await? {
+            return Err(ShardsError::Refused(vec![
+                "the database of --database-url is no front: livestore-sidecar shards init makes one".into(),
+            ]));
+        }
+        let map = front.row("select m.slots, m.moved_shards from livestore.shard_map() m", &[]).await?;
+        let (slots, moved): (Vec<i32>, Vec<i32>) = (front.read(&map, 0)?, front.read(&map, 1)?);
+        let shards = front::shards(&front).await?;
+        let lines = shards.into_iter().map(async |known| {
+            let count = |numbers: &[i32]| numbers.iter().filter(|number| **number == known.number).count();
+            let (own, moved_stores) = (own_slots(&slots, known.number), count(&moved));
+            let mut line = Line {
+                shard: known.name.clone(),
+                number: known.number,
+                connection: known.connection.clone(),
+                slots: own.len(),
+                moved_stores,
+                stores: None,
+                heads: None,
+                version: None,
+                state: "ok".into(),
+            };
+            match timeout(PATIENCE, self.ask(&known, &own, slots.len(), &mut line)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => line.state = error.to_string(),
+                Err(_) => line.state = format!("the shard {}: it does not answer in time", known.name),
+            }
+            line
+        });
+        let lines = futures_util::future::join_all(lines).await;
+        self.print(&lines)?;
+        Ok(lines.iter().all(|line| line.state == "ok"))
+    }
+
+    async fn ask(&self, known: &Known, slots: &[i32], slot_count: usize, line: &mut Line) -> Result<(), ShardsError> {
+        let root_certificate = self.database_root_certificate.as_deref();
+        let address = front::shard_address(&self.database_url, root_certificate, &known.connection)?;
+        let session = Session::open_to_read(format!("the shard {}", known.name), address).await?;
+        let row = session
+            .row(
+                "select livestore.version(), count(*), coalesce(sum(s.head), 0)::bigint,
+                     (select h.number from livestore.shard h), (select h.slot_count from livestore.shard h),
+                     (select array(select unnest(h.slots) order by 1) from livestore.shard h)
+                 from livestore.stores s",
+                &[],
+            )
+            .await?;
+        line.version = session.read(&row, 0)?;
+        line.stores = session.read(&row, 1)?;
+        line.heads = session.read(&row, 2)?;
+        let place: (Option<i32>, Option<i32>) = (session.read(&row, 3)?, session.read(&row, 4)?);
+        let has: Option<Vec<i32>> = session.read(&row, 5)?;
+        if place != (Some(known.number), i32::try_from(slot_count).ok()) {
+            line.state = "it does not know that it is this shard".into();
+        } else if has.as_deref() != Some(slots) {
+            line.state = "it has other slots than the front says: is something being moved?".into();
+        }
+        Ok(())
+    }
+
+    fn print(&self, lines: &[Line]) -> Result<(), ShardsError> {
+        if self.json {
+            return lines.iter().try_for_each(|line| say(&serde_json::to_string(line).unwrap_or_default()));
+        }
+        let number = |value: Option<i64>| value.map(|value| value.to_string()).unwrap_or_default();
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(["shard", "number", "slots", "stores", "moved", "heads", "version", "connection", "state"]);
+        for line in lines {
+            table.add_row([
+                line.shard.clone(),
+                line.number.to_string(),
+                line.slots.to_string(),
+                number(line.stores),
+                line.moved_stores.to_string(),
+                number(line.heads),
+                line.version.clone().unwrap_or_default(),
+                line.connection.clone(),
+                line.state.clone(),
+            ]);
+        }
+        table.trim_fmt().lines().try_for_each(say)
+    }
+}
+
+/// The slots of a shard.
+fn own_slots(slots: &[i32], number: i32) -> Vec<i32> {
+    slots.iter().zip(0..).filter(|(shard, _)| **shard == number).map(|(_, slot)| slot).collect()
+}

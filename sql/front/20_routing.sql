@@ -1,0 +1,90 @@
+-- A constant, and not a count of the options: every call needs it.
+create function livestore.slot_count()
+returns integer
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select @slots@
+$$;
+
+comment on function livestore.slot_count() is 'Number of slots, which never changes';
+
+create function livestore._slots()
+returns table (slot integer, number integer)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select substr(split_part(o.option, '=', 1), 2)::integer, s.number
+    from pg_foreign_server f
+    cross join lateral unnest(f.srvoptions) o(option)
+    left join livestore.shards s on s.connection = substr(o.option, strpos(o.option, '=') + 1)
+    where f.srvname = 'livestore_shards' and o.option ~ '^p[0-9]+='
+$$;
+
+comment on function livestore._slots() is 'Internal: the shard of each slot, from the options of the server livestore_shards, which PL/Proxy follows';
+
+create function livestore._route(store_id text)
+returns integer
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Of a moved store, any slot of its shard. Null belongs nowhere, and any shard says what is wrong with it.
+    select coalesce(
+        (
+            select min(o.slot)
+            from livestore.moved_stores m
+            join livestore.shards s on s.name = m.shard
+            join livestore._slots() o on o.number = s.number
+            where m.store_id = $1
+        ),
+        livestore.slot($1, livestore.slot_count()),
+        0
+    )
+$$;
+
+comment on function livestore._route(text) is 'Internal: the slot by which PL/Proxy finds the shard of a store';
+
+create function livestore.shard_map(
+    out names text[], out numbers integer[], out connections text[], out slots integer[], out moved_store_ids text[],
+    out moved_shards integer[]
+)
+language sql
+stable
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    select s.names, s.numbers, s.connections, (select array_agg(o.number order by o.slot) from livestore._slots() o),
+        coalesce(m.store_ids, '{}'), coalesce(m.shards, '{}')
+    from (
+        select array_agg(s.name order by s.number) as names, array_agg(s.number order by s.number) as numbers,
+            array_agg(s.connection order by s.number) as connections
+        from livestore.shards s
+    ) s
+    cross join (
+        select array_agg(m.store_id) as store_ids, array_agg(s.number) as shards
+        from livestore.moved_stores m join livestore.shards s on s.name = m.shard
+    ) m
+$$;
+
+comment on function livestore.shard_map() is
+'Where each store is, one row: the shards (names, numbers, connections), the number of the shard of each slot, from slot 0, and the stores that are elsewhere with the numbers of their shards. What sidecars read with --shards';
+
+-- PL/Proxy writes where it comes from into the texts of an error, and a DETAIL would be no JSON any more.
+create function livestore._raise_as_on_shard(state text, message text, detail text, hint text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = state,
+        message = regexp_replace(message, '^\S+\(\d+\): \[.*?\] REMOTE [A-Z]+: ', ''),
+        detail = regexp_replace(coalesce(detail, ''), '^Remote detail: ', ''),
+        hint = regexp_replace(coalesce(hint, ''), '^Remote hint: ', '');
+end
+$$;
+
+comment on function livestore._raise_as_on_shard(text, text, text, text) is 'Internal: raises an error as it was raised on the shard';

@@ -1,0 +1,77 @@
+create type livestore.push_result as (
+    push integer,
+    head bigint,
+    appended integer,
+    backend_id text,
+    created_at timestamptz,
+    sqlstate text,
+    message text,
+    detail text,
+    hint text
+);
+
+comment on type livestore.push_result is 'The outcome of one push of livestore.push_batch, as on a shard';
+
+-- A shard counts the pushes that it gets from 1. The positions go with them, and come back in their places.
+create function livestore._push_batch(
+    positions integer[], store_ids text[], batches text[], backend_ids text[], contexts text[], source text
+)
+returns setof livestore.push_result
+language plproxy
+as $$
+    cluster 'livestore_shards';
+    split positions, store_ids, batches, backend_ids, contexts;
+    run on livestore._route(store_ids);
+    select (positions::integer[])[r.push] as push, r.head, r.appended, r.backend_id, r.created_at, r.sqlstate, r.message, r.detail, r.hint
+        from livestore.push_batch(store_ids, batches, backend_ids, source, contexts) as r;
+$$;
+
+comment on function livestore._push_batch(integer[], text[], text[], text[], text[], text) is
+'Internal: livestore.push_batch on each of the shards that have these stores, with the pushes to those';
+
+create function livestore.push_batch(
+    store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
+)
+returns setof livestore.push_result
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    state text;
+    message text;
+    detail text;
+    hint text;
+begin
+    if cardinality(batches) is distinct from cardinality(store_ids) or cardinality(backend_ids) is distinct from cardinality(store_ids)
+        or cardinality(contexts) <> cardinality(store_ids) then
+        raise exception 'store_ids, batches, backend_ids and contexts must have one element for each push'
+            using errcode = 'array_subscript_error';
+    end if;
+    return query
+    select * from livestore._push_batch(
+        array(select generate_series(1, cardinality(store_ids))), store_ids, batches, backend_ids,
+        coalesce(contexts, array_fill(null::text, array[cardinality(store_ids)])), source
+    );
+exception when others then
+    get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+    perform livestore._raise_as_on_shard(state, message, detail, hint);
+    raise;
+end
+$$;
+
+comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
+'livestore.push_batch, a call on each shard that has some of the stores. Each is a transaction of its own: a rollback at the front does not undo it, and if one shard fails, the call does, although others have committed their part. Repeat it then: what is in a log already is accepted again';
+
+create function livestore._shard_version(slot integer)
+returns text
+language plproxy
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    cluster 'livestore_shards';
+    run on slot;
+    select livestore.version() as version;
+$$;
+
+comment on function livestore._shard_version(integer) is 'Internal: asks the shard of a slot for its version, to see whether the front reaches it';
