@@ -132,6 +132,11 @@ impl Database {
         Ok(Self { servers, listen_servers, is_heard, demand, pool, functions, standbys, is_read_only, checking })
     }
 
+    /// The name of the database, if it is one of several.
+    pub fn shard(&self) -> Option<&Arc<str>> {
+        self.servers.shard()
+    }
+
     /// Whether nothing can be written, and the server may be behind another one.
     pub fn is_read_only(&self) -> bool {
         self.is_read_only
