@@ -137,6 +137,11 @@ impl Database {
         self.servers.shard()
     }
 
+    /// The same for log lines.
+    pub fn label(&self) -> Option<&str> {
+        self.shard().map(|name| &**name)
+    }
+
     /// Whether nothing can be written, and the server may be behind another one.
     pub fn is_read_only(&self) -> bool {
         self.is_read_only

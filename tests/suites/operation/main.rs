@@ -52,6 +52,7 @@ mod restore;
 mod rolling_update;
 mod row_security;
 mod scripts;
+mod shards_sidecar;
 mod sidecar;
 mod sleeping_database;
 mod snippets;

@@ -152,7 +152,7 @@ impl Follower {
 
     /// The name of the database, if it is one of several.
     pub(super) fn shard(&self) -> Option<&str> {
-        self.database.shard().map(|name| &**name)
+        self.database.label()
     }
 
     fn hear(&self, news: &[Notification]) {

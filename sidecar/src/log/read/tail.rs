@@ -138,7 +138,7 @@ impl Tail {
     }
 
     fn shard(&self) -> Option<&str> {
-        self.database.shard().map(|name| &**name)
+        self.database.label()
     }
 
     /// The clients that follow it.

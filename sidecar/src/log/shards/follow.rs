@@ -199,7 +199,7 @@ impl Running {
         }
         let is_over = |(shard, _): &mut (Arc<Shard>, _)| !known.shards.iter().any(|other| Arc::ptr_eq(other, shard));
         for (shard, tasks) in self.tasks.extract_if(.., is_over) {
-            info!(shard = shard.name().map(|name| &**name), "a shard is served no more");
+            info!(shard = shard.database.label(), "a shard is served no more");
             shard.gauges().forget();
             shard.ended.cancel();
             tokio::spawn(async move {
@@ -218,7 +218,7 @@ impl Running {
     fn has_failed(&mut self) -> bool {
         let failed = self.tasks.iter_mut().find_map(|(shard, tasks)| tasks.try_join_next().map(|_| shard));
         if let Some(shard) = failed {
-            error!(shard = shard.name().map(|name| &**name), "a task of a shard has ended");
+            error!(shard = shard.database.label(), "a task of a shard has ended");
             return true;
         }
         false

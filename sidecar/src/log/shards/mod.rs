@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::error;
+use tracing::{error, warn};
 
 pub use self::follow::shards_of;
 pub use self::shard::{Common, Elsewhere, Shard};
@@ -169,20 +169,17 @@ impl Shards {
                 front.find().await?;
                 let shards = self.all();
                 let checked = join_all(shards.iter().map(|shard| shard.check())).await;
-                let mut worst = None;
-                let mut is_one_good = false;
-                for (shard, checked) in shards.iter().zip(checked) {
-                    match checked {
-                        Ok(()) => is_one_good = true,
-                        Err(error) => {
-                            let name = shard.name().map(|name| &**name);
-                            error!(shard = name, error = %chain(&error), "a shard is not ready");
-                            let is_to_wait_for = error.retry().may_pass();
-                            worst = worst.filter(|_| !is_to_wait_for).or(Some(error));
-                        }
+                let failed = shards.iter().zip(checked).filter_map(|(shard, checked)| Some((shard, checked.err()?)));
+                let mut failed: Vec<_> = failed.collect();
+                if failed.is_empty() || failed.len() < shards.len() {
+                    for (shard, error) in &failed {
+                        warn!(shard = shard.database.label(), error = %chain(error), "a shard is not ready");
                     }
+                    return Ok(());
                 }
-                worst.filter(|_| !is_one_good).map_or(Ok(()), Err)
+                // Of all of them, one that is worth waiting for.
+                let worst = failed.iter().position(|(_, error)| error.retry().may_pass()).unwrap_or_default();
+                Err(failed.swap_remove(worst).1)
             }
         }
     }

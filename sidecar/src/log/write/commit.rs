@@ -210,7 +210,7 @@ impl Session {
                 Err(CommitError::Unavailable(error)) => {
                     metrics::not_committed("unavailable");
                     let pushes = group.len();
-                    let shard = self.database.shard().map(|name| &**name);
+                    let shard = self.database.label();
                     warn!(shard, error = %chain(&error), pushes, "a commit waits for the database");
                     self.disown_connection();
                     while_away();

@@ -23,9 +23,9 @@ pub async fn run(database: Database) {
         // A database that sleeps is not woken for this.
         database.demand().awake().await;
         match prune(&database).await {
-            Ok(position) => debug!(shard = database.shard().map(|name| &**name), position, "pruned the commit log"),
+            Ok(position) => debug!(shard = database.label(), position, "pruned the commit log"),
             Err(error) => {
-                let shard = database.shard().map(|name| &**name);
+                let shard = database.label();
                 warn!(shard, error = %chain(&error), "cannot prune the commit log");
             }
         }
