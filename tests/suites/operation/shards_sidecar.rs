@@ -36,44 +36,6 @@ const FRONT: &str = "
     insert into livestore.map
         select '{one,two}', '{0,1}', array[$1, $2], (select array_agg(s % 2 order by s) from generate_series(0, 255) s);";
 
-/// What a version of the extension that knows no shards lacks: LS005 for a store that is not here.
-const LS005: &str = r#"
-    create table livestore.shard (number integer, slot_count integer, slots integer[]);
-    create table livestore.shard_stores (store_id text, is_here boolean);
-    create function livestore.slot(store_id text, slot_count integer) returns integer language sql immutable as $$
-        select (('x' || left(encode(sha256(convert_to(store_id, 'UTF8')), 'hex'), 8))::bit(32)::bigint & (slot_count - 1))::integer
-    $$;
-    create function livestore._check_shard(store_id text) returns void language plpgsql as $$
-    begin
-        if exists (select from livestore.stores s where s.store_id = $1) then
-            return;
-        end if;
-        if not coalesce(
-            (select s.is_here from livestore.shard_stores s where s.store_id = $1),
-            (select livestore.slot($1, s.slot_count) = any(s.slots) from livestore.shard s), true
-        ) then
-            raise exception 'the store is on another shard' using errcode = 'LS005', detail = '{}';
-        end if;
-    end $$;
-    create function livestore.check_new_store() returns trigger language plpgsql as $$
-        begin perform livestore._check_shard(new.store_id); return new; end $$;
-    create trigger check_new_store before insert on livestore.stores for each row execute function livestore.check_new_store();
-    alter function livestore.read_page(text, bigint, integer, integer) rename to read_page_here;
-    create function livestore.read_page(store_id text, after bigint, max_events integer, max_bytes integer)
-    returns table (head bigint, backend_id text, events bytea) language plpgsql security definer as $$
-    begin
-        perform livestore._check_shard($1);
-        return query select * from livestore.read_page_here($1, $2, $3, $4);
-    end $$;
-    alter function livestore.locate_store(text) rename to locate_store_here;
-    create function livestore.locate_store(store_id text)
-    returns table (eventlog text, store bigint, backend_id text) language plpgsql security definer as $$
-    begin
-        perform livestore._check_shard($1);
-        return query select l.eventlog, l.store, l.backend_id from livestore.locate_store_here($1) l;
-    end $$;
-    grant select on livestore.shard, livestore.shard_stores to public;"#;
-
 struct Setup {
     shards: [Database; 2],
     front: Client,
@@ -89,11 +51,6 @@ async fn setup(is_alone: bool) -> Setup {
         shards[0].admin().await.query_one("select seed from livestore.instance", &[]).await.unwrap().get(0);
     for (number, shard) in (0..).zip(&shards) {
         let admin = shard.admin().await;
-        let has_shards: bool =
-            admin.query_one("select to_regclass('livestore.shard') is not null", &[]).await.unwrap().get(0);
-        if !has_shards {
-            run(&admin, LS005).await;
-        }
         run(&admin, &format!("update livestore.instance set seed = '{seed}'")).await;
         run(
             &admin,
@@ -171,8 +128,8 @@ impl Setup {
         run(
             &admin,
             &format!(
-                "delete from livestore.shard_stores where store_id = '{store}';
-                 insert into livestore.shard_stores values ('{store}', false); select livestore.drop_store('{store}'); commit"
+                "select livestore.drop_store('{store}'); delete from livestore.shard_stores where store_id = '{store}';
+                 insert into livestore.shard_stores values ('{store}', false); commit"
             ),
         )
         .await;
