@@ -1,6 +1,5 @@
 //! Helpers of the log's unit tests.
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::DateTime;
 use clap::Parser;

@@ -10,6 +10,7 @@ use deadpool::{Runtime, Status};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::{sleep, timeout};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Notification};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -269,6 +270,16 @@ impl Database {
         }
         let heard = || async { if self.hears().await? { Ok(()) } else { Err(DatabaseError::NotHeard) } };
         self.is_heard.get_or_try_init(heard).await.copied()
+    }
+
+    /// Whether it is the shard with this number: another one would create stores that belong elsewhere.
+    pub async fn check_shard(&self, number: i32) -> Result<(), DatabaseError> {
+        let shard = async |client: &Pooled| Ok(client.query_opt("select number from livestore.shard", &[]).await);
+        let found = match self.ask(shard).await? {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => None,
+            row => row?.map(|row| row.try_get(0)).transpose()?,
+        };
+        if found == Some(number) { Ok(()) } else { Err(DatabaseError::OtherShard { number, found }) }
     }
 
     /// Whether a notification arrives.

@@ -91,6 +91,11 @@ pub enum DatabaseError {
         "livestore.shard_map() is not there, or this role may not call it: with --shards, --database-url has to lead to the front database, which \"livestore-sidecar shards init\" makes"
     )]
     NotAFront,
+    #[error(
+        "the front database says that this is shard {number}, and livestore.shard here says {}: correct livestore.shards there, or the address",
+        found.map_or_else(|| "that it is none".into(), |found| found.to_string())
+    )]
+    OtherShard { number: i32, found: Option<i32> },
     #[error("the map of the shards cannot be used: {0}")]
     Map(String),
     #[error(
@@ -161,6 +166,7 @@ impl DatabaseError {
             | Self::StartupParameter(_)
             | Self::NotAFront
             | Self::Map(_)
+            | Self::OtherShard { .. }
             | Self::NotHeard
             | Self::ExtensionMissing
             | Self::ExtensionVersion { .. }

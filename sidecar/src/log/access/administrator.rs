@@ -33,34 +33,17 @@ impl Administrator<'_> {
         if self.0.is_read_only() {
             return Err(ResetError::Database(DatabaseError::ReadOnly));
         }
-        loop {
-            let shard = self.0.shard();
-            match reset(&shard.database, self.0.id()).await {
-                Ok(Reset::Done) => return Ok(()),
-                Ok(Reset::NoStore) => {}
-                Err(error) => return Err(error),
+        match reset(&self.0.shard().database, self.0.id()).await {
+            Err(ResetError::Database(DatabaseError::Elsewhere)) => {
+                self.0.log.shards.look_anew().await;
+                reset(&self.0.shard().database, self.0.id()).await
             }
-            // It may be on another shard, which only this question tells.
-            let known = self
-                .0
-                .status()
-                .await
-                .map_err(|error| ResetError::Database(DatabaseError::Unreadable(error.to_string())));
-            known?;
-            if Arc::ptr_eq(&shard, &self.0.shard()) {
-                return Ok(());
-            }
+            reset => reset,
         }
     }
 }
 
-/// The end of an attempt.
-enum Reset {
-    Done,
-    NoStore,
-}
-
-async fn reset(database: &Database, store: &StoreId) -> Result<Reset, ResetError> {
+async fn reset(database: &Database, store: &StoreId) -> Result<(), ResetError> {
     let mut client = database.client().await.map_err(ResetError::Database)?;
     let reset = async {
         let transaction = client.transaction().await?;
@@ -70,9 +53,9 @@ async fn reset(database: &Database, store: &StoreId) -> Result<Reset, ResetError
         transaction.commit().await
     };
     match reset.await {
-        Ok(()) => Ok(Reset::Done),
+        Ok(()) => Ok(()),
         Err(error) => match error.code() {
-            Some(code) if code.code() == codes::NO_STORE => Ok(Reset::NoStore),
+            Some(code) if code.code() == codes::NO_STORE => Ok(()),
             Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(ResetError::NotAllowed),
             _ => Err(ResetError::Database(error.into())),
         },

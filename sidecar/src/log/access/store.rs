@@ -16,7 +16,7 @@ use crate::log::aliases::Location;
 use crate::log::context::Context;
 use crate::log::error::{Denied, PushError};
 use crate::log::event::Origin;
-use crate::log::shards::Shard;
+use crate::log::shards::{Shard, ShardOf};
 use crate::log::store_id::StoreId;
 use crate::postgres::{DatabaseError, Unreadable};
 use crate::telemetry::metrics;
@@ -49,7 +49,7 @@ impl Log {
 
 impl StoreLog {
     /// The shard of the store, as far as is known now.
-    pub(super) fn shard(&self) -> Arc<Shard> {
+    pub(super) fn shard(&self) -> ShardOf<'_> {
         self.log.shards.of(&self.store)
     }
 

@@ -451,6 +451,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_of_a_store_that_is_elsewhere_stays_ended() {
+        let first = Tail::new(nowhere(), store("s"), Arc::default(), Duration::ZERO);
+        for (tail, from) in [(tail(), Some(5)), (first, None)] {
+            tail.leave();
+            assert!(!tail.apply(from, 0, page(9, "a", events(5, 4, 1))), "a page that comes late");
+            assert!(tail.has_ended() && matches!(*tail.changes().borrow(), TailState::Elsewhere));
+        }
+    }
+
+    #[tokio::test]
     async fn it_ends_with_its_log() {
         let reset = StreamEnd::Reset { expected: "b".into(), received: "a".into() };
         for (end, head, backend_id) in [(reset, 9, "b"), (StreamEnd::Rewound, 4, "a")] {

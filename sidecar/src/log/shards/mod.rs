@@ -10,6 +10,7 @@ mod follow;
 mod map;
 mod shard;
 
+use std::ops::Deref;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -43,6 +44,23 @@ pub enum Shards {
     Several(Front),
 }
 
+/// The shard of a store. The only one is not counted for each push and page: all of them would share that counter.
+pub enum ShardOf<'a> {
+    Only(&'a Arc<Shard>),
+    Known(Arc<Shard>),
+}
+
+impl Deref for ShardOf<'_> {
+    type Target = Arc<Shard>;
+
+    fn deref(&self) -> &Arc<Shard> {
+        match self {
+            Self::Only(shard) => shard,
+            Self::Known(shard) => shard,
+        }
+    }
+}
+
 impl Shards {
     /// Starts them on `tasks`, none of which ends by itself. Needs no database to be there yet.
     pub fn start(databases: Databases, common: Common, tasks: &mut JoinSet<()>) -> Arc<Self> {
@@ -66,10 +84,10 @@ impl Shards {
     }
 
     /// The shard of a store, as far as is known now.
-    pub fn of(&self, store: &StoreId) -> Arc<Shard> {
+    pub fn of(&self, store: &StoreId) -> ShardOf<'_> {
         match self {
-            Self::One(shard) => Arc::clone(shard),
-            Self::Several(front) => Arc::clone(front.known().of(store)),
+            Self::One(shard) => ShardOf::Only(shard),
+            Self::Several(front) => ShardOf::Known(Arc::clone(front.known().of(store))),
         }
     }
 
@@ -118,7 +136,7 @@ impl Shards {
     ) -> Result<T, Unreadable> {
         let shard = || self.of(store).name().cloned();
         retry_naming(shard, || {
-            let answer = attempt(self.of(store));
+            let answer = attempt(Arc::clone(&self.of(store)));
             async {
                 let answer = answer.await;
                 if matches!(answer, Err(DatabaseError::Elsewhere)) {

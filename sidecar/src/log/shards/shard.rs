@@ -127,6 +127,9 @@ impl Shard {
     /// Whether the database is there and set up. The error says what to do.
     pub async fn check(&self) -> Result<(), DatabaseError> {
         self.database.check().await?;
+        if let Some(listed) = &self.listed {
+            self.database.check_shard(listed.number).await?;
+        }
         match &self.authorizer {
             Some(authorizer) => authorizer.check().await,
             None => Ok(()),

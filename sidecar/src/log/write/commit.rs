@@ -439,6 +439,28 @@ mod tests {
         let answers = futures_util::future::join_all(answers.into_iter().skip(2)).await;
         assert_eq!(answers, [Err(ahead), Err(PushError::Unavailable)]);
     }
+
+    #[tokio::test]
+    async fn a_push_to_a_store_that_is_elsewhere_is_sent_there_if_there_are_several_shards() {
+        let mut committer = committer().1;
+        let failed = Failed { error: PushError::Unavailable, lacks_something: false, is_elsewhere: true };
+        let mut again = Vec::new();
+        let (waiting, _answer) = push("s", 0, 1);
+        committer.session.fail(waiting, failed.clone(), &mut again);
+        assert_eq!(again.len(), 1, "as while the database is away");
+        let (pushes, mut sent) = mpsc::unbounded_channel();
+        committer.session.elsewhere = Some(Elsewhere { pushes, ended: Default::default() });
+        committer.session.fail(again.pop().unwrap(), failed, &mut again);
+        assert!(again.is_empty() && !sent.try_recv().unwrap().is_over());
+        // Nothing is committed by a shard that is none any more, whether its database is there or not.
+        committer.session.elsewhere.as_ref().unwrap().ended.cancel();
+        let pushes = [push("s", 1, 1), push("s", 2, 1)];
+        let (group, _answers): (Vec<_>, Vec<_>) = pushes.into_iter().unzip();
+        assert!(committer.session.commit_until_answered(group, || {}).await.is_empty());
+        let parents: Vec<_> = std::iter::from_fn(|| sent.try_recv().ok()).map(|push| push.batch.parent()).collect();
+        assert_eq!(parents, [Some(1), Some(2)]);
+    }
+
     #[tokio::test]
     async fn a_push_that_lacked_something_is_tried_once_more() {
         let mut committer = committer().1;

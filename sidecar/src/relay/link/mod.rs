@@ -276,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn commands_of_a_kind_go_together_and_in_their_order() {
-        let (link, mut task) = LinkTask::new(nowhere(), Arc::default());
+        let (link, mut task) = LinkTask::new(Box::new(nowhere), Arc::default());
         for connection in 1..=GROUP_COMMANDS as i64 {
             link.leave(&"user".into(), &"device".into(), connection);
         }
@@ -294,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_link_refuses_messages_and_lets_devices_go_on() {
-        let (link, mut task) = LinkTask::new(nowhere(), Arc::default());
+        let (link, mut task) = LinkTask::new(Box::new(nowhere), Arc::default());
         let refusing = async {
             for _ in 0..3 {
                 task.commands.recv().await.unwrap().refuse();
