@@ -64,6 +64,7 @@ impl Config {
             self.log.check(),
             self.webhooks.check(),
             self.check_authorize_url(),
+            self.check_shards(),
             self.telemetry.check(),
             self.server.check(),
             self.gate.check(&self.auth),
@@ -72,6 +73,13 @@ impl Config {
             self.demo.check(&self.auth),
         ];
         checked.into_iter().filter_map(Result::err)
+    }
+
+    fn check_shards(&self) -> Result<(), SettingsError> {
+        if self.database.shards && self.protocols.electric.url().is_some() {
+            return Err("--shards and --electric-url do not go together: an Electric server reads one database".into());
+        }
+        Ok(())
     }
 
     fn check_authorize_url(&self) -> Result<(), SettingsError> {

@@ -15,9 +15,9 @@ use tracing::{error, info, warn};
 use crate::check;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::inspector::{Checks, Inspector, Kind};
+use crate::inspector::{self, Checks, Inspector, Kind};
 use crate::limits::memory::Memory;
-use crate::log::{Live, Log};
+use crate::log::{Databases, Live, Log};
 use crate::postgres::{Database, DatabaseError};
 use crate::protocols::Services;
 use crate::relay::Relay;
@@ -165,20 +165,29 @@ impl Sidecar {
         if has_relay != config.protocols.has_relay() {
             info!("the peer relay is off: its devices hear of each other by notifications, and this sidecar polls");
         }
-        let relay = has_relay.then(|| Relay::start(database.clone(), &config.relay, &mut tasks));
-        let log =
-            Log::start(database.clone(), config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
+        let is_sharded = config.database.shards;
+        let databases = match is_sharded {
+            true => Databases::Shards(database.clone(), Box::new(config.database.clone())),
+            false => Databases::One(database.clone()),
+        };
+        let log = Log::start(databases, config.log, webhooks, memory, authentication, ending.clone(), &mut tasks);
+        let home = log.clone();
+        let relay = has_relay.then(|| Relay::start(move || home.first_database(), &config.relay, &mut tasks));
         let dialects = config.protocols.dialects.clone();
         let gate = Arc::new(Gate::new(config.gate, &config.auth, dialects, log, ending)?);
         let address = socket.address()?;
-        let inspector = config.inspector.serves(address).then(|| {
+        let has_inspector = config.inspector.serves(address);
+        if has_inspector && is_sharded {
+            info!("{}", inspector::SHARDS);
+        }
+        let inspector = (has_inspector && !is_sharded).then(|| {
             let is_local = address.ip().is_loopback() && whole.gate.allowed_hosts.is_empty();
             let checks = checks(whole, database);
             let (gate, metrics) = (Arc::clone(&gate), metrics.clone());
             Inspector::new(config.inspector, &config.auth, is_local, gate, metrics, checks)
         });
         let services = Services { gate, relay };
-        let server = Arc::new(Server { services, metrics, is_open: AtomicBool::new(false) });
+        let server = Arc::new(Server { services, metrics, is_open: AtomicBool::new(false), is_sharded });
         let router = Arc::clone(&server).router(config.protocols, inspector, config.demo.demo)?;
         if let Some(listener) = probes {
             // To the very end of the process.

@@ -9,16 +9,19 @@ mod standbys;
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
 
 use crate::auth::{Auth, check_jwks};
 use crate::config::Config;
+use crate::log::shards_of;
 use crate::postgres::Database;
 use crate::server::listen_socket::bind;
 use crate::server::{ConnectionSettings, Timeouts};
 use crate::settings::SettingsError;
+use crate::telemetry::chain;
 
 /// The time that other services may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,6 +44,8 @@ pub enum Kind {
 struct Report {
     findings: Vec<(Kind, String)>,
     is_printed: bool,
+    /// The shard that is looked at.
+    shard: Option<Arc<str>>,
 }
 
 impl Report {
@@ -57,7 +62,10 @@ impl Report {
     }
 
     fn add(&mut self, kind: Kind, text: impl Display) {
-        let text = text.to_string();
+        let text = match &self.shard {
+            Some(shard) => format!("shard {shard}: {text}"),
+            None => text.to_string(),
+        };
         if self.is_printed {
             let name = match kind {
                 Kind::Good => "ok",
@@ -92,7 +100,10 @@ pub fn run(config: &Config) -> ExitCode {
         (Ok(database), Ok(runtime)) => runtime.block_on(async {
             keys(config, &mut report).await;
             electric(config, &mut report).await;
-            database::look(config, database, &mut report).await;
+            match config.database.shards {
+                true => shards(config, database, &mut report).await,
+                false => database::look(config, database, &mut report).await,
+            }
         }),
         (Err(problem), _) => report.wrong(problem),
         (_, Err(error)) => report.wrong(error),
@@ -100,6 +111,21 @@ pub fn run(config: &Config) -> ExitCode {
     let (wrong, advice) = (report.count(Kind::Wrong), report.count(Kind::Advice));
     let _ = writeln!(std::io::stdout(), "\n{wrong} wrong, {advice} to think about");
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Looks at each shard that the front database lists.
+async fn shards(config: &Config, front: Database, report: &mut Report) {
+    match shards_of(&front, &config.database).await {
+        Ok(shards) => {
+            report.good(format!("the front database lists {} shards", shards.len()));
+            for (name, database) in shards {
+                report.shard = Some(name);
+                database::look(config, database, report).await;
+            }
+            report.shard = None;
+        }
+        Err(error) => report.wrong(chain(&error)),
+    }
 }
 
 /// Whether the identity provider answers. While it does not, clients wait.

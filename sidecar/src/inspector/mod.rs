@@ -28,8 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderMap, Method, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Redirect;
+use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -114,6 +115,16 @@ impl Inspector {
         });
         finding.await.unwrap_or_default()
     }
+}
+
+/// Why there is no inspector where there are several databases.
+pub const SHARDS: &str = "the inspector is off: it shows one database, and --shards serves several. To look at one of them, start a sidecar with its URL \
+    and without --shards";
+
+/// The only page where there is no inspector.
+pub fn none() -> Router {
+    let page = get(async || (StatusCode::NOT_FOUND, format!("{SHARDS}\n")));
+    Router::new().route(PREFIX, page.clone()).route(&format!("{PREFIX}/{{*path}}"), page)
 }
 
 /// The redirect to the first page, if a request for `/` is that of a person at a browser: clients and `curl` ask for no HTML.

@@ -27,7 +27,7 @@ pub async fn overview(State(inspector): State<Arc<Inspector>>, Extension(visitor
         findings = inspector.findings().await;
         sessions = inspector.inspection.sessions().await.unwrap_or_default();
     }
-    let is_listening = inspector.gate.log.gauges().is_listening;
+    let is_listening = inspector.gate.log.gauges().shards.iter().all(|shard| shard.is_listening);
     let content = pages::overview(&Overview { findings, database, sessions, is_listening });
     page(&visitor, "Overview", PREFIX, &content).into_response()
 }

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::store_id::StoreId;
 use super::text::PgText;
-use crate::postgres::{Database, DatabaseError, Unreadable, retry_until_available};
+use crate::postgres::{Database, DatabaseError, Unreadable, retry_naming};
 
 /// A way to name stores: the SQL function that lists the stores of a name, at most so many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -87,7 +87,8 @@ impl Aliases {
                 return Ok(Arc::default());
             }
         }
-        let found: Arc<[StoreId]> = retry_until_available(|| self.look_up(alias)).await?.into();
+        let shard = || self.database.shard().cloned();
+        let found: Arc<[StoreId]> = retry_naming(shard, || self.look_up(alias)).await?.into();
         if found.is_empty() {
             self.missing.insert(alias.clone(), ()).await;
         } else {
@@ -142,12 +143,12 @@ impl Aliases {
         rows.iter().map(|row| Ok((row.try_get(0)?, at(row)?.unwrap_or_default()))).collect()
     }
 
-    /// Finds the events of a store; `None` if there is no such store. Waits while the database is away.
-    pub(super) async fn locate(&self, store: &StoreId) -> Result<Option<Location>, Unreadable> {
+    /// Finds the events of a store; `None` if there is no such store.
+    pub(super) async fn locate(&self, store: &StoreId) -> Result<Option<Location>, DatabaseError> {
         if let Some(known) = self.locations.get(store).await {
             return Ok(Some(known));
         }
-        let Some(location) = retry_until_available(|| self.look_at(store)).await? else {
+        let Some(location) = self.look_at(store).await? else {
             return Ok(None);
         };
         self.locations.insert(store.clone(), location.clone()).await;

@@ -11,6 +11,7 @@ mod limits;
 mod reactions;
 mod read;
 mod settings;
+mod shards;
 mod store_id;
 #[cfg(test)]
 pub mod testing;
@@ -19,10 +20,10 @@ mod write;
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use access::administrator::ResetError;
@@ -44,24 +45,20 @@ pub use read::scan::Scan;
 pub use read::subscription::{Delivery, Subscription};
 pub use read::tail::StreamEnd;
 pub use settings::{Live, LogSettings};
+pub use shards::{Databases, shards_of};
 pub use store_id::StoreId;
 pub use text::PgText;
 pub use write::outcome::Pushed;
 
-use access::authorize::Authorizer;
-use aliases::Aliases;
 use limits::Limits;
-use reactions::{SubscriptionGauges, Wake};
-use read::listener::Follower;
-use read::tails::Tails;
-use write::commit::Committer;
-use write::queue::CommitQueue;
+use shards::{Common, Shards};
 
 use crate::auth::Authentication;
 use crate::limits::memory::Memory;
 pub use crate::postgres::Unreadable;
 use crate::postgres::{Database, DatabaseError};
 use crate::shutdown::Ending;
+use crate::telemetry::chain;
 use crate::telemetry::metrics::GaugeValues;
 use crate::webhook::Webhooks;
 
@@ -71,26 +68,19 @@ pub struct Log(Arc<Parts>);
 
 /// The state behind all clones of a [`Log`].
 pub struct Parts {
-    database: Database,
-    commits: CommitQueue,
-    tails: Arc<Tails>,
-    aliases: Aliases,
+    shards: Arc<Shards>,
     limits: Arc<Limits>,
     authentication: Arc<Authentication>,
     memory: Arc<Memory>,
-    authorizer: Option<Authorizer>,
-    is_listening: Arc<AtomicBool>,
-    checked: Checked,
-    subscriptions: SubscriptionGauges,
+    /// The longest time that a push waits for the database.
+    push_timeout: Duration,
+    /// When pushes that wait must be answered, since the process ends.
+    last_moment: CancellationToken,
+    has_authorizer: bool,
+    is_read_only: bool,
     /// The webhooks that are on their way.
     under_way: TaskTracker,
 }
-
-/// The last answer of the database to whether it is ready. Nobody has to prove who asks, so all who ask at once share one check.
-type Checked = tokio::sync::Mutex<Option<(Instant, Result<(), Arc<DatabaseError>>)>>;
-
-/// For how long an answer of the database counts.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the sidecar is not ready.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +89,14 @@ pub enum NotReady {
     Database(#[from] Arc<DatabaseError>),
     #[error("the connection that follows the commits of others is not established")]
     NotListening,
+    #[error("shard {shard}: {}", chain(why))]
+    Shard { shard: Arc<str>, why: Box<NotReady> },
+    #[error("{}", lines(.0, ToString::to_string))]
+    Shards(Vec<NotReady>),
+}
+
+fn lines(all: &[NotReady], line: impl Fn(&NotReady) -> String) -> String {
+    all.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 impl NotReady {
@@ -107,6 +105,8 @@ impl NotReady {
         match self {
             Self::Database(error) => error.to_strangers(),
             Self::NotListening => self.to_string(),
+            Self::Shard { shard, why } => format!("shard {shard}: {}", why.to_strangers()),
+            Self::Shards(all) => lines(all, Self::to_strangers),
         }
     }
 }
@@ -120,10 +120,10 @@ impl Deref for Log {
 }
 
 impl Log {
-    /// Starts the committer and what follows the commits of others on `tasks`: neither ends by itself, or needs the database to be there yet. `memory` is
-    /// for pages and frames; at the last moment of `ending`, requests that wait must be answered.
+    /// Starts the committers and what follows the commits of others on `tasks`: none of them ends by itself, or needs a database to be
+    /// there yet. `memory` is for pages and frames; at the last moment of `ending`, requests that wait must be answered.
     pub fn start(
-        database: Database,
+        databases: Databases,
         settings: LogSettings,
         webhooks: Webhooks,
         memory: Arc<Memory>,
@@ -132,50 +132,28 @@ impl Log {
         tasks: &mut JoinSet<()>,
     ) -> Self {
         let limits = Limits::start(settings.push, tasks);
-        let tails = Tails::new(database.clone(), settings.contention_window, settings.page_cache_bytes);
-        let is_listening = Arc::new(AtomicBool::new(false));
-        let (commits, waiting) = CommitQueue::new(settings.push_timeout, ending.last_moment.clone());
-        let committer = Committer::new(database.clone(), Arc::clone(&tails), waiting);
-        let wake = Arc::new(Wake::default());
-        let (subscriptions, under_way) = (SubscriptionGauges::default(), TaskTracker::new());
-        let authorizer = Authorizer::new(&settings, &database, webhooks.operators_sender.clone());
-        let follower = Follower {
-            // A standby cannot LISTEN.
-            live: if database.is_read_only() { Live::Poll } else { settings.live },
-            database: database.clone(),
-            tails: Arc::clone(&tails),
-            is_listening: Arc::clone(&is_listening),
-            wake: Arc::clone(&wake),
-        };
-        tasks.spawn(follower.run());
-        tasks.spawn(tails.pages().tidy());
-        if !database.is_read_only() {
-            tasks.spawn(committer.run());
-            tasks.spawn(write::prune::run(database.clone()));
-            reactions::start(&database, &wake, webhooks, ending, under_way.clone(), subscriptions.clone(), tasks);
-        }
-        tasks.spawn(database.clone().close_when_idle());
-        tasks.spawn(database.clone().look_for_successors());
-        let aliases = Aliases::new(database.clone());
+        let (push_timeout, last_moment) = (settings.push_timeout, ending.last_moment.clone());
+        let has_authorizer = settings.authorize_function.is_some() || settings.authorize_url.is_some();
+        let is_read_only = matches!(&databases, Databases::One(database) if database.is_read_only());
+        let under_way = TaskTracker::new();
+        let common = Common { settings, webhooks, ending, under_way: under_way.clone() };
+        let shards = Shards::start(databases, common, tasks);
         Self(Arc::new(Parts {
-            database,
-            commits,
-            tails,
-            aliases,
+            shards,
             limits,
             authentication,
             memory,
-            authorizer,
-            is_listening,
-            checked: Checked::default(),
-            subscriptions,
+            push_timeout,
+            last_moment,
+            has_authorizer,
+            is_read_only,
             under_way,
         }))
     }
 
-    /// Stores by the names that other systems have for them.
-    pub fn aliases(&self) -> &Aliases {
-        &self.aliases
+    /// The database of what belongs to no store: with several shards, the first one.
+    pub fn first_database(&self) -> Database {
+        self.shards.first().database.clone()
     }
 
     /// The way in which clients prove their identity.
@@ -190,26 +168,22 @@ impl Log {
 
     /// Whether nothing can be written through this sidecar.
     pub fn is_read_only(&self) -> bool {
-        self.database.is_read_only()
+        self.is_read_only
     }
 
     /// Whether everybody who can reach this sidecar may read every log.
     pub fn is_public(&self) -> bool {
-        self.authorizer.is_none() && self.authentication.is_none()
+        !self.has_authorizer && self.authentication.is_none()
     }
 
-    /// Whether the database is there and set up. The error says what to do.
+    /// Whether the database is there and set up; of several, at least one. The error says what to do.
     pub async fn check(&self) -> Result<(), DatabaseError> {
-        self.database.check().await?;
-        match &self.authorizer {
-            Some(authorizer) => authorizer.check().await,
-            None => Ok(()),
-        }
+        self.shards.check().await
     }
 
     /// Whether a function or a URL of the operator decides who reads and writes what.
     pub fn has_authorizer(&self) -> bool {
-        self.authorizer.is_some()
+        self.has_authorizer
     }
 
     /// Waits until nothing is on its way to the receivers of subscriptions. Call it when the process ends.
@@ -220,42 +194,11 @@ impl Log {
 
     /// The values of gauges.
     pub fn gauges(&self) -> GaugeValues {
-        let (pool_idle, pool_busy, pool_waiting) = self.database.pool();
-        GaugeValues {
-            is_listening: self.is_listening.load(Ordering::Relaxed) || self.database.demand().is_asleep(),
-            queued_bytes: self.commits.waiting(),
-            buffer_bytes: self.memory.taken(),
-            held_stores: self.commits.held_stores(),
-            long_held_stores: self.commits.long_held_stores(),
-            pool_idle,
-            pool_busy,
-            pool_waiting,
-            relay_devices: 0,
-            subscriptions: self.subscriptions.read(),
-            misfits: self.subscriptions.misfits(),
-        }
+        GaugeValues { buffer_bytes: self.memory.taken(), relay_devices: 0, shards: self.shards.gauges() }
     }
 
-    /// Whether pushes and pulls would be served right now.
-    pub async fn ready(&self) -> Result<(), NotReady> {
-        // A database that nobody needs is not woken: it wakes for the first client.
-        if self.database.demand().is_asleep() {
-            return Ok(());
-        }
-        self.checked().await?;
-        if self.is_listening.load(Ordering::Relaxed) { Ok(()) } else { Err(NotReady::NotListening) }
-    }
-
-    /// The last answer, or a new one if that is too old. A caller that comes during a check waits for its end.
-    async fn checked(&self) -> Result<(), Arc<DatabaseError>> {
-        let mut checked = self.checked.lock().await;
-        if let Some((at, answer)) = &*checked
-            && at.elapsed() < CHECK_EVERY
-        {
-            return answer.clone();
-        }
-        let answer = self.check().await.map_err(Arc::new);
-        *checked = Some((Instant::now(), answer.clone()));
-        answer
+    /// Whether pushes and pulls would be served right now; of several shards, those of at least one, and why those of others would not.
+    pub async fn ready(&self) -> Result<Vec<NotReady>, NotReady> {
+        self.shards.ready().await
     }
 }

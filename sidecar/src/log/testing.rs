@@ -1,6 +1,5 @@
 //! Helpers of the log's unit tests.
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::DateTime;
 use clap::Parser;
@@ -11,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::Event;
 use super::write::push::{Intended, Push};
+use super::write::queue::CommitQueue;
 use super::*;
 use crate::postgres::DatabaseSettings;
 use crate::shutdown::Ending;
@@ -47,7 +47,15 @@ pub fn public_log(tasks: &mut JoinSet<()>) -> Log {
     let memory = Memory::new(1 << 20, 1 << 20);
     let settings = settings();
     let webhooks = settings.webhooks.webhooks().unwrap();
-    Log::start(nowhere(), settings.log, webhooks, memory, Arc::new(Authentication::None), Ending::default(), tasks)
+    Log::start(
+        Databases::One(nowhere()),
+        settings.log,
+        webhooks,
+        memory,
+        Arc::new(Authentication::None),
+        Ending::default(),
+        tasks,
+    )
 }
 
 pub fn store(name: &str) -> StoreId {
@@ -72,7 +80,7 @@ pub fn page(head: i64, backend_id: &str, events: Vec<Arc<Event>>) -> Page {
 
 /// A push of one event as the committer gets it, and its answer.
 pub fn push(name: &str, after: i64, bytes: usize) -> (Push, BoxFuture<'static, Result<Pushed, PushError>>) {
-    let (queue, mut waiting) = CommitQueue::new(Duration::from_secs(60), CancellationToken::new());
+    let (queue, mut waiting) = CommitQueue::new(CancellationToken::new());
     let (store, batch, context) = (store(name), chain(after, 1, bytes), Arc::<Context>::default());
     let space = queue.reserve(&store, &batch, &context).unwrap();
     let answer = queue.push(store, batch, Intended::Any, context, space, None);

@@ -10,6 +10,7 @@ use deadpool::{Runtime, Status};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OnceCell, mpsc};
 use tokio::time::{sleep, timeout};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{AsyncMessage, Client, Notification};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -130,6 +131,16 @@ impl Database {
         let (pool, checking) = (pool(&servers, connections)?, pool(&servers, 1)?);
         let is_heard = Arc::default();
         Ok(Self { servers, listen_servers, is_heard, demand, pool, functions, standbys, is_read_only, checking })
+    }
+
+    /// The name of the database, if it is one of several.
+    pub fn shard(&self) -> Option<&Arc<str>> {
+        self.servers.shard()
+    }
+
+    /// The same for log lines.
+    pub fn label(&self) -> Option<&str> {
+        self.shard().map(|name| &**name)
     }
 
     /// Whether nothing can be written, and the server may be behind another one.
@@ -259,6 +270,16 @@ impl Database {
         }
         let heard = || async { if self.hears().await? { Ok(()) } else { Err(DatabaseError::NotHeard) } };
         self.is_heard.get_or_try_init(heard).await.copied()
+    }
+
+    /// Whether it is the shard with this number: another one would create stores that belong elsewhere.
+    pub async fn check_shard(&self, number: i32) -> Result<(), DatabaseError> {
+        let shard = async |client: &Pooled| Ok(client.query_opt("select number from livestore.shard", &[]).await);
+        let found = match self.ask(shard).await? {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => None,
+            row => row?.map(|row| row.try_get(0)).transpose()?,
+        };
+        if found == Some(number) { Ok(()) } else { Err(DatabaseError::OtherShard { number, found }) }
     }
 
     /// Whether a notification arrives.

@@ -26,7 +26,7 @@ pub use self::backoff::Backoff;
 pub use self::database::{Database, Notifications, PoolClient};
 pub use self::demand::{Demand, Hold};
 pub use self::pool::Pooled;
-pub use self::retry::{Retry, Unreadable, retry_until_available};
+pub use self::retry::{Retry, Unreadable, retry_naming, retry_until_available};
 pub use self::servers::{Address, Connected, Server, connect_once, connect_once_to_read, told};
 pub use self::session::{ANSWER_TIMEOUT, LIMIT_STATEMENTS, renew as renew_session};
 pub use self::settings::{DatabaseSettings, address};
@@ -35,6 +35,9 @@ pub use self::standbys::Unfit;
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
 const OLDEST_EXTENSION: (u32, u32) = (0, 3);
+
+/// The SQLSTATE of the extension for a store that is on another shard.
+const ELSEWHERE: &str = "LS005";
 
 /// The time that a connection may take to be made, and a readiness check to be answered.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,6 +83,21 @@ pub enum DatabaseError {
     RowSecurityForced { tables: String },
     #[error("the connection to the database is lost")]
     Lost,
+    #[error(
+        "the store is on another shard: start this sidecar with --shards and the URL of the front database; if it has them, livestore.shard_map() there and livestore.shard here differ"
+    )]
+    Elsewhere,
+    #[error(
+        "livestore.shard_map() is not there, or this role may not call it: with --shards, --database-url has to lead to the front database, which \"livestore-sidecar shards init\" makes"
+    )]
+    NotAFront,
+    #[error(
+        "the front database says that this is shard {number}, and livestore.shard here says {}: correct livestore.shards there, or the address",
+        found.map_or_else(|| "that it is none".into(), |found| found.to_string())
+    )]
+    OtherShard { number: i32, found: Option<i32> },
+    #[error("the map of the shards cannot be used: {0}")]
+    Map(String),
     #[error(
         "{option} leads to a pooler in transaction mode, where LISTEN, prepared statements and settings do not last: use the URL of a direct connection to Postgres, or of a pooler in session mode (Supabase: port 5432 instead of 6543; Neon: the host without -pooler; pgbouncer: pool_mode = session)"
     )]
@@ -138,6 +156,7 @@ impl DatabaseError {
             | Self::Lost
             | Self::ReadOnly
             | Self::Superseded { .. }
+            | Self::Elsewhere
             | Self::AuthorizeUrl { .. } => Retry::Soon,
             // Without a code, it is the login that fails.
             Self::Refused(error) => error.code().map_or(Retry::WhenMended, Retry::after),
@@ -145,6 +164,9 @@ impl DatabaseError {
             | Self::ChannelBinding(_)
             | Self::TransactionMode { .. }
             | Self::StartupParameter(_)
+            | Self::NotAFront
+            | Self::Map(_)
+            | Self::OtherShard { .. }
             | Self::NotHeard
             | Self::ExtensionMissing
             | Self::ExtensionVersion { .. }
@@ -159,7 +181,9 @@ impl DatabaseError {
 
 impl From<tokio_postgres::Error> for DatabaseError {
     fn from(error: tokio_postgres::Error) -> Self {
-        if is_tls_refusal(&error) {
+        if error.code().is_some_and(is_elsewhere) {
+            Self::Elsewhere
+        } else if is_tls_refusal(&error) {
             Self::Tls(error)
         } else if error.source().is_some_and(|source| source.to_string() == "server did not use channel binding") {
             Self::ChannelBinding(error)
@@ -173,6 +197,11 @@ impl From<tokio_postgres::Error> for DatabaseError {
             Self::Refused(error)
         }
     }
+}
+
+/// Whether a store is on another shard.
+pub fn is_elsewhere(code: &SqlState) -> bool {
+    code.code() == ELSEWHERE
 }
 
 /// Whether TLS fails for good, because of the certificate or because the server does not support TLS. A connection that

@@ -115,9 +115,10 @@ impl Manager for Connections {
         // Boxed: connecting is rare, but its future is large, and the future of every query would have to reserve room for
         // it.
         let Connected { client, connection, server, canceller } = Box::pin(self.servers.connect()).await?;
+        let shard = self.servers.shard().cloned();
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
-                warn!(error = %chain(&error), "a connection to the database is lost");
+                warn!(shard = shard.as_deref(), error = %chain(&error), "a connection to the database is lost");
             }
         });
         let client = ClientWrapper::new(client, driver);

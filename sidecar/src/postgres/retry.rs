@@ -1,11 +1,12 @@
 //! The reaction to a fault of the database: the same for every caller.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tracing::{error, warn};
 
-use super::{Backoff, DatabaseError};
+use super::{Backoff, DatabaseError, is_elsewhere};
 use crate::telemetry::chain;
 
 /// Whether the same request may succeed later.
@@ -37,7 +38,7 @@ impl Retry {
             SqlState::OBJECT_IN_USE,
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
         ];
-        if soon.contains(code) {
+        if soon.contains(code) || is_elsewhere(code) {
             return Self::Soon;
         }
         match code.code().get(..2) {
@@ -65,13 +66,24 @@ impl Retry {
 /// # Errors
 /// To wait does not help. The log says why.
 pub async fn retry_until_available<T, F: Future<Output = Result<T, DatabaseError>>>(
+    attempt: impl FnMut() -> F,
+) -> Result<T, Unreadable> {
+    retry_naming(|| None, attempt).await
+}
+
+/// The same. `shard` names the database in the log, if it is one of several.
+///
+/// # Errors
+/// To wait does not help. The log says why.
+pub async fn retry_naming<T, F: Future<Output = Result<T, DatabaseError>>>(
+    shard: impl Fn() -> Option<Arc<str>>,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Unreadable> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     loop {
         match attempt().await {
             Ok(value) => return Ok(value),
-            Err(error) => mention(&error, backoff.attempts())?,
+            Err(error) => mention(&error, backoff.attempts(), &shard)?,
         }
         backoff.sleep().await;
     }
@@ -81,20 +93,22 @@ pub async fn retry_until_available<T, F: Future<Output = Result<T, DatabaseError
 ///
 /// # Errors
 /// Another one would fail, too.
-fn mention(error: &DatabaseError, attempts: u32) -> Result<(), Unreadable> {
+fn mention(error: &DatabaseError, attempts: u32, shard: impl Fn() -> Option<Arc<str>>) -> Result<(), Unreadable> {
     let is_to_mention = attempts.is_multiple_of(WARN_EVERY);
     let cause = chain(error);
     let retry = error.retry();
     if retry == Retry::Never || (retry == Retry::AFewTimes && attempts + 1 >= A_FEW_TIMES) {
         // An event that cannot be read was told of where it was met, with its store.
         if !matches!(error, DatabaseError::UnreadableEvent { .. }) {
-            error!(error = %cause, "a read fails, and would fail again");
+            error!(shard = shard().as_deref(), error = %cause, "a read fails, and would fail again");
         }
         return Err(Unreadable);
     }
     match retry {
-        Retry::WhenMended if is_to_mention => error!(error = %cause, "a read waits until the database is set up right"),
-        _ if is_to_mention => warn!(error = %cause, "a read waits for the database"),
+        Retry::WhenMended if is_to_mention => {
+            error!(shard = shard().as_deref(), error = %cause, "a read waits until the database is set up right")
+        }
+        _ if is_to_mention => warn!(shard = shard().as_deref(), error = %cause, "a read waits for the database"),
         _ => {}
     }
     Ok(())
@@ -113,7 +127,7 @@ mod tests {
     fn a_fault_passes_or_does_not() {
         for (codes, retry) in [
             (
-                &["08006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03", "25006", "26000"][..],
+                &["08006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03", "25006", "26000", "LS005"][..],
                 Retry::Soon,
             ),
             (&["42501", "42883", "42P01", "3F000", "28P01", "3D000", "0A000"], Retry::WhenMended),

@@ -22,6 +22,7 @@ use super::cancel::Canceller;
 use super::session;
 use super::sessions::Sessions;
 use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream};
+use crate::telemetry::chain;
 
 /// The least time to connect to one of several hosts.
 const LEAST: Duration = Duration::from_secs(1);
@@ -55,6 +56,8 @@ pub struct Address {
     pub option: &'static str,
     pub config: Config,
     pub tls: MakeRustlsConnect,
+    /// The name of the database, if it is one of several.
+    pub shard: Option<Arc<str>>,
 }
 
 impl Address {
@@ -111,6 +114,7 @@ pub struct Servers {
     sessions: Sessions,
     /// The settings of each connection.
     settings: String,
+    shard: Option<Arc<str>>,
     /// The one that was the right one last is tried first: another may be away without a word, and cost time.
     last: AtomicUsize,
     /// The latest timeline of each cluster that was met.
@@ -118,7 +122,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    fn new(Address { option, config, tls }: Address) -> Self {
+    fn new(Address { option, config, tls, shard }: Address) -> Self {
         let config = &config;
         let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
         let each = match hosts {
@@ -139,6 +143,7 @@ impl Servers {
             tls,
             sessions: Sessions::of(option),
             settings: session::SEARCH_PATH.into(),
+            shard,
             last: AtomicUsize::new(0),
             met: Arc::default(),
         }
@@ -156,17 +161,23 @@ impl Servers {
 
     /// Each of the hosts for itself, to read from. `primary`: the servers of the same database that allow writes.
     pub fn standbys_of(self, primary: &Self) -> Vec<Self> {
-        let Self { each, tls, sessions, settings, .. } = self;
+        let Self { each, tls, sessions, settings, shard, .. } = self;
         let standby = |config| Self {
             role: Role::Any,
             each: vec![config],
             tls: tls.clone(),
             sessions: Sessions::of(sessions.option()),
             settings: settings.clone(),
+            shard: shard.clone(),
             last: AtomicUsize::new(0),
             met: Arc::clone(&primary.met),
         };
         each.into_iter().map(standby).collect()
+    }
+
+    /// The name of the database, if it is one of several.
+    pub fn shard(&self) -> Option<&Arc<str>> {
+        self.shard.as_ref()
     }
 
     /// A connection turned out to be no session.
@@ -186,7 +197,8 @@ impl Servers {
             match connected.unwrap_or(Err(DatabaseError::ConnectTimeout)) {
                 Ok(connected) => {
                     if self.last.swap(index, Ordering::Relaxed) != index {
-                        info!(host = index + 1, of = hosts, "the database is at another host of its URL");
+                        let shard = self.shard.as_deref();
+                        info!(shard, host = index + 1, of = hosts, "the database is at another host of its URL");
                     }
                     return Ok(connected);
                 }
@@ -263,11 +275,14 @@ impl Servers {
         let latest = met.entry(cluster).or_insert(timeline);
         if timeline < *latest {
             let latest = *latest;
-            warn!(timeline, latest, "a server of before the failover allows writes: fence it");
+            warn!(
+                shard = self.shard.as_deref(),
+                timeline, latest, "a server of before the failover allows writes: fence it"
+            );
             return Err(DatabaseError::Superseded { timeline, latest });
         }
         if timeline > std::mem::replace(latest, timeline) {
-            info!(timeline, "the database has failed over");
+            info!(shard = self.shard.as_deref(), timeline, "the database has failed over");
         }
         Ok(())
     }
@@ -293,19 +308,50 @@ impl Servers {
 
 /// The same for one of its hosts.
 fn only(config: &Config, index: usize) -> Config {
-    let mut one = Config::new();
-    match config.get_hosts().get(index) {
-        Some(Host::Tcp(host)) => drop(one.host(host)),
-        #[cfg(unix)]
-        Some(Host::Unix(path)) => drop(one.host_path(path)),
-        None => {}
-    }
-    if let Some(address) = config.get_hostaddrs().get(index) {
-        one.hostaddr(*address);
-    }
+    let mut one = but_for_hosts(config);
+    add_host(&mut one, config, index);
     if let Some(port) = config.get_ports().get(index).or_else(|| config.get_ports().first()) {
         one.port(*port);
     }
+    one
+}
+
+/// The same at the hosts, the ports and the database of a libpq keyword string.
+///
+/// # Errors
+/// It cannot be read, or names no host.
+pub fn elsewhere(config: &Config, connection: &str) -> Result<Config, String> {
+    let there: Config = connection.parse().map_err(|error| chain(&error).to_string())?;
+    let hosts = there.get_hosts().len().max(there.get_hostaddrs().len());
+    if hosts == 0 {
+        return Err("its connection names no host".into());
+    }
+    let mut config = but_for_hosts(config);
+    (0..hosts).for_each(|index| add_host(&mut config, &there, index));
+    for port in there.get_ports() {
+        config.port(*port);
+    }
+    if let Some(name) = there.get_dbname() {
+        config.dbname(name);
+    }
+    Ok(config)
+}
+
+/// Adds one of the hosts of another configuration.
+fn add_host(config: &mut Config, other: &Config, index: usize) {
+    match other.get_hosts().get(index) {
+        Some(Host::Tcp(host)) => drop(config.host(host)),
+        #[cfg(unix)]
+        Some(Host::Unix(path)) => drop(config.host_path(path)),
+        None => {}
+    }
+    if let Some(address) = other.get_hostaddrs().get(index) {
+        config.hostaddr(*address);
+    }
+}
+
+fn but_for_hosts(config: &Config) -> Config {
+    let mut one = Config::new();
     let user = config.get_user().map(str::to_string);
     let texts = [
         (user, Config::user as fn(&mut Config, String) -> &mut Config),
@@ -387,7 +433,7 @@ mod tests {
 
     fn servers(url: &str) -> Servers {
         let (config, tls) = (parse(url).unwrap().config, tls::connector(&Roots::System).unwrap());
-        Servers::new(Address { option: "--database-url", config, tls })
+        Servers::new(Address { option: "--database-url", config, tls, shard: None })
     }
 
     #[test]
@@ -404,6 +450,18 @@ mod tests {
             assert_eq!(one.get_application_name(), Some("a"));
             assert_eq!(one.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
         }
+    }
+
+    #[test]
+    fn a_shard_has_its_own_address_and_the_rest_of_the_url() {
+        let url = "postgres://u:p@front:5432/front?application_name=a&sslmode=verify-full&options=-cwork_mem%3D8MB";
+        let front = parse(url).unwrap().config;
+        let shard = elsewhere(&front, "host=one,two port=6001,6002 dbname=shard user=other").unwrap();
+        assert_eq!(shard.get_hosts(), [Host::Tcp("one".into()), Host::Tcp("two".into())]);
+        assert_eq!((shard.get_ports(), shard.get_dbname()), (&[6001, 6002][..], Some("shard")));
+        assert_eq!((shard.get_user(), shard.get_password()), (Some("u"), Some(&b"p"[..])));
+        assert_eq!((shard.get_options(), shard.get_ssl_mode()), (front.get_options(), front.get_ssl_mode()));
+        assert!(elsewhere(&front, "dbname=shard").is_err() && elsewhere(&front, "host=h colour=red").is_err());
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The settings of the database.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use tokio_postgres::config::SslMode;
 
-use super::servers::Address;
+use super::servers::{Address, elsewhere};
 use super::url::{self, DatabaseUrl, Roots};
-use super::{Database, Demand, tls};
+use super::{Database, DatabaseError, Demand, tls};
 use crate::settings::SettingsError;
 use crate::settings::values::{at_least, duration, lasting};
 
@@ -34,11 +36,17 @@ pub struct DatabaseSettings {
     #[arg(long, env = "LIVESTORE_READ_ONLY", conflicts_with_all = ["read_database_url", "listen_url"])]
     pub read_only: bool,
 
+    /// Serve the stores of several databases, the shards. --database-url leads to the front database, which knows where each store is
+    /// and was made by livestore-sidecar shards init; its user, password and other parameters are those for all shards. See
+    /// docs/operations.md.
+    #[arg(long, env = "LIVESTORE_SHARDS", conflicts_with_all = ["read_only", "read_database_url", "listen_url", "database_idle_close"])]
+    pub shards: bool,
+
     /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
 
-    /// Connections to the database for reading; up to eight more push (two), listen, relay, ask for
+    /// Connections to the database, or to each shard, for reading; up to eight more push (two), listen, relay, ask for
     /// /readyz, run handlers and change what the inspector changes (two). As many again call --authorize-function.
     #[arg(long, env = "LIVESTORE_DATABASE_CONNECTIONS", default_value_t = 8, value_parser = at_least(1_u16))]
     pub database_connections: u16,
@@ -97,6 +105,23 @@ impl DatabaseSettings {
     }
 }
 
+impl DatabaseSettings {
+    /// A shard, at this address; makes no connection yet.
+    ///
+    /// # Errors
+    /// The front database has an address that cannot be used.
+    pub fn shard(&self, name: Arc<str>, connection: &str) -> Result<Database, DatabaseError> {
+        let unusable = |problem: &dyn Display| DatabaseError::Map(format!("shard {name}: {problem}"));
+        let url = self.database_url.as_deref().unwrap_or_default();
+        let front = address("--database-url", url, self.database_root_certificate.as_deref());
+        let front = front.map_err(|error| unusable(&error))?;
+        let config = elsewhere(&front.config, connection).map_err(|error| unusable(&error))?;
+        let address = Address { config, shard: Some(Arc::clone(&name)), ..front };
+        Database::new(address, None, None, false, self.database_connections.into(), Demand::new(None))
+            .map_err(|error| unusable(&error))
+    }
+}
+
 /// The server that a URL names, with the authorities of its certificate.
 pub fn address(option: &'static str, url: &str, root_certificate: Option<&Path>) -> Result<Address, SettingsError> {
     let DatabaseUrl { config, roots } = url::parse(url).map_err(SettingsError::of(option))?;
@@ -108,5 +133,5 @@ pub fn address(option: &'static str, url: &str, root_certificate: Option<&Path>)
         (None, None) => (option, Roots::System),
     };
     let tls = tls::connector(&trusted).map_err(SettingsError::of(named_by))?;
-    Ok(Address { option, config, tls })
+    Ok(Address { option, config, tls, shard: None })
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
 use crate::log::{Denied, Malformed, Origin, OverLimit, PgText, PushError, Reader, StoreLog};
-use crate::postgres::{DatabaseError, Unreadable, retry_until_available};
+use crate::postgres::{Database, DatabaseError, Unreadable, is_elsewhere};
 
 /// The bounds of a page.
 const PAGE_EVENTS: i32 = 100;
@@ -87,7 +87,6 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
     events.iter().try_for_each(ArchivedEvent::check_texts).map_err(|error| PushError::Invalid(error.into()))?;
     let writer = log.writer_of(sizes.sum(), OverLimit::Wait).await?;
     let _connection = CONNECTIONS.acquire().await.map_err(|_| PushError::Unavailable)?;
-    let client = writer.database().client().await.map_err(|_| PushError::Unavailable)?;
     let names: Vec<_> = events.iter().map(|event| event.name).collect();
     let data: Vec<_> = events.iter().map(|event| event.data.map(RawValue::get)).collect();
     let client_ids: Vec<_> = events.iter().map(|event| event.client_id).collect();
@@ -97,7 +96,15 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
     let (store, context) = (log.id().as_str(), writer.context().json());
     let arguments: [&(dyn ToSql + Sync); 8] =
         [&store, &names, &data, &client_ids, &session_ids, &numbers, &timestamps, &context];
-    let appended = client.in_time(client.execute(APPEND, &arguments)).await.map_err(|_| PushError::Unavailable)?;
+    let append = async || {
+        let client = writer.database().client().await.map_err(|_| PushError::Unavailable)?;
+        client.in_time(client.execute(APPEND, &arguments)).await.map_err(|_| PushError::Unavailable)
+    };
+    let mut appended = append().await?;
+    if appended.as_ref().is_err_and(|error| error.code().is_some_and(is_elsewhere)) {
+        writer.look_anew().await;
+        appended = append().await?;
+    }
     appended.map(drop).map_err(|error| PushError::from(&error))
 }
 
@@ -117,8 +124,8 @@ impl Pages {
     /// The next page, which may be empty.
     pub async fn next(&mut self) -> Result<Page, ReadError> {
         let (reader, after) = (&self.reader, self.after);
-        let page = async || {
-            let client = reader.database().client().await?;
+        let page = |database: Database| async move {
+            let client = database.client().await?;
             let id = reader.id().as_str();
             let arguments: [&(dyn ToSql + Sync); 4] = [&id, &after, &PAGE_EVENTS, &PAGE_BYTES];
             let row = client.read_in_time(client.query_one(PAGE, &arguments)).await??;
@@ -130,7 +137,7 @@ impl Pages {
             }
             Ok((events, last))
         };
-        let page = timeout(self.patience, retry_until_available(page)).await.map_err(|_| ReadError::Unavailable)?;
+        let page = timeout(self.patience, reader.read(page)).await.map_err(|_| ReadError::Unavailable)?;
         let (events, last) = page?;
         self.after = last.unwrap_or(after);
         Ok(Page { events, has_more: last.is_some_and(|last| last < self.head) })

@@ -60,10 +60,15 @@ pub enum AskError {
 
 impl Relay {
     /// Starts the link to other sidecars on `tasks`; it never ends by itself, and does not need the database to be there.
-    pub fn start(database: Database, settings: &RelaySettings, tasks: &mut JoinSet<()>) -> Self {
+    /// `home` tells the database that all sidecars meet at; it is asked for each connection.
+    pub fn start(
+        home: impl Fn() -> Database + Send + 'static,
+        settings: &RelaySettings,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
         let hub = Arc::<Hub>::default();
-        let demand = database.demand().clone();
-        let (link, task) = LinkTask::new(database, Arc::clone(&hub));
+        let demand = home().demand().clone();
+        let (link, task) = LinkTask::new(Box::new(home), Arc::clone(&hub));
         let rate_limit = RateLimit::start(settings.per_user(), tasks);
         tasks.spawn(task.run());
         Self { hub, link, rate_limit, demand }

@@ -23,7 +23,7 @@ pub use self::settings::{ConnectionSettings, ServerSettings, Timeouts};
 
 use crate::demo;
 use crate::gate::Gate;
-use crate::inspector::{Inspector, first_page};
+use crate::inspector::{self, Inspector, first_page};
 use crate::protocols::{self, ProtocolSettings, Services, refuse_any};
 use crate::settings::SettingsError;
 
@@ -33,6 +33,8 @@ pub struct Server {
     pub metrics: PrometheusHandle,
     /// Connections are accepted.
     pub is_open: AtomicBool,
+    /// There are several databases.
+    pub is_sharded: bool,
 }
 
 impl Server {
@@ -53,8 +55,10 @@ impl Server {
         let state = (Arc::clone(&self.services.gate), inspector.is_some());
         // No page of another origin reads the inspector: CORS is for the protocols.
         let mut pages = Router::new();
-        let has_pages = inspector.is_some() || has_demo;
-        if let Some(inspector) = inspector {
+        let has_pages = inspector.is_some() || has_demo || self.is_sharded;
+        if self.is_sharded {
+            pages = pages.merge(inspector::none());
+        } else if let Some(inspector) = inspector {
             pages = pages.merge(inspector.router());
         }
         if has_demo {

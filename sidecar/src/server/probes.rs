@@ -12,6 +12,7 @@ use axum::routing::get;
 use tracing::warn;
 
 use super::Server;
+use crate::log::NotReady;
 use crate::relay::Relay;
 use crate::telemetry::chain;
 use crate::telemetry::log_throttle::LogThrottle;
@@ -45,16 +46,22 @@ async fn readyz(State(server): State<Arc<Server>>) -> Response {
         return not_ready("others listen here, and this process will when its database answers");
     }
     match server.gate().log.ready().await {
-        Ok(()) => "ready\n".into_response(),
-        Err(error) => {
-            static SAID: LazyLock<LogThrottle<String>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, REASONS));
-            let text = error.to_strangers();
-            if let Some(suppressed) = SAID.suppressed(text.clone()) {
-                warn!(error = %chain(&error), suppressed, "not ready");
-            }
-            not_ready(&text)
+        Ok(away) => {
+            let away: String = away.iter().map(|why| format!("{}\n", mentioned(why))).collect();
+            format!("ready\n{away}").into_response()
         }
+        Err(error) => not_ready(&mentioned(&error)),
     }
+}
+
+/// The text for whoever asks, of what is told to the operator, too.
+fn mentioned(error: &NotReady) -> String {
+    static SAID: LazyLock<LogThrottle<String>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, REASONS));
+    let text = error.to_strangers();
+    if let Some(suppressed) = SAID.suppressed(text.clone()) {
+        warn!(error = %chain(error), suppressed, "not ready");
+    }
+    text
 }
 
 fn not_ready(why: &str) -> Response {

@@ -2,9 +2,10 @@
 //! docs/operations.md lists them. No label has more values than this program has words for: never a store, a user or an address. The
 //! exception are durable subscriptions: only administrators make them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::telemetry::refusals::{Asked, Reason};
@@ -209,38 +210,63 @@ impl SubscriptionLag {
 /// The values of gauges that are read when Prometheus asks.
 #[derive(Debug, Clone)]
 pub struct GaugeValues {
+    pub buffer_bytes: usize,
+    pub relay_devices: usize,
+    /// Of each database.
+    pub shards: Vec<ShardGauges>,
+}
+
+/// Those of one database.
+#[derive(Debug, Clone, Default)]
+pub struct ShardGauges {
+    /// Its name, if it is one of several: the label of its gauges.
+    pub shard: Option<Arc<str>>,
     pub is_listening: bool,
     pub queued_bytes: usize,
     pub held_stores: usize,
     pub long_held_stores: usize,
-    pub buffer_bytes: usize,
     pub pool_idle: usize,
     pub pool_busy: usize,
     pub pool_waiting: usize,
-    pub relay_devices: usize,
     pub subscriptions: Vec<SubscriptionLag>,
     pub misfits: u64,
 }
 
+impl ShardGauges {
+    /// It is served no more: a gauge keeps the value that it had last.
+    pub fn forget(self) {
+        let subscriptions = self.subscriptions.into_iter().map(|lag| SubscriptionLag::nothing(lag.subscription));
+        // There is nothing to hear of, and nothing is missed.
+        Self { shard: self.shard, is_listening: true, subscriptions: subscriptions.collect(), ..Self::default() }.set();
+    }
+
+    fn set(self) {
+        let label = self.shard.map(|shard| Label::new("shard", shard.to_string()));
+        let labels: Vec<Label> = label.into_iter().collect();
+        let with = |name: &'static str, value: &str| [&labels[..], &[Label::new(name, value.to_owned())]].concat();
+        gauge!(LISTENING, labels.clone()).set(f64::from(u8::from(self.is_listening)));
+        gauge!(COMMIT_QUEUE, labels.clone()).set(self.queued_bytes as f64);
+        gauge!(HELD_STORES, labels.clone()).set(self.held_stores as f64);
+        gauge!(LONG_HELD_STORES, labels.clone()).set(self.long_held_stores as f64);
+        gauge!(MISFITS, labels.clone()).set(self.misfits as f64);
+        gauge!(POOL, with("state", "idle")).set(self.pool_idle as f64);
+        gauge!(POOL, with("state", "busy")).set(self.pool_busy as f64);
+        gauge!(POOL_WAITING, labels.clone()).set(self.pool_waiting as f64);
+        for SubscriptionLag { subscription, events, seconds, failures, dead_letters } in self.subscriptions {
+            let labels = with("subscription", &subscription);
+            gauge!(SUBSCRIPTION_LAG, labels.clone()).set(events);
+            gauge!(SUBSCRIPTION_LAG_SECONDS, labels.clone()).set(seconds);
+            gauge!(SUBSCRIPTION_FAILURES, labels.clone()).set(failures);
+            gauge!(DEAD_LETTERS, labels).set(dead_letters);
+        }
+    }
+}
+
 /// The text that Prometheus reads.
 pub fn render(handle: &PrometheusHandle, values: GaugeValues) -> String {
-    gauge!(LISTENING).set(f64::from(u8::from(values.is_listening)));
-    gauge!(COMMIT_QUEUE).set(values.queued_bytes as f64);
     gauge!(BUFFER_BYTES).set(values.buffer_bytes as f64);
-    gauge!(HELD_STORES).set(values.held_stores as f64);
-    gauge!(LONG_HELD_STORES).set(values.long_held_stores as f64);
-    gauge!(MISFITS).set(values.misfits as f64);
-    gauge!(POOL, "state" => "idle").set(values.pool_idle as f64);
-    gauge!(POOL, "state" => "busy").set(values.pool_busy as f64);
-    gauge!(POOL_WAITING).set(values.pool_waiting as f64);
     gauge!(RELAY_DEVICES).set(values.relay_devices as f64);
-    for SubscriptionLag { subscription, events, seconds, failures, dead_letters } in values.subscriptions {
-        let of = |name| gauge!(name, "subscription" => subscription.clone());
-        of(SUBSCRIPTION_LAG).set(events);
-        of(SUBSCRIPTION_LAG_SECONDS).set(seconds);
-        of(SUBSCRIPTION_FAILURES).set(failures);
-        of(DEAD_LETTERS).set(dead_letters);
-    }
+    values.shards.into_iter().for_each(ShardGauges::set);
     handle.render()
 }
 

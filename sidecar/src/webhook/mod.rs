@@ -39,6 +39,7 @@ pub struct Sender {
 }
 
 /// The clients for the requests that the log sends.
+#[derive(Clone)]
 pub struct Webhooks {
     /// To the URLs of subscriptions.
     pub sender: Sender,

@@ -8,7 +8,8 @@ use tokio_postgres::error::SqlState;
 use super::store::StoreLog;
 use crate::auth::Access;
 use crate::log::error::Denied;
-use crate::postgres::{DatabaseError, Unreadable};
+use crate::log::store_id::StoreId;
+use crate::postgres::{Database, DatabaseError, Unreadable};
 
 /// A client that may administer a store. Only [`StoreLog::administrator`] makes one. Protocols ask for a secret before.
 pub struct Administrator<'a>(&'a StoreLog);
@@ -32,22 +33,32 @@ impl Administrator<'_> {
         if self.0.is_read_only() {
             return Err(ResetError::Database(DatabaseError::ReadOnly));
         }
-        let mut client = self.0.database().client().await.map_err(ResetError::Database)?;
-        let reset = async {
-            let transaction = client.transaction().await?;
-            // A large store takes long, so the operator's own setting applies.
-            transaction.batch_execute("set local statement_timeout to default").await?;
-            transaction.execute("select livestore.reset_store($1)", &[&self.0.id().as_str()]).await?;
-            transaction.commit().await
-        };
-        match reset.await {
-            Ok(()) => Ok(()),
-            Err(error) => match error.code() {
-                Some(code) if code.code() == codes::NO_STORE => Ok(()),
-                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(ResetError::NotAllowed),
-                _ => Err(ResetError::Database(error.into())),
-            },
+        match reset(&self.0.shard().database, self.0.id()).await {
+            Err(ResetError::Database(DatabaseError::Elsewhere)) => {
+                self.0.log.shards.look_anew().await;
+                reset(&self.0.shard().database, self.0.id()).await
+            }
+            reset => reset,
         }
+    }
+}
+
+async fn reset(database: &Database, store: &StoreId) -> Result<(), ResetError> {
+    let mut client = database.client().await.map_err(ResetError::Database)?;
+    let reset = async {
+        let transaction = client.transaction().await?;
+        // A large store takes long, so the operator's own setting applies.
+        transaction.batch_execute("set local statement_timeout to default").await?;
+        transaction.execute("select livestore.reset_store($1)", &[&store.as_str()]).await?;
+        transaction.commit().await
+    };
+    match reset.await {
+        Ok(()) => Ok(()),
+        Err(error) => match error.code() {
+            Some(code) if code.code() == codes::NO_STORE => Ok(()),
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Err(ResetError::NotAllowed),
+            _ => Err(ResetError::Database(error.into())),
+        },
     }
 }
 

@@ -1,6 +1,12 @@
 //! Finds the store that a client means by a name that several stores may have: the one that the client may use.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::try_join_all;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::timeout;
 
 use super::authorize::Action;
 use super::store::StoreLog;
@@ -8,11 +14,16 @@ use crate::log::Log;
 use crate::log::aliases::{AGAIN, Age, Alias, NAMESAKES};
 use crate::log::context::Context;
 use crate::log::error::Denied;
+use crate::log::shards::Shard;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Unreadable, retry_until_available};
+use crate::log::text::PgText;
+use crate::postgres::{DatabaseError, Unreadable, retry_naming};
 
 /// The operator's function is asked about at most so many of the stores that a token allows.
 const ASKED: usize = 16;
+
+/// The time in which another shard may answer that it has a store of the same name, once one has.
+const SHARD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why no store was found by a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +41,7 @@ pub enum FindError {
 impl Log {
     /// Whether there is a store of a name. Waits while the database is away.
     pub async fn has_alias(&self, alias: &Alias) -> Result<bool, Unreadable> {
-        Ok(!self.aliases.find(alias, Age::Any).await?.is_empty())
+        Ok(!self.stores_of(alias, Age::Any).await?.is_empty())
     }
 
     /// Finds the store that a client means by a name that several stores may have: the one that this client may use. `None`
@@ -42,7 +53,7 @@ impl Log {
         action: Action,
         context: &Arc<Context>,
     ) -> Result<Option<StoreLog>, FindError> {
-        let stores = self.aliases.find(alias, age).await?;
+        let stores = self.stores_of(alias, age).await?;
         let log = |store: &StoreId| self.store(store.clone(), Arc::clone(context));
         // The number of a store is unique, so there is nothing to choose. The rights of the client are checked when it uses
         // the store.
@@ -75,18 +86,90 @@ impl Log {
         if usable.len() > 1 { Err(FindError::Ambiguous) } else { Ok(usable.pop()) }
     }
 
+    /// The stores of a name. Waits while the database is away.
+    async fn stores_of(&self, alias: &Alias, age: Age) -> Result<Arc<[StoreId]>, Unreadable> {
+        self.on_all_shards(|shard| async move { shard.aliases.find(alias, age).await }).await
+    }
+
+    /// Looks for stores on all shards. A shard that does not answer delays only those who find nothing on the others.
+    async fn on_all_shards<F: Future<Output = Result<Arc<[StoreId]>, Unreadable>>>(
+        &self,
+        find: impl Fn(Arc<Shard>) -> F,
+    ) -> Result<Arc<[StoreId]>, Unreadable> {
+        loop {
+            let shards = self.shards.all();
+            if let [one] = &*shards {
+                // It may be no shard yet.
+                tokio::select! {
+                    biased;
+                    found = find(Arc::clone(one)) => return found,
+                    () = self.shards.changed(&shards) => continue,
+                }
+            }
+            let mut asked: FuturesUnordered<_> = shards.iter().map(|shard| find(Arc::clone(shard))).collect();
+            let asking = async {
+                let mut all = Vec::new();
+                loop {
+                    let next = match all.is_empty() {
+                        true => asked.next().await,
+                        false => timeout(SHARD_PATIENCE, asked.next()).await.unwrap_or(None),
+                    };
+                    match next {
+                        Some(found) => all.extend(found?.iter().cloned()),
+                        None => break,
+                    }
+                }
+                // One that has just moved may be known on both.
+                all.sort_unstable();
+                all.dedup();
+                Ok(all.into())
+            };
+            tokio::select! {
+                biased;
+                found = asking => return found,
+                () = self.shards.changed(&shards) => {}
+            }
+        }
+    }
+
+    /// Names of stores in order, as [`crate::log::aliases::Aliases::list`] returns them, of all shards.
+    pub async fn list(
+        &self,
+        function: &'static str,
+        prefix: &PgText,
+        after: &PgText,
+        limit: i64,
+    ) -> Result<Vec<(String, DateTime<Utc>)>, DatabaseError> {
+        let shards = self.shards.all();
+        let listing = shards.iter().map(|shard| shard.aliases.list(function, prefix, after, limit));
+        let mut lists = try_join_all(listing).await?;
+        if lists.len() == 1 {
+            return Ok(lists.pop().unwrap_or_default());
+        }
+        let mut names: Vec<_> = lists.into_iter().flatten().collect();
+        names.sort_unstable();
+        names.dedup_by(|next, one| next.0 == one.0);
+        names.truncate(usize::try_from(limit).unwrap_or(0));
+        Ok(names)
+    }
+
     /// The stores with this name that the token allows, for a name that [`NAMESAKES`] stores have, or more.
     async fn find_among(&self, alias: &Alias, context: &Context) -> Result<Arc<[StoreId]>, Unreadable> {
         let Ok(identity) = context.identity(&self.authentication).await else {
             return Ok(Arc::default());
         };
         let Some((mut names, mut prefixes)) = identity.stores() else {
-            return self.aliases.find(alias, Age::Any).await;
+            return self.stores_of(alias, Age::Any).await;
         };
         // No store has such a name.
         names.retain(|name| !name.contains('\0'));
         prefixes.retain(|prefix| !prefix.contains('\0'));
-        Ok(retry_until_available(|| self.aliases.look_up_among(alias, &names, &prefixes)).await?.into())
+        let (names, prefixes) = (&names, &prefixes);
+        self.on_all_shards(|shard| async move {
+            let name = || shard.name().cloned();
+            Ok(retry_naming(name, || shard.aliases.look_up_among(alias, names, prefixes)).await?.into())
+        })
+        .await
     }
 
     /// The same, once there is one.

@@ -16,7 +16,7 @@ use crate::log::read::prefetch::Prefetch;
 use crate::log::read::scan::Scan;
 use crate::log::read::subscription::Subscription;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Database, Unreadable, retry_until_available};
+use crate::postgres::{Database, DatabaseError, Unreadable};
 use crate::telemetry::refusals::Reason;
 use crate::time::passed;
 
@@ -39,12 +39,12 @@ impl StoreLog {
 
     /// The head and the backend id of the log, without events.
     pub(super) async fn status(&self) -> Result<Page, Unreadable> {
-        retry_until_available(|| page::status(self.database(), self.id())).await
+        self.read(|shard| async move { page::status(&shard.database, self.id()).await }).await
     }
 
     /// The first event after this one, and where the log stands.
     pub(super) async fn next_after(&self, after: i64) -> Result<Page, Unreadable> {
-        retry_until_available(|| page::next(self.database(), self.id(), after)).await
+        self.read(|shard| async move { page::next(&shard.database, self.id(), after).await }).await
     }
 
     /// See [`Reader::end`].
@@ -68,8 +68,12 @@ impl Reader {
         self.store.id()
     }
 
-    pub fn database(&self) -> &Database {
-        self.store.database()
+    /// Reads from the database of the store, which is chosen anew for each attempt. Waits while it is away.
+    pub async fn read<T, F: Future<Output = Result<T, DatabaseError>>>(
+        &self,
+        mut attempt: impl FnMut(Database) -> F,
+    ) -> Result<T, Unreadable> {
+        self.store.read(|shard| attempt(shard.database.clone())).await
     }
 
     /// Completes when the client's token expires, with the refusal to send. Until then it keeps the client's place among the
@@ -110,24 +114,21 @@ impl Reader {
 
     /// Follows the log from where it stands now. Waits while the database is away.
     pub async fn follow(&self) -> Result<Subscription, PullError> {
-        let subscription = Subscription::begin(&self.store.log.tails, None, self.prefetch()).await?;
+        let subscription = Subscription::begin(None, self.prefetch()).await?;
         Ok(subscription.of(Arc::clone(&self.store.context), self.until))
     }
 
     /// Follows the log from a cursor on. Waits while the database is away.
     pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
-        let tails = &self.store.log.tails;
         loop {
-            let subscription = Subscription::begin(tails, Some(after), self.prefetch()).await?;
+            let subscription = Subscription::begin(Some(after), self.prefetch()).await?;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
             if has_id && after <= subscription.position() {
                 return Ok(subscription.of(Arc::clone(&self.store.context), self.until));
             }
             // A tail may lag behind. An error makes the client drop its log, so Postgres is asked first.
             drop(subscription);
-            tails.pages().catch_up(self.id(), after, backend_id).await?;
-            tails.refresh(self.id());
-            sleep(LAG).await;
+            self.prefetch().check(after, backend_id).await?;
         }
     }
 
@@ -145,20 +146,20 @@ impl Reader {
 
     /// Waits until the log has this event, if a standby may still follow. See [`PullError::Rewound`].
     pub async fn catch_up(&self, after: i64) -> Result<(), PullError> {
-        self.store.log.tails.pages().catch_up(self.id(), after, None).await
+        self.prefetch().check(after, None).await
     }
 
     /// Finds the table that holds the events of the store, if the store exists; cached for a while. Waits while the database is away.
     pub async fn locate(&self) -> Result<Option<Location>, Unreadable> {
-        self.store.log.aliases.locate(self.id()).await
+        self.store.locate().await
     }
 
     /// The answer of [`Self::locate`] was wrong.
     pub async fn forget_location(&self) {
-        self.store.log.aliases.forget(self.id()).await;
+        self.store.shard().aliases.forget(self.id()).await;
     }
 
     fn prefetch(&self) -> Prefetch {
-        Prefetch::new(self.store.log.tails.pages(), self.id().clone(), self.store.account())
+        Prefetch::new(Arc::clone(&self.store.log.shards), self.id().clone(), self.store.account())
     }
 }

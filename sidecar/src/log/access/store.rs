@@ -12,11 +12,13 @@ use super::authorize::Action;
 use crate::auth::{Access, Identity, TokenError};
 use crate::limits::memory::Account;
 use crate::log::Log;
+use crate::log::aliases::Location;
 use crate::log::context::Context;
 use crate::log::error::{Denied, PushError};
 use crate::log::event::Origin;
+use crate::log::shards::{Shard, ShardOf};
 use crate::log::store_id::StoreId;
-use crate::postgres::{Database, retry_until_available};
+use crate::postgres::{DatabaseError, Unreadable};
 use crate::telemetry::metrics;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
 
@@ -46,8 +48,22 @@ impl Log {
 }
 
 impl StoreLog {
-    pub(super) fn database(&self) -> &Database {
-        &self.log.database
+    /// The shard of the store, as far as is known now.
+    pub(super) fn shard(&self) -> ShardOf<'_> {
+        self.log.shards.of(&self.store)
+    }
+
+    /// Reads from the database of the store, which is chosen anew for each attempt. Waits while it is away.
+    pub(super) async fn read<T, F: Future<Output = Result<T, DatabaseError>>>(
+        &self,
+        attempt: impl FnMut(Arc<Shard>) -> F,
+    ) -> Result<T, Unreadable> {
+        self.log.shards.read(&self.store, attempt).await
+    }
+
+    /// See [`super::reader::Reader::locate`].
+    pub(super) async fn locate(&self) -> Result<Option<Location>, Unreadable> {
+        self.read(|shard| async move { shard.aliases.locate(&self.store).await }).await
     }
 
     /// Whether everybody who can reach this sidecar may read it.
@@ -76,7 +92,7 @@ impl StoreLog {
 
     /// The longest time that a push waits for the database.
     pub fn patience(&self) -> Duration {
-        self.log.commits.timeout()
+        self.log.push_timeout
     }
 
     /// The log of a store that the operator has assigned to this client: token rules do not apply.
@@ -226,13 +242,17 @@ impl StoreLog {
     /// The token decides first, then the operator's function.
     async fn ask(&self, action: Action) -> Result<(), Denied> {
         self.check_token(action.access(), action.refusal()).await?;
-        match &self.log.authorizer {
-            Some(authorizer) if self.allowed != Some(action) => {
-                let asked = retry_until_available(|| authorizer.ask(&self.store, action, &self.context)).await;
-                let undecided = "the server could not tell whether this is allowed";
-                asked.unwrap_or_else(|_| Err(Denied::new(Reason::Authorize, undecided)))
-            }
-            _ => Ok(()),
+        if !self.log.has_authorizer || self.allowed == Some(action) {
+            return Ok(());
         }
+        let ask = |shard: Arc<Shard>| async move {
+            match &shard.authorizer {
+                Some(authorizer) => authorizer.ask(&self.store, action, &self.context).await,
+                None => Ok(Ok(())),
+            }
+        };
+        let undecided = "the server could not tell whether this is allowed";
+        let asked = self.read(ask).await;
+        asked.unwrap_or_else(|_| Err(Denied::new(Reason::Authorize, undecided)))
     }
 }

@@ -85,7 +85,7 @@ impl StoreLog {
             if self.is_read_only() {
                 self.check_token(Access::Write, Action::Push.refusal()).await?;
                 // As while the database is away.
-                self.log.commits.last_moment().cancelled().await;
+                self.log.last_moment.cancelled().await;
                 return Err(PushError::Unavailable);
             }
             // Room comes last: a push that waits shall not keep others out.
@@ -111,7 +111,7 @@ impl StoreLog {
 
     /// Room in the queue, or memory to wait for it.
     fn room(&self, batch: &Batch, over_limit: OverLimit) -> Result<Room, PushError> {
-        match (self.log.commits.reserve(self.id(), batch, &self.context), over_limit) {
+        match (self.shard().commits.reserve(self.id(), batch, &self.context), over_limit) {
             (Ok(space), _) => Ok(Room::Taken(space)),
             (Err(error), OverLimit::Refuse) => Err(error),
             (Err(_), OverLimit::Wait) if batch.json().len() <= FREE => Ok(Room::Awaited(None)),
@@ -126,7 +126,7 @@ impl StoreLog {
     fn read_only(&self, over_limit: OverLimit) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let this = self.clone();
         async move {
-            let (patience, last_moment) = (this.log.commits.timeout(), this.log.commits.last_moment());
+            let (patience, last_moment) = (this.log.push_timeout, this.log.last_moment.clone());
             let asking = async {
                 this.check_token(Access::Write, Action::Push.refusal()).await?;
                 if over_limit == OverLimit::Wait {
@@ -146,7 +146,7 @@ impl StoreLog {
         intended: Intended,
         over_limit: OverLimit,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
-        let patience = self.log.commits.timeout();
+        let patience = self.log.push_timeout;
         let mut last_push = self.last_push.lock();
         let previous = last_push.take().and_then(still_waiting);
         let room = match (room, self.public_writer()) {
@@ -162,7 +162,7 @@ impl StoreLog {
         *last_push = Some(next);
         // Boxed, because this future is large, and the future of every request would have to reserve room for it.
         Either::Right(Box::pin(async move {
-            let last_moment = this.log.commits.last_moment();
+            let last_moment = this.log.last_moment.clone();
             let admitting = timeout(patience, this.admit_to(room, &batch, over_limit));
             let admitted = last_moment.run_until_cancelled(admitting).await;
             if let Some(previous) = previous {
@@ -177,7 +177,7 @@ impl StoreLog {
 
     /// The log that a push is meant for whose client names none.
     fn followed(&self) -> Intended {
-        self.log.tails.backend_id(self.id()).map_or(Intended::Any, Intended::Followed)
+        self.shard().tails.backend_id(self.id()).map_or(Intended::Any, Intended::Followed)
     }
 
     /// A writer without any check, if everybody may write.
@@ -207,7 +207,7 @@ impl StoreLog {
         }
         let space = match room {
             Room::Taken(space) => Some(space),
-            Room::Awaited(_memory) => self.log.commits.room(self.id(), batch, &self.context).await,
+            Room::Awaited(_memory) => self.shard().commits.room(self.id(), batch, &self.context).await,
         };
         Ok((writer, space.ok_or(PushError::Unavailable)?))
     }
@@ -226,13 +226,19 @@ impl StoreLog {
 
     /// Whether this push would create the store.
     async fn begins(&self, batch: &Batch) -> bool {
-        batch.parent() == Some(0) && matches!(self.log.aliases.locate(self.id()).await, Ok(None))
+        batch.parent() == Some(0) && matches!(self.locate().await, Ok(None))
     }
 }
 
 impl Writer<'_> {
-    pub fn database(&self) -> &Database {
-        self.0.database()
+    /// The database of the store, as far as is known now.
+    pub fn database(&self) -> Database {
+        self.0.shard().database.clone()
+    }
+
+    /// That database has refused a store that is elsewhere: [`Self::database`] is looked up.
+    pub async fn look_anew(&self) {
+        self.0.log.shards.look_anew().await;
     }
 
     pub fn context(&self) -> &Context {
@@ -252,7 +258,7 @@ impl Writer<'_> {
         patience: Option<Duration>,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let (store, context) = (self.0.id().clone(), Arc::clone(&self.0.context));
-        self.0.log.commits.push(store, batch, intended, context, space, patience)
+        self.0.shard().commits.push(store, batch, intended, context, space, patience)
     }
 }
 
@@ -301,7 +307,7 @@ mod tests {
         let allowed = [None, Some(&*other)].map(|payload| log.for_request(payload).allowed);
         assert_eq!(allowed, [Some(Action::Connect), None]);
         let pushed = log.push(chain(0, 1, 1), None, OverLimit::Refuse);
-        assert!(logs.commits.waiting() > 0 && pushed.now_or_never().is_none(), "queued at once");
+        assert!(logs.shards.first().commits.waiting() > 0 && pushed.now_or_never().is_none(), "queued at once");
         let refused = log.push(chain(0, 3, 1), None, OverLimit::Wait).now_or_never().unwrap();
         assert!(matches!(refused, Err(PushError::Invalid(_))), "too many events");
     }

@@ -97,7 +97,7 @@ impl Inspection {
         sql: &'static str,
         parameters: Vec<Parameter>,
     ) -> Result<i64, ActionError> {
-        on_own_connection(&self.0.database, &CHANGES, limit, async move |client| {
+        on_own_connection(&self.0.first_database(), &CHANGES, limit, async move |client| {
             let parameters: Vec<&(dyn ToSql + Sync)> =
                 parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
             Ok(client.query_one(sql, &parameters).await?.try_get(0)?)

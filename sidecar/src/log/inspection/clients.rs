@@ -12,6 +12,6 @@ const MOST: usize = 200;
 impl Inspection {
     /// The live streams of a store that this sidecar serves: some of them, and how many there are.
     pub fn clients(&self, store: &StoreId) -> (Vec<Arc<Client>>, usize) {
-        self.0.tails.get(store).map_or((Vec::new(), 0), |tail| tail.clients().list(MOST))
+        self.0.shards.of(store).tails.get(store).map_or((Vec::new(), 0), |tail| tail.clients().list(MOST))
     }
 }

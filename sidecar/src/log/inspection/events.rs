@@ -1,5 +1,7 @@
 //! Pages of events, with filters.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 
@@ -145,8 +147,8 @@ impl Inspection {
     /// Follows the log of a store, as clients do. Waits while the database is away.
     pub async fn follow(&self, store: &StoreId, after: i64) -> Result<Subscription, Unreadable> {
         let account = self.0.memory.connection();
-        let prefetch = Prefetch::new(self.0.tails.pages(), store.clone(), account);
-        Ok(Subscription::begin(&self.0.tails, Some(after), prefetch).await?.at_once())
+        let prefetch = Prefetch::new(Arc::clone(&self.0.shards), store.clone(), account);
+        Ok(Subscription::begin(Some(after), prefetch).await?.at_once())
     }
 }
 

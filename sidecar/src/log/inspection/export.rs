@@ -26,9 +26,10 @@ impl Inspection {
             return Ok(String::new());
         }
         // The bounds of a page hold for this one, too.
-        let database = &self.0.database;
+        let shard = self.0.shards.of(store);
+        let database = &shard.database;
         // A standby may still have events as they were before a rewrite: it is read only while changes are heard of.
-        let hears = self.0.tails.pages().hears();
+        let hears = shard.tails.pages().hears();
         let of_standby = if hears { pull_from_standby(database, store, so_far.after).await } else { None };
         let (source, page) = match of_standby {
             Some(page) => (Source::Standby, page),

@@ -60,7 +60,7 @@ impl Inspection {
         store: Option<String>,
         pieces: impl Stream<Item = Result<Bytes, ActionError>> + Send + 'static,
     ) -> Result<Imported, ActionError> {
-        on_own_connection(&self.0.database, &IMPORTS, LIMITS, async move |client| {
+        on_own_connection(&self.0.first_database(), &IMPORTS, LIMITS, async move |client| {
             import(&client, store.as_deref(), pieces).await
         })
         .await

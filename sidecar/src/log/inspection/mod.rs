@@ -64,7 +64,7 @@ impl Inspection {
     async fn rows_of(&self, source: Source, sql: &str, parameters: Vec<Parameter>) -> Result<Vec<Row>, ReadError> {
         static TURNS: Semaphore = Semaphore::const_new(QUERIES);
         let turn = TURNS.acquire().await;
-        let (sql, database) = (sql.to_owned(), self.0.database.clone());
+        let (sql, database) = (sql.to_owned(), self.0.first_database());
         let reading = tokio::spawn(async move {
             let _turn = turn;
             let standby = if source == Source::Standby { database.standby().await } else { None };

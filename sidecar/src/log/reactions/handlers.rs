@@ -54,12 +54,12 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
                 if has_events { Duration::ZERO } else { RETRY }
             }
             Err(error) if error.retry().may_pass() => {
-                debug!(error = %chain(&error), "subscriptions wait for the database");
+                debug!(shard = database.label(), error = %chain(&error), "subscriptions wait for the database");
                 next_list = Instant::now();
                 RETRY
             }
             Err(error) => {
-                warn!(error = %chain(&error), "cannot run the handlers of subscriptions");
+                warn!(shard = database.label(), error = %chain(&error), "cannot run the handlers of subscriptions");
                 INTERVAL
             }
         };
@@ -99,7 +99,7 @@ async fn call_all(
             Ok(row) => row,
             // It was removed, or its handler: the others go on.
             Err(error) if error.as_db_error().is_some() => {
-                warn!(subscription, error = %chain(&error), "a subscription cannot be run");
+                warn!(shard = database.label(), subscription, error = %chain(&error), "a subscription cannot be run");
                 metrics::reacted(Reaction::Handler, false, 0);
                 resting.insert(subscription, Instant::now() + UNCALLABLE);
                 round.has_failed = true;
@@ -109,7 +109,7 @@ async fn call_all(
         };
         let (events, error): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         if let Some(error) = error {
-            warn!(subscription, error, "the handler of a subscription has failed");
+            warn!(shard = database.label(), subscription, error, "the handler of a subscription has failed");
             metrics::reacted(Reaction::Handler, false, 0);
             round.has_failed = true;
         } else if events > 0 {

@@ -67,7 +67,9 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
                 gauges.set(lags);
                 gauges.0.misfits.store(misfits.unsigned_abs(), Ordering::Relaxed);
             }
-            Err(error) => debug!(error = %chain(&error), "cannot read how far subscriptions are"),
+            Err(error) => {
+                debug!(shard = database.label(), error = %chain(&error), "cannot read how far subscriptions are")
+            }
         }
         sleep(INTERVAL).await;
     }

@@ -87,7 +87,7 @@ pub async fn run(
                 LIST_INTERVAL
             }
             Err(error) => {
-                debug!(error = %chain(&error), "cannot list the subscriptions");
+                debug!(shard = database.label(), error = %chain(&error), "cannot list the subscriptions");
                 RETRY
             }
         };
@@ -199,7 +199,10 @@ impl Worker {
         match outcome {
             Outcome::Taken => {
                 if breaker.is_open() {
-                    info!(subscription, receiver, "the receiver of a subscription takes events again");
+                    info!(
+                        shard = self.database.label(),
+                        subscription, receiver, "the receiver of a subscription takes events again"
+                    );
                 }
                 breaker.succeeded();
                 metrics::reacted(Reaction::Webhook, true, events);
@@ -211,7 +214,7 @@ impl Worker {
                 metrics::reacted(Reaction::Webhook, false, 0);
                 let pause = breaker.paused_until(now).map(|end| (end - now).as_secs());
                 let error = error.brief();
-                warn!(subscription, receiver, pause, error, "a webhook was not taken");
+                warn!(shard = self.database.label(), subscription, receiver, pause, error, "a webhook was not taken");
                 next
             }
             Outcome::GivenBack => INTERVAL,
@@ -221,10 +224,10 @@ impl Worker {
     fn failed_to_poll(&self, error: &DatabaseError) -> Duration {
         let subscription = &self.subscription;
         if error.retry().may_pass() {
-            debug!(subscription, error = %chain(error), "a subscription waits for the database");
+            debug!(shard = self.database.label(), subscription, error = %chain(error), "a subscription waits for the database");
             RETRY
         } else {
-            warn!(subscription, error = %chain(error), "cannot read the events of a subscription");
+            warn!(shard = self.database.label(), subscription, error = %chain(error), "cannot read the events of a subscription");
             INTERVAL
         }
     }
@@ -304,11 +307,11 @@ impl Worker {
                 // Also if an earlier attempt was committed, whose answer was lost.
                 if matches!(&error, DatabaseError::Refused(error) if error.code().is_some_and(|code| code.code() == LEASE_ENDED))
                 {
-                    debug!(subscription, "the lease of a webhook has ended");
+                    debug!(shard = self.database.label(), subscription, "the lease of a webhook has ended");
                     return;
                 }
                 if !error.retry().may_pass() {
-                    warn!(subscription, error = %chain(&error), "cannot acknowledge a webhook: it will be sent again");
+                    warn!(shard = self.database.label(), subscription, error = %chain(&error), "cannot acknowledge a webhook: it will be sent again");
                     return;
                 }
                 sleep(RETRY).await;
@@ -316,7 +319,10 @@ impl Worker {
         };
         if timeout_at(batch.leased_until, settle).await.is_err() {
             let subscription = &self.subscription;
-            warn!(subscription, "cannot acknowledge a webhook, since the database is away: it will be sent again");
+            warn!(
+                shard = self.database.label(),
+                subscription, "cannot acknowledge a webhook, since the database is away: it will be sent again"
+            );
         }
     }
 

@@ -17,7 +17,7 @@ use super::page::{Page, read_status, status};
 use super::scan::check_cursor;
 use crate::log::error::PullError;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Backoff, Database, DatabaseError, retry_until_available};
+use crate::postgres::{Backoff, Database, DatabaseError};
 use crate::telemetry::log_throttle::LogThrottle;
 
 /// The interval at which a standby is asked whether it has followed, at first and later.
@@ -56,27 +56,33 @@ impl Claims {
         Self { database, made, hasher: RandomState::new() }
     }
 
-    /// Returns when the log has the cursor of a client. Waits while a standby may still follow.
+    /// Returns when the log has the cursor of a client, or an error if it does not have it, and will not. Waits while a standby may still
+    /// follow.
     ///
     /// # Errors
-    /// The log does not have it, and will not.
-    pub async fn catch_up(&self, store: &StoreId, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+    /// The database does not answer.
+    pub async fn catch_up(
+        &self,
+        store: &StoreId,
+        after: i64,
+        backend_id: Option<&str>,
+    ) -> Result<Result<(), PullError>, DatabaseError> {
         let mut backoff = Backoff::new(SHORTEST, LONGEST);
         let claim = self.hasher.hash_one((store, after, backend_id));
         let made = if self.database.is_read_only() { self.made.get_with(claim, Instant::now) } else { Instant::now() };
         loop {
             let (has_followed, log) = if self.database.is_read_only() {
-                retry_until_available(async || self.look(store, made.elapsed()).await).await?
+                self.look(store, made.elapsed()).await?
             } else {
-                (true, retry_until_available(|| status(&self.database, store)).await?)
+                (true, status(&self.database, store).await?)
             };
             match check_cursor(&log, after, backend_id) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(Ok(())),
                 Err(error) if has_followed => {
                     if error == PullError::Rewound {
                         mention_rewound(store, log.head, after);
                     }
-                    return Err(error);
+                    return Ok(Err(error));
                 }
                 Err(_) => mention_behind(store, log.head, after),
             }

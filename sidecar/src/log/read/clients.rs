@@ -44,9 +44,13 @@ impl Clients {
 
     pub fn add(&self, context: Arc<Context>, last: i64) -> (u64, Arc<Client>) {
         let client = Arc::new(Client { context, since: Utc::now(), last: last.into() });
+        (self.take_over(Arc::clone(&client)), client)
+    }
+
+    fn take_over(&self, client: Arc<Client>) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.by_number.lock().insert(number, Arc::clone(&client));
-        (number, client)
+        self.by_number.lock().insert(number, client);
+        number
     }
 
     pub fn remove(&self, number: u64) {
@@ -65,6 +69,12 @@ impl<T: AsRef<Clients>> ClientGuard<T> {
     pub fn new(tail: T, context: Arc<Context>, last: i64) -> Self {
         let (number, client) = tail.as_ref().add(context, last);
         Self { tail, number, client }
+    }
+
+    /// The same client, that follows another tail.
+    pub fn at(&self, tail: T) -> Self {
+        let number = tail.as_ref().take_over(Arc::clone(&self.client));
+        Self { tail, number, client: Arc::clone(&self.client) }
     }
 
     /// It was given everything up to this event.

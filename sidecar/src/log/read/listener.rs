@@ -73,7 +73,7 @@ impl Follower {
             }
             if was_listening || backoff.attempts() == 0 {
                 let error = error.as_ref().map(|error| chain(error).to_string());
-                warn!(error, "the connection that follows commits is lost, reconnecting");
+                warn!(shard = self.shard(), error, "the connection that follows commits is lost, reconnecting");
             }
             backoff.sleep().await;
         }
@@ -88,7 +88,7 @@ impl Follower {
         // LISTEN is in effect: later commits will be heard of. The tails now catch up with earlier ones.
         self.resync(notifications.server()).await?;
         self.follows(backoff);
-        info!("listening for commits");
+        info!(shard = self.shard(), "listening for commits");
         let (mut last_resync, mut next_resync) = (Instant::now(), None);
         loop {
             if !notifications.are_current() {
@@ -148,6 +148,11 @@ impl Follower {
         let asked = tokio::time::timeout(HEARTBEAT, client.query_one(key, &[])).await;
         let row = asked.map_err(|_| DatabaseError::NoAnswer)??;
         Ok((self.tails.set_key(row.try_get(0)?), row.try_get(1)?))
+    }
+
+    /// The name of the database, if it is one of several.
+    pub(super) fn shard(&self) -> Option<&str> {
+        self.database.label()
     }
 
     fn hear(&self, news: &[Notification]) {

@@ -187,7 +187,12 @@ impl Pages {
     }
 
     /// Waits until the log has what a client has seen, if it may still come: see [`Claims::catch_up`].
-    pub async fn catch_up(&self, store: &StoreId, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+    pub async fn catch_up(
+        &self,
+        store: &StoreId,
+        after: i64,
+        backend_id: Option<&str>,
+    ) -> Result<Result<(), PullError>, DatabaseError> {
         self.claims.catch_up(store, after, backend_id).await
     }
 

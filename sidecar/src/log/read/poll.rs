@@ -42,7 +42,7 @@ impl Follower {
         // Later commits will be found. The tails now catch up with earlier ones.
         self.resync(server).await?;
         self.follows(backoff);
-        info!("polling for commits");
+        info!(shard = self.shard(), "polling for commits");
         let (mut pause, mut since_subscriptions) = (SHORTEST, Duration::ZERO);
         loop {
             tokio::select! {

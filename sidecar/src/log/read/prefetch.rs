@@ -7,13 +7,15 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::page::{PAGE_BYTES, Page};
+use super::page::{self, PAGE_BYTES, Page};
 use super::pages::Pages;
+use super::tails::Followed;
 use crate::limits::memory::{Account, FREE, Share};
 use crate::log::error::PullError;
 use crate::log::event::Event;
+use crate::log::shards::{Shard, Shards};
 use crate::log::store_id::StoreId;
-use crate::postgres::{Unreadable, retry_until_available};
+use crate::postgres::Unreadable;
 
 /// The memory to reserve before the size of a page is known. A page ends with the event that reaches its bound in bytes, and
 /// an event has at most 4 MiB by default. Twice that, for the text that is made of the events.
@@ -24,7 +26,7 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// The pages of one reader. At most one is read before it is asked for.
 pub struct Prefetch {
-    all: Arc<Pages>,
+    shards: Arc<Shards>,
     store: StoreId,
     account: Account,
     pages: u32,
@@ -35,12 +37,8 @@ pub struct Prefetch {
 
 impl Prefetch {
     /// `account`: the memory for the pages.
-    pub fn new(all: Arc<Pages>, store: StoreId, account: Account) -> Self {
-        Self { all, store, account, pages: 0, life: None, next: None }
-    }
-
-    pub fn store(&self) -> &StoreId {
-        &self.store
+    pub fn new(shards: Arc<Shards>, store: StoreId, account: Account) -> Self {
+        Self { shards, store, account, pages: 0, life: None, next: None }
     }
 
     pub fn account(&self) -> &Account {
@@ -66,7 +64,7 @@ impl Prefetch {
         if self.pages > 1
             && page.remaining() > 0
             && let Some(last) = page.events.last()
-            && !self.all.has(&self.store, last.seq_num)
+            && !self.pages().has(&self.store, last.seq_num)
             && let Some(share) = self.account.try_take(MOST)
         {
             let reading = self.read(last.seq_num, Some(share)).in_current_span();
@@ -75,14 +73,40 @@ impl Prefetch {
         Ok(page)
     }
 
+    /// The pages of the shard of the store.
+    fn pages(&self) -> Arc<Pages> {
+        self.shards.of(&self.store).tails.pages()
+    }
+
+    /// Follows the log. Waits while the database is away.
+    pub async fn follow(&self) -> Result<Followed, Unreadable> {
+        self.shards.follow(&self.store).await
+    }
+
+    /// The log has to catch up with this cursor, or is another one: asks Postgres, and has its tail ask, too.
+    ///
+    /// # Errors
+    /// The log does not have it, and will not.
+    pub async fn check(&self, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
+        let (store, shards) = (&self.store, &self.shards);
+        let ask = |shard: Arc<Shard>| async move { shard.tails.pages().catch_up(store, after, backend_id).await };
+        shards.read(store, ask).await??;
+        shards.of(store).tails.refresh(store);
+        sleep(AGAIN).await;
+        Ok(())
+    }
+
+    /// The head and the backend id of the log, without events. Waits while the database is away.
+    pub async fn status(&self) -> Result<Page, Unreadable> {
+        self.shards.read(&self.store, |shard| async move { page::status(&shard.database, &self.store).await }).await
+    }
+
     /// Waits until the log has what the reader has seen, as [`Pages::catch_up`] does.
     pub async fn catch_up(&mut self, after: i64, backend_id: Option<&str>) -> Result<(), PullError> {
         // The page that did not fit is of another life, or of a moment ago.
         self.forget();
         self.life = None;
-        self.all.catch_up(&self.store, after, backend_id).await?;
-        sleep(AGAIN).await;
-        Ok(())
+        self.check(after, backend_id).await
     }
 
     /// The reader has read this log before, by another request: the backend id of the pages that it has.
@@ -92,8 +116,9 @@ impl Prefetch {
 
     /// Has the page after `after` read and kept, for a client that will ask for it in another request.
     pub fn keep_ready(&self, after: i64) {
-        if self.all.keeps()
-            && !self.all.has(&self.store, after)
+        let pages = self.pages();
+        if pages.keeps()
+            && !pages.has(&self.store, after)
             && let Some(share) = self.account.try_take(MOST)
         {
             tokio::spawn(self.read(after, Some(share)).in_current_span());
@@ -106,18 +131,20 @@ impl Prefetch {
     }
 
     fn read(&self, after: i64, share: Option<Share>) -> impl Future<Output = Result<Page, Unreadable>> + use<> {
-        read(Arc::clone(&self.all), self.store.clone(), after, self.life.clone(), share)
+        read(Arc::clone(&self.shards), self.store.clone(), after, self.life.clone(), share)
     }
 }
 
 async fn read(
-    all: Arc<Pages>,
+    shards: Arc<Shards>,
     store: StoreId,
     after: i64,
     life: Option<Arc<str>>,
     mut share: Option<Share>,
 ) -> Result<Page, Unreadable> {
-    let mut page = retry_until_available(|| all.read(&store, after, life.as_deref())).await?;
+    let (of, life) = (&store, life.as_deref());
+    let pages = |shard: Arc<Shard>| async move { shard.tails.pages().read(of, after, life).await };
+    let mut page = shards.read(of, pages).await?;
     let bytes = cost(&page.events);
     if let Some(share) = &mut share {
         share.shrink(bytes);

@@ -9,10 +9,10 @@ use super::clients::ClientGuard;
 use super::events::Events;
 use super::prefetch::{Prefetch, cost};
 use super::tail::{News, Pace, StreamEnd, Tail, TailState};
-use super::tails::Tails;
 use crate::limits::memory::{FREE, Share};
 use crate::log::context::Context;
-use crate::postgres::{Unreadable, retry_until_available};
+use crate::log::error::PullError;
+use crate::postgres::Unreadable;
 use crate::telemetry::metrics::{self, GaugeGuard};
 use crate::time::passed;
 
@@ -42,12 +42,8 @@ pub struct Delivery {
 
 impl Subscription {
     /// Follows a log from a position on, or from where it stands; `prefetch` reads what its tail does not hold.
-    pub(in crate::log) async fn begin(
-        tails: &Tails,
-        after: Option<i64>,
-        prefetch: Prefetch,
-    ) -> Result<Self, Unreadable> {
-        let (tail, changed, backend_id) = tails.follow(prefetch.store()).await?;
+    pub(in crate::log) async fn begin(after: Option<i64>, prefetch: Prefetch) -> Result<Self, Unreadable> {
+        let (tail, changed, backend_id) = prefetch.follow().await?;
         let last = after.unwrap_or_else(|| tail.position());
         Ok(Self {
             tail,
@@ -92,7 +88,7 @@ impl Subscription {
     /// The head in Postgres, which the tail may not have heard of yet. `None` if the log was reset: the subscription is about to end.
     /// Waits while the database is away.
     pub async fn head(&self) -> Result<Option<i64>, Unreadable> {
-        let page = retry_until_available(|| self.tail.status()).await?;
+        let page = self.prefetch.status().await?;
         self.tail.compare(page.head, Some(&page.backend_id));
         Ok((page.backend_id == self.backend_id).then_some(page.head))
     }
@@ -105,8 +101,13 @@ impl Subscription {
             if self.until.is_some_and(|until| until <= Instant::now()) {
                 return Err(StreamEnd::Expired);
             }
-            if let TailState::Ended(end) = &*self.changed.borrow_and_update() {
-                return Err(end.clone());
+            let is_elsewhere = match &*self.changed.borrow_and_update() {
+                TailState::Ended(end) => return Err(end.clone()),
+                state => matches!(state, TailState::Elsewhere),
+            };
+            if is_elsewhere {
+                // Boxed: it is rare.
+                Box::pin(self.go_over()).await?;
             }
             let news = self.tail.after(self.last, self.pace);
             let held_until = match news {
@@ -149,6 +150,30 @@ impl Subscription {
         }
     }
 
+    /// Goes on from the last event on the shard where the store is now. Cancel safe.
+    async fn go_over(&mut self) -> Result<(), StreamEnd> {
+        loop {
+            let (tail, changed, backend_id) = self.prefetch.follow().await.map_err(|_| StreamEnd::Unreadable)?;
+            if backend_id == self.backend_id && self.last <= tail.position() {
+                if let Some((client, _)) = &mut self.reader {
+                    *client = client.at(Arc::clone(&tail));
+                }
+                (self.tail, self.changed) = (tail, changed);
+                self.changed.mark_changed();
+                return Ok(());
+            }
+            // A tail may lag behind, so Postgres is asked.
+            match self.prefetch.check(self.last, Some(&self.backend_id)).await {
+                Ok(()) => {}
+                Err(PullError::BackendIdMismatch { expected, .. }) => {
+                    return Err(tail.end_of_life(expected, Arc::clone(&self.backend_id)));
+                }
+                Err(PullError::Unreadable(_)) => return Err(StreamEnd::Unreadable),
+                Err(PullError::Rewound | PullError::Denied(_)) => return Err(StreamEnd::Rewound),
+            }
+        }
+    }
+
     /// Keeps the tail for a while without this subscription: a client that polls comes back, and then costs no query.
     pub fn linger(&self) {
         self.tail.linger();
@@ -170,15 +195,15 @@ impl Subscription {
 mod tests {
     use super::*;
     use crate::limits::memory::Memory;
-    use crate::log::testing::{events, nowhere, page, store};
+    use crate::log::testing::{events, page, public_log, store};
 
     #[tokio::test]
     async fn each_event_is_delivered_once_in_order_until_the_log_or_the_token_ends() {
-        let tails = Tails::new(nowhere(), std::time::Duration::ZERO, 0);
-        let tail = tails.get_or_create(&store("s"));
+        let shards = Arc::clone(&public_log(&mut tokio::task::JoinSet::new()).shards);
+        let tail = shards.first().tails.get_or_create(&store("s"));
         tail.apply(None, 0, page(0, "a", Vec::new()));
-        let prefetch = || Prefetch::new(tails.pages(), store("s"), Memory::new(1 << 20, 1 << 20).strangers());
-        let mut subscription = Subscription::begin(&tails, None, prefetch()).await.unwrap();
+        let prefetch = || Prefetch::new(Arc::clone(&shards), store("s"), Memory::new(1 << 20, 1 << 20).strangers());
+        let mut subscription = Subscription::begin(None, prefetch()).await.unwrap();
         assert!(subscription.next().await.unwrap().events.is_empty(), "the first call does not wait");
         for (after, count) in [(0, 2), (2, 1)] {
             tail.publish("a", events(after, count, 1), || true);
@@ -186,7 +211,7 @@ mod tests {
             assert_eq!((events.first().map(|event| event.parent_seq_num), remaining), (Some(after), 0));
             assert_eq!(subscription.last(), subscription.position());
         }
-        let expired = Subscription::begin(&tails, Some(0), prefetch()).await.unwrap();
+        let expired = Subscription::begin(Some(0), prefetch()).await.unwrap();
         let mut expired = expired.of(Arc::default(), Some(Instant::now()));
         assert_eq!(expired.next().await.err(), Some(StreamEnd::Expired));
         tail.apply(Some(3), 0, page(0, "a", Vec::new()));

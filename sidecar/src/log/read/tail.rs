@@ -65,6 +65,8 @@ pub enum TailState {
         backend_id: Arc<str>,
     },
     Ended(StreamEnd),
+    /// The store is on another shard: its readers go over to it.
+    Elsewhere,
 }
 
 pub struct Tail {
@@ -135,6 +137,10 @@ impl Tail {
         if self.database.is_read_only() { StreamEnd::Rewound } else { StreamEnd::Reset { expected, received } }
     }
 
+    fn shard(&self) -> Option<&str> {
+        self.database.label()
+    }
+
     /// The clients that follow it.
     pub fn clients(&self) -> &Clients {
         &self.clients
@@ -144,12 +150,12 @@ impl Tail {
     pub fn backend_id(&self) -> Option<Arc<str>> {
         match &*self.changed.borrow() {
             TailState::Following { backend_id } => Some(Arc::clone(backend_id)),
-            TailState::Unknown | TailState::Ended(_) => None,
+            TailState::Unknown | TailState::Ended(_) | TailState::Elsewhere => None,
         }
     }
 
     pub fn has_ended(&self) -> bool {
-        matches!(*self.changed.borrow(), TailState::Ended(_))
+        matches!(*self.changed.borrow(), TailState::Ended(_) | TailState::Elsewhere)
     }
 
     /// Events that were just committed, in order. They are held if they are `current`: not rewritten since.
@@ -210,8 +216,19 @@ impl Tail {
         self.state.lock().contention.refused(now, self.contention_window);
     }
 
+    /// The store is on another shard.
+    pub fn leave(&self) {
+        self.changed.send_if_modified(|state| {
+            let is_alive = !matches!(state, TailState::Ended(_));
+            if is_alive {
+                *state = TailState::Elsewhere;
+            }
+            is_alive
+        });
+    }
+
     /// The head of the log in Postgres, without events.
-    pub async fn status(&self) -> Result<Page, DatabaseError> {
+    async fn status(&self) -> Result<Page, DatabaseError> {
         status(&self.database, &self.store).await
     }
 
@@ -259,6 +276,9 @@ impl Tail {
     /// Takes over a page that was read from `from` on (`None`: the first look, without events), after it had forgotten so often. Returns
     /// whether to look once more.
     pub(super) fn apply(&self, from: Option<i64>, forgotten: u64, page: Page) -> bool {
+        if self.has_ended() {
+            return false;
+        }
         let end = match &*self.changed.borrow() {
             TailState::Following { backend_id } if *backend_id != page.backend_id => {
                 Some(self.end_of_life(Arc::clone(&page.backend_id), Arc::clone(backend_id)))
@@ -267,7 +287,7 @@ impl Tail {
             _ => None,
         };
         if let Some(end) = end {
-            warn!(store = ?self.store, ?end, "live streams of a store end");
+            warn!(shard = self.shard(), store = ?self.store, ?end, "live streams of a store end");
             self.changed.send_replace(TailState::Ended(end));
             return false;
         }
@@ -292,7 +312,14 @@ impl Tail {
         state.refresh = if again { Refresh::Running } else { Refresh::Idle };
         drop(state);
         if from.is_none() {
-            self.changed.send_replace(TailState::Following { backend_id: page.backend_id });
+            self.changed.send_if_modified(|state| {
+                // Unless it has left meanwhile.
+                let is_first = matches!(state, TailState::Unknown);
+                if is_first {
+                    *state = TailState::Following { backend_id: page.backend_id };
+                }
+                is_first
+            });
         } else {
             self.wake();
         }
@@ -336,7 +363,7 @@ async fn linger(tail: Arc<Tail>, mut until: Instant) {
 /// Looks at Postgres as often as there is reason to, until it answers or the tail is gone.
 async fn refresh(tail: Weak<Tail>) {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-    while let Some(tail) = tail.upgrade() {
+    while let Some(tail) = tail.upgrade().filter(|tail| !tail.has_ended()) {
         let is_first = matches!(*tail.changed.borrow(), TailState::Unknown);
         let from = (!is_first).then(|| tail.position());
         let forgotten = tail.state.lock().forgotten;
@@ -350,14 +377,19 @@ async fn refresh(tail: Weak<Tail>) {
                     return;
                 }
             }
+            Err(DatabaseError::Elsewhere) => {
+                debug!(shard = tail.shard(), store = ?tail.store, "the readers of a store go over to another shard");
+                tail.leave();
+                return;
+            }
             Err(error) if error.retry() == Retry::Never => {
-                error!(store = ?tail.store, error = %chain(&error), "live streams of a store end: it cannot be read");
+                error!(shard = tail.shard(), store = ?tail.store, error = %chain(&error), "live streams of a store end: it cannot be read");
                 tail.changed.send_replace(TailState::Ended(StreamEnd::Unreadable));
                 return;
             }
             Err(error) => {
                 if backoff.attempts() == 0 {
-                    warn!(store = ?tail.store, error = %chain(&error), "a live tail waits for the database");
+                    warn!(shard = tail.shard(), store = ?tail.store, error = %chain(&error), "a live tail waits for the database");
                 }
                 drop(tail);
                 backoff.sleep().await;
@@ -416,6 +448,16 @@ mod tests {
         assert_eq!((tail.position(), recent(&tail, 9)), (10, None), "a late answer");
         tail.publish("a", events(10, 1, 1), || true);
         assert_eq!(recent(&tail, 10), Some(1));
+    }
+
+    #[tokio::test]
+    async fn one_of_a_store_that_is_elsewhere_stays_ended() {
+        let first = Tail::new(nowhere(), store("s"), Arc::default(), Duration::ZERO);
+        for (tail, from) in [(tail(), Some(5)), (first, None)] {
+            tail.leave();
+            assert!(!tail.apply(from, 0, page(9, "a", events(5, 4, 1))), "a page that comes late");
+            assert!(tail.has_ended() && matches!(*tail.changes().borrow(), TailState::Elsewhere));
+        }
     }
 
     #[tokio::test]

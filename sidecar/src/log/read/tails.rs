@@ -14,7 +14,10 @@ use super::registry::{Registry, StoreDigest};
 use super::tail::{StreamEnd, Tail, TailState};
 use crate::log::event::Event;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Database, DatabaseError, Unreadable, retry_until_available};
+use crate::postgres::{Database, DatabaseError, Unreadable, is_elsewhere, retry_until_available};
+
+/// A tail, its changes, and the backend id of its log.
+pub type Followed = (Arc<Tail>, watch::Receiver<TailState>, Arc<str>);
 
 /// The tails of all stores that have subscribers.
 pub struct Tails {
@@ -142,7 +145,13 @@ impl Tails {
             let client = client.map_err(|error| DatabaseError::Unreadable(error.to_string()))?;
             let heads = "select livestore.head(w.store_id), livestore.backend_id(w.store_id)
                  from unnest($1::text[]) with ordinality w(store_id, position) order by w.position";
-            let rows = client.read_in_time(client.query(heads, &[&names])).await??;
+            let rows = client.read_in_time(client.query(heads, &[&names])).await?;
+            if rows.as_ref().is_err_and(|error| error.code().is_some_and(is_elsewhere)) {
+                // One of them is on another shard: each finds out for itself.
+                stores.iter().filter_map(|store| self.get(store)).for_each(|tail| tail.forget());
+                continue;
+            }
+            let rows = rows?;
             for (store, row) in stores.iter().zip(rows) {
                 if let Some(tail) = self.get(store) {
                     // Nobody has told of events that were rewritten.
@@ -154,11 +163,8 @@ impl Tails {
         Ok(())
     }
 
-    /// The tail of a store, its changes, and the backend id of its log. Waits until it is known where the log stands.
-    pub async fn follow(
-        &self,
-        store: &StoreId,
-    ) -> Result<(Arc<Tail>, watch::Receiver<TailState>, Arc<str>), Unreadable> {
+    /// The tail of a store. Waits until it is known where the log stands. `None` if the store is on another shard.
+    pub async fn follow(&self, store: &StoreId) -> Result<Option<Followed>, Unreadable> {
         loop {
             let tail = self.get_or_create(store);
             let mut changed = tail.changes();
@@ -166,12 +172,24 @@ impl Tails {
             if let Ok(TailState::Following { backend_id }) = state.as_deref() {
                 let backend_id = Arc::clone(backend_id);
                 drop(state);
-                return Ok((tail, changed, backend_id));
+                return Ok(Some((tail, changed, backend_id)));
             }
-            if matches!(state.as_deref(), Ok(TailState::Ended(StreamEnd::Unreadable))) {
-                return Err(Unreadable);
+            match state.as_deref() {
+                Ok(TailState::Ended(StreamEnd::Unreadable)) => return Err(Unreadable),
+                Ok(TailState::Elsewhere) => return Ok(None),
+                _ => {}
             }
             // It ended meanwhile; the next one begins with the new life of the log.
+        }
+    }
+
+    /// Ends the tails of stores that are on another shard now: their readers go over to it.
+    pub fn leave(&self, is_elsewhere: impl Fn(&StoreId) -> bool) {
+        // Of a store that comes back, they may be old.
+        self.pages.drop_all();
+        let stores: Vec<StoreId> = self.tails.lock().stores().filter(|store| is_elsewhere(store)).cloned().collect();
+        for tail in stores.iter().filter_map(|store| self.get(store)) {
+            tail.leave();
         }
     }
 

@@ -19,6 +19,7 @@ use super::push::{GROUP_BYTES, GROUP_PUSHES, Intended, Push};
 use super::queue::Waiting;
 use crate::log::error::PushError;
 use crate::log::read::tails::Tails;
+use crate::log::shards::Elsewhere;
 use crate::log::store_id::StoreId;
 use crate::postgres::{
     ANSWER_TIMEOUT, Backoff, Connected, Database, DatabaseError, LIMIT_STATEMENTS, Server, is_disconnection,
@@ -46,6 +47,8 @@ struct Session {
     /// [`Tails::changes`] when the last group was sent.
     changes: u64,
     connection: Option<Connection>,
+    /// For pushes whose store is on another shard, if there are several.
+    elsewhere: Option<Elsewhere>,
 }
 
 struct Connection {
@@ -102,15 +105,16 @@ const PUSH_BATCH: &str = "\
 const SKIP_HELD_STORES: &str = "set livestore.held_stores = 'skip'";
 
 impl Committer {
-    pub fn new(database: Database, tails: Arc<Tails>, waiting: Waiting) -> Self {
-        Self { session: Session { database, tails, is_main: true, changes: 0, connection: None }, waiting }
+    pub fn new(database: Database, tails: Arc<Tails>, waiting: Waiting, elsewhere: Option<Elsewhere>) -> Self {
+        Self { session: Session { database, tails, is_main: true, changes: 0, connection: None, elsewhere }, waiting }
     }
 
     /// Commits until every [`super::queue::CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
-        let Session { database, tails, .. } = &self.session;
-        let (again_database, tails) = (database.clone(), Arc::clone(tails));
-        let again = Session { database: again_database, tails, is_main: false, changes: 0, connection: None };
+        let Session { database, tails, elsewhere, .. } = &self.session;
+        let (again_database, tails, elsewhere) = (database.clone(), Arc::clone(tails), elsewhere.clone());
+        let again =
+            Session { database: again_database, tails, is_main: false, changes: 0, connection: None, elsewhere };
         let retrying = AbortOnDropHandle::new(tokio::spawn(retry(Arc::clone(&self.waiting.held), again)));
         let demand = database.demand().clone();
         loop {
@@ -190,6 +194,10 @@ impl Session {
             for late in group.extract_if(.., |push| push.deadline <= now || (is_repeated && push.reply.is_closed())) {
                 let _ = late.reply.send(Err(PushError::Unavailable));
             }
+            if let Some(elsewhere) = self.elsewhere.as_ref().filter(|elsewhere| elsewhere.ended.is_cancelled()) {
+                group.into_iter().for_each(|push| elsewhere.send(push));
+                continue;
+            }
             if group.is_empty() {
                 continue;
             }
@@ -202,7 +210,8 @@ impl Session {
                 Err(CommitError::Unavailable(error)) => {
                     metrics::not_committed("unavailable");
                     let pushes = group.len();
-                    warn!(error = %chain(&error), pushes, "a commit waits for the database");
+                    let shard = self.database.label();
+                    warn!(shard, error = %chain(&error), pushes, "a commit waits for the database");
                     self.disown_connection();
                     while_away();
                     // The group may have been committed without an answer, and its notification ignored as our own. So the
@@ -317,7 +326,11 @@ impl Session {
     }
 
     /// Answers a push that failed, unless it is worth another try.
-    fn fail(&mut self, mut push: Push, Failed { error, lacks_something }: Failed, again: &mut Vec<Push>) {
+    fn fail(&mut self, mut push: Push, failed: Failed, again: &mut Vec<Push>) {
+        let Failed { error, lacks_something, is_elsewhere } = failed;
+        if is_elsewhere && let Some(elsewhere) = &self.elsewhere {
+            return elsewhere.send(push);
+        }
         let is_first = !std::mem::replace(&mut push.was_tried, true);
         let is_worth_it = match &error {
             _ if lacks_something => is_first,
@@ -393,7 +406,7 @@ mod tests {
     fn committer() -> (mpsc::UnboundedSender<Push>, Committer) {
         let ((sender, pushes), database) = (mpsc::unbounded_channel(), nowhere());
         let waiting = Waiting { pushes, held: Arc::default(), is_behind: Arc::default() };
-        (sender, Committer::new(database.clone(), Tails::new(database, Duration::ZERO, 0), waiting))
+        (sender, Committer::new(database.clone(), Tails::new(database, Duration::ZERO, 0), waiting, None))
     }
 
     #[tokio::test]
@@ -417,7 +430,7 @@ mod tests {
         let ahead = PushError::ServerAhead { minimum_expected_num: 0, provided_num: 1 };
         let pushes = [("s", 0), ("s", 1), ("other", 1), ("lost", 0)].map(|(store, after)| push(store, after, 1));
         let (group, answers): (Vec<_>, Vec<_>) = pushes.into_iter().unzip();
-        let failed = |error| Err(Failed { error, lacks_something: false });
+        let failed = |error| Err(Failed { error, lacks_something: false, is_elsewhere: false });
         let results = [PushError::Unavailable, ahead.clone(), ahead.clone()].map(failed).into_iter().enumerate();
         let in_any_order = results.map(|(push, result)| Outcome { push, result }).rev().collect();
         committer.session.settle(group, in_any_order, &mut again);
@@ -426,12 +439,34 @@ mod tests {
         let answers = futures_util::future::join_all(answers.into_iter().skip(2)).await;
         assert_eq!(answers, [Err(ahead), Err(PushError::Unavailable)]);
     }
+
+    #[tokio::test]
+    async fn a_push_to_a_store_that_is_elsewhere_is_sent_there_if_there_are_several_shards() {
+        let mut committer = committer().1;
+        let failed = Failed { error: PushError::Unavailable, lacks_something: false, is_elsewhere: true };
+        let mut again = Vec::new();
+        let (waiting, _answer) = push("s", 0, 1);
+        committer.session.fail(waiting, failed.clone(), &mut again);
+        assert_eq!(again.len(), 1, "as while the database is away");
+        let (pushes, mut sent) = mpsc::unbounded_channel();
+        committer.session.elsewhere = Some(Elsewhere { pushes, ended: Default::default() });
+        committer.session.fail(again.pop().unwrap(), failed, &mut again);
+        assert!(again.is_empty() && !sent.try_recv().unwrap().is_over());
+        // Nothing is committed by a shard that is none any more, whether its database is there or not.
+        committer.session.elsewhere.as_ref().unwrap().ended.cancel();
+        let pushes = [push("s", 1, 1), push("s", 2, 1)];
+        let (group, _answers): (Vec<_>, Vec<_>) = pushes.into_iter().unzip();
+        assert!(committer.session.commit_until_answered(group, || {}).await.is_empty());
+        let parents: Vec<_> = std::iter::from_fn(|| sent.try_recv().ok()).map(|push| push.batch.parent()).collect();
+        assert_eq!(parents, [Some(1), Some(2)]);
+    }
+
     #[tokio::test]
     async fn a_push_that_lacked_something_is_tried_once_more() {
         let mut committer = committer().1;
         let (push, answer) = push("s", 0, 1);
         let error = PushError::Rejected(Denied::new(Reason::Database, "SQLSTATE 42883"));
-        let failed = Failed { error: error.clone(), lacks_something: true };
+        let failed = Failed { error: error.clone(), lacks_something: true, is_elsewhere: false };
         let (mut first, mut second) = (Vec::new(), Vec::new());
         committer.session.fail(push, failed.clone(), &mut first);
         committer.session.fail(first.pop().unwrap(), failed, &mut second);

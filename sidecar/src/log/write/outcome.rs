@@ -8,7 +8,7 @@ use tokio_postgres::error::SqlState;
 use tracing::warn;
 
 use crate::log::error::{Denied, PushError};
-use crate::postgres::Retry;
+use crate::postgres::{Retry, is_elsewhere};
 use crate::telemetry::refusals::Reason;
 
 /// A push that is in the log. Only the committer makes one.
@@ -37,6 +37,8 @@ pub struct Failed {
     /// A function, a table or a right was missing: perhaps of an update that took place in the middle of the push, and then the next
     /// attempt finds it.
     pub lacks_something: bool,
+    /// The store is on another shard.
+    pub is_elsewhere: bool,
 }
 
 pub struct Appended {
@@ -60,8 +62,9 @@ pub fn outcome(row: &Row) -> Result<Outcome, tokio_postgres::Error> {
         Some(sqlstate) => {
             let message = row.try_get::<_, Option<&str>>("message")?.unwrap_or_default();
             let detail = row.try_get::<_, Option<&str>>("detail")?.unwrap_or_default();
-            let lacks_something = lacks_something(&SqlState::from_code(sqlstate));
-            Err(Failed { error: push_error(sqlstate, message, detail), lacks_something })
+            let code = SqlState::from_code(sqlstate);
+            let (lacks_something, is_elsewhere) = (lacks_something(&code), is_elsewhere(&code));
+            Err(Failed { error: push_error(sqlstate, message, detail), lacks_something, is_elsewhere })
         }
     };
     Ok(Outcome { push: usize::try_from(position).unwrap_or(0).wrapping_sub(1), result })
@@ -131,7 +134,9 @@ impl From<&tokio_postgres::Error> for PushError {
 
 impl From<&tokio_postgres::Error> for Failed {
     fn from(error: &tokio_postgres::Error) -> Self {
-        Self { error: error.into(), lacks_something: error.code().is_some_and(lacks_something) }
+        let (lacks_something, is_elsewhere) =
+            (error.code().is_some_and(lacks_something), error.code().is_some_and(is_elsewhere));
+        Self { error: error.into(), lacks_something, is_elsewhere }
     }
 }
 

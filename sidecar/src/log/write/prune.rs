@@ -23,8 +23,11 @@ pub async fn run(database: Database) {
         // A database that sleeps is not woken for this.
         database.demand().awake().await;
         match prune(&database).await {
-            Ok(position) => debug!(position, "pruned the commit log"),
-            Err(error) => warn!(error = %chain(&error), "cannot prune the commit log"),
+            Ok(position) => debug!(shard = database.label(), position, "pruned the commit log"),
+            Err(error) => {
+                let shard = database.label();
+                warn!(shard, error = %chain(&error), "cannot prune the commit log");
+            }
         }
     }
 }

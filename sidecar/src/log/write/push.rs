@@ -58,6 +58,15 @@ impl Intended {
 pub struct Space(#[expect(dead_code, reason = "held until it is dropped")] pub OwnedSemaphorePermit);
 
 impl Push {
+    /// Whether its client does not wait for the answer any more.
+    pub fn is_over(&self) -> bool {
+        self.deadline <= Instant::now() || self.reply.is_closed()
+    }
+
+    pub fn answer(self, answer: Result<Pushed, PushError>) {
+        let _ = self.reply.send(answer);
+    }
+
     pub fn size(&self) -> usize {
         size(&self.batch, &self.context)
     }

@@ -38,7 +38,6 @@ pub struct CommitQueue {
     space: Arc<Semaphore>,
     is_behind: Arc<AtomicBool>,
     held: Arc<Held>,
-    timeout: Duration,
     last_moment: CancellationToken,
 }
 
@@ -52,24 +51,14 @@ pub struct Waiting {
 }
 
 impl CommitQueue {
-    /// `timeout` and `last_moment`, of a shutdown, bound how long a push waits for the database.
-    pub fn new(timeout: Duration, last_moment: CancellationToken) -> (Self, Waiting) {
+    /// `last_moment`, of a shutdown, bounds how long a push waits for the database.
+    pub fn new(last_moment: CancellationToken) -> (Self, Waiting) {
         let (pushes, waiting) = mpsc::unbounded_channel();
         let space = Arc::new(Semaphore::new(QUEUE_KIBIBYTES));
         let is_behind = Arc::new(AtomicBool::new(false));
         let held = Arc::<Held>::default();
         let waiting = Waiting { pushes: waiting, held: Arc::clone(&held), is_behind: Arc::clone(&is_behind) };
-        (Self { pushes, space, is_behind, held, timeout, last_moment }, waiting)
-    }
-
-    /// The longest time that a push waits for the database.
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    /// When pushes that wait must be answered, since the process ends.
-    pub fn last_moment(&self) -> CancellationToken {
-        self.last_moment.clone()
+        (Self { pushes, space, is_behind, held, last_moment }, waiting)
     }
 
     /// Bytes that wait.
@@ -135,8 +124,7 @@ impl CommitQueue {
         let (reply, answer) = oneshot::channel();
         let queued = Instant::now();
         let deadline = queued + patience.unwrap_or(FOR_EVER);
-        // If the committer is gone, so is `reply`, and the answer is an error.
-        let _ = self.pushes.send(Push {
+        self.send(Push {
             store,
             batch,
             intended,
@@ -166,6 +154,14 @@ impl CommitQueue {
     }
 }
 
+impl CommitQueue {
+    /// Queues a push that another shard has refused.
+    pub fn send(&self, push: Push) {
+        // If the committer is gone, so is the place for the answer, and the answer is an error.
+        let _ = self.pushes.send(push);
+    }
+}
+
 /// With a KiB for the cost of a push beside its text.
 fn kibibytes(batch: &Batch, context: &Context) -> u32 {
     u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX)
@@ -179,7 +175,7 @@ mod tests {
     use crate::log::testing::{chain, store};
 
     fn queue() -> (CommitQueue, Waiting) {
-        CommitQueue::new(Duration::from_secs(60), CancellationToken::new())
+        CommitQueue::new(CancellationToken::new())
     }
 
     #[test]
@@ -197,12 +193,11 @@ mod tests {
     #[tokio::test]
     async fn pushes_keep_their_order_and_clients_that_try_again_are_told_at_the_last_moment() {
         let (queue, mut waiting) = queue();
-        let [one, two, patient] =
-            [(0, Some(queue.timeout)), (1, Some(queue.timeout)), (2, None)].map(|(after, patience)| {
-                let (store, batch, context) = (store("s"), chain(after, 1, 1), Arc::<Context>::default());
-                let space = queue.reserve(&store, &batch, &context).unwrap();
-                queue.push(store, batch, Intended::Any, context, space, patience)
-            });
+        let [one, two, patient] = [(0, Some(FOR_EVER)), (1, Some(FOR_EVER)), (2, None)].map(|(after, patience)| {
+            let (store, batch, context) = (store("s"), chain(after, 1, 1), Arc::<Context>::default());
+            let space = queue.reserve(&store, &batch, &context).unwrap();
+            queue.push(store, batch, Intended::Any, context, space, patience)
+        });
         let mut pushes: Vec<_> = std::iter::from_fn(|| waiting.pushes.try_recv().ok()).collect();
         assert_eq!(pushes.iter().filter_map(|push| push.batch.parent()).collect::<Vec<_>>(), [0, 1, 2]);
         pushes.remove(0).reply.send(Ok(Pushed { head: 1 })).unwrap();

@@ -162,7 +162,7 @@ async fn health(State(electric): State<Arc<Electric>>) -> Response {
         return shape::uncached(StatusCode::NOT_FOUND, json!({"message": "the shape API is switched off"}));
     }
     let (status, text) = match electric.gate.log.ready().await {
-        Ok(()) => (StatusCode::OK, "active"),
+        Ok(_) => (StatusCode::OK, "active"),
         Err(_) => (StatusCode::ACCEPTED, "waiting"),
     };
     shape::uncached(status, json!({"status": text}))

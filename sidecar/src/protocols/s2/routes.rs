@@ -242,7 +242,7 @@ async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
     let limit = limit.unwrap_or(1000).clamp(0, 1000);
     let prefix = PgText::parse("prefix", prefix).map_err(invalid)?;
     let start_after = PgText::parse("start_after", start_after).map_err(invalid)?;
-    let listed = s2.gate.log.aliases().list(names::LIST, &prefix, &start_after, limit + 1).await;
+    let listed = s2.gate.log.list(names::LIST, &prefix, &start_after, limit + 1).await;
     let mut streams = listed.map_err(|_| {
         RestError(
             StatusCode::SERVICE_UNAVAILABLE,

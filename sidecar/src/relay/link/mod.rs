@@ -29,8 +29,14 @@ use crate::telemetry::chain;
 const GROUP_COMMANDS: usize = 512;
 const GROUP_BYTES: usize = 1 << 20;
 
+/// Tells the database that all sidecars meet at.
+type Home = Box<dyn Fn() -> Database + Send>;
+
 /// Carries out the commands, on one connection after the other.
 pub struct LinkTask {
+    /// Tells the database to connect to.
+    home: Home,
+    /// The one of the last connection.
     database: Database,
     hub: Arc<Hub>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -54,9 +60,10 @@ impl From<DatabaseError> for End {
 }
 
 impl LinkTask {
-    pub fn new(database: Database, hub: Arc<Hub>) -> (LinkHandle, Self) {
+    pub fn new(home: Home, hub: Arc<Hub>) -> (LinkHandle, Self) {
         let (handle, commands) = LinkHandle::new();
-        (handle, Self { database, hub, commands, next: None })
+        let database = home();
+        (handle, Self { home, database, hub, commands, next: None })
     }
 
     /// Runs for ever.
@@ -83,6 +90,7 @@ impl LinkTask {
         let first_backoff = || Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         let (mut backoff, mut previous) = (first_backoff(), None);
         loop {
+            self.database = (self.home)();
             if self.database.demand().is_asleep() {
                 return ControlFlow::Continue(());
             }
@@ -268,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn commands_of_a_kind_go_together_and_in_their_order() {
-        let (link, mut task) = LinkTask::new(nowhere(), Arc::default());
+        let (link, mut task) = LinkTask::new(Box::new(nowhere), Arc::default());
         for connection in 1..=GROUP_COMMANDS as i64 {
             link.leave(&"user".into(), &"device".into(), connection);
         }
@@ -286,7 +294,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_broken_link_refuses_messages_and_lets_devices_go_on() {
-        let (link, mut task) = LinkTask::new(nowhere(), Arc::default());
+        let (link, mut task) = LinkTask::new(Box::new(nowhere), Arc::default());
         let refusing = async {
             for _ in 0..3 {
                 task.commands.recv().await.unwrap().refuse();
