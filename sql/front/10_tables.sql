@@ -29,7 +29,7 @@ create table livestore.shared_keys (
     rewrite_key text not null
 );
 
-comment on table livestore.shared_keys is 'What all shards have in livestore.instance, for shards that are added: nobody but the owner may read it. One row';
-comment on column livestore.shared_keys.seed is 'What backend ids are derived from: the same store has the same one on every shard';
-comment on column livestore.shared_keys.heads_key is 'What the digests of notifications are made with';
-comment on column livestore.shared_keys.rewrite_key is 'What the digests of rewritten events are made with, which move with a store';
+comment on table livestore.shared_keys is 'The keys that all shards have in livestore.instance, for shards that are added: nobody but the owner may read it. One row';
+comment on column livestore.shared_keys.seed is 'Backend ids are derived from it: the same store has the same one on every shard';
+comment on column livestore.shared_keys.heads_key is 'Key of the digests of notifications';
+comment on column livestore.shared_keys.rewrite_key is 'Key of the digests of rewritten events, which move with a store';

@@ -70,7 +70,7 @@ as $$
 $$;
 
 comment on function livestore.shard_map() is
-'Where each store is, one row: the shards (names, numbers, connections), the number of the shard of each slot, from slot 0, and the stores that are elsewhere with the numbers of their shards. What sidecars read with --shards';
+'Where each store is, one row: the shards (names, numbers, connections), the number of the shard of each slot, from slot 0, and the stores that are elsewhere with the numbers of their shards. Sidecars read it with --shards';
 
 -- PL/Proxy writes where it comes from into the texts of an error, and a DETAIL would be no JSON any more.
 create function livestore._raise_as_on_shard(state text, message text, detail text, hint text)

@@ -6,7 +6,7 @@ create table livestore.shard (
 );
 create unique index shard_is_one_row on livestore.shard ((true));
 
-comment on table livestore.shard is 'If this database is a shard: which one, and which slots it has. At most one row. Written by livestore-sidecar shards. Whoever changes it, or livestore.shard_stores, locks the row for update first: stores are created under a lock for share';
+comment on table livestore.shard is 'If this database is a shard: which one, and which slots it has. At most one row. Written by livestore-sidecar shards. A transaction that changes it, or livestore.shard_stores, locks the row for update first: stores are created under a lock for share';
 comment on column livestore.shard.number is 'Number of the shard, from 0. livestore.stores.id begins with it: shard k has k·2^40 + 1 and those after it';
 comment on column livestore.shard.slot_count is 'Number of slots of all shards: a power of two';
 comment on column livestore.shard.slots is 'The slots whose stores are here';

@@ -84,7 +84,7 @@ impl Add {
             )
             .await?;
         say(&format!(
-            "{name}: shard {number}, without slots. Create the hooks there that the other shards have (livestore.export_hooks() lists them), and move slots to it: livestore-sidecar shards move"
+            "{name}: shard {number}, without slots. Create the hooks there that the other shards have (livestore.export_hooks() lists them). Moving slots to it is not possible yet"
         ))
     }
 }

@@ -93,7 +93,7 @@ pub async fn shards(session: &Session) -> Result<Vec<Known>, ShardsError> {
     rows.iter().map(known).collect()
 }
 
-/// What a front is made with.
+/// The parts of a front.
 pub struct Plan<'a> {
     pub shards: &'a [Known],
     /// The number of the shard of each slot.
@@ -174,7 +174,7 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
     session.run("commit").await
 }
 
-/// What a shard that is added has to be told.
+/// The secrets that a shard is given when it is added.
 pub async fn secrets(session: &Session) -> Result<(Keys, String), ShardsError> {
     let row = session.row("select k.seed, k.heads_key, k.rewrite_key from livestore.shared_keys k", &[]).await?;
     let keys =

@@ -114,9 +114,7 @@ impl Init {
             say(&format!("{pins} stores of the first shard stay there, although their slots are elsewhere"))?;
         }
         if pins > MANY_PINS {
-            say(
-                "Each sidecar reads their list once a second. To shorten it, move them: livestore-sidecar shards move",
-            )?;
+            say("Each sidecar reads their list once a second.")?;
         }
         let shards: Vec<Known> = candidates.iter().map(|candidate| candidate.known.clone()).collect();
         let plan = Plan { shards: &shards, slots, keys: &keys, pins: &exceptions.pins, password: &password, members };
@@ -127,7 +125,7 @@ impl Init {
     }
 }
 
-/// What comes of the checks.
+/// The result of the checks.
 enum Checked {
     /// The front is there, with these shards.
     IsDone,

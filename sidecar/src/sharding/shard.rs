@@ -8,8 +8,8 @@ use super::session::Session;
 /// The role with which the front calls functions of a shard.
 pub const FRONT_ROLE: &str = "livestore_front";
 
-/// The functions that the front calls, which is all that its role may do: it reads no table, and is no member of another role. Who may call
-/// which of them at the front is decided there.
+/// The functions that the front calls, which is all that its role may do: it reads no table, and is no member of another role. The front decides
+/// for itself which of its roles may call which of them.
 const GRANTS: &str = "
     grant usage on schema livestore to livestore_front;
     grant execute on function
@@ -22,7 +22,7 @@ const GRANTS: &str = "
 /// The distance between the first numbers of stores of two shards: a store keeps its number when it moves.
 const NUMBERS: i64 = 1 << 40;
 
-/// What all shards have in common, in `livestore.instance`.
+/// The keys that all shards share, in `livestore.instance`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Keys {
     pub seed: String,

@@ -72,7 +72,7 @@ begin
     if missing is null then
         return;
     end if;
-    -- Whoever takes stores or slots away from this shard waits for those that are being created, and they for it.
+    -- A transaction that takes stores or slots away from this shard waits for those that are being created, and they for it.
     perform from livestore.shard for share;
     if found then
         perform livestore._check_shard(m.store_id) from unnest(missing) m(store_id);

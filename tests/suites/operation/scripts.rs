@@ -71,7 +71,8 @@ fn the_end_of_what_a_failed_check_printed_is_beside_its_name() {
     assert!(!text.contains("never"), "{text}");
     assert!(text.ends_with("\n4 passed, 3 failed\n"), "{text}");
 
-    let (status, text) = run("slow() { sleep 0.3; echo 'it was slow'; return $1; }\nbegin good slow 0\nbegin bad slow 3\n\
+    let (status, text) =
+        run("slow() { sleep 0.3; echo 'it was slow'; return $1; }\nbegin good slow 0\nbegin bad slow 3\n\
          check other echo first\ncheck good await good\ncheck bad await bad\nfinish");
     assert_eq!(status, Some(1), "{text}");
     assert!(text.find("first") < text.find("it was slow"), "{text}");

@@ -204,7 +204,7 @@ async fn rights(setup: &Setup) {
     }
     let readable = "select coalesce(umoptions::text, 'hidden') from pg_user_mappings";
     assert_eq!(all(&setup.at_front("admin").await, readable).await, ["hidden"]);
-    // What the front's role may do on a shard: with its password, which a superuser of the front can read.
+    // The rights of the front's role on a shard: with its password, which a superuser of the front can read.
     let options = all(&setup.at_front("postgres").await, readable).await.remove(0);
     let password = options.split("password=").nth(1).unwrap().trim_end_matches('}').to_owned();
     let url = setup.two.url("livestore_front").replace("livestore_front@", &format!("livestore_front:{password}@"));
@@ -219,7 +219,7 @@ async fn rights(setup: &Setup) {
     }
 }
 
-/// What stands in the way is told before anything is changed.
+/// Obstacles are told before anything is changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_a_shard_is_refused_and_nothing_is_changed() {
     let setup = Setup::new().await;

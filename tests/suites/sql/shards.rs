@@ -48,7 +48,7 @@ async fn shard() -> (Database, Client) {
     (database, client)
 }
 
-/// What a call answers, or the SQLSTATE of its error.
+/// The answer of a call, or the SQLSTATE of its error.
 async fn answer(client: &Client, call: &str, store: &str) -> Result<usize, String> {
     let sql = format!("select * from {}", call.replace("$1", "$1::text"));
     match client.query(&sql, &[&store]).await {
@@ -183,7 +183,7 @@ async fn numbers_of_stores_stay_in_the_range_of_the_shard() {
     assert_eq!(all::<i64>(&client, numbers).await, [1, 2, 3, 4]);
 }
 
-/// Whoever takes a slot away locks the row first: a push then waits, creates its store elsewhere, and loses nothing.
+/// A transaction that takes a slot away locks the row first: a push then waits, creates its store elsewhere, and loses nothing.
 #[tokio::test]
 async fn no_store_is_created_while_a_shard_gives_it_away() {
     let (database, client) = shard().await;
@@ -234,7 +234,7 @@ async fn portable_release() -> (Database, Client) {
     (database, client)
 }
 
-/// What the schema has, a line for each fact.
+/// The contents of the schema, a line for each fact.
 async fn made_of(client: &Client) -> Vec<String> {
     all(
         client,

@@ -136,7 +136,7 @@ pub async fn run(
 ) {
     let Shards::Several(front) = &*shards else { return };
     let mut running = Running { settings, common, elsewhere, tasks: Vec::new() };
-    // What was said last, to say it once.
+    // The last warning, to give it once.
     let mut said = None;
     loop {
         let begun = front.begun.fetch_add(1, Ordering::SeqCst) + 1;

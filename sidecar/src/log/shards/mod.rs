@@ -111,7 +111,7 @@ impl Shards {
     pub fn gauges(&self) -> Vec<ShardGauges> {
         match self {
             Self::One(shard) => vec![shard.gauges()],
-            // What has no name stands for them until they are known.
+            // The one without a name stands for them until they are known.
             Self::Several(front) => {
                 front.known().shards.iter().filter(|shard| shard.name().is_some()).map(|shard| shard.gauges()).collect()
             }

@@ -1,4 +1,4 @@
-//! What belongs to one database with stores: the only one, or a shard.
+//! Everything that belongs to one database with stores: the only one, or a shard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// The last answer of the database to whether it is ready. Nobody has to prove who asks, so all who ask at once share one check.
 type Checked = tokio::sync::Mutex<Option<(Instant, Result<(), Arc<DatabaseError>>)>>;
 
-/// What all shards have in common.
+/// The parts that all shards share.
 #[derive(Clone)]
 pub struct Common {
     pub settings: LogSettings,
