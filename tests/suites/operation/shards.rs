@@ -1,7 +1,8 @@
 //! `livestore-sidecar shards`: a front by PL/Proxy before two databases.
 
+use livestore_tests::client::Node;
 use livestore_tests::cluster::{Cluster, Database};
-use livestore_tests::events::{chain, event};
+use livestore_tests::events::{chain, event, numbers};
 use livestore_tests::sidecar::Start;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -84,6 +85,38 @@ async fn stores_of(client: &Client, shard: i32) -> Vec<String> {
 }
 
 const STORES: &str = "select store_id from livestore.stores order by store_id collate \"C\"";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_every_dialect_sync_through_a_sidecar_at_the_front() {
+    let setup = Setup::new().await;
+    let (one, two) = (setup.one.admin().await, setup.two.admin().await);
+    let (code, text) = run(&setup.init());
+    assert_eq!(code, 0, "{text}");
+    let sidecar = Start::new(setup.cluster.url("sidecar", &setup.front)).arguments(&["--shards"]).ready().await;
+    let front = setup.at_front("sidecar").await;
+    let (node, old) = (Node::sync_backend(), Node::sync_backend_0_3());
+    let (here, there) = (stores_of(&one, 0).await, stores_of(&one, 1).await);
+    for (n, dialect) in ["cf-ws", "cf-http", "cf-0.3", "electric", "s2"].into_iter().enumerate() {
+        let node = if dialect == "cf-0.3" { &old } else { &node };
+        for store in [&here[n], &there[n]] {
+            let (writer, reader) =
+                (node.open(dialect, &sidecar.url(), store).await, node.open(dialect, &sidecar.url(), store).await);
+            writer.push(chain(0, 2)).await.unwrap_or_else(|error| panic!("{dialect} {store}: {error}"));
+            let mut live = reader.live(None).await;
+            assert_eq!(numbers(&live.events(2).await), [1, 2], "{dialect} {store}");
+            let committed: i64 =
+                front.query_one("select livestore.commit($1, 'e')", &[store]).await.expect("a commit").get(0);
+            assert_eq!((committed, numbers(&live.events(1).await)), (3, vec![3]), "{dialect} {store}");
+        }
+    }
+    for (shard, stores) in [(&one, &here), (&two, &there)] {
+        let mut expected = stores[..5].to_vec();
+        expected.sort();
+        assert_eq!(all(shard, STORES).await, expected);
+    }
+    drop(sidecar);
+    setup.stop();
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_front_goes_to_the_shard_of_each_store() {
