@@ -25,6 +25,29 @@ grant usage, create on schema livestore to livestore_owner;
 grant usage on foreign server livestore_shards to livestore_owner;
 
 revoke all on all functions in schema livestore from public;
+
+-- Nor does anybody get what default privileges give: all of this is new, so nobody else has rights yet.
+do $$
+declare
+    object record;
+begin
+    for object in
+        with made as (
+            select 'function' as kind, p.oid::regprocedure::text as name, p.proacl as acl, p.proowner as owner
+            from pg_proc p where p.pronamespace = 'livestore'::regnamespace
+            union all
+            select 'table', c.oid::regclass::text, c.relacl, c.relowner
+            from pg_class c where c.relnamespace = 'livestore'::regnamespace and c.relkind = 'r'
+        )
+        select distinct m.kind, m.name, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
+        from made m, aclexplode(m.acl) a
+        where a.grantee <> m.owner
+    loop
+        execute format('revoke all on %s %s from %s', object.kind, object.name, object.grantee);
+    end loop;
+end
+$$;
+
 grant usage on schema livestore to livestore_reader;
 grant execute on function livestore.shard_map(), livestore.slot(text, integer), livestore.slot_count(), livestore.pull(text, bigint, integer),
     livestore.events(text), livestore.head(text), livestore.backend_id(text) to livestore_reader;

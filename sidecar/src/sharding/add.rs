@@ -60,6 +60,10 @@ impl Add {
             None if found.has_stores => problems.push(shard::has_stores(database)),
             _ => {}
         }
+        let mark: String = front.value(&shard::mark("select k.seed from livestore.shared_keys k"), &[]).await?;
+        if found.front_role.as_ref().is_some_and(|other| *other != mark) {
+            problems.push(shard::has_another_role(database));
+        }
         if found.version != version {
             problems.push(format!(
                 "{database} has livestore_sync {}, and the other shards have {version}: run livestore-sidecar upgrade",

@@ -148,15 +148,10 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
     session.run(&server).await?;
     // The functions of the front run as livestore_owner, which nobody is: its user mapping can be read by superusers alone. The role that it
     // names may call functions of the shards, and has no other rights.
-    let mapping: String = session
-        .value(
-            "select format(
-                 'create user mapping for livestore_owner server livestore_shards options (user %L, password %L)', $1::text, $2::text
-             )",
-            &[&FRONT_ROLE, &plan.password],
-        )
-        .await?;
-    session.run(&mapping).await?;
+    let mapping = format!(
+        "create user mapping for livestore_owner server livestore_shards options (user '{FRONT_ROLE}', password %L)"
+    );
+    session.run_with_secret(&mapping, plan.password).await?;
     for script in SCRIPTS {
         session.run(&script.replace("@slots@", &plan.slots.len().to_string())).await?;
     }

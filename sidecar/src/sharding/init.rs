@@ -179,6 +179,11 @@ async fn check(front: &Session, candidates: &[Candidate]) -> Result<Checked, Sha
     let Some(((first, first_state), others)) = states.split_first() else {
         return Ok(Checked::Problems(problems));
     };
+    for (candidate, state) in &states {
+        if state.front_role.as_ref().is_some_and(|mark| *mark != first_state.mark) {
+            problems.push(shard::has_another_role(&candidate.session.database));
+        }
+    }
     let first_name = &first.session.database;
     for (candidate, state) in others {
         let database = &candidate.session.database;

@@ -38,6 +38,27 @@ impl Session {
         self.client.batch_execute(sql).await.map_err(|error| self.error(error))
     }
 
+    /// Runs a statement, in a transaction, in which `%L` stands for a secret. The secret goes as a parameter, and an error does not quote it:
+    /// the text of a statement is in the log of Postgres, in its statistics, and in the list of what is running.
+    pub async fn run_with_secret(&self, statement: &str, secret: &str) -> Result<(), ShardsError> {
+        self.rows("select set_config('livestore.secret', $1, true)", &[&secret]).await?;
+        let block: String = self
+            .value(
+                "select format(
+                     'do $livestore$ begin
+                         execute format(%L, current_setting(''livestore.secret''));
+                     exception when others then
+                         raise exception using errcode = sqlstate, message = sqlerrm;
+                     end $livestore$',
+                     $1::text
+                 )",
+                &[&statement],
+            )
+            .await?;
+        self.run(&block).await?;
+        self.run("set local livestore.secret = ''").await
+    }
+
     pub async fn row(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, ShardsError> {
         self.client.query_one(sql, parameters).await.map_err(|error| self.error(error))
     }

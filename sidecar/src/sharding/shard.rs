@@ -8,6 +8,18 @@ use super::session::Session;
 /// The role with which the front calls functions of a shard.
 pub const FRONT_ROLE: &str = "livestore_front";
 
+/// The comment on that role, by which a front knows its own: a server has one role of this name, with one password. It is made of the seed,
+/// which nobody else can read: `seed` is a query for it.
+pub fn mark(seed: &str) -> String {
+    format!(
+        "select 'Of the front of the shards with the key ' || left(encode(sha256(convert_to('front ' || k.seed, 'UTF8')), 'hex'), 16)
+         from ({seed}) k"
+    )
+}
+
+/// The query for the seed of a shard.
+const SEED: &str = "select i.seed from livestore.instance i order by i.created_at limit 1";
+
 /// The functions that the front calls, which is all that its role may do: it reads no table, and is no member of another role. The front decides
 /// for itself which of its roles may call which of them.
 const GRANTS: &str = "
@@ -58,6 +70,10 @@ pub struct State {
     pub members: BTreeSet<(String, String)>,
     /// Statements that create what was added to the event logs.
     pub hooks: Vec<String>,
+    /// The mark that the role of the front would have if this were the first shard.
+    pub mark: String,
+    /// The comment on that role, if the server has such a role.
+    pub front_role: Option<String>,
 }
 
 /// Roles that may log in, and the groups that they are in.
@@ -124,7 +140,12 @@ impl State {
             members.insert((session.read(&row, 0)?, session.read(&row, 1)?));
         }
         let hooks = session.rows("select h from livestore.export_hooks() h", &[]).await?;
+        let front_role =
+            "select coalesce(shobj_description(r.oid, 'pg_authid'), '') from pg_roles r where r.rolname = $1";
+        let front_role = session.rows(front_role, &[&FRONT_ROLE]).await?;
         Ok(Ok(Self {
+            mark: session.value(&mark(SEED), &[]).await?,
+            front_role: front_role.first().map(|row| session.read(row, 0)).transpose()?,
             version: session.value("select livestore.version()", &[]).await?,
             identity: session.read(&row, 2)?,
             place,
@@ -165,15 +186,13 @@ pub async fn make(
             (keys.clone(), Exceptions::default())
         }
     };
-    let role: String = session
-        .value(
-            "select format(
-                 case when to_regrole($1) is null then 'create role %I login password %L' else 'alter role %I password %L' end, $1, $2::text
-             )",
-            &[&FRONT_ROLE, &password],
-        )
-        .await?;
-    session.run(&role).await?;
+    let is_there: bool = session.value("select to_regrole($1) is not null", &[&FRONT_ROLE]).await?;
+    let role = if is_there { format!("alter role {FRONT_ROLE}") } else { format!("create role {FRONT_ROLE} login") };
+    session.run_with_secret(&format!("{role} password %L"), password).await?;
+    let mark: String = session.value(&mark(SEED), &[]).await?;
+    let comment: String =
+        session.value("select format('comment on role %I is %L', $1::text, $2::text)", &[&FRONT_ROLE, &mark]).await?;
+    session.run(&comment).await?;
     let connect: String = session
         .value("select format('grant connect on database %I to %I', current_database(), $1::text)", &[&FRONT_ROLE])
         .await?;
@@ -235,6 +254,13 @@ async fn further(session: &Session, place: &Place, keys: &Keys, exceptions: &Exc
         .await?;
     let first_number = i64::from(place.number) * NUMBERS + 1;
     session.run(&format!("alter table livestore.stores alter column id restart with {first_number}")).await
+}
+
+/// Why a server with another role of this name cannot have a shard.
+pub fn has_another_role(database: &str) -> String {
+    format!(
+        "{database}: its server has a role {FRONT_ROLE} already, of another front or of somebody else. A server has shards of one front only"
+    )
 }
 
 /// Why a database cannot be a further shard.

@@ -29,6 +29,10 @@ impl Setup {
             Self { cluster, one: cluster.database().await, two: cluster.database().await, front: "front".into() };
         let postgres = cluster.connect("postgres", "postgres").await;
         batch(&postgres, "create database front template template0").await;
+        batch(&postgres, "alter system set log_statement = 'ddl'").await;
+        // Not for what is ours.
+        let given = "alter default privileges grant execute on functions to reader; alter default privileges grant select on tables to reader";
+        batch(&setup.at_front("postgres").await, given).await;
         setup.let_the_front_in("scram-sha-256").await;
         setup
     }
@@ -229,7 +233,8 @@ async fn rights(setup: &Setup) {
         ("stranger", "select livestore.head('s')"),
         ("reader", "select livestore.commit('s', 'e')"),
         ("sidecar", "select livestore.reset_store('store 1')"),
-        ("sidecar", "select * from livestore.shared_keys"),
+        ("reader", "select * from livestore.shared_keys"),
+        ("reader", "select livestore.drop_store('store 1')"),
         ("sidecar", "select livestore._push('s', '[]', null)"),
         ("admin", "create user mapping for admin server livestore_shards"),
     ] {
@@ -240,6 +245,8 @@ async fn rights(setup: &Setup) {
     // The rights of the front's role on a shard: with its password, which a superuser of the front can read.
     let options = all(&setup.at_front("postgres").await, readable).await.remove(0);
     let password = options.split("password=").nth(1).unwrap().trim_end_matches('}').to_owned();
+    let log = std::fs::read_to_string(setup.cluster.folder().join("log")).unwrap();
+    assert!(log.contains("create server livestore_shards") && !log.contains(&password), "{log}");
     let url = setup.two.url("livestore_front").replace("livestore_front@", &format!("livestore_front:{password}@"));
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -264,6 +271,12 @@ async fn what_cannot_be_a_shard_is_refused_and_nothing_is_changed() {
             assert!(text.contains(part), "{part}: {text}");
         }
     };
+    batch(&two, "create role livestore_front login").await;
+    refused(
+        &setup.init(),
+        &["the shard two: its server has a role livestore_front already", "the shard one: its server"],
+    );
+    batch(&two, "drop role livestore_front").await;
     batch(&two, "select livestore.create_store('s')").await;
     batch(&two, "create role only_here login").await;
     refused(&setup.init(), &["the shard two has stores"]);

@@ -106,8 +106,15 @@ impl Subscription {
                 state => matches!(state, TailState::Elsewhere),
             };
             if is_elsewhere {
+                let until = self.until;
                 // Boxed: it is rare.
-                Box::pin(self.go_over()).await?;
+                let going_over = Box::pin(self.go_over());
+                tokio::select! {
+                    biased;
+                    gone_over = going_over => gone_over?,
+                    () = passed(until) => {}
+                }
+                continue;
             }
             let news = self.tail.after(self.last, self.pace);
             let held_until = match news {

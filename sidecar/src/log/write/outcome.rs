@@ -110,10 +110,7 @@ fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     match code {
         Some(code) if *code == SqlState::RAISE_EXCEPTION => PushError::Rejected(Denied::new(Reason::Hook, message)),
         Some(code) if Retry::after(code).may_pass() => PushError::Unavailable,
-        Some(code) => {
-            let text = format!("the database rejected the batch (SQLSTATE {})", code.code());
-            PushError::Rejected(Denied::new(Reason::Database, text))
-        }
+        Some(code) => refused_by_database(code),
         // A retry would not help. Whether the batch is in the log is not known: it may be repeated.
         None => {
             let text = "the server cannot read the answer of its database: ask its operator";
@@ -122,21 +119,29 @@ fn rejected(code: Option<&SqlState>, message: &str) -> PushError {
     }
 }
 
+fn refused_by_database(code: &SqlState) -> PushError {
+    let text = format!("the database rejected the batch (SQLSTATE {})", code.code());
+    PushError::Rejected(Denied::new(Reason::Database, text))
+}
+
 fn lacks_something(code: &SqlState) -> bool {
     Retry::after(code) == Retry::WhenMended
 }
 
+/// The error of a whole transaction. LS005 is then of something that the application does at its end, in a deferred trigger for example.
 impl From<&tokio_postgres::Error> for PushError {
     fn from(error: &tokio_postgres::Error) -> Self {
+        if let Some(code) = error.code().filter(|code| is_elsewhere(code)) {
+            return refused_by_database(code);
+        }
         rejected(error.code(), error.as_db_error().map_or("", |error| error.message()))
     }
 }
 
 impl From<&tokio_postgres::Error> for Failed {
     fn from(error: &tokio_postgres::Error) -> Self {
-        let (lacks_something, is_elsewhere) =
-            (error.code().is_some_and(lacks_something), error.code().is_some_and(is_elsewhere));
-        Self { error: error.into(), lacks_something, is_elsewhere }
+        let lacks_something = error.code().is_some_and(lacks_something);
+        Self { error: error.into(), lacks_something, is_elsewhere: false }
     }
 }
 

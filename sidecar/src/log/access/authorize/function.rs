@@ -11,7 +11,7 @@ use super::{Action, denied};
 use crate::log::context::Context;
 use crate::log::error::Denied;
 use crate::log::store_id::StoreId;
-use crate::postgres::{Database, DatabaseError, Pooled, Retry};
+use crate::postgres::{Database, DatabaseError, Pooled, Retry, is_elsewhere};
 
 /// Asks `--authorize-function` in Postgres.
 pub struct Function {
@@ -103,7 +103,8 @@ impl Function {
                     *self.call.lock() = None;
                     Err(self.problem(&format!("{}{}", raised.message(), hint(raised.code()))))
                 }
-                Some(raised) if !Retry::after(raised.code()).may_pass() => {
+                // LS005 is about a store that the function asks for.
+                Some(raised) if is_elsewhere(raised.code()) || !Retry::after(raised.code()).may_pass() => {
                     let sqlstate = raised.code().code();
                     warn!(function = self.function, sqlstate, "the authorize function failed");
                     Ok(Err(denied(format!("the server could not tell whether this is allowed (SQLSTATE {sqlstate})"))))
