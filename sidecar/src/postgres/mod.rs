@@ -27,7 +27,7 @@ pub use self::database::{Database, Notifications, PoolClient};
 pub use self::demand::{Demand, Hold};
 pub use self::pool::Pooled;
 pub use self::retry::{Retry, Unreadable, retry_naming, retry_until_available};
-pub use self::servers::{Address, Connected, Server, connect_once, connect_once_to_read, told};
+pub use self::servers::{Address, Connected, Server, connect_once, connect_once_to_read, elsewhere, told};
 pub use self::session::{ANSWER_TIMEOUT, LIMIT_STATEMENTS, renew as renew_session};
 pub use self::settings::{DatabaseSettings, address};
 pub use self::standbys::Unfit;

@@ -61,28 +61,10 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// The database of a shard, as the role of the front's URL.
-pub fn of_shard(front: &Config, connection: &str) -> Result<Config, tokio_postgres::Error> {
-    let place: Config = connection.parse()?;
-    let mut config = Config::new();
-    place.get_hosts().iter().for_each(|place| {
-        config.host(host(place));
-    });
-    place.get_ports().iter().for_each(|port| {
-        config.port(*port);
-    });
-    place.get_dbname().map(|name| config.dbname(name));
-    config.target_session_attrs(place.get_target_session_attrs());
-    front.get_user().map(|user| config.user(user));
-    front.get_password().map(|password| config.password(password));
-    front.get_options().map(|options| config.options(options));
-    config.ssl_mode(front.get_ssl_mode()).channel_binding(front.get_channel_binding());
-    Ok(config)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::postgres::elsewhere;
 
     #[test]
     fn a_shard_is_named_by_host_port_and_database() {
@@ -97,7 +79,7 @@ mod tests {
             let text = keywords(&config).unwrap();
             assert_eq!(text, expected, "{url}");
             let front: Config = "postgres://sidecar:pw@front/front?sslmode=require".parse().unwrap();
-            let shard = of_shard(&front, &text).unwrap();
+            let shard = elsewhere(&front, &text).unwrap();
             assert_eq!((shard.get_hosts(), shard.get_dbname()), (config.get_hosts(), config.get_dbname()), "{url}");
             assert_eq!((shard.get_user(), shard.get_password()), (Some("sidecar"), Some(&b"pw"[..])), "{url}");
             assert_eq!(shard.get_ssl_mode(), SslMode::Require, "{url}");

@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::ShardsError;
-use super::connection::of_shard;
 use super::session::Session;
 use super::shard::{FRONT_ROLE, Keys, MEMBERS};
-use crate::postgres::{Address, address};
+use crate::postgres::{Address, address, elsewhere};
 
 /// Everything that the front is made of, without its shards.
 const SCRIPTS: [&str; 5] = [
@@ -190,7 +189,7 @@ pub async fn secrets(session: &Session) -> Result<(Keys, String), ShardsError> {
 /// The address of a shard, for the role of the front's URL.
 pub fn shard_address(url: &str, root_certificate: Option<&Path>, connection: &str) -> Result<Address, ShardsError> {
     let front = address("--database-url", url, root_certificate)?;
-    let config = of_shard(&front.config, connection).map_err(|error| {
+    let config = elsewhere(&front.config, connection).map_err(|error| {
         ShardsError::Refused(vec![format!("the connection {connection:?} of a shard cannot be read: {error}")])
     })?;
     Ok(Address { config, ..front })
