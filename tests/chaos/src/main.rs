@@ -1,4 +1,4 @@
-//! `make chaos`: clients of every dialect on several sidecars and one Postgres or a pair, faults from a seed, and a checker that decides
+//! `make chaos`: clients of every dialect on several sidecars and one Postgres or a pair, or two shards, faults from a seed, and a checker that decides
 //! whether what the clients saw can be.
 
 mod checker;
@@ -47,6 +47,10 @@ struct Arguments {
     /// Postgres is a primary with a synchronous standby, and fails over.
     #[arg(long)]
     standby: bool,
+    /// So many databases with stores, to which stores are moved while clients write, behind a front: 1 or 2. Faults other than moves are
+    /// those of the first.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    shards: u8,
     /// The seconds that clients may take to be back after the last fault. A WebSocket client whose connection was lost for good notices it
     /// after up to 20 s (its second ping). Then it pauses, for up to 36 s if it has lost many before. The sidecar closes the new
     /// connection, on which it does not pull again, after 15 s, and it pauses once more.
@@ -64,12 +68,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let seed = arguments.seed.unwrap_or_else(|| u64::from(rand_seed()));
     let standby = if arguments.standby { " STANDBY=1" } else { "" };
+    let shards = if arguments.shards > 1 { " SHARDS=2" } else { "" };
     let flavour = match Flavour::of_tests() {
         Flavour::Native => "",
         Flavour::Portable => " FLAVOUR=portable",
     };
     println!(
-        "seed {seed}, {} s; the same faults again: make chaos SECONDS={0} SEED={seed}{standby}{flavour}",
+        "seed {seed}, {} s; the same faults again: make chaos SECONDS={0} SEED={seed}{standby}{shards}{flavour}",
         arguments.seconds
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -83,7 +88,9 @@ fn rand_seed() -> u32 {
 }
 
 async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
-    let extent = Extent { sidecars: SIDECARS, stores: CONTENDED, has_standby: arguments.standby };
+    let has_shards = arguments.shards > 1;
+    let all = CONTENDED + QUIET + Reactions::stores().count();
+    let extent = Extent { sidecars: SIDECARS, contended: CONTENDED, all, has_standby: arguments.standby, has_shards };
     let plan = schedule(seed, arguments.seconds * 1000, extent);
     if arguments.plan {
         for planned in &plan {
@@ -93,12 +100,13 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     }
     let patience = Duration::from_secs(arguments.patience);
     let recorder = Recorder::start();
-    let system = Arc::new(System::start(SIDECARS, arguments.standby).await);
+    let system = Arc::new(System::start(SIDECARS, arguments.standby, has_shards).await);
     let stores = Arc::new(Stores::new(CONTENDED, QUIET, Reactions::stores(), recorder.clone()));
     let reactions = Reactions::start(&system, &recorder, seed).await;
     let fleet = Fleet::start(&system, &stores, &recorder, seed);
     let looked_at = stores.all().map(|store| store.name.clone()).collect();
-    let onlookers = Onlookers::start(&system, &recorder, seed, looked_at);
+    // The inspector is off with shards.
+    let onlookers = (!has_shards).then(|| Onlookers::start(&system, &recorder, seed, looked_at));
     eprintln!("{SIDECARS} sidecars, {} clients, {} stores, {} faults", fleet.len(), CONTENDED + QUIET, plan.len());
 
     let injector = Arc::new(Injector::new(Arc::clone(&system), Arc::clone(&stores)));
@@ -116,13 +124,17 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         None => eprintln!("not everybody is back after {} s", patience.as_secs()),
     }
     fleet.end(&recorder).await;
-    let unexpected = onlookers.finish().await;
+    let unexpected = match onlookers {
+        Some(onlookers) => onlookers.finish().await,
+        None => Vec::new(),
+    };
     reactions.finish(&recorder, patience * 2).await;
     stores.record_logs(&system).await;
 
     let histories = recorder.finish();
     let unexpected = unexpected.into_iter().map(Violation::of_inspector);
-    let violations: Vec<_> = histories.iter().flat_map(checker::check).chain(unexpected).collect();
+    let unfinished = injector.unfinished().into_iter().map(|(store, what)| Violation::of_move(store, what));
+    let violations: Vec<_> = histories.iter().flat_map(checker::check).chain(unexpected).chain(unfinished).collect();
     if !violations.is_empty() {
         let folder = arguments.out.join(format!("seed-{seed}"));
         report::leave(&folder, &plan, &histories, &violations, &system).await.expect("a folder for what was found");
@@ -134,7 +146,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     for place in &system.places {
         place.kill().await;
     }
-    for cluster in system.postgres.clusters() {
+    for cluster in system.clusters() {
         cluster.try_pg_ctl(&["stop", "-m", "immediate"]);
     }
     if violations.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

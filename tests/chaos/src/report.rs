@@ -70,8 +70,11 @@ pub async fn leave(
     for place in &system.places {
         fs::write(folder.join(format!("sidecar-{}.log", place.number)), place.log().await)?;
     }
-    for (number, cluster) in system.postgres.clusters().enumerate() {
+    for (number, cluster) in system.clusters().enumerate() {
         fs::copy(cluster.folder().join("log"), folder.join(format!("postgres-{number}.log")))?;
+    }
+    if let Some(shards) = &system.shards {
+        fs::write(folder.join("moves.log"), shards.log().await)?;
     }
     for (number, log) in system.postgres.pooler_logs().await.iter().enumerate() {
         fs::copy(log, folder.join(format!("pooler-{number}.log")))?;

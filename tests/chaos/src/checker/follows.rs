@@ -1,10 +1,10 @@
 //! Followers of the commit log and of subscriptions: each has every event of the log that lives, in its order, and those that promise it
-//! have no event twice.
+//! have no event twice. Each shard has an order of its own, and all of them together have every event.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{Findings, Places, Rule};
-use crate::history::{Follow, History};
+use crate::history::{EventId, Follow, History};
 
 pub(super) fn check(history: &History, places: &Places, findings: &mut Findings) {
     for follow in &history.follows {
@@ -18,19 +18,28 @@ pub(super) fn check(history: &History, places: &Places, findings: &mut Findings)
     }
 }
 
+/// What came last of a database: its position, and its place in the logs.
+#[derive(Default)]
+struct Last {
+    position: Option<i64>,
+    event: (usize, i64),
+}
+
 /// The events that it has had.
-fn check_order(follow: &Follow, places: &Places, findings: &mut Findings) -> HashSet<crate::history::EventId> {
-    let (mut seen, mut last, mut last_position) = (HashSet::new(), (0, 0), None);
+fn check_order(follow: &Follow, places: &Places, findings: &mut Findings) -> HashSet<EventId> {
+    let mut seen: HashMap<EventId, usize> = HashMap::new();
+    let mut lasts: HashMap<usize, Last> = HashMap::new();
     for followed in &follow.events {
         let (by, seq_num) = (&follow.by, followed.placed.seq_num);
-        if followed.position.is_some() && followed.position <= last_position {
+        let last = lasts.entry(followed.database).or_default();
+        if followed.position.is_some() && followed.position <= last.position {
             findings.add(
                 Rule::Disorder,
-                format!("{by} has read position {:?} after {last_position:?}", followed.position),
+                format!("{by} has read position {:?} after {:?}", followed.position, last.position),
                 &[followed],
             );
         }
-        last_position = followed.position;
+        last.position = followed.position;
         match places.get(&followed.placed.event) {
             None => {
                 findings.add(Rule::Phantom, format!("{by} has had an event {seq_num} that is in no log"), &[followed])
@@ -43,18 +52,20 @@ fn check_order(follow: &Follow, places: &Places, findings: &mut Findings) -> Has
                 );
             }
             Some(place) => {
-                if !seen.insert(followed.placed.event) {
-                    if !follow.may_repeat {
+                if let Some(database) = seen.insert(followed.placed.event, followed.database) {
+                    // One shard has written it, and no other delivers it.
+                    if !follow.may_repeat || database != followed.database {
                         findings.add(Rule::Doubled, format!("{by} has had event {seq_num} twice"), &[followed]);
                     }
                     continue;
                 }
-                if (place.epoch, seq_num) <= last {
-                    findings.add(Rule::Disorder, format!("{by} has had event {seq_num} after {}", last.1), &[followed]);
+                if (place.epoch, seq_num) <= last.event {
+                    let what = format!("{by} has had event {seq_num} after {}", last.event.1);
+                    findings.add(Rule::Disorder, what, &[followed]);
                 }
-                last = (place.epoch, seq_num);
+                last.event = (place.epoch, seq_num);
             }
         }
     }
-    seen
+    seen.into_keys().collect()
 }

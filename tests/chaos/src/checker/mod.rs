@@ -52,7 +52,7 @@ pub enum Rule {
     Unerased,
     /// The inspector answered with something else than a page, or that the database is away.
     Inspector,
-    /// A client did not come back after the last fault.
+    /// A client did not come back after the last fault, or a store did not get to the shard that it was moved to.
     Stuck,
 }
 
@@ -69,6 +69,11 @@ impl Violation {
     /// The inspector gave an answer that it should not have given.
     pub fn of_inspector(answer: String) -> Self {
         Self { rule: Rule::Inspector, store: "the inspector".into(), what: answer, extract: Vec::new() }
+    }
+
+    /// A move was repeated again and again, and has not ended.
+    pub fn of_move(store: String, what: String) -> Self {
+        Self { rule: Rule::Stuck, store, what, extract: Vec::new() }
     }
 }
 

@@ -79,7 +79,7 @@ fn good(count: u32) -> History {
 
 fn follow(may_repeat: bool, events: impl IntoIterator<Item = u32>) -> Follow {
     let position = |n: usize| if may_repeat { None } else { Some(n as i64 + 7) };
-    let followed = |(n, event)| Followed { position: position(n), placed: placed(event) };
+    let followed = |(n, event)| Followed { database: 0, position: position(n), placed: placed(event) };
     Follow { by: "it".into(), may_repeat, events: events.into_iter().enumerate().map(followed).collect() }
 }
 
@@ -308,7 +308,11 @@ fn reset() -> History {
     history.streams.push(stream(0, (11..=15).map(renewed).collect()));
     history.streams[0].is_told_of_reset = true;
     // The last events of the first log were gone before they were followed.
-    let followed = up_to(3).into_iter().chain((11..=15).map(renewed)).map(|placed| Followed { position: None, placed });
+    let followed = up_to(3).into_iter().chain((11..=15).map(renewed)).map(|placed| Followed {
+        database: 0,
+        position: None,
+        placed,
+    });
     history.follows = vec![Follow { by: "it".into(), may_repeat: false, events: followed.collect() }];
     history.reads.push(read(1155, 1160, vec![renewed(11)]));
     history
@@ -411,4 +415,25 @@ fn a_follower_that_misses_doubles_or_reorders_is_rejected() {
     let late = changed(|history| history.follows[0].events[3].position = Some(2));
     assert_eq!(late, [Rule::Disorder], "a position that came late");
     assert_eq!(changed(|history| history.follows[0].events[3].placed.seq_num = 9), [Rule::Disagreement, Rule::Missed]);
+}
+
+#[test]
+fn followers_of_two_shards_have_each_event_on_one_of_them_in_its_order() {
+    // Pairs of a database and an event.
+    let followed = |may_repeat, events: &[(usize, u32)]| {
+        let mut follow = follow(may_repeat, events.iter().map(|(_, event)| *event));
+        for (followed, (database, _)) in follow.events.iter_mut().zip(events) {
+            followed.database = *database;
+        }
+        changed(|history| history.follows = vec![follow])
+    };
+    for may_repeat in [false, true] {
+        assert_eq!(followed(may_repeat, &[(0, 1), (0, 2), (1, 3), (1, 4), (0, 5)]), []);
+        // Nobody knows which of two shards was read first.
+        assert_eq!(followed(may_repeat, &[(1, 3), (0, 1), (1, 4), (0, 2), (0, 5)]), []);
+        assert_eq!(followed(may_repeat, &[(1, 4), (0, 1), (1, 3), (0, 2), (0, 5)]), [Rule::Disorder]);
+        assert_eq!(followed(may_repeat, &[(0, 1), (0, 2), (1, 2), (1, 3), (1, 4), (0, 5)]), [Rule::Doubled]);
+        assert_eq!(followed(may_repeat, &[(0, 1), (0, 2), (1, 4), (0, 5)]), [Rule::Missed]);
+    }
+    assert_eq!(followed(true, &[(0, 1), (0, 2), (1, 3), (1, 3), (1, 4), (0, 1), (0, 5)]), []);
 }

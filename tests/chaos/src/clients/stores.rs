@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 
 use crate::history::{Entry, Epoch, EventId, Recorder};
 use crate::system::System;
@@ -60,6 +60,11 @@ impl Stores {
         self.contended.iter().chain(&self.quiet)
     }
 
+    /// Those of clients, and the others.
+    pub fn everything(&self) -> impl Iterator<Item = &Arc<Store>> {
+        self.all().chain(&self.others)
+    }
+
     /// Resets a contended store, and keeps its log as it was in that moment.
     pub async fn reset(&self, system: &System, store: usize) {
         let store = &self.contended[store];
@@ -72,7 +77,7 @@ impl Stores {
         let asked = self.recorder.now();
         let mut seen = None;
         loop {
-            let mut admin = system.connect().await;
+            let mut admin = system.connect_for(&store.name).await;
             match reset(&mut admin, &store.name, &mut seen).await {
                 Ok(log) => {
                     // Of a store that nobody has pushed to there is nothing to reset.
@@ -92,8 +97,8 @@ impl Stores {
     pub async fn erase(&self, system: &System, store: usize, is_calm: bool) {
         let store = &self.contended[store];
         loop {
-            let admin = system.connect().await;
-            match timeout(Duration::from_secs(10), erase(&admin, &store.name)).await {
+            let mut admin = system.connect_for(&store.name).await;
+            match timeout(Duration::from_secs(10), erase(&mut admin, &store.name)).await {
                 Ok(Ok(events)) => return self.recorder.erased(&store.name, events, is_calm),
                 // Postgres would refuse it for ever.
                 Ok(Err(error)) if error.code().is_some_and(|code| code.code().starts_with("42")) => panic!("{error:?}"),
@@ -104,20 +109,29 @@ impl Stores {
 
     /// Takes down the logs that live at the end of the run.
     pub async fn record_logs(&self, system: &System) {
-        let admin = system.connect().await;
-        for store in self.all().chain(&self.others) {
-            let log = log(&admin, &store.name).await.expect("the log of a store");
+        for store in self.everything() {
+            // The one that has the store, and then the others, where nothing of it may be left.
+            let here = system.database_of(&store.name).await;
+            let mut entries = Vec::new();
+            for number in std::iter::once(here).chain(system.databases().filter(|number| *number != here)) {
+                let admin = system.connect(number).await;
+                entries.extend(log(&admin, &store.name).await.expect("the log of a store"));
+            }
             let start = self.recorder.epoch_start(&store.name);
-            self.recorder.epoch(&store.name, Epoch { start, reset: None, log });
+            self.recorder.epoch(&store.name, Epoch { start, reset: None, log: entries });
             self.recorder.followed_by(&store.name, &["follower 0", "follower 1", "handler", "webhook", "workers"]);
         }
     }
 
     /// The number of the last event of each store, in their order.
     pub async fn heads(&self, system: &System) -> Vec<i64> {
-        let admin = system.connect().await;
+        let mut admins = Vec::new();
+        for number in system.databases() {
+            admins.push(system.connect(number).await);
+        }
         let mut heads = Vec::new();
         for store in self.all() {
+            let admin = &admins[system.database_of(&store.name).await];
             let head = admin.query_one("select coalesce(livestore.head($1), 0)", &[&store.name]).await;
             heads.push(head.map_or(0, |row| row.get(0)));
         }
@@ -134,7 +148,10 @@ async fn reset(
 ) -> Result<Option<Vec<Entry>>, tokio_postgres::Error> {
     let transaction = admin.transaction().await?;
     let id = "select backend_id from livestore.stores where store_id = $1 for update";
-    let Some(row) = transaction.query_opt(id, &[&store]).await? else { return Ok(None) };
+    let Some(row) = transaction.query_opt(id, &[&store]).await? else {
+        check_shard(&transaction, store).await?;
+        return Ok(None);
+    };
     let id: String = row.get(0);
     if let Some((_, log)) = seen.take_if(|(before, _)| *before != id) {
         return Ok(Some(log));
@@ -146,8 +163,13 @@ async fn reset(
     Ok(Some(log))
 }
 
+/// Of a store that has gone over to another shard since it was looked for, nothing is here: that is an error.
+async fn check_shard(transaction: &Transaction<'_>, store: &str) -> Result<(), tokio_postgres::Error> {
+    transaction.execute("select livestore._check_shard($1)", &[&store]).await.map(|_| ())
+}
+
 /// They stay the events of their clients, by which the checker knows them.
-async fn erase(admin: &Client, store: &str) -> Result<Vec<EventId>, tokio_postgres::Error> {
+async fn erase(admin: &mut Client, store: &str) -> Result<Vec<EventId>, tokio_postgres::Error> {
     let erase = "
         with chosen as materialized (
             select e.seq_num, (e.args->>'client')::bigint as client, (e.args->>'n')::bigint as n
@@ -158,7 +180,13 @@ async fn erase(admin: &Client, store: &str) -> Result<Vec<EventId>, tokio_postgr
         ) from chosen";
     let number = |value: i64| u32::try_from(value).unwrap_or(u32::MAX);
     let event = |row: &tokio_postgres::Row| EventId { client: number(row.get(0)), n: number(row.get(1)) };
-    Ok(admin.query(erase, &[&store]).await?.iter().map(event).collect())
+    let transaction = admin.transaction().await?;
+    let erased: Vec<_> = transaction.query(erase, &[&store]).await?.iter().map(event).collect();
+    if erased.is_empty() {
+        check_shard(&transaction, store).await?;
+    }
+    transaction.commit().await?;
+    Ok(erased)
 }
 
 async fn log(admin: &Client, store: &str) -> Result<Vec<Entry>, tokio_postgres::Error> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use livestore_tests::breaker::Breaker;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Fault, Link, Millis, Planned, postgres};
+use super::{Fault, Kills, Link, Millis, Planned, moves, postgres};
 use crate::clients::Stores;
 use crate::system::{Machine, System};
 
@@ -16,11 +16,12 @@ pub struct Injector {
     pub system: Arc<System>,
     pub stores: Arc<Stores>,
     pub counts: Mutex<BTreeMap<&'static str, usize>>,
+    moves: moves::Moves,
 }
 
 impl Injector {
     pub fn new(system: Arc<System>, stores: Arc<Stores>) -> Self {
-        Self { system, stores, counts: Mutex::default() }
+        Self { system, stores, counts: Mutex::default(), moves: moves::Moves::default() }
     }
 
     /// Carries out a schedule, and returns when everything is healed.
@@ -38,6 +39,11 @@ impl Injector {
             fault.await.expect("a fault that is healed");
         }
         self.system.postgres.raise().await;
+    }
+
+    /// The moves that have not ended: their stores, and why.
+    pub fn unfinished(&self) -> Vec<(String, String)> {
+        self.moves.unfinished()
     }
 
     async fn inject(&self, Planned { at, fault, lasts }: Planned) {
@@ -127,6 +133,16 @@ impl Injector {
             Fault::FailOver { away } => system.postgres.fail_over(Duration::from_millis(away)).await,
             Fault::ResetStore { store } => self.stores.reset(system, store).await,
             Fault::Erase { store } => self.stores.erase(system, store, false).await,
+            Fault::MoveStore { store, kills } => self.carry(store, false, kills).await,
+            Fault::MoveSlot { store, kills } => self.carry(store, true, kills).await,
+        }
+    }
+
+    /// Brings a store, or those of its slot, to the other shard.
+    async fn carry(&self, store: usize, is_slot: bool, kills: Kills) {
+        let store = self.stores.everything().nth(store);
+        if let (Some(shards), Some(store)) = (&self.system.shards, store) {
+            self.moves.carry_out(shards, &store.name, is_slot, kills).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The faults, with the time at which each begins and its duration.
 
 mod inject;
+mod moves;
 mod postgres;
 mod schedule;
 
@@ -58,6 +59,17 @@ pub enum Fault {
     ResetStore { store: usize },
     /// The operator erases what some events of a store say.
     Erase { store: usize },
+    /// A store goes over to the other shard.
+    MoveStore { store: usize, kills: Kills },
+    /// All stores of the slot that this one has do.
+    MoveSlot { store: usize, kills: Kills },
+}
+
+/// The command that moves is killed so many times, each time later by this, before it may end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Kills {
+    pub times: u32,
+    pub after: Millis,
 }
 
 /// A network between two neighbours.
@@ -98,6 +110,8 @@ impl Fault {
             }
             Self::Freeze { sidecar } => Some(Some(sidecar)),
             Self::StopPooler => Some(Some(POOLED)),
+            // A store waits for the next attempt.
+            Self::MoveStore { kills, .. } | Self::MoveSlot { kills, .. } if kills.times > 0 => Some(None),
             _ if self.breaks_postgres() => Some(None),
             _ => None,
         }
@@ -130,6 +144,8 @@ impl Fault {
             Self::FailOver { .. } => "failover",
             Self::ResetStore { .. } => "reset store",
             Self::Erase { .. } => "erase",
+            Self::MoveStore { .. } => "move store",
+            Self::MoveSlot { .. } => "move slot",
         }
     }
 }
@@ -149,6 +165,10 @@ impl fmt::Display for Fault {
             Self::Terminate { one_in } => write!(f, " one in {one_in}"),
             Self::FailOver { away } => write!(f, " after {:.1} s", *away as f64 / 1e3),
             Self::ResetStore { store } | Self::Erase { store } => write!(f, " {store}"),
+            Self::MoveStore { store, kills } | Self::MoveSlot { store, kills } => {
+                let Kills { times, after } = kills;
+                write!(f, " of {store}, killed {times} times from {after} ms on")
+            }
             Self::Deploy | Self::StopPooler | Self::StopPostgres | Self::FillDisk | Self::Exhaust | Self::Raise => {
                 Ok(())
             }

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::{Fault, Link, Millis};
+use super::{Fault, Kills, Link, Millis};
 use crate::system::POOLED;
 
 /// A fault, the time at which it begins, and its duration.
@@ -23,20 +23,24 @@ pub struct Planned {
 const FIRST: Millis = 3_000;
 
 /// A target, which can only have one fault at a time.
-#[derive(PartialEq, Eq, Hash, Clone, Copy)]
+#[derive(Debug, PartialEq, Eq, Hash, Clone, Copy)]
 enum Target {
     Postgres,
     Sidecar(usize),
     Link(Link),
+    Map,
 }
 
 /// The parts of the system that can be broken.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
     pub sidecars: usize,
-    /// The contended ones.
-    pub stores: usize,
+    /// The number of contended stores.
+    pub contended: usize,
+    /// The number of all stores: contended ones are the first of them.
+    pub all: usize,
     pub has_standby: bool,
+    pub has_shards: bool,
 }
 
 /// The faults of a run that lasts so long. The last one is over at its end.
@@ -68,6 +72,29 @@ pub fn schedule(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
             busy.extend(targets.into_iter().map(|target| (target, at + lasts + 1_000)));
             plan.push(Planned { at, fault, lasts });
         }
+        at += random.random_range(500..3_500);
+    }
+    if extent.has_shards {
+        plan.extend(moves(seed, length, extent));
+        plan.sort_by_key(|planned| planned.at);
+    }
+    plan
+}
+
+/// The moves of a run, beside its other faults, which are the same without them. Nobody knows how long they take: one that begins while another
+/// is under way waits for it.
+fn moves(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ (1 << 51));
+    let (mut plan, mut at) = (Vec::new(), FIRST);
+    while at < length {
+        // Half of them are of stores that much is written to.
+        let stores = if random.random_bool(0.5) { extent.contended } else { extent.all };
+        let store = random.random_range(0..stores);
+        let times = if random.random_bool(0.5) { random.random_range(1..4) } else { 0 };
+        let kills = Kills { times, after: random.random_range(20..600) };
+        let is_slot = random.random_bool(0.25);
+        let fault = if is_slot { Fault::MoveSlot { store, kills } } else { Fault::MoveStore { store, kills } };
+        plan.push(Planned { at, fault, lasts: 0 });
         at += random.random_range(500..3_500);
     }
     plan
@@ -132,7 +159,7 @@ const REBUILD: Millis = 5_000;
 
 fn deal(kind: Kind, extent: Extent, random: &mut ChaCha8Rng) -> (Fault, Millis) {
     let sidecar = random.random_range(0..extent.sidecars);
-    let store = random.random_range(0..extent.stores);
+    let store = random.random_range(0..extent.contended);
     let drawn = Drawn { sidecar, store, clients: Link::Clients(sidecar), postgres: Link::Postgres(sidecar) };
     kind(&drawn, &mut |range| random.random_range(range))
 }
@@ -160,6 +187,7 @@ fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
         | Fault::FailOver { .. }
         | Fault::ResetStore { .. }
         | Fault::Erase { .. } => vec![Target::Postgres],
+        Fault::MoveStore { .. } | Fault::MoveSlot { .. } => vec![Target::Map],
     }
 }
 
@@ -167,8 +195,9 @@ fn targets(fault: Fault, sidecars: usize) -> Vec<Target> {
 mod tests {
     use super::*;
 
-    const ALONE: Extent = Extent { sidecars: 3, stores: 3, has_standby: false };
+    const ALONE: Extent = Extent { sidecars: 3, contended: 3, all: 20, has_standby: false, has_shards: false };
     const PAIR: Extent = Extent { has_standby: true, ..ALONE };
+    const SHARDS: Extent = Extent { has_shards: true, ..ALONE };
 
     #[test]
     fn a_seed_makes_the_same_schedule_and_another_one_another() {
@@ -179,7 +208,7 @@ mod tests {
 
     #[test]
     fn faults_end_with_the_run_and_a_target_has_one_at_a_time() {
-        for (seed, extent) in (0..200).flat_map(|seed| [(seed, ALONE), (seed, PAIR)]) {
+        for (seed, extent) in (0..200).flat_map(|seed| [(seed, ALONE), (seed, PAIR), (seed, SHARDS)]) {
             let plan = schedule(seed, 60_000, extent);
             assert!(plan.len() > 12, "{seed}: {}", plan.len());
             for (index, one) in plan.iter().enumerate() {
@@ -194,6 +223,13 @@ mod tests {
     }
 
     #[test]
+    fn moves_come_besides() {
+        let plan = schedule(7, 60_000, SHARDS);
+        let others = plan.iter().filter(|planned| targets(planned.fault, 3) != [Target::Map]);
+        assert!(others.eq(&schedule(7, 60_000, ALONE)));
+    }
+
+    #[test]
     fn every_kind_comes() {
         let kinds = |extent| {
             let plan = schedule(1, 120_000, extent);
@@ -201,5 +237,6 @@ mod tests {
         };
         assert_eq!(kinds(ALONE), KINDS.len());
         assert_eq!(kinds(PAIR), KINDS.len() + 1);
+        assert_eq!(kinds(SHARDS), KINDS.len() + 2);
     }
 }

@@ -100,9 +100,11 @@ pub struct Follow {
     pub events: Vec<Followed>,
 }
 
-/// An event, and its position in the commit log if the follower knows it.
+/// An event, and its position in the commit log if the follower knows it. With shards, each has a follower and a commit log of its own: the
+/// events of a store come from the one that had it when they were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Followed {
+    pub database: usize,
     pub position: Option<i64>,
     pub placed: Placed,
 }

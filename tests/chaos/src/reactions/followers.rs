@@ -1,4 +1,4 @@
-//! Readers of all stores, by `livestore.read_all`: each remembers the position up to which it has read, and nothing else.
+//! Readers of all stores of a database, by `livestore.read_all`: each remembers the position up to which it has read, and nothing else.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,34 +22,37 @@ const READ: &str = "
     from livestore.read_all($1, null, $2)";
 
 pub fn start(system: &Arc<System>, recorder: &Recorder, seed: u64, is_over: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
-    let follow = |number| {
+    let follow = |(database, number): (usize, u64)| {
         let mut follower = Follower {
             name: format!("follower {number}"),
+            database,
             position: 0,
-            random: ChaCha8Rng::seed_from_u64(seed ^ number),
+            random: ChaCha8Rng::seed_from_u64(seed ^ number ^ (database as u64) << 16),
             recorder: recorder.clone(),
         };
         let (system, is_over) = (Arc::clone(system), Arc::clone(is_over));
         tokio::spawn(async move {
-            let mut client = system.connect().await;
+            let mut client = system.connect(database).await;
             loop {
                 // Asked before the read: what is committed later need not be read.
                 let is_last = is_over.load(Ordering::SeqCst);
                 match follower.read(&client).await {
                     Ok(0) if is_last => return,
                     Ok(_) => {}
-                    Err(_) => client = system.connect().await,
+                    Err(_) => client = system.connect(database).await,
                 }
                 let pause = follower.random.random_range(0..100);
                 sleep(Duration::from_millis(pause)).await;
             }
         })
     };
-    (0..FOLLOWERS).map(follow).collect()
+    let databases = system.databases().flat_map(|database| (0..FOLLOWERS).map(move |number| (database, number)));
+    databases.map(follow).collect()
 }
 
 struct Follower {
     name: String,
+    database: usize,
     position: i64,
     random: ChaCha8Rng,
     recorder: Recorder,
@@ -64,7 +67,7 @@ impl Follower {
             self.position = row.get("position");
             let change = row.get::<_, Option<&str>>("change");
             if change.is_none() && row.get::<_, Option<i64>>("seq_num").is_some() {
-                let followed = Followed { position: Some(self.position), placed: placed(row) };
+                let followed = Followed { database: self.database, position: Some(self.position), placed: placed(row) };
                 self.recorder.follow(row.get("store_id"), &self.name, false, followed);
             }
         }

@@ -1,11 +1,13 @@
 //! What happens in the database beside the clients: SQL transactions that commit events, and everything that follows the events of all
-//! stores: readers of the commit log, a handler, workers, and the receiver of a webhook.
+//! stores: readers of the commit log, a handler, workers, and the receiver of a webhook. With shards, all of it is on each of them.
 
 mod followers;
+mod front;
 mod subscriptions;
 mod transactions;
 mod workers;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,8 +21,8 @@ use crate::system::System;
 
 pub use subscriptions::SECRET;
 
-/// The stores that only SQL writes to.
-const STORES: usize = 4;
+/// The stores that only SQL writes to, by their numbers. With shards, two of them are on each to begin with.
+const STORES: Range<usize> = 3..7;
 
 /// The store that a deferred trigger writes to.
 const AUDIT: &str = "sql-audit";
@@ -40,7 +42,8 @@ impl Reactions {
         transactions::create(system).await;
         let subscriptions = subscriptions::Subscriptions::start(system, recorder).await;
         let (is_written, is_over) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let writers = transactions::start(system, recorder, seed, &is_written);
+        let mut writers = transactions::start(system, recorder, seed, &is_written);
+        writers.extend(front::start(system, recorder, seed, &is_written));
         let mut followers = followers::start(system, recorder, seed, &is_over);
         followers.extend(workers::start(system, seed, &is_over).await);
         Self { system: Arc::clone(system), is_written, is_over, writers, followers, subscriptions }
@@ -48,7 +51,7 @@ impl Reactions {
 
     /// The names of the stores that only SQL writes to.
     pub fn stores() -> impl Iterator<Item = String> {
-        (0..STORES).map(|n| format!("sql-{n}")).chain([AUDIT.to_owned()])
+        STORES.map(|n| format!("sql-{n}")).chain([AUDIT.to_owned()])
     }
 
     /// Ends the transactions, and waits until everybody has followed all events, at most so long.

@@ -34,37 +34,58 @@ const HANDLER: &str = "
         'handled', partitions => 4, max_failures => 1000, handler => 'public.handle(livestore.polled_event)', start => 'beginning'
     )";
 
-pub struct Subscriptions {
+pub struct Subscriptions(Vec<Subscribed>);
+
+impl Subscriptions {
+    pub async fn start(system: &System, recorder: &Recorder) -> Self {
+        let mut subscribed = Vec::new();
+        for database in system.databases() {
+            subscribed.push(Subscribed::start(system, database, recorder).await);
+        }
+        Self(subscribed)
+    }
+
+    /// Waits until all have had everything, and takes down what.
+    pub async fn finish(self, system: &System, recorder: &Recorder, patience: Duration) {
+        for subscribed in self.0 {
+            subscribed.finish(system, recorder, patience).await;
+        }
+    }
+}
+
+/// The subscriptions of a database.
+struct Subscribed {
+    database: usize,
     receiver: Node,
     receiving: JoinHandle<()>,
     /// Makes the receiver fail now and then.
     disturbing: JoinHandle<()>,
 }
 
-impl Subscriptions {
-    pub async fn start(system: &System, recorder: &Recorder) -> Self {
+impl Subscribed {
+    async fn start(system: &System, database: usize, recorder: &Recorder) -> Self {
         let receiver = Node::webhook_receiver();
         let messages = receiver.messages_of("webhooks");
         let listening =
             receiver.call("listen", json!({"sub": "webhooks", "secret": SECRET})).await.expect("a receiver");
-        let admin = system.connect().await;
+        let admin = system.connect(database).await;
         admin.batch_execute(HANDLER).await.expect("a handler");
         let url = listening["url"].as_str().expect("a URL");
         let subscribe = "select livestore.subscribe('sent', partitions => 4, max_failures => 1000, url => $1)";
         admin.execute(subscribe, &[&url]).await.expect("a subscription");
-        let receiving = tokio::spawn(receive(messages, recorder.clone()));
+        let receiving = tokio::spawn(receive(messages, database, recorder.clone()));
         let disturbing = tokio::spawn(disturb(receiver.clone()));
-        Self { receiver, receiving, disturbing }
+        Self { database, receiver, receiving, disturbing }
     }
 
     /// Waits until both have had everything, and takes down what.
-    pub async fn finish(self, system: &System, recorder: &Recorder, patience: Duration) {
+    async fn finish(self, system: &System, recorder: &Recorder, patience: Duration) {
         self.disturbing.abort();
         let _ = self.disturbing.await;
         self.receiver.call("answer", json!({"status": 204})).await.expect("a receiver");
         let start = Instant::now();
         let behind = "select coalesce(string_agg(name || ' ' || lag_events || ' ' || coalesce(error, ''), ', '), '') from livestore.subscriptions where lag_events > 0 or failures > 0";
-        let admin = system.connect().await;
+        let admin = system.connect(self.database).await;
         loop {
             let behind: String = admin.query_one(behind, &[]).await.expect("the subscriptions").get(0);
             if behind.is_empty() {
@@ -79,7 +100,7 @@ impl Subscriptions {
         }
         let handled = "select store_id, seq_num, client, n from public.handled order by id";
         for row in admin.query(handled, &[]).await.expect("what was handled") {
-            let followed = Followed { position: None, placed: placed(&row) };
+            let followed = Followed { database: self.database, position: None, placed: placed(&row) };
             recorder.follow(row.get("store_id"), "handler", false, followed);
         }
         // All messages have arrived. The channel closes once nobody has the process any more.
@@ -88,7 +109,7 @@ impl Subscriptions {
     }
 }
 
-async fn receive(mut messages: UnboundedReceiver<Value>, recorder: Recorder) {
+async fn receive(mut messages: UnboundedReceiver<Value>, database: usize, recorder: Recorder) {
     while let Some(message) = messages.recv().await {
         let message = &message["value"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -102,7 +123,7 @@ async fn receive(mut messages: UnboundedReceiver<Value>, recorder: Recorder) {
             let number = |value: &Value| u32::try_from(value.as_u64().unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
             let id = EventId { client: number(&event["args"]["client"]), n: number(&event["args"]["n"]) };
             let placed = Placed { seq_num: event["seqNum"].as_i64().unwrap_or_default(), event: id };
-            recorder.follow(&text(&event["storeId"]), "webhook", true, Followed { position: None, placed });
+            recorder.follow(&text(&event["storeId"]), "webhook", true, Followed { database, position: None, placed });
         }
     }
 }

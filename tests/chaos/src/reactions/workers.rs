@@ -1,4 +1,4 @@
-//! Programs that share a durable subscription by `livestore.poll`: each writes what it makes of events in the transaction that
+//! Programs that share a durable subscription of a database by `livestore.poll`: each writes what it makes of events in the transaction that
 //! acknowledges them, and dies now and then before it has.
 
 use std::sync::Arc;
@@ -31,26 +31,29 @@ const WORK: &str = "
     select min(g.lease), count(*) from given g";
 
 pub async fn start(system: &Arc<System>, seed: u64, is_over: &Arc<AtomicBool>) -> Vec<JoinHandle<()>> {
-    let admin = system.connect().await;
-    admin.batch_execute(SUBSCRIBE).await.expect("a subscription");
-    let work = |number| {
-        let mut random = ChaCha8Rng::seed_from_u64(seed ^ (number << 40));
+    for database in system.databases() {
+        let admin = system.connect(database).await;
+        admin.batch_execute(SUBSCRIBE).await.expect("a subscription");
+    }
+    let work = |(database, number): (usize, u64)| {
+        let mut random = ChaCha8Rng::seed_from_u64(seed ^ (number << 40) ^ (database as u64) << 48);
         let (system, is_over) = (Arc::clone(system), Arc::clone(is_over));
         tokio::spawn(async move {
-            let mut client = system.connect().await;
+            let mut client = system.connect(database).await;
             loop {
                 let is_last = is_over.load(Ordering::SeqCst);
                 match work(&mut client, &mut random, !is_last).await {
                     // Leases of those that have died have to end first.
                     Ok(0) if is_last && is_done(&client).await => return,
                     Ok(_) => {}
-                    Err(_) => client = system.connect().await,
+                    Err(_) => client = system.connect(database).await,
                 }
                 sleep(Duration::from_millis(random.random_range(0..100))).await;
             }
         })
     };
-    (0..WORKERS).map(work).collect()
+    let databases = system.databases().flat_map(|database| (0..WORKERS).map(move |number| (database, number)));
+    databases.map(work).collect()
 }
 
 /// Returns the number of events.
@@ -105,10 +108,12 @@ async fn is_done(client: &Client) -> bool {
 
 /// Takes down what they have written.
 pub async fn record(system: &System, recorder: &Recorder) {
-    let admin = system.connect().await;
-    let rows = admin.query("select store_id, seq_num, client, n from public.worked order by id", &[]).await;
-    for row in rows.expect("what the workers have written") {
-        let followed = Followed { position: None, placed: placed(&row) };
-        recorder.follow(row.get("store_id"), "workers", false, followed);
+    for database in system.databases() {
+        let admin = system.connect(database).await;
+        let rows = admin.query("select store_id, seq_num, client, n from public.worked order by id", &[]).await;
+        for row in rows.expect("what the workers have written") {
+            let followed = Followed { database, position: None, placed: placed(&row) };
+            recorder.follow(row.get("store_id"), "workers", false, followed);
+        }
     }
 }

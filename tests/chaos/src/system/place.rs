@@ -6,7 +6,7 @@ use livestore_tests::breaker::Breaker;
 use livestore_tests::sidecar::{Sidecar, Start};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Clock, Machine, Postgres};
+use super::{Clock, Machine, Postgres, Shards};
 use crate::reactions::SECRET;
 
 /// The place that reaches Postgres through a pooler, and polls.
@@ -19,10 +19,12 @@ pub struct Place {
     pub number: usize,
     /// Between clients and the sidecar.
     pub clients: Breaker,
-    /// Between the sidecar and each server of Postgres.
+    /// Between the sidecar and each server of Postgres, or of the first shard.
     pub postgres: Vec<Breaker>,
+    /// That of its front, if it has shards.
     database_url: String,
-    /// Of one place, if there is a standby: whichever server is one then.
+    has_shards: bool,
+    /// Of one place, if there is a standby and there are no shards: whichever server is a standby then.
     read_database_url: Option<String>,
     /// Held as systemd holds it, so that connections wait while the sidecar is away. Every other place has only a port, where
     /// connections are refused meanwhile.
@@ -40,7 +42,7 @@ struct Running {
 }
 
 impl Place {
-    pub async fn open(number: usize, postgres: &Postgres, clock: Option<&Clock>) -> Self {
+    pub async fn open(number: usize, postgres: &Postgres, shards: Option<&Shards>, clock: Option<&Clock>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let database = postgres.database();
@@ -53,11 +55,13 @@ impl Place {
         let place = Self {
             number,
             clients: Breaker::to(port).await,
-            database_url: match ports[..] {
-                [port] => database.url_at("sidecar", port),
-                _ => database.url_at_any("sidecar", &ports),
+            database_url: match (shards, &ports[..]) {
+                (Some(shards), ports) => shards.front_of_place(number, ports).await,
+                (None, [port]) => database.url_at("sidecar", *port),
+                (None, ports) => database.url_at_any("sidecar", ports),
             },
-            read_database_url: (ports.len() > 1 && number == READS_STANDBY)
+            has_shards: shards.is_some(),
+            read_database_url: (ports.len() > 1 && number == READS_STANDBY && shards.is_none())
                 .then(|| database.url_at_any("sidecar", &ports)),
             postgres: breakers,
             socket: number.is_multiple_of(2).then_some(listener),
@@ -88,6 +92,7 @@ impl Place {
             .environment("LIVESTORE_WEBHOOK_PRIVATE_ADDRESSES", "true")
             // One of them asks the commit log, the others listen.
             .environment("LIVESTORE_LIVE", if self.number == POOLED { "poll" } else { "listen" });
+        let start = if self.has_shards { start.arguments(&["--shards"]) } else { start };
         let start = match &self.read_database_url {
             Some(url) => start.environment("LIVESTORE_READ_DATABASE_URL", url),
             None => start,

@@ -1,0 +1,59 @@
+//! Stores that go over to the other shard while clients write to them.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::Kills;
+use crate::system::{Part, Shards};
+
+/// The time that one attempt may take. A shard that is away without a word makes it wait.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The time after which a move should have ended, whatever was wrong.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[derive(Default)]
+pub struct Moves {
+    /// One at a time.
+    under_way: tokio::sync::Mutex<()>,
+    unfinished: Mutex<Vec<(String, String)>>,
+}
+
+impl Moves {
+    /// Repeats the command until it succeeds. The first attempts are killed.
+    pub async fn carry_out(&self, shards: &Shards, store: &str, is_slot: bool, kills: Kills) {
+        let _alone = self.under_way.lock().await;
+        let (part, from) = if is_slot {
+            let (slot, from) = shards.slot_of(store).await;
+            (Part::Slot(slot), from)
+        } else {
+            (Part::Store(store.into()), shards.of(store).await)
+        };
+        let start = Instant::now();
+        for attempt in 1.. {
+            let is_killed = attempt <= kills.times;
+            let time = if is_killed { Duration::from_millis(kills.after) * attempt } else { LONGEST };
+            match shards.carry(&part, from, time).await {
+                Ok(()) => {
+                    let seconds = start.elapsed().as_secs_f64();
+                    eprintln!("           {part:?} has moved after {seconds:.1} s, at attempt {attempt}");
+                    return;
+                }
+                Err(why) if start.elapsed() > PATIENCE => {
+                    let what = format!("{part:?} has not moved after {} s: {why}", PATIENCE.as_secs());
+                    eprintln!("chaos: {what}");
+                    self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push((store.into(), what));
+                    return;
+                }
+                Err(_) => sleep(Duration::from_millis(if is_killed { 20 } else { 200 })).await,
+            }
+        }
+    }
+
+    /// The moves that have not ended: their stores, and why.
+    pub fn unfinished(&self) -> Vec<(String, String)> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
