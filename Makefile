@@ -46,8 +46,8 @@ overload: ## twice the pushes that can be committed, then as many as 2,000 conne
 fuzz: ## look for inputs that break a parser: every fuzz target for $FUZZ_SECONDS, a minute each
 	@tests/scripts/fuzz
 
-chaos: ## clients of every dialect against several sidecars, with faults: SECONDS=60 SEED=1 for the same faults again, STANDBY=1 for failovers, FLAVOUR=portable
-	@CHAOS_SECONDS="$(or $(SECONDS),60)" CHAOS_SEED="$(SEED)" CHAOS_STANDBY="$(STANDBY)" CHAOS_FLAVOUR="$(FLAVOUR)" tests/chaos/run
+chaos: ## clients of every dialect against several sidecars, with faults: SECONDS=60 SEED=1 for the same faults again, STANDBY=1 for failovers, SHARDS=2 for stores that move between two databases, FLAVOUR=portable
+	@CHAOS_SECONDS="$(or $(SECONDS),60)" CHAOS_SEED="$(SEED)" CHAOS_STANDBY="$(STANDBY)" CHAOS_SHARDS="$(SHARDS)" CHAOS_FLAVOUR="$(FLAVOUR)" tests/chaos/run
 
 converge: ## full clients that commit at the same moment, here and on sync-cf and s2-lite: about 3 minutes, ROUNDS=10 ONLY=cf-ws,s2 ARGUMENTS="--writers 2,5" OUT=docs/benchmarks
 	@CONVERGE_ROUNDS="$(ROUNDS)" CONVERGE_ONLY="$(ONLY)" CONVERGE_ARGUMENTS="$(ARGUMENTS)" CONVERGE_OUT="$(OUT)" tests/converge/run

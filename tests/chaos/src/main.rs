@@ -102,6 +102,9 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     let recorder = Recorder::start();
     let system = Arc::new(System::start(SIDECARS, arguments.standby, has_shards).await);
     let stores = Arc::new(Stores::new(CONTENDED, QUIET, Reactions::stores(), recorder.clone()));
+    if let Some(shards) = &system.shards {
+        stores.give_tables(shards).await;
+    }
     let reactions = Reactions::start(&system, &recorder, seed).await;
     let fleet = Fleet::start(&system, &stores, &recorder, seed);
     let looked_at = stores.all().map(|store| store.name.clone()).collect();

@@ -40,6 +40,10 @@ fn check_order(follow: &Follow, places: &Places, findings: &mut Findings) -> Has
             );
         }
         last.position = followed.position;
+        if followed.has_left {
+            let what = format!("{by} has had event {seq_num} of a store after it had left");
+            findings.add(Rule::Disorder, what, &[followed]);
+        }
         match places.get(&followed.placed.event) {
             None => {
                 findings.add(Rule::Phantom, format!("{by} has had an event {seq_num} that is in no log"), &[followed])

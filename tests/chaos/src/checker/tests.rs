@@ -79,7 +79,7 @@ fn good(count: u32) -> History {
 
 fn follow(may_repeat: bool, events: impl IntoIterator<Item = u32>) -> Follow {
     let position = |n: usize| if may_repeat { None } else { Some(n as i64 + 7) };
-    let followed = |(n, event)| Followed { database: 0, position: position(n), placed: placed(event) };
+    let followed = |(n, event)| Followed { database: 0, has_left: false, position: position(n), placed: placed(event) };
     Follow { by: "it".into(), may_repeat, events: events.into_iter().enumerate().map(followed).collect() }
 }
 
@@ -435,5 +435,6 @@ fn followers_of_two_shards_have_each_event_on_one_of_them_in_its_order() {
         assert_eq!(followed(may_repeat, &[(0, 1), (0, 2), (1, 2), (1, 3), (1, 4), (0, 5)]), [Rule::Doubled]);
         assert_eq!(followed(may_repeat, &[(0, 1), (0, 2), (1, 4), (0, 5)]), [Rule::Missed]);
     }
+    assert_eq!(changed(|history| history.follows[0].events[3].has_left = true), [Rule::Disorder]);
     assert_eq!(followed(true, &[(0, 1), (0, 2), (1, 3), (1, 3), (1, 4), (0, 1), (0, 5)]), []);
 }

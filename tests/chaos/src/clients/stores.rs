@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::{Client, Transaction};
 
 use crate::history::{Entry, Epoch, EventId, Recorder};
-use crate::system::System;
+use crate::system::{Shards, System};
 
 /// A few that many write to, and many that few write to.
 pub struct Stores {
@@ -63,6 +63,15 @@ impl Stores {
     /// Those of clients, and the others.
     pub fn everything(&self) -> impl Iterator<Item = &Arc<Store>> {
         self.all().chain(&self.others)
+    }
+
+    /// Gives tables of their own to some stores: of those that move, both kinds do. Only applications in SQL use them otherwise.
+    pub async fn give_tables(&self, shards: &Shards) {
+        let front = shards.connect_to_front().await;
+        for store in [self.contended.last(), self.quiet.last(), self.others.first()].into_iter().flatten() {
+            let create = "select livestore.create_store($1, true)";
+            front.execute(create, &[&store.name]).await.expect("a store with its own table");
+        }
     }
 
     /// Resets a contended store, and keeps its log as it was in that moment.

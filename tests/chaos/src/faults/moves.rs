@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 use super::Kills;
 use crate::system::{Part, Shards};
 
-/// The time that one attempt may take. A shard that is away without a word makes it wait.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The time that one attempt may take. It waits for transactions of others, and for a shard that is away without a word.
+const LONGEST: Duration = Duration::from_secs(90);
 
 /// The time after which a move should have ended, whatever was wrong.
 const PATIENCE: Duration = Duration::from_secs(180);

@@ -105,6 +105,8 @@ pub struct Follow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Followed {
     pub database: usize,
+    /// The follower was told before that the store has left this database, and not that it has come back.
+    pub has_left: bool,
     pub position: Option<i64>,
     pub placed: Placed,
 }

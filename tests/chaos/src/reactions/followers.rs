@@ -1,5 +1,6 @@
 //! Readers of all stores of a database, by `livestore.read_all`: each remembers the position up to which it has read, and nothing else.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub fn start(system: &Arc<System>, recorder: &Recorder, seed: u64, is_over: &Arc
         let mut follower = Follower {
             name: format!("follower {number}"),
             database,
+            departed: HashSet::new(),
             position: 0,
             random: ChaCha8Rng::seed_from_u64(seed ^ number ^ (database as u64) << 16),
             recorder: recorder.clone(),
@@ -53,6 +55,8 @@ pub fn start(system: &Arc<System>, recorder: &Recorder, seed: u64, is_over: &Arc
 struct Follower {
     name: String,
     database: usize,
+    /// The stores that have left this database.
+    departed: HashSet<String>,
     position: i64,
     random: ChaCha8Rng,
     recorder: Recorder,
@@ -65,10 +69,17 @@ impl Follower {
         let rows = client.query(READ, &[&self.position, &most]).await?;
         for row in &rows {
             self.position = row.get("position");
-            let change = row.get::<_, Option<&str>>("change");
-            if change.is_none() && row.get::<_, Option<i64>>("seq_num").is_some() {
-                let followed = Followed { database: self.database, position: Some(self.position), placed: placed(row) };
-                self.recorder.follow(row.get("store_id"), &self.name, false, followed);
+            let (store, change) = (row.get::<_, Option<&str>>("store_id"), row.get::<_, Option<&str>>("change"));
+            let Some(store) = store else { continue };
+            match change {
+                Some("leave") => drop(self.departed.insert(store.into())),
+                Some("arrive") => drop(self.departed.remove(store)),
+                None if row.get::<_, Option<i64>>("seq_num").is_some() => {
+                    let (database, has_left) = (self.database, self.departed.contains(store));
+                    let followed = Followed { database, has_left, position: Some(self.position), placed: placed(row) };
+                    self.recorder.follow(store, &self.name, false, followed);
+                }
+                _ => {}
             }
         }
         Ok(rows.len())

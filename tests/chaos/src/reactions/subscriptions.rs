@@ -100,7 +100,7 @@ impl Subscribed {
         }
         let handled = "select store_id, seq_num, client, n from public.handled order by id";
         for row in admin.query(handled, &[]).await.expect("what was handled") {
-            let followed = Followed { database: self.database, position: None, placed: placed(&row) };
+            let followed = Followed { database: self.database, has_left: false, position: None, placed: placed(&row) };
             recorder.follow(row.get("store_id"), "handler", false, followed);
         }
         // All messages have arrived. The channel closes once nobody has the process any more.
@@ -123,7 +123,12 @@ async fn receive(mut messages: UnboundedReceiver<Value>, database: usize, record
             let number = |value: &Value| u32::try_from(value.as_u64().unwrap_or(u64::MAX)).unwrap_or(u32::MAX);
             let id = EventId { client: number(&event["args"]["client"]), n: number(&event["args"]["n"]) };
             let placed = Placed { seq_num: event["seqNum"].as_i64().unwrap_or_default(), event: id };
-            recorder.follow(&text(&event["storeId"]), "webhook", true, Followed { database, position: None, placed });
+            recorder.follow(
+                &text(&event["storeId"]),
+                "webhook",
+                true,
+                Followed { database, has_left: false, position: None, placed },
+            );
         }
     }
 }

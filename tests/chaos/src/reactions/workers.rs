@@ -112,7 +112,7 @@ pub async fn record(system: &System, recorder: &Recorder) {
         let admin = system.connect(database).await;
         let rows = admin.query("select store_id, seq_num, client, n from public.worked order by id", &[]).await;
         for row in rows.expect("what the workers have written") {
-            let followed = Followed { database, position: None, placed: placed(&row) };
+            let followed = Followed { database, has_left: false, position: None, placed: placed(&row) };
             recorder.follow(row.get("store_id"), "workers", false, followed);
         }
     }

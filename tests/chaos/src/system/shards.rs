@@ -126,7 +126,7 @@ impl Shards {
         self.cluster.url("sidecar", &name)
     }
 
-    /// A connection to the front, as a role that applications have.
+    /// A connection to the front, as an application has it.
     pub async fn connect_to_front(&self) -> Client {
         self.cluster.connect("sidecar", FRONT).await
     }
