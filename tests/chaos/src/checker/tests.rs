@@ -310,6 +310,7 @@ fn reset() -> History {
     // The last events of the first log were gone before they were followed.
     let followed = up_to(3).into_iter().chain((11..=15).map(renewed)).map(|placed| Followed {
         database: 0,
+        has_left: false,
         position: None,
         placed,
     });

@@ -36,9 +36,10 @@ impl Moves {
             let is_killed = attempt <= kills.times;
             let time = if is_killed { Duration::from_millis(kills.after) * attempt } else { LONGEST };
             match shards.carry(&part, from, time).await {
-                Ok(()) => {
-                    let seconds = start.elapsed().as_secs_f64();
-                    eprintln!("           {part:?} has moved after {seconds:.1} s, at attempt {attempt}");
+                Ok(told) => {
+                    let (seconds, told) =
+                        (start.elapsed().as_secs_f64(), told.lines().last().unwrap_or_default().to_owned());
+                    eprintln!("           moved after {seconds:.1} s, at attempt {attempt}: {told}");
                     return;
                 }
                 Err(why) if start.elapsed() > PATIENCE => {

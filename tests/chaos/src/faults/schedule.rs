@@ -95,7 +95,7 @@ fn moves(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
         let is_slot = random.random_bool(0.25);
         let fault = if is_slot { Fault::MoveSlot { store, kills } } else { Fault::MoveStore { store, kills } };
         plan.push(Planned { at, fault, lasts: 0 });
-        at += random.random_range(500..3_500);
+        at += random.random_range(2_000..6_000);
     }
     plan
 }

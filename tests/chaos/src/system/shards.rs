@@ -162,9 +162,11 @@ impl Shards {
 
     /// Runs the command that brings a part of the stores from a shard to the other one, once. It is killed after this time.
     ///
+    /// Returns what it has printed.
+    ///
     /// # Errors
-    /// Everything that it has printed, or that it was killed.
-    pub async fn carry(&self, part: &Part, from: usize, killed_after: Duration) -> Result<(), String> {
+    /// The same if it fails, or that it was killed.
+    pub async fn carry(&self, part: &Part, from: usize, killed_after: Duration) -> Result<String, String> {
         let mut command = self.command("move");
         command.args(["--from", &self.named_url(from), "--to", &self.named_url(1 - from)]);
         match part {
@@ -180,7 +182,7 @@ impl Shards {
         };
         let text = ended.as_ref().map_or_else(Clone::clone, |text| text.clone());
         self.log.lock().await.push(format!("{part:?} from {}: {text}", NAMES[from]));
-        ended.map(|_| ())
+        ended
     }
 
     /// What the commands have printed.
