@@ -65,11 +65,12 @@ pub enum Fault {
     MoveSlot { store: usize, kills: Kills },
 }
 
-/// The command that moves is killed so many times, each time later by this, before it may end.
+/// The command that moves is killed so many times before it may end: each time later by this, or at the worst moment, in which nobody may write
+/// to what moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Kills {
     pub times: u32,
-    pub after: Millis,
+    pub after: Option<Millis>,
 }
 
 /// A network between two neighbours.
@@ -166,8 +167,12 @@ impl fmt::Display for Fault {
             Self::FailOver { away } => write!(f, " after {:.1} s", *away as f64 / 1e3),
             Self::ResetStore { store } | Self::Erase { store } => write!(f, " {store}"),
             Self::MoveStore { store, kills } | Self::MoveSlot { store, kills } => {
-                let Kills { times, after } = kills;
-                write!(f, " of {store}, killed {times} times from {after} ms on")
+                write!(f, " {store}")?;
+                match kills {
+                    Kills { times: 0, .. } => Ok(()),
+                    Kills { times, after: Some(after) } => write!(f, ", killed {times} times from {after} ms on"),
+                    Kills { times, after: None } => write!(f, ", killed {times} times at the worst moment"),
+                }
             }
             Self::Deploy | Self::StopPooler | Self::StopPostgres | Self::FillDisk | Self::Exhaust | Self::Raise => {
                 Ok(())

@@ -6,10 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::Kills;
-use crate::system::{Part, Shards};
-
-/// The time that one attempt may take. It waits for transactions of others, and for a shard that is away without a word.
-const LONGEST: Duration = Duration::from_secs(90);
+use crate::system::{Kill, Part, Shards};
 
 /// The time after which a move should have ended, whatever was wrong.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -34,12 +31,14 @@ impl Moves {
         let start = Instant::now();
         for attempt in 1.. {
             let is_killed = attempt <= kills.times;
-            let time = if is_killed { Duration::from_millis(kills.after) * attempt } else { LONGEST };
-            match shards.carry(&part, from, time).await {
+            let end = match kills.after {
+                _ if !is_killed => Kill::Never,
+                Some(after) => Kill::After(Duration::from_millis(after) * attempt),
+                None => Kill::WhenGivenAway,
+            };
+            match shards.carry(&part, from, end).await {
                 Ok(told) => {
-                    let (seconds, told) =
-                        (start.elapsed().as_secs_f64(), told.lines().last().unwrap_or_default().to_owned());
-                    eprintln!("           moved after {seconds:.1} s, at attempt {attempt}: {told}");
+                    eprintln!("           at attempt {attempt}, after {:.1} s: {told}", start.elapsed().as_secs_f64());
                     return;
                 }
                 Err(why) if start.elapsed() > PATIENCE => {

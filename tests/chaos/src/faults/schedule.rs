@@ -91,7 +91,7 @@ fn moves(seed: u64, length: Millis, extent: Extent) -> Vec<Planned> {
         let stores = if random.random_bool(0.5) { extent.contended } else { extent.all };
         let store = random.random_range(0..stores);
         let times = if random.random_bool(0.5) { random.random_range(1..4) } else { 0 };
-        let kills = Kills { times, after: random.random_range(20..600) };
+        let kills = Kills { times, after: random.random_bool(0.5).then(|| random.random_range(20..600)) };
         let is_slot = random.random_bool(0.25);
         let fault = if is_slot { Fault::MoveSlot { store, kills } } else { Fault::MoveStore { store, kills } };
         plan.push(Planned { at, fault, lasts: 0 });

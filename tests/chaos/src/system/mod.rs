@@ -16,7 +16,7 @@ pub use clock::{Clock, Machine};
 pub use disk::Disk;
 pub use place::{POOLED, Place};
 pub use postgres::Postgres;
-pub use shards::{Part, Shards};
+pub use shards::{Kill, Part, Shards};
 
 pub struct System {
     /// The database, or the first shard.

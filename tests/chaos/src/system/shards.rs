@@ -8,8 +8,8 @@ use livestore_tests::sidecar::Start;
 use livestore_tests::watchdog;
 use tokio::process::Command;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
-use tokio_postgres::Client;
+use tokio::time::sleep;
+use tokio_postgres::{Client, Error, NoTls};
 
 use super::Postgres;
 
@@ -59,6 +59,18 @@ pub enum Part {
     Store(String),
     /// All stores of a slot.
     Slot(i32),
+}
+
+/// The time that a command may take. It waits for transactions of others, and for a shard that is away without a word.
+const LONGEST: Duration = Duration::from_secs(90);
+
+/// The moment at which a command is killed, if it has not ended before.
+#[derive(Debug, Clone, Copy)]
+pub enum Kill {
+    Never,
+    After(Duration),
+    /// The shard has given the stores away, and the front does not know it.
+    WhenGivenAway,
 }
 
 pub struct Shards {
@@ -160,13 +172,13 @@ impl Shards {
         command
     }
 
-    /// Runs the command that brings a part of the stores from a shard to the other one, once. It is killed after this time.
+    /// Runs the command that brings a part of the stores from a shard to the other one, once, and kills it then.
     ///
     /// Returns what it has printed.
     ///
     /// # Errors
     /// The same if it fails, or that it was killed.
-    pub async fn carry(&self, part: &Part, from: usize, killed_after: Duration) -> Result<String, String> {
+    pub async fn carry(&self, part: &Part, from: usize, kill: Kill) -> Result<String, String> {
         let mut command = self.command("move");
         command.args(["--from", &self.named_url(from), "--to", &self.named_url(1 - from)]);
         match part {
@@ -176,13 +188,40 @@ impl Shards {
         let child = command.spawn().expect("the program");
         child.id().into_iter().for_each(watchdog::watch);
         // Dropped, it is killed.
-        let ended = match timeout(killed_after, child.wait_with_output()).await {
-            Ok(output) => told(&output.expect("the program")),
-            Err(_) => Err(format!("killed after {killed_after:?}")),
+        let ended = tokio::select! {
+            output = child.wait_with_output() => told(&output.expect("the program")),
+            () = self.wait_for(kill, from) => Err(format!("killed: {kill:?}")),
+            () = sleep(LONGEST) => Err(format!("killed after {LONGEST:?}")),
         };
         let text = ended.as_ref().map_or_else(Clone::clone, |text| text.clone());
         self.log.lock().await.push(format!("{part:?} from {}: {text}", NAMES[from]));
         ended
+    }
+
+    async fn wait_for(&self, kill: Kill, from: usize) {
+        match kill {
+            Kill::Never => std::future::pending().await,
+            Kill::After(time) => sleep(time).await,
+            Kill::WhenGivenAway => {
+                let mut before = None;
+                while self.is_given_away(from, &mut before).await.is_err() {
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until the shard has given something away. `before`: its last move before.
+    async fn is_given_away(&self, from: usize, before: &mut Option<i64>) -> Result<(), Error> {
+        const LAST: &str = "select coalesce(max(m.id), 0) from livestore.shard_moves m";
+        let (client, connection) = tokio_postgres::connect(&self.urls[from], NoTls).await?;
+        tokio::spawn(connection);
+        loop {
+            let last: i64 = client.query_one(LAST, &[]).await?.get(0);
+            if last > *before.get_or_insert(last) {
+                return Ok(());
+            }
+        }
     }
 
     /// What the commands have printed.
