@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 /// A cluster on which the role of the front needs its password, and the databases there.
-struct Setup {
-    cluster: &'static Cluster,
-    one: Database,
-    two: Database,
-    front: String,
+pub struct Setup {
+    pub cluster: &'static Cluster,
+    pub one: Database,
+    pub two: Database,
+    pub front: String,
 }
 
 /// An answer of the program: its exit code, and everything that it printed.
-fn run(arguments: &[String]) -> (i32, String) {
+pub fn run(arguments: &[String]) -> (i32, String) {
     let output = Start::program().arg("shards").args(arguments).output().expect("the program");
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().expect("a code"), text)
 }
 
 impl Setup {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let cluster = tokio::task::spawn_blocking(Cluster::start).await.expect("a cluster").leak();
         let setup =
             Self { cluster, one: cluster.database().await, two: cluster.database().await, front: "front".into() };
@@ -48,12 +48,12 @@ impl Setup {
         tokio::task::block_in_place(|| self.cluster.pg_ctl(&["reload"]));
     }
 
-    async fn at_front(&self, role: &str) -> Client {
+    pub async fn at_front(&self, role: &str) -> Client {
         self.cluster.connect(role, &self.front).await
     }
 
     /// The arguments of `shards init` for the two databases.
-    fn init(&self) -> Vec<String> {
+    pub fn init(&self) -> Vec<String> {
         let shard = |name: &str, database: &Database| format!("{name}={}", database.url("postgres"));
         let front = self.cluster.url("postgres", &self.front);
         ["init", "--front", &front, "--shard", &shard("one", &self.one), "--shard", &shard("two", &self.two)]
@@ -61,27 +61,27 @@ impl Setup {
             .to_vec()
     }
 
-    fn status(&self, role: &str) -> (i32, String) {
+    pub fn status(&self, role: &str) -> (i32, String) {
         run(&["status", "--database-url", &self.cluster.url(role, &self.front)].map(String::from))
     }
 
-    fn stop(&self) {
+    pub fn stop(&self) {
         self.cluster.pg_ctl(&["stop", "-m", "immediate"]);
     }
 }
 
-async fn batch(client: &Client, sql: &str) {
+pub async fn batch(client: &Client, sql: &str) {
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 /// The first column of all rows, as text.
-async fn all(client: &Client, sql: &str) -> Vec<String> {
+pub async fn all(client: &Client, sql: &str) -> Vec<String> {
     let rows = client.query(&format!("select q.c::text from ({sql}) q(c)"), &[]).await;
     rows.unwrap_or_else(|error| panic!("{sql}: {error:?}")).iter().map(|row| row.get(0)).collect()
 }
 
 /// Stores of the first half of the slots, or of the second.
-async fn stores_of(client: &Client, shard: i32) -> Vec<String> {
+pub async fn stores_of(client: &Client, shard: i32) -> Vec<String> {
     let sql = format!(
         "select 'store ' || i from generate_series(1, 40) i where livestore.slot('store ' || i, 256) / 128 = {shard}"
     );
