@@ -37,7 +37,8 @@ async fn prune(database: &Database) -> Result<i64, DatabaseError> {
     let client = database.background_client().await?;
     let statement = client.prepare_cached("select livestore.prune_old_commits()").await?;
     let position = client.query_one(&statement, &[]).await?.try_get(0)?;
-    let can_move = client.query_one("select to_regprocedure('livestore.remove_departed_store()') is not null", &[]).await?;
+    let can_move =
+        client.query_one("select to_regprocedure('livestore.remove_departed_store()') is not null", &[]).await?;
     if can_move.try_get(0)? {
         let statement = client.prepare_cached("select livestore.remove_departed_store()").await?;
         while client.query_one(&statement, &[]).await?.try_get(0)? {}
