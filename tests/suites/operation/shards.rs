@@ -381,6 +381,14 @@ async fn the_owner_of_a_database_makes_a_shard_of_it() {
     for (name, store) in [("one", "a"), ("two", "todos")] {
         assert_eq!(all(&cluster.connect("sidecar", name).await, STORES).await, [store]);
     }
+    let moving = ["move", "--front", &front, "--from", &shards[0], "--to", &shards[1], "--slot", "0"].map(String::from);
+    let (code, text) = run(&moving);
+    assert!(code == 4 && text.contains("both shards are on one server"), "{text}");
+    batch(&superuser, "grant livestore_owner, livestore_hooks to owner").await;
+    let (code, text) = run(&moving);
+    assert!(code == 0 && text.contains("slot 0 is at two: 1 stores, 1 events"), "{text}");
+    assert_eq!(all(&cluster.connect("sidecar", "two").await, STORES).await, ["a", "todos"]);
+    batch(&superuser, "revoke livestore_owner, livestore_hooks from owner").await;
     let members = "select m.member::regrole from pg_auth_members m
          where m.roleid in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
              and coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)";

@@ -175,9 +175,9 @@ impl Move {
                     }
                     Some(_) => {}
                 }
-            } else if subject.is_at(to).await? {
+            } else if is_at(&subject, to).await? {
                 continue;
-            } else if !subject.is_at(from).await? {
+            } else if !is_at(&subject, from).await? {
                 return Err(refused(format!("{subject} is not at {}", from_known.name)));
             } else if !places.contains(&to_known.number) {
                 return Err(refused(format!(
@@ -310,6 +310,15 @@ impl Move {
             }
         }
     }
+}
+
+/// As [`Subject::is_at`], in a transaction of its own.
+async fn is_at(subject: &Subject, session: &Session) -> Result<bool, ShardsError> {
+    session.begin().await?;
+    session.join_roles().await?;
+    let answer = subject.is_at(session).await?;
+    session.rollback().await?;
+    Ok(answer)
 }
 
 /// As [`Session::join_roles`], beside a transaction of the other shard that has done the same.

@@ -150,7 +150,10 @@ pub async fn tell(
 /// The moves from here that were interrupted.
 pub async fn unfinished(session: &Session) -> Result<Vec<Unfinished>, ShardsError> {
     let query = "select m.id, m.slot, m.store_id, m.shard from livestore.shard_moves m where m.finished_at is null order by m.id";
+    session.begin().await?;
+    session.join_roles().await?;
     let rows = session.rows(query, &[]).await?;
+    session.rollback().await?;
     let unfinished = |row| {
         Ok(Unfinished {
             id: session.read(row, 0)?,
