@@ -176,7 +176,7 @@ async fn a_front_goes_to_the_shard_of_each_store() {
     let detail: Value = serde_json::from_str(refused.detail().unwrap()).unwrap();
     assert_eq!(detail, json!({"minimumExpectedNum": 3, "providedNum": 8}));
 
-    batches(&front, &here, &there).await;
+    batches(&setup, &front, &here, &there).await;
     let map_is_behind =
         "update livestore.shard set slots = array(select s from unnest(slots) s where s <> livestore.slot($1, 256))";
     two.execute(map_is_behind, &[&there[5]]).await.unwrap();
@@ -191,7 +191,7 @@ async fn a_front_goes_to_the_shard_of_each_store() {
 }
 
 /// Positions are those of the arguments, whichever shard a push went to.
-async fn batches(front: &Client, here: &[String], there: &[String]) {
+async fn batches(setup: &Setup, front: &Client, here: &[String], there: &[String]) {
     let stores = [&there[3], &here[2], &there[3], &here[2], &there[4]];
     let events = [chain(0, 1), chain(0, 2), chain(1, 1), chain(7, 1), json!([event(0, "", json!(null))])];
     let batches: Vec<String> = events.iter().map(Value::to_string).collect();
@@ -202,6 +202,29 @@ async fn batches(front: &Client, here: &[String], there: &[String]) {
     let expected =
         [(1, Some(1), None), (2, Some(2), None), (3, Some(2), None), (4, None, Some("LS001")), (5, Some(1), None)];
     assert_eq!(brief, expected);
+    // A shard that cannot be reached: each push has its own outcome.
+    let away = |is_there: bool| format!("alter database {} allow_connections {is_there}", setup.two.name());
+    let postgres = setup.cluster.connect("postgres", "postgres").await;
+    batch(&postgres, &away(false)).await;
+    let closed = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'livestore_front'";
+    batch(&postgres, closed).await;
+    let stores = [&here[2], &there[4]];
+    let batches = [chain(2, 1), chain(1, 1)].map(|events| events.to_string());
+    let sql = "select push, head, sqlstate, message from livestore.push_batch($1, $2, array_fill(null::text, array[2])) order by push";
+    let rows = front.query(sql, &[&stores.as_slice(), &batches.as_slice()]).await.unwrap();
+    assert_eq!((rows[0].get::<_, i64>(1), rows[0].get::<_, Option<&str>>(2)), (3, None));
+    assert!(
+        rows[1].get::<_, Option<i64>>(1).is_none() && rows[1].get::<_, &str>(2) == "08006",
+        "{}",
+        rows[1].get::<_, &str>(2)
+    );
+    let message: &str = rows[1].get(3);
+    assert!(message.contains("not currently accepting connections"), "{message}");
+    let lost = front.query("select livestore.commit($1, 'e')", &[&there[4]]).await.unwrap_err();
+    assert_eq!(lost.code().unwrap().code(), "08006");
+    batch(&postgres, &away(true)).await;
+    let rows = front.query(sql, &[&stores.as_slice(), &batches.as_slice()]).await.unwrap();
+    assert_eq!((rows[0].get::<_, i64>(1), rows[1].get::<_, i64>(1)), (3, 2));
     let none: [&str; 0] = [];
     let sql = "select count(*) from livestore.push_batch($1::text[], $1::text[], $1::text[])";
     assert_eq!(front.query_one(sql, &[&none.as_slice()]).await.unwrap().get::<_, i64>(0), 0);
