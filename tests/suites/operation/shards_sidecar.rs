@@ -338,6 +338,33 @@ async fn shards_come_and_go_with_the_map() {
     assert_eq!(numbers(&live.events(1).await), [2]);
 }
 
+/// Its pushes do not wait for the host that does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_hangs_is_given_another_address() {
+    let setup = setup(false).await;
+    let breaker = Breaker::to(setup.shards[1].cluster().port()).await;
+    let good = connection(&setup.shards[1]);
+    let bad = format!("host=127.0.0.1 port={} dbname={}", breaker.port(), setup.shards[1].name());
+    let at = |address: &str| format!("update livestore.map set connections[2] = '{address}'");
+    run(&setup.front, &at(&bad)).await;
+    let (sidecar, nodes) = (setup.sidecar().await, Nodes::new());
+    let store = setup.store("hangs", 1).await;
+    let client = nodes.open("cf-ws", &sidecar, &store).await;
+    let mut live = client.live(None).await;
+    client.push(chain(0, 1)).await.unwrap();
+    breaker.stall();
+    let pushing = tokio::spawn({
+        let client = client.clone();
+        async move { client.push(chain(1, 1)).await }
+    });
+    sleep(Duration::from_millis(500)).await;
+    assert!(!pushing.is_finished());
+    run(&setup.front, &at(&good)).await;
+    timeout(Duration::from_secs(10), pushing).await.expect("an answer in time").unwrap().unwrap();
+    assert_eq!(numbers(&live.events(2).await), [1, 2]);
+    assert_eq!(setup.heads(&store).await, [None, Some(2)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_front_database_may_be_away() {
     let setup = setup(false).await;
