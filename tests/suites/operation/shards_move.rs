@@ -109,6 +109,30 @@ async fn stores_of_clients_of_every_dialect_move_while_they_push() {
     setup.stop();
 }
 
+/// A store that was an exception while its slot was at a shard is none there when the slot comes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_comes_back_brings_its_exceptions_and_no_older_ones() {
+    let (setup, one, two) = made().await;
+    let store = stores_of(&one, 0).await.remove(0);
+    batch(&one, &format!("select livestore.commit('{store}', 'e')")).await;
+    let slot = slot(&one, &store).await;
+    for (to, what) in [
+        ("two", ["--slot", &slot]),
+        // The slot stays there, and then follows.
+        ("one", ["--store", &store]),
+        ("one", ["--slot", &slot]),
+        ("two", ["--slot", &slot]),
+        ("one", ["--store", &store]),
+    ] {
+        goes(&setup, to, &what).await;
+        let at_two = format!("select livestore._is_elsewhere('{store}')");
+        assert_eq!(all(&two, &at_two).await, [(to == "one").to_string()], "{what:?} to {to}");
+    }
+    batch(&setup.at_front("sidecar").await, &format!("select livestore.commit('{store}', 'e')")).await;
+    assert_eq!((all(&one, &heads(&store)).await, all(&two, &heads(&store)).await), (vec!["2".to_owned()], vec![]));
+    setup.stop();
+}
+
 /// Everything that a shard knows of a store, but what subscriptions know.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_that_belongs_to_a_store_goes_with_it() {
