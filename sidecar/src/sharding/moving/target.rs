@@ -147,14 +147,6 @@ impl<'a> Target<'a> {
             .await?;
         let elsewhere: Vec<String> = elsewhere.iter().map(|row| source.read(row, 0)).collect::<Result<_, _>>()?;
         let session = self.session;
-        // From when the slot was here before: they say nothing while it is elsewhere, and would be wrong now.
-        session
-            .rows(
-                "delete from livestore.shard_stores e using livestore.shard h
-                 where not e.is_here and livestore.slot(e.store_id, h.slot_count) = $1::integer",
-                &[&slot],
-            )
-            .await?;
         session
             .rows(
                 "insert into livestore.shard_stores (store_id, is_here) select u.store_id, false from unnest($1::text[]) u(store_id)
