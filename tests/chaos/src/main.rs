@@ -137,7 +137,12 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     let histories = recorder.finish();
     let unexpected = unexpected.into_iter().map(Violation::of_inspector);
     let unfinished = injector.unfinished().into_iter().map(|(store, what)| Violation::of_move(store, what));
-    let violations: Vec<_> = histories.iter().flat_map(checker::check).chain(unexpected).chain(unfinished).collect();
+    let disagreement = match &system.shards {
+        Some(shards) => shards.agree().await.err().map(Violation::of_shards),
+        None => None,
+    };
+    let of_system = unexpected.chain(unfinished).chain(disagreement);
+    let violations: Vec<_> = histories.iter().flat_map(checker::check).chain(of_system).collect();
     if !violations.is_empty() {
         let folder = arguments.out.join(format!("seed-{seed}"));
         report::leave(&folder, &plan, &histories, &violations, &system).await.expect("a folder for what was found");

@@ -38,7 +38,7 @@ pub enum Rule {
     Overtaken,
     /// A live stream skipped, repeated or reordered events.
     Disorder,
-    /// A client saw something else than the log has.
+    /// A client saw something else than the log has, or the front and the shards do not agree where the stores are.
     Disagreement,
     /// A read lacks what was acknowledged, or read by somebody, before it began.
     Stale,
@@ -69,6 +69,11 @@ impl Violation {
     /// The inspector gave an answer that it should not have given.
     pub fn of_inspector(answer: String) -> Self {
         Self { rule: Rule::Inspector, store: "the inspector".into(), what: answer, extract: Vec::new() }
+    }
+
+    /// All moves are over, and it is not clear where everything is.
+    pub fn of_shards(what: String) -> Self {
+        Self { rule: Rule::Disagreement, store: "the shards".into(), what, extract: Vec::new() }
     }
 
     /// A move was repeated again and again, and has not ended.

@@ -9,7 +9,7 @@ use super::Kills;
 use crate::system::{Kill, Part, Shards};
 
 /// The time after which a move should have ended, whatever was wrong.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Default)]
 pub struct Moves {

@@ -107,7 +107,7 @@ impl Shards {
         let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
         let shards = Self { cluster, second, urls, ports, front: Mutex::default(), log: Mutex::default() };
         let [one, two] = [0, 1].map(|shard| shards.named_url(shard));
-        let made = shards.command("init").args(["--shard", &one, "--shard", &two]).output().await;
+        let made = shards.changing("init").args(["--shard", &one, "--shard", &two]).output().await;
         told(&made.expect("the program")).expect("a front");
         shards
     }
@@ -165,11 +165,21 @@ impl Shards {
         row.get(0)
     }
 
-    fn command(&self, name: &str) -> Command {
-        let mut command = Command::from(Start::program());
-        command.args(["shards", name, "--front", &self.cluster.url("postgres", FRONT)]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    /// A command that changes the shards.
+    fn changing(&self, name: &str) -> Command {
+        let mut command = command(name);
+        command.args(["--front", &self.cluster.url("postgres", FRONT)]);
         command
+    }
+
+    /// Asks whether the front and both shards agree where everything is, and no move is unfinished.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub async fn agree(&self) -> Result<(), String> {
+        let url = self.cluster.url("reader", FRONT);
+        let asked = command("status").args(["--database-url", &url]).output().await;
+        told(&asked.expect("the program")).map(drop)
     }
 
     /// Runs the command that brings a part of the stores from a shard to the other one, once, and kills it then.
@@ -179,7 +189,7 @@ impl Shards {
     /// # Errors
     /// The same if it fails, or that it was killed.
     pub async fn carry(&self, part: &Part, from: usize, kill: Kill) -> Result<String, String> {
-        let mut command = self.command("move");
+        let mut command = self.changing("move");
         command.args(["--from", &self.named_url(from), "--to", &self.named_url(1 - from)]);
         match part {
             Part::Store(store) => command.args(["--store", store]),
@@ -228,6 +238,17 @@ impl Shards {
     pub async fn log(&self) -> String {
         self.log.lock().await.join("\n")
     }
+}
+
+fn command(name: &str) -> Command {
+    let mut command = Command::from(Start::program());
+    command
+        .args(["shards", name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
 }
 
 async fn create(cluster: &Cluster, database: &str) {
