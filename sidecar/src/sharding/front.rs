@@ -6,7 +6,8 @@ use std::path::Path;
 use super::ShardsError;
 use super::moving::Subject;
 use super::session::Session;
-use super::shard::{FRONT_ROLE, Keys, MEMBERS};
+use super::shard::{FRONT_ROLE, Keys};
+use crate::check::MEMBERS;
 use crate::postgres::{Address, address, elsewhere};
 
 /// Everything that the front is made of, without its shards.

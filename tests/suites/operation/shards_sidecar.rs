@@ -426,4 +426,19 @@ async fn settings_that_do_not_go_together_are_refused() {
     for found in ["lists 2 shards", "shard one: the database is reached", "shard two: the database is reached"] {
         assert!(report.contains(found), "{found}: {report}");
     }
+    assert!(report.contains("ok      shard two: it has the roles, hooks and event types of one"), "{report}");
+    let differs = "create index on livestore.eventlog_1 (name); select livestore.define_event('e', '{}', 'check');
+         insert into livestore.shard_moves (slot, shard, started_at) values (7, 'one', now() - interval '1 minute')";
+    run(&setup.shards[1].admin().await, differs).await;
+    let mut check = Start::program();
+    check.args(["check", "--shards"]).env("DATABASE_URL", Cluster::shared().url("sidecar", &setup.front_name));
+    check.env("LIVESTORE_LISTEN", "127.0.0.1:0").stdout(Stdio::piped());
+    let (code, report) = tokio::task::block_in_place(|| fails(check));
+    for found in [
+        "advice  shard two: it differs from one in hooks",
+        "advice  shard two: it differs from one in livestore.event_types",
+        "WRONG   shard two: a move of slot 7 to the shard one was interrupted",
+    ] {
+        assert!(code == Some(1) && report.contains(found), "{found}: {report}");
+    }
 }
