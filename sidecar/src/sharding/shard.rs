@@ -91,7 +91,7 @@ impl State {
             .row(
                 // From the catalogs: the schema is not everybody's to use.
                 "select 'stores' = any (t.names), 'shard' = any (t.names),
-                     pg_postmaster_start_time() || ' ' || (select d.oid from pg_database d where d.datname = current_database()),
+                     concat_ws(' ', date_part('epoch', pg_postmaster_start_time()), (select d.oid from pg_database d where d.datname = current_database())),
                      r.rolsuper or r.rolcreaterole, r.rolname::text
                  from pg_roles r
                  cross join (
@@ -159,6 +159,7 @@ pub async fn make(
 ) -> Result<(Keys, Exceptions), ShardsError> {
     session.begin().await?;
     session.join_roles().await?;
+    session.act_as_owner().await?;
     // Nobody creates a store while its shard is decided on.
     session.run("lock table livestore.stores in share row exclusive mode").await?;
     let is_new = session.rows("select from livestore.shard", &[]).await?.is_empty();
@@ -179,6 +180,14 @@ pub async fn make(
             (keys.clone(), Exceptions::default())
         }
     };
+    // A move reads the stores of a slot while nobody can create some.
+    session
+        .run(&format!(
+            "create index if not exists stores_slot_idx on livestore.stores (livestore.slot(store_id, {}))",
+            place.slot_count
+        ))
+        .await?;
+    session.act_as_self().await?;
     let is_there: bool = session.value("select to_regrole($1) is not null", &[&FRONT_ROLE]).await?;
     let role = if is_there { format!("alter role {FRONT_ROLE}") } else { format!("create role {FRONT_ROLE} login") };
     session.run_with_secret(&format!("{role} password %L"), password).await?;
