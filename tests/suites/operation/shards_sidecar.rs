@@ -9,10 +9,10 @@ use livestore_tests::breaker::Breaker;
 use livestore_tests::client::{Client as SyncClient, Node};
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::dialects::Caller;
-use livestore_tests::events::{chain, numbers, up_to};
+use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
@@ -336,6 +336,43 @@ async fn shards_come_and_go_with_the_map() {
     run(&setup.front, &after).await;
     client.push(chain(1, 1)).await.unwrap();
     assert_eq!(numbers(&live.events(1).await), [2]);
+}
+
+/// Code of the application that asks for a store of another shard: its push, or its client, is refused, and does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_asks_for_a_store_of_another_shard_is_refused() {
+    let setup = setup(false).await;
+    let (store, other) = (setup.store("mine", 0).await, setup.store("yours", 1).await);
+    let (denied, late) = (setup.store("denied", 0).await, setup.store("late", 0).await);
+    let admin = setup.shards[0].admin().await;
+    let code = format!(
+        "create schema app; grant usage on schema app to sidecar;
+         create function app.may(store_id text, action text, payload json, headers json) returns boolean
+         language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+         begin return store_id <> '{denied}' or livestore.head('{other}') >= 0; end $$;
+         create function app.late() returns trigger language plpgsql as $$
+         begin perform livestore.head('{other}'); return null; end $$;
+         create constraint trigger late after insert on livestore.eventlog_1 deferrable initially deferred
+         for each row when (new.name = 'late') execute function app.late();
+         grant execute on function livestore.head(text) to livestore_hooks"
+    );
+    run(&admin, &code).await;
+    run(
+        &setup.shards[1].admin().await,
+        "create schema app; grant usage on schema app to sidecar;
+         create function app.may(store_id text, action text, payload json, headers json) returns boolean return true",
+    )
+    .await;
+    let sidecar = setup.start().arguments(&["--authorize-function", "app.may"]).ready().await;
+    let nodes = Nodes::new();
+    nodes.open("cf-ws", &sidecar, &store).await.push(chain(0, 1)).await.unwrap();
+    for (store, batch) in [(&denied, chain(0, 1)), (&late, json!([event(0, "late", json!(null))]))] {
+        let client = nodes.open("cf-http", &sidecar, store).await;
+        let answer = timeout(Duration::from_secs(20), client.push(batch)).await;
+        let refused = answer.unwrap_or_else(|_| panic!("{store}: no answer\n{}", sidecar.log())).unwrap_err();
+        assert!(!refused.to_string().contains(&other), "{store}: {refused}");
+        assert_eq!(setup.heads(store).await, [None, None]);
+    }
 }
 
 /// Its pushes do not wait for the host that does not answer.
