@@ -93,6 +93,23 @@ $$;
 comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
 'livestore.push_batch, a call on each shard that has some of the stores. Each is a transaction of its own: a rollback at the front does not undo it. If a shard fails as a whole, because it cannot be reached, for example, the outcome of each push to it says so. The others are asked once more then, and appended is 0 for what they had committed';
 
+create function livestore._shard_identity(slot integer)
+returns text
+language plproxy
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+    cluster 'livestore_shards';
+    run on slot;
+    select pg_catalog.concat_ws(
+        ' ', pg_catalog.date_part('epoch', pg_catalog.pg_postmaster_start_time()),
+        (select d.oid from pg_catalog.pg_database d where d.datname operator(pg_catalog.=) pg_catalog.current_database())
+    ) as identity;
+$$;
+
+comment on function livestore._shard_identity(integer) is
+'Internal: asks the shard of a slot for the start of its server and the number of its database, to see whether somebody else means the same one';
+
 create function livestore._shard_version(slot integer)
 returns text
 language plproxy

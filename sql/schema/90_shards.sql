@@ -27,6 +27,8 @@ alter table livestore.shard_stores replica identity full;
 
 create table livestore.shard_moves (
     id bigint generated always as identity primary key,
+    token uuid not null default gen_random_uuid(),
+    is_arrival boolean not null default false,
     slot integer,
     store_id text,
     shard text not null,
@@ -35,12 +37,14 @@ create table livestore.shard_moves (
     check (num_nonnulls(slot, store_id) = 1)
 );
 
-comment on table livestore.shard_moves is 'The slots and stores that this shard has given to another one. Written by livestore-sidecar shards move';
-comment on column livestore.shard_moves.id is 'Number of the move';
+comment on table livestore.shard_moves is 'The slots and stores that this shard has given to another one, or got from one. Written by livestore-sidecar shards move';
+comment on column livestore.shard_moves.id is 'Number of the move, or of the arrival';
+comment on column livestore.shard_moves.token is 'The same on both shards';
+comment on column livestore.shard_moves.is_arrival is 'Whether they have come here';
 comment on column livestore.shard_moves.slot is 'The slot; null for a single store';
 comment on column livestore.shard_moves.store_id is 'The store; null for a slot';
 comment on column livestore.shard_moves.shard is 'Name of the other shard';
-comment on column livestore.shard_moves.started_at is 'When this shard gave it away';
+comment on column livestore.shard_moves.started_at is 'When this shard gave it away, or got it';
 comment on column livestore.shard_moves.finished_at is 'When the front knew of it; null until then: a move that was interrupted. The same command again ends it, or takes it back';
 
 create table livestore.departed_stores (
@@ -54,6 +58,7 @@ create table livestore.departed_stores (
     "position" bigint
 );
 create index on livestore.departed_stores (move);
+create index on livestore.departed_stores ("position");
 
 comment on table livestore.departed_stores is 'Stores that are on another shard now. Their events are still here, for readers of the commit log: sidecars remove them once that is pruned. Written by livestore-sidecar shards move';
 comment on column livestore.departed_stores.id is 'livestore.stores.id, as it was';

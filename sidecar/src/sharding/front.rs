@@ -6,7 +6,8 @@ use std::path::Path;
 use super::ShardsError;
 use super::moving::Subject;
 use super::session::Session;
-use super::shard::{FRONT_ROLE, Keys, MEMBERS};
+use super::shard::{FRONT_ROLE, Keys};
+use crate::check::MEMBERS;
 use crate::postgres::{Address, address, elsewhere};
 
 /// Everything that the front is made of, without its shards.
@@ -47,7 +48,7 @@ impl State {
                 "select r.rolsuper, r.rolname::text, to_regclass('livestore.shards') is not null,
                      exists (select from pg_depend d where d.refclassid = 'pg_namespace'::regclass and d.refobjid = to_regnamespace('livestore')),
                      exists (select from pg_available_extensions e where e.name = 'plproxy'),
-                     pg_postmaster_start_time() || ' ' || (select d.oid from pg_database d where d.datname = current_database()),
+                     concat_ws(' ', date_part('epoch', pg_postmaster_start_time()), (select d.oid from pg_database d where d.datname = current_database())),
                      split_part(current_setting('server_version'), '.', 1)
                  from pg_roles r where r.rolname = current_user",
                 &[],
@@ -219,6 +220,28 @@ pub async fn assign(session: &Session, subject: &Subject, to: &Known) -> Result<
 /// The number of the shard of each slot, by the map of a front.
 pub async fn slots(session: &Session) -> Result<Vec<i32>, ShardsError> {
     session.value("select m.slots from livestore.shard_map() m", &[]).await
+}
+
+/// The shard that has a slot or a store, by the map of a front; none if there is no such slot.
+pub async fn place_of(session: &Session, subject: &Subject) -> Result<Option<i32>, ShardsError> {
+    let slot = match subject {
+        Subject::Slot(_) => "$1::integer",
+        Subject::Store(_) => "livestore._route($1::text)",
+    };
+    let query = format!("select o.number from livestore._slots() o where o.slot = {slot}");
+    session.rows(&query, &[subject.parameter()]).await?.first().map(|row| session.read(row, 0)).transpose()
+}
+
+/// How many stores are single exceptions on a shard, by the map of a front.
+pub async fn exceptions(session: &Session, shard: &Known) -> Result<i64, ShardsError> {
+    session.value("select count(*) from livestore.moved_stores m where m.shard = $1", &[&shard.name]).await
+}
+
+/// The identity of a shard as the front sees it: [`super::shard::State::identity`]. None if the shard has no slot, by which the front could
+/// ask it.
+pub async fn identity_of(session: &Session, shard: &Known) -> Result<Option<String>, ShardsError> {
+    let query = "select livestore._shard_identity(o.slot) from livestore._slots() o where o.number = $1 limit 1";
+    session.rows(query, &[&shard.number]).await?.first().map(|row| session.read(row, 0)).transpose()
 }
 
 /// The secrets that a shard is given when it is added.

@@ -98,18 +98,31 @@ impl Session {
         self.run(JOIN_ROLES).await
     }
 
-    /// A transaction of a command that takes long, or reads what others write: it sees all of it as it was at one moment, if `is_snapshot`. Row
-    /// security is not to hide anything. It gives up a lock before Postgres would look for a deadlock, in which it might choose somebody else.
-    pub async fn begin_long(&self, is_snapshot: bool) -> Result<(), ShardsError> {
+    /// A transaction of a command that may take long, on a shard. It sees everything as it was at one moment, if `is_snapshot`. It gives up a
+    /// lock before Postgres would look for a deadlock, in which it might choose somebody else.
+    pub async fn begin_as_owner(&self, is_snapshot: bool) -> Result<(), ShardsError> {
         self.begin().await?;
         if is_snapshot {
             self.run("set transaction isolation level repeatable read").await?;
         }
         self.run(
             "set local lock_timeout = '500ms'; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0;
-             set local row_security = off; set local datestyle = iso; set local timezone = 'UTC'",
+             set local datestyle = iso; set local timezone = 'UTC';
+             select set_config(s.name, '0', true) from pg_settings s where s.name = 'transaction_timeout'",
         )
-        .await
+        .await?;
+        self.join_roles().await?;
+        self.act_as_owner().await
+    }
+
+    /// From here on, code of the application in triggers, constraints and indexes does not run with the rights of a superuser.
+    pub async fn act_as_owner(&self) -> Result<(), ShardsError> {
+        self.run("set local role livestore_owner").await
+    }
+
+    /// As the role that has connected.
+    pub async fn act_as_self(&self) -> Result<(), ShardsError> {
+        self.run("set local role none").await
     }
 
     /// Copies the rows of a query into a table of another database, and returns how many. No more than a few of them are in memory.
@@ -125,6 +138,12 @@ impl Session {
     }
 
     pub async fn commit(&self) -> Result<(), ShardsError> {
+        // Deferred triggers run as the owner, too, unless the membership in it ends.
+        self.run(
+            "select set_config('role', 'none', true)
+             where 'on' in (current_setting('livestore.joined_livestore_owner', true), current_setting('livestore.joined_livestore_hooks', true))",
+        )
+        .await?;
         self.run(LEAVE_ROLES).await?;
         self.run("commit").await
     }
@@ -138,7 +157,12 @@ impl ShardsError {
     /// Whether another transaction holds a lock, and it is worth trying again.
     pub fn is_busy(&self) -> bool {
         let Self::Sql { error, .. } = self else { return false };
-        let busy = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+        let busy = [
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::QUERY_CANCELED,
+        ];
         error.code().is_some_and(|code| busy.contains(code))
     }
 

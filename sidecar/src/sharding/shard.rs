@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::ShardsError;
 use super::session::Session;
+use crate::check::MEMBERS;
 
 /// The role with which the front calls functions of a shard.
 pub const FRONT_ROLE: &str = "livestore_front";
@@ -76,14 +77,6 @@ pub struct State {
     pub front_role: Option<String>,
 }
 
-/// Roles that may log in, and the groups that they are in.
-pub const MEMBERS: &str = "
-    select u.rolname::text, r.rolname::text
-    from pg_auth_members m
-    join pg_roles r on r.oid = m.roleid and r.rolname in ('livestore_reader', 'livestore_writer', 'livestore_admin')
-    join pg_roles u on u.oid = m.member and u.rolcanlogin
-    order by 1, 2";
-
 impl State {
     /// Reads a database, and changes nothing. A problem that hides the others comes alone.
     pub async fn read(session: &Session) -> Result<Result<Self, String>, ShardsError> {
@@ -98,7 +91,7 @@ impl State {
             .row(
                 // From the catalogs: the schema is not everybody's to use.
                 "select 'stores' = any (t.names), 'shard' = any (t.names),
-                     pg_postmaster_start_time() || ' ' || (select d.oid from pg_database d where d.datname = current_database()),
+                     concat_ws(' ', date_part('epoch', pg_postmaster_start_time()), (select d.oid from pg_database d where d.datname = current_database())),
                      r.rolsuper or r.rolcreaterole, r.rolname::text
                  from pg_roles r
                  cross join (
@@ -166,6 +159,7 @@ pub async fn make(
 ) -> Result<(Keys, Exceptions), ShardsError> {
     session.begin().await?;
     session.join_roles().await?;
+    session.act_as_owner().await?;
     // Nobody creates a store while its shard is decided on.
     session.run("lock table livestore.stores in share row exclusive mode").await?;
     let is_new = session.rows("select from livestore.shard", &[]).await?.is_empty();
@@ -186,6 +180,14 @@ pub async fn make(
             (keys.clone(), Exceptions::default())
         }
     };
+    // A move reads the stores of a slot while nobody can create some.
+    session
+        .run(&format!(
+            "create index if not exists stores_slot_idx on livestore.stores (livestore.slot(store_id, {}))",
+            place.slot_count
+        ))
+        .await?;
+    session.act_as_self().await?;
     let is_there: bool = session.value("select to_regrole($1) is not null", &[&FRONT_ROLE]).await?;
     let role = if is_there { format!("alter role {FRONT_ROLE}") } else { format!("create role {FRONT_ROLE} login") };
     session.run_with_secret(&format!("{role} password %L"), password).await?;

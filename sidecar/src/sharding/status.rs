@@ -51,6 +51,21 @@ struct Line {
     state: String,
 }
 
+/// The map of the front.
+struct Map {
+    /// The number of the shard of each slot; none if the front says an address that no shard has.
+    slots: Vec<Option<i32>>,
+    moved_stores: Vec<String>,
+    moved_shards: Vec<i32>,
+}
+
+impl Map {
+    /// The slots of a shard.
+    fn slots_of(&self, number: i32) -> Vec<i32> {
+        self.slots.iter().zip(0..).filter(|(shard, _)| **shard == Some(number)).map(|(_, slot)| slot).collect()
+    }
+}
+
 impl Status {
     /// Returns whether all is well.
     pub async fn show(&self) -> Result<bool, ShardsError> {
@@ -62,12 +77,14 @@ impl Status {
                 "the database of --database-url is no front: livestore-sidecar shards init makes one".into(),
             ]));
         }
-        let map = front.row("select m.slots, m.moved_shards from livestore.shard_map() m", &[]).await?;
-        let (slots, moved): (Vec<i32>, Vec<i32>) = (front.read(&map, 0)?, front.read(&map, 1)?);
+        let row = "select m.slots, m.moved_store_ids, m.moved_shards from livestore.shard_map() m";
+        let row = front.row(row, &[]).await?;
+        let map =
+            Map { slots: front.read(&row, 0)?, moved_stores: front.read(&row, 1)?, moved_shards: front.read(&row, 2)? };
         let shards = front::shards(&front).await?;
         let lines = shards.into_iter().map(async |known| {
-            let count = |numbers: &[i32]| numbers.iter().filter(|number| **number == known.number).count();
-            let (own, moved_stores) = (own_slots(&slots, known.number), count(&moved));
+            let own = map.slots_of(known.number);
+            let moved_stores = map.moved_shards.iter().filter(|number| **number == known.number).count();
             let mut line = Line {
                 shard: known.name.clone(),
                 number: known.number,
@@ -80,7 +97,7 @@ impl Status {
                 version: None,
                 state: "ok".into(),
             };
-            match timeout(PATIENCE, self.ask(&known, &own, slots.len(), &mut line)).await {
+            match timeout(PATIENCE, self.ask(&known, &own, &map, &mut line)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => line.state = error.to_string(),
                 Err(_) => line.state = format!("the shard {}: it does not answer in time", known.name),
@@ -92,7 +109,7 @@ impl Status {
         Ok(lines.iter().all(|line| line.state == "ok"))
     }
 
-    async fn ask(&self, known: &Known, slots: &[i32], slot_count: usize, line: &mut Line) -> Result<(), ShardsError> {
+    async fn ask(&self, known: &Known, slots: &[i32], map: &Map, line: &mut Line) -> Result<(), ShardsError> {
         let root_certificate = self.database_root_certificate.as_deref();
         let address = front::shard_address(&self.database_url, root_certificate, &known.connection)?;
         let session = Session::open_to_read(format!("the shard {}", known.name), address).await?;
@@ -110,10 +127,27 @@ impl Status {
         line.heads = session.read(&row, 2)?;
         let place: (Option<i32>, Option<i32>) = (session.read(&row, 3)?, session.read(&row, 4)?);
         let has: Option<Vec<i32>> = session.read(&row, 5)?;
-        if place != (Some(known.number), i32::try_from(slot_count).ok()) {
+        if place != (Some(known.number), i32::try_from(map.slots.len()).ok()) {
             line.state = "it does not know that it is this shard".into();
         } else if has.as_deref() != Some(slots) {
             line.state = "it has other slots than the front says: is something being moved?".into();
+        }
+        let differ = session
+            .rows(
+                "select m.store_id
+                 from unnest($1::text[], $2::integer[]) m(store_id, number)
+                 cross join livestore.shard h
+                 left join livestore.shard_stores e on e.store_id = m.store_id
+                 where coalesce(e.is_here, livestore.slot(m.store_id, h.slot_count) = any (h.slots)) <> (m.number = h.number)
+                 union all
+                 select e.store_id from livestore.shard_stores e where e.is_here and e.store_id <> all ($1::text[])
+                 limit 1",
+                &[&map.moved_stores, &map.moved_shards],
+            )
+            .await?;
+        if let Some(row) = differ.first() {
+            let store_id: String = session.read(row, 0)?;
+            line.state = format!("it and the front do not agree where the store {store_id:?} is");
         }
         let unfinished = session
             .rows(
@@ -154,11 +188,6 @@ impl Status {
         }
         table.trim_fmt().lines().try_for_each(say)
     }
-}
-
-/// The slots of a shard.
-fn own_slots(slots: &[i32], number: i32) -> Vec<i32> {
-    slots.iter().zip(0..).filter(|(shard, _)| **shard == number).map(|(_, slot)| slot).collect()
 }
 
 /// Numbers in order, as ranges: 0-127,130.

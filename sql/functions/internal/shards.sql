@@ -37,7 +37,7 @@ $$;
 comment on function livestore._check_shard(text) is
 'Internal: raises LS005 if a store that does not exist here belongs to another shard. Called where no store was found, so that it costs nothing for those that exist';
 
-create or replace function livestore._remove_departed(number bigint)
+create or replace function livestore._remove_departed_log(number bigint)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -55,14 +55,29 @@ begin
     if log.eventlog <> 'livestore.eventlog_1'::regclass then
         execute format('drop table %s', log.eventlog);
     end if;
+end
+$$;
+
+comment on function livestore._remove_departed_log(bigint) is 'Internal: removes the events that are left of a store that is on another shard';
+
+create or replace function livestore._remove_departed(number bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    departed constant text := d.store_id from livestore.departed_stores d where d.id = number;
+begin
+    perform livestore._remove_departed_log(number);
     delete from livestore.commit_keys k where k.store = number;
     delete from livestore.relayed_events r where r.store = number;
     delete from livestore.found_misfits m where m.store = number;
-    -- They went along with the store.
-    if not exists (select from livestore.stores s where s.store_id = log.store_id) then
-        delete from livestore.rewritten_events r where r.store_id = log.store_id;
+    -- They went along with the store, or hold its events.
+    if not exists (select from livestore.stores s where s.store_id = departed) then
+        delete from livestore.rewritten_events r where r.store_id = departed;
+        delete from livestore.dead_letters d where d.store_id = departed and d.name is not null;
     end if;
 end
 $$;
 
-comment on function livestore._remove_departed(bigint) is 'Internal: removes what is left of a store that is on another shard';
+comment on function livestore._remove_departed(bigint) is 'Internal: removes all that is left of a store that is on another shard';

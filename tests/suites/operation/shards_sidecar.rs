@@ -9,10 +9,10 @@ use livestore_tests::breaker::Breaker;
 use livestore_tests::client::{Client as SyncClient, Node};
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::dialects::Caller;
-use livestore_tests::events::{chain, numbers, up_to};
+use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
@@ -338,6 +338,43 @@ async fn shards_come_and_go_with_the_map() {
     assert_eq!(numbers(&live.events(1).await), [2]);
 }
 
+/// Code of the application that asks for a store of another shard: its push, or its client, is refused, and does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_asks_for_a_store_of_another_shard_is_refused() {
+    let setup = setup(false).await;
+    let (store, other) = (setup.store("mine", 0).await, setup.store("yours", 1).await);
+    let (denied, late) = (setup.store("denied", 0).await, setup.store("late", 0).await);
+    let admin = setup.shards[0].admin().await;
+    let code = format!(
+        "create schema app; grant usage on schema app to sidecar;
+         create function app.may(store_id text, action text, payload json, headers json) returns boolean
+         language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+         begin return store_id <> '{denied}' or livestore.head('{other}') >= 0; end $$;
+         create function app.late() returns trigger language plpgsql as $$
+         begin perform livestore.head('{other}'); return null; end $$;
+         create constraint trigger late after insert on livestore.eventlog_1 deferrable initially deferred
+         for each row when (new.name = 'late') execute function app.late();
+         grant execute on function livestore.head(text) to livestore_hooks"
+    );
+    run(&admin, &code).await;
+    run(
+        &setup.shards[1].admin().await,
+        "create schema app; grant usage on schema app to sidecar;
+         create function app.may(store_id text, action text, payload json, headers json) returns boolean return true",
+    )
+    .await;
+    let sidecar = setup.start().arguments(&["--authorize-function", "app.may"]).ready().await;
+    let nodes = Nodes::new();
+    nodes.open("cf-ws", &sidecar, &store).await.push(chain(0, 1)).await.unwrap();
+    for (store, batch) in [(&denied, chain(0, 1)), (&late, json!([event(0, "late", json!(null))]))] {
+        let client = nodes.open("cf-http", &sidecar, store).await;
+        let answer = timeout(Duration::from_secs(20), client.push(batch)).await;
+        let refused = answer.unwrap_or_else(|_| panic!("{store}: no answer\n{}", sidecar.log())).unwrap_err();
+        assert!(!refused.to_string().contains(&other), "{store}: {refused}");
+        assert_eq!(setup.heads(store).await, [None, None]);
+    }
+}
+
 /// Its pushes do not wait for the host that does not answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_that_hangs_is_given_another_address() {
@@ -425,5 +462,20 @@ async fn settings_that_do_not_go_together_are_refused() {
     let (_, report) = tokio::task::block_in_place(|| fails(check));
     for found in ["lists 2 shards", "shard one: the database is reached", "shard two: the database is reached"] {
         assert!(report.contains(found), "{found}: {report}");
+    }
+    assert!(report.contains("ok      shard two: it has the roles, hooks and event types of one"), "{report}");
+    let differs = "create index on livestore.eventlog_1 (name); select livestore.define_event('e', '{}', 'check');
+         insert into livestore.shard_moves (slot, shard, started_at) values (7, 'one', now() - interval '1 minute')";
+    run(&setup.shards[1].admin().await, differs).await;
+    let mut check = Start::program();
+    check.args(["check", "--shards"]).env("DATABASE_URL", Cluster::shared().url("sidecar", &setup.front_name));
+    check.env("LIVESTORE_LISTEN", "127.0.0.1:0").stdout(Stdio::piped());
+    let (code, report) = tokio::task::block_in_place(|| fails(check));
+    for found in [
+        "advice  shard two: it differs from one in hooks",
+        "advice  shard two: it differs from one in livestore.event_types",
+        "WRONG   shard two: a move of slot 7 to the shard one was interrupted",
+    ] {
+        assert!(code == Some(1) && report.contains(found), "{found}: {report}");
     }
 }

@@ -40,6 +40,9 @@ const ROUNDS: usize = 10;
 const TRIES: usize = 40;
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// Until the stores have their new place, nobody waits for longer than this. Nothing is moved then.
+const BE_QUICK: &str = "set local statement_timeout = '20s'; set local idle_in_transaction_session_timeout = '10s'";
+
 /// The number of times, and the pause between two, that the databases are asked how an interrupted move has ended.
 const QUESTIONS: usize = 15;
 const QUESTION: Duration = Duration::from_secs(2);
@@ -84,11 +87,13 @@ struct Databases {
     to: Session,
     from_known: Known,
     to_known: Known,
+    slot_count: i32,
 }
 
 impl Move {
     pub async fn carry_out(&self) -> Result<(), ShardsError> {
-        let databases = self.open().await?;
+        let (databases, advice) = self.open().await?;
+        advice.iter().try_for_each(|line| say(line))?;
         self.mend(&databases).await?;
         let subjects = self.subjects(&databases).await?;
         if subjects.is_empty() {
@@ -105,8 +110,8 @@ impl Move {
         Ok(())
     }
 
-    /// Connects, and checks that these are the shards that the front knows.
-    async fn open(&self) -> Result<Databases, ShardsError> {
+    /// Connects, and checks that these are the shards that the front knows. Also returns what there is to think about.
+    async fn open(&self) -> Result<(Databases, Option<String>), ShardsError> {
         let root_certificate = self.database_root_certificate.as_deref();
         let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
         let state = front::State::read(&front).await?.map_err(refused)?;
@@ -123,7 +128,9 @@ impl Move {
             };
             let session = Session::open(format!("the shard {name}"), address(option, url, root_certificate)?).await?;
             let state = shard::State::read(&session).await?.map_err(refused)?;
-            if state.place.as_ref().is_none_or(|place| place.number != known.number) {
+            let is_other = front::identity_of(&front, known).await?.is_some_and(|identity| identity != state.identity);
+            // A copy of a shard has its number, too.
+            if is_other || state.place.as_ref().is_none_or(|place| place.number != known.number) {
                 return Err(refused(format!(
                     "{option}: the database of this URL is not the shard {name} of the front"
                 )));
@@ -141,63 +148,96 @@ impl Move {
                 from.database, from_state.version, to.database, to_state.version
             )));
         }
-        if from_state.hooks != to_state.hooks {
-            say(&format!(
+        let advice = (from_state.hooks != to_state.hooks).then(|| {
+            format!(
                 "{} and {} differ in hooks, indexes or policies of their event logs: compare livestore.export_hooks() of both",
                 from.database, to.database
-            ))?;
-        }
-        Ok(Databases { front, from, to, from_known, to_known })
+            )
+        });
+        let slot_count = from_state.place.map_or(0, |place| place.slot_count);
+        Ok((Databases { front, from, to, from_known, to_known, slot_count }, advice))
     }
 
     /// The slots, or the store, that are not there yet.
     async fn subjects(&self, databases: &Databases) -> Result<Vec<Subject>, ShardsError> {
-        let Databases { front, from, to, to_known, from_known } = databases;
-        let places = front::slots(front).await?;
-        let mut subjects: Vec<Subject> = Vec::new();
-        for Slots { first, last } in &self.slots {
-            subjects.extend((*first..=*last).map(Subject::Slot));
-        }
-        subjects.extend(self.store.iter().cloned().map(Subject::Store));
         let mut wanted = Vec::new();
-        for subject in subjects {
-            if let Subject::Slot(slot) = subject {
-                match usize::try_from(slot).ok().and_then(|slot| places.get(slot)) {
-                    None => {
-                        return Err(refused(format!("there is no slot {slot}: they are 0 to {}", places.len() - 1)));
-                    }
-                    Some(number) if *number == to_known.number => continue,
-                    Some(number) if *number != from_known.number => {
-                        return Err(refused(format!(
-                            "slot {slot} is not at {}: see livestore-sidecar shards status",
-                            from_known.name
-                        )));
-                    }
-                    Some(_) => {}
+        for Slots { first, last } in &self.slots {
+            for slot in *first..=*last {
+                if slot >= databases.slot_count {
+                    return Err(refused(format!(
+                        "there is no slot {slot}: they are 0 to {}",
+                        databases.slot_count - 1
+                    )));
                 }
-            } else if is_at(&subject, to).await? {
-                continue;
-            } else if !is_at(&subject, from).await? {
-                return Err(refused(format!("{subject} is not at {}", from_known.name)));
-            } else if !places.contains(&to_known.number) {
-                return Err(refused(format!(
-                    "{} has no slot, and the front finds a shard by its slots: move one there first",
-                    to_known.name
-                )));
+                wanted.push(Subject::Slot(slot));
             }
-            wanted.push(subject);
         }
-        Ok(wanted)
+        wanted.extend(self.store.iter().cloned().map(Subject::Store));
+        let mut subjects = Vec::new();
+        for subject in wanted {
+            if self.has_to_move(databases, &subject).await? {
+                subjects.push(subject);
+            }
+        }
+        Ok(subjects)
+    }
+
+    /// Whether a subject is where it leaves, by all three databases. If the front is behind both shards, it is corrected.
+    async fn has_to_move(&self, databases: &Databases, subject: &Subject) -> Result<bool, ShardsError> {
+        let Databases { front, from, to, to_known, from_known, .. } = databases;
+        from.begin_as_owner(false).await?;
+        let is_at_from = subject.is_at(from).await?;
+        let is_known = match subject {
+            Subject::Slot(_) => true,
+            Subject::Store(store_id) => source::knows(from, store_id).await?,
+        };
+        from.rollback().await?;
+        to.begin_as_owner(false).await?;
+        let is_at_to = subject.is_at(to).await?;
+        to.rollback().await?;
+        let place = front::place_of(front, subject).await?;
+        let (old, new) = (&from_known.name, &to_known.name);
+        match (is_at_from, is_at_to) {
+            (true, true) => Err(refused(format!(
+                "both {old} and {new} have the right to {subject}, and may have two logs of the same name: one of them was restored to an older state, or changed by hand. Take it from the wrong one (livestore.shard, livestore.shard_stores)"
+            ))),
+            (false, true) if place == Some(to_known.number) => Ok(false),
+            (false, true) if place == Some(from_known.number) => {
+                front::begin_change(front).await?;
+                front::assign(front, subject, to_known).await?;
+                front.run("commit").await?;
+                say(&format!("{subject} is at {new} already, and the front knows it now."))?;
+                Ok(false)
+            }
+            (true, false) if place == Some(from_known.number) => {
+                if !is_known {
+                    return Err(refused(format!("there is no such store at {old}: {subject}")));
+                }
+                if matches!(subject, Subject::Store(_)) && !front::slots(front).await?.contains(&to_known.number) {
+                    return Err(refused(format!(
+                        "{new} has no slot, and the front finds a shard by its slots: move one there first"
+                    )));
+                }
+                Ok(true)
+            }
+            (true, false) => Err(refused(format!(
+                "{subject} is at {old}, and the front says that it is elsewhere: see livestore-sidecar shards status. A move from where the front says to {old} corrects the front"
+            ))),
+            (false, false) => Err(refused(format!("{subject} is not at {old}: see livestore-sidecar shards status"))),
+            (false, true) => Err(refused(format!(
+                "{subject} is at {new}, and the front says that it is at neither shard: see livestore-sidecar shards status"
+            ))),
+        }
     }
 
     async fn carry_over(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
-        let Databases { front, from, to, to_known, .. } = databases;
+        let Databases { front, from, to, from_known, to_known, slot_count } = databases;
         front::begin_change(front).await?;
-        let mut target = Target::begin(to).await?;
+        self.keep_last_slot(databases, subject).await?;
+        let mut target = Target::begin(to, *slot_count).await?;
         for _ in 0..ROUNDS {
-            from.begin_long(true).await?;
-            join_roles(from).await?;
-            let logs = source::logs(from, subject).await?;
+            begin(from, true).await?;
+            let logs = source::logs(from, subject, *slot_count).await?;
             let missed = target.follow(from, logs).await?;
             from.rollback().await?;
             if missed < FEW {
@@ -206,11 +246,11 @@ impl Move {
         }
         self.lock(databases, subject).await?;
         let locked = Instant::now();
-        let logs = source::logs(from, subject).await?;
+        let logs = source::logs(from, subject, *slot_count).await?;
         let stores = logs.len();
         target.follow(from, logs).await?;
-        target.take_over(from, subject).await?;
-        let id = source::give_away(from, subject, &to_known.name).await?;
+        let (id, token) = source::give_away(from, subject, *slot_count, &to_known.name).await?;
+        target.take_over(from, subject, &from_known.name, &token).await?;
         from.commit().await?;
         to.commit().await?;
         front::assign(front, subject, to_known).await?;
@@ -223,30 +263,54 @@ impl Move {
         ))
     }
 
-    /// Locks the stores at both shards. If somebody else holds one, everybody goes on, and it is tried again.
-    async fn lock(&self, Databases { from, to, .. }: &Databases, subject: &Subject) -> Result<(), ShardsError> {
+    /// The front reaches single stores of a shard by a slot that this shard has.
+    async fn keep_last_slot(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
+        let Databases { front, from_known, .. } = databases;
+        let slots = front::slots(front).await?;
+        let is_last = slots.iter().filter(|number| **number == from_known.number).count() == 1;
+        if matches!(subject, Subject::Slot(_)) && is_last && front::exceptions(front, from_known).await? > 0 {
+            return Err(refused(format!(
+                "{subject} is the last one of {}, which also has single stores that were moved there: move these first",
+                from_known.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// Locks the stores at both shards, and sees once more where the subject is. If somebody else holds a lock, everybody goes on, and it is
+    /// tried again. From here on, a connection that is silent loses its locks.
+    async fn lock(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
+        let Databases { front, from, to, from_known, slot_count, .. } = databases;
         to.run("savepoint before_locks").await?;
         let mut tries = 0;
         loop {
-            from.begin_long(false).await?;
-            join_roles(from).await?;
-            let locked = match source::lock(from, subject).await {
+            begin(from, false).await?;
+            for session in [from, to] {
+                session.run(BE_QUICK).await?;
+            }
+            let locked = match source::lock(from, subject, *slot_count).await {
                 Ok(()) => source::lock_shard(to).await,
                 failed => failed,
             };
             match locked {
+                Ok(()) => break,
                 Err(error) if error.is_busy() && tries < TRIES => tries += 1,
                 Err(error) if error.is_busy() => {
                     return Err(refused(format!(
                         "transactions that write to stores of {subject}, or create stores, stay open: see pg_stat_activity at both shards. Nothing was moved ({error})"
                     )));
                 }
-                done => return done,
+                Err(error) => return Err(error),
             }
             from.rollback().await?;
             to.run("rollback to savepoint before_locks").await?;
             sleep(PAUSE).await;
         }
+        // Another command may have been here, if this one was not the only one all the time.
+        let is_as_before = subject.is_at(from).await?
+            && !subject.is_at(to).await?
+            && front::place_of(front, subject).await? == Some(from_known.number);
+        if is_as_before { Ok(()) } else { Err(refused(format!("{subject} was moved by somebody else meanwhile"))) }
     }
 
     /// Ends what an earlier move from this shard has left, or takes it back.
@@ -254,7 +318,7 @@ impl Move {
         let Databases { front, from, to, to_known, .. } = databases;
         let unfinished = source::unfinished(from).await?;
         for unfinished in &unfinished {
-            let Unfinished { id, subject, shard } = unfinished;
+            let Unfinished { id, token, subject, shard } = unfinished;
             if *shard != to_known.name {
                 return Err(refused(format!(
                     "a move of {subject} from {} to {shard} was interrupted, and its stores take no pushes: run livestore-sidecar shards move with {} --from {0}=… --to {shard}=… first",
@@ -263,11 +327,12 @@ impl Move {
                 )));
             }
             front::begin_change(front).await?;
-            to.begin_long(false).await?;
-            to.join_roles().await?;
+            to.begin_as_owner(false).await?;
             // The transaction that was interrupted has it until it ends.
             source::lock_shard(to).await?;
-            let has_ended = subject.is_at(to).await?;
+            let arrived =
+                "select exists (select from livestore.shard_moves m where m.is_arrival and m.token = $1::text::uuid)";
+            let has_ended = to.value(arrived, &[token]).await?;
             if has_ended {
                 to.rollback().await?;
                 front::assign(front, subject, to_known).await?;
@@ -275,8 +340,7 @@ impl Move {
                 end(from, *id).await?;
                 say(&format!("The move of {subject} was interrupted, and has ended now: it is at {shard}."))?;
             } else {
-                from.begin_long(false).await?;
-                join_roles(from).await?;
+                begin(from, false).await?;
                 source::take_back(from, unfinished).await?;
                 from.commit().await?;
                 to.rollback().await?;
@@ -295,7 +359,7 @@ impl Move {
         let mut question = 0;
         loop {
             let mended = match self.open().await {
-                Ok(databases) => self.mend(&databases).await,
+                Ok((databases, _)) => self.mend(&databases).await,
                 Err(error) => Err(error),
             };
             question += 1;
@@ -312,18 +376,9 @@ impl Move {
     }
 }
 
-/// As [`Subject::is_at`], in a transaction of its own.
-async fn is_at(subject: &Subject, session: &Session) -> Result<bool, ShardsError> {
-    session.begin().await?;
-    session.join_roles().await?;
-    let answer = subject.is_at(session).await?;
-    session.rollback().await?;
-    Ok(answer)
-}
-
-/// As [`Session::join_roles`], beside a transaction of the other shard that has done the same.
-async fn join_roles(from: &Session) -> Result<(), ShardsError> {
-    from.join_roles().await.map_err(|error| match error {
+/// As [`Session::begin_as_owner`], beside a transaction of the other shard that has done the same.
+async fn begin(from: &Session, is_snapshot: bool) -> Result<(), ShardsError> {
+    from.begin_as_owner(is_snapshot).await.map_err(|error| match error {
         error if error.is_busy() => refused(
             "both shards are on one server, where the role cannot become a member of livestore_owner and livestore_hooks twice: grant both to it before, or connect as a superuser".into(),
         ),
@@ -332,8 +387,7 @@ async fn join_roles(from: &Session) -> Result<(), ShardsError> {
 }
 
 async fn end(from: &Session, id: i64) -> Result<(), ShardsError> {
-    from.begin_long(false).await?;
-    from.join_roles().await?;
+    from.begin_as_owner(false).await?;
     source::finish(from, id).await?;
     from.commit().await
 }

@@ -33,18 +33,20 @@ impl Log {
 /// A move that did not end.
 pub struct Unfinished {
     pub id: i64,
+    /// By which the other shard knows it.
+    pub token: String,
     pub subject: Subject,
     /// The name of the shard to which it goes.
     pub shard: String,
 }
 
 /// The logs of a subject, as the current transaction sees them.
-pub async fn logs(session: &Session, subject: &Subject) -> Result<Vec<Log>, ShardsError> {
+pub async fn logs(session: &Session, subject: &Subject, slot_count: i32) -> Result<Vec<Log>, ShardsError> {
     let query = format!(
         "select s.id, s.store_id, s.head, s.backend_id, s.eventlog::text, s.eventlog <> 'livestore.eventlog_1'::regclass, s.created_at::text,
              (select count(*) from livestore.rewritten_events r where r.store = s.id)
          from livestore.stores s where {} order by s.id",
-        subject.matches("s.store_id")
+        subject.matches("s.store_id", slot_count)
     );
     let rows = session.rows(&query, &[subject.parameter()]).await?;
     let log = |row| {
@@ -69,38 +71,37 @@ pub async fn lock_shard(session: &Session) -> Result<(), ShardsError> {
 }
 
 /// Keeps others from writing to the stores of a subject, and from creating some.
-pub async fn lock(session: &Session, subject: &Subject) -> Result<(), ShardsError> {
+pub async fn lock(session: &Session, subject: &Subject, slot_count: i32) -> Result<(), ShardsError> {
     lock_shard(session).await?;
     // In the order of pushes.
     let rows = format!(
         "select from livestore.stores s where {} order by s.store_id collate \"C\" for update",
-        subject.matches("s.store_id")
+        subject.matches("s.store_id", slot_count)
     );
     session.rows(&rows, &[subject.parameter()]).await.map(drop)
 }
 
 /// Takes the right to a subject from this shard, whose stores are locked. Their events stay for readers of the commit log. Sidecars are told.
-pub async fn give_away(session: &Session, subject: &Subject, to: &str) -> Result<i64, ShardsError> {
+/// Returns the number and the token of the move.
+pub async fn give_away(
+    session: &Session,
+    subject: &Subject,
+    slot_count: i32,
+    to: &str,
+) -> Result<(i64, String), ShardsError> {
     let (slot, store_id) = subject.columns();
-    let id: i64 = session
-        .value(
-            "insert into livestore.shard_moves (slot, store_id, shard) values ($1, $2, $3) returning id",
-            &[&slot, &store_id, &to],
-        )
-        .await?;
+    let query =
+        "insert into livestore.shard_moves (slot, store_id, shard) values ($1, $2, $3) returning id, token::text";
+    let row = session.row(query, &[&slot, &store_id, &to]).await?;
+    let (id, token): (i64, String) = (session.read(&row, 0)?, session.read(&row, 1)?);
     let departed = format!(
         "insert into livestore.departed_stores (id, store_id, head, backend_id, eventlog, created_at, move)
-         select s.id, s.store_id, s.head, s.backend_id, s.eventlog, s.created_at, $2::bigint
-         from livestore.stores s where {}",
-        subject.matches("s.store_id")
+         select s.id, s.store_id, s.head, s.backend_id, s.eventlog, s.created_at, $2::bigint from livestore.stores s where {}",
+        subject.matches("s.store_id", slot_count)
     );
     session.rows(&departed, &[subject.parameter(), &id]).await?;
-    session
-        .rows(
-            "delete from livestore.stores s using livestore.departed_stores d where d.move = $1 and s.id = d.id",
-            &[&id],
-        )
-        .await?;
+    let gone = "delete from livestore.stores s using livestore.departed_stores d where d.move = $1 and s.id = d.id";
+    session.rows(gone, &[&id]).await?;
     subject.put(session, false).await?;
     tell(
         session,
@@ -109,7 +110,7 @@ pub async fn give_away(session: &Session, subject: &Subject, to: &str) -> Result
         &id,
     )
     .await?;
-    Ok(id)
+    Ok((id, token))
 }
 
 /// Takes back a move that the other shard knows nothing of.
@@ -149,19 +150,26 @@ pub async fn tell(
 
 /// The moves from here that were interrupted.
 pub async fn unfinished(session: &Session) -> Result<Vec<Unfinished>, ShardsError> {
-    let query = "select m.id, m.slot, m.store_id, m.shard from livestore.shard_moves m where m.finished_at is null order by m.id";
-    session.begin().await?;
-    session.join_roles().await?;
+    let query = "select m.id, m.token::text, m.slot, m.store_id, m.shard from livestore.shard_moves m
+         where m.finished_at is null and not m.is_arrival order by m.id";
+    session.begin_as_owner(false).await?;
     let rows = session.rows(query, &[]).await?;
     session.rollback().await?;
     let unfinished = |row| {
         Ok(Unfinished {
             id: session.read(row, 0)?,
-            subject: Subject::read(session, row, 1)?,
-            shard: session.read(row, 3)?,
+            token: session.read(row, 1)?,
+            subject: Subject::read(session, row, 2)?,
+            shard: session.read(row, 4)?,
         })
     };
     rows.iter().map(unfinished).collect()
+}
+
+/// Whether a store is here, or one of this name was.
+pub async fn knows(session: &Session, store_id: &str) -> Result<bool, ShardsError> {
+    let query = "select exists (select from livestore.stores s where s.store_id = $1) or exists (select from livestore.dropped_stores d where d.store_id = $1)";
+    session.value(query, &[&store_id]).await
 }
 
 /// Notes that a move has ended: once the commit log is pruned up to here, the events may go.

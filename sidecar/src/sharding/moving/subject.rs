@@ -49,16 +49,15 @@ impl Subject {
     pub fn argument(&self) -> String {
         match self {
             Self::Slot(slot) => format!("--slot {slot}"),
-            Self::Store(store_id) => format!("--store {store_id:?}"),
+            // As a shell reads it: whoever may push chooses the id of a store.
+            Self::Store(store_id) => format!("--store '{}'", store_id.replace('\'', "'\\''")),
         }
     }
 
-    /// A condition on a store id, for a database that is a shard. `$1` is [`Self::parameter`].
-    pub fn matches(&self, store_id: &str) -> String {
+    /// A condition on a store id, for a shard of so many slots. `$1` is [`Self::parameter`]. There is an index for it on `livestore.stores`.
+    pub fn matches(&self, store_id: &str, slot_count: i32) -> String {
         match self {
-            Self::Slot(_) => {
-                format!("livestore.slot({store_id}, (select h.slot_count from livestore.shard h)) = $1::integer")
-            }
+            Self::Slot(_) => format!("livestore.slot({store_id}, {slot_count}) = $1::integer"),
             Self::Store(_) => format!("{store_id} = $1::text"),
         }
     }
@@ -124,6 +123,12 @@ impl Subject {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_is_quoted_for_a_shell() {
+        let store = Subject::Store("it's $(here)".into());
+        assert_eq!(store.argument(), r"--store 'it'\''s $(here)'");
+    }
 
     #[test]
     fn slots_are_one_or_a_range() {

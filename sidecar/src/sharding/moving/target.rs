@@ -16,7 +16,8 @@ const COLUMNS: &str = "store, \"seqNum\", \"parentSeqNum\", name, args, \"client
 
 pub struct Target<'a> {
     session: &'a Session,
-    /// Triggers are kept from running by `session_replication_role`.
+    slot_count: i32,
+    /// Triggers and rules are kept from running by `session_replication_role`.
     has_triggers: bool,
     /// The logs that have been copied, as far as they were then.
     copied: BTreeMap<i64, Log>,
@@ -24,48 +25,44 @@ pub struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    pub async fn begin(session: &'a Session) -> Result<Self, ShardsError> {
-        session.begin_long(false).await?;
-        session.join_roles().await?;
-        // Hooks have run when the events were appended.
-        let row = session
-            .row(
-                "select count(*) > 0, count(*) filter (where t.tgenabled in ('A', 'R')) > 0
-                 from pg_trigger t where t.tgrelid = 'livestore.eventlog_1'::regclass and not t.tgisinternal and t.tgenabled <> 'D'",
-                &[],
-            )
-            .await?;
-        let (has_triggers, are_always_on): (bool, bool) = (session.read(&row, 0)?, session.read(&row, 1)?);
-        let database = &session.database;
-        if are_always_on {
-            return Err(ShardsError::Refused(vec![format!(
-                "{database}: a trigger of livestore.eventlog_1 is enabled ALWAYS or REPLICA, and would run for events that were appended long ago: disable it while stores move there"
-            )]));
-        }
+    pub async fn begin(session: &'a Session, slot_count: i32) -> Result<Self, ShardsError> {
+        // For itself: it may lock the table.
+        session.begin_as_owner(false).await?;
+        session.rows("select livestore._admit_hooks('livestore.eventlog_1'::regclass::oid)", &[]).await?;
+        session.commit().await?;
+        session.begin_as_owner(false).await?;
+        let has_triggers = has_triggers(session).await?;
+        session.act_as_self().await?;
         if has_triggers {
-            let switched = session
-                .run("set local session_replication_role = replica; set local session_replication_role = origin")
-                .await;
-            if switched.as_ref().is_err_and(ShardsError::is_forbidden) {
-                return Err(ShardsError::Refused(vec![format!(
-                    "{database}: livestore.eventlog_1 has triggers or event types, which must not run for events that were appended long ago. Connect as a role that may set session_replication_role, for example a superuser"
-                )]));
-            }
-            switched?;
+            let switched = "set local session_replication_role = replica; set local session_replication_role = origin";
+            session.run(switched).await.map_err(|error| if error.is_forbidden() {
+                ShardsError::Refused(vec![format!(
+                    "{}: livestore.eventlog_1 has triggers or event types, which must not run for events that were appended long ago. Connect as a role that may set session_replication_role, for example a superuser",
+                    session.database
+                )])
+            } else {
+                error
+            })?;
         }
         session
-            .run("create temporary table arriving (like livestore.eventlog_1) on commit drop; grant select on arriving to livestore_hooks")
+            .run(
+                "create temporary table arriving (like livestore.eventlog_1) on commit drop;
+                 grant all on arriving to livestore_owner; grant select on arriving to livestore_hooks",
+            )
             .await?;
-        Ok(Self { session, has_triggers, copied: BTreeMap::new(), events: 0 })
+        session.act_as_owner().await?;
+        Ok(Self { session, slot_count, has_triggers, copied: BTreeMap::new(), events: 0 })
     }
 
     /// Brings the copies to the state of the logs at the other shard, as its transaction sees them. Returns how many events were missing.
     pub async fn follow(&mut self, source: &Session, logs: Vec<Log>) -> Result<u64, ShardsError> {
         let logs: BTreeMap<i64, Log> = logs.into_iter().map(|log| (log.number, log)).collect();
         let is_over = |log: &&Log| !logs.get(&log.number).is_some_and(|now| now.continues(log));
-        let over: Vec<Log> = self.copied.values().filter(is_over).cloned().collect();
+        let over: Vec<i64> = self.copied.values().filter(is_over).map(|log| log.number).collect();
         self.remove(&over).await?;
-        self.copied.retain(|number, _| !over.iter().any(|log| log.number == *number));
+        for number in &over {
+            self.copied.remove(number);
+        }
         let new: Vec<&Log> = logs.values().filter(|log| !self.copied.contains_key(&log.number)).collect();
         self.create(&new).await?;
         let tables = self.tables(&logs).await?;
@@ -88,10 +85,23 @@ impl<'a> Target<'a> {
         Ok(events)
     }
 
-    /// Copies the rest, of logs that nobody can change any more, and takes over the right to them.
-    pub async fn take_over(&self, source: &Session, subject: &Subject) -> Result<(), ShardsError> {
+    /// Copies the rest, of logs that nobody can change any more, and takes over the right to them. `from` and `token` say which move this is.
+    pub async fn take_over(
+        &self,
+        source: &Session,
+        subject: &Subject,
+        from: &str,
+        token: &str,
+    ) -> Result<(), ShardsError> {
         let session = self.session;
         let numbers: Vec<i64> = self.copied.keys().copied().collect();
+        let store_ids: Vec<&str> = self.copied.values().map(|log| &*log.store_id).collect();
+        // Tables that they had here before are locked when they are dropped, so this comes last.
+        self.without_triggers(
+            "select livestore._remove_departed_log(d.id) from livestore.departed_stores d where d.id = any ($1) or d.store_id = any ($2)",
+            &[&numbers, &store_ids],
+        )
+        .await?;
         for some in numbers.chunks(LOGS) {
             let query = format!(
                 "select m.store, m.seq_num, m.name, m.version, m.reason, m.found_at from livestore.found_misfits m where m.store = any ({})",
@@ -100,23 +110,28 @@ impl<'a> Target<'a> {
             let table = "livestore.found_misfits (store, seq_num, name, version, reason, found_at)";
             source.copy(&query, session, table).await?;
         }
-        self.replace(
-            source,
-            subject,
-            "rewritten_events",
-            "store_id, store, seq_num, digest, reason, rewritten_at, rewritten_by",
-        )
-        .await?;
+        let rewritten = "store_id, store, seq_num, digest, reason, rewritten_at, rewritten_by";
+        self.replace(source, subject, "rewritten_events", rewritten).await?;
         self.replace(source, subject, "dropped_stores", "store_id, backend_id").await?;
+        // Those that an earlier time here has left: the events were erased since.
+        let letters = "update livestore.dead_letters l set name = e.name, args = e.args, error = null
+             from livestore.rewritten_events r join livestore.events e on e.store_id = r.store_id and e.seq_num = r.seq_num
+             where l.store_id = any ($1) and l.name is not null and r.store_id = l.store_id and r.seq_num = l.seq_num";
+        session.rows(letters, &[&store_ids]).await?;
         if let Subject::Slot(slot) = subject {
             self.take_over_exceptions(source, *slot).await?;
         }
         subject.put(session, true).await?;
-        tell(session, "arrive", "select s.id, s.id, s.store_id from livestore.stores s where s.id = any ($1)", &numbers)
-            .await
+        let (slot, store_id) = subject.columns();
+        let arrival = "insert into livestore.shard_moves (token, is_arrival, slot, store_id, shard, finished_at)
+             values ($1::text::uuid, true, $2, $3, $4, clock_timestamp())";
+        session.rows(arrival, &[&token, &slot, &store_id, &from]).await?;
+        let stores = "select s.id, s.id, s.store_id from livestore.stores s where s.id = any ($1)";
+        tell(session, "arrive", stores, &numbers).await
     }
 
-    /// Rows of a table that say which store they are of, instead of those that are here.
+    /// Rows of a table that say which store they are of, instead of those that are here. Of the stores of a slot, those that are on other
+    /// shards than the slot keep what their shards know of them.
     async fn replace(
         &self,
         source: &Session,
@@ -124,44 +139,50 @@ impl<'a> Target<'a> {
         table: &str,
         columns: &str,
     ) -> Result<(), ShardsError> {
-        let condition = subject.matches("r.store_id");
-        let delete = format!("delete from livestore.{table} r where {condition}");
+        let condition = subject.matches("r.store_id", self.slot_count);
+        let other_place = |is_here: bool| match subject {
+            Subject::Slot(_) => format!(
+                "and not exists (select from livestore.shard_stores e where e.store_id = r.store_id and e.is_here = {is_here})"
+            ),
+            Subject::Store(_) => String::new(),
+        };
+        let delete = format!("delete from livestore.{table} r where {condition} {}", other_place(true));
         self.session.rows(&delete, &[subject.parameter()]).await?;
         // COPY takes no parameters.
         let literal: String = match subject {
             Subject::Slot(slot) => slot.to_string(),
             Subject::Store(store_id) => source.value("select quote_literal($1::text)", &[store_id]).await?,
         };
-        let query = format!("select {columns} from livestore.{table} r where {}", condition.replace("$1", &literal));
+        let query = format!(
+            "select {columns} from livestore.{table} r where {} {}",
+            condition.replace("$1", &literal),
+            other_place(false)
+        );
         source.copy(&query, self.session, &format!("livestore.{table} ({columns})")).await.map(drop)
     }
 
     /// Stores of the slot that are elsewhere. Those that are here already are no exceptions any more.
     async fn take_over_exceptions(&self, source: &Session, slot: i32) -> Result<(), ShardsError> {
-        let elsewhere = source
-            .rows(
-                "select e.store_id from livestore.shard_stores e, livestore.shard h
-                 where not e.is_here and livestore.slot(e.store_id, h.slot_count) = $1::integer",
-                &[&slot],
+        let of = |is_here: bool| {
+            format!(
+                "select e.store_id from livestore.shard_stores e where e.is_here = {is_here} and livestore.slot(e.store_id, {}) = $1::integer",
+                self.slot_count
             )
-            .await?;
-        let elsewhere: Vec<String> = elsewhere.iter().map(|row| source.read(row, 0)).collect::<Result<_, _>>()?;
+        };
+        let ids = async |session: &Session, is_here: bool| {
+            let rows = session.rows(&of(is_here), &[&slot]).await?;
+            rows.iter().map(|row| session.read(row, 0)).collect::<Result<Vec<String>, ShardsError>>()
+        };
         let session = self.session;
-        session
-            .rows(
-                "insert into livestore.shard_stores (store_id, is_here) select u.store_id, false from unnest($1::text[]) u(store_id)
-                 on conflict do nothing",
-                &[&elsewhere],
-            )
-            .await?;
-        session
-            .rows(
-                "delete from livestore.shard_stores e using livestore.shard h
-                 where e.is_here and livestore.slot(e.store_id, h.slot_count) = $1::integer",
-                &[&slot],
-            )
-            .await
-            .map(drop)
+        let (elsewhere, here) = (ids(source, false).await?, ids(session, true).await?);
+        let old = format!(
+            "delete from livestore.shard_stores e where livestore.slot(e.store_id, {}) = $1::integer",
+            self.slot_count
+        );
+        session.rows(&old, &[&slot]).await?;
+        let new = "insert into livestore.shard_stores (store_id, is_here)
+             select u.store_id, false from unnest($1::text[]) u(store_id) where u.store_id <> all ($2::text[])";
+        session.rows(new, &[&elsewhere, &here]).await.map(drop)
     }
 
     /// Registers logs without events.
@@ -171,9 +192,20 @@ impl<'a> Target<'a> {
         let (store_ids, backend_ids) = (column(|log| &log.store_id), column(|log| &log.backend_id));
         let created: Vec<&str> = column(|log| &log.created_at);
         let numbers: Vec<i64> = logs.iter().map(|log| log.number).collect();
-        // They may have been here before.
+        // They may have been here before, under another number if they were reset since. Tables of their own stay until the end.
+        for table in ["commit_keys", "relayed_events", "found_misfits"] {
+            let old = format!(
+                "delete from livestore.{table} k
+                 where k.store = any ($1) or k.store in (select d.id from livestore.departed_stores d where d.store_id = any ($2))"
+            );
+            session.rows(&old, &[&numbers, &store_ids]).await?;
+        }
+        let letters = "delete from livestore.dead_letters l using livestore.departed_stores d
+             where d.store_id = any ($2) and d.id <> all ($1) and l.store_id = d.store_id and l.name is not null";
+        session.rows(letters, &[&numbers, &store_ids]).await?;
         self.without_triggers(
-            "select livestore._remove_departed(d.id) from livestore.departed_stores d where d.id = any ($1) or d.store_id = any ($2)",
+            "select livestore._remove_departed_log(d.id) from livestore.departed_stores d
+             where (d.id = any ($1) or d.store_id = any ($2)) and d.eventlog = 'livestore.eventlog_1'::regclass",
             &[&numbers, &store_ids],
         )
         .await?;
@@ -242,12 +274,11 @@ impl<'a> Target<'a> {
     }
 
     /// Removes copies of logs that were reset, dropped or rewritten since.
-    async fn remove(&self, logs: &[Log]) -> Result<(), ShardsError> {
-        if logs.is_empty() {
+    async fn remove(&self, numbers: &[i64]) -> Result<(), ShardsError> {
+        if numbers.is_empty() {
             return Ok(());
         }
         let session = self.session;
-        let numbers: Vec<i64> = logs.iter().map(|log| log.number).collect();
         self.without_triggers(
             "select livestore._delete_events(s.eventlog, s.id) from livestore.stores s where s.id = any ($1) and s.eventlog = 'livestore.eventlog_1'::regclass",
             &[&numbers],
@@ -269,10 +300,47 @@ impl<'a> Target<'a> {
         if !self.has_triggers {
             return self.session.rows(statement, parameters).await.map(drop);
         }
-        self.session.run("set local session_replication_role = replica").await?;
+        self.replication_role("replica").await?;
         self.session.rows(statement, parameters).await?;
-        self.session.run("set local session_replication_role = origin").await
+        self.replication_role("origin").await
     }
+
+    async fn replication_role(&self, role: &str) -> Result<(), ShardsError> {
+        self.session.act_as_self().await?;
+        self.session.run(&format!("set local session_replication_role = {role}")).await?;
+        self.session.act_as_owner().await
+    }
+}
+
+/// Whether a shard has hooks that must be kept from running: they have run when the events were appended.
+async fn has_triggers(session: &Session) -> Result<bool, ShardsError> {
+    let row = session
+        .row(
+            "select count(*) > 0, count(*) filter (where h.enabled in ('A', 'R')) > 0, (
+                 select count(*) > 0 from pg_constraint c
+                 where c.conrelid = 'livestore.eventlog_1'::regclass and c.condeferrable and c.contype in ('u', 'x', 'p')
+             )
+             from (
+                 select t.tgenabled as enabled from pg_trigger t where t.tgrelid = 'livestore.eventlog_1'::regclass and not t.tgisinternal
+                 union all
+                 select r.ev_enabled from pg_rewrite r where r.ev_class = 'livestore.eventlog_1'::regclass and r.ev_type = '3'
+             ) h
+             where h.enabled <> 'D'",
+            &[],
+        )
+        .await?;
+    let database = &session.database;
+    if session.read(&row, 1)? {
+        return Err(ShardsError::Refused(vec![format!(
+            "{database}: a trigger or a rule of livestore.eventlog_1 is enabled ALWAYS or REPLICA, and would run for events that were appended long ago: disable it while stores move there"
+        )]));
+    }
+    if session.read(&row, 2)? {
+        return Err(ShardsError::Refused(vec![format!(
+            "{database}: livestore.eventlog_1 has a constraint that is deferrable, and would be checked as the role that moves stores: make it not deferrable"
+        )]));
+    }
+    session.read(&row, 0)
 }
 
 const SHARED: &str = "livestore.eventlog_1";
