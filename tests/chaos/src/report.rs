@@ -66,6 +66,7 @@ pub async fn leave(
         lines(&records.join("reads.jsonl"), &history.reads)?;
         lines(&records.join("recoveries.jsonl"), &history.recoveries)?;
         lines(&records.join("follows.jsonl"), &history.follows)?;
+        lines(&records.join("erasures.jsonl"), &history.erasures)?;
     }
     for place in &system.places {
         fs::write(folder.join(format!("sidecar-{}.log", place.number)), place.log().await)?;
