@@ -14,19 +14,19 @@ comment on type livestore.push_result is 'The outcome of one push of livestore.p
 
 -- A shard counts the pushes that it gets from 1. The positions go with them, and come back in their places.
 create function livestore._push_batch(
-    positions integer[], store_ids text[], batches text[], backend_ids text[], contexts text[], source text
+    slots integer[], positions integer[], store_ids text[], batches text[], backend_ids text[], contexts text[], source text
 )
 returns setof livestore.push_result
 language plproxy
 as $$
     cluster 'livestore_shards';
-    split positions, store_ids, batches, backend_ids, contexts;
-    run on livestore._route(store_ids);
+    split slots, positions, store_ids, batches, backend_ids, contexts;
+    run on slots;
     select (positions::integer[])[r.push] as push, r.head, r.appended, r.backend_id, r.created_at, r.sqlstate, r.message, r.detail, r.hint
         from livestore.push_batch(store_ids, batches, backend_ids, source, contexts) as r;
 $$;
 
-comment on function livestore._push_batch(integer[], text[], text[], text[], text[], text) is
+comment on function livestore._push_batch(integer[], integer[], text[], text[], text[], text[], text) is
 'Internal: livestore.push_batch on each of the shards that have these stores, with the pushes to those';
 
 create function livestore.push_batch(
@@ -50,7 +50,7 @@ begin
     end if;
     return query
     select * from livestore._push_batch(
-        array(select generate_series(1, cardinality(store_ids))), store_ids, batches, backend_ids,
+        livestore._routes(store_ids), array(select generate_series(1, cardinality(store_ids))), store_ids, batches, backend_ids,
         coalesce(contexts, array_fill(null::text, array[cardinality(store_ids)])), source
     );
 exception when others then
