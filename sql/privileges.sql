@@ -79,7 +79,8 @@ $$;
 grant usage on schema livestore to livestore_reader, livestore_hooks;
 grant select on livestore.stores, livestore.store_names, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events,
     livestore.event_types, livestore.misfits, livestore.rewrites, livestore.store_sizes, livestore.daily_growth,
-    livestore.subscriptions, livestore.dead_letters, livestore.shard, livestore.shard_stores to livestore_reader;
+    livestore.subscriptions, livestore.dead_letters, livestore.shard, livestore.shard_stores, livestore.shard_moves,
+    livestore.departed_stores to livestore_reader;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
 grant insert on livestore.eventlog_1 to livestore_hooks;
@@ -144,6 +145,7 @@ grant execute on function
     livestore.commit(text, text, jsonb, text, text, bigint, text),
     livestore.commit_many(text[], text, json[], text[], text, text),
     livestore.prune_old_commits(),
+    livestore.remove_departed_store(),
     livestore.heads_since(bigint),
     livestore.poll(text, integer, interval, integer),
     livestore.run_subscription(text, integer),

@@ -27,7 +27,7 @@ pub struct Advance {
 /// Another change of a store.
 #[derive(Clone)]
 struct Change {
-    /// `reset`, `drop`, `move`, `renew` or `rewrite`.
+    /// `reset`, `drop`, `move`, `renew`, `rewrite`, `leave` or `arrive`.
     kind: String,
     store_id: String,
 }

@@ -98,6 +98,29 @@ comment on function livestore.shard_map() is
 'Where each store is, one row: the shards (names, numbers, connections), the number of the shard of each slot, from slot 0, and the stores that are elsewhere with the numbers of their shards. Sidecars read it with --shards';
 
 -- PL/Proxy writes where it comes from into the texts of an error, and a DETAIL would be no JSON any more.
+create function livestore._as_on_shard(message text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select regexp_replace(coalesce(message, ''), '^(\S+\(\d+\): \[.*?\] REMOTE [A-Z]+: |Remote (detail|hint): )', '')
+$$;
+
+comment on function livestore._as_on_shard(text) is 'Internal: a text of an error, as it was on the shard';
+
+create function livestore._state_as_on_shard(state text, message text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when state = 'XX000' and message like 'PL/Proxy function %' then '08006' else state end
+$$;
+
+comment on function livestore._state_as_on_shard(text, text) is
+'Internal: the SQLSTATE of an error. PL/Proxy''s own errors, which have one for all, say that it does not reach a shard, or that the connection was lost';
+
 create function livestore._raise_as_on_shard(state text, message text, detail text, hint text)
 returns void
 language plpgsql
@@ -105,10 +128,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     raise exception using
-        errcode = state,
-        message = regexp_replace(message, '^\S+\(\d+\): \[.*?\] REMOTE [A-Z]+: ', ''),
-        detail = regexp_replace(coalesce(detail, ''), '^Remote detail: ', ''),
-        hint = regexp_replace(coalesce(hint, ''), '^Remote hint: ', '');
+        errcode = livestore._state_as_on_shard(state, message),
+        message = livestore._as_on_shard(message),
+        detail = livestore._as_on_shard(detail),
+        hint = livestore._as_on_shard(hint);
 end
 $$;
 

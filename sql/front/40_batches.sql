@@ -38,6 +38,9 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    slots integer[];
+    results livestore.push_result[];
+    part record;
     state text;
     message text;
     detail text;
@@ -48,20 +51,51 @@ begin
         raise exception 'store_ids, batches, backend_ids and contexts must have one element for each push'
             using errcode = 'array_subscript_error';
     end if;
-    return query
-    select * from livestore._push_batch(
-        livestore._routes(store_ids), array(select generate_series(1, cardinality(store_ids))), store_ids, batches, backend_ids,
-        coalesce(contexts, array_fill(null::text, array[cardinality(store_ids)])), source
-    );
-exception when others then
-    get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
-    perform livestore._raise_as_on_shard(state, message, detail, hint);
-    raise;
+    slots := livestore._routes(store_ids);
+    contexts := coalesce(contexts, array_fill(null::text, array[cardinality(store_ids)]));
+    begin
+        results := array(
+            select r
+            from livestore._push_batch(
+                slots, array(select generate_series(1, cardinality(store_ids))), store_ids, batches, backend_ids, contexts, source
+            ) r
+        );
+        return query select * from unnest(results);
+        return;
+    exception when others then
+        null;
+    end;
+    -- A shard has failed. Others may have committed their part, which they accept again.
+    for part in
+        select array_agg(p.push::integer order by p.push) as positions, array_agg(p.store_id order by p.push) as store_ids,
+            array_agg(batches[p.push] order by p.push) as batches, array_agg(backend_ids[p.push] order by p.push) as backend_ids,
+            array_agg(contexts[p.push] order by p.push) as contexts, array_agg(slots[p.push] order by p.push) as slots
+        from unnest(store_ids) with ordinality p(store_id, push)
+        left join livestore._slots() o on o.slot = slots[p.push]
+        group by o.number
+    loop
+        begin
+            results := array(
+                select r
+                from livestore._push_batch(
+                    part.slots, part.positions, part.store_ids, part.batches, part.backend_ids, part.contexts, source
+                ) r
+            );
+            return query select * from unnest(results);
+        exception when others then
+            get stacked diagnostics state = returned_sqlstate, message = message_text, detail = pg_exception_detail, hint = pg_exception_hint;
+            return query
+            select p.push, null::bigint, 0, null::text, null::timestamptz, livestore._state_as_on_shard(state, message),
+                livestore._as_on_shard(message),
+                nullif(livestore._as_on_shard(detail), ''), nullif(livestore._as_on_shard(hint), '')
+            from unnest(part.positions) p(push);
+        end;
+    end loop;
 end
 $$;
 
 comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
-'livestore.push_batch, a call on each shard that has some of the stores. Each is a transaction of its own: a rollback at the front does not undo it, and if one shard fails, the call does, although others have committed their part. Repeat it then: what is in a log already is accepted again';
+'livestore.push_batch, a call on each shard that has some of the stores. Each is a transaction of its own: a rollback at the front does not undo it. If a shard fails as a whole, because it cannot be reached, for example, the outcome of each push to it says so. The others are asked once more then, and appended is 0 for what they had committed';
 
 create function livestore._shard_version(slot integer)
 returns text

@@ -158,7 +158,7 @@ comment on column livestore.commits.stores is 'livestore.stores.id of each store
 comment on column livestore.commits.upto is 'For each store: the head of its log afterwards; for a change, livestore.stores.id afterwards, or 0 if the store was dropped; for a rewrite, the event';
 comment on column livestore.commits.events is 'For each store: the number of events that were appended, which are the last ones up to that head; 1 for a change';
 comment on column livestore.commits.committed_at is 'When the transaction committed';
-comment on column livestore.commits.changes is 'Null if this commit has only appended. Else for each store: null where it has appended, and reset, drop, move, renew or rewrite where the store was reset, dropped, moved to a dedicated table or given a new backend id, or where an event was rewritten';
+comment on column livestore.commits.changes is 'Null if this commit has only appended. Else for each store: null where it has appended, and reset, drop, move, renew, rewrite, leave or arrive where the store was reset, dropped, moved to a dedicated table or given a new backend id, where an event was rewritten, or where the store has moved to another shard or come from one';
 comment on column livestore.commits.store_ids is 'The same for the ids of the stores that were changed';
 
 create unlogged table livestore.commit_turn ();

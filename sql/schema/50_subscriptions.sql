@@ -179,5 +179,5 @@ comment on column livestore.polled_event.args is 'As in livestore.events';
 comment on column livestore.polled_event.client_id is 'As in livestore.events; null for a change';
 comment on column livestore.polled_event.session_id is 'As in livestore.events; null for a change';
 comment on column livestore.polled_event.created_at is 'As in livestore.events; null for a change';
-comment on column livestore.polled_event.change is 'Null, or reset, drop, move, renew or rewrite: the store was reset, dropped, moved to a dedicated table or given a new backend id, or the event seq_num was rewritten';
+comment on column livestore.polled_event.change is 'Null, or reset, drop, move, renew, rewrite, leave or arrive: the store was reset, dropped, moved to a dedicated table or given a new backend id, the event seq_num was rewritten, or the store has moved to another shard or come from one';
 comment on column livestore.polled_event.failures is 'How often these events have failed before';

@@ -24,3 +24,54 @@ comment on column livestore.shard_stores.is_here is 'Whether the store is on thi
 -- They have no key, and a publication of all tables needs something by which to tell a row that was deleted or changed.
 alter table livestore.shard replica identity full;
 alter table livestore.shard_stores replica identity full;
+
+create table livestore.shard_moves (
+    id bigint generated always as identity primary key,
+    slot integer,
+    store_id text,
+    shard text not null,
+    started_at timestamptz not null default clock_timestamp(),
+    finished_at timestamptz,
+    check (num_nonnulls(slot, store_id) = 1)
+);
+
+comment on table livestore.shard_moves is 'The slots and stores that this shard has given to another one. Written by livestore-sidecar shards move';
+comment on column livestore.shard_moves.id is 'Number of the move';
+comment on column livestore.shard_moves.slot is 'The slot; null for a single store';
+comment on column livestore.shard_moves.store_id is 'The store; null for a slot';
+comment on column livestore.shard_moves.shard is 'Name of the other shard';
+comment on column livestore.shard_moves.started_at is 'When this shard gave it away';
+comment on column livestore.shard_moves.finished_at is 'When the front knew of it; null until then: a move that was interrupted. The same command again ends it, or takes it back';
+
+create table livestore.departed_stores (
+    id bigint primary key,
+    store_id text not null,
+    head bigint not null,
+    backend_id text not null,
+    eventlog regclass not null,
+    created_at timestamptz not null,
+    move bigint not null references livestore.shard_moves,
+    "position" bigint
+);
+create index on livestore.departed_stores (move);
+
+comment on table livestore.departed_stores is 'Stores that are on another shard now. Their events are still here, for readers of the commit log: sidecars remove them once that is pruned. Written by livestore-sidecar shards move';
+comment on column livestore.departed_stores.id is 'livestore.stores.id, as it was';
+comment on column livestore.departed_stores.store_id is 'As in livestore.stores';
+comment on column livestore.departed_stores.head is 'As in livestore.stores, when the store left';
+comment on column livestore.departed_stores.backend_id is 'As in livestore.stores';
+comment on column livestore.departed_stores.eventlog is 'As in livestore.stores';
+comment on column livestore.departed_stores.created_at is 'As in livestore.stores';
+comment on column livestore.departed_stores.move is 'livestore.shard_moves.id';
+comment on column livestore.departed_stores."position" is 'When the commit log is pruned up to here, nobody reads its events any more. Null until the move has ended';
+
+-- For readers of the commit log: a store that moves takes none of its positions with it.
+create view livestore.kept_logs as
+select s.id, s.store_id, s.eventlog from livestore.stores s
+union all
+select d.id, d.store_id, d.eventlog from livestore.departed_stores d;
+
+comment on view livestore.kept_logs is 'The logs that are here: those of stores, and of stores that are on another shard now, until readers of the commit log have passed their events';
+comment on column livestore.kept_logs.id is 'Number of the store in event log tables';
+comment on column livestore.kept_logs.store_id is 'The storeId of LiveStore clients';
+comment on column livestore.kept_logs.eventlog is 'The table that holds the events';

@@ -4,7 +4,11 @@ mod database;
 mod events;
 mod replication;
 mod rights;
+mod shards;
 mod standbys;
+
+#[cfg(feature = "sharding")]
+pub use self::shards::MEMBERS;
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -16,12 +20,10 @@ use axum::http::StatusCode;
 
 use crate::auth::{Auth, check_jwks};
 use crate::config::Config;
-use crate::log::shards_of;
 use crate::postgres::Database;
 use crate::server::listen_socket::bind;
 use crate::server::{ConnectionSettings, Timeouts};
 use crate::settings::SettingsError;
-use crate::telemetry::chain;
 
 /// The time that other services may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -101,7 +103,7 @@ pub fn run(config: &Config) -> ExitCode {
             keys(config, &mut report).await;
             electric(config, &mut report).await;
             match config.database.shards {
-                true => shards(config, database, &mut report).await,
+                true => shards::look(config, database, &mut report).await,
                 false => database::look(config, database, &mut report).await,
             }
         }),
@@ -111,21 +113,6 @@ pub fn run(config: &Config) -> ExitCode {
     let (wrong, advice) = (report.count(Kind::Wrong), report.count(Kind::Advice));
     let _ = writeln!(std::io::stdout(), "\n{wrong} wrong, {advice} to think about");
     if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Looks at each shard that the front database lists.
-async fn shards(config: &Config, front: Database, report: &mut Report) {
-    match shards_of(&front, &config.database).await {
-        Ok(shards) => {
-            report.good(format!("the front database lists {} shards", shards.len()));
-            for (name, database) in shards {
-                report.shard = Some(name);
-                database::look(config, database, report).await;
-            }
-            report.shard = None;
-        }
-        Err(error) => report.wrong(chain(&error)),
-    }
 }
 
 /// Whether the identity provider answers. While it does not, clients wait.

@@ -34,9 +34,11 @@ impl Add {
         let connection = keywords(&shard_address.config)?;
         let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
         let state = front::State::read(&front).await?.map_err(refused)?;
-        let Some(shards) = state.shards else {
+        if state.shards.is_none() {
             return Err(refused("the front is none yet: run livestore-sidecar shards init".into()));
-        };
+        }
+        front::begin_change(&front).await?;
+        let shards = front::shards(&front).await?;
         if let Some(known) = shards.iter().find(|known| known.name == *name || known.connection == connection) {
             if known.name == *name && known.connection == connection {
                 return say("Nothing to do: the front has this shard.");
@@ -87,8 +89,9 @@ impl Add {
                 &[&known.name, &known.number, &known.connection],
             )
             .await?;
+        front.run("commit").await?;
         say(&format!(
-            "{name}: shard {number}, without slots. Create the hooks there that the other shards have (livestore.export_hooks() lists them). Moving slots to it is not possible yet"
+            "{name}: shard {number}, without slots. Create the hooks there that the other shards have (livestore.export_hooks() lists them). livestore-sidecar shards move gives it slots"
         ))
     }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::ShardsError;
+use super::moving::Subject;
 use super::session::Session;
-use super::shard::{FRONT_ROLE, Keys, MEMBERS};
+use super::shard::{FRONT_ROLE, Keys};
+use crate::check::MEMBERS;
 use crate::postgres::{Address, address, elsewhere};
 
 /// Everything that the front is made of, without its shards.
@@ -166,6 +168,58 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
         }
     }
     session.run("commit").await
+}
+
+/// Begins a transaction that changes the map: no other does so meanwhile. Reading the map goes on.
+pub async fn begin_change(session: &Session) -> Result<(), ShardsError> {
+    session.begin().await?;
+    session.run("set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0").await?;
+    match session.run("lock table livestore.shards in share row exclusive mode").await {
+        Err(error) if error.is_busy() => Err(ShardsError::Refused(vec![
+            "another command is changing the shards of this front: wait until it has ended".into(),
+        ])),
+        done => done,
+    }
+}
+
+/// Notes on which shard a slot or a store is, within [`begin_change`].
+pub async fn assign(session: &Session, subject: &Subject, to: &Known) -> Result<(), ShardsError> {
+    match subject {
+        Subject::Slot(slot) => {
+            let option: String = session
+                .value(
+                    "select format('alter server livestore_shards options (set p%s %L)', $1::integer, $2::text)",
+                    &[slot, &to.connection],
+                )
+                .await?;
+            session.run(&option).await?;
+            session
+                .rows(
+                    "delete from livestore.moved_stores m where m.shard = $2 and livestore.slot(m.store_id, livestore.slot_count()) = $1",
+                    &[slot, &to.name],
+                )
+                .await
+                .map(drop)
+        }
+        Subject::Store(store_id) => {
+            session.rows("delete from livestore.moved_stores m where m.store_id = $1", &[store_id]).await?;
+            session
+                .rows(
+                    "insert into livestore.moved_stores (store_id, shard) select $1::text, $2::text
+                     where not exists (
+                         select from livestore._slots() o where o.slot = livestore.slot($1::text, livestore.slot_count()) and o.number = $3
+                     )",
+                    &[store_id, &to.name, &to.number],
+                )
+                .await
+                .map(drop)
+        }
+    }
+}
+
+/// The number of the shard of each slot, by the map of a front.
+pub async fn slots(session: &Session) -> Result<Vec<i32>, ShardsError> {
+    session.value("select m.slots from livestore.shard_map() m", &[]).await
 }
 
 /// The secrets that a shard is given when it is added.

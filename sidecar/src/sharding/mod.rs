@@ -5,6 +5,7 @@ mod add;
 mod connection;
 mod front;
 mod init;
+mod moving;
 mod session;
 mod shard;
 mod status;
@@ -16,6 +17,7 @@ use clap::{Args, Subcommand};
 
 use self::add::Add;
 use self::init::Init;
+use self::moving::Move;
 use self::status::Status;
 use crate::postgres::{DatabaseError, told};
 use crate::settings::SettingsError;
@@ -33,6 +35,8 @@ enum Command {
     Init(Init),
     /// Adds a shard, which has no slots yet
     Add(Add),
+    /// Moves slots with their stores, or a store, to another shard, while clients push
+    Move(Move),
     /// Lists the shards, with their slots and stores, and whether they can be reached
     Status(Status),
 }
@@ -84,6 +88,7 @@ impl Shards {
                 |runtime| match &self.command {
                     Command::Init(init) => runtime.block_on(init.carry_out()).map(|()| true),
                     Command::Add(add) => runtime.block_on(add.carry_out()).map(|()| true),
+                    Command::Move(moving) => runtime.block_on(moving.carry_out()).map(|()| true),
                     Command::Status(status) => runtime.block_on(status.show()),
                 },
             );

@@ -1,5 +1,7 @@
 //! One connection to one of the databases, in a transaction.
 
+use futures_util::{SinkExt, StreamExt};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
@@ -96,6 +98,32 @@ impl Session {
         self.run(JOIN_ROLES).await
     }
 
+    /// A transaction of a command that takes long, or reads what others write: it sees all of it as it was at one moment, if `is_snapshot`. Row
+    /// security is not to hide anything. It gives up a lock before Postgres would look for a deadlock, in which it might choose somebody else.
+    pub async fn begin_long(&self, is_snapshot: bool) -> Result<(), ShardsError> {
+        self.begin().await?;
+        if is_snapshot {
+            self.run("set transaction isolation level repeatable read").await?;
+        }
+        self.run(
+            "set local lock_timeout = '500ms'; set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0;
+             set local row_security = off; set local datestyle = iso; set local timezone = 'UTC'",
+        )
+        .await
+    }
+
+    /// Copies the rows of a query into a table of another database, and returns how many. No more than a few of them are in memory.
+    pub async fn copy(&self, query: &str, other: &Self, table: &str) -> Result<u64, ShardsError> {
+        let rows = format!("copy ({query}) to stdout (format binary)");
+        let mut rows = Box::pin(self.client.copy_out(&rows).await.map_err(|error| self.error(error))?);
+        let table = format!("copy {table} from stdin (format binary)");
+        let mut table = Box::pin(other.client.copy_in(&table).await.map_err(|error| other.error(error))?);
+        while let Some(part) = rows.next().await {
+            table.feed(part.map_err(|error| self.error(error))?).await.map_err(|error| other.error(error))?;
+        }
+        table.as_mut().finish().await.map_err(|error| other.error(error))
+    }
+
     pub async fn commit(&self) -> Result<(), ShardsError> {
         self.run(LEAVE_ROLES).await?;
         self.run("commit").await
@@ -103,5 +131,19 @@ impl Session {
 
     pub async fn rollback(&self) -> Result<(), ShardsError> {
         self.run("rollback").await
+    }
+}
+
+impl ShardsError {
+    /// Whether another transaction holds a lock, and it is worth trying again.
+    pub fn is_busy(&self) -> bool {
+        let Self::Sql { error, .. } = self else { return false };
+        let busy = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE];
+        error.code().is_some_and(|code| busy.contains(code))
+    }
+
+    /// Whether a role has no right to what it tried.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Sql { error, .. } if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::ShardsError;
 use super::session::Session;
+use crate::check::MEMBERS;
 
 /// The role with which the front calls functions of a shard.
 pub const FRONT_ROLE: &str = "livestore_front";
@@ -75,14 +76,6 @@ pub struct State {
     /// The comment on that role, if the server has such a role.
     pub front_role: Option<String>,
 }
-
-/// Roles that may log in, and the groups that they are in.
-pub const MEMBERS: &str = "
-    select u.rolname::text, r.rolname::text
-    from pg_auth_members m
-    join pg_roles r on r.oid = m.roleid and r.rolname in ('livestore_reader', 'livestore_writer', 'livestore_admin')
-    join pg_roles u on u.oid = m.member and u.rolcanlogin
-    order by 1, 2";
 
 impl State {
     /// Reads a database, and changes nothing. A problem that hides the others comes alone.

@@ -39,6 +39,8 @@ struct Line {
     connection: String,
     /// By the front's map.
     slots: usize,
+    /// Which they are: 0-127,130.
+    slot_list: String,
     /// Stores that are here although their slots are elsewhere.
     moved_stores: usize,
     stores: Option<i64>,
@@ -71,6 +73,7 @@ impl Status {
                 number: known.number,
                 connection: known.connection.clone(),
                 slots: own.len(),
+                slot_list: ranges(&own),
                 moved_stores,
                 stores: None,
                 heads: None,
@@ -112,6 +115,19 @@ impl Status {
         } else if has.as_deref() != Some(slots) {
             line.state = "it has other slots than the front says: is something being moved?".into();
         }
+        let unfinished = session
+            .rows(
+                "select coalesce('slot ' || m.slot, 'the store ' || to_json(m.store_id)), m.shard from livestore.shard_moves m
+                 where m.finished_at is null",
+                &[],
+            )
+            .await?;
+        if let Some(row) = unfinished.first() {
+            let (subject, shard): (String, String) = (session.read(row, 0)?, session.read(row, 1)?);
+            line.state = format!(
+                "a move of {subject} to {shard} was interrupted, or is about to end: livestore-sidecar shards move"
+            );
+        }
         Ok(())
     }
 
@@ -127,7 +143,7 @@ impl Status {
             table.add_row([
                 line.shard.clone(),
                 line.number.to_string(),
-                line.slots.to_string(),
+                if line.slots == 0 { "0".into() } else { format!("{} ({})", line.slots, line.slot_list) },
                 number(line.stores),
                 line.moved_stores.to_string(),
                 number(line.heads),
@@ -143,4 +159,28 @@ impl Status {
 /// The slots of a shard.
 fn own_slots(slots: &[i32], number: i32) -> Vec<i32> {
     slots.iter().zip(0..).filter(|(shard, _)| **shard == number).map(|(_, slot)| slot).collect()
+}
+
+/// Numbers in order, as ranges: 0-127,130.
+fn ranges(numbers: &[i32]) -> String {
+    let mut ranges: Vec<(i32, i32)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    let range = |(first, last): &(i32, i32)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    ranges.iter().map(range).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_listed_as_ranges() {
+        assert_eq!(ranges(&[]), "");
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
+    }
 }

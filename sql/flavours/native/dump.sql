@@ -19,3 +19,6 @@ select pg_catalog.pg_extension_config_dump('livestore.rewritten_events', '');
 select pg_catalog.pg_extension_config_dump('livestore.rewritten_events_id_seq', '');
 select pg_catalog.pg_extension_config_dump('livestore.shard', '');
 select pg_catalog.pg_extension_config_dump('livestore.shard_stores', '');
+select pg_catalog.pg_extension_config_dump('livestore.shard_moves', '');
+select pg_catalog.pg_extension_config_dump('livestore.shard_moves_id_seq', '');
+select pg_catalog.pg_extension_config_dump('livestore.departed_stores', '');

@@ -118,4 +118,4 @@ as $$
 $$;
 
 comment on function livestore._note_change(bigint, bigint, text, text) is
-'Internal: notes for livestore.commits that this transaction has changed a store. change: reset, drop, move, renew or rewrite; number_afterwards: livestore.stores.id afterwards, 0 for none; for a rewrite, the event';
+'Internal: notes for livestore.commits that this transaction has changed a store. change: reset, drop, move, renew, rewrite, leave or arrive; number_afterwards: livestore.stores.id afterwards, 0 for none; for a rewrite, the event';

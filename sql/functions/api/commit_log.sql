@@ -28,7 +28,7 @@ end
 $$;
 
 comment on function livestore.read_all(bigint, text[], integer) is
-'The events of all stores after a position, in the order of commits, at most max_events (1 to 10000) with 8 MiB of args, or a single event with more; with names, only events of these names. Go on from the position of the last row, which has nothing but its position if it only says how far this has read; no row: there is nothing new. A row with a change (reset, drop, move, renew) says that a store was reset, dropped, moved to a dedicated table or given a new backend id; the events of a log that was reset or dropped are not returned any more. Events from before version 0.3 have no position. LISTEN livestore_commits says when to read again. Raises LS006 if what comes next was pruned';
+'The events of all stores after a position, in the order of commits, at most max_events (1 to 10000) with 8 MiB of args, or a single event with more; with names, only events of these names. Go on from the position of the last row, which has nothing but its position if it only says how far this has read; no row: there is nothing new. A row with a change (reset, drop, move, renew, rewrite, leave, arrive) says that a store was reset, dropped, moved to a dedicated table or given a new backend id, that an event was rewritten, or that the store has moved to another shard or come from one; the events of a log that was reset or dropped are not returned any more. Events from before version 0.3 have no position. LISTEN livestore_commits says when to read again. Raises LS006 if what comes next was pruned';
 
 create or replace function livestore.prune_commits(before timestamptz)
 returns bigint

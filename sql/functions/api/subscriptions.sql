@@ -172,7 +172,7 @@ begin
                 place.batch_end := batch[cardinality(batch)].seq_num;
                 place.batch_store := (
                     select s.id
-                    from livestore.stores s
+                    from livestore.kept_logs s
                     join livestore.subscription_history h on h.store = s.id
                     where s.store_id = batch[cardinality(batch)].store_id
                         and h.subscription = place.subscription and h.partition = place.partition

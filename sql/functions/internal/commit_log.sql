@@ -83,7 +83,7 @@ begin
         select e.store, e.upto, e.events, e.first, e.change, coalesce(e.store_id, s.store_id) as store_id, s.eventlog,
             greatest(after - e.first + 1, 0) as skipped, greatest(e.first + e.events - 1 - last_looked, 0) as left_out
         from livestore._commit_entries(after, last_looked) e
-        left join livestore.stores s on s.id = e.store
+        left join livestore.kept_logs s on s.id = e.store
     ), wanted as materialized (
         select e.* from entries e
         where e.events > e.skipped + e.left_out and e.store_id is not null

@@ -1,3 +1,17 @@
+create or replace function livestore._runs_code_on_delete(eventlog regclass)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+    -- Bit 3 of tgtype: a DELETE trigger. ev_type 4: a rule on DELETE.
+    select exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0)
+        or exists (select from pg_rewrite r where r.ev_class = eventlog and r.ev_type = '4')
+$$;
+
+comment on function livestore._runs_code_on_delete(regclass) is
+'Internal: whether a delete from the table of a store calls functions of the application';
+
 create or replace function livestore._delete_events(eventlog regclass, store bigint)
 returns void
 language plpgsql
@@ -11,10 +25,7 @@ begin
         raise exception '% has a deferrable trigger on DELETE, which would run as whoever commits', eventlog
             using errcode = 'feature_not_supported', hint = 'Create it as not deferrable.';
     end if;
-    -- ev_type 4: a rule on DELETE.
-    if not exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0)
-        and not exists (select from pg_rewrite r where r.ev_class = eventlog and r.ev_type = '4')
-    then
+    if not livestore._runs_code_on_delete(eventlog) then
         execute format('delete from only %s where store = $1', eventlog) using store;
     elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, eventlog::oid, 'delete'::text) then
         perform livestore._delete_hooked_events(eventlog::oid, store);

@@ -43,7 +43,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- Stores that came from other shards kept the numbers of those.
-    greatest_number constant bigint := max(s.id) from livestore.stores s
+    greatest_number constant bigint := max(s.id) from livestore.kept_logs s
         where s.id <= coalesce((select (h.number + 1) * 1099511627776 from livestore.shard h), 9223372036854775807);
 begin
     -- The sequence is behind if rows came by logical replication, which does not replicate sequences, or by COPY.

@@ -119,7 +119,7 @@ begin
         -- Of a store that was reset or dropped meanwhile, this is another one.
         if event.store_id is not null and (
             place.batch_store is null or event.seq_num = place.batch_end
-                and place.batch_store = (select s.id from livestore.stores s where s.store_id = event.store_id)
+                and place.batch_store in (select s.id from livestore.kept_logs s where s.store_id = event.store_id)
         ) then
             insert into livestore.dead_letters (
                 subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change, failures,
@@ -219,7 +219,7 @@ begin
                     where h.subscription = place.subscription and h.partition = place.partition
                     order by h.store
                 ) h
-                join livestore.stores s on s.id = h.store
+                join livestore.kept_logs s on s.id = h.store
                 cross join lateral livestore._history_events(s.eventlog::oid, h.store, h.after, h.upto, subscriber.names, max_events) e
                 order by h.store, e.seq_num
                 limit max_events

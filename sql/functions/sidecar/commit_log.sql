@@ -54,7 +54,7 @@ begin
     select last_position, h.store_id, case when not h.is_other then h.head end
     from (
         select coalesce(e.store_id, s.store_id) as store_id, max(e.upto) filter (where e.change is null) as head,
-            bool_or(e.change in ('reset', 'drop', 'renew', 'rewrite')) is true as is_other
+            bool_or(e.change in ('reset', 'drop', 'renew', 'rewrite', 'leave', 'arrive')) is true as is_other
         from livestore._commit_entries(after, last_position) e
         left join livestore.stores s on s.id = e.store
         group by 1
@@ -68,4 +68,4 @@ end
 $$;
 
 comment on function livestore.heads_since(bigint) is
-'The stores that have changed since a position of the commit log, with their heads (null: reset, dropped, given a new backend id, or an event was rewritten), and the last position, in every row. A row whose store is empty tells nothing but the position; one whose store is null says that any store may have changed. What the sidecar uses with --live poll';
+'The stores that have changed since a position of the commit log, with their heads (null: reset, dropped, given a new backend id, moved from or to another shard, or an event was rewritten), and the last position, in every row. A row whose store is empty tells nothing but the position; one whose store is null says that any store may have changed. What the sidecar uses with --live poll';

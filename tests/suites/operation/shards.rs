@@ -8,22 +8,22 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 /// A cluster on which the role of the front needs its password, and the databases there.
-struct Setup {
-    cluster: &'static Cluster,
-    one: Database,
-    two: Database,
-    front: String,
+pub struct Setup {
+    pub cluster: &'static Cluster,
+    pub one: Database,
+    pub two: Database,
+    pub front: String,
 }
 
 /// An answer of the program: its exit code, and everything that it printed.
-fn run(arguments: &[String]) -> (i32, String) {
+pub fn run(arguments: &[String]) -> (i32, String) {
     let output = Start::program().arg("shards").args(arguments).output().expect("the program");
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().expect("a code"), text)
 }
 
 impl Setup {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let cluster = tokio::task::spawn_blocking(Cluster::start).await.expect("a cluster").leak();
         let setup =
             Self { cluster, one: cluster.database().await, two: cluster.database().await, front: "front".into() };
@@ -48,12 +48,12 @@ impl Setup {
         tokio::task::block_in_place(|| self.cluster.pg_ctl(&["reload"]));
     }
 
-    async fn at_front(&self, role: &str) -> Client {
+    pub async fn at_front(&self, role: &str) -> Client {
         self.cluster.connect(role, &self.front).await
     }
 
     /// The arguments of `shards init` for the two databases.
-    fn init(&self) -> Vec<String> {
+    pub fn init(&self) -> Vec<String> {
         let shard = |name: &str, database: &Database| format!("{name}={}", database.url("postgres"));
         let front = self.cluster.url("postgres", &self.front);
         ["init", "--front", &front, "--shard", &shard("one", &self.one), "--shard", &shard("two", &self.two)]
@@ -61,27 +61,27 @@ impl Setup {
             .to_vec()
     }
 
-    fn status(&self, role: &str) -> (i32, String) {
+    pub fn status(&self, role: &str) -> (i32, String) {
         run(&["status", "--database-url", &self.cluster.url(role, &self.front)].map(String::from))
     }
 
-    fn stop(&self) {
+    pub fn stop(&self) {
         self.cluster.pg_ctl(&["stop", "-m", "immediate"]);
     }
 }
 
-async fn batch(client: &Client, sql: &str) {
+pub async fn batch(client: &Client, sql: &str) {
     client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 /// The first column of all rows, as text.
-async fn all(client: &Client, sql: &str) -> Vec<String> {
+pub async fn all(client: &Client, sql: &str) -> Vec<String> {
     let rows = client.query(&format!("select q.c::text from ({sql}) q(c)"), &[]).await;
     rows.unwrap_or_else(|error| panic!("{sql}: {error:?}")).iter().map(|row| row.get(0)).collect()
 }
 
 /// Stores of the first half of the slots, or of the second.
-async fn stores_of(client: &Client, shard: i32) -> Vec<String> {
+pub async fn stores_of(client: &Client, shard: i32) -> Vec<String> {
     let sql = format!(
         "select 'store ' || i from generate_series(1, 40) i where livestore.slot('store ' || i, 256) / 128 = {shard}"
     );
@@ -176,7 +176,7 @@ async fn a_front_goes_to_the_shard_of_each_store() {
     let detail: Value = serde_json::from_str(refused.detail().unwrap()).unwrap();
     assert_eq!(detail, json!({"minimumExpectedNum": 3, "providedNum": 8}));
 
-    batches(&front, &here, &there).await;
+    batches(&setup, &front, &here, &there).await;
     let map_is_behind =
         "update livestore.shard set slots = array(select s from unnest(slots) s where s <> livestore.slot($1, 256))";
     two.execute(map_is_behind, &[&there[5]]).await.unwrap();
@@ -191,7 +191,7 @@ async fn a_front_goes_to_the_shard_of_each_store() {
 }
 
 /// Positions are those of the arguments, whichever shard a push went to.
-async fn batches(front: &Client, here: &[String], there: &[String]) {
+async fn batches(setup: &Setup, front: &Client, here: &[String], there: &[String]) {
     // The last one is elsewhere than its slot.
     let stores = [&there[3], &here[2], &there[3], &here[2], &there[4], &there[0]];
     let events = [chain(0, 1), chain(0, 2), chain(1, 1), chain(7, 1), json!([event(0, "", json!(null))]), chain(6, 1)];
@@ -215,6 +215,29 @@ async fn batches(front: &Client, here: &[String], there: &[String]) {
     let batches = [chain(2, 1), chain(0, 1), chain(2, 1)].map(|batch| batch.to_string());
     let row = front.query_one(sql, &[&names.as_slice(), &batches.as_slice()]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "1 3, 2 22004, 3 3");
+    // A shard that cannot be reached: each push has its own outcome.
+    let away = |is_there: bool| format!("alter database {} allow_connections {is_there}", setup.two.name());
+    let postgres = setup.cluster.connect("postgres", "postgres").await;
+    batch(&postgres, &away(false)).await;
+    let closed = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'livestore_front'";
+    batch(&postgres, closed).await;
+    let stores = [&here[2], &there[4]];
+    let batches = [chain(2, 1), chain(1, 1)].map(|events| events.to_string());
+    let sql = "select push, head, sqlstate, message from livestore.push_batch($1, $2, array_fill(null::text, array[2])) order by push";
+    let rows = front.query(sql, &[&stores.as_slice(), &batches.as_slice()]).await.unwrap();
+    assert_eq!((rows[0].get::<_, i64>(1), rows[0].get::<_, Option<&str>>(2)), (3, None));
+    assert!(
+        rows[1].get::<_, Option<i64>>(1).is_none() && rows[1].get::<_, &str>(2) == "08006",
+        "{}",
+        rows[1].get::<_, &str>(2)
+    );
+    let message: &str = rows[1].get(3);
+    assert!(message.contains("not currently accepting connections"), "{message}");
+    let lost = front.query("select livestore.commit($1, 'e')", &[&there[4]]).await.unwrap_err();
+    assert_eq!(lost.code().unwrap().code(), "08006");
+    batch(&postgres, &away(true)).await;
+    let rows = front.query(sql, &[&stores.as_slice(), &batches.as_slice()]).await.unwrap();
+    assert_eq!((rows[0].get::<_, i64>(1), rows[1].get::<_, i64>(1)), (3, 2));
     let none: [&str; 0] = [];
     let sql = "select count(*) from livestore.push_batch($1::text[], $1::text[], $1::text[])";
     assert_eq!(front.query_one(sql, &[&none.as_slice()]).await.unwrap().get::<_, i64>(0), 0);
@@ -394,6 +417,14 @@ async fn the_owner_of_a_database_makes_a_shard_of_it() {
     for (name, store) in [("one", "a"), ("two", "todos")] {
         assert_eq!(all(&cluster.connect("sidecar", name).await, STORES).await, [store]);
     }
+    let moving = ["move", "--front", &front, "--from", &shards[0], "--to", &shards[1], "--slot", "0"].map(String::from);
+    let (code, text) = run(&moving);
+    assert!(code == 4 && text.contains("both shards are on one server"), "{text}");
+    batch(&superuser, "grant livestore_owner, livestore_hooks to owner").await;
+    let (code, text) = run(&moving);
+    assert!(code == 0 && text.contains("slot 0 is at two: 1 stores, 1 events"), "{text}");
+    assert_eq!(all(&cluster.connect("sidecar", "two").await, STORES).await, ["a", "todos"]);
+    batch(&superuser, "revoke livestore_owner, livestore_hooks from owner").await;
     let members = "select m.member::regrole from pg_auth_members m
          where m.roleid in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
              and coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)";

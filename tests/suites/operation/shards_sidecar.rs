@@ -338,6 +338,33 @@ async fn shards_come_and_go_with_the_map() {
     assert_eq!(numbers(&live.events(1).await), [2]);
 }
 
+/// Its pushes do not wait for the host that does not answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_hangs_is_given_another_address() {
+    let setup = setup(false).await;
+    let breaker = Breaker::to(setup.shards[1].cluster().port()).await;
+    let good = connection(&setup.shards[1]);
+    let bad = format!("host=127.0.0.1 port={} dbname={}", breaker.port(), setup.shards[1].name());
+    let at = |address: &str| format!("update livestore.map set connections[2] = '{address}'");
+    run(&setup.front, &at(&bad)).await;
+    let (sidecar, nodes) = (setup.sidecar().await, Nodes::new());
+    let store = setup.store("hangs", 1).await;
+    let client = nodes.open("cf-ws", &sidecar, &store).await;
+    let mut live = client.live(None).await;
+    client.push(chain(0, 1)).await.unwrap();
+    breaker.stall();
+    let pushing = tokio::spawn({
+        let client = client.clone();
+        async move { client.push(chain(1, 1)).await }
+    });
+    sleep(Duration::from_millis(500)).await;
+    assert!(!pushing.is_finished());
+    run(&setup.front, &at(&good)).await;
+    timeout(Duration::from_secs(10), pushing).await.expect("an answer in time").unwrap().unwrap();
+    assert_eq!(numbers(&live.events(2).await), [1, 2]);
+    assert_eq!(setup.heads(&store).await, [None, Some(2)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_front_database_may_be_away() {
     let setup = setup(false).await;
@@ -398,5 +425,20 @@ async fn settings_that_do_not_go_together_are_refused() {
     let (_, report) = tokio::task::block_in_place(|| fails(check));
     for found in ["lists 2 shards", "shard one: the database is reached", "shard two: the database is reached"] {
         assert!(report.contains(found), "{found}: {report}");
+    }
+    assert!(report.contains("ok      shard two: it has the roles, hooks and event types of one"), "{report}");
+    let differs = "create index on livestore.eventlog_1 (name); select livestore.define_event('e', '{}', 'check');
+         insert into livestore.shard_moves (slot, shard, started_at) values (7, 'one', now() - interval '1 minute')";
+    run(&setup.shards[1].admin().await, differs).await;
+    let mut check = Start::program();
+    check.args(["check", "--shards"]).env("DATABASE_URL", Cluster::shared().url("sidecar", &setup.front_name));
+    check.env("LIVESTORE_LISTEN", "127.0.0.1:0").stdout(Stdio::piped());
+    let (code, report) = tokio::task::block_in_place(|| fails(check));
+    for found in [
+        "advice  shard two: it differs from one in hooks",
+        "advice  shard two: it differs from one in livestore.event_types",
+        "WRONG   shard two: a move of slot 7 to the shard one was interrupted",
+    ] {
+        assert!(code == Some(1) && report.contains(found), "{found}: {report}");
     }
 }

@@ -280,3 +280,38 @@ async fn the_portable_flavour_of_the_last_release_becomes_todays_native_one() {
     assert_eq!(made_of(&client).await, made_of(&fresh).await);
     assert_eq!(push(&client, "s", chain(3, 1)).await.unwrap(), 4);
 }
+
+/// The events of a store that is on another shard go once the commit log is pruned, in parts.
+#[tokio::test]
+async fn what_a_store_leaves_behind_is_removed_in_parts() {
+    let (_database, client) = shard().await;
+    run(&client, "select livestore.create_store('a'), livestore.create_store('😀', true)").await;
+    run(
+        &client,
+        "insert into livestore.eventlog_1 select s.id, i, i - 1, 'e', null, 'c', 's', now()
+         from livestore.stores s, generate_series(1, 10001) i where s.store_id = 'a'",
+    )
+    .await;
+    run(&client, "select livestore.commit('😀', 'e'); update livestore.stores set head = 10001 where store_id = 'a'")
+        .await;
+    run(
+        &client,
+        "insert into livestore.shard_moves (slot, shard) values (0, 'two');
+         insert into livestore.departed_stores
+         select s.id, s.store_id, s.head, s.backend_id, s.eventlog, s.created_at, m.id, case s.store_id when 'a' then 1 else 2 end
+         from livestore.stores s, livestore.shard_moves m;
+         delete from livestore.stores",
+    )
+    .await;
+    let remove = "select livestore.remove_departed_store()";
+    assert!(!one::<bool>(&client, remove).await, "the commit log has them");
+    run(&client, "update livestore.instance set pruned_commits = 1").await;
+    let left = "select count(*) from livestore.eventlog_1";
+    for (more, events) in [(true, 2), (true, 1), (false, 1)] {
+        assert_eq!((one::<bool>(&client, remove).await, one::<i64>(&client, left).await), (more, events));
+    }
+    run(&client, "update livestore.instance set pruned_commits = 2").await;
+    let table: String = one(&client, "select eventlog::text from livestore.departed_stores").await;
+    assert!(one::<bool>(&client, remove).await && !one::<bool>(&client, remove).await);
+    assert_eq!(one::<Option<String>>(&client, &format!("select to_regclass('{table}')::text")).await, None);
+}

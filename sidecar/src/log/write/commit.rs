@@ -202,7 +202,20 @@ impl Session {
                 continue;
             }
             let start = Instant::now();
-            match self.commit(&group).await {
+            let ended = self.elsewhere.as_ref().map(|elsewhere| elsewhere.ended.clone());
+            let committed = async {
+                match ended {
+                    // A database that does not answer must not keep the pushes when it is none of the shards any more.
+                    Some(ended) => ended.run_until_cancelled(self.commit(&group)).await,
+                    None => Some(self.commit(&group).await),
+                }
+            };
+            let Some(committed) = committed.await else {
+                self.disown_connection();
+                groups.push(group);
+                continue;
+            };
+            match committed {
                 Ok(outcomes) => {
                     metrics::committed(group.len(), start.elapsed());
                     self.settle(group, outcomes, &mut again);

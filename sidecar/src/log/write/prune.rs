@@ -1,4 +1,4 @@
-//! Removes old entries from the commit log, `livestore.commits`.
+//! Removes old entries from the commit log, `livestore.commits`, and the events of stores that are on another shard, once nobody reads them any more.
 
 use std::time::Duration;
 
@@ -32,9 +32,16 @@ pub async fn run(database: Database) {
     }
 }
 
-/// Returns the position up to which entries have been removed.
+/// Returns the position up to which entries have been removed. The database may have a version before stores could move.
 async fn prune(database: &Database) -> Result<i64, DatabaseError> {
     let client = database.background_client().await?;
     let statement = client.prepare_cached("select livestore.prune_old_commits()").await?;
-    Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
+    let position = client.query_one(&statement, &[]).await?.try_get(0)?;
+    let can_move =
+        client.query_one("select to_regprocedure('livestore.remove_departed_store()') is not null", &[]).await?;
+    if can_move.try_get(0)? {
+        let statement = client.prepare_cached("select livestore.remove_departed_store()").await?;
+        while client.query_one(&statement, &[]).await?.try_get(0)? {}
+    }
+    Ok(position)
 }

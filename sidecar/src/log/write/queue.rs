@@ -91,9 +91,11 @@ impl CommitQueue {
     ) -> impl Future<Output = Option<Space>> + Send + use<> {
         let room = Arc::clone(&self.space).acquire_many_owned(kibibytes(batch, context));
         let (held, is_behind, store) = (Arc::clone(&self.held), Arc::clone(&self.is_behind), store.clone());
+        let pushes = self.pushes.clone();
         async move {
-            // To let a push in while the committer is behind would make the pushes that wait already wait even longer.
-            while held.is_full(&store) || is_behind.load(Ordering::Relaxed) {
+            // To let a push in while the committer is behind would make the pushes that wait already wait even longer. One that is gone, of a
+            // shard that is none any more, never catches up.
+            while (held.is_full(&store) || is_behind.load(Ordering::Relaxed)) && !pushes.is_closed() {
                 sleep(ROOM_RETRY).await;
             }
             room.await.ok().map(Space)

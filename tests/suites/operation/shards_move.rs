@@ -1,0 +1,350 @@
+//! `livestore-sidecar shards move`: slots and stores go to another shard while clients push.
+
+use std::time::Duration;
+
+use livestore_tests::client::Node;
+use livestore_tests::events::{chain, event, numbers, up_to};
+use livestore_tests::eventually;
+use livestore_tests::sidecar::{Sidecar, Start};
+use serde_json::json;
+use tokio::time::sleep;
+use tokio_postgres::Client;
+
+use crate::shards::{Setup, all, batch, run, stores_of};
+
+const DIALECTS: [&str; 5] = ["cf-ws", "cf-http", "cf-0.3", "electric", "s2"];
+
+/// The arguments of a move between the two shards; the last ones say what goes.
+fn moving(setup: &Setup, to: &str, what: &[&str]) -> Vec<String> {
+    let url = |name: &str| {
+        let database = if name == "one" { &setup.one } else { &setup.two };
+        format!("{name}={}", database.url("postgres"))
+    };
+    let from = if to == "one" { "two" } else { "one" };
+    let front = setup.cluster.url("postgres", &setup.front);
+    let fixed = ["move", "--front", &front, "--from", &url(from), "--to", &url(to)].map(String::from);
+    fixed.into_iter().chain(what.iter().map(|text| (*text).to_owned())).collect()
+}
+
+async fn goes(setup: &Setup, to: &str, what: &[&str]) -> String {
+    let arguments = moving(setup, to, what);
+    let (code, text) = tokio::task::spawn_blocking(move || run(&arguments)).await.unwrap();
+    assert_eq!(code, 0, "{what:?} to {to}: {text}");
+    text
+}
+
+async fn made() -> (Setup, Client, Client) {
+    let setup = Setup::new().await;
+    let (code, text) = run(&setup.init());
+    assert_eq!(code, 0, "{text}");
+    let (one, two) = (setup.one.admin().await, setup.two.admin().await);
+    (setup, one, two)
+}
+
+async fn sidecar(setup: &Setup) -> Sidecar {
+    Start::new(setup.cluster.url("sidecar", &setup.front)).arguments(&["--shards"]).ready().await
+}
+
+async fn slot(client: &Client, store: &str) -> String {
+    all(client, &format!("select livestore.slot('{store}', 256)")).await.remove(0)
+}
+
+fn heads(store: &str) -> String {
+    format!("select head from livestore.stores where store_id = '{store}'")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_of_clients_of_every_dialect_move_while_they_push() {
+    let (setup, one, two) = made().await;
+    let (first, second) = (sidecar(&setup).await, sidecar(&setup).await);
+    let (node, old) = (Node::sync_backend(), Node::sync_backend_0_3());
+    for (n, dialect) in DIALECTS.into_iter().enumerate() {
+        let store = stores_of(&one, 0).await.remove(n);
+        let node = if dialect == "cf-0.3" { &old } else { &node };
+        let writer = node.open(dialect, &first.url(), &store).await;
+        writer.push(chain(0, 1)).await.unwrap_or_else(|error| panic!("{dialect}: {error}"));
+        let mut lives = Vec::new();
+        for sidecar in [&first, &second] {
+            lives.push(node.open(dialect, &sidecar.url(), &store).await.live(None).await);
+        }
+        let backend = format!("select livestore.backend_id('{store}')");
+        let before = all(&one, &backend).await;
+        let pushing = tokio::spawn(async move {
+            let mut head = 1;
+            let mut pushed = 0;
+            while pushed < 60 {
+                writer.push(chain(head, 1)).await.unwrap_or_else(|error| panic!("{dialect}: {error}"));
+                (head, pushed) = (head + 1, pushed + 1);
+                sleep(Duration::from_millis(30)).await;
+            }
+            head
+        });
+        let slot = slot(&one, &store).await;
+        for (to, what) in [
+            ("two", ["--slot", &slot]),
+            ("one", ["--store", &store]),
+            ("two", ["--store", &store]),
+            ("one", ["--slot", &slot]),
+        ] {
+            let text = goes(&setup, to, &what).await;
+            assert!(text.contains(": 1 stores, ") && text.contains(&format!(" is at {to}")), "{text}");
+        }
+        let head = pushing.await.unwrap();
+        for live in &mut lives {
+            assert_eq!(numbers(&live.events(up_to(head).len()).await), up_to(head), "{dialect}");
+        }
+        assert_eq!(all(&one, &backend).await, before, "{dialect}");
+        assert_eq!(
+            (all(&one, &heads(&store)).await, all(&two, &heads(&store)).await),
+            (vec![head.to_string()], vec![]),
+            "{dialect}"
+        );
+    }
+    let (code, text) = setup.status("reader");
+    assert!(code == 0 && text.contains("128 (0-127)") && text.matches(" ok").count() == 2, "{text}");
+    assert_eq!(all(&setup.at_front("postgres").await, "select store_id from livestore.moved_stores").await, [""; 0]);
+    for shard in [&one, &two] {
+        assert_eq!(all(shard, "select store_id from livestore.shard_stores").await, [""; 0]);
+    }
+    setup.stop();
+}
+
+/// Everything that a shard knows of a store, but what subscriptions know.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_belongs_to_a_store_goes_with_it() {
+    let (setup, one, two) = made().await;
+    let stores = stores_of(&one, 0).await;
+    let (store, own, dropped) = (&stores[0], &stores[1], &stores[2]);
+    batch(&one, &format!("select livestore.create_store('{own}', true)")).await;
+    for store in [store, own] {
+        let odd =
+            json!([event(0, "odd", json!({"text": "before"})), event(1, "even", json!({"text": "\u{0000} 1.0"}))]);
+        one.execute("select livestore.push($1, $2)", &[&store, &odd]).await.unwrap();
+        batch(&one, &format!("select livestore.commit('{store}', 'keyed', '{{\"a\" : 1}}', key => 'k')")).await;
+        batch(&one, &format!("select livestore.erase('{store}', array[1], '{{}}')")).await;
+        batch(&one, &format!("insert into livestore.relayed_events select id, 2, 7, '1', '2' from livestore.stores where store_id = '{store}'")).await;
+    }
+    batch(
+        &one,
+        "select livestore.define_event('keyed', '{\"type\": \"string\"}', 'check'), livestore.check_events('keyed')",
+    )
+    .await;
+    batch(&one, &format!("select livestore.commit('{dropped}', 'e'); select livestore.drop_store('{dropped}')")).await;
+    // These were hooked, and checked, when they were appended.
+    let hook = "create function hooked() returns trigger language plpgsql as $$ begin raise 'a hook has run'; end $$;
+         create trigger hook after insert on livestore.eventlog_1 for each row execute function hooked();
+         select livestore.define_event('keyed', '{\"type\": \"number\"}', 'enforce');";
+    batch(&two, hook).await;
+    let state = format!(
+        "select array[s.id::text, s.store_id, s.head::text, s.backend_id, s.created_at::text, (s.eventlog <> 'livestore.eventlog_1'::regclass)::text,
+             (select string_agg(e::text, '|' order by e.seq_num) from livestore.events e where e.store_id = s.store_id),
+             (select string_agg(k::text, '|') from livestore.commit_keys k where k.store = s.id),
+             (select string_agg(r::text, '|') from livestore.relayed_events r where r.store = s.id),
+             (select string_agg(m::text, '|') from livestore.found_misfits m where m.store = s.id),
+             (select string_agg(row(r.store_id, r.store, r.seq_num, r.digest, r.rewritten_at)::text, '|') from livestore.rewritten_events r where r.store_id = s.store_id)]
+         from livestore.stores s where s.store_id in ('{store}', '{own}') order by s.store_id collate \"C\""
+    );
+    let names = format!("select livestore.backend_id('{dropped}')");
+    let (before, name) = (all(&one, &state).await, all(&one, &names).await);
+    assert_eq!(before.len(), 2);
+    for text in ["odd", "\\\\u0000", ",k,3)", ",2,7,1,2)", "args is not of type string", "\\\\x"] {
+        assert!(before.iter().all(|row| row.contains(text)), "{text}: {before:?}");
+    }
+    for store in [store, own, dropped] {
+        goes(&setup, "two", &["--slot", &slot(&one, store).await]).await;
+    }
+    assert_eq!((all(&two, &state).await, all(&two, &names).await), (before.clone(), name.clone()));
+    assert_eq!(all(&one, &state).await, [""; 0]);
+    // What has not reached its client is pushed again, and known.
+    batch(&two, "drop trigger hook on livestore.eventlog_1; select livestore.define_event('keyed', '{}', 'off')").await;
+    for store in [store, own] {
+        let table = all(&two, &format!("select eventlog from livestore.stores where store_id = '{store}'")).await;
+        batch(&two, &format!("drop trigger if exists hook on {}", table[0])).await;
+        let odd = json!([event(0, "odd", json!({"text": "before"}))]);
+        let row = two
+            .query_one(
+                "select livestore.push($1, $2), livestore.commit($1, 'keyed', '{\"a\" : 1}', key => 'k')",
+                &[store, &odd],
+            )
+            .await
+            .unwrap();
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3, 3), "{store}");
+        batch(&two, &format!("select livestore.commit('{store}', 'e')")).await;
+    }
+    for call in ["head", "backend_id", "pull", "export_store", "reset_store", "drop_store"] {
+        let refused = one.query(&format!("select livestore.{call}($1)"), &[store]).await.unwrap_err();
+        assert_eq!(refused.code().unwrap().code(), "LS005", "{call}");
+    }
+    // And back, where the events still are.
+    let moved = all(&two, &state).await;
+    batch(&two, "alter table livestore.eventlog_1 disable trigger user").await;
+    for store in [store, own, dropped] {
+        goes(&setup, "one", &["--slot", &slot(&one, store).await]).await;
+    }
+    assert_eq!((all(&one, &state).await, all(&one, &names).await), (moved, name));
+    assert_eq!(all(&one, "select store_id from livestore.departed_stores").await, [""; 0]);
+    setup.stop();
+}
+
+/// The commit log of the shard that a store leaves keeps its events for those that have not read them.
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_get_each_event_from_the_shard_where_it_was_appended() {
+    let (setup, one, two) = made().await;
+    let store = stores_of(&one, 0).await.remove(0);
+    batch(&one, &format!("select livestore.commit('{store}', 'before')")).await;
+    for shard in [&one, &two] {
+        batch(shard, "select livestore.subscribe('s', start => 'beginning')").await;
+    }
+    batch(&one, &format!("select livestore.commit('{store}', 'here')")).await;
+    goes(&setup, "two", &["--store", &store]).await;
+    batch(&two, &format!("select livestore.commit('{store}', 'there')")).await;
+    let poll = "select concat_ws(' ', store_id, seq_num, name, change) from livestore.poll('s', 10)";
+    let ack = "select livestore.ack(lease) from livestore.subscription_partitions where lease is not null";
+    let mut here = Vec::new();
+    assert_eq!(
+        all(&one, "select livestore.prune_commits(now() + interval '1 hour')").await,
+        ["1"],
+        "a subscription has not read the rest"
+    );
+    assert_eq!(all(&one, "select livestore.remove_departed_store()").await, ["false"]);
+    for _ in 0..2 {
+        here.extend(all(&one, poll).await);
+        batch(&one, ack).await;
+    }
+    assert_eq!(here, [format!("{store} 1 before"), format!("{store} 2 here"), format!("{store} leave")]);
+    assert_eq!(all(&two, poll).await, [format!("{store} arrive"), format!("{store} 3 there")]);
+    let read = "select concat_ws(' ', store_id, seq_num, name, change) from livestore.read_all(1)";
+    assert_eq!(all(&one, read).await, here[1..]);
+
+    // Now nobody needs them any more.
+    assert_eq!(all(&one, "select livestore.prune_commits(now() + interval '1 hour')").await, ["3"]);
+    let removed = "select livestore.remove_departed_store()";
+    assert_eq!((all(&one, removed).await, all(&one, removed).await), (vec!["true".into()], vec!["false".into()]));
+    for table in ["eventlog_1", "departed_stores", "commit_keys"] {
+        assert_eq!(all(&one, &format!("select count(*) from livestore.{table}")).await, ["0"], "{table}");
+    }
+    assert_eq!(all(&two, &heads(&store)).await, ["3"]);
+    setup.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_that_is_interrupted_is_taken_back_or_ended() {
+    let (setup, one, two) = made().await;
+    let stores = stores_of(&one, 0).await;
+    let store = &stores[0];
+    let slot = slot(&one, store).await;
+    batch(&one, &format!("select livestore.commit('{store}', 'e')")).await;
+    let commit = format!("select livestore.commit('{store}', 'e')");
+
+    // The other shard does not commit.
+    let fails = "create function fails() returns trigger language plpgsql as $$ begin raise 'not today'; end $$;
+         create constraint trigger fails after insert on livestore.stores deferrable initially deferred for each row execute function fails()";
+    batch(&two, fails).await;
+    let (code, text) = run(&moving(&setup, "two", &["--slot", &slot]));
+    assert!(code == 4 && text.contains("not today") && text.contains("is taken back: it is at one"), "{text}");
+    batch(&one, &commit).await;
+    assert_eq!((all(&one, &heads(store)).await, all(&two, &heads(store)).await), (vec!["2".into()], vec![]));
+    let changes = "select change from livestore.read_all(0) where change is not null";
+    assert_eq!(all(&one, changes).await, ["leave", "arrive"]);
+    assert_eq!(setup.status("reader").0, 0);
+    batch(&two, "drop trigger fails on livestore.stores").await;
+
+    // It is killed before the front knows.
+    let front = setup.at_front("postgres").await;
+    let waits =
+        "create function waits() returns event_trigger language plpgsql as $$ begin perform pg_sleep(60); end $$;
+         create event trigger waits on ddl_command_start when tag in ('ALTER SERVER') execute function waits()";
+    batch(&front, waits).await;
+    let mut command = Start::program().arg("shards").args(moving(&setup, "two", &["--slot", &slot])).spawn().unwrap();
+    eventually("the other shard has it", async || all(&two, &heads(store)).await == ["2"]).await;
+    command.kill().unwrap();
+    command.wait().unwrap();
+    let (code, text) = setup.status("reader");
+    assert!(code == 1 && text.contains(&format!("a move of slot {slot} to two was interrupted")), "{text}");
+    assert_eq!(one.batch_execute(&commit).await.unwrap_err().code().unwrap().code(), "LS005");
+    let pid = "select pg_terminate_backend(pid) from pg_stat_activity where query like 'alter server%'";
+    batch(&front, "drop event trigger waits").await;
+    batch(&front, pid).await;
+    // Another move from here comes after this one.
+    let other = format!("three={}", setup.cluster.url("postgres", "postgres"));
+    batch(&front, "insert into livestore.shards values ('three', 2, 'host=127.0.0.1 dbname=none')").await;
+    let mut elsewhere = moving(&setup, "two", &["--slot", &slot]);
+    elsewhere[6] = other;
+    let (code, text) = run(&elsewhere);
+    assert!(code == 4 && text.contains("three"), "{text}");
+    batch(&front, "delete from livestore.shards where name = 'three'").await;
+
+    let text = goes(&setup, "two", &["--slot", &slot]).await;
+    assert!(
+        text.contains(&format!("The move of slot {slot} was interrupted, and has ended now: it is at two.")),
+        "{text}"
+    );
+    assert!(text.contains("Nothing to do"), "{text}");
+    let sql = setup.at_front("sidecar").await;
+    batch(&sql, &commit).await;
+    assert_eq!(all(&two, &heads(store)).await, ["3"]);
+    assert_eq!(setup.status("reader").0, 0);
+    setup.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn moves_that_are_not_possible_are_refused_and_change_nothing() {
+    let (setup, one, two) = made().await;
+    let store = stores_of(&one, 0).await.remove(0);
+    batch(&one, &format!("select livestore.commit('{store}', 'e')")).await;
+    let slot = slot(&one, &store).await;
+    let refused = |arguments: Vec<String>, part: &str| {
+        let (code, text) = run(&arguments);
+        assert!(matches!(code, 2 | 4) && text.contains(part), "{part}: {code} {text}");
+    };
+    let change = |place: usize, value: &str| {
+        let mut arguments = moving(&setup, "two", &["--slot", &slot]);
+        arguments[place] = value.into();
+        arguments
+    };
+    refused(change(4, &format!("none={}", setup.one.url("postgres"))), "the front has no shard none");
+    refused(
+        change(4, &format!("one={}", setup.two.url("postgres"))),
+        "--from: the database of this URL is not the shard one",
+    );
+    refused(change(2, &setup.one.url("postgres")), "no front's");
+    refused(moving(&setup, "two", &["--slot", "256"]), "there is no slot 256: they are 0 to 255");
+    refused(moving(&setup, "two", &["--slot", "9-7"]), "9 comes after 7");
+    refused(moving(&setup, "two", &[]), "--slot");
+    refused(
+        moving(&setup, "one", &["--slot", "200"]).into_iter().map(|text| text.replace("two=", "one=")).collect(),
+        "are the same shard",
+    );
+    // A trigger that cannot be kept from running.
+    let always = "create function hooked() returns trigger language plpgsql as $$ begin return null; end $$;
+         create trigger hook after insert on livestore.eventlog_1 for each row execute function hooked();
+         alter table livestore.eventlog_1 enable always trigger hook";
+    batch(&two, always).await;
+    refused(moving(&setup, "two", &["--slot", &slot]), "would run for events that were appended long ago");
+    batch(&two, "drop trigger hook on livestore.eventlog_1").await;
+    // A transaction that stays open.
+    let held = setup.one.admin().await;
+    batch(&held, &format!("begin; select livestore.commit('{store}', 'e')")).await;
+    let arguments = moving(&setup, "two", &["--store", &store]);
+    let trying = tokio::task::spawn_blocking(move || run(&arguments));
+    sleep(Duration::from_secs(2)).await;
+    // Meanwhile others push, and create stores.
+    let others = stores_of(&one, 0).await;
+    batch(
+        &one,
+        &format!(
+            "set lock_timeout = '2s'; select livestore.commit('{}', 'e'), livestore.commit('{}', 'e')",
+            others[1], others[2]
+        ),
+    )
+    .await;
+    let (code, text) = trying.await.unwrap();
+    assert!(code == 4 && text.contains("stay open"), "{text}");
+    batch(&held, "commit").await;
+    assert_eq!((all(&one, &heads(&store)).await, all(&two, &heads(&store)).await), (vec!["2".into()], vec![]));
+    for shard in [&one, &two] {
+        assert_eq!(all(shard, "select id from livestore.shard_moves").await, [""; 0]);
+    }
+    assert_eq!(setup.status("reader").0, 0);
+    setup.stop();
+}
