@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use livestore_tests::cluster::Database;
 
-use self::groups::{GROUP, System};
+use self::groups::{Load, System};
 use self::setup::{Shards, alone, sidecar};
 use super::{Size, say};
 use crate::measure::{Bound, Figure, Section, median, milliseconds};
 use crate::wire::rpc::Rpc;
 
 const ONE: &str = "one database";
+
+const GROUP: usize = 64;
 
 /// What groups of shards have to reach against one database, and the latency of single pushes.
 const GROUPS: Bound = Bound::AtLeast(0.85);
@@ -70,16 +72,19 @@ fn against_one(mut section: Section, bound: Bound) -> Section {
 
 async fn groups(one: &Database, two: &Shards, size: &Size) -> Section {
     const CALLERS: usize = 2;
-    const STORES: usize = CALLERS * GROUP;
+    let load = Load { callers: CALLERS, stores: CALLERS * GROUP, group: GROUP };
+    // A shard gets as many of each group as one database.
+    let twice = Load { stores: 2 * load.stores, group: 2 * GROUP, ..load };
     let title = format!("Shards: {CALLERS} callers, groups of {GROUP} pushes from SQL");
     say(&title);
     let systems = vec![
-        System::by_front(two, "two shards, through the front", "groups-front-", CALLERS, STORES).await,
-        System::directly(two, "two shards, a caller for each", "groups-direct-", CALLERS, STORES).await,
-        System::alone(one, ONE, "groups", CALLERS, STORES).await,
+        System::by_front(two, "two shards, through the front", "groups-front-", load).await,
+        System::by_front(two, "two shards, through the front, groups of 128", "groups-twice-", twice).await,
+        System::directly(two, "two shards, a caller for each", "groups-direct-", load).await,
+        System::alone(one, ONE, "groups", load).await,
     ];
     against_one(Section::new("shards-groups", title, "pushes/s", rounds(systems, size).await), GROUPS)
-        .note("At the front, PL/Proxy splits each group: a shard gets 32 pushes of it.")
+        .note("At the front, PL/Proxy splits each group: a shard gets half of it. So what a commit costs, however many pushes are in it, is spent twice.")
 }
 
 /// A push at a time, in turn to stores of all shards.
@@ -124,12 +129,13 @@ async fn single(one: &Database, two: &Shards, size: &Size) -> Section {
 async fn stores(one: &Database, four: &Shards, size: &Size) -> Section {
     const CALLERS: usize = 4;
     const STORES: usize = 10_000;
+    let load = Load { callers: CALLERS, stores: STORES, group: GROUP };
     let title = format!("Shards: {STORES} stores, {CALLERS} callers, groups of {GROUP} pushes from SQL");
     say(&title);
     let systems = vec![
-        System::by_front(four, "four shards, through the front", "many-front-", CALLERS, STORES).await,
-        System::directly(four, "four shards, a caller for each", "many-direct-", CALLERS, STORES).await,
-        System::alone(one, ONE, "many", CALLERS, STORES).await,
+        System::by_front(four, "four shards, through the front", "many-front-", load).await,
+        System::directly(four, "four shards, a caller for each", "many-direct-", load).await,
+        System::alone(one, ONE, "many", load).await,
     ];
     against_one(Section::new("shards-stores", title, "pushes/s", rounds(systems, size).await), GROUPS)
         .note("At the front, PL/Proxy splits each group: a shard gets about 16 pushes of it.")
@@ -137,7 +143,7 @@ async fn stores(one: &Database, four: &Shards, size: &Size) -> Section {
 
 async fn growth(all: [&Shards; 3], size: &Size) -> Section {
     const CALLERS: usize = 4;
-    const STORES: usize = CALLERS * GROUP;
+    let load = Load { callers: CALLERS, stores: CALLERS * GROUP, group: GROUP };
     let title = format!("Shards: from 1 to 4, {CALLERS} callers, groups of {GROUP} pushes from SQL");
     say(&title);
     let mut systems = Vec::new();
@@ -146,8 +152,8 @@ async fn growth(all: [&Shards; 3], size: &Size) -> Section {
             1 => format!("1 shard, {how}"),
             count => format!("{count} shards, {how}"),
         };
-        systems.push(System::directly(shards, &name("directly"), "growth-direct-", CALLERS, STORES).await);
-        systems.push(System::by_front(shards, &name("through the front"), "growth-front-", CALLERS, STORES).await);
+        systems.push(System::directly(shards, &name("directly"), "growth-direct-", load).await);
+        systems.push(System::by_front(shards, &name("through the front"), "growth-front-", load).await);
     }
     Section::new("shards-growth", title, "pushes/s", rounds(systems, size).await)
         .target("1 shard, directly", Bound::AtLeast(0.85))
