@@ -28,7 +28,7 @@ demo: ## the same, and a page with two devices side by side: http://localhost:87
 check: ## the loop for a change: format, clippy, unit tests, the SQL suite, a client of each dialect; under 3 minutes when built
 	@tests/scripts/run check
 
-test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18
+test: ## install what the tests need and run all of them; PG=18: those that could differ on PostgreSQL 18; SHARDS=2: the suite dialects, through two shards
 	@tests/scripts/run
 
 test-all: ## the whole matrix: make test, and both images and the first command built from nothing (about two hours)

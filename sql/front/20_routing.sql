@@ -25,27 +25,52 @@ $$;
 
 comment on function livestore._slots() is 'Internal: the shard of each slot, from the options of the server livestore_shards, which PL/Proxy follows';
 
+-- Called for each push. PL/pgSQL keeps its plans, and the options of the server are only read for a store that has moved.
 create function livestore._route(store_id text)
 returns integer
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    -- Of a moved store, any slot of its shard. Null belongs nowhere, and any shard says what is wrong with it.
-    select coalesce(
-        (
-            select min(o.slot)
-            from livestore.moved_stores m
-            join livestore.shards s on s.name = m.shard
-            join livestore._slots() o on o.number = s.number
-            where m.store_id = $1
-        ),
-        livestore.slot($1, livestore.slot_count()),
-        0
-    )
+declare
+    slot integer;
+begin
+    -- Of a moved store, any slot of its shard.
+    if exists (select from livestore.moved_stores m where m.store_id = $1) then
+        select min(o.slot)
+        into slot
+        from livestore.moved_stores m
+        join livestore.shards s on s.name = m.shard
+        join livestore._slots() o on o.number = s.number
+        where m.store_id = $1;
+    end if;
+    -- Null belongs nowhere, and any shard says what is wrong with it.
+    return coalesce(slot, livestore.slot($1, livestore.slot_count()), 0);
+end
 $$;
 
 comment on function livestore._route(text) is 'Internal: the slot by which PL/Proxy finds the shard of a store';
+
+create function livestore._routes(store_ids text[])
+returns integer[]
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from livestore.moved_stores m where m.store_id = any (store_ids)) then
+        return array(select livestore._route(s.store_id) from unnest(store_ids) with ordinality s(store_id, n) order by s.n);
+    end if;
+    -- A third of the time that as many calls take.
+    return array(
+        select coalesce(livestore.slot(s.store_id, livestore.slot_count()), 0)
+        from unnest(store_ids) with ordinality s(store_id, n)
+        order by s.n
+    );
+end
+$$;
+
+comment on function livestore._routes(text[]) is 'Internal: the slots of many stores, in their order';
 
 create function livestore.shard_map(
     out names text[], out numbers integer[], out connections text[], out slots integer[], out moved_store_ids text[],

@@ -14,19 +14,19 @@ comment on type livestore.push_result is 'The outcome of one push of livestore.p
 
 -- A shard counts the pushes that it gets from 1. The positions go with them, and come back in their places.
 create function livestore._push_batch(
-    positions integer[], store_ids text[], batches text[], backend_ids text[], contexts text[], source text
+    slots integer[], positions integer[], store_ids text[], batches text[], backend_ids text[], contexts text[], source text
 )
 returns setof livestore.push_result
 language plproxy
 as $$
     cluster 'livestore_shards';
-    split positions, store_ids, batches, backend_ids, contexts;
-    run on livestore._route(store_ids);
+    split slots, positions, store_ids, batches, backend_ids, contexts;
+    run on slots;
     select (positions::integer[])[r.push] as push, r.head, r.appended, r.backend_id, r.created_at, r.sqlstate, r.message, r.detail, r.hint
         from livestore.push_batch(store_ids, batches, backend_ids, source, contexts) as r;
 $$;
 
-comment on function livestore._push_batch(integer[], text[], text[], text[], text[], text) is
+comment on function livestore._push_batch(integer[], integer[], text[], text[], text[], text[], text) is
 'Internal: livestore.push_batch on each of the shards that have these stores, with the pushes to those';
 
 create function livestore.push_batch(
@@ -38,6 +38,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    slots integer[];
     results livestore.push_result[];
     part record;
     state text;
@@ -50,12 +51,13 @@ begin
         raise exception 'store_ids, batches, backend_ids and contexts must have one element for each push'
             using errcode = 'array_subscript_error';
     end if;
+    slots := livestore._routes(store_ids);
     contexts := coalesce(contexts, array_fill(null::text, array[cardinality(store_ids)]));
     begin
         results := array(
             select r
             from livestore._push_batch(
-                array(select generate_series(1, cardinality(store_ids))), store_ids, batches, backend_ids, contexts, source
+                slots, array(select generate_series(1, cardinality(store_ids))), store_ids, batches, backend_ids, contexts, source
             ) r
         );
         return query select * from unnest(results);
@@ -67,15 +69,17 @@ begin
     for part in
         select array_agg(p.push::integer order by p.push) as positions, array_agg(p.store_id order by p.push) as store_ids,
             array_agg(batches[p.push] order by p.push) as batches, array_agg(backend_ids[p.push] order by p.push) as backend_ids,
-            array_agg(contexts[p.push] order by p.push) as contexts
+            array_agg(contexts[p.push] order by p.push) as contexts, array_agg(slots[p.push] order by p.push) as slots
         from unnest(store_ids) with ordinality p(store_id, push)
-        left join livestore._slots() o on o.slot = livestore._route(p.store_id)
+        left join livestore._slots() o on o.slot = slots[p.push]
         group by o.number
     loop
         begin
             results := array(
                 select r
-                from livestore._push_batch(part.positions, part.store_ids, part.batches, part.backend_ids, part.contexts, source) r
+                from livestore._push_batch(
+                    part.slots, part.positions, part.store_ids, part.batches, part.backend_ids, part.contexts, source
+                ) r
             );
             return query select * from unnest(results);
         exception when others then

@@ -1,6 +1,7 @@
 //! Postgres: a cluster of our own, and a database for each test.
 
 mod managed;
+mod shards;
 mod standby;
 
 use std::io::Write;
@@ -15,6 +16,7 @@ use crate::flavour::Flavour;
 use crate::free_port;
 
 pub use managed::Agent;
+pub use shards::shards_of_tests;
 
 /// Holds the extension; the databases of the tests are copies of it.
 const TEMPLATE: &str = "livestore_template";
@@ -97,6 +99,8 @@ impl Cluster {
             )
             .await
             .expect("roles");
+        drop(template);
+        shards::create_templates(self, &postgres).await;
     }
 
     /// Starts what is in the folder.
@@ -111,12 +115,14 @@ impl Cluster {
         cluster
     }
 
-    /// A new database with the extension in it.
+    /// A new database with the extension in it; or a front, if tests run with shards.
     pub async fn database(&'static self) -> Database {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let postgres = self.connect("postgres", "postgres").await;
-        postgres.batch_execute(&format!("create database {name} template {TEMPLATE}")).await.expect("a database");
+        if !shards::copy_front(self, &postgres, &name).await {
+            postgres.batch_execute(&format!("create database {name} template {TEMPLATE}")).await.expect("a database");
+        }
         Database { cluster: self, name }
     }
 
@@ -271,7 +277,12 @@ impl Database {
 
     /// The same with another port: that of a [`crate::breaker::Breaker`].
     pub fn url_at(&self, role: &str, port: u16) -> String {
-        format!("postgres://{role}@127.0.0.1:{port}/{}", self.name)
+        let url = format!("postgres://{role}@127.0.0.1:{port}/{}", self.name);
+        match shards_of_tests() {
+            // The shards are behind the same port, too: see `shards.sql`.
+            Some(_) if port != self.cluster.port => format!("{url}?options=-c%20fixture.port%3D{port}"),
+            _ => url,
+        }
     }
 
     /// The URL for a role at the one of these ports, those of several servers, that allows writes.

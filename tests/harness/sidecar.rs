@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cluster::Database;
+use crate::cluster::{Database, shards_of_tests};
 use crate::{PATIENCE, watchdog};
 
 /// A sidecar that runs. It is killed when this is dropped.
@@ -101,6 +101,7 @@ impl Start {
             .env("DATABASE_URL", &self.database_url)
             // Tests that restart sidecars again and again would otherwise wait for this delay each time.
             .env("LIVESTORE_SHUTDOWN_DELAY", "0s")
+            .envs(shards_of_tests().map(|_| ("LIVESTORE_SHARDS", "true")))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(stdin)
             .stdout(Stdio::null())
@@ -167,11 +168,16 @@ impl Sidecar {
         http_get(self.port, path).await
     }
 
-    /// The value of a metric, by its name and labels as Prometheus reads them; 0 if there is none.
+    /// The value of a metric, by its name and labels as Prometheus reads them; 0 if there is none. With shards, the sum of those of all.
     pub async fn metric(&self, series: &str) -> f64 {
         let (_, metrics) = self.get("/metrics").await;
         let values = metrics.lines().filter_map(|line| line.rsplit_once(' '));
-        values.filter(|(name, _)| *name == series).find_map(|(_, value)| value.parse().ok()).unwrap_or_default()
+        let of_a_shard = format!("{series}{{shard=\"");
+        let is_it = |name: &str| name == series || (shards_of_tests().is_some() && name.starts_with(&of_a_shard));
+        values
+            .filter(|(name, _)| is_it(name))
+            .filter_map(|(_, value)| value.parse::<f64>().ok())
+            .fold(0.0, |sum, value| sum + value)
     }
 
     /// The number of times that a limit was exceeded.

@@ -22,7 +22,7 @@ use livestore_tests::peers::{S2Lite, SyncCf};
 use crate::measure::Section;
 use crate::systems::Ours;
 use crate::works::{
-    Peers, Size, Systems, cost, fan_out, growth, idle, inspector, push, read, standby, start, together, update,
+    Peers, Size, Systems, cost, fan_out, growth, idle, inspector, push, read, shards, standby, start, together, update,
 };
 
 /// Postgres as one would set it on a machine of this size. Durable: fsync and synchronous_commit are on, as they are by default.
@@ -41,7 +41,7 @@ struct Arguments {
     /// In under five minutes: fewer rounds, shorter ones, smaller logs.
     #[arg(long)]
     quick: bool,
-    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, inspector, read, together, fan-out, idle, cost, growth, standby, start, update.
+    /// Only these, by their names or beginnings of them: push-1, push-64, push-1000, push-batch, inspector, read, together, fan-out, idle, cost, growth, standby, start, update, shards.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Without the peers: to look at ours.
@@ -142,6 +142,10 @@ async fn benchmark(cluster: &'static Cluster, arguments: &Arguments) {
     }
     if size.wants("update") {
         sections.extend(update::all(cluster, size).await);
+        write(&sections);
+    }
+    if size.wants("shards") {
+        sections.extend(shards::all(size).await);
         write(&sections);
     }
     if size.wants("growth") {

@@ -48,7 +48,7 @@ async fn pushes_and_resumes_behind_the_page_that_it_read_last() {
 async fn a_push_that_waits_while_the_store_is_reset_does_not_begin_the_next_log() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let admin = database.admin().await;
+    let admin = database.admin_of("todos").await;
     admin.execute("select livestore.push('todos', $1)", &[&chain(0, 1)]).await.unwrap();
     let node = Node::sync_backend();
     let client = node.open("electric", &sidecar.url(), "todos").await;
@@ -77,14 +77,13 @@ async fn a_push_that_waits_while_the_store_is_reset_does_not_begin_the_next_log(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_push_that_waits_to_be_allowed_while_the_store_is_reset_does_not_go_into_the_next_log() {
     let database = Database::new().await;
-    let admin = database.admin().await;
-    admin
-        .batch_execute(
+    database
+        .everywhere(
             "create function public.may(store_id text, action text, payload json, headers json, claims json) returns boolean
              language plpgsql as $$ begin if action = 'push' then perform pg_advisory_xact_lock_shared(7); end if; return true; end $$",
         )
-        .await
-        .unwrap();
+        .await;
+    let admin = database.admin_of("todos").await;
     let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.may"]).ready().await;
     admin.execute("select livestore.push('todos', $1)", &[&chain(0, 1)]).await.unwrap();
     let node = Node::sync_backend();
@@ -303,7 +302,7 @@ async fn a_page_has_the_form_of_electrics() {
 async fn a_long_poll_ends_after_20_seconds_with_the_same_position() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let admin = database.admin().await;
+    let admin = database.admin_of("s").await;
     admin.execute("select livestore.push('s', $1)", &[&chain(0, 2)]).await.unwrap();
     let first = Answer::to(pull(&sidecar, "s", None, true)).await;
     let told = Answer::to(pull(&sidecar, "s", Some((first.offset(), first.handle())), true)).await;

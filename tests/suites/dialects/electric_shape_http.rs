@@ -96,8 +96,7 @@ async fn pages_say_to_caches_how_long_they_last() {
     assert_eq!(of_livestore.header("cache-control"), Some("no-store"));
 
     // With an authorize function, a page that one client may see must not be cached for others.
-    let admin = database.admin().await;
-    admin.batch_execute("create function may(text, text) returns boolean language sql as 'select $2 <> ''pull'' or $1 = ''todo-app'''").await.unwrap();
+    database.everywhere("create function may(text, text) returns boolean language sql as 'select $2 <> ''pull'' or $1 = ''todo-app'''").await;
     let guarded = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.may"]).ready().await;
     let private = shape(&guarded, TABLE, &[("offset", "-1")]).await;
     assert_eq!(private.header("cache-control"), Some("private, no-cache"));

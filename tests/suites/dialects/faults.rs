@@ -75,8 +75,8 @@ async fn every_connection_to_the_database_is_terminated_again_and_again_under_lo
     for _ in 0..15 {
         pause(200).await;
         let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
-                         where application_name = 'livestore-sidecar' and datname = current_database()";
-        admin.execute(terminate, &[]).await.unwrap();
+                         where application_name = 'livestore-sidecar' and datname = any ($1)";
+        admin.execute(terminate, &[&database.names()]).await.unwrap();
     }
     assert!(load.finish(&database).await > 10);
 }
@@ -91,9 +91,11 @@ async fn the_listening_connection_is_cut_and_nothing_that_others_commit_meanwhil
         // The last one, too: nothing comes after it that would tell of it.
         if n % 20 == 19 {
             let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
-                             where application_name = 'livestore-sidecar' and datname = current_database()
+                             where application_name = 'livestore-sidecar' and datname = any ($1)
                              and query like 'select livestore.heads_key()%'";
-            assert_eq!(admin.execute(terminate, &[]).await.unwrap(), 1, "one connection listens");
+            let names = database.names();
+            let terminated = admin.execute(terminate, &[&names]).await.unwrap();
+            assert_eq!(terminated, names.len() as u64, "one connection listens to each database");
         }
         let commit = "select livestore.commit('heard', 'written', json_build_object('writer', 'sql', 'n', $1::int))";
         admin.execute(commit, &[&n]).await.unwrap();
@@ -120,16 +122,14 @@ async fn the_network_to_the_database_is_cut_under_load() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_its_sidecar_has_given_up_arrives_live_all_the_same() {
     let database = Database::new().await;
-    let admin = database.admin().await;
-    admin
-        .batch_execute(
+    database
+        .everywhere(
             "create function slow() returns trigger language plpgsql as
                  $$ begin if new.name = 'slow' then perform pg_sleep(3); end if; return null; end $$;
-             create trigger slow after insert on livestore.eventlog_1 for each row execute function slow();
-             select livestore.create_store('s')",
+             create trigger slow after insert on livestore.eventlog_1 for each row execute function slow()",
         )
-        .await
-        .unwrap();
+        .await;
+    database.admin().await.batch_execute("select livestore.create_store('s')").await.unwrap();
     let breaker = Breaker::to(database.cluster().port()).await;
     let url = database.url_at("sidecar", breaker.port());
     let sidecar = Start::new(url).arguments(&["--push-timeout", "1s"]).ready().await;
@@ -189,19 +189,21 @@ async fn while_the_database_is_away_pings_are_answered_pulls_wait_and_pushes_wai
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
+    /// With the same slot as the other one: a transaction is on one shard.
+    const NEW: &str = "new-463";
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
-    let mut admin = database.admin().await;
+    let mut admin = database.admin_of("held").await;
     admin.execute("select livestore.create_store('held')", &[]).await.unwrap();
     let transaction = admin.transaction().await.unwrap();
-    for store in ["held", "new"] {
+    for store in ["held", NEW] {
         transaction.execute("select livestore.commit($1, 'first')", &[&store]).await.unwrap();
     }
     // One waits for the row of its store, the other for whether the store will exist.
     let mut held = Rpc::open(&sidecar.url(), "held").await;
     held.push(json!("p"), "held", json!([event(1, "second", json!({}))])).await;
-    let mut new = Rpc::open(&sidecar.url(), "new").await;
-    new.push(json!("p"), "new", json!([event(0, "mine", json!({}))])).await;
+    let mut new = Rpc::open(&sidecar.url(), NEW).await;
+    new.push(json!("p"), NEW, json!([event(0, "mine", json!({}))])).await;
 
     // Each comes at another time, and could cost everybody a wait of its own.
     let mut more = Vec::new();

@@ -14,7 +14,7 @@ use livestore_tests::tokens::WITH_SECRET;
 use serde_json::json;
 
 async fn count(database: &Database, sql: &str) -> i64 {
-    database.admin().await.query_one(sql, &[]).await.unwrap().get(0)
+    database.admin_of_relay().await.query_one(sql, &[]).await.unwrap().get(0)
 }
 
 /// No parcel is in the table any more, or in its file.

@@ -228,9 +228,8 @@ async fn clients_of_sync_cf_and_devices_write_one_log() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_rejects_a_push_and_nobody_gets_it() {
     let database = Database::new().await;
-    let admin = database.admin().await;
-    admin
-        .batch_execute(
+    database
+        .everywhere(
             "create function public.no_secrets() returns trigger language plpgsql as $$
              begin
                  if new.args::text like '%secret%' then raise exception 'no secrets here'; end if;
@@ -238,8 +237,7 @@ async fn a_hook_rejects_a_push_and_nobody_gets_it() {
              end $$;
              create trigger no_secrets before insert on livestore.eventlog_1 for each row execute function public.no_secrets()",
         )
-        .await
-        .unwrap();
+        .await;
     let sidecar = start(&database).await;
     let (mut a, mut b) = (join(&sidecar, "a").await, join(&sidecar, "b").await);
     a.push(json!([event("a", 1, json!("fine")), event("a", 2, json!("secret"))])).await;

@@ -172,9 +172,9 @@ async fn a_frame_of_50_mb_closes_the_connection_with_1009() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hook_that_raises_reaches_the_client_with_its_message_and_other_errors_without_theirs() {
     let setup = Setup::new().await;
-    let admin = setup.database.admin().await;
-    admin
-        .batch_execute(
+    setup
+        .database
+        .everywhere(
             "create table secrets (id int primary key);
              grant insert on secrets to livestore_hooks;
              insert into secrets values (1);
@@ -186,8 +186,7 @@ async fn a_hook_that_raises_reaches_the_client_with_its_message_and_other_errors
              end $$;
              create trigger guard before insert on livestore.eventlog_1 for each row execute function guard();",
         )
-        .await
-        .unwrap();
+        .await;
     let mut rpc = setup.open().await;
     for (name, expected) in
         [("forbidden", "todos are closed on Sundays"), ("clumsy", "the database rejected the batch (SQLSTATE 23505)")]

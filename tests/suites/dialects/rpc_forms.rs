@@ -281,7 +281,7 @@ async fn a_client_that_is_ahead_of_a_restored_log_gets_nothing_until_the_operato
     }
     eventually("the log says what to do", || async { sidecar.log().contains("renew_backend_ids") }).await;
 
-    admin.execute("select livestore.renew_backend_ids()", &[]).await.unwrap();
+    database.everywhere("select livestore.renew_backend_ids()").await;
     let mut rpc = Rpc::open(&sidecar.url(), "s").await;
     rpc.request(json!("0"), "SyncWsRpc.Pull", json!({"storeId": "s", "live": true, "cursor": cursor})).await;
     assert_eq!(rpc.exit(&json!("0")).await["cause"]["error"]["_tag"], "BackendIdMismatchError");

@@ -259,7 +259,7 @@ async fn a_client_ahead_of_the_log_is_told_nothing_until_the_operator_has_helped
     let answer = send(post(&sidecar, "s", pull("s", Some((&id, 9))))).await;
     assert_eq!((answer.numbers().len(), &answer.exit()["_tag"]), (0, &json!("Success")));
     eventually("the log says what to do", || async { sidecar.log().contains("renew_backend_ids") }).await;
-    database.admin().await.execute("select livestore.renew_backend_ids()", &[]).await.unwrap();
+    database.everywhere("select livestore.renew_backend_ids()").await;
     let answer = send(post(&sidecar, "s", pull("s", Some((&id, 9))))).await;
     let error: &Value = &answer.exit()["cause"]["error"];
     assert_eq!((&error["_tag"], &error["received"]), (&json!("BackendIdMismatchError"), &json!(id)));

@@ -366,7 +366,7 @@ async fn who_may_not_is_told_in_the_words_of_the_stream() {
     let database = Database::new().await;
     let may = "create function may(text, action text, payload json) returns boolean language plpgsql as
                $$ begin if action = 'pull' and payload->>'user' = 'eve' then raise exception E'not\nyou'; end if; return action <> 'push'; end $$";
-    database.admin().await.batch_execute(may).await.unwrap();
+    database.everywhere(may).await;
     let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.may"]).ready().await;
     let open = async |user: &str| {
         let payload = json!({"payload": {"user": user}});
@@ -380,7 +380,7 @@ async fn who_may_not_is_told_in_the_words_of_the_stream() {
     assert!(ann.push(chain(0, 1)).await.unwrap_err().to_string().contains("403"));
     let silent = "create or replace function may(text, action text, payload json) returns boolean language plpgsql as
                   $$ begin raise exception ''; end $$";
-    database.admin().await.batch_execute(silent).await.unwrap();
+    database.everywhere(silent).await;
     assert!(ann.pull(None).await.unwrap_err().to_string().contains("refused"), "a refusal without a word");
     let off = Start::new(database.url("sidecar")).arguments(&["--dialects", "cf-ws"]).ready().await;
     assert_eq!(answer(request(&off, Method::HEAD, "")).await.0, 404);

@@ -341,7 +341,7 @@ async fn basins_and_streams_are_names() {
 async fn who_may_not_reads_appends_and_lists_nothing() {
     let database = Database::new().await;
     let no = "create function no(text, text) returns boolean language sql as 'select false'";
-    database.admin().await.batch_execute(no).await.unwrap();
+    database.everywhere(no).await;
     push(&database, "s", chain(0, 1)).await;
     let sidecar = Start::new(database.url("sidecar")).arguments(&["--authorize-function", "public.no"]).ready().await;
     let append = json!({"records": records(&chain(1, 1))});

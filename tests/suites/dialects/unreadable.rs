@@ -109,7 +109,7 @@ async fn a_row_that_cannot_be_read_is_answered_at_once_and_told_to_the_operator(
     let spoil = "alter table livestore.eventlog_1 alter name drop not null;
         update livestore.eventlog_1 set name = null
         where store = (select id from livestore.stores where store_id = 'broken') and \"seqNum\" = 3";
-    admin.batch_execute(spoil).await.unwrap();
+    database.everywhere(spoil).await;
     for dialect in DIALECTS {
         let answer = tokio::time::timeout(AT_ONCE, Caller::new(&sidecar, "broken").read(dialect)).await;
         let answer = answer.unwrap_or_else(|_| panic!("{dialect}: no answer"));
@@ -139,7 +139,7 @@ async fn a_row_that_cannot_be_read_is_answered_at_once_and_told_to_the_operator(
         assert!(lines[0].contains(part), "{}", lines[0]);
     }
     // A store that is mended is read on.
-    admin.batch_execute("update livestore.eventlog_1 set name = 'mended' where name is null").await.unwrap();
+    database.everywhere("update livestore.eventlog_1 set name = 'mended' where name is null").await;
     let (code, text) = status(pull(&sidecar, "broken", Some(("2_0", &backend_id)), false)).await;
     assert!(code == 200 && text.contains("mended"), "{code} {text}");
     let pushed = Caller::new(&sidecar, "broken").write("s2", json!([event(3, "e", json!({}))])).await;

@@ -192,16 +192,29 @@ async fn a_front_goes_to_the_shard_of_each_store() {
 
 /// Positions are those of the arguments, whichever shard a push went to.
 async fn batches(setup: &Setup, front: &Client, here: &[String], there: &[String]) {
-    let stores = [&there[3], &here[2], &there[3], &here[2], &there[4]];
-    let events = [chain(0, 1), chain(0, 2), chain(1, 1), chain(7, 1), json!([event(0, "", json!(null))])];
+    // The last one is elsewhere than its slot.
+    let stores = [&there[3], &here[2], &there[3], &here[2], &there[4], &there[0]];
+    let events = [chain(0, 1), chain(0, 2), chain(1, 1), chain(7, 1), json!([event(0, "", json!(null))]), chain(6, 1)];
     let batches: Vec<String> = events.iter().map(Value::to_string).collect();
-    let sql = "select push, head, sqlstate from livestore.push_batch($1, $2, array_fill(null::text, array[5]), 'tests') order by push";
+    let sql = "select push, head, sqlstate from livestore.push_batch($1, $2, array_fill(null::text, array[6]), 'tests') order by push";
     let rows = front.query(sql, &[&stores.as_slice(), &batches]).await.unwrap();
     let brief: Vec<(i32, Option<i64>, Option<&str>)> =
         rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
-    let expected =
-        [(1, Some(1), None), (2, Some(2), None), (3, Some(2), None), (4, None, Some("LS001")), (5, Some(1), None)];
+    let expected = [
+        (1, Some(1), None),
+        (2, Some(2), None),
+        (3, Some(2), None),
+        (4, None, Some("LS001")),
+        (5, Some(1), None),
+        (6, Some(7), None),
+    ];
     assert_eq!(brief, expected);
+    // Without one that has moved, and with a name that belongs nowhere.
+    let sql = "select string_agg(concat_ws(' ', push, head, sqlstate), ', ' order by push) from livestore.push_batch($1, $2, array_fill(null::text, array[3]))";
+    let names = [Some(&there[3]), None, Some(&here[2])];
+    let batches = [chain(2, 1), chain(0, 1), chain(2, 1)].map(|batch| batch.to_string());
+    let row = front.query_one(sql, &[&names.as_slice(), &batches.as_slice()]).await.unwrap();
+    assert_eq!(row.get::<_, &str>(0), "1 3, 2 22004, 3 3");
     // A shard that cannot be reached: each push has its own outcome.
     let away = |is_there: bool| format!("alter database {} allow_connections {is_there}", setup.two.name());
     let postgres = setup.cluster.connect("postgres", "postgres").await;

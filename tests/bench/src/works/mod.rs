@@ -7,6 +7,7 @@ pub mod idle;
 pub mod inspector;
 pub mod push;
 pub mod read;
+pub mod shards;
 pub mod standby;
 pub mod start;
 pub mod together;
