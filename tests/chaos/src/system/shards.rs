@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Error, NoTls};
 use super::Postgres;
 
 /// The names of the shards, by their numbers.
-pub const NAMES: [&str; 2] = ["one", "two"];
+const NAMES: [&str; 2] = ["one", "two"];
 
 /// The database of the front.
 const FRONT: &str = "front";
