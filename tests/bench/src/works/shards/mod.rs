@@ -95,23 +95,24 @@ async fn single(one: &Database, two: &Shards, size: &Size) -> Section {
     let sidecars =
         [sidecar(two.front_url("sidecar"), &["--shards"]).await, sidecar(one.socket_url("sidecar"), &[]).await];
     let stores: Vec<String> = two.stores("single-", STORES / 2).await.into_iter().flatten().collect();
-    let mut writers = [Vec::new(), Vec::new()];
-    for (writers, sidecar) in writers.iter_mut().zip(&sidecars) {
-        for store in &stores {
-            writers.push(Rpc::open(&sidecar.url(), store, 0).await);
-        }
-    }
+    let mut heads = [0, 0];
     let mut all = [Vec::new(), Vec::new()];
     let mut medians = [Vec::new(), Vec::new()];
     for round in 0..=size.rounds {
-        for (which, writers) in writers.iter_mut().enumerate() {
+        for (which, sidecar) in sidecars.iter().enumerate() {
+            // New ones: a sidecar closes connections that do not pull.
+            let mut writers = Vec::new();
+            for store in &stores {
+                writers.push(Rpc::open(&sidecar.url(), store, heads[which]).await);
+            }
             let (start, mut latencies) = (Instant::now(), Vec::new());
             while start.elapsed() < size.time {
-                for writer in writers.iter_mut() {
+                for writer in &mut writers {
                     let sent = Instant::now();
                     writer.push(1).await;
                     latencies.push(sent.elapsed());
                 }
+                heads[which] += 1;
             }
             // The first is to warm up.
             if round > 0 {
