@@ -84,7 +84,7 @@ pub enum DatabaseError {
     #[error("the connection to the database is lost")]
     Lost,
     #[error(
-        "the store is on another shard: start this sidecar with --shards and the URL of the front database; if it has them, livestore.shard_map() there and livestore.shard here differ"
+        "the store is on another shard: a sidecar without --shards needs it, with the URL of the front database; with it, a move of the store has not ended, or livestore.shard_map() at the front and livestore.shard here differ"
     )]
     Elsewhere,
     #[error(

@@ -94,7 +94,9 @@ pub async fn retry_naming<T, F: Future<Output = Result<T, DatabaseError>>>(
 /// # Errors
 /// Another one would fail, too.
 fn mention(error: &DatabaseError, attempts: u32, shard: impl Fn() -> Option<Arc<str>>) -> Result<(), Unreadable> {
-    let is_to_mention = attempts.is_multiple_of(WARN_EVERY);
+    // A store that moves to another shard is on none for a moment.
+    let is_moving = attempts == 0 && matches!(error, DatabaseError::Elsewhere);
+    let is_to_mention = attempts.is_multiple_of(WARN_EVERY) && !is_moving;
     let cause = chain(error);
     let retry = error.retry();
     if retry == Retry::Never || (retry == Retry::AFewTimes && attempts + 1 >= A_FEW_TIMES) {

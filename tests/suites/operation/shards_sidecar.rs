@@ -424,6 +424,7 @@ async fn the_front_database_may_be_away() {
         pushed.unwrap_or_else(|error| panic!("{store}: {error}\n{}", sidecar.log()));
         assert_eq!(setup.heads(&store).await, [None, Some(1)]);
     }
+    assert!(!sidecar.log().contains("does not exist"), "the front was asked for events: {}", sidecar.log());
     breaker.cut();
     sleep(Duration::from_millis(1500)).await;
     for shard in [0, 1] {

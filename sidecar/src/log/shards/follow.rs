@@ -76,6 +76,12 @@ impl Front {
         self.known.subscribe()
     }
 
+    /// Waits until there is a map. While there is none, the log says why.
+    pub async fn has_map(&self) {
+        // The sender is ours, so this waits.
+        let _ = self.subscribe().wait_for(|known| known.map.is_some()).await;
+    }
+
     /// Waits until the map was read once more, or cannot be.
     pub async fn look_anew(&self) {
         let before = self.begun.load(Ordering::SeqCst);
@@ -232,7 +238,7 @@ pub async fn send_on(
     elsewhere: mpsc::UnboundedSender<Push>,
 ) {
     if let Shards::Several(front) = &*shards {
-        let _ = front.subscribe().wait_for(|known| known.map.is_some()).await;
+        front.has_map().await;
     }
     while let Some(push) = waiting.recv().await {
         let _ = elsewhere.send(push);

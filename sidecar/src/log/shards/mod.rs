@@ -128,12 +128,20 @@ impl Shards {
         let _ = front.subscribe().wait_for(is_other).await;
     }
 
+    /// Waits for the first map: before it, nobody knows whom to ask.
+    async fn are_known(&self) {
+        if let Self::Several(front) = self {
+            front.has_map().await;
+        }
+    }
+
     /// Reads from the shard of a store until its database answers: see [`retry_naming`].
     pub async fn read<T, F: Future<Output = Result<T, DatabaseError>>>(
         &self,
         store: &StoreId,
         mut attempt: impl FnMut(Arc<Shard>) -> F,
     ) -> Result<T, Unreadable> {
+        self.are_known().await;
         let shard = || self.of(store).name().cloned();
         retry_naming(shard, || {
             let answer = attempt(Arc::clone(&self.of(store)));
@@ -150,6 +158,7 @@ impl Shards {
 
     /// Follows a store where it is.
     pub async fn follow(&self, store: &StoreId) -> Result<Followed, Unreadable> {
+        self.are_known().await;
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             let shard = self.of(store);
