@@ -19,7 +19,7 @@ pub const MEMBERS: &str = "
     join pg_roles u on u.oid = m.member and u.rolcanlogin
     order by 1, 2";
 
-/// What should be the same on all shards.
+/// The properties that should be the same on all shards.
 #[derive(PartialEq, Eq)]
 struct Common {
     version: String,

@@ -2,7 +2,7 @@
 //!
 //! A server has shards of one front only, because the role of the front is the whole server's. Copies of a front and its shards
 //! share seed and password, and the same role serves all of them: `livestore-sidecar shards init` runs once for each cluster, and each test gets
-//! copies. SQL of a test goes to the front, whose functions are those of the product. What the front does not have, `shards.sql` adds: the
+//! copies. SQL of a test goes to the front, whose functions are those of the product. `shards.sql` adds the rest: the
 //! tables of all shards. [`Database::admin_of`] and [`Database::everywhere`] lead to the shards themselves.
 
 use std::process::Stdio;

@@ -179,7 +179,7 @@ async fn all_that_belongs_to_a_store_goes_with_it() {
     }
     assert_eq!((all(&two, &state).await, all(&two, &names).await), (before.clone(), name.clone()));
     assert_eq!(all(&one, &state).await, [""; 0]);
-    // What has not reached its client is pushed again, and known.
+    // A client that got no answer pushes again, and the log knows its events.
     batch(&two, "drop trigger hook on livestore.eventlog_1; select livestore.define_event('keyed', '{}', 'off')").await;
     for store in [store, own] {
         let table = all(&two, &format!("select eventlog from livestore.stores where store_id = '{store}'")).await;
@@ -286,7 +286,7 @@ async fn a_move_that_is_interrupted_is_taken_back_or_ended() {
     let (code, text) = setup.status("reader");
     assert!(code == 1 && text.contains(&format!("a move of slot {slot} to two was interrupted")), "{text}");
     assert_eq!(one.batch_execute(&commit).await.unwrap_err().code().unwrap().code(), "LS005");
-    // What only looks as if it had not arrived is not taken back.
+    // It only looks as if nothing had arrived: it is not taken back.
     batch(&two, &format!("update livestore.shard set slots = array_remove(slots, {slot})")).await;
     let pid = "select pg_terminate_backend(pid) from pg_stat_activity where query like 'alter server%'";
     batch(&front, "drop event trigger waits").await;

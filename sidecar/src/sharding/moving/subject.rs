@@ -28,7 +28,7 @@ impl FromStr for Slots {
     }
 }
 
-/// What goes to another shard as a whole.
+/// The slot or the store that goes to another shard as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     Slot(i32),

@@ -18,7 +18,7 @@ pub(super) fn check(history: &History, places: &Places, findings: &mut Findings)
     }
 }
 
-/// What came last of a database: its position, and its place in the logs.
+/// The last entry of a database: its position, and its place in the logs.
 #[derive(Default)]
 struct Last {
     position: Option<i64>,

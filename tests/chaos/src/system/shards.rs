@@ -175,7 +175,7 @@ impl Shards {
     /// Asks whether the front and both shards agree where everything is, and no move is unfinished.
     ///
     /// # Errors
-    /// What is wrong.
+    /// The fault, in words.
     pub async fn agree(&self) -> Result<(), String> {
         let url = self.cluster.url("reader", FRONT);
         let asked = command("status").args(["--database-url", &url]).output().await;
@@ -234,7 +234,7 @@ impl Shards {
         }
     }
 
-    /// What the commands have printed.
+    /// Everything that the commands have printed.
     pub async fn log(&self) -> String {
         self.log.lock().await.join("\n")
     }

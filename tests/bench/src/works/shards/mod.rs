@@ -17,7 +17,7 @@ const ONE: &str = "one database";
 
 const GROUP: usize = 64;
 
-/// What groups of shards have to reach against one database, and the latency of single pushes.
+/// The goals: of groups on shards against one database, and of the latency of single pushes.
 const GROUPS: Bound = Bound::AtLeast(0.85);
 const SINGLE: Bound = Bound::AtMost(1.5);
 
