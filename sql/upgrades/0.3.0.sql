@@ -61,6 +61,7 @@ create table livestore.departed_stores (
 );
 create index on livestore.departed_stores (move);
 create index on livestore.departed_stores ("position");
+create index on livestore.departed_stores using hash (store_id);
 
 comment on table livestore.departed_stores is 'Stores that are on another shard now. Their events are still here, for readers of the commit log: sidecars remove them once that is pruned. Written by livestore-sidecar shards move';
 comment on column livestore.departed_stores.id is 'livestore.stores.id, as it was';

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::ShardsError;
 use super::moving::Subject;
 use super::session::Session;
-use super::shard::{FRONT_ROLE, Keys};
+use super::shard::{FRONT_ROLE, IDENTITY, Keys};
 use crate::check::MEMBERS;
 use crate::postgres::{Address, address, elsewhere};
 
@@ -45,12 +45,14 @@ impl State {
     pub async fn read(session: &Session) -> Result<Result<Self, String>, ShardsError> {
         let row = session
             .row(
+                &format!(
                 "select r.rolsuper, r.rolname::text, to_regclass('livestore.shards') is not null,
                      exists (select from pg_depend d where d.refclassid = 'pg_namespace'::regclass and d.refobjid = to_regnamespace('livestore')),
                      exists (select from pg_available_extensions e where e.name = 'plproxy'),
-                     concat_ws(' ', date_part('epoch', pg_postmaster_start_time()), (select d.oid from pg_database d where d.datname = current_database())),
+                     {IDENTITY},
                      split_part(current_setting('server_version'), '.', 1)
-                 from pg_roles r where r.rolname = current_user",
+                 from pg_roles r where r.rolname = current_user"
+                ),
                 &[],
             )
             .await?;
@@ -173,7 +175,12 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
 /// Begins a transaction that changes the map: no other does so meanwhile. Reading the map goes on.
 pub async fn begin_change(session: &Session) -> Result<(), ShardsError> {
     session.begin().await?;
-    session.run("set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0").await?;
+    session
+        .run(
+            "set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0;
+             select set_config(s.name, '0', true) from pg_settings s where s.name = 'transaction_timeout'",
+        )
+        .await?;
     match session.run("lock table livestore.shards in share row exclusive mode").await {
         Err(error) if error.is_busy() => Err(ShardsError::Refused(vec![
             "another command is changing the shards of this front: wait until it has ended".into(),
@@ -237,11 +244,22 @@ pub async fn exceptions(session: &Session, shard: &Known) -> Result<i64, ShardsE
     session.value("select count(*) from livestore.moved_stores m where m.shard = $1", &[&shard.name]).await
 }
 
-/// The identity of a shard as the front sees it: [`super::shard::State::identity`]. None if the shard has no slot, by which the front could
-/// ask it.
-pub async fn identity_of(session: &Session, shard: &Known) -> Result<Option<String>, ShardsError> {
+/// The identity of a shard as the front sees it: [`super::shard::State::identity`]. `url` is the front's.
+pub async fn identity_of(
+    session: &Session,
+    url: &str,
+    root_certificate: Option<&Path>,
+    shard: &Known,
+) -> Result<String, ShardsError> {
     let query = "select livestore._shard_identity(o.slot) from livestore._slots() o where o.number = $1 limit 1";
-    session.rows(query, &[&shard.number]).await?.first().map(|row| session.read(row, 0)).transpose()
+    if let Some(row) = session.rows(query, &[&shard.number]).await?.first() {
+        return session.read(row, 0);
+    }
+    // The front asks shards by their slots. This one has none yet.
+    let mut address = shard_address(url, root_certificate, &shard.connection)?;
+    address.config.user(FRONT_ROLE).password(secrets(session).await?.1);
+    let itself = Session::open(format!("the shard {}, at the address that the front has", shard.name), address).await?;
+    itself.value(&format!("select {IDENTITY}"), &[]).await
 }
 
 /// The secrets that a shard is given when it is added.

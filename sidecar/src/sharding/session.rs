@@ -1,5 +1,7 @@
 //! One connection to one of the databases, in a transaction.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -18,6 +20,8 @@ pub struct Session {
     /// As messages name it: "the front", or "the shard x".
     pub database: String,
     client: Client,
+    /// Whether the membership in the owner's role ends with the transaction.
+    has_joined: AtomicBool,
 }
 
 impl Session {
@@ -33,7 +37,7 @@ impl Session {
         let Connected { client, connection, .. } =
             connected.map_err(|error| ShardsError::Unreachable { database: database.into(), error })?;
         tokio::spawn(connection);
-        Ok(Self { database: database.into(), client })
+        Ok(Self { database: database.into(), client, has_joined: AtomicBool::new(false) })
     }
 
     pub async fn run(&self, sql: &str) -> Result<(), ShardsError> {
@@ -95,7 +99,19 @@ impl Session {
 
     /// For what only the owner may read: becomes a member of its role until [`Self::commit`] or [`Self::rollback`].
     pub async fn join_roles(&self) -> Result<(), ShardsError> {
-        self.run(JOIN_ROLES).await
+        self.run(JOIN_ROLES).await?;
+        // Asked now: code of the application could change it.
+        let has_joined = self
+            .value(
+                "select 'on' in (
+                     coalesce(current_setting('livestore.joined_livestore_owner', true), ''),
+                     coalesce(current_setting('livestore.joined_livestore_hooks', true), '')
+                 )",
+                &[],
+            )
+            .await?;
+        self.has_joined.store(has_joined, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A transaction of a command that may take long, on a shard. It sees everything as it was at one moment, if `is_snapshot`. It gives up a
@@ -120,6 +136,12 @@ impl Session {
         self.run("set local role livestore_owner").await
     }
 
+    /// Runs the triggers of the application that are deferred, with the rights of its hooks.
+    pub async fn run_deferred(&self) -> Result<(), ShardsError> {
+        self.run("set local role livestore_hooks; set constraints all immediate; set constraints all deferred").await?;
+        self.act_as_owner().await
+    }
+
     /// As the role that has connected.
     pub async fn act_as_self(&self) -> Result<(), ShardsError> {
         self.run("set local role none").await
@@ -139,12 +161,10 @@ impl Session {
 
     pub async fn commit(&self) -> Result<(), ShardsError> {
         // Deferred triggers run as the owner, too, unless the membership in it ends.
-        self.run(
-            "select set_config('role', 'none', true)
-             where 'on' in (current_setting('livestore.joined_livestore_owner', true), current_setting('livestore.joined_livestore_hooks', true))",
-        )
-        .await?;
-        self.run(LEAVE_ROLES).await?;
+        if self.has_joined.load(Ordering::Relaxed) {
+            self.act_as_self().await?;
+            self.run(LEAVE_ROLES).await?;
+        }
         self.run("commit").await
     }
 

@@ -21,6 +21,11 @@ pub fn mark(seed: &str) -> String {
 /// The query for the seed of a shard.
 const SEED: &str = "select i.seed from livestore.instance i order by i.created_at limit 1";
 
+/// The same for two connections to the same database.
+pub const IDENTITY: &str = "concat_ws(
+    ' ', date_part('epoch', pg_postmaster_start_time()), (select d.oid from pg_database d where d.datname = current_database())
+)";
+
 /// The functions that the front calls, which is all that its role may do: it reads no table, and is no member of another role. The front decides
 /// for itself which of its roles may call which of them.
 const GRANTS: &str = "
@@ -90,15 +95,15 @@ impl State {
         let row = session
             .row(
                 // From the catalogs: the schema is not everybody's to use.
-                "select 'stores' = any (t.names), 'shard' = any (t.names),
-                     concat_ws(' ', date_part('epoch', pg_postmaster_start_time()), (select d.oid from pg_database d where d.datname = current_database())),
+                &format!("select 'stores' = any (t.names), 'shard' = any (t.names),
+                     {IDENTITY},
                      r.rolsuper or r.rolcreaterole, r.rolname::text
                  from pg_roles r
                  cross join (
-                     select coalesce(array_agg(c.relname::text), '{}') from pg_class c
+                     select coalesce(array_agg(c.relname::text), '{{}}') from pg_class c
                      join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'livestore' and c.relname in ('stores', 'shard')
                  ) t(names)
-                 where r.rolname = current_user",
+                 where r.rolname = current_user"),
                 &[],
             )
             .await?;
@@ -181,12 +186,13 @@ pub async fn make(
         }
     };
     // A move reads the stores of a slot while nobody can create some.
-    session
-        .run(&format!(
-            "create index if not exists stores_slot_idx on livestore.stores (livestore.slot(store_id, {}))",
+    for table in ["stores", "dropped_stores", "rewritten_events"] {
+        let index = format!(
+            "create index if not exists {table}_slot_idx on livestore.{table} (livestore.slot(store_id, {}))",
             place.slot_count
-        ))
-        .await?;
+        );
+        session.run(&index).await?;
+    }
     session.act_as_self().await?;
     let is_there: bool = session.value("select to_regrole($1) is not null", &[&FRONT_ROLE]).await?;
     let role = if is_there { format!("alter role {FRONT_ROLE}") } else { format!("create role {FRONT_ROLE} login") };

@@ -140,7 +140,9 @@ impl Status {
                  left join livestore.shard_stores e on e.store_id = m.store_id
                  where coalesce(e.is_here, livestore.slot(m.store_id, h.slot_count) = any (h.slots)) <> (m.number = h.number)
                  union all
-                 select e.store_id from livestore.shard_stores e where e.is_here and e.store_id <> all ($1::text[])
+                 select e.store_id
+                 from livestore.shard_stores e cross join livestore.shard h
+                 where (e.is_here or livestore.slot(e.store_id, h.slot_count) = any (h.slots)) and e.store_id <> all ($1::text[])
                  limit 1",
                 &[&map.moved_stores, &map.moved_shards],
             )

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use livestore_tests::client::Node;
+use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
@@ -43,6 +44,15 @@ async fn made() -> (Setup, Client, Client) {
 
 async fn sidecar(setup: &Setup) -> Sidecar {
     Start::new(setup.cluster.url("sidecar", &setup.front)).arguments(&["--shards"]).ready().await
+}
+
+/// A third shard, without slots.
+async fn added(setup: &Setup) -> Database {
+    let three = setup.cluster.database().await;
+    let (front, shard) = (setup.cluster.url("postgres", &setup.front), format!("three={}", three.url("postgres")));
+    let (code, text) = run(&["add", "--front", &front, "--shard", &shard].map(String::from));
+    assert_eq!(code, 0, "{text}");
+    three
 }
 
 async fn slot(client: &Client, store: &str) -> String {
@@ -262,7 +272,7 @@ async fn a_move_that_is_interrupted_is_taken_back_or_ended() {
 
     // The other shard does not commit.
     let fails = "create function fails() returns trigger language plpgsql as $$ begin raise 'not today'; end $$;
-         create constraint trigger fails after insert on livestore.stores deferrable initially deferred for each row execute function fails()";
+         create constraint trigger fails after insert on livestore.shard_moves deferrable initially deferred for each row execute function fails()";
     batch(&two, fails).await;
     let (code, text) = run(&moving(&setup, "two", &["--slot", &slot]));
     assert!(code == 4 && text.contains("not today") && text.contains("is taken back: it is at one"), "{text}");
@@ -271,7 +281,7 @@ async fn a_move_that_is_interrupted_is_taken_back_or_ended() {
     let changes = "select change from livestore.read_all(0) where change is not null";
     assert_eq!(all(&one, changes).await, ["leave", "arrive"]);
     assert_eq!(setup.status("reader").0, 0);
-    batch(&two, "drop trigger fails on livestore.stores").await;
+    batch(&two, "drop trigger fails on livestore.shard_moves").await;
 
     // It is killed before the front knows.
     let front = setup.at_front("postgres").await;
@@ -292,13 +302,12 @@ async fn a_move_that_is_interrupted_is_taken_back_or_ended() {
     batch(&front, "drop event trigger waits").await;
     batch(&front, pid).await;
     // Another move from here comes after this one.
-    let other = format!("three={}", setup.cluster.url("postgres", "postgres"));
-    batch(&front, "insert into livestore.shards values ('three', 2, 'host=127.0.0.1 dbname=none')").await;
+    let three = added(&setup).await;
     let mut elsewhere = moving(&setup, "two", &["--slot", &slot]);
-    elsewhere[6] = other;
+    elsewhere[6] = format!("three={}", three.url("postgres"));
     let (code, text) = run(&elsewhere);
-    assert!(code == 4 && text.contains("three"), "{text}");
-    batch(&front, "delete from livestore.shards where name = 'three'").await;
+    assert!(code == 4 && text.contains("was interrupted, and its stores take no pushes"), "{text}");
+    assert!(text.contains(&format!("--slot {slot} --from one=… --to two=… first")), "{text}");
 
     batch(&two, &format!("update livestore.shard set slots = slots || {slot}")).await;
     let text = goes(&setup, "two", &["--slot", &slot]).await;
@@ -354,6 +363,25 @@ async fn moves_that_are_not_possible_are_refused_and_change_nothing() {
     })
     .await;
     let one = setup.one.admin().await;
+    let three = added(&setup).await;
+    batch(&postgres, &format!("create database copy_of_three template {}", three.name())).await;
+    let copied = format!("three={}", setup.cluster.url("postgres", "copy_of_three"));
+    refused(change(6, &copied), "--to: the database of this URL is not the shard three");
+    refused(
+        change(6, &format!("three={}", three.url("postgres")))
+            .into_iter()
+            .map(|text| {
+                if text == "--slot" {
+                    "--store".into()
+                } else if text == slot {
+                    store.clone()
+                } else {
+                    text
+                }
+            })
+            .collect(),
+        "three has no slot",
+    );
     let copied = format!("one={}", setup.cluster.url("postgres", "copy"));
     refused(change(4, &copied), "--from: the database of this URL is not the shard one");
     // A trigger that cannot be kept from running.
@@ -458,12 +486,19 @@ async fn neighbours_gain_no_rights_by_a_move() {
     batch(&one, &format!("select livestore.commit('{store}', 'e')")).await;
     let code = "create role low login;
          create table public.seen (who text); grant insert on public.seen to public;
-         create function public.look() returns boolean language plpgsql as $$ begin insert into public.seen values (current_user); return true; end $$;
+         create function public.look() returns boolean language plpgsql as $$ begin
+             insert into public.seen values (current_user);
+             insert into public.others values (1);
+             perform set_config('livestore.joined_livestore_owner', 'on', true);
+             return true;
+         end $$;
          alter function public.look() owner to low;
          alter table livestore.eventlog_1 add constraint low check (public.look());
          create function public.noted() returns trigger language plpgsql as $$ begin insert into public.seen values (current_user); return null; end $$;
          create trigger noted after insert on livestore.store_names for each row execute function public.noted();
          create constraint trigger late after insert on livestore.store_names deferrable initially deferred for each row execute function public.noted();
+         create table public.others (n integer); grant insert on public.others to public;
+         create constraint trigger late after insert on public.others deferrable initially deferred for each row execute function public.noted();
          alter table livestore.eventlog_1 enable row level security;
          create policy readers on livestore.eventlog_1 for select to livestore_reader using (true)";
     batch(&two, code).await;

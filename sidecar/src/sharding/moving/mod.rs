@@ -37,7 +37,7 @@ const FEW: u64 = 1000;
 const ROUNDS: usize = 10;
 
 /// The number of times that the locks are tried to get, and the pause between two.
-const TRIES: usize = 40;
+const TRIES: usize = 13;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Until the stores have their new place, nobody waits for longer than this. Nothing is moved then.
@@ -94,7 +94,7 @@ impl Move {
     pub async fn carry_out(&self) -> Result<(), ShardsError> {
         let (databases, advice) = self.open().await?;
         advice.iter().try_for_each(|line| say(line))?;
-        self.mend(&databases).await?;
+        self.mend(&databases, false).await?;
         let subjects = self.subjects(&databases).await?;
         if subjects.is_empty() {
             return say(&format!("Nothing to do: {} has all of it.", self.to.name));
@@ -128,7 +128,7 @@ impl Move {
             };
             let session = Session::open(format!("the shard {name}"), address(option, url, root_certificate)?).await?;
             let state = shard::State::read(&session).await?.map_err(refused)?;
-            let is_other = front::identity_of(&front, known).await?.is_some_and(|identity| identity != state.identity);
+            let is_other = front::identity_of(&front, &self.front, root_certificate, known).await? != state.identity;
             // A copy of a shard has its number, too.
             if is_other || state.place.as_ref().is_none_or(|place| place.number != known.number) {
                 return Err(refused(format!(
@@ -213,11 +213,6 @@ impl Move {
                 if !is_known {
                     return Err(refused(format!("there is no such store at {old}: {subject}")));
                 }
-                if matches!(subject, Subject::Store(_)) && !front::slots(front).await?.contains(&to_known.number) {
-                    return Err(refused(format!(
-                        "{new} has no slot, and the front finds a shard by its slots: move one there first"
-                    )));
-                }
                 Ok(true)
             }
             (true, false) => Err(refused(format!(
@@ -265,16 +260,22 @@ impl Move {
 
     /// The front reaches single stores of a shard by a slot that this shard has.
     async fn keep_last_slot(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
-        let Databases { front, from_known, .. } = databases;
+        let Databases { front, from_known, to_known, .. } = databases;
         let slots = front::slots(front).await?;
-        let is_last = slots.iter().filter(|number| **number == from_known.number).count() == 1;
-        if matches!(subject, Subject::Slot(_)) && is_last && front::exceptions(front, from_known).await? > 0 {
-            return Err(refused(format!(
-                "{subject} is the last one of {}, which also has single stores that were moved there: move these first",
-                from_known.name
-            )));
+        let count = |shard: &Known| slots.iter().filter(|number| **number == shard.number).count();
+        match subject {
+            Subject::Slot(_) if count(from_known) == 1 && front::exceptions(front, from_known).await? > 0 => {
+                Err(refused(format!(
+                    "{subject} is the last one of {}, which also has single stores that were moved there: move these first",
+                    from_known.name
+                )))
+            }
+            Subject::Store(_) if count(to_known) == 0 => Err(refused(format!(
+                "{} has no slot, and the front finds a shard by its slots: move one there first",
+                to_known.name
+            ))),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Locks the stores at both shards, and sees once more where the subject is. If somebody else holds a lock, everybody goes on, and it is
@@ -285,11 +286,12 @@ impl Move {
         let mut tries = 0;
         loop {
             begin(from, false).await?;
-            for session in [from, to] {
-                session.run(BE_QUICK).await?;
-            }
+            from.run(BE_QUICK).await?;
             let locked = match source::lock(from, subject, *slot_count).await {
-                Ok(()) => source::lock_shard(to).await,
+                Ok(()) => {
+                    to.run(BE_QUICK).await?;
+                    source::lock_shard(to).await
+                }
                 failed => failed,
             };
             match locked {
@@ -313,11 +315,14 @@ impl Move {
         if is_as_before { Ok(()) } else { Err(refused(format!("{subject} was moved by somebody else meanwhile"))) }
     }
 
-    /// Ends what an earlier move from this shard has left, or takes it back.
-    async fn mend(&self, databases: &Databases) -> Result<bool, ShardsError> {
+    /// Ends what earlier moves from this shard have left, or takes it back. No other command does so meanwhile. `waits`: see
+    /// [`source::unfinished`].
+    async fn mend(&self, databases: &Databases, waits: bool) -> Result<(), ShardsError> {
         let Databases { front, from, to, to_known, .. } = databases;
-        let unfinished = source::unfinished(from).await?;
-        for unfinished in &unfinished {
+        loop {
+            front::begin_change(front).await?;
+            let unfinished = source::unfinished(from, waits).await?;
+            let Some(unfinished) = unfinished.first() else { return front.rollback().await };
             let Unfinished { id, token, subject, shard } = unfinished;
             if *shard != to_known.name {
                 return Err(refused(format!(
@@ -326,14 +331,13 @@ impl Move {
                     subject.argument()
                 )));
             }
-            front::begin_change(front).await?;
             to.begin_as_owner(false).await?;
+            to.run(BE_QUICK).await?;
             // The transaction that was interrupted has it until it ends.
             source::lock_shard(to).await?;
             let arrived =
                 "select exists (select from livestore.shard_moves m where m.is_arrival and m.token = $1::text::uuid)";
-            let has_ended = to.value(arrived, &[token]).await?;
-            if has_ended {
+            if to.value(arrived, &[token]).await? {
                 to.rollback().await?;
                 front::assign(front, subject, to_known).await?;
                 front.run("commit").await?;
@@ -341,6 +345,7 @@ impl Move {
                 say(&format!("The move of {subject} was interrupted, and has ended now: it is at {shard}."))?;
             } else {
                 begin(from, false).await?;
+                from.run(BE_QUICK).await?;
                 source::take_back(from, unfinished).await?;
                 from.commit().await?;
                 to.rollback().await?;
@@ -351,7 +356,6 @@ impl Move {
                 ))?;
             }
         }
-        Ok(!unfinished.is_empty())
     }
 
     /// Finds out how far a move came that failed, and mends it, if it can.
@@ -359,12 +363,12 @@ impl Move {
         let mut question = 0;
         loop {
             let mended = match self.open().await {
-                Ok((databases, _)) => self.mend(&databases).await,
+                Ok((databases, _)) => self.mend(&databases, true).await,
                 Err(error) => Err(error),
             };
             question += 1;
             match mended {
-                Ok(_) => return Ok(()),
+                Ok(()) => return Ok(()),
                 Err(_) if question < QUESTIONS => sleep(QUESTION).await,
                 Err(error) => {
                     return Err(refused(format!(
@@ -377,8 +381,13 @@ impl Move {
 }
 
 /// As [`Session::begin_as_owner`], beside a transaction of the other shard that has done the same.
+/// Row security must not hide anything that is copied.
 async fn begin(from: &Session, is_snapshot: bool) -> Result<(), ShardsError> {
-    from.begin_as_owner(is_snapshot).await.map_err(|error| match error {
+    let begun = match from.begin_as_owner(is_snapshot).await {
+        Ok(()) => from.run("set local row_security = off").await,
+        failed => failed,
+    };
+    begun.map_err(|error| match error {
         error if error.is_busy() => refused(
             "both shards are on one server, where the role cannot become a member of livestore_owner and livestore_hooks twice: grant both to it before, or connect as a superuser".into(),
         ),

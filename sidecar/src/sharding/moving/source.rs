@@ -116,6 +116,10 @@ pub async fn give_away(
 /// Takes back a move that the other shard knows nothing of.
 pub async fn take_back(session: &Session, Unfinished { id, subject, .. }: &Unfinished) -> Result<(), ShardsError> {
     lock_shard(session).await?;
+    let is_there = "select from livestore.shard_moves m where m.id = $1 and m.finished_at is null for update";
+    if session.rows(is_there, &[id]).await?.is_empty() {
+        return Ok(());
+    }
     subject.put(session, true).await?;
     session
         .rows(
@@ -148,11 +152,15 @@ pub async fn tell(
     session.rows(&heads, &[parameter]).await.map(drop)
 }
 
-/// The moves from here that were interrupted.
-pub async fn unfinished(session: &Session) -> Result<Vec<Unfinished>, ShardsError> {
+/// The moves from here that were interrupted. `waits`: also for the end of one that is being committed, although nobody waits for the answer
+/// any more.
+pub async fn unfinished(session: &Session, waits: bool) -> Result<Vec<Unfinished>, ShardsError> {
     let query = "select m.id, m.token::text, m.slot, m.store_id, m.shard from livestore.shard_moves m
          where m.finished_at is null and not m.is_arrival order by m.id";
     session.begin_as_owner(false).await?;
+    if waits {
+        lock_shard(session).await?;
+    }
     let rows = session.rows(query, &[]).await?;
     session.rollback().await?;
     let unfinished = |row| {

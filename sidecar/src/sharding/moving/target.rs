@@ -113,21 +113,38 @@ impl<'a> Target<'a> {
         let rewritten = "store_id, store, seq_num, digest, reason, rewritten_at, rewritten_by";
         self.replace(source, subject, "rewritten_events", rewritten).await?;
         self.replace(source, subject, "dropped_stores", "store_id, backend_id").await?;
-        // Those that an earlier time here has left: the events were erased since.
-        let letters = "update livestore.dead_letters l set name = e.name, args = e.args, error = null
-             from livestore.rewritten_events r join livestore.events e on e.store_id = r.store_id and e.seq_num = r.seq_num
-             where l.store_id = any ($1) and l.name is not null and r.store_id = l.store_id and r.seq_num = l.seq_num";
-        session.rows(letters, &[&store_ids]).await?;
+        self.follow_rewrites(&store_ids).await?;
         if let Subject::Slot(slot) = subject {
             self.take_over_exceptions(source, *slot).await?;
         }
         subject.put(session, true).await?;
+        session.run_deferred().await?;
         let (slot, store_id) = subject.columns();
         let arrival = "insert into livestore.shard_moves (token, is_arrival, slot, store_id, shard, finished_at)
              values ($1::text::uuid, true, $2, $3, $4, clock_timestamp())";
         session.rows(arrival, &[&token, &slot, &store_id, &from]).await?;
         let stores = "select s.id, s.id, s.store_id from livestore.stores s where s.id = any ($1)";
         tell(session, "arrive", stores, &numbers).await
+    }
+
+    /// Dead letters that an earlier time here has left, of events that were rewritten since.
+    async fn follow_rewrites(&self, store_ids: &[&str]) -> Result<(), ShardsError> {
+        let condition =
+            "l.store_id = any ($1) and l.name is not null and r.store_id = l.store_id and r.seq_num = l.seq_num";
+        let are_there = format!(
+            "select exists (select from livestore.dead_letters l, livestore.rewritten_events r where {condition})"
+        );
+        if self.session.value(&are_there, &[&store_ids]).await? {
+            let update = format!(
+                "update livestore.dead_letters l set name = e.name, args = e.args, error = null
+                 from livestore.rewritten_events r
+                 join livestore.stores s on s.store_id = r.store_id
+                 cross join lateral livestore._stored_events(array[s.id], array[r.seq_num]) e
+                 where {condition}"
+            );
+            self.session.rows(&update, &[&store_ids]).await?;
+        }
+        Ok(())
     }
 
     /// Rows of a table that say which store they are of, instead of those that are here. Of the stores of a slot, those that are on other
@@ -192,6 +209,10 @@ impl<'a> Target<'a> {
         let (store_ids, backend_ids) = (column(|log| &log.store_id), column(|log| &log.backend_id));
         let created: Vec<&str> = column(|log| &log.created_at);
         let numbers: Vec<i64> = logs.iter().map(|log| log.number).collect();
+        // Sidecars remove what stores leave behind, but not what is locked.
+        let locked =
+            "select from livestore.departed_stores d where d.id = any ($1) or d.store_id = any ($2) for update";
+        session.rows(locked, &[&numbers, &store_ids]).await?;
         // They may have been here before, under another number if they were reset since. Tables of their own stay until the end.
         for table in ["commit_keys", "relayed_events", "found_misfits"] {
             let old = format!(
