@@ -160,15 +160,7 @@ declare
 begin
     perform livestore._forget_errors(store_id);
     store := livestore._lock_existing_store(store_id);
-    if store.eventlog <> 'livestore.eventlog_1'::regclass then
-        perform livestore._lock_eventlog(store.eventlog);
-    end if;
-    if store.head > 0 and (store.eventlog = 'livestore.eventlog_1'::regclass or livestore._is_decoded()) then
-        perform livestore._delete_events(store.eventlog, store.id);
-    end if;
-    if store.eventlog <> 'livestore.eventlog_1'::regclass then
-        execute format('drop table %s', store.eventlog);
-    end if;
+    perform livestore._drop_events(store.eventlog, store.id, store.head);
     delete from livestore.relayed_events r where r.store = store.id;
     delete from livestore.dead_letters d where d.store_id = $1 and d.name is not null;
     delete from livestore.dropped_stores d where d.store_id = $1;

@@ -66,10 +66,11 @@ begin
                 result.message = message_text,
                 result.detail = pg_exception_detail,
                 result.hint = pg_exception_hint;
-            -- LS… from a hook that pushes to another store says nothing about this push, and must not be read as its result.
+            -- LS… from a hook that pushes to another store says nothing about this push, and must not be read as its result. LS005 of
+            -- this store is its result, even if a move has ended since, and the store is here by now.
             if result.sqlstate like 'LS%' and not (
-                result.sqlstate = 'LS005' and livestore._is_elsewhere(store_ids[positions[1]])
-                and not exists (select from livestore.stores s where s.store_id = store_ids[positions[1]])
+                result.sqlstate = 'LS005'
+                and result.detail = json_build_object('storeId', store_ids[positions[1]])::text
             ) then
                 result.sqlstate := '09000';
             end if;

@@ -46,15 +46,7 @@ declare
     log livestore.departed_stores;
 begin
     delete from livestore.departed_stores d where d.id = number returning d.* into log;
-    if log.eventlog <> 'livestore.eventlog_1'::regclass then
-        perform livestore._lock_eventlog(log.eventlog);
-    end if;
-    if log.head > 0 and (log.eventlog = 'livestore.eventlog_1'::regclass or livestore._is_decoded()) then
-        perform livestore._delete_events(log.eventlog, number);
-    end if;
-    if log.eventlog <> 'livestore.eventlog_1'::regclass then
-        execute format('drop table %s', log.eventlog);
-    end if;
+    perform livestore._drop_events(log.eventlog, log.id, log.head);
 end
 $$;
 

@@ -164,6 +164,30 @@ $$;
 comment on function livestore._lock_eventlog(regclass) is
 'Internal: locks the dedicated table of a store, for two seconds at most: while this waits, everybody else who needs the table waits for it';
 
+create or replace function livestore._drop_events(eventlog regclass, store bigint, head bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    is_shared constant boolean := eventlog = 'livestore.eventlog_1'::regclass;
+begin
+    if not is_shared then
+        perform livestore._lock_eventlog(eventlog);
+    end if;
+    -- A decoder reads deletes, but not that a table was dropped.
+    if head > 0 and (is_shared or livestore._is_decoded()) then
+        perform livestore._delete_events(eventlog, store);
+    end if;
+    if not is_shared then
+        execute format('drop table %s', eventlog);
+    end if;
+end
+$$;
+
+comment on function livestore._drop_events(regclass, bigint, bigint) is
+'Internal: removes the events of a store that is dropped or has left, with its dedicated table, if it has one';
+
 -- By triggers, because a restore writes livestore.stores without our functions. None is on updates, which every push makes.
 create or replace function livestore._follow_stores()
 returns trigger

@@ -206,6 +206,39 @@ async fn no_store_is_created_while_a_shard_gives_it_away() {
     assert_eq!(waits.sqlstate, "55P03");
 }
 
+/// The slot of a store comes, and goes, between the push's look for the store and its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_during_a_move_is_accepted_or_elsewhere() {
+    let (database, client) = shard().await;
+    let (mover, sidecar) = (database.admin().await, database.connect("sidecar").await);
+    let moving = tokio::spawn(async move {
+        loop {
+            run(&mover, "update livestore.shard set slots = '{0,1}'").await;
+            run(&mover, "update livestore.shard set slots = '{}'").await;
+        }
+    });
+    let mut found = [0; 2];
+    for n in 0.. {
+        for skips in ["", "skip"] {
+            run(&sidecar, &format!("set livestore.held_stores = '{skips}'")).await;
+            for outcome in push_batch(&sidecar, &[Push::to(format!("{skips}{n}"), chain(0, 1))]).await {
+                match outcome.brief() {
+                    Ok(_) => found[0] += 1,
+                    Err("LS005") => found[1] += 1,
+                    // The row of the shard is locked.
+                    Err("55P03") if skips == "skip" => {}
+                    _ => panic!("{outcome:?}"),
+                }
+            }
+        }
+        if n >= 1000 && found.iter().all(|count| *count > 50) {
+            break;
+        }
+    }
+    moving.abort();
+    drop(client);
+}
+
 #[tokio::test]
 async fn a_restored_dump_is_the_same_shard() {
     let (database, client) = shard().await;
