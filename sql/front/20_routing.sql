@@ -1,5 +1,5 @@
 -- A constant, and not a count of the options: every call needs it.
-create function livestore.slot_count()
+create or replace function livestore.slot_count()
 returns integer
 language sql
 immutable
@@ -10,7 +10,7 @@ $$;
 
 comment on function livestore.slot_count() is 'Number of slots, which never changes';
 
-create function livestore._slots()
+create or replace function livestore._slots()
 returns table (slot integer, number integer)
 language sql
 stable
@@ -26,7 +26,7 @@ $$;
 comment on function livestore._slots() is 'Internal: the shard of each slot, from the options of the server livestore_shards, which PL/Proxy follows';
 
 -- Called for each push. PL/pgSQL keeps its plans, and the options of the server are only read for a store that has moved.
-create function livestore._route(store_id text)
+create or replace function livestore._route(store_id text)
 returns integer
 language plpgsql
 stable
@@ -51,7 +51,7 @@ $$;
 
 comment on function livestore._route(text) is 'Internal: the slot by which PL/Proxy finds the shard of a store';
 
-create function livestore._routes(store_ids text[])
+create or replace function livestore._routes(store_ids text[])
 returns integer[]
 language plpgsql
 stable
@@ -72,7 +72,7 @@ $$;
 
 comment on function livestore._routes(text[]) is 'Internal: the slots of many stores, in their order';
 
-create function livestore.shard_map(
+create or replace function livestore.shard_map(
     out names text[], out numbers integer[], out connections text[], out slots integer[], out moved_store_ids text[],
     out moved_shards integer[]
 )
@@ -98,7 +98,7 @@ comment on function livestore.shard_map() is
 'Where each store is, one row: the shards (names, numbers, connections), the number of the shard of each slot, from slot 0, and the stores that are elsewhere with the numbers of their shards. Sidecars read it with --shards';
 
 -- PL/Proxy writes where it comes from into the texts of an error, and a DETAIL would be no JSON any more.
-create function livestore._as_on_shard(message text)
+create or replace function livestore._as_on_shard(message text)
 returns text
 language sql
 immutable
@@ -109,7 +109,7 @@ $$;
 
 comment on function livestore._as_on_shard(text) is 'Internal: a text of an error, as it was on the shard';
 
-create function livestore._state_as_on_shard(state text, message text)
+create or replace function livestore._state_as_on_shard(state text, message text)
 returns text
 language sql
 immutable
@@ -121,7 +121,7 @@ $$;
 comment on function livestore._state_as_on_shard(text, text) is
 'Internal: the SQLSTATE of an error. PL/Proxy''s own errors, which have one for all, say that it does not reach a shard, or that the connection was lost';
 
-create function livestore._raise_as_on_shard(state text, message text, detail text, hint text)
+create or replace function livestore._raise_as_on_shard(state text, message text, detail text, hint text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -1,20 +1,7 @@
 -- Each function of the extension that is for one store has two forms here: one by PL/Proxy, which calls it on the shard, and around it
 -- one with the same name and arguments as there, which raises the errors of the shard as they are. PL/Proxy reads the user mapping of the role
 -- that runs the function, so that these run with the rights of their owner.
-create type livestore.event as (
-    store_id text,
-    seq_num bigint,
-    parent_seq_num bigint,
-    name text,
-    args json,
-    client_id text,
-    session_id text,
-    created_at timestamptz
-);
-
-comment on type livestore.event is 'A row of livestore.events of a shard';
-
-create function livestore._push(store_id text, events json, backend_id text)
+create or replace function livestore._push(store_id text, events json, backend_id text)
 returns bigint
 language plproxy
 as $$
@@ -25,7 +12,7 @@ $$;
 
 comment on function livestore._push(text, json, text) is 'Internal: livestore.push on the shard of the store';
 
-create function livestore.push(store_id text, events json, backend_id text default null)
+create or replace function livestore.push(store_id text, events json, backend_id text default null)
 returns bigint
 language plpgsql
 security definer
@@ -48,7 +35,7 @@ $$;
 comment on function livestore.push(text, json, text) is
 'livestore.push on the shard of the store. This is a transaction of its own on the shard: a rollback at the front does not undo it, the events stay';
 
-create function livestore._commit(store_id text, name text, args json, client_id text, session_id text, expected_head bigint, key text)
+create or replace function livestore._commit(store_id text, name text, args json, client_id text, session_id text, expected_head bigint, key text)
 returns bigint
 language plproxy
 as $$
@@ -59,7 +46,7 @@ $$;
 
 comment on function livestore._commit(text, text, json, text, text, bigint, text) is 'Internal: livestore.commit on the shard of the store';
 
-create function livestore.commit(store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql', expected_head bigint default null, key text default null)
+create or replace function livestore.commit(store_id text, name text, args json default null, client_id text default 'server', session_id text default 'sql', expected_head bigint default null, key text default null)
 returns bigint
 language plpgsql
 security definer
@@ -82,7 +69,7 @@ $$;
 comment on function livestore.commit(text, text, json, text, text, bigint, text) is
 'livestore.commit on the shard of the store. This is a transaction of its own on the shard: a rollback at the front does not undo it, the event stays. With a key, a repeat commits nothing';
 
-create function livestore.commit(store_id text, name text, args text, client_id text default 'server', session_id text default 'sql', expected_head bigint default null, key text default null)
+create or replace function livestore.commit(store_id text, name text, args text, client_id text default 'server', session_id text default 'sql', expected_head bigint default null, key text default null)
 returns bigint
 language sql
 set search_path = pg_catalog, pg_temp
@@ -92,7 +79,7 @@ $$;
 
 comment on function livestore.commit(text, text, text, text, text, bigint, text) is 'livestore.commit with args as text';
 
-create function livestore.commit(store_id text, name text, args jsonb, client_id text default 'server', session_id text default 'sql', expected_head bigint default null, key text default null)
+create or replace function livestore.commit(store_id text, name text, args jsonb, client_id text default 'server', session_id text default 'sql', expected_head bigint default null, key text default null)
 returns bigint
 language sql
 set search_path = pg_catalog, pg_temp
@@ -102,7 +89,7 @@ $$;
 
 comment on function livestore.commit(text, text, jsonb, text, text, bigint, text) is 'livestore.commit with args as jsonb';
 
-create function livestore._pull(store_id text, after bigint, max_events integer)
+create or replace function livestore._pull(store_id text, after bigint, max_events integer)
 returns setof livestore.event
 language plproxy
 as $$
@@ -113,7 +100,7 @@ $$;
 
 comment on function livestore._pull(text, bigint, integer) is 'Internal: livestore.pull on the shard of the store';
 
-create function livestore.pull(store_id text, after bigint default 0, max_events integer default 100)
+create or replace function livestore.pull(store_id text, after bigint default 0, max_events integer default 100)
 returns setof livestore.event
 language plpgsql
 security definer
@@ -136,7 +123,7 @@ $$;
 comment on function livestore.pull(text, bigint, integer) is
 'livestore.pull on the shard of the store';
 
-create function livestore._events(store_id text)
+create or replace function livestore._events(store_id text)
 returns setof livestore.event
 language plproxy
 as $$
@@ -147,7 +134,7 @@ $$;
 
 comment on function livestore._events(text) is 'Internal: livestore.events on the shard of the store';
 
-create function livestore.events(store_id text)
+create or replace function livestore.events(store_id text)
 returns setof livestore.event
 language plpgsql
 security definer
@@ -170,7 +157,7 @@ $$;
 comment on function livestore.events(text) is
 'All events of a store, in order. livestore.events, which shows those of all stores, is on each shard';
 
-create function livestore._head(store_id text)
+create or replace function livestore._head(store_id text)
 returns bigint
 language plproxy
 as $$
@@ -181,7 +168,7 @@ $$;
 
 comment on function livestore._head(text) is 'Internal: livestore.head on the shard of the store';
 
-create function livestore.head(store_id text)
+create or replace function livestore.head(store_id text)
 returns bigint
 language plpgsql
 security definer
@@ -204,7 +191,7 @@ $$;
 comment on function livestore.head(text) is
 'livestore.head on the shard of the store';
 
-create function livestore._backend_id(store_id text)
+create or replace function livestore._backend_id(store_id text)
 returns text
 language plproxy
 as $$
@@ -215,7 +202,7 @@ $$;
 
 comment on function livestore._backend_id(text) is 'Internal: livestore.backend_id on the shard of the store';
 
-create function livestore.backend_id(store_id text)
+create or replace function livestore.backend_id(store_id text)
 returns text
 language plpgsql
 security definer
@@ -238,7 +225,7 @@ $$;
 comment on function livestore.backend_id(text) is
 'livestore.backend_id on the shard of the store';
 
-create function livestore._create_store(store_id text, own_table boolean)
+create or replace function livestore._create_store(store_id text, own_table boolean)
 returns text
 language plproxy
 as $$
@@ -249,7 +236,7 @@ $$;
 
 comment on function livestore._create_store(text, boolean) is 'Internal: livestore.create_store on the shard of the store';
 
-create function livestore.create_store(store_id text, own_table boolean default false)
+create or replace function livestore.create_store(store_id text, own_table boolean default false)
 returns text
 language plpgsql
 security definer
@@ -272,7 +259,7 @@ $$;
 comment on function livestore.create_store(text, boolean) is
 'livestore.create_store on the shard of the store; returns the name that the table of its events has there. This is a transaction of its own on the shard: a rollback at the front does not undo it';
 
-create function livestore._reset_store(store_id text)
+create or replace function livestore._reset_store(store_id text)
 returns text
 language plproxy
 as $$
@@ -283,7 +270,7 @@ $$;
 
 comment on function livestore._reset_store(text) is 'Internal: livestore.reset_store on the shard of the store';
 
-create function livestore.reset_store(store_id text)
+create or replace function livestore.reset_store(store_id text)
 returns text
 language plpgsql
 security definer
@@ -306,7 +293,7 @@ $$;
 comment on function livestore.reset_store(text) is
 'livestore.reset_store on the shard of the store. This is a transaction of its own on the shard: a rollback at the front does not undo it';
 
-create function livestore._drop_store(store_id text)
+create or replace function livestore._drop_store(store_id text)
 returns void
 language plproxy
 as $$
@@ -317,7 +304,7 @@ $$;
 
 comment on function livestore._drop_store(text) is 'Internal: livestore.drop_store on the shard of the store';
 
-create function livestore.drop_store(store_id text)
+create or replace function livestore.drop_store(store_id text)
 returns void
 language plpgsql
 security definer

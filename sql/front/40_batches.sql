@@ -1,19 +1,5 @@
-create type livestore.push_result as (
-    push integer,
-    head bigint,
-    appended integer,
-    backend_id text,
-    created_at timestamptz,
-    sqlstate text,
-    message text,
-    detail text,
-    hint text
-);
-
-comment on type livestore.push_result is 'The outcome of one push of livestore.push_batch, as on a shard';
-
 -- A shard counts the pushes that it gets from 1. The positions go with them, and come back in their places.
-create function livestore._push_batch(
+create or replace function livestore._push_batch(
     slots integer[], positions integer[], store_ids text[], batches text[], backend_ids text[], contexts text[], source text
 )
 returns setof livestore.push_result
@@ -29,7 +15,7 @@ $$;
 comment on function livestore._push_batch(integer[], integer[], text[], text[], text[], text[], text) is
 'Internal: livestore.push_batch on each of the shards that have these stores, with the pushes to those';
 
-create function livestore.push_batch(
+create or replace function livestore.push_batch(
     store_ids text[], batches text[], backend_ids text[], source text default null, contexts text[] default null
 )
 returns setof livestore.push_result
@@ -97,7 +83,7 @@ $$;
 comment on function livestore.push_batch(text[], text[], text[], text, text[]) is
 'livestore.push_batch, a call on each shard that has some of the stores. Each is a transaction of its own: a rollback at the front does not undo it. If a shard fails as a whole, because it cannot be reached, for example, the outcome of each push to it says so. The others are asked once more then, and appended is 0 for what they had committed';
 
-create function livestore._shard_identity(slot integer)
+create or replace function livestore._shard_identity(slot integer)
 returns text
 language plproxy
 security definer
@@ -114,7 +100,7 @@ $$;
 comment on function livestore._shard_identity(integer) is
 'Internal: asks the shard of a slot for the start of its server and the number of its database, to see whether somebody else means the same one';
 
-create function livestore._shard_version(slot integer)
+create or replace function livestore._shard_version(slot integer)
 returns text
 language plproxy
 security definer

@@ -26,7 +26,7 @@ grant usage on foreign server livestore_shards to livestore_owner;
 
 revoke all on all functions in schema livestore from public;
 
--- Nor does anybody get what default privileges give: all of this is new, so nobody else has rights yet.
+-- Nor does anybody get what default privileges give. Rights to what an upgrade found (livestore.older) stay.
 do $$
 declare
     object record;
@@ -34,10 +34,12 @@ begin
     for object in
         with made as (
             select 'function' as kind, p.oid::regprocedure::text as name, p.proacl as acl, p.proowner as owner
-            from pg_proc p where p.pronamespace = 'livestore'::regnamespace
+            from pg_proc p
+            where p.pronamespace = 'livestore'::regnamespace and p.oid <> all (current_setting('livestore.older')::oid[])
             union all
             select 'table', c.oid::regclass::text, c.relacl, c.relowner
-            from pg_class c where c.relnamespace = 'livestore'::regnamespace and c.relkind = 'r'
+            from pg_class c
+            where c.relnamespace = 'livestore'::regnamespace and c.relkind = 'r' and current_setting('livestore.older') = '{}'
         )
         select distinct m.kind, m.name, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
         from made m, aclexplode(m.acl) a

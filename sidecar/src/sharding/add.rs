@@ -33,10 +33,7 @@ impl Add {
         let shard_address = address("--shard", url, root_certificate)?;
         let connection = keywords(&shard_address.config)?;
         let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
-        let state = front::State::read(&front).await?.map_err(refused)?;
-        if state.shards.is_none() {
-            return Err(refused("the front is none yet: run livestore-sidecar shards init".into()));
-        }
+        let (state, _) = front::State::of_a_front(&front).await?;
         front::begin_change(&front).await?;
         let shards = front::shards(&front).await?;
         if let Some(known) = shards.iter().find(|known| known.name == *name || known.connection == connection) {

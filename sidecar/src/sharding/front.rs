@@ -10,8 +10,8 @@ use super::shard::{FRONT_ROLE, IDENTITY, Keys};
 use crate::check::MEMBERS;
 use crate::postgres::{Address, address, elsewhere};
 
-/// Everything that the front is made of, without its shards.
-const SCRIPTS: [&str; 5] = [
+/// The functions of the front, which an upgrade replaces.
+const FUNCTIONS: [&str; 5] = [
     include_str!("../../../sql/functions/api/shards.sql"),
     include_str!("../../../sql/front/20_routing.sql"),
     include_str!("../../../sql/front/30_functions.sql"),
@@ -19,7 +19,7 @@ const SCRIPTS: [&str; 5] = [
     include_str!("../../../sql/front/90_privileges.sql"),
 ];
 const PREAMBLE: &str = include_str!("../../../sql/preamble.sql");
-const TABLES: &str = include_str!("../../../sql/front/10_tables.sql");
+const SCHEMA: &str = include_str!("../../../sql/front/10_schema.sql");
 
 /// A shard, as the front knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,14 @@ impl State {
         }
         Ok(Ok(Self { identity: session.read(&row, 5)?, roles, members, shards }))
     }
+
+    /// Reads a database that has to be a front already. Also returns its shards.
+    pub async fn of_a_front(session: &Session) -> Result<(Self, Vec<Known>), ShardsError> {
+        let state = Self::read(session).await?.map_err(|problem| ShardsError::Refused(vec![problem]))?;
+        let none = || ShardsError::Refused(vec!["the front is none yet: run livestore-sidecar shards init".into()]);
+        let shards = state.shards.clone().ok_or_else(none)?;
+        Ok((state, shards))
+    }
 }
 
 /// The shards that a front knows, in the order of their numbers.
@@ -113,7 +121,7 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
     session.begin().await?;
     session.run("create schema if not exists livestore").await?;
     session.run(PREAMBLE).await?;
-    session.run(TABLES).await?;
+    session.run(SCHEMA).await?;
     let names: Vec<&str> = plan.shards.iter().map(|shard| &*shard.name).collect();
     let numbers: Vec<i32> = plan.shards.iter().map(|shard| shard.number).collect();
     let connections: Vec<&str> = plan.shards.iter().map(|shard| &*shard.connection).collect();
@@ -155,9 +163,7 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
         "create user mapping for livestore_owner server livestore_shards options (user '{FRONT_ROLE}', password %L)"
     );
     session.run_with_secret(&mapping, plan.password).await?;
-    for script in SCRIPTS {
-        session.run(&script.replace("@slots@", &plan.slots.len().to_string())).await?;
-    }
+    make_functions(session, i32::try_from(plan.slots.len()).unwrap_or(i32::MAX)).await?;
     for (role, group) in plan.members {
         let grant: String =
             session.value("select format('grant %I to %I', $1::text, $2::text)", &[group, role]).await?;
@@ -170,6 +176,38 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
         }
     }
     session.run("commit").await
+}
+
+/// Makes the functions of the front, or those of this version out of older ones. Rights that somebody has to older ones stay.
+pub async fn make_functions(session: &Session, slot_count: i32) -> Result<(), ShardsError> {
+    session
+        .rows(
+            "select set_config('livestore.older', coalesce(array_agg(p.oid), '{}')::text, true)
+             from pg_proc p where p.pronamespace = 'livestore'::regnamespace and to_regproc('livestore.shard_map') is not null",
+            &[],
+        )
+        .await?;
+    for script in FUNCTIONS {
+        session.run(&script.replace("@slots@", &slot_count.to_string())).await?;
+    }
+    Ok(())
+}
+
+/// Gives a shard another address, for all its slots, within [`begin_change`].
+pub async fn readdress(session: &Session, shard: &Known) -> Result<(), ShardsError> {
+    // The options first: by the address that they have, the front finds the slots of the shard.
+    let options: Option<String> = session
+        .value(
+            "select 'alter server livestore_shards options (' || string_agg(format('set p%s %L', o.slot, $2::text), ', ') || ')'
+             from livestore._slots() o where o.number = $1",
+            &[&shard.number, &shard.connection],
+        )
+        .await?;
+    if let Some(options) = options {
+        session.run(&options).await?;
+    }
+    let change = "update livestore.shards s set connection = $2 where s.number = $1";
+    session.rows(change, &[&shard.number, &shard.connection]).await.map(drop)
 }
 
 /// Begins a transaction that changes the map: no other does so meanwhile. Reading the map goes on.

@@ -7,8 +7,10 @@ mod front;
 mod init;
 mod moving;
 mod session;
+mod set_address;
 mod shard;
 mod status;
+mod upgrade;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -18,7 +20,9 @@ use clap::{Args, Subcommand};
 use self::add::Add;
 use self::init::Init;
 use self::moving::Move;
+use self::set_address::SetAddress;
 use self::status::Status;
+use self::upgrade::Upgrade;
 use crate::postgres::{DatabaseError, told};
 use crate::settings::SettingsError;
 
@@ -37,6 +41,10 @@ enum Command {
     Add(Add),
     /// Moves slots with their stores, or a store, to another shard, while clients push
     Move(Move),
+    /// Gives a shard of the front another address
+    SetAddress(SetAddress),
+    /// Replaces the functions of the front by those of this version
+    Upgrade(Upgrade),
     /// Lists the shards, with their slots and stores, and whether they can be reached
     Status(Status),
 }
@@ -89,6 +97,8 @@ impl Shards {
                     Command::Init(init) => runtime.block_on(init.carry_out()).map(|()| true),
                     Command::Add(add) => runtime.block_on(add.carry_out()).map(|()| true),
                     Command::Move(moving) => runtime.block_on(moving.carry_out()).map(|()| true),
+                    Command::SetAddress(address) => runtime.block_on(address.carry_out()).map(|()| true),
+                    Command::Upgrade(upgrade) => runtime.block_on(upgrade.carry_out()).map(|()| true),
                     Command::Status(status) => runtime.block_on(status.show()),
                 },
             );

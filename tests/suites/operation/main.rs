@@ -53,6 +53,7 @@ mod rolling_update;
 mod row_security;
 mod scripts;
 mod shards;
+mod shards_front;
 mod shards_move;
 mod shards_sidecar;
 mod sidecar;

@@ -114,10 +114,7 @@ impl Move {
     async fn open(&self) -> Result<(Databases, Option<String>), ShardsError> {
         let root_certificate = self.database_root_certificate.as_deref();
         let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
-        let state = front::State::read(&front).await?.map_err(refused)?;
-        let Some(shards) = state.shards else {
-            return Err(refused("the front is none yet: run livestore-sidecar shards init".into()));
-        };
+        let (_, shards) = front::State::of_a_front(&front).await?;
         if self.from.name == self.to.name {
             return Err(refused("--from and --to are the same shard".into()));
         }

@@ -33,3 +33,30 @@ comment on table livestore.shared_keys is 'The keys that all shards have in live
 comment on column livestore.shared_keys.seed is 'Backend ids are derived from it: the same store has the same one on every shard';
 comment on column livestore.shared_keys.heads_key is 'Key of the digests of notifications';
 comment on column livestore.shared_keys.rewrite_key is 'Key of the digests of rewritten events, which move with a store';
+
+create type livestore.event as (
+    store_id text,
+    seq_num bigint,
+    parent_seq_num bigint,
+    name text,
+    args json,
+    client_id text,
+    session_id text,
+    created_at timestamptz
+);
+
+comment on type livestore.event is 'A row of livestore.events of a shard';
+
+create type livestore.push_result as (
+    push integer,
+    head bigint,
+    appended integer,
+    backend_id text,
+    created_at timestamptz,
+    sqlstate text,
+    message text,
+    detail text,
+    hint text
+);
+
+comment on type livestore.push_result is 'The outcome of one push of livestore.push_batch, as on a shard';
