@@ -115,7 +115,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     let injector = Arc::new(Injector::new(Arc::clone(&system), Arc::clone(&stores)));
     injector.run(&plan).await;
     match fleet.recover(&stores, &system, patience).await {
-        Some(time) => {
+        Ok(time) => {
             eprintln!("everybody is back after {:.1} s", time.as_secs_f64());
             // Faults empty what sidecars keep. Now that they are over, only an erasure does.
             fleet.read(READING).await;
@@ -124,7 +124,9 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
             }
             fleet.read(2 * READING).await;
         }
-        None => eprintln!("not everybody is back after {} s", patience.as_secs()),
+        Err(missing) => {
+            eprintln!("not everybody is back after {} s:\n{}", patience.as_secs(), missing.join("\n"));
+        }
     }
     fleet.end(&recorder).await;
     let unexpected = match onlookers {

@@ -32,6 +32,7 @@ pub struct Fleet {
 struct Member {
     store: usize,
     store_name: String,
+    dialect: Dialect,
     status: Arc<Status>,
     running: JoinHandle<Recovery>,
 }
@@ -75,7 +76,7 @@ impl Fleet {
             status: Arc::clone(&status),
         };
         let running = tokio::spawn(device.run(self.phase.subscribe()));
-        self.devices.push(Member { store: index, store_name: store.name.clone(), status, running });
+        self.devices.push(Member { store: index, store_name: store.name.clone(), dialect, status, running });
     }
 
     pub fn len(&self) -> usize {
@@ -83,21 +84,42 @@ impl Fleet {
     }
 
     /// Lets every device write one more event, and waits until all are acknowledged and everybody has everything, at most so
-    /// long. Says how long it took.
-    pub async fn recover(&self, stores: &Stores, system: &System, patience: Duration) -> Option<Duration> {
+    /// long.
+    ///
+    /// # Errors
+    /// The devices that are not back, a line each.
+    pub async fn recover(&self, stores: &Stores, system: &System, patience: Duration) -> Result<Duration, Vec<String>> {
         self.phase.send_replace(Phase::Recover);
         let start = Instant::now();
-        while start.elapsed() < patience {
+        loop {
             sleep(Duration::from_millis(200)).await;
-            if self.devices.iter().all(|device| device.status.has_recovered.load(Ordering::Relaxed)) {
-                let heads = stores.heads(system).await;
-                let has_all = |device: &Member| device.status.head.load(Ordering::Relaxed) == heads[device.store];
-                if self.devices.iter().all(has_all) {
-                    return Some(start.elapsed());
-                }
+            let has_recovered = |device: &Member| device.status.has_recovered.load(Ordering::Relaxed);
+            let is_late = start.elapsed() >= patience;
+            if !is_late && !self.devices.iter().all(has_recovered) {
+                continue;
+            }
+            let heads = stores.heads(system).await;
+            let head = |device: &Member| device.status.head.load(Ordering::Relaxed);
+            let missing: Vec<String> = self
+                .devices
+                .iter()
+                .filter(|device| !has_recovered(device) || head(device) != heads[device.store])
+                .map(|device| {
+                    let acknowledged = if has_recovered(device) { "acknowledged" } else { "not acknowledged" };
+                    let Member { store_name, dialect, store, .. } = device;
+                    format!(
+                        "{dialect:?} of {store_name}, at {} of {}: its last push is {acknowledged}",
+                        head(device),
+                        heads[*store]
+                    )
+                })
+                .collect();
+            match missing {
+                none if none.is_empty() => return Ok(start.elapsed()),
+                missing if is_late => return Err(missing),
+                _ => {}
             }
         }
-        None
     }
 
     /// Lets every device read for so long, and write nothing.
