@@ -53,8 +53,8 @@ struct Arguments {
     shards: u8,
     /// The seconds that clients may take to be back after the last fault. A WebSocket client whose connection was lost for good notices it
     /// after up to 20 s (its second ping). Then it pauses, for up to 36 s if it has lost many before. The sidecar closes the new
-    /// connection, on which it does not pull again, after 15 s, and it pauses once more.
-    #[arg(long, default_value_t = 110)]
+    /// connection, on which it does not pull again, after 15 s, and it pauses once more: 107 s, and some for a machine with more to do.
+    #[arg(long, default_value_t = 130)]
     patience: u64,
     /// The folder for the files that explain a violation.
     #[arg(long, default_value = "target/chaos")]

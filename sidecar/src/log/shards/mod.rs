@@ -118,7 +118,7 @@ impl Shards {
         }
     }
 
-    /// Completes when there are others than those of a call of [`Self::all`] before, or stores of them have moved.
+    /// Completes when there are others than those of a call of [`Self::all`] before.
     pub async fn changed(&self, all: &[Arc<Shard>]) {
         let Self::Several(front) = self else { return std::future::pending().await };
         let is_other = |known: &Arc<Known>| {

@@ -140,6 +140,10 @@ impl Committer {
     async fn next_group(&mut self) -> Option<Vec<Push>> {
         let waiting = &mut self.waiting;
         let first = loop {
+            // All that waited may be left to `held`.
+            if waiting.pushes.is_empty() {
+                waiting.is_behind.store(false, Ordering::Relaxed);
+            }
             if let Some(push) = waiting.held.join(waiting.pushes.recv().await?) {
                 break push;
             }
@@ -435,6 +439,21 @@ mod tests {
                 assert_eq!(committer.waiting.is_behind.load(Ordering::Relaxed), is_behind);
             }
         }
+    }
+
+    /// Nobody could push any more.
+    #[tokio::test]
+    async fn a_queue_whose_last_pushes_wait_for_a_held_store_is_not_behind() {
+        let (sender, mut committer) = committer();
+        committer.waiting.held.hold(vec![push("held", 0, 1).0]);
+        let pushes = (0..600).map(|after| push(if after < 512 { "s" } else { "held" }, after, 1).0);
+        for push in pushes {
+            sender.send(Push { queued: push.queued - 2 * QUEUE_TIME, ..push }).unwrap();
+        }
+        assert_eq!(committer.next_group().await.unwrap().len(), GROUP_PUSHES);
+        assert!(committer.waiting.is_behind.load(Ordering::Relaxed));
+        assert!(committer.next_group().now_or_never().is_none());
+        assert!(!committer.waiting.is_behind.load(Ordering::Relaxed));
     }
 
     #[tokio::test]

@@ -31,6 +31,8 @@ impl<'a> Target<'a> {
         session.rows("select livestore._admit_hooks('livestore.eventlog_1'::regclass::oid)", &[]).await?;
         session.commit().await?;
         session.begin_as_owner(false).await?;
+        // Until the end, nobody creates a trigger there, which would run for old events.
+        session.run("lock table only livestore.eventlog_1 in row exclusive mode").await?;
         let has_triggers = has_triggers(session).await?;
         session.act_as_self().await?;
         if has_triggers {

@@ -142,7 +142,8 @@ impl Stores {
         for store in self.all() {
             let admin = &admins[system.database_of(&store.name).await];
             let head = admin.query_one("select coalesce(livestore.head($1), 0)", &[&store.name]).await;
-            heads.push(head.map_or(0, |row| row.get(0)));
+            // None is -1: nobody is there.
+            heads.push(head.map_or(-1, |row| row.get(0)));
         }
         heads
     }
