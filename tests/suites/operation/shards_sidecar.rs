@@ -11,7 +11,9 @@ use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
+use livestore_tests::rpc::Received;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, Signer, now};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
@@ -301,6 +303,46 @@ async fn live_streams_go_on_when_their_store_goes_over_to_another_shard() {
         let all = numbers(&reader.live(None).await.events(expected.len()).await);
         assert_eq!(all, expected, "{dialect}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_goes_over_ends_with_its_token() {
+    let setup = setup(false).await;
+    let auth = ["--auth", "jwt", "--jwt-secret", SECRET];
+    let (sidecar, store) = (setup.start().arguments(&auth).ready().await, setup.store("ends", 0).await);
+    let append = async |shard: usize, after: i64, name: &str| {
+        let batch = json!([event(after, name, json!({}))]);
+        let admin = setup.shards[shard].admin().await;
+        admin.execute("select livestore.push($1, $2)", &[&store, &batch]).await.unwrap();
+    };
+    append(0, 0, "first").await;
+    let ends = now() + 10;
+    let claims = json!({"sub": "ann", "exp": ends, "livestore": {(store.clone()): "read"}});
+    let token = Signer::secret(SECRET).sign(&claims);
+    let caller = Caller::with_token(&sidecar, &store, &token);
+    let followed = async |dialect: &str| {
+        let mut rpc = caller.follow(dialect).await.unwrap();
+        let mut heard = String::new();
+        let end = loop {
+            match rpc.receive().await {
+                Received::Frame(frame) => heard.push_str(&frame.to_string()),
+                end => break end,
+            }
+        };
+        assert_eq!(end, Received::Close(4401), "{dialect}");
+        assert!(heard.contains("afterTheMove") && !heard.contains("afterTheEnd"), "{dialect}: {heard}");
+    };
+    let waited = async |dialect: &str| {
+        let heard = caller.wait(dialect, ("", "")).await.text;
+        assert!(heard.contains("afterTheMove") && !heard.contains("afterTheEnd"), "{dialect}: {heard}");
+    };
+    tokio::join!(followed("cf-ws"), followed("cf-0.3"), waited("s2"), waited("s2-rest"), async {
+        sleep(Duration::from_secs(1)).await;
+        setup.go_over(&store, 0, 1).await;
+        append(1, 1, "afterTheMove").await;
+        sleep(Duration::from_secs(u64::try_from(ends - now()).unwrap_or(0) + 1)).await;
+        append(1, 2, "afterTheEnd").await;
+    });
 }
 
 #[tokio::test(flavor = "multi_thread")]
