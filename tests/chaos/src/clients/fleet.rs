@@ -1,7 +1,7 @@
 //! All the devices of a run.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use livestore_tests::client::Node;
@@ -21,6 +21,9 @@ use crate::system::System;
 /// So many clients of each dialect write to a contended store, so many clients of any to a quiet one.
 const EACH_ON_CONTENDED: usize = 2;
 const ON_QUIET: usize = 2;
+
+/// While devices recover, those that are not back are told so often.
+const TELLING: Duration = Duration::from_secs(20);
 
 pub struct Fleet {
     devices: Vec<Member>,
@@ -90,12 +93,12 @@ impl Fleet {
     /// The devices that are not back, a line each.
     pub async fn recover(&self, stores: &Stores, system: &System, patience: Duration) -> Result<Duration, Vec<String>> {
         self.phase.send_replace(Phase::Recover);
-        let start = Instant::now();
+        let (start, mut told) = (Instant::now(), TELLING);
         loop {
             sleep(Duration::from_millis(200)).await;
             let has_recovered = |device: &Member| device.status.has_recovered.load(Ordering::Relaxed);
             let is_late = start.elapsed() >= patience;
-            if !is_late && !self.devices.iter().all(has_recovered) {
+            if !is_late && start.elapsed() <= told && !self.devices.iter().all(has_recovered) {
                 continue;
             }
             let heads = stores.heads(system).await;
@@ -106,9 +109,10 @@ impl Fleet {
                 .filter(|device| !has_recovered(device) || head(device) != heads[device.store])
                 .map(|device| {
                     let acknowledged = if has_recovered(device) { "acknowledged" } else { "not acknowledged" };
-                    let Member { store_name, dialect, store, .. } = device;
+                    let Member { store_name, dialect, store, status, .. } = device;
+                    let state = status.state.lock().unwrap_or_else(PoisonError::into_inner);
                     format!(
-                        "{dialect:?} of {store_name}, at {} of {}: its last push is {acknowledged}",
+                        "{dialect:?} of {store_name}, at {} of {}, its last push {acknowledged}: {state}",
                         head(device),
                         heads[*store]
                     )
@@ -117,6 +121,10 @@ impl Fleet {
             match missing {
                 none if none.is_empty() => return Ok(start.elapsed()),
                 missing if is_late => return Err(missing),
+                missing if start.elapsed() > told => {
+                    eprintln!("not back after {} s:\n{}", told.as_secs(), missing.join("\n"));
+                    told += TELLING;
+                }
                 _ => {}
             }
         }

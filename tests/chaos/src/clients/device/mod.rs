@@ -6,8 +6,8 @@
 mod answers;
 mod calls;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use livestore_tests::client::Client;
@@ -52,6 +52,8 @@ pub enum Phase {
 pub struct Status {
     pub head: AtomicI64,
     pub has_recovered: AtomicBool,
+    /// The requests under way, in words, while it recovers.
+    pub state: Mutex<String>,
 }
 
 /// The messages that a device waits for.
@@ -180,6 +182,9 @@ impl Running {
     /// Does what is due.
     fn tick(&mut self, phase: Phase) {
         let now = Instant::now();
+        if phase == Phase::Recover {
+            *self.device.status.state.lock().unwrap_or_else(PoisonError::into_inner) = self.state();
+        }
         if self.device.dialect.is_blind() && self.is_kept_away() {
             return;
         }
@@ -262,16 +267,21 @@ impl Running {
         self.has_left
     }
 
-    fn end(mut self) -> Recovery {
-        let has_pushed = self.proof.is_some_and(|proof| self.pending.is_settled(proof));
-        let state = format!(
-            "client {:?}, live pull {}, in flight {:?}, waits for pull {}, {} pending",
+    fn state(&self) -> String {
+        format!(
+            "client {:?}, opening {}, live pull {}, in flight {:?}, waits for pull {}, {} pending",
             self.client.as_ref().map(|(number, _)| number),
-            self.following.is_some(),
+            self.opening.is_some(),
+            self.following.as_ref().map_or("none", |following| if following.has_page { "heard" } else { "unheard" }),
             self.in_flight.as_ref().map(|push| &push.batch),
             self.waits_for_pull,
             self.pending.len()
-        );
+        )
+    }
+
+    fn end(mut self) -> Recovery {
+        let has_pushed = self.proof.is_some_and(|proof| self.pending.is_settled(proof));
+        let state = self.state();
         let head = self.pending.head();
         self.drop_client("the run");
         let (client, dialect) = (self.device.number, self.device.dialect.name().into());
