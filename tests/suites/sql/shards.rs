@@ -231,7 +231,7 @@ async fn a_push_during_a_move_is_accepted_or_elsewhere() {
                 }
             }
         }
-        if n >= 1000 && found.iter().all(|count| *count > 50) {
+        if n >= 300 && found.iter().all(|count| *count > 50) {
             break;
         }
     }
