@@ -1,39 +1,29 @@
 //! `livestore-sidecar shards add`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use super::connection::{NamedUrl, keywords};
-use super::front::{self, Known};
+use super::front::{self, Front, Known};
 use super::session::Session;
 use super::shard::{self, Exceptions, Place};
 use super::{ShardsError, say};
-use crate::postgres::address;
 
 #[derive(Debug, Args)]
 pub struct Add {
-    /// The front, as a superuser.
-    #[arg(long, env = "LIVESTORE_FRONT_URL", hide_env_values = true, value_name = "URL")]
-    front: String,
+    #[command(flatten)]
+    front: Front,
 
     /// The database that becomes a shard, with its name, as its owner or a superuser: eu3=postgres://…. It must not have stores.
     #[arg(long, value_name = "NAME=URL")]
     shard: NamedUrl,
-
-    /// PEM file of the authority that signs the certificates of the databases. Without it, the authorities that this system trusts.
-    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
-    database_root_certificate: Option<PathBuf>,
 }
 
 impl Add {
     pub async fn carry_out(&self) -> Result<(), ShardsError> {
-        let root_certificate = self.database_root_certificate.as_deref();
         let NamedUrl { name, url } = &self.shard;
-        let shard_address = address("--shard", url, root_certificate)?;
+        let shard_address = self.front.address("--shard", url)?;
         let connection = keywords(&shard_address.config)?;
-        let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
-        let (state, _) = front::State::of_a_front(&front).await?;
+        let (front, state, _) = self.front.open().await?;
         front::begin_change(&front).await?;
         let shards = front::shards(&front).await?;
         if let Some(known) = shards.iter().find(|known| known.name == *name || known.connection == connection) {

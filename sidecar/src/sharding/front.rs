@@ -1,7 +1,9 @@
 //! The front: a database without events, whose functions go to the shards.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
 
 use super::ShardsError;
 use super::moving::Subject;
@@ -85,13 +87,48 @@ impl State {
         }
         Ok(Ok(Self { identity: session.read(&row, 5)?, roles, members, shards }))
     }
+}
 
-    /// Reads a database that has to be a front already. Also returns its shards.
-    pub async fn of_a_front(session: &Session) -> Result<(Self, Vec<Known>), ShardsError> {
-        let state = Self::read(session).await?.map_err(|problem| ShardsError::Refused(vec![problem]))?;
-        let none = || ShardsError::Refused(vec!["the front is none yet: run livestore-sidecar shards init".into()]);
+/// The front whose shards a command changes.
+#[derive(Debug, Args)]
+pub struct Front {
+    /// The front, as a superuser.
+    #[arg(long = "front", env = "LIVESTORE_FRONT_URL", hide_env_values = true, value_name = "URL")]
+    url: String,
+
+    /// PEM file of the authority that signs the certificates of the databases. Without it, the authorities that this system trusts.
+    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
+    database_root_certificate: Option<PathBuf>,
+}
+
+impl Front {
+    /// Connects to it, and reads what it is. It has to be a front already. Also returns its shards.
+    pub async fn open(&self) -> Result<(Session, State, Vec<Known>), ShardsError> {
+        let session = Session::open("the front".into(), self.address("--front", &self.url)?).await?;
+        let refused = |problem| ShardsError::Refused(vec![problem]);
+        let state = State::read(&session).await?.map_err(refused)?;
+        let none = || refused("the front is none yet: run livestore-sidecar shards init".into());
         let shards = state.shards.clone().ok_or_else(none)?;
-        Ok((state, shards))
+        Ok((session, state, shards))
+    }
+
+    /// The address of the URL of an option.
+    pub fn address(&self, option: &'static str, url: &str) -> Result<Address, ShardsError> {
+        Ok(address(option, url, self.database_root_certificate.as_deref())?)
+    }
+
+    /// The identity of a shard as the front, which `session` leads to, sees it: [`super::shard::State::identity`].
+    pub async fn identity_of(&self, session: &Session, shard: &Known) -> Result<String, ShardsError> {
+        let query = "select livestore._shard_identity(o.slot) from livestore._slots() o where o.number = $1 limit 1";
+        if let Some(row) = session.rows(query, &[&shard.number]).await?.first() {
+            return session.read(row, 0);
+        }
+        // The front asks shards by their slots. This one has none yet.
+        let mut address = shard_address(&self.url, self.database_root_certificate.as_deref(), &shard.connection)?;
+        address.config.user(FRONT_ROLE).password(secrets(session).await?.1);
+        let itself =
+            Session::open(format!("the shard {}, at the address that the front has", shard.name), address).await?;
+        itself.value(&format!("select {IDENTITY}"), &[]).await
     }
 }
 
@@ -280,24 +317,6 @@ pub async fn place_of(session: &Session, subject: &Subject) -> Result<Option<i32
 /// How many stores are single exceptions on a shard, by the map of a front.
 pub async fn exceptions(session: &Session, shard: &Known) -> Result<i64, ShardsError> {
     session.value("select count(*) from livestore.moved_stores m where m.shard = $1", &[&shard.name]).await
-}
-
-/// The identity of a shard as the front sees it: [`super::shard::State::identity`]. `url` is the front's.
-pub async fn identity_of(
-    session: &Session,
-    url: &str,
-    root_certificate: Option<&Path>,
-    shard: &Known,
-) -> Result<String, ShardsError> {
-    let query = "select livestore._shard_identity(o.slot) from livestore._slots() o where o.number = $1 limit 1";
-    if let Some(row) = session.rows(query, &[&shard.number]).await?.first() {
-        return session.read(row, 0);
-    }
-    // The front asks shards by their slots. This one has none yet.
-    let mut address = shard_address(url, root_certificate, &shard.connection)?;
-    address.config.user(FRONT_ROLE).password(secrets(session).await?.1);
-    let itself = Session::open(format!("the shard {}, at the address that the front has", shard.name), address).await?;
-    itself.value(&format!("select {IDENTITY}"), &[]).await
 }
 
 /// The secrets that a shard is given when it is added.

@@ -1,38 +1,28 @@
 //! `livestore-sidecar shards set-address`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use super::connection::{NamedUrl, keywords};
-use super::front::{self, Known, State};
+use super::front::{self, Front, Known};
 use super::session::Session;
 use super::{ShardsError, say, shard};
-use crate::postgres::address;
 
 #[derive(Debug, Args)]
 pub struct SetAddress {
-    /// The front, as a superuser.
-    #[arg(long, env = "LIVESTORE_FRONT_URL", hide_env_values = true, value_name = "URL")]
-    front: String,
+    #[command(flatten)]
+    front: Front,
 
     /// The shard with its new URL, as its owner or a superuser: eu1=postgres://…. Its database must not take pushes at the old address any more.
     #[arg(long, value_name = "NAME=URL")]
     shard: NamedUrl,
-
-    /// PEM file of the authority that signs the certificates of the databases. Without it, the authorities that this system trusts.
-    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
-    database_root_certificate: Option<PathBuf>,
 }
 
 impl SetAddress {
     pub async fn carry_out(&self) -> Result<(), ShardsError> {
-        let root_certificate = self.database_root_certificate.as_deref();
         let NamedUrl { name, url } = &self.shard;
-        let shard_address = address("--shard", url, root_certificate)?;
+        let shard_address = self.front.address("--shard", url)?;
         let connection = keywords(&shard_address.config)?;
-        let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
-        State::of_a_front(&front).await?;
+        let (front, ..) = self.front.open().await?;
         front::begin_change(&front).await?;
         let shards = front::shards(&front).await?;
         let Some(known) = shards.iter().find(|known| known.name == *name) else {
@@ -52,7 +42,7 @@ impl SetAddress {
         }
         let moved = Known { connection, ..known.clone() };
         front::readdress(&front, &moved).await?;
-        if front::identity_of(&front, &self.front, root_certificate, &moved).await? != found.identity {
+        if self.front.identity_of(&front, &moved).await? != found.identity {
             return Err(refused(format!(
                 "--shard: from the front, this address leads to another database than from here: {}",
                 moved.connection

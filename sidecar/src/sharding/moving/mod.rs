@@ -14,7 +14,6 @@ mod source;
 mod subject;
 mod target;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -25,10 +24,9 @@ use self::subject::Slots;
 pub use self::subject::Subject;
 use self::target::Target;
 use super::connection::NamedUrl;
-use super::front::{self, Known};
+use super::front::{self, Front, Known};
 use super::session::Session;
 use super::{ShardsError, say, shard};
-use crate::postgres::address;
 
 /// Fewer events than this are copied while nobody can write to the stores.
 const FEW: u64 = 1000;
@@ -49,9 +47,8 @@ const QUESTION: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub struct Move {
-    /// The front, as a superuser.
-    #[arg(long, env = "LIVESTORE_FRONT_URL", hide_env_values = true, value_name = "URL")]
-    front: String,
+    #[command(flatten)]
+    front: Front,
 
     /// The shard that has the stores, with its name, as its owner or a superuser: eu1=postgres://….
     #[arg(long, value_name = "NAME=URL")]
@@ -74,10 +71,6 @@ pub struct Move {
     /// A single store. Sidecars read the list of such stores once a second: move slots if there are many.
     #[arg(long, value_name = "ID")]
     store: Option<String>,
-
-    /// PEM file of the authority that signs the certificates of the databases. Without it, the authorities that this system trusts.
-    #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
-    database_root_certificate: Option<PathBuf>,
 }
 
 /// A connection to each of the three databases, and what the front knows of the shards.
@@ -112,9 +105,7 @@ impl Move {
 
     /// Connects, and checks that these are the shards that the front knows. Also returns what there is to think about.
     async fn open(&self) -> Result<(Databases, Option<String>), ShardsError> {
-        let root_certificate = self.database_root_certificate.as_deref();
-        let front = Session::open("the front".into(), address("--front", &self.front, root_certificate)?).await?;
-        let (_, shards) = front::State::of_a_front(&front).await?;
+        let (front, _, shards) = self.front.open().await?;
         if self.from.name == self.to.name {
             return Err(refused("--from and --to are the same shard".into()));
         }
@@ -123,9 +114,9 @@ impl Move {
             let Some(known) = shards.iter().find(|known| known.name == *name) else {
                 return Err(refused(format!("{option}: the front has no shard {name}")));
             };
-            let session = Session::open(format!("the shard {name}"), address(option, url, root_certificate)?).await?;
+            let session = Session::open(format!("the shard {name}"), self.front.address(option, url)?).await?;
             let state = shard::State::read(&session).await?.map_err(refused)?;
-            let is_other = front::identity_of(&front, &self.front, root_certificate, known).await? != state.identity;
+            let is_other = self.front.identity_of(&front, known).await? != state.identity;
             // A copy of a shard has its number, too.
             if is_other || state.place.as_ref().is_none_or(|place| place.number != known.number) {
                 return Err(refused(format!(
