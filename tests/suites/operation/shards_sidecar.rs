@@ -316,7 +316,7 @@ async fn a_stream_that_goes_over_ends_with_its_token() {
         admin.execute("select livestore.push($1, $2)", &[&store, &batch]).await.unwrap();
     };
     append(0, 0, "first").await;
-    let ends = now() + 10;
+    let ends = now() + 14;
     let claims = json!({"sub": "ann", "exp": ends, "livestore": {(store.clone()): "read"}});
     let token = Signer::secret(SECRET).sign(&claims);
     let caller = Caller::with_token(&sidecar, &store, &token);
