@@ -85,11 +85,19 @@ begin
     -- An error has rolled everything back. Pushes to new stores come first, in the order of store ids. Whether another
     -- transaction is just creating such a store can only be found out by waiting, and a session that waits must have locked
     -- nothing. Then the existing stores are locked without waiting, and those that others have locked are left out.
-    select array_agg(p.push::integer order by p.store_id collate "C", p.push) filter (where s.id is null) as new,
-        array_agg(p.push::integer order by p.push) filter (where s.id is not null) as existing
+    select array_agg(p.push::integer order by p.store_id collate "C", p.push) filter (where s.id is null and not e.is_elsewhere) as new,
+        array_agg(p.push::integer order by p.push) filter (where s.id is not null) as existing,
+        array_agg(p.push::integer order by p.push) filter (where e.is_elsewhere) as elsewhere
     into known
     from unnest(store_ids) with ordinality p(store_id, push)
-    left join livestore.stores s on s.store_id = p.store_id;
+    left join livestore.stores s on s.store_id = p.store_id
+    cross join lateral (select case when s.id is null then livestore._is_elsewhere(p.store_id) else false end) e(is_elsewhere);
+    -- All at once: each of them would fail, and take those that are carried out together with it along.
+    return query
+    select e.push, null::bigint, 0, null::text, null::timestamptz,
+        'LS005', format('the store %s is on another shard', to_json(store_ids[e.push])),
+        json_build_object('storeId', store_ids[e.push])::text, 'Ask the front database where it is, or sidecars: --shards.'
+    from unnest(known.elsewhere) e(push);
     if known.new is not null then
         return query select * from livestore._push_some(store_ids, batches, backend_ids, known.new, source, contexts);
     end if;

@@ -37,6 +37,21 @@ $$;
 comment on function livestore._check_shard(text) is
 'Internal: raises LS005 if a store that does not exist here belongs to another shard. Called where no store was found, so that it costs nothing for those that exist';
 
+create or replace function livestore._leaving_stores()
+returns table (id bigint, store_id text, created_at timestamptz)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+    select d.id, d.store_id, d.created_at
+    from livestore.shard_moves m join livestore.departed_stores d on d.move = m.id
+    where m.finished_at is null or m.finished_at > now() - interval '1 minute'
+$$;
+
+comment on function livestore._leaving_stores() is
+'Internal: stores that have left for another shard, which may not list them yet. Somebody who asks both shards for a store by another name than its id must not find none';
+
 create or replace function livestore._remove_departed_log(number bigint)
 returns void
 language plpgsql

@@ -6,7 +6,10 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    select s.store_id from livestore.stores s where livestore.table_suffix(s.store_id) = suffix limit max_stores
+    (select s.store_id from livestore.stores s where livestore.table_suffix(s.store_id) = suffix limit max_stores)
+    union all
+    select l.store_id from livestore._leaving_stores() l where livestore.table_suffix(l.store_id) = suffix
+    limit max_stores
 $$;
 
 comment on function livestore.stores_of_table_suffix(text, bigint) is
@@ -20,7 +23,10 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    select s.store_id from livestore.stores s where livestore.stream_name(s.store_id) collate "C" = stream limit max_stores
+    (select s.store_id from livestore.stores s where livestore.stream_name(s.store_id) collate "C" = stream limit max_stores)
+    union all
+    select l.store_id from livestore._leaving_stores() l where livestore.stream_name(l.store_id) = stream
+    limit max_stores
 $$;
 
 comment on function livestore.stores_of_stream(text, bigint) is
@@ -35,6 +41,8 @@ set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
     select s.store_id from livestore.stores s where s.id = number
+    union all
+    select l.store_id from livestore._leaving_stores() l where l.id = number
 $$;
 
 comment on function livestore.store_of_number(bigint) is
@@ -48,11 +56,21 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    select livestore.stream_name(s.store_id) collate "C", min(s.created_at) filter (where isfinite(s.created_at))
-    from livestore.stores s
-    where livestore.stream_name(s.store_id) collate "C" >= prefix
-        and livestore.stream_name(s.store_id) collate "C" > after
-        and starts_with(livestore.stream_name(s.store_id), prefix)
+    select s.name, min(s.created_at)
+    from (
+        (
+            select livestore.stream_name(s.store_id) collate "C", min(s.created_at) filter (where isfinite(s.created_at))
+            from livestore.stores s
+            where livestore.stream_name(s.store_id) collate "C" >= prefix
+                and livestore.stream_name(s.store_id) collate "C" > after
+                and starts_with(livestore.stream_name(s.store_id), prefix)
+            group by 1 order by 1 limit max_streams
+        )
+        union all
+        select livestore.stream_name(l.store_id) collate "C", case when isfinite(l.created_at) then l.created_at end
+        from livestore._leaving_stores() l
+        where livestore.stream_name(l.store_id) collate "C" > after and starts_with(livestore.stream_name(l.store_id), prefix)
+    ) s(name, created_at)
     group by 1 order by 1 limit max_streams
 $$;
 

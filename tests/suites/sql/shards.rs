@@ -128,6 +128,54 @@ async fn each_push_of_a_batch_has_its_own_answer() {
     }
 }
 
+/// A sidecar that looks for a store by the name of its stream or table must not create a second one while neither shard lists it.
+#[tokio::test]
+async fn a_store_that_leaves_is_found_by_its_other_names() {
+    let (_database, client) = shard().await;
+    run(&client, "select livestore.create_store('a'), livestore.create_store('😀')").await;
+    let names = "select array_agg(name order by n) from livestore.list_streams('', '', 10) with ordinality s(name, created_at, n)";
+    let found = |column: &str| {
+        format!(
+            "select array_agg(f.store_id order by f.store_id) from (values ('a'), ('😀')) w(store_id)
+             cross join lateral livestore.{column} f"
+        )
+    };
+    let questions = [
+        names.to_owned(),
+        found("stores_of_stream(livestore.stream_name(w.store_id), 10)"),
+        found("stores_of_table_suffix(livestore.table_suffix(w.store_id), 10)"),
+        "select array_agg(f.store_id order by f.store_id)
+         from livestore.kept_logs k cross join lateral livestore.store_of_number(k.id) f"
+            .to_owned(),
+    ];
+    let mut answers = Vec::new();
+    for question in &questions {
+        answers.push(one::<Vec<String>>(&client, question).await);
+    }
+    assert!(answers.iter().all(|answer| answer.len() == 2), "{answers:?}");
+    run(
+        &client,
+        "insert into livestore.shard_moves (slot, shard) values (0, 'two');
+         insert into livestore.departed_stores
+         select s.id, s.store_id, s.head, s.backend_id, s.eventlog, s.created_at, m.id
+         from livestore.stores s, livestore.shard_moves m;
+         delete from livestore.stores",
+    )
+    .await;
+    for (question, answer) in questions.iter().zip(&answers) {
+        assert_eq!(one::<Vec<String>>(&client, question).await, *answer, "{question}");
+    }
+    // The other shard may have been asked before it had them.
+    run(&client, "update livestore.shard_moves set finished_at = now()").await;
+    for (question, answer) in questions.iter().zip(&answers) {
+        assert_eq!(one::<Vec<String>>(&client, question).await, *answer, "{question}");
+    }
+    run(&client, "update livestore.shard_moves set finished_at = now() - interval '2 minutes'").await;
+    for question in &questions {
+        assert_eq!(one::<Option<Vec<String>>>(&client, question).await, None, "{question}");
+    }
+}
+
 /// It says nothing about the store that the push is to.
 #[tokio::test]
 async fn a_hook_that_writes_to_another_shard_fails_like_any_hook() {
