@@ -47,13 +47,17 @@ thread_local! {
     /// `lock_timeout` of the session, while it does not hold.
     static LOCK_TIMEOUT: Cell<Option<i32>> = const { Cell::new(None) };
 
-    static TAKE_POSITIONS: Statement = const {
+    /// The next position of the sequence, and the last ones that are taken: logical replication and restores of single tables leave the
+    /// sequence behind.
+    static TAKE_POSITION: Statement = const {
         Statement::new(
-            "select pg_catalog.nextval('livestore.commit_positions'::pg_catalog.regclass)",
+            "select n.next, (select pg_catalog.max(c.position) from livestore.commits c),
+                 (select i.pruned_commits from livestore.instance i order by i.created_at limit 1)
+             from pg_catalog.nextval('livestore.commit_positions'::pg_catalog.regclass) n(next)",
             &[],
         )
     };
-    static TAKE_MORE_POSITIONS: Statement = const {
+    static SET_LAST_POSITION: Statement = const {
         Statement::new(
             "select pg_catalog.setval('livestore.commit_positions'::pg_catalog.regclass, $1)",
             &[INT8OID],
@@ -70,6 +74,10 @@ thread_local! {
         const { Statement::new("select pg_catalog.pg_notify('livestore_commits', $1)", &[TEXTOID]) };
 }
 
+/// Appends to a store that come one after the other are one entry up to about this number of events. A reader of the commit log finds its
+/// place in an entry by reading it from the end.
+const ENTRY: i32 = 1000;
+
 /// Notes what this transaction appends.
 pub fn note(advances: impl IntoIterator<Item = Advance>) {
     let subtransaction = begin();
@@ -79,7 +87,8 @@ pub fn note(advances: impl IntoIterator<Item = Advance>) {
                 Some(last)
                     if last.subtransaction == subtransaction
                         && last.change.is_none()
-                        && last.advance.store == advance.store =>
+                        && last.advance.store == advance.store
+                        && last.advance.events < ENTRY =>
                 {
                     last.advance.upto = advance.upto;
                     last.advance.events = last.advance.events.saturating_add(advance.events);
@@ -104,6 +113,7 @@ fn note_change(store: i64, number_afterwards: i64, change: &str, store_id: &str)
 fn begin() -> pg_sys::SubTransactionId {
     if !IS_REGISTERED.replace(true) {
         register_xact_callback(PgXactCallbackEvent::PreCommit, take_positions);
+        register_xact_callback(PgXactCallbackEvent::PrePrepare, refuse_to_prepare);
         register_xact_callback(PgXactCallbackEvent::Commit, forget);
         register_xact_callback(PgXactCallbackEvent::Abort, forget);
         register_subxact_callback(PgSubXactCallbackEvent::AbortSub, forget_subtransaction);
@@ -124,6 +134,17 @@ fn forget() {
 /// Subtransactions are counted up: those inside of this one have greater numbers, and all others that have greater ones are to come.
 fn forget_subtransaction(aborted: pg_sys::SubTransactionId, _parent: pg_sys::SubTransactionId) {
     ENTRIES.with_borrow_mut(|entries| entries.retain(|entry| entry.subtransaction < aborted));
+}
+
+/// Positions are taken at the commit, by the session that has noted what was appended.
+fn refuse_to_prepare() {
+    if ENTRIES.with_borrow(|entries| !entries.is_empty()) {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "a transaction that has changed a store cannot be prepared"
+        );
+    }
 }
 
 /// Writes the entry of this transaction.
@@ -151,10 +172,12 @@ fn take_positions() {
     lock(turn);
     let _snapshot = Snapshot::new();
     let written = Spi::connect_mut(|client| {
-        let first: i64 = TAKE_POSITIONS.with(|take| take.execute(client, &[]))?.first().get(1)?.unwrap_or_default();
+        let taken = TAKE_POSITION.with(|take| take.execute(client, &[]))?.first();
+        let next: i64 = taken.get(1)?.unwrap_or_default();
+        let first = next.max(taken.get(2)?.unwrap_or(0) + 1).max(taken.get(3)?.unwrap_or(0) + 1);
         let position = first + events - 1;
-        if events > 1 {
-            TAKE_MORE_POSITIONS.with(|take| take.execute(client, &[position.into()]))?;
+        if position != next {
+            SET_LAST_POSITION.with(|set| set.execute(client, &[position.into()]))?;
         }
         let arguments = [
             first.into(),

@@ -39,11 +39,13 @@ declare
     changes text[] := new.changes;
     store_ids text[] := new.store_ids;
     total bigint;
+    next_position bigint;
     first_position bigint;
 begin
     delete from livestore.pending_commits p where p.transaction = new.transaction and p.id = new.id;
     if exists (select from livestore.pending_commits p where p.transaction = new.transaction) then
-        -- Appends to a store that come one after the other are one.
+        -- Appends to a store that come one after the other are one, up to about a thousand events: a reader of the commit log finds its
+        -- place in an entry by reading it from the end.
         with others as (
             delete from livestore.pending_commits p where p.transaction = new.transaction
             returning p.id, p.stores, p.upto, p.events, p.changes, p.store_ids
@@ -62,17 +64,20 @@ begin
             window w as (order by a.id, e.n)
         ), runs as (
             select e.store, e.upto, e.events, e.change, e.store_id,
-                count(*) filter (where e.is_other) over (order by e.id, e.n) as run
+                count(*) filter (where e.is_other) over (order by e.id, e.n) as run, e.id, e.n
             from entries e
+        ), parts as (
+            select u.*, (sum(u.events) over (partition by u.run order by u.id, u.n) - u.events) / 1000 as part from runs u
         )
-        select array_agg(r.store order by r.run), array_agg(r.upto order by r.run), array_agg(r.events order by r.run),
-            case when count(r.change) > 0 then array_agg(r.change order by r.run) end,
-            case when count(r.change) > 0 then array_agg(r.store_id order by r.run) end
+        select array_agg(r.store order by r.run, r.part), array_agg(r.upto order by r.run, r.part),
+            array_agg(r.events order by r.run, r.part),
+            case when count(r.change) > 0 then array_agg(r.change order by r.run, r.part) end,
+            case when count(r.change) > 0 then array_agg(r.store_id order by r.run, r.part) end
         into stores, upto, events, changes, store_ids
         from (
-            select u.run, u.store, max(u.upto) as upto, sum(u.events)::integer as events, min(u.change) as change,
-                min(u.store_id) as store_id
-            from runs u group by u.run, u.store
+            select p.run, p.part, p.store, max(p.upto) as upto, sum(p.events)::integer as events, min(p.change) as change,
+                min(p.store_id) as store_id
+            from parts p group by p.run, p.part, p.store
         ) r;
     end if;
     total := events[1];
@@ -80,8 +85,14 @@ begin
         total := (select sum(e.n) from unnest(events) e(n));
     end if;
     lock table livestore.commit_turn in exclusive mode;
-    first_position := nextval('livestore.commit_positions'::regclass);
-    if total > 1 then
+    next_position := nextval('livestore.commit_positions'::regclass);
+    -- Logical replication and restores of single tables leave the sequence behind.
+    first_position := greatest(
+        next_position,
+        (select max(c.position) + 1 from livestore.commits c),
+        (select i.pruned_commits + 1 from livestore.instance i order by i.created_at limit 1)
+    );
+    if first_position + total - 1 <> next_position then
         perform setval('livestore.commit_positions'::regclass, first_position + total - 1);
     end if;
     insert into livestore.commits

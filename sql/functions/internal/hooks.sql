@@ -17,6 +17,8 @@ returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    is_kept boolean;
 begin
     -- Bit 3 of tgtype: a DELETE trigger.
     if exists (
@@ -29,6 +31,12 @@ begin
         execute format('delete from only %s where store = $1', eventlog) using store;
     elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, eventlog::oid, 'delete'::text) then
         perform livestore._delete_hooked_events(eventlog::oid, store);
+        execute format('select exists (select from only %s where store = $1)', eventlog) into is_kept using store;
+        if is_kept then
+            raise exception 'a trigger, rule or policy of % keeps events that are to be deleted', eventlog
+                using errcode = 'triggered_data_change_violation',
+                    hint = 'A BEFORE DELETE trigger must return OLD: NEW is null, and the row stays.';
+        end if;
     else
         raise exception '% has a trigger or a rule on DELETE, and the role livestore_hooks, as which it runs, may not delete', eventlog
             using errcode = 'insufficient_privilege', hint = format('grant delete on %s to livestore_hooks', eventlog);

@@ -225,9 +225,13 @@ begin
             select
             from livestore._stored_events(known.stores, known.seq_nums) e
             join livestore.relayed_events r on r.store = e.store and r."seqNum" = e."seqNum"
-            where (e.name, e."clientId", e."sessionId") = (p.name, p.client_id, p.session_id)
-                and (e.args::text, r.event_number::text, r."timestamp"::text)
-                    is not distinct from (p.args, p.event_number, p.made_at)
+            where (r.event_number::text, r."timestamp"::text) is not distinct from (p.event_number, p.made_at)
+                and (
+                    ((e.name, e."clientId", e."sessionId") = (p.name, p.client_id, p.session_id) and e.args::text is not distinct from p.args)
+                    or livestore._was_rewritten(
+                        e.store, e."seqNum", e."parentSeqNum", p.name, p.args, p.client_id, p.session_id
+                    )
+                )
         )
     ), noted as (
         insert into livestore.relayed_events

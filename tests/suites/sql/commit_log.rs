@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::push_batch::reject_bad_events;
 use crate::support::{Push, all, one, push, push_batch, rejection, run};
-use livestore_tests::cluster::Database;
+use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::{chain, event};
 use livestore_tests::eventually;
 use serde_json::json;
@@ -42,6 +42,67 @@ async fn a_commit_has_as_many_positions_as_events() {
     push(&client, "b", chain(9, 1)).await.unwrap_err();
     run(&client, "select livestore.commit('a', 'e')").await;
     assert_eq!(entries(&admin).await, ["1-2: a 2/2", "3-8: b 4/4 own 1/1 a 9/1", "9-9: a 10/1"]);
+}
+
+/// Logical replication copies the tables, and not the sequence.
+#[tokio::test]
+async fn positions_go_on_where_the_sequence_was_left_behind() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    push(&admin, "a", chain(0, 3)).await.unwrap();
+    run(&admin, "select livestore.subscribe('s')").await;
+    let left_behind = "select setval('livestore.commit_positions', 1, false)";
+    run(&admin, left_behind).await;
+    push(&admin, "a", chain(3, 2)).await.unwrap();
+    assert_eq!(entries(&admin).await, ["1-3: a 3/3", "4-5: a 5/2"]);
+    let events = "select count(*) from livestore.poll('s')";
+    assert_eq!(one::<i64>(&admin, events).await, 2);
+    run(&admin, "select livestore.unsubscribe('s'); select livestore.prune_commits(now() + interval '1 hour')").await;
+    run(&admin, left_behind).await;
+    push(&admin, "a", chain(5, 1)).await.unwrap();
+    push(&admin, "a", chain(6, 1)).await.unwrap();
+    assert_eq!(entries(&admin).await, ["6-6: a 6/1", "7-7: a 7/1"]);
+}
+
+/// Another session would commit it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_has_changed_a_store_cannot_be_prepared() {
+    let start = || Cluster::start_with("max_prepared_transactions = 2");
+    let database = tokio::task::spawn_blocking(start).await.unwrap().leak().database().await;
+    let admin = database.admin().await;
+    push(&admin, "a", chain(0, 1)).await.unwrap();
+    run(&admin, "begin; select livestore.create_store('a', true)").await;
+    assert_eq!(rejection(admin.execute("prepare transaction 'x'", &[]).await).sqlstate, "0A000");
+    run(&admin, "begin read only; select 1; commit").await;
+    run(&admin, "begin; select count(*) from livestore.events; prepare transaction 'y'").await;
+    run(&admin, "rollback prepared 'y'").await;
+    push(&admin, "a", chain(1, 1)).await.unwrap();
+    assert_eq!(entries(&admin).await, ["1-1: a 1/1", "2-2: a 2/1"]);
+}
+
+/// A reader of the commit log finds its place in an entry by reading it from the end.
+#[tokio::test]
+async fn a_large_transaction_has_entries_of_limited_size() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.source as
+             select g as \"seqNum\", g - 1 as \"parentSeqNum\", 'e'::text as name, '{}'::text as args,
+                 'c'::text as \"clientId\", 's'::text as \"sessionId\"
+             from generate_series(1, 5000) g;
+         select livestore.import_table('public.source', 'imported')",
+    )
+    .await;
+    let largest = "select max(e) from livestore.commits c cross join lateral unnest(c.events) e";
+    assert!((1000..=2000).contains(&one::<i32>(&admin, largest).await));
+    let read = "select array_agg(r.seq_num order by r.position) = array(select generate_series(1::bigint, 5000))
+        from livestore.read_all(0, null, 10000) r";
+    assert!(one::<bool>(&admin, read).await);
+    for after in [0, 999, 1000, 1001, 2500, 4999] {
+        let next = format!("select min(r.seq_num) from livestore.read_all({after}, null, 7) r");
+        assert_eq!(one::<i64>(&admin, &next).await, after + 1);
+    }
 }
 
 #[tokio::test]

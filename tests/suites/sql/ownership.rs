@@ -1,8 +1,8 @@
 //! Ownership, and the roles that code runs as: somebody with a role in the database gains nothing by either.
 
-use crate::support::{Push, all, one, push, push_batch, rejection, run};
+use crate::support::{Push, all, log, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, event};
+use livestore_tests::events::{chain, event, up_to};
 use livestore_tests::flavour::{Flavour, is_skipped};
 use serde_json::json;
 use tokio_postgres::{Client, Error};
@@ -645,6 +645,26 @@ async fn triggers_on_delete_run_as_the_role_of_hooks_if_that_may_delete() {
     push(&client, "t", chain(0, 1)).await.unwrap();
     run(&client, "select livestore.drop_store('t')").await;
     assert_eq!(all::<String>(&admin, "select who from public.gone").await, ["livestore_hooks"; 3]);
+}
+
+#[tokio::test]
+async fn events_that_a_trigger_or_a_rule_keeps_stop_what_deletes_them() {
+    for hook in [
+        "create function public.keep() returns trigger language plpgsql as $$ begin return new; end $$;
+         create trigger keep before insert or delete on livestore.eventlog_1 for each row execute function public.keep()",
+        "create rule keep as on delete to livestore.eventlog_1 do instead nothing",
+    ] {
+        let database = Database::new().await;
+        let admin = database.admin().await;
+        run(&admin, hook).await;
+        run(&admin, "grant delete on livestore.eventlog_1 to livestore_hooks").await;
+        push(&admin, "s", chain(0, 2)).await.unwrap();
+        for call in ["reset_store('s')", "drop_store('s')", "create_store('s', true)"] {
+            let refused = rejection(admin.execute(&format!("select livestore.{call}"), &[]).await);
+            assert_eq!(refused.sqlstate, "27000", "{call}: {refused:?}");
+        }
+        assert_eq!(log(&admin, "s").await, up_to(2));
+    }
 }
 
 #[tokio::test]

@@ -133,6 +133,30 @@ async fn the_author_of_an_erased_event_may_push_it_again() {
     assert_eq!(rejection(push(&sidecar, "third", &original).await).sqlstate, "LS001");
 }
 
+/// A device of the peer relay pushes an event again that it has no answer for.
+#[tokio::test]
+async fn an_erased_event_does_not_come_back_through_the_relay() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    for own_table in [false, true] {
+        let store = format!("r {own_table}");
+        let relay = |number: i64, secret: &str| {
+            format!(
+                "select livestore.relay_append('{store}', '{{a}}', array['{{\"secret\":\"{secret}\"}}'], '{{c}}', '{{s}}', '{{{number}}}', '{{1}}')"
+            )
+        };
+        let append = relay(1, "s1");
+        assert_eq!(one::<i64>(&sidecar, &append).await, 1);
+        run(&admin, &format!("select livestore.create_store('{store}', {own_table}); select livestore.erase('{store}', '{{1}}', '{{}}')")).await;
+        assert_eq!(one::<i64>(&sidecar, &append).await, 1);
+        assert_eq!(one::<i64>(&sidecar, &relay(2, "s1")).await, 2, "another event with the same contents");
+        run(&admin, &format!("select livestore.rewrite_event('{store}', 2, 'b', null)")).await;
+        assert_eq!(one::<i64>(&sidecar, &relay(2, "s1")).await, 2);
+        assert_eq!(one::<i64>(&sidecar, &relay(2, "s2")).await, 3, "an event that nobody has erased");
+    }
+    assert!(!args(&admin).await.iter().any(|event| event.contains("s1")));
+}
+
 #[tokio::test]
 async fn the_commit_log_and_listeners_are_told() {
     let database = Database::new().await;

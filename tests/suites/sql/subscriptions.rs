@@ -271,6 +271,21 @@ async fn the_commit_log_is_kept_for_the_slowest() {
     assert_eq!(one::<i64>(&admin, prune).await, 4);
 }
 
+/// It would not know of the subscription, and remove what that has yet to read.
+#[tokio::test]
+async fn pruning_with_an_older_snapshot_than_a_subscription_fails() {
+    let database = Database::new().await;
+    let (admin, other) = (database.admin().await, database.admin().await);
+    for _ in 0..5 {
+        commit(&admin, "a", "e").await;
+    }
+    run(&other, "begin isolation level repeatable read; select count(*) from livestore.commits").await;
+    run(&admin, "select livestore.subscribe('s', start => '2')").await;
+    let prune = "select livestore.prune_commits(now() + interval '1 hour')";
+    assert_eq!(rejection(other.execute(prune, &[]).await).sqlstate, "40001");
+    assert_eq!(poll(&admin, "'s'").await.events, ["a 3 e", "a 4 e", "a 5 e"]);
+}
+
 #[tokio::test]
 async fn bad_arguments_are_refused_and_change_nothing() {
     let database = Database::new().await;
@@ -689,6 +704,34 @@ async fn a_handler_that_is_cancelled_or_asserts_has_failed() {
     }
     let letters = "select string_agg(name || ' ' || failures, ' ' order by id) from livestore.dead_letters";
     assert_eq!(one::<String>(&admin, letters).await, "slow 1 wrong 1");
+}
+
+/// At the commit nobody would count it, and all events behind it would wait for ever.
+#[tokio::test]
+async fn a_handler_that_breaks_a_deferred_constraint_has_failed() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create table public.kinds (name text primary key);
+         insert into public.kinds values ('good');
+         create table public.seen (kind text references public.kinds deferrable initially deferred);
+         create function public.handle(event livestore.polled_event) returns void language sql as
+             'insert into public.seen values (event.name)';
+         select livestore.subscribe('s', max_failures => 1, handler => 'public.handle(livestore.polled_event)')",
+    )
+    .await;
+    for name in ["bad", "good"] {
+        commit(&admin, "a", name).await;
+    }
+    // Together, then one by one.
+    for _ in 0..4 {
+        run(&admin, "update livestore.subscription_partitions set retry_at = null").await;
+        run(&admin, "select livestore.run_subscription('s')").await;
+    }
+    let letters = "select string_agg(name || ' ' || failures, ' ' order by id) from livestore.dead_letters";
+    assert_eq!(one::<String>(&admin, letters).await, "bad 1");
+    assert_eq!(one::<String>(&admin, "select string_agg(kind, ' ') from public.seen").await, "good");
 }
 
 /// Each commit wakes those who wait for other events: they write nothing.
