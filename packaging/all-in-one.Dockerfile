@@ -24,9 +24,10 @@ USER root
 # A volume begins with the owner of the folder that it is mounted on.
 RUN install -d -o postgres -g postgres -m 700 /data
 USER postgres
-# In its container it cannot listen on the machine's loopback, so it is told that serving without authentication is meant. Who
-# reaches it is what -p says; of web pages, only those of the machine itself may talk to it.
-ENV LIVESTORE_DATA=/data LIVESTORE_LISTEN=0.0.0.0:8787 LIVESTORE_INSECURE_NO_AUTH=true LIVESTORE_CORS_ORIGINS=local LIVESTORE_DEMO=true \
+# In its container it cannot listen on the machine's loopback, so it is told that serving without authentication is meant. -p says from
+# where it can be reached. Of web pages, only those of the machine itself may talk to it, and not those whose name resolves to it.
+ENV LIVESTORE_DATA=/data LIVESTORE_LISTEN=0.0.0.0:8787 LIVESTORE_INSECURE_NO_AUTH=true LIVESTORE_CORS_ORIGINS=local \
+    LIVESTORE_ALLOWED_HOSTS=localhost LIVESTORE_DEMO=true \
     LIVESTORE_APP=/usr/share/livestore-sync/app LIVESTORE_APP_LISTEN=0.0.0.0:8080 \
     LIVESTORE_POSTGRES_BIN=/usr/lib/postgresql/${PG_MAJOR}/bin
 VOLUME /data
