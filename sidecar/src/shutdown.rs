@@ -1,6 +1,6 @@
 //! The end of the process: the signals that ask for it, and the steps by which requests and connections end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
@@ -17,6 +17,10 @@ const LEAVING: Duration = Duration::from_secs(20);
 
 /// The time that is left for the last answers to arrive.
 const MARGIN: Duration = Duration::from_secs(1);
+
+/// SIGINTs that come within this time are one Ctrl-C: a terminal sends it to the whole group, and `npx` and the launcher for npm pass theirs
+/// on.
+const ONE_KEYSTROKE: Duration = Duration::from_millis(500);
 
 /// A shutdown, step by step. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -71,11 +75,13 @@ pub enum By {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    requested_at: Option<Instant>,
 }
 
 impl Signals {
     pub fn catch() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, requested_at: None })
     }
 
     /// Ends at the first of them.
@@ -85,11 +91,16 @@ impl Signals {
             _ = self.interrupt.recv() => By::Person,
         };
         info!(?by, "shutting down");
+        self.requested_at = Some(Instant::now());
         by
     }
 
     /// Ends at a further SIGINT: the person at the terminal does not want to wait. Whoever manages services has a time of its own.
     pub async fn insisted(&mut self) {
+        let is_the_same = |at: Instant| at.elapsed() < ONE_KEYSTROKE;
         self.interrupt.recv().await;
+        while self.requested_at.is_some_and(is_the_same) {
+            self.interrupt.recv().await;
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! `npx livestore-sidecar`: the packages as they are packed, installed by npm.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use livestore_tests::cluster::Database;
+use livestore_tests::rpc::{Received, Rpc};
 use livestore_tests::sidecar::Start;
 use livestore_tests::{eventually, free_port, root};
 
@@ -61,6 +63,23 @@ async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
     run(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]));
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!serves());
+
+    // Ctrl-C reaches both, and the launcher passes it on: the program is told twice, and ends as it does when it is told once.
+    let log = folder.path().join("log");
+    let mut child = Command::new(&launch)
+        .args(["--listen", &format!("127.0.0.1:{port}"), "--shutdown-delay", "0s"])
+        .env("DATABASE_URL", database.url("sidecar"))
+        .stderr(std::fs::File::create(&log).unwrap())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    eventually("the sidecar serves", || async { serves() }).await;
+    let mut client = Rpc::connect(&format!("ws://127.0.0.1:{port}/websocket?storeId=s")).await;
+    run(Command::new("kill").args(["-s", "INT", "--", &format!("-{}", child.id())]));
+    assert_eq!(client.closed().await, Received::Close(1012));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("shutting down") && !log.contains("interrupted again"), "{log}");
 
     let launch = install(&folder.path().join("without"), std::slice::from_ref(launcher));
     let output = Command::new(&launch).output().unwrap();
