@@ -56,17 +56,28 @@ impl Cluster {
     /// Starts the cluster in a folder of data, and creates it if it does not exist. The caller holds the lock of the folder.
     pub fn start(lock: File, data: &Path, programs: &Programs, password: &str) -> Result<Self, ClusterError> {
         let user = User::of_postgres()?;
-        let folder = folder(data, user)?;
         let program = |name: &str| programs.folder.join(name);
-        if !folder.join("PG_VERSION").exists() {
-            writeln!(io::stdout(), "Creating a Postgres {} cluster in {}.", programs.version, folder.display())?;
+        let place = data.join("postgres");
+        if !place.join("PG_VERSION").exists() {
+            // In another place, so that a cluster that is half made, because this process was killed, is never taken for one.
+            let new = data.join("postgres.new");
+            remove(&new)?;
+            let folder = create_folder(data, &new, user)?;
+            writeln!(io::stdout(), "Creating a Postgres {} cluster in {}.", programs.version, data.display())?;
             let file = PasswordFile::write(password, user)?;
             let mut initdb = command(&program("initdb"), user);
             // Sorting is by code points, and letters are letters. macOS calls that C.
             let locale = if cfg!(target_os = "macos") { "--locale=C" } else { "--locale=C.UTF-8" };
             initdb.args(["--encoding=UTF8", locale, "--auth=scram-sha-256", "--username", NAME]);
+            // It has the lock until it ends, even if this process is killed.
+            initdb.stdin(lock.try_clone()?);
             run("initdb", initdb.arg("--pwfile").arg(&file.0).arg("--pgdata").arg(&folder))?;
+            if place.is_symlink() {
+                fs::remove_file(&place)?;
+            }
+            fs::rename(&new, &place)?;
         }
+        let folder = place.canonicalize()?;
         let (pg_ctl, log) = (program("pg_ctl"), folder.join("log"));
         let pg_ctl_in = |arguments: &[&str]| {
             let mut command = command(&pg_ctl, user);
@@ -133,26 +144,31 @@ fn run(program: &'static str, command: &mut Command) -> Result<(), ClusterError>
     Err(ClusterError::Program { program, output: output.trim().into() })
 }
 
-/// Where the cluster is. The user of Postgres may not be able to enter the folder of the data, which is often below root's home:
+/// Creates a folder for a cluster. The user of Postgres may not be able to enter the folder of the data, which is often below root's home:
 /// then the cluster is elsewhere, with a link to it.
-fn folder(data: &Path, user: Option<User>) -> io::Result<PathBuf> {
-    let folder = data.join("postgres");
-    if !folder.exists() {
-        let create = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
-        match user {
-            None => create(&folder)?,
-            Some(user) => {
-                let may_enter = command(Path::new("test"), Some(user)).arg("-x").arg(data).status()?.success();
-                let place = if may_enter { folder.clone() } else { elsewhere()? };
-                create(&place)?;
-                chown(&place, Some(user.uid), Some(user.gid))?;
-                if !may_enter {
-                    symlink(&place, &folder)?;
-                }
+fn create_folder(data: &Path, folder: &Path, user: Option<User>) -> io::Result<PathBuf> {
+    let create = |path: &Path| fs::DirBuilder::new().mode(0o700).create(path);
+    match user {
+        None => create(folder)?,
+        Some(user) => {
+            let may_enter = command(Path::new("test"), Some(user)).arg("-x").arg(data).status()?.success();
+            let place = if may_enter { folder.to_owned() } else { elsewhere()? };
+            create(&place)?;
+            chown(&place, Some(user.uid), Some(user.gid))?;
+            if !may_enter {
+                symlink(&place, folder)?;
             }
         }
     }
     folder.canonicalize()
+}
+
+/// Removes a folder, or a link and the folder that it leads to, if there is one.
+fn remove(folder: &Path) -> io::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder.canonicalize()?)?;
+    }
+    if folder.is_symlink() { fs::remove_file(folder) } else { Ok(()) }
 }
 
 /// A name that no cluster has yet.

@@ -167,7 +167,7 @@ async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
     let mut child = command(&data, port).stdout(Stdio::null()).spawn().unwrap();
     // While the cluster is being created.
     let start_of_test = Instant::now();
-    while !data.join("postgres").join("PG_VERSION").exists() {
+    while !data.join("postgres.new/PG_VERSION").exists() {
         assert!(start_of_test.elapsed() < PATIENCE, "there is no cluster");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -175,6 +175,29 @@ async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
     assert!(status.success(), "{status}");
     assert!(!data.join("postgres/postmaster.pid").exists(), "Postgres is still there");
     let (mut child, _) = start(&mut command(&data, port), &log);
+    signal(&mut child, "INT");
+}
+
+#[test]
+fn a_first_start_that_was_killed_is_made_again() {
+    let folder = folder();
+    let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
+    let mut child = command(&data, port).stdout(Stdio::null()).spawn().unwrap();
+    let start_of_test = Instant::now();
+    while !data.join("postgres.new/PG_VERSION").exists() {
+        assert!(start_of_test.elapsed() < PATIENCE, "there is no cluster");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    signal(&mut child, "KILL");
+    // initdb lives, and has the lock: nobody else writes there meanwhile.
+    let lock = std::fs::File::open(data.join("lock")).unwrap();
+    assert!(lock.try_lock().is_err(), "initdb does not have the lock");
+    lock.lock().unwrap();
+    drop(lock);
+    assert!(data.join("postgres.new/global/pg_control").exists() && !data.join("postgres").exists());
+    std::fs::remove_file(data.join("postgres.new/global/pg_control")).unwrap();
+    let (mut child, _) = start(&mut command(&data, port), &log);
+    assert!(!data.join("postgres.new").exists());
     signal(&mut child, "INT");
 }
 
