@@ -38,7 +38,8 @@ const receive = (sub, secret) => async (request, response) => {
   if (type === 'livestore.authorize') {
     const answer = answers[data.storeId] ?? 404
     emit({ event: 'message', sub, value: { id, type, data, isVerified } })
-    if (typeof answer === 'number') return response.writeHead(answer).end()
+    // As frameworks do that show what was wrong.
+    if (typeof answer === 'number') return response.writeHead(answer).end(body)
     return response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify(answer))
   }
   const { name, delay = 0, headers = {} } = rule

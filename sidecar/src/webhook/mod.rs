@@ -17,6 +17,9 @@ pub use settings::WebhookSettings;
 use addresses::PublicAddresses;
 use settings::Secret;
 
+use crate::telemetry::chain;
+use crate::telemetry::refusals::without_input;
+
 /// The time that a connection to a receiver may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -97,11 +100,12 @@ impl SendError {
         }
     }
 
-    /// Without what the receiver says: it may repeat the URL, which may hold a secret.
+    /// Without what the receiver says: it may repeat the URL, which may hold a secret, or the message.
     pub fn brief(&self) -> String {
         match self {
             Self::Refused { status, .. } => format!("the receiver answers {status}"),
             Self::Private(_) => "the address is private, and --webhook-private-addresses is not set".into(),
+            Self::Answer(problem) => format!("the answer cannot be used: {}", without_input(problem)),
             other => other.to_string(),
         }
     }
@@ -153,7 +157,7 @@ impl Sender {
         let signatures = self.sign(purpose, id, now, &body)?;
         let request = self
             .client()
-            .map_err(|error| SendError::System(error.to_string()))?
+            .map_err(|error| SendError::System(chain(&error).to_string()))?
             .post(url)
             .header(CONTENT_TYPE, "application/json")
             .header("webhook-id", id)

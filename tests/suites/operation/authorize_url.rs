@@ -89,9 +89,10 @@ async fn while_it_does_not_answer_nothing_is_decided() {
     let mut service = Service::new(json!({"s": 500})).await;
     let sidecar = service.sidecar(&database).await;
     let node = Node::sync_backend();
-    let client = node.open("cf-ws", &sidecar.url(), "s").await;
+    let payload = json!({"payload": {"authToken": "a secret of ann"}});
+    let client = node.open_with("cf-ws", &sidecar.url(), "s", payload).await;
     let pushing = tokio::spawn(async move { client.push(chain(0, 1)).await });
-    for wrong in [json!({"s": 500}), json!({"s": {"allowed": true}}), json!({"s": {"allow": "yes"}})] {
+    for wrong in [json!({"s": {"allow": "a secret of ann"}}), json!({"s": 500}), json!({"s": {"allowed": true}})] {
         service.answer(wrong).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert!(!pushing.is_finished() && !service.asked().is_empty());
@@ -99,7 +100,8 @@ async fn while_it_does_not_answer_nothing_is_decided() {
     service.node.call("close", json!({})).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!pushing.is_finished());
-    assert!(sidecar.log().contains("--authorize-url does not answer"), "{}", sidecar.log());
+    let log = sidecar.log();
+    assert!(log.contains("--authorize-url does not answer") && !log.contains("a secret of ann"), "{log}");
     assert_eq!(sidecar.get("/readyz").await.0, 200, "another sidecar would not reach it either");
     let port = service.url.rsplit(':').next().unwrap().trim_end_matches("/hooks").parse::<u16>().unwrap();
     service.answer(json!({"s": {"allow": true}})).await;

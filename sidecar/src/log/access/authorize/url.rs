@@ -105,7 +105,7 @@ pub async fn check_authorize_url(url: String, sender: Sender) -> Result<(), Stri
     };
     let service = Service::new(url, sender);
     let question = question(data).map_err(|error| error.to_string())?;
-    service.send(question).await.map(drop).map_err(|error| error.to_string())
+    service.send(question).await.map(drop).map_err(|error| error.brief())
 }
 
 fn question(data: Data) -> serde_json::Result<Arc<str>> {
@@ -145,7 +145,8 @@ impl Service {
         let question = question().map_err(|error| problem(error.to_string()))?;
         // Those who ask the same at the same time wait for one answer.
         let answer = self.answers.try_get_with(Arc::clone(&question), self.send(question)).await;
-        let answer = answer.map_err(|error| problem(error.to_string()))?;
+        // The service may repeat what it was asked, tokens included.
+        let answer = answer.map_err(|error| problem(error.brief()))?;
         if answer.allow {
             return Ok(Ok(()));
         }
