@@ -255,8 +255,9 @@ fn reason(error: &jsonwebtoken::errors::Error) -> TokenError {
         ErrorKind::InvalidAudience => TokenError::Audience,
         ErrorKind::InvalidIssuer => TokenError::Issuer,
         ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
-        ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "exp" => TokenError::Claim("exp"),
+        ErrorKind::MissingRequiredClaim(claim) | ErrorKind::InvalidClaimFormat(claim) => match claim.as_str() {
+            "exp" => TokenError::Claim("exp (seconds since 1970)"),
+            "nbf" => TokenError::Claim("nbf (seconds since 1970)"),
             "aud" => TokenError::Claim("aud"),
             "iss" => TokenError::Claim("iss"),
             _ => TokenError::Malformed,

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::log::List;
 use crate::postgres::{self, Connected, DatabaseError, connect_once, connect_once_to_read, told};
 use crate::settings::SettingsError;
+use crate::telemetry::chain;
 
 /// The time that an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -51,8 +52,10 @@ pub enum SourceError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Unreachable(#[from] DatabaseError),
-    #[error("the sidecar does not answer: {0}")]
+    #[error("the sidecar does not answer: {}", chain(.0))]
     NoAnswer(reqwest::Error),
+    #[error("this system cannot send requests: {}", chain(.0))]
+    Client(reqwest::Error),
     #[error("{}", told(.0))]
     Sql(#[from] tokio_postgres::Error),
     #[error("{0}")]
@@ -71,7 +74,7 @@ impl SourceError {
 
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::File { .. } | Self::System(_) => 1,
+            Self::File { .. } | Self::System(_) | Self::Client(_) => 1,
             Self::Nowhere | Self::Args(_) | Self::Url(_) | Self::Settings(_) => 2,
             Self::Unreachable(_) | Self::NoAnswer(_) => 3,
             Self::Sql(_) | Self::Refused(_) => 4,
@@ -128,7 +131,7 @@ impl Address {
         let mut headers = HeaderMap::from_iter([(ORIGIN, origin)]);
         let build = |headers: HeaderMap| {
             let builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
-            builder.default_headers(headers).build().map_err(SourceError::NoAnswer)
+            builder.default_headers(headers).build().map_err(SourceError::Client)
         };
         if let Some(token) = &self.token {
             let form = serde_urlencoded::to_string([("key", token)]).unwrap_or_default();
@@ -158,11 +161,15 @@ pub fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
 pub async fn refusal(answer: Response) -> SourceError {
     match answer.status() {
         StatusCode::UNAUTHORIZED => SourceError::Refused("the sidecar asks for --token (LIVESTORE_TOKEN)".into()),
-        StatusCode::NOT_FOUND => {
-            SourceError::Refused("this sidecar does not serve its inspector: start it with --inspector on".into())
-        }
         status => {
             let text = answer.text().await.unwrap_or_default();
+            if status == StatusCode::NOT_FOUND {
+                let reason = text.trim().strip_prefix("the inspector is off: ");
+                return SourceError::Refused(match reason {
+                    Some(reason) => format!("this sidecar does not serve its inspector: {reason}"),
+                    None => "this sidecar does not serve its inspector: start it with --inspector on".into(),
+                });
+            }
             SourceError::Refused(format!("{}: {}", status.as_u16(), text.chars().take(500).collect::<String>()))
         }
     }

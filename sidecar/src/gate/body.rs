@@ -24,8 +24,9 @@ const UNANNOUNCED: u64 = 4 << 20;
 /// Reads a body of `most` bytes at most, once there is memory for as much as it announces. The memory is given back with the body.
 pub async fn read(body: Body, account: &Account, most: usize) -> Result<Bytes, (StatusCode, String)> {
     let hint = body.size_hint();
-    let announced = usize::try_from(hint.upper().unwrap_or(hint.lower().max(UNANNOUNCED))).unwrap_or(usize::MAX);
-    if hint.upper().is_some() && announced > most {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let announced = hint.upper().map_or_else(|| bytes(hint.lower().max(UNANNOUNCED)).min(most), bytes);
+    if announced > most {
         return Err(too_large(most));
     }
     let share = match announced {

@@ -30,7 +30,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::Redirect;
-use axum::routing::get;
+use axum::routing::any;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -123,7 +123,7 @@ pub const SHARDS: &str = "the inspector is off: it shows one database, and --sha
 
 /// The only page where there is no inspector.
 pub fn none() -> Router {
-    let page = get(async || (StatusCode::NOT_FOUND, format!("{SHARDS}\n")));
+    let page = any(async || (StatusCode::NOT_FOUND, format!("{SHARDS}\n")));
     Router::new().route(PREFIX, page.clone()).route(&format!("{PREFIX}/{{*path}}"), page)
 }
 

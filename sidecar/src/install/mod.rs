@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use tokio_postgres::Client;
+use tokio_postgres::error::Severity;
 
 use self::changes::{ALONE, Change, Refusal};
 #[cfg(feature = "sharding")]
@@ -17,6 +18,7 @@ pub use self::state::LEAVE_ROLES;
 use self::state::State;
 use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
+use crate::telemetry::chain;
 
 /// A lock that another transaction holds for longer stops the installation: clients wait behind it meanwhile.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '3s'";
@@ -94,6 +96,12 @@ pub enum InstallError {
     Refused(#[from] Refusal),
     #[error("{}", told(.0))]
     Sql(#[from] tokio_postgres::Error),
+    /// With what is to be told if they were made.
+    #[error(
+        "the connection was lost while the changes were committed, so it is not known whether they were made. Run the same command again to see: {}{told}",
+        chain(.error)
+    )]
+    Unknown { error: tokio_postgres::Error, told: String },
     #[error(transparent)]
     System(#[from] std::io::Error),
 }
@@ -103,7 +111,7 @@ impl InstallError {
         match self {
             Self::System(_) => 1,
             Self::Settings(_) => 2,
-            Self::Unreachable(_) => 3,
+            Self::Unreachable(_) | Self::Unknown { .. } => 3,
             Self::Refused(_) | Self::Sql(_) => 4,
         }
     }
@@ -174,7 +182,9 @@ impl Owner {
                 ExitCode::SUCCESS
             }
             Err(failure) => {
-                eprintln!("livestore-sidecar: {failure}\nNothing was changed.");
+                let nothing =
+                    if matches!(failure, InstallError::Unknown { .. }) { "" } else { "\nNothing was changed." };
+                eprintln!("livestore-sidecar: {failure}{nothing}");
                 ExitCode::from(failure.exit_code())
             }
         }
@@ -209,7 +219,13 @@ impl Owner {
             client.batch_execute(sql).await?;
         }
         client.batch_execute(LEAVE_ROLES).await?;
-        client.batch_execute("commit").await?;
-        Ok(changes)
+        match client.batch_execute("commit").await {
+            // A server that ends a session does not say how its commit has ended, either.
+            Err(error) if error.as_db_error().is_none_or(|error| error.parsed_severity() == Some(Severity::Fatal)) => {
+                let told = changes.iter().filter_map(|change| change.afterwards.as_ref());
+                Err(InstallError::Unknown { error, told: told.map(|told| format!("\n{told}")).collect() })
+            }
+            committed => Ok(committed.map(|()| changes)?),
+        }
     }
 }

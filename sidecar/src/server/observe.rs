@@ -16,11 +16,11 @@ use crate::telemetry::traces::Parent;
 /// Paths that are asked for every few seconds, and tell nothing of clients.
 pub const UNLOGGED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
-/// The most of a path that a line has, in bytes. It is ASCII: of anything else there is no URI.
+/// The most of a path that a line has, in bytes.
 const PATH_BYTES: usize = 300;
 
 fn shortened(path: &str) -> &str {
-    path.get(..PATH_BYTES).unwrap_or(path)
+    &path[..path.floor_char_boundary(PATH_BYTES)]
 }
 
 /// Logs a request when its answer begins. The line has no search params: tokens may be in there.
@@ -62,5 +62,7 @@ mod tests {
     fn a_long_path_makes_no_long_line() {
         let path = format!("/{}", "a".repeat(60_000));
         assert_eq!((shortened(&path).len(), shortened("/api/s2")), (PATH_BYTES, "/api/s2"));
+        let path = format!("/{}", "é".repeat(30_000));
+        assert_eq!(shortened(&path).len(), PATH_BYTES - 1);
     }
 }

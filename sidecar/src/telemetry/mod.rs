@@ -49,6 +49,9 @@ pub enum TelemetryError {
     Directives(#[from] ParseError),
     #[error("--otlp-endpoint: {0}")]
     Endpoint(#[from] ExporterBuildError),
+    /// Even for a URL without TLS, the certificates of this system are read.
+    #[error("--otlp-endpoint: this system cannot send requests: {}", chain(.0))]
+    System(#[from] reqwest::Error),
 }
 
 /// An error with its sources, as log lines have it in every format: `the database cannot be reached: connection refused`.

@@ -8,7 +8,7 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     IdGenerator, RandomIdGenerator, Sampler, SamplingResult, SdkTracerProvider, ShouldSample,
@@ -20,6 +20,8 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::TelemetryError;
+
 /// The time that the last traces may take to be sent at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -27,11 +29,12 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
-    pub fn to(endpoint: &str, trust_traceparent: bool, runtime: &Handle) -> Result<Self, ExporterBuildError> {
+    pub fn to(endpoint: &str, trust_traceparent: bool, runtime: &Handle) -> Result<Self, TelemetryError> {
         let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+        let client = reqwest::Client::builder().build()?;
         let exporter = SpanExporter::builder()
             .with_http()
-            .with_http_client(OnRuntime { runtime: runtime.clone(), client: reqwest::Client::new() })
+            .with_http_client(OnRuntime { runtime: runtime.clone(), client })
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(endpoint)
             .build()?;

@@ -67,6 +67,8 @@ async fn a_token_that_is_not_good_opens_nothing_in_any_dialect() {
         ("another secret", Some(Signer::secret("another secret of somebody else").sign(&json!({}))), "signature"),
         ("another algorithm", Some(Signer::es256().sign(&json!({"sub": "ann", "exp": now() + 60}))), "algorithm"),
         ("expired", Some(with("exp", json!(now() - 10))), "expired"),
+        ("an end of another form", Some(with("exp", json!((now() + 60).to_string()))), "claim exp"),
+        ("a beginning of another form", Some(with("nbf", json!((now() - 60).to_string()))), "claim nbf"),
         ("not valid yet", Some(with("nbf", json!(now() + 600))), "not valid yet"),
         ("another audience", Some(with("aud", json!("them"))), "another audience"),
         ("another issuer", Some(with("iss", json!("another"))), "another issuer"),

@@ -43,6 +43,24 @@ async fn text(client: &Client, query: &str) -> String {
     client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")).get(0)
 }
 
+/// The password of the new role is told, since it is not known again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_without_an_answer_is_not_called_a_failure() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    for setting in ["alter system set synchronous_standby_names = 'nobody'", "select pg_reload_conf()"] {
+        superuser.batch_execute(setting).await.unwrap();
+    }
+    let url = cluster.url("postgres", "postgres");
+    let installing = tokio::task::spawn_blocking(move || run(&url, &["install", "--flavour", "portable"]));
+    let waits = "select count(pg_terminate_backend(pid)) > 0 from pg_stat_activity where wait_event = 'SyncRep'";
+    eventually("its commit waits", || async { superuser.query_one(waits, &[]).await.unwrap().get(0) }).await;
+    let (code, told) = installing.await.unwrap();
+    assert!(code == 3 && told.contains("not known") && !told.contains("Nothing was changed"), "{code}: {told}");
+    assert!(told.contains("Its password, which is not shown again"), "{told}");
+    assert_eq!(text(&superuser, "select livestore.flavour()").await, "portable");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
     for (index, (provider, attributes)) in PROVIDERS.into_iter().enumerate() {

@@ -222,6 +222,13 @@ async fn clients_of_each_dialect_work_with_the_stores_of_all_shards() {
     }
     let (status, page) = sidecars[0].get("/inspector").await;
     assert!(status == 404 && page.contains("the inspector is off"), "{status} {page}");
+    for arguments in [&["stores"][..], &["stores", "--token", "t"], &["commit", "s", "e"]] {
+        let mut command = Start::program();
+        command.args(arguments).args(["--sidecar-url", &sidecars[0].http_url()]).env_remove("DATABASE_URL");
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(4) && error.contains("without --shards"), "{arguments:?}: {error}");
+    }
     assert!(sidecars[0].log().contains("the inspector is off"));
 }
 
