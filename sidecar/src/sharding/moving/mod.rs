@@ -306,7 +306,7 @@ impl Move {
     /// Ends what earlier moves from this shard have left, or takes it back. No other command does so meanwhile. `waits`: see
     /// [`source::unfinished`].
     async fn mend(&self, databases: &Databases, waits: bool) -> Result<(), ShardsError> {
-        let Databases { front, from, to, to_known, .. } = databases;
+        let Databases { front, from, to, from_known, to_known, .. } = databases;
         loop {
             front::begin_change(front).await?;
             let unfinished = source::unfinished(from, waits).await?;
@@ -315,7 +315,7 @@ impl Move {
             if *shard != to_known.name {
                 return Err(refused(format!(
                     "a move of {subject} from {} to {shard} was interrupted, and its stores take no pushes: run livestore-sidecar shards move with {} --from {0}=… --to {shard}=… first",
-                    self.from.name,
+                    from_known.name,
                     subject.argument()
                 )));
             }
@@ -326,11 +326,24 @@ impl Move {
             let arrived =
                 "select exists (select from livestore.shard_moves m where m.is_arrival and m.token = $1::text::uuid)";
             if to.value(arrived, &[token]).await? {
+                let has_it = subject.is_at(to).await?;
                 to.rollback().await?;
-                front::assign(front, subject, to_known).await?;
+                from.begin_as_owner(false).await?;
+                let is_there = has_it && !subject.is_at(from).await?;
+                from.rollback().await?;
+                // If only the last step was missing, it may have moved on since, and the front knows better.
+                if is_there && front::place_of(front, subject).await? == Some(from_known.number) {
+                    front::assign(front, subject, to_known).await?;
+                }
                 front.run("commit").await?;
                 end(from, *id).await?;
-                say(&format!("The move of {subject} was interrupted, and has ended now: it is at {shard}."))?;
+                say(&if is_there {
+                    format!("The move of {subject} was interrupted, and has ended now: it is at {shard}.")
+                } else {
+                    format!(
+                        "An earlier move of {subject} to {shard} was interrupted, and has ended now. It has moved on since."
+                    )
+                })?;
             } else {
                 begin(from, false).await?;
                 from.run(BE_QUICK).await?;
@@ -340,7 +353,7 @@ impl Move {
                 front.rollback().await?;
                 say(&format!(
                     "The move of {subject} was interrupted, and is taken back: it is at {}.",
-                    self.from.name
+                    from_known.name
                 ))?;
             }
         }

@@ -6,7 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use super::super::ShardsError;
 use super::super::session::Session;
-use super::source::{Log, tell};
+use super::source::{Log, finish_earlier, tell};
 use super::subject::Subject;
 
 /// The number of logs that are copied by one statement.
@@ -121,6 +121,7 @@ impl<'a> Target<'a> {
         }
         subject.put(session, true).await?;
         session.run_deferred().await?;
+        finish_earlier(session, subject).await?;
         let (slot, store_id) = subject.columns();
         let arrival = "insert into livestore.shard_moves (token, is_arrival, slot, store_id, shard, finished_at)
              values ($1::text::uuid, true, $2, $3, $4, clock_timestamp())";
