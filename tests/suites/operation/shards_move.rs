@@ -360,6 +360,33 @@ async fn a_move_of_which_only_the_end_is_missing_does_not_change_the_map_later()
     setup.stop();
 }
 
+/// The shards of a front trust each other no further than for the stores that move.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_takes_nothing_of_stores_that_do_not_move() {
+    let (setup, one, two) = made().await;
+    let stores = stores_of(&one, 0).await;
+    for store in &stores[..2] {
+        batch(&one, &format!("select livestore.commit('{store}', 'e')")).await;
+    }
+    // For this shard, all stores are in the slot that moves.
+    let everything = "drop index livestore.stores_slot_idx, livestore.dropped_stores_slot_idx;
+         create or replace function livestore.slot(store_id text, slot_count integer) returns integer language sql immutable as 'select 5'";
+    batch(&one, everything).await;
+    let refused = || {
+        let (code, text) = run(&moving(&setup, "two", &["--slot", "5"]));
+        assert!(code == 4 && text.contains("the shard one has sent rows of stores that do not move"), "{text}");
+    };
+    refused();
+    // A row that comes beside the events.
+    for store in &stores[..2] {
+        batch(&one, &format!("select livestore.drop_store('{store}')")).await;
+    }
+    refused();
+    for table in ["stores", "dropped_stores", "shard_moves"] {
+        assert_eq!(all(&two, &format!("select count(*) from livestore.{table}")).await, ["0"], "{table}");
+    }
+    assert_eq!(setup.status("reader").0, 0);
+    setup.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]

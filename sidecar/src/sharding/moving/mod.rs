@@ -221,7 +221,7 @@ impl Move {
         for _ in 0..ROUNDS {
             begin(from, true).await?;
             let logs = source::logs(from, subject, *slot_count).await?;
-            let missed = target.follow(from, logs).await?;
+            let missed = target.follow(from, subject, logs).await?;
             from.rollback().await?;
             if missed < FEW {
                 break;
@@ -231,7 +231,7 @@ impl Move {
         let locked = Instant::now();
         let logs = source::logs(from, subject, *slot_count).await?;
         let stores = logs.len();
-        target.follow(from, logs).await?;
+        target.follow(from, subject, logs).await?;
         let (id, token) = source::give_away(from, subject, *slot_count, &to_known.name).await?;
         target.take_over(from, subject, &from_known.name, &token).await?;
         from.commit().await?;
