@@ -132,7 +132,9 @@ async fn only_the_shard_itself_is_given_another_address() {
         assert_eq!(all(&front, map).await, before);
     }
     // As after a restore.
-    let (code, text) = set_address(&setup, "one", &setup.cluster.url("postgres", &copy));
+    let restored = setup.cluster.url("postgres", &copy);
+    batch(&setup.cluster.connect("postgres", &copy).await, "select livestore.renew_backend_ids()").await;
+    let (code, text) = set_address(&setup, "one", &restored);
     assert_eq!(code, 0, "{text}");
     setup.stop();
 }

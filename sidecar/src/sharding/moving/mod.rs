@@ -104,7 +104,7 @@ impl Move {
     }
 
     /// Connects, and checks that these are the shards that the front knows. Also returns what there is to think about.
-    async fn open(&self) -> Result<(Databases, Option<String>), ShardsError> {
+    async fn open(&self) -> Result<(Databases, Vec<String>), ShardsError> {
         let (front, _, shards) = self.front.open().await?;
         if self.from.name == self.to.name {
             return Err(refused("--from and --to are the same shard".into()));
@@ -136,12 +136,19 @@ impl Move {
                 from.database, from_state.version, to.database, to_state.version
             )));
         }
-        let advice = (from_state.hooks != to_state.hooks).then(|| {
-            format!(
+        let mut advice = Vec::new();
+        if from_state.hooks != to_state.hooks {
+            advice.push(format!(
                 "{} and {} differ in hooks, indexes or policies of their event logs: compare livestore.export_hooks() of both",
                 from.database, to.database
-            )
-        });
+            ));
+        }
+        if from_state.mark != to_state.mark {
+            advice.push(format!(
+                "{} and {} give different backend ids to new stores, since livestore.renew_backend_ids() was called at one of them: clients that know the backend id of a store that does not exist yet start over with it after the move",
+                from.database, to.database
+            ));
+        }
         let slot_count = from_state.place.map_or(0, |place| place.slot_count);
         Ok((Databases { front, from, to, from_known, to_known, slot_count }, advice))
     }
