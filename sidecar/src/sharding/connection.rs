@@ -1,9 +1,13 @@
 //! Where a shard is: as the operator says it, and as libpq and PL/Proxy want it.
 
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{ChannelBinding, Host, SslMode};
 
 use crate::settings::SettingsError;
+
+/// A connection of PL/Proxy to a machine that is gone ends after half a minute, and not after two hours. PL/Proxy's own options for this do
+/// nothing but warn, and libpq's `connect_timeout` does not count for connections that are made asynchronously. Sidecars have timeouts of their own.
+const KEEPALIVES: &str = " keepalives_idle=15 keepalives_interval=5 tcp_user_timeout=30000";
 
 /// The value of `--shard`: a name and a database URL.
 #[derive(Debug, Clone)]
@@ -25,8 +29,8 @@ impl std::str::FromStr for NamedUrl {
     }
 }
 
-/// Host, port and database of a URL in libpq's form, without user and password. The front adds its own role, and sidecars theirs. With TLS if
-/// the URL asks for it.
+/// Host, port and database of a URL in libpq's form, without user and password. The front adds its own role, and sidecars theirs. With TLS, and
+/// channel binding, if the URL asks for them.
 pub fn keywords(config: &Config) -> Result<String, SettingsError> {
     let hosts: Vec<String> = config.get_hosts().iter().map(host).collect();
     let (Some(database), false) = (config.get_dbname(), hosts.is_empty()) else {
@@ -43,6 +47,10 @@ pub fn keywords(config: &Config) -> Result<String, SettingsError> {
     if config.get_ssl_mode() == SslMode::Require {
         text.push_str(" sslmode=require");
     }
+    if config.get_channel_binding() == ChannelBinding::Require {
+        text.push_str(" channel_binding=require");
+    }
+    text.push_str(KEEPALIVES);
     Ok(text)
 }
 
@@ -74,10 +82,14 @@ mod tests {
             ("postgres://u@a:1,b:2/app", "host=a,b port=1,2 dbname=app target_session_attrs=read-write"),
             ("postgres://u@%2Frun%2Fpostgresql/my%20app", "host=/run/postgresql port=5432 dbname='my app'"),
             ("postgres://u@h/it's?sslmode=require", "host=h port=5432 dbname='it\\'s' sslmode=require"),
+            (
+                "postgres://u@h/d?sslmode=require&channel_binding=require",
+                "host=h port=5432 dbname=d sslmode=require channel_binding=require",
+            ),
         ] {
             let config: Config = url.parse().unwrap();
             let text = keywords(&config).unwrap();
-            assert_eq!(text, expected, "{url}");
+            assert_eq!(text, format!("{expected}{KEEPALIVES}"), "{url}");
             let front: Config = "postgres://sidecar:pw@front/front?sslmode=require".parse().unwrap();
             let shard = elsewhere(&front, &text).unwrap();
             assert_eq!((shard.get_hosts(), shard.get_dbname()), (config.get_hosts(), config.get_dbname()), "{url}");

@@ -116,7 +116,9 @@ impl Move {
             };
             let session = Session::open(format!("the shard {name}"), self.front.address(option, url)?).await?;
             let state = shard::State::read(&session).await?.map_err(refused)?;
+            front.begin().await?;
             let is_other = self.front.identity_of(&front, known).await? != state.identity;
+            front.rollback().await?;
             // A copy of a shard has its number, too.
             if is_other || state.place.as_ref().is_none_or(|place| place.number != known.number) {
                 return Err(refused(format!(
