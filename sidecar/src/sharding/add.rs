@@ -15,12 +15,12 @@ pub struct Add {
 
     /// The database that becomes a shard, with its name, as its owner or a superuser: eu3=postgres://…. It must not have stores.
     #[arg(long, value_name = "NAME=URL")]
-    shard: NamedUrl,
+    shard: String,
 }
 
 impl Add {
     pub async fn carry_out(&self) -> Result<(), ShardsError> {
-        let NamedUrl { name, url } = &self.shard;
+        let NamedUrl { name, url } = &NamedUrl::parse("--shard", &self.shard)?;
         let shard_address = self.front.address("--shard", url)?;
         let connection = keywords(&shard_address.config)?;
         let (front, state, _) = self.front.open().await?;

@@ -172,6 +172,7 @@ pub struct Plan<'a> {
 /// Makes the front, in a transaction that ends only if it reaches every shard.
 pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError> {
     session.begin().await?;
+    session.hide_parameters().await?;
     session.run("create schema if not exists livestore").await?;
     session.run(PREAMBLE).await?;
     session.run(SCHEMA).await?;

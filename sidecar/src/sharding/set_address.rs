@@ -14,12 +14,12 @@ pub struct SetAddress {
 
     /// The shard with its new URL, as its owner or a superuser: eu1=postgres://…. Its database must not take pushes at the old address any more.
     #[arg(long, value_name = "NAME=URL")]
-    shard: NamedUrl,
+    shard: String,
 }
 
 impl SetAddress {
     pub async fn carry_out(&self) -> Result<(), ShardsError> {
-        let NamedUrl { name, url } = &self.shard;
+        let NamedUrl { name, url } = &NamedUrl::parse("--shard", &self.shard)?;
         let shard_address = self.front.address("--shard", url)?;
         let connection = keywords(&shard_address.config)?;
         let (front, ..) = self.front.open().await?;

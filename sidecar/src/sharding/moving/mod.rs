@@ -52,11 +52,11 @@ pub struct Move {
 
     /// The shard that has the stores, with its name, as its owner or a superuser: eu1=postgres://….
     #[arg(long, value_name = "NAME=URL")]
-    from: NamedUrl,
+    from: String,
 
     /// The shard that gets them, in the same way.
     #[arg(long, value_name = "NAME=URL")]
-    to: NamedUrl,
+    to: String,
 
     /// Slots, one or a range: 17, or 16-31. Each of them moves for itself, one after the other.
     #[arg(
@@ -90,7 +90,7 @@ impl Move {
         self.mend(&databases, false).await?;
         let subjects = self.subjects(&databases).await?;
         if subjects.is_empty() {
-            return say(&format!("Nothing to do: {} has all of it.", self.to.name));
+            return say(&format!("Nothing to do: {} has all of it.", databases.to_known.name));
         }
         for subject in &subjects {
             if let Err(failure) = self.carry_over(&databases, subject).await {
@@ -105,12 +105,13 @@ impl Move {
 
     /// Connects, and checks that these are the shards that the front knows. Also returns what there is to think about.
     async fn open(&self) -> Result<(Databases, Vec<String>), ShardsError> {
+        let (from_url, to_url) = (NamedUrl::parse("--from", &self.from)?, NamedUrl::parse("--to", &self.to)?);
         let (front, _, shards) = self.front.open().await?;
-        if self.from.name == self.to.name {
+        if from_url.name == to_url.name {
             return Err(refused("--from and --to are the same shard".into()));
         }
         let mut sessions = Vec::new();
-        for (option, NamedUrl { name, url }) in [("--from", &self.from), ("--to", &self.to)] {
+        for (option, NamedUrl { name, url }) in [("--from", &from_url), ("--to", &to_url)] {
             let Some(known) = shards.iter().find(|known| known.name == *name) else {
                 return Err(refused(format!("{option}: the front has no shard {name}")));
             };
