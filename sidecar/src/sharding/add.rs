@@ -15,12 +15,12 @@ pub struct Add {
 
     /// The database that becomes a shard, with its name, as its owner or a superuser: eu3=postgres://…. It must not have stores.
     #[arg(long, value_name = "NAME=URL")]
-    shard: NamedUrl,
+    shard: String,
 }
 
 impl Add {
     pub async fn carry_out(&self) -> Result<(), ShardsError> {
-        let NamedUrl { name, url } = &self.shard;
+        let NamedUrl { name, url } = &NamedUrl::parse("--shard", &self.shard)?;
         let shard_address = self.front.address("--shard", url)?;
         let connection = keywords(&shard_address.config)?;
         let (front, state, _) = self.front.open().await?;
@@ -39,7 +39,8 @@ impl Add {
         let session = Session::open(format!("the shard {name}"), shard_address).await?;
         let database = &session.database;
         let found = shard::State::read(&session).await?.map_err(refused)?;
-        let version: String = front.value("select livestore._shard_version(0)", &[]).await?;
+        let versions = front::ask_shard(&front, "select livestore._shard_version(0)", &[]).await?;
+        let version: String = versions.first().map(|row| front.read(row, 0)).transpose()?.unwrap_or_default();
         let mut problems = Vec::new();
         if found.identity == state.identity {
             problems.push(format!("{database} and the front are the same database"));

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::ShardsError;
 use super::moving::Subject;
@@ -120,7 +122,7 @@ impl Front {
     /// The identity of a shard as the front, which `session` leads to, sees it: [`super::shard::State::identity`].
     pub async fn identity_of(&self, session: &Session, shard: &Known) -> Result<String, ShardsError> {
         let query = "select livestore._shard_identity(o.slot) from livestore._slots() o where o.number = $1 limit 1";
-        if let Some(row) = session.rows(query, &[&shard.number]).await?.first() {
+        if let Some(row) = ask_shard(session, query, &[&shard.number]).await?.first() {
             return session.read(row, 0);
         }
         // The front asks shards by their slots. This one has none yet.
@@ -130,6 +132,20 @@ impl Front {
             Session::open(format!("the shard {}, at the address that the front has", shard.name), address).await?;
         itself.value(&format!("select {IDENTITY}"), &[]).await
     }
+}
+
+/// Asks a shard through the front, in a transaction. PL/Proxy waits for a shard that hangs as long as the statement may take, and other commands
+/// wait for this one.
+pub async fn ask_shard(
+    session: &Session,
+    query: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, ShardsError> {
+    let before: String = session.value("select current_setting('statement_timeout')", &[]).await?;
+    session.run("set local statement_timeout = '30s'").await?;
+    let rows = session.rows(query, parameters).await?;
+    session.rows("select set_config('statement_timeout', $1, true)", &[&before]).await?;
+    Ok(rows)
 }
 
 /// The shards that a front knows, in the order of their numbers.
@@ -156,6 +172,7 @@ pub struct Plan<'a> {
 /// Makes the front, in a transaction that ends only if it reaches every shard.
 pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError> {
     session.begin().await?;
+    session.hide_parameters().await?;
     session.run("create schema if not exists livestore").await?;
     session.run(PREAMBLE).await?;
     session.run(SCHEMA).await?;
@@ -209,7 +226,7 @@ pub async fn make(session: &Session, plan: &Plan<'_>) -> Result<(), ShardsError>
     for shard in plan.shards {
         let slot = plan.slots.iter().position(|number| *number == shard.number);
         if let Some(slot) = slot.and_then(|slot| i32::try_from(slot).ok()) {
-            session.value::<String>("select livestore._shard_version($1)", &[&slot]).await?;
+            ask_shard(session, "select livestore._shard_version($1)", &[&slot]).await?;
         }
     }
     session.run("commit").await

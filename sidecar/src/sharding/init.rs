@@ -25,7 +25,7 @@ pub struct Init {
     /// A database that becomes a shard, with its name, as its owner or a superuser: eu1=postgres://…. Its host and port are also those by which
     /// the front and the sidecars reach it. Only the first one may have stores.
     #[arg(long = "shard", required = true, value_name = "NAME=URL")]
-    shards: Vec<NamedUrl>,
+    shards: Vec<String>,
 
     /// Number of slots that stores are spread over, a power of two up to 4096. It cannot be changed later.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(i32).range(1..=4096))]
@@ -68,18 +68,20 @@ impl Init {
     }
 
     async fn candidates(&self, slots: &[i32]) -> Result<Vec<Candidate>, ShardsError> {
-        let names: BTreeSet<&str> = self.shards.iter().map(|shard| &*shard.name).collect();
+        let shards =
+            self.shards.iter().map(|shard| NamedUrl::parse("--shard", shard)).collect::<Result<Vec<_>, _>>()?;
+        let names: BTreeSet<&str> = shards.iter().map(|shard| &*shard.name).collect();
         if self.slots & (self.slots - 1) != 0 {
             return Err(ShardsError::Settings("--slots has to be a power of two".into()));
         }
-        if names.len() < self.shards.len() {
+        if names.len() < shards.len() {
             return Err(ShardsError::Settings("--shard: two shards have the same name".into()));
         }
-        if self.shards.len() > slots.len() {
+        if shards.len() > slots.len() {
             return Err(ShardsError::Settings("--slots: there are fewer slots than shards".into()));
         }
         let mut candidates = Vec::new();
-        for (NamedUrl { name, url }, number) in self.shards.iter().zip(0..) {
+        for (NamedUrl { name, url }, number) in shards.iter().zip(0..) {
             let address = address("--shard", url, self.database_root_certificate.as_deref())?;
             let connection = keywords(&address.config)?;
             let own = slots.iter().zip(0..).filter(|(shard, _)| **shard == number).map(|(_, slot)| slot).collect();

@@ -1,5 +1,6 @@
 //! One connection to one of the databases, in a transaction.
 
+use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{SinkExt, StreamExt};
@@ -9,11 +10,12 @@ use tokio_postgres::{Client, Row};
 
 use super::ShardsError;
 use crate::install::{JOIN_ROLES, LEAVE_ROLES};
-use crate::postgres::{Address, Connected, connect_once, connect_once_to_read};
+use crate::postgres::{Address, Connected, DatabaseError, connect_once, connect_once_to_read};
 
 /// Functions and operators are Postgres' own: strangers may have created others in the schemas that a role searches. A lock that another
 /// transaction holds for longer stops the command: clients wait behind it meanwhile.
-const BEGIN: &str = "set client_min_messages = warning; begin; set local search_path = pg_catalog, pg_temp; set local lock_timeout = '3s'";
+const BEGIN: &str = "set client_min_messages = warning; begin; set local search_path = pg_catalog, pg_temp; set local lock_timeout = '3s';
+    set local log_parameter_max_length_on_error = 0";
 
 /// A connection that knows which database it leads to.
 pub struct Session {
@@ -26,14 +28,14 @@ pub struct Session {
 
 impl Session {
     pub async fn open(database: String, address: Address) -> Result<Self, ShardsError> {
-        Self::of(&database, connect_once(address).await)
+        Self::of(&database, connect_once(with_password(address)).await)
     }
 
     pub async fn open_to_read(database: String, address: Address) -> Result<Self, ShardsError> {
-        Self::of(&database, connect_once_to_read(address).await)
+        Self::of(&database, connect_once_to_read(with_password(address)).await)
     }
 
-    fn of(database: &str, connected: Result<Connected, crate::postgres::DatabaseError>) -> Result<Self, ShardsError> {
+    fn of(database: &str, connected: Result<Connected, DatabaseError>) -> Result<Self, ShardsError> {
         let Connected { client, connection, .. } =
             connected.map_err(|error| ShardsError::Unreachable { database: database.into(), error })?;
         tokio::spawn(connection);
@@ -44,9 +46,19 @@ impl Session {
         self.client.batch_execute(sql).await.map_err(|error| self.error(error))
     }
 
+    /// Keeps the parameters of statements, which are keys and passwords, out of the log of Postgres until the transaction ends, if the role may
+    /// decide on this.
+    pub async fn hide_parameters(&self) -> Result<(), ShardsError> {
+        self.run(
+            "select set_config('log_parameter_max_length', '0', true) from pg_roles r where r.rolname = current_user and r.rolsuper",
+        )
+        .await
+    }
+
     /// Runs a statement, in a transaction, in which `%L` stands for a secret. The secret goes as a parameter, and an error does not quote it:
     /// the text of a statement is in the log of Postgres, in its statistics, and in the list of what is running.
     pub async fn run_with_secret(&self, statement: &str, secret: &str) -> Result<(), ShardsError> {
+        self.hide_parameters().await?;
         self.rows("select set_config('livestore.secret', $1, true)", &[&secret]).await?;
         let block: String = self
             .value(
@@ -171,6 +183,16 @@ impl Session {
     pub async fn rollback(&self) -> Result<(), ShardsError> {
         self.run("rollback").await
     }
+}
+
+/// With the password of `PGPASSWORD`, as libpq takes it, if the URL has none: arguments of a command can be read by others on its machine.
+fn with_password(mut address: Address) -> Address {
+    if address.config.get_password().is_none()
+        && let Some(password) = env::var("PGPASSWORD").ok().filter(|password| !password.is_empty())
+    {
+        address.config.password(password);
+    }
+    address
 }
 
 impl ShardsError {

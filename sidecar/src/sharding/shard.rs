@@ -163,6 +163,7 @@ pub async fn make(
     shared: Option<(&Keys, &Exceptions)>,
 ) -> Result<(Keys, Exceptions), ShardsError> {
     session.begin().await?;
+    session.hide_parameters().await?;
     session.join_roles().await?;
     session.act_as_owner().await?;
     // Nobody creates a store while its shard is decided on.

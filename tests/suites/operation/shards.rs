@@ -29,7 +29,7 @@ impl Setup {
             Self { cluster, one: cluster.database().await, two: cluster.database().await, front: "front".into() };
         let postgres = cluster.connect("postgres", "postgres").await;
         batch(&postgres, "create database front template template0").await;
-        batch(&postgres, "alter system set log_statement = 'ddl'").await;
+        batch(&postgres, "alter system set log_statement = 'all'").await;
         // Not for what is ours.
         let given = "alter default privileges grant execute on functions to reader; alter default privileges grant select on tables to reader";
         batch(&setup.at_front("postgres").await, given).await;
@@ -283,6 +283,14 @@ async fn rights(setup: &Setup) {
     let password = options.split("password=").nth(1).unwrap().trim_end_matches('}').to_owned();
     let log = std::fs::read_to_string(setup.cluster.folder().join("log")).unwrap();
     assert!(log.contains("create server livestore_shards") && !log.contains(&password), "{log}");
+    // A command takes the password from the environment, as libpq does. This role may connect, and see nothing.
+    let url = setup.cluster.url("livestore_front", &setup.front);
+    for (password, expected) in [(None, 3), (Some(&password), 4)] {
+        let mut status = Start::program();
+        status.args(["shards", "status", "--database-url", &url]).env_remove("PGPASSWORD");
+        let output = status.envs(password.map(|password| ("PGPASSWORD", password))).output().unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{}", String::from_utf8_lossy(&output.stderr));
+    }
     let url = setup.two.url("livestore_front").replace("livestore_front@", &format!("livestore_front:{password}@"));
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
     tokio::spawn(connection);
@@ -332,6 +340,20 @@ async fn what_cannot_be_a_shard_is_refused_and_nothing_is_changed() {
         (&["--shard", "one=postgres://u@h/d"], "the same name"),
     ] {
         refused(&[setup.init(), arguments.map(String::from).to_vec()].concat(), &[text]);
+    }
+    // An error does not quote a password.
+    let (front, nameless) = (setup.cluster.url("postgres", &setup.front), "postgres://u:secret@h/d");
+    let named = format!("one={}", setup.one.url("postgres"));
+    for (option, arguments) in [
+        ("--shard", &["init", "--front", &front, "--shard", nameless][..]),
+        ("--shard", &["add", "--front", &front, "--shard", nameless]),
+        ("--shard", &["set-address", "--front", &front, "--shard", nameless]),
+        ("--from", &["move", "--front", &front, "--from", nameless, "--to", &named, "--slot", "1"]),
+        ("--to", &["move", "--front", &front, "--from", &named, "--to", nameless, "--slot", "1"]),
+    ] {
+        let (code, text) = run(&arguments.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert!(code == 2 && text.contains(&format!("{option}: it has the form")), "{text}");
+        assert!(!text.contains("secret"), "{text}");
     }
     for client in [&one, &two] {
         assert_eq!(all(client, "select number from livestore.shard").await, [""; 0]);

@@ -105,6 +105,10 @@ async fn a_shard_is_given_another_address_while_clients_push() {
     assert!(code == 0 && text.contains(&new) && text.matches(" ok").count() == 2, "{text}");
     let (code, text) = set_address(&setup, "two", &setup.cluster.url("postgres", &new));
     assert!(code == 0 && text.contains("Nothing to do"), "{text}");
+    // The front does not wait for hours for a machine that is gone.
+    let patient = "select o from pg_foreign_server f, unnest(f.srvoptions) o
+         where o !~ ' keepalives_idle=15 keepalives_interval=5 tcp_user_timeout=30000$'";
+    assert_eq!(all(&front, patient).await, [""; 0]);
     drop(sidecar);
     setup.stop();
 }
@@ -132,7 +136,16 @@ async fn only_the_shard_itself_is_given_another_address() {
         assert_eq!(all(&front, map).await, before);
     }
     // As after a restore.
-    let (code, text) = set_address(&setup, "one", &setup.cluster.url("postgres", &copy));
+    let restored = setup.cluster.url("postgres", &copy);
+    batch(&setup.cluster.connect("postgres", &copy).await, "select livestore.renew_backend_ids()").await;
+    let (code, text) = set_address(&setup, "one", &restored);
     assert_eq!(code, 0, "{text}");
+    let (url, one, two) = (
+        setup.cluster.url("postgres", &setup.front),
+        format!("one={restored}"),
+        format!("two={}", setup.two.url("postgres")),
+    );
+    let (code, text) = run(&["move", "--front", &url, "--from", &one, "--to", &two, "--slot", "0"].map(String::from));
+    assert!(code == 0 && text.contains("give different backend ids to new stores"), "{text}");
     setup.stop();
 }

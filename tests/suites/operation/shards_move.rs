@@ -323,6 +323,72 @@ async fn a_move_that_is_interrupted_is_taken_back_or_ended() {
     setup.stop();
 }
 
+/// As after a command that was killed when the front knew of the move, and the old shard did not know that it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_of_which_only_the_end_is_missing_does_not_change_the_map_later() {
+    let (setup, one, two) = made().await;
+    let stores = stores_of(&one, 0).await;
+    let (store, commit) = (&stores[0], format!("select livestore.commit('{}', 'e')", stores[0]));
+    let (slot, other) = (slot(&one, store).await, slot(&one, &stores[1]).await);
+    batch(&one, &commit).await;
+    let forget = "update livestore.departed_stores set position = null;
+         update livestore.shard_moves set finished_at = null where not is_arrival";
+    goes(&setup, "two", &["--slot", &slot]).await;
+    batch(&one, forget).await;
+    assert_eq!(setup.status("reader").0, 1);
+    goes(&setup, "one", &["--slot", &slot]).await;
+    let unfinished = "select id from livestore.shard_moves where finished_at is null";
+    assert_eq!(all(&one, unfinished).await, [""; 0], "it has ended, since the slot has come back");
+    assert_eq!(setup.status("reader").0, 0);
+
+    // The events of a store that does not come back may be removed, too.
+    let dropped = &stores[2];
+    batch(&one, &format!("select livestore.commit('{dropped}', 'e')")).await;
+    goes(&setup, "two", &["--store", dropped]).await;
+    batch(&one, forget).await;
+    batch(&two, &format!("select livestore.drop_store('{dropped}')")).await;
+    goes(&setup, "one", &["--store", dropped]).await;
+    assert_eq!(all(&one, "select position is not null from livestore.departed_stores").await, ["true"]);
+
+    // The slot need not come back by a command that knows this.
+    batch(&one, forget).await;
+    let text = goes(&setup, "two", &["--slot", &other]).await;
+    assert!(text.contains(&format!("An earlier move of slot {slot} to two")), "{text}");
+    batch(&setup.at_front("sidecar").await, &commit).await;
+    assert_eq!((all(&one, &heads(store)).await, all(&two, &heads(store)).await), (vec!["2".into()], vec![]));
+    assert_eq!(setup.status("reader").0, 0);
+    setup.stop();
+}
+
+/// The shards of a front trust each other no further than for the stores that move.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_takes_nothing_of_stores_that_do_not_move() {
+    let (setup, one, two) = made().await;
+    let stores = stores_of(&one, 0).await;
+    for store in &stores[..2] {
+        batch(&one, &format!("select livestore.commit('{store}', 'e')")).await;
+    }
+    // For this shard, all stores are in the slot that moves.
+    let everything = "drop index livestore.stores_slot_idx, livestore.dropped_stores_slot_idx;
+         create or replace function livestore.slot(store_id text, slot_count integer) returns integer language sql immutable as 'select 5'";
+    batch(&one, everything).await;
+    let refused = || {
+        let (code, text) = run(&moving(&setup, "two", &["--slot", "5"]));
+        assert!(code == 4 && text.contains("the shard one has sent rows of stores that do not move"), "{text}");
+    };
+    refused();
+    // A row that comes beside the events.
+    for store in &stores[..2] {
+        batch(&one, &format!("select livestore.drop_store('{store}')")).await;
+    }
+    refused();
+    for table in ["stores", "dropped_stores", "shard_moves"] {
+        assert_eq!(all(&two, &format!("select count(*) from livestore.{table}")).await, ["0"], "{table}");
+    }
+    assert_eq!(setup.status("reader").0, 0);
+    setup.stop();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_that_are_not_possible_are_refused_and_change_nothing() {
     let (setup, one, two) = made().await;

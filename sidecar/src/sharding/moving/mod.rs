@@ -52,11 +52,11 @@ pub struct Move {
 
     /// The shard that has the stores, with its name, as its owner or a superuser: eu1=postgres://….
     #[arg(long, value_name = "NAME=URL")]
-    from: NamedUrl,
+    from: String,
 
     /// The shard that gets them, in the same way.
     #[arg(long, value_name = "NAME=URL")]
-    to: NamedUrl,
+    to: String,
 
     /// Slots, one or a range: 17, or 16-31. Each of them moves for itself, one after the other.
     #[arg(
@@ -90,7 +90,7 @@ impl Move {
         self.mend(&databases, false).await?;
         let subjects = self.subjects(&databases).await?;
         if subjects.is_empty() {
-            return say(&format!("Nothing to do: {} has all of it.", self.to.name));
+            return say(&format!("Nothing to do: {} has all of it.", databases.to_known.name));
         }
         for subject in &subjects {
             if let Err(failure) = self.carry_over(&databases, subject).await {
@@ -104,19 +104,22 @@ impl Move {
     }
 
     /// Connects, and checks that these are the shards that the front knows. Also returns what there is to think about.
-    async fn open(&self) -> Result<(Databases, Option<String>), ShardsError> {
+    async fn open(&self) -> Result<(Databases, Vec<String>), ShardsError> {
+        let (from_url, to_url) = (NamedUrl::parse("--from", &self.from)?, NamedUrl::parse("--to", &self.to)?);
         let (front, _, shards) = self.front.open().await?;
-        if self.from.name == self.to.name {
+        if from_url.name == to_url.name {
             return Err(refused("--from and --to are the same shard".into()));
         }
         let mut sessions = Vec::new();
-        for (option, NamedUrl { name, url }) in [("--from", &self.from), ("--to", &self.to)] {
+        for (option, NamedUrl { name, url }) in [("--from", &from_url), ("--to", &to_url)] {
             let Some(known) = shards.iter().find(|known| known.name == *name) else {
                 return Err(refused(format!("{option}: the front has no shard {name}")));
             };
             let session = Session::open(format!("the shard {name}"), self.front.address(option, url)?).await?;
             let state = shard::State::read(&session).await?.map_err(refused)?;
+            front.begin().await?;
             let is_other = self.front.identity_of(&front, known).await? != state.identity;
+            front.rollback().await?;
             // A copy of a shard has its number, too.
             if is_other || state.place.as_ref().is_none_or(|place| place.number != known.number) {
                 return Err(refused(format!(
@@ -136,12 +139,19 @@ impl Move {
                 from.database, from_state.version, to.database, to_state.version
             )));
         }
-        let advice = (from_state.hooks != to_state.hooks).then(|| {
-            format!(
+        let mut advice = Vec::new();
+        if from_state.hooks != to_state.hooks {
+            advice.push(format!(
                 "{} and {} differ in hooks, indexes or policies of their event logs: compare livestore.export_hooks() of both",
                 from.database, to.database
-            )
-        });
+            ));
+        }
+        if from_state.mark != to_state.mark {
+            advice.push(format!(
+                "{} and {} give different backend ids to new stores, since livestore.renew_backend_ids() was called at one of them: clients that know the backend id of a store that does not exist yet start over with it after the move",
+                from.database, to.database
+            ));
+        }
         let slot_count = from_state.place.map_or(0, |place| place.slot_count);
         Ok((Databases { front, from, to, from_known, to_known, slot_count }, advice))
     }
@@ -221,7 +231,7 @@ impl Move {
         for _ in 0..ROUNDS {
             begin(from, true).await?;
             let logs = source::logs(from, subject, *slot_count).await?;
-            let missed = target.follow(from, logs).await?;
+            let missed = target.follow(from, subject, logs).await?;
             from.rollback().await?;
             if missed < FEW {
                 break;
@@ -231,7 +241,7 @@ impl Move {
         let locked = Instant::now();
         let logs = source::logs(from, subject, *slot_count).await?;
         let stores = logs.len();
-        target.follow(from, logs).await?;
+        target.follow(from, subject, logs).await?;
         let (id, token) = source::give_away(from, subject, *slot_count, &to_known.name).await?;
         target.take_over(from, subject, &from_known.name, &token).await?;
         from.commit().await?;
@@ -306,7 +316,7 @@ impl Move {
     /// Ends what earlier moves from this shard have left, or takes it back. No other command does so meanwhile. `waits`: see
     /// [`source::unfinished`].
     async fn mend(&self, databases: &Databases, waits: bool) -> Result<(), ShardsError> {
-        let Databases { front, from, to, to_known, .. } = databases;
+        let Databases { front, from, to, from_known, to_known, .. } = databases;
         loop {
             front::begin_change(front).await?;
             let unfinished = source::unfinished(from, waits).await?;
@@ -315,7 +325,7 @@ impl Move {
             if *shard != to_known.name {
                 return Err(refused(format!(
                     "a move of {subject} from {} to {shard} was interrupted, and its stores take no pushes: run livestore-sidecar shards move with {} --from {0}=… --to {shard}=… first",
-                    self.from.name,
+                    from_known.name,
                     subject.argument()
                 )));
             }
@@ -326,11 +336,24 @@ impl Move {
             let arrived =
                 "select exists (select from livestore.shard_moves m where m.is_arrival and m.token = $1::text::uuid)";
             if to.value(arrived, &[token]).await? {
+                let has_it = subject.is_at(to).await?;
                 to.rollback().await?;
-                front::assign(front, subject, to_known).await?;
+                from.begin_as_owner(false).await?;
+                let is_there = has_it && !subject.is_at(from).await?;
+                from.rollback().await?;
+                // If only the last step was missing, it may have moved on since, and the front knows better.
+                if is_there && front::place_of(front, subject).await? == Some(from_known.number) {
+                    front::assign(front, subject, to_known).await?;
+                }
                 front.run("commit").await?;
                 end(from, *id).await?;
-                say(&format!("The move of {subject} was interrupted, and has ended now: it is at {shard}."))?;
+                say(&if is_there {
+                    format!("The move of {subject} was interrupted, and has ended now: it is at {shard}.")
+                } else {
+                    format!(
+                        "An earlier move of {subject} to {shard} was interrupted, and has ended now. It has moved on since."
+                    )
+                })?;
             } else {
                 begin(from, false).await?;
                 from.run(BE_QUICK).await?;
@@ -340,7 +363,7 @@ impl Move {
                 front.rollback().await?;
                 say(&format!(
                     "The move of {subject} was interrupted, and is taken back: it is at {}.",
-                    self.from.name
+                    from_known.name
                 ))?;
             }
         }

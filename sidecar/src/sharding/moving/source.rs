@@ -182,11 +182,22 @@ pub async fn knows(session: &Session, store_id: &str) -> Result<bool, ShardsErro
 
 /// Notes that a move has ended: once the commit log is pruned up to here, the events may go.
 pub async fn finish(session: &Session, id: i64) -> Result<(), ShardsError> {
-    session
-        .rows("update livestore.departed_stores d set position = livestore.last_position() where d.move = $1", &[&id])
-        .await?;
-    session
-        .rows("update livestore.shard_moves m set finished_at = clock_timestamp() where m.id = $1", &[&id])
-        .await
-        .map(drop)
+    finish_each(session, "m.id = $1::bigint", &[&id]).await
+}
+
+/// The same for moves from here of a subject that comes back: they have ended, even if the command did not live to note it.
+pub async fn finish_earlier(session: &Session, subject: &Subject) -> Result<(), ShardsError> {
+    let (slot, store_id) = subject.columns();
+    let earlier = "m.finished_at is null and not m.is_arrival and (m.slot = $1::integer or m.store_id = $2::text)";
+    finish_each(session, earlier, &[&slot, &store_id]).await
+}
+
+async fn finish_each(session: &Session, moves: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), ShardsError> {
+    let departed = format!(
+        "update livestore.departed_stores d set position = livestore.last_position()
+         from livestore.shard_moves m where m.id = d.move and {moves}"
+    );
+    session.rows(&departed, parameters).await?;
+    let finished = format!("update livestore.shard_moves m set finished_at = clock_timestamp() where {moves}");
+    session.rows(&finished, parameters).await.map(drop)
 }

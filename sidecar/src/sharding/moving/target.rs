@@ -6,11 +6,14 @@ use tokio_postgres::types::ToSql;
 
 use super::super::ShardsError;
 use super::super::session::Session;
-use super::source::{Log, tell};
+use super::source::{Log, finish_earlier, tell};
 use super::subject::Subject;
 
 /// The number of logs that are copied by one statement.
 const LOGS: usize = 1000;
+
+/// The tables, beside the events, that have rows of stores. Those of the other shard arrive in temporary tables, too.
+const TABLES: [&str; 5] = ["commit_keys", "relayed_events", "found_misfits", "rewritten_events", "dropped_stores"];
 
 const COLUMNS: &str = "store, \"seqNum\", \"parentSeqNum\", name, args, \"clientId\", \"sessionId\", \"createdAt\"";
 
@@ -52,12 +55,21 @@ impl<'a> Target<'a> {
                  grant all on arriving to livestore_owner; grant select on arriving to livestore_hooks",
             )
             .await?;
+        for table in TABLES {
+            let arriving = format!(
+                "create temporary table arriving_{table} (like livestore.{table}) on commit drop; grant all on arriving_{table} to livestore_owner"
+            );
+            session.run(&arriving).await?;
+        }
+        // It has a number of its own here.
+        session.run("alter table arriving_rewritten_events drop column id").await?;
         session.act_as_owner().await?;
         Ok(Self { session, slot_count, has_triggers, copied: BTreeMap::new(), events: 0 })
     }
 
     /// Brings the copies to the state of the logs at the other shard, as its transaction sees them. Returns how many events were missing.
-    pub async fn follow(&mut self, source: &Session, logs: Vec<Log>) -> Result<u64, ShardsError> {
+    pub async fn follow(&mut self, source: &Session, subject: &Subject, logs: Vec<Log>) -> Result<u64, ShardsError> {
+        self.admit(source, subject, &logs).await?;
         let logs: BTreeMap<i64, Log> = logs.into_iter().map(|log| (log.number, log)).collect();
         let is_over = |log: &&Log| !logs.get(&log.number).is_some_and(|now| now.continues(log));
         let over: Vec<i64> = self.copied.values().filter(is_over).map(|log| log.number).collect();
@@ -105,12 +117,10 @@ impl<'a> Target<'a> {
         )
         .await?;
         for some in numbers.chunks(LOGS) {
-            let query = format!(
-                "select m.store, m.seq_num, m.name, m.version, m.reason, m.found_at from livestore.found_misfits m where m.store = any ({})",
-                array(some.iter())
-            );
-            let table = "livestore.found_misfits (store, seq_num, name, version, reason, found_at)";
-            source.copy(&query, session, table).await?;
+            let columns = "store, seq_num, name, version, reason, found_at";
+            let numbers = array(some.iter());
+            let query = format!("select {columns} from livestore.found_misfits m where m.store = any ({numbers})");
+            self.receive(source, &query, "found_misfits", columns, &format!("r.store = any ({numbers})")).await?;
         }
         let rewritten = "store_id, store, seq_num, digest, reason, rewritten_at, rewritten_by";
         self.replace(source, subject, "rewritten_events", rewritten).await?;
@@ -121,6 +131,7 @@ impl<'a> Target<'a> {
         }
         subject.put(session, true).await?;
         session.run_deferred().await?;
+        finish_earlier(session, subject).await?;
         let (slot, store_id) = subject.columns();
         let arrival = "insert into livestore.shard_moves (token, is_arrival, slot, store_id, shard, finished_at)
              values ($1::text::uuid, true, $2, $3, $4, clock_timestamp())";
@@ -165,19 +176,75 @@ impl<'a> Target<'a> {
             ),
             Subject::Store(_) => String::new(),
         };
-        let delete = format!("delete from livestore.{table} r where {condition} {}", other_place(true));
+        let here = format!("{condition} {}", other_place(true));
+        let delete = format!("delete from livestore.{table} r where {here}");
         self.session.rows(&delete, &[subject.parameter()]).await?;
-        // COPY takes no parameters.
-        let literal: String = match subject {
-            Subject::Slot(slot) => slot.to_string(),
-            Subject::Store(store_id) => source.value("select quote_literal($1::text)", &[store_id]).await?,
+        // COPY takes no parameters. Each database quotes for itself.
+        let literal = async |session: &Session| match subject {
+            Subject::Slot(slot) => Ok(slot.to_string()),
+            Subject::Store(store_id) => session.value("select quote_literal($1::text)", &[store_id]).await,
         };
         let query = format!(
             "select {columns} from livestore.{table} r where {} {}",
-            condition.replace("$1", &literal),
+            condition.replace("$1", &literal(source).await?),
             other_place(false)
         );
-        source.copy(&query, self.session, &format!("livestore.{table} ({columns})")).await.map(drop)
+        let mut admitted = here.replace("$1", &literal(self.session).await?);
+        if table == "rewritten_events" {
+            // An event that was rewritten is compared by the number of its store.
+            admitted.push_str(
+                " and not exists (select from livestore.kept_logs k where k.id = r.store and k.store_id <> r.store_id)",
+            );
+        }
+        self.receive(source, &query, table, columns, &admitted).await
+    }
+
+    /// Copies rows of a query into a table. They are in a table of their own first, where `admitted` is a condition on each row `r`: the
+    /// shards of a front trust each other no further than for the stores that move.
+    async fn receive(
+        &self,
+        source: &Session,
+        query: &str,
+        table: &str,
+        columns: &str,
+        admitted: &str,
+    ) -> Result<(), ShardsError> {
+        let session = self.session;
+        source.copy(query, session, &format!("arriving_{table} ({columns})")).await?;
+        self.refuse_others(source, &format!("arriving_{table}"), admitted).await?;
+        let rows = format!("insert into livestore.{table} ({columns}) select {columns} from arriving_{table}");
+        session.rows(&rows, &[]).await?;
+        session.run(&format!("truncate arriving_{table}")).await
+    }
+
+    /// Stops the move if a row has arrived that is of none of its stores.
+    async fn refuse_others(&self, source: &Session, table: &str, admitted: &str) -> Result<(), ShardsError> {
+        let others = format!("select exists (select from {table} r where ({admitted}) is not true)");
+        if self.session.value(&others, &[]).await? {
+            return Err(sends_others(source));
+        }
+        Ok(())
+    }
+
+    /// Stops the move if a log is not of the subject, or has the number of another store that is, or was, here.
+    async fn admit(&self, source: &Session, subject: &Subject, logs: &[Log]) -> Result<(), ShardsError> {
+        let is_new = |log: &&Log| self.copied.get(&log.number).is_none_or(|known| known.store_id != log.store_id);
+        let (numbers, store_ids): (Vec<i64>, Vec<&str>) =
+            logs.iter().filter(is_new).map(|log| (log.number, &*log.store_id)).unzip();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let others = format!(
+            "select exists (
+                 select from unnest($2::bigint[], $3::text[]) u(id, store_id)
+                 where not {} or exists (select from livestore.kept_logs k where k.id = u.id and k.store_id <> u.store_id)
+             )",
+            subject.matches("u.store_id", self.slot_count)
+        );
+        if self.session.value(&others, &[subject.parameter(), &numbers, &store_ids]).await? {
+            return Err(sends_others(source));
+        }
+        Ok(())
     }
 
     /// Stores of the slot that are elsewhere. Those that are here already are no exceptions any more.
@@ -200,8 +267,9 @@ impl<'a> Target<'a> {
         );
         session.rows(&old, &[&slot]).await?;
         let new = "insert into livestore.shard_stores (store_id, is_here)
-             select u.store_id, false from unnest($1::text[]) u(store_id) where u.store_id <> all ($2::text[])";
-        session.rows(new, &[&elsewhere, &here]).await.map(drop)
+             select u.store_id, false from unnest($1::text[]) u(store_id)
+             where u.store_id <> all ($2::text[]) and livestore.slot(u.store_id, $3) = $4";
+        session.rows(new, &[&elsewhere, &here, &self.slot_count, &slot]).await.map(drop)
     }
 
     /// Registers logs without events.
@@ -269,6 +337,8 @@ impl<'a> Target<'a> {
             )
         };
         let events = source.copy(&of(COLUMNS, from, "\"seqNum\""), session, &format!("arriving ({COLUMNS})")).await?;
+        let admitted = format!("r.store = any ({numbers})");
+        self.refuse_others(source, "arriving", &admitted).await?;
         let table = format!(
             "select livestore._move_events('pg_temp.arriving'::regclass::oid, '{}'::regclass::oid)",
             to.replace('\'', "''")
@@ -276,12 +346,11 @@ impl<'a> Target<'a> {
         self.without_triggers(&table, &[]).await?;
         session.run("truncate arriving").await?;
         let keys = "store, key, seq_num";
-        source
-            .copy(&of(keys, "livestore.commit_keys", "seq_num"), session, &format!("livestore.commit_keys ({keys})"))
-            .await?;
+        let query = of(keys, "livestore.commit_keys", "seq_num");
+        self.receive(source, &query, "commit_keys", keys, &admitted).await?;
         let relayed = "store, \"seqNum\", key, event_number, \"timestamp\"";
-        let table = format!("livestore.relayed_events ({relayed})");
-        source.copy(&of(relayed, "livestore.relayed_events", "\"seqNum\""), session, &table).await?;
+        let query = of(relayed, "livestore.relayed_events", "\"seqNum\"");
+        self.receive(source, &query, "relayed_events", relayed, &admitted).await?;
         Ok(events)
     }
 
@@ -364,6 +433,14 @@ async fn has_triggers(session: &Session) -> Result<bool, ShardsError> {
         )]));
     }
     session.read(&row, 0)
+}
+
+/// Why a move stops if a shard sends more than it was asked for.
+fn sends_others(source: &Session) -> ShardsError {
+    ShardsError::Refused(vec![format!(
+        "{} has sent rows of stores that do not move, or numbers that other stores have at the other shard. Nothing was moved. See whether somebody has changed its functions or tables",
+        source.database
+    )])
 }
 
 const SHARED: &str = "livestore.eventlog_1";
