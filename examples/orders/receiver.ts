@@ -4,7 +4,7 @@ import { text } from 'node:stream/consumers'
 
 import { Webhook, WebhookVerificationError } from 'standardwebhooks'
 
-/** What the sidecar sends. For a change of the store (reset, drop, move), `name` is null. */
+/** What the sidecar sends. In a row with a `change` (reset, drop, move, renew, rewrite, leave, arrive), `name` is null. */
 type Message = { data: { events: { storeId: string; name: string | null; args: any }[] } }
 
 const webhook = new Webhook(process.env.LIVESTORE_WEBHOOK_SECRET ?? '')

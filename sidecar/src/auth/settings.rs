@@ -29,11 +29,11 @@ pub struct AuthSettings {
     #[arg(long, env = "LIVESTORE_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     jwt_secret: Option<String>,
 
-    /// Accept a --jwt-secret of less than 32 bytes, for development: whoever guesses it can make tokens.
+    /// Accept a --jwt-secret of less than 32 bytes, for development. It can be guessed, and then anybody can make tokens.
     #[arg(long, env = "LIVESTORE_INSECURE_SHORT_SECRET")]
     insecure_short_secret: bool,
 
-    /// The public key of whoever signs tokens: RSA, EC or Ed25519, as PEM or JWK, or a file that holds it.
+    /// The public key that verifies tokens: RSA, EC or Ed25519, as PEM or JWK, or a file that holds it.
     #[arg(long, env = "LIVESTORE_JWT_PUBLIC_KEY", value_name = "KEY", allow_hyphen_values = true)]
     jwt_public_key: Option<String>,
 

@@ -16,7 +16,7 @@ pub struct GateSettings {
     pub forward_headers: Vec<HeaderName>,
 
     /// Origins of the web pages that are served, e.g. https://app.example.com, or * for all, or local for those of this machine.
-    /// Without: local.
+    /// By default local; with --insecure-no-auth, all.
     #[arg(long, env = "LIVESTORE_CORS_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
 

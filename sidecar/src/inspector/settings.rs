@@ -14,7 +14,7 @@ const SECRET_BYTES: usize = 16;
 pub struct InspectorSettings {
     /// The inspector: pages at / that show stores, events and connected clients to a browser. local: only if --listen is a
     /// loopback address. on: on every address. Without authentication, everybody on this machine may look; otherwise, log in with
-    /// --inspector-secret, or with a token whose claim gives "*".
+    /// --inspector-secret, or with a token whose claim gives "*". There is none with --shards.
     #[arg(long, env = "LIVESTORE_INSPECTOR", default_value = "local")]
     pub inspector: Mode,
 

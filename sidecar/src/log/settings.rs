@@ -77,8 +77,8 @@ pub struct PushSettings {
     #[arg(long, env = "LIVESTORE_MAX_EVENT_BYTES", default_value_t = 4 << 20, value_parser = at_least(LEAST_EVENT_BYTES))]
     pub max_event_bytes: usize,
 
-    /// Pushes per second of all clients with tokens of one subject. More are refused, and clients try again; pushes of
-    /// clients that would not try again wait instead.
+    /// Pushes per second of all clients with tokens of one subject. More wait (sync-cf), or are refused with 429 and tried again
+    /// (sync-electric, sync-s2).
     #[arg(long, env = "LIVESTORE_PUSHES_PER_SECOND", default_value = "1000", value_parser = rate(1))]
     pushes_per_second: NonZeroU32,
 

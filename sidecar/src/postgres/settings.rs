@@ -38,7 +38,7 @@ pub struct DatabaseSettings {
 
     /// Serve the stores of several databases, the shards. --database-url leads to the front database, which knows where each store is
     /// and was made by livestore-sidecar shards init; its user, password and other parameters are those for all shards. See
-    /// docs/operations.md.
+    /// docs/scale.md.
     #[arg(long, env = "LIVESTORE_SHARDS", conflicts_with_all = ["read_only", "read_database_url", "listen_url", "database_idle_close"])]
     pub shards: bool,
 

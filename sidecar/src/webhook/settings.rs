@@ -40,8 +40,8 @@ pub struct WebhookSettings {
     #[arg(long, env = "LIVESTORE_WEBHOOK_CONCURRENCY", default_value_t = 4, value_parser = at_least(1_usize))]
     pub webhook_concurrency: usize,
 
-    /// Send webhooks to private addresses, too: of this machine, and of networks like 10.0.0.0/8. Otherwise whoever may make a
-    /// subscription could reach the services that only this machine reaches.
+    /// Send webhooks to private addresses, too: of this machine, and of networks like 10.0.0.0/8. Everybody who may make a
+    /// subscription can then reach the services there. Without it, such addresses are refused.
     #[arg(long, env = "LIVESTORE_WEBHOOK_PRIVATE_ADDRESSES")]
     pub webhook_private_addresses: bool,
 }

@@ -125,7 +125,7 @@ async fn a_hook_refuses(day: &Day) {
     day.metric("livestore_refusals_total{asked=\"push\",reason=\"hook\"}", |value| value == 1.0).await;
     day.log(&["a client is refused", "todos need a title", "\"todos\""]).await;
     day.remedy(
-        "drop the trigger; the device goes on when its app is loaded again",
+        "drop the trigger; the device goes on by itself within half a minute",
         "drop trigger strict on livestore.eventlog_1",
     )
     .await;

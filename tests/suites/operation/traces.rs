@@ -119,7 +119,7 @@ async fn an_npm_client_is_traced_and_what_is_left_is_sent_at_the_end() {
 fn a_system_without_certificates_is_told() {
     let mut command = Start::program();
     command.args(["--database-url", "postgres://localhost/x", "--otlp-endpoint", "http://127.0.0.1:1"]);
-    command.env("SSL_CERT_FILE", "/dev/null");
+    command.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/nonexistent");
     let output = command.output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && error.contains("CA certificates"), "{}: {error}", output.status);

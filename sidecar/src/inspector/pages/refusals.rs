@@ -18,7 +18,7 @@ fn remedy(reason: Reason) -> &'static str {
         Reason::Secret => "Give the client the secret that the sidecar was started with.",
         Reason::Authorize => "The authorize function or URL said no: it decides.",
         Reason::Hook => {
-            "A hook raised this: the event breaks a rule of yours. The client does not upload again until it is reloaded."
+            "A hook raised this: the event breaks a rule of yours. The client repeats it, and uploads nothing else until it is accepted."
         }
         Reason::Database => {
             "A trigger, constraint or index of yours refuses the event: livestore-sidecar check names them."
