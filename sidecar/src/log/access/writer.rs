@@ -268,11 +268,16 @@ impl Admitted {
         self.batch.parent()
     }
 
-    /// Like [`StoreLog::push`], but waits for the database as long as the future is there.
+    /// Like [`StoreLog::push`], but waits for the database as long as the future is there. [`PushError::BackendIdMismatch`] also means that
+    /// the log was reset since the push was admitted.
     pub fn push(self, backend_id: Option<String>) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let Self { store, batch, followed, space } = self;
         let origin = batch.origin();
-        let intended = backend_id.map_or(followed, Intended::Named);
+        let intended = match backend_id.map_or(followed, Intended::Named) {
+            // Its client does not try again, so it has to be told of a reset now.
+            Intended::Followed(backend_id) => Intended::Named(backend_id.to_string()),
+            intended => intended,
+        };
         let pushed = Writer(&store).queue(batch, space, intended, None);
         counted(store, origin, pushed)
     }
