@@ -244,3 +244,20 @@ async fn a_push_that_waits_during_a_reset_is_answered() {
     let head: i64 = database.admin().await.query_one("select livestore.head('s')", &[]).await.unwrap().get(0);
     assert_eq!(head, 4);
 }
+
+/// As in the original server, which selects the events after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_below_0_is_that_of_a_client_without_events() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    for count in [0, 3] {
+        if count > 0 {
+            append(&database, 0, count).await;
+        }
+        let mut rpc = connect(&sidecar).await;
+        rpc.send(pull_req(-1)).await;
+        let answer = tokio::time::timeout(Duration::from_secs(5), rpc.frame()).await.expect("an answer");
+        assert_eq!((events_of(&answer), &answer["remaining"]), (up_to(count), &json!(0)));
+    }
+    assert!(!sidecar.log().contains("deleted from the table"), "{}", sidecar.log());
+}
