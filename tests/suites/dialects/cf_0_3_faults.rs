@@ -215,3 +215,49 @@ async fn a_push_after_a_reset_does_not_join_two_logs() {
     let head: i64 = database.admin().await.query_one("select livestore.head('s')", &[]).await.unwrap().get(0);
     assert_eq!(head, 3);
 }
+
+/// The client has reconnected, so its connection has not been sent anything that says which log it knows. It repeats nothing by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_waits_during_a_reset_is_answered() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    append(&database, 0, 3).await;
+    let mut follower = connect(&sidecar).await;
+    follower.send(pull_req(3)).await;
+    follower.frame().await;
+    let mut rpc = connect(&sidecar).await;
+    rpc.send(ping()).await;
+    assert_eq!(rpc.frame().await["_tag"], "WSMessage.Pong");
+    let holder = database.admin_of("s").await;
+    holder.batch_execute("begin; select livestore.reset_store('s')").await.unwrap();
+    rpc.send(push_req("p", chain(3, 1))).await;
+    eventually("the push waits", || async { sidecar.metric("livestore_held_stores").await == 1.0 }).await;
+    holder.batch_execute("commit").await.unwrap();
+    let refused = tokio::time::timeout(Duration::from_secs(5), rpc.frame()).await.expect("an answer");
+    assert!(refused["requestId"] == "p" && refused["message"].as_str().unwrap().contains("was reset"), "{refused}");
+    // Neither may a later push join the two logs, nor is the client sent events of the new one behind those that it has.
+    append(&database, 0, 4).await;
+    rpc.send(push_req("q", json!([event(4, "of another life", json!({}))]))).await;
+    let refused = rpc.frame().await;
+    assert!(refused["requestId"] == "q" && refused["message"].as_str().unwrap().contains("was reset"), "{refused}");
+    assert!(rpc.is_quiet_for(Duration::from_secs(1)).await);
+    let head: i64 = database.admin().await.query_one("select livestore.head('s')", &[]).await.unwrap().get(0);
+    assert_eq!(head, 4);
+}
+
+/// As in the original server, which selects the events after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_below_0_is_that_of_a_client_without_events() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    for count in [0, 3] {
+        if count > 0 {
+            append(&database, 0, count).await;
+        }
+        let mut rpc = connect(&sidecar).await;
+        rpc.send(pull_req(-1)).await;
+        let answer = tokio::time::timeout(Duration::from_secs(5), rpc.frame()).await.expect("an answer");
+        assert_eq!((events_of(&answer), &answer["remaining"]), (up_to(count), &json!(0)));
+    }
+    assert!(!sidecar.log().contains("deleted from the table"), "{}", sidecar.log());
+}

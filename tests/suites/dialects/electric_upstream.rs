@@ -13,6 +13,8 @@ use livestore_tests::tokens::{Signer, WITH_SECRET, now};
 use livestore_tests::{PATIENCE, eventually};
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 struct Setup {
     database: Database,
@@ -462,4 +464,31 @@ async fn a_url_that_is_none_ends_the_sidecar_with_the_reason() {
         assert_eq!(output.status.code(), Some(2), "{url}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("--electric-url"), "{url}");
     }
+}
+
+/// As a page of Postgres has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_has_its_part_of_the_memory_until_it_is_read() {
+    let setup = Setup::new().await;
+    for parent in 0..6 {
+        setup.push(json!([event(parent, "large", json!("x".repeat(4_000_000)))])).await;
+    }
+    let taken = || setup.sidecar.metric("livestore_buffer_bytes");
+    let url = pull(&setup.sidecar, "todo-app", None, false).build().unwrap().url().clone();
+    let request = format!("GET {}?{} HTTP/1.1\r\nhost: localhost\r\n\r\n", url.path(), url.query().unwrap());
+    let mut slow = TcpStream::connect(("127.0.0.1", setup.sidecar.port())).await.unwrap();
+    slow.write_all(request.as_bytes()).await.unwrap();
+    let mut status = [0; 12];
+    slow.read_exact(&mut status).await.unwrap();
+    assert_eq!((&status, setup.pages()), (b"HTTP/1.1 200", 1));
+    assert!((24e6..=32e6 * 1.05).contains(&taken().await), "{}", taken().await);
+    // A client that waits for events takes nothing.
+    let mut last = Answer::to(pull(&setup.sidecar, "todo-app", None, false)).await;
+    assert_eq!(last.numbers(), up_to(6));
+    last = Answer::to(pull(&setup.sidecar, "todo-app", Some((last.offset(), last.handle())), true)).await;
+    assert!(last.numbers().is_empty());
+    let waiting = tokio::spawn(pull(&setup.sidecar, "todo-app", Some((last.offset(), last.handle())), true).send());
+    drop(slow);
+    eventually("no memory is taken", || async { taken().await == 0.0 }).await;
+    assert!(!waiting.is_finished());
 }

@@ -1,8 +1,9 @@
 //! Bad input: a clear error, the log unchanged, the process alive.
 
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, event};
+use livestore_tests::events::{chain, event, up_to};
 use livestore_tests::eventually;
+use livestore_tests::http_rpc;
 use livestore_tests::rpc::{Received, Rpc};
 use livestore_tests::sidecar::Sidecar;
 use serde_json::{Value, json};
@@ -196,5 +197,29 @@ async fn a_hook_that_raises_reaches_the_client_with_its_message_and_other_errors
         assert_eq!(error["_tag"], "UnknownError");
         assert_eq!(error["cause"]["message"], expected);
     }
+    setup.assert_unharmed().await;
+}
+
+/// The original server selects the events after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_below_0_is_that_of_a_client_without_events() {
+    let setup = Setup::new().await;
+    let sidecar = &setup.sidecar;
+    for (store, events) in [("empty", 0), ("s", 3)] {
+        let first = http_rpc::send(http_rpc::post(sidecar, store, http_rpc::pull(store, None))).await;
+        let backend_id = first.frames[0].pointer("/values/0/backendId").unwrap().as_str().unwrap();
+        let again = http_rpc::send(http_rpc::post(sidecar, store, http_rpc::pull(store, Some((backend_id, -1))))).await;
+        assert_eq!((again.numbers(), &again.exit()["_tag"]), (up_to(events), &json!("Success")));
+        for live in [false, true] {
+            let mut rpc = Rpc::open(&sidecar.url(), store).await;
+            let cursor = json!({"backendId": backend_id, "eventSequenceNumber": -1});
+            let cursor = json!({"_tag": "Some", "value": cursor});
+            rpc.request(json!("1"), "SyncWsRpc.Pull", json!({"storeId": store, "live": live, "cursor": cursor})).await;
+            let chunk = rpc.frame().await;
+            let batch = chunk.pointer("/values/0/batch").unwrap_or_else(|| panic!("{chunk}")).as_array().unwrap();
+            assert_eq!(batch.len(), events as usize, "{live}: {chunk}");
+        }
+    }
+    assert!(!sidecar.log().contains("deleted from the table"), "{}", sidecar.log());
     setup.assert_unharmed().await;
 }

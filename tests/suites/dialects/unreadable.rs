@@ -8,7 +8,7 @@ use livestore_tests::events::{chain, event};
 use livestore_tests::eventually;
 use livestore_tests::http_rpc;
 use livestore_tests::relay::{self, Peer};
-use livestore_tests::shape::{get, pull};
+use livestore_tests::shape::{Answer, get, pull};
 use livestore_tests::sidecar::{Sidecar, Start};
 use reqwest::{Client, RequestBuilder};
 use serde_json::json;
@@ -144,4 +144,29 @@ async fn a_row_that_cannot_be_read_is_answered_at_once_and_told_to_the_operator(
     assert!(code == 200 && text.contains("mended"), "{code} {text}");
     let pushed = Caller::new(&sidecar, "broken").write("s2", json!([event(3, "e", json!({}))])).await;
     assert_eq!(pushed.status, 200, "{pushed:?}");
+}
+
+/// A page that is read before its client asks for it is read once. Its client may never ask, and its memory is that of all readers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_nobody_waits_for_is_not_tried_again() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    for store in ["cut", "whole"] {
+        admin.execute("select livestore.push($1, $2)", &[&store, &chain(0, 5)]).await.unwrap();
+    }
+    let cut = "delete from livestore.eventlog_1
+        where store = (select id from livestore.stores where store_id = 'cut') and \"seqNum\" > 3";
+    database.everywhere(cut).await;
+    let first = Answer::to(pull(&sidecar, "cut", None, false)).await;
+    assert_eq!(first.numbers(), [1, 2, 3]);
+    // So many would be all of the memory.
+    for _ in 0..25 {
+        let request = pull(&sidecar, "cut", Some(("1_0", first.handle())), false);
+        let (status, text) = status(request).await;
+        assert!(status == 200 && text.contains("\"seqNum\":\"3\""), "{status} {text}");
+    }
+    let answer = tokio::time::timeout(AT_ONCE, Caller::new(&sidecar, "whole").read("cf-ws")).await;
+    assert!(answer.expect("an answer at once").text.contains("\"seqNum\":5"));
+    eventually("no memory is taken", || async { sidecar.metric("livestore_buffer_bytes").await == 0.0 }).await;
 }

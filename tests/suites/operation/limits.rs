@@ -138,6 +138,35 @@ async fn bytes_count_as_pushes_do() {
     }
 }
 
+/// Large ones would fill the queue while the database has nothing to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_that_wait_for_a_limit_keep_nobody_else_out() {
+    let arguments = ["--push-bytes-per-second", "1000", "--push-timeout", "15s"];
+    let (database, sidecar) = start_with_tokens(&arguments).await;
+    // Four of them are the queue, but for less than the push of another client takes.
+    let large: Value = (0..4).map(|parent| event(parent, "large", json!("x".repeat(4_190_000)))).collect();
+    let mut rpc = Rpc::connect(&format!("{}/?storeId=s&transport=ws&token={}", sidecar.url(), token("ann"))).await;
+    let sending = tokio::spawn(async move {
+        for id in 0..4 {
+            rpc.push(json!(id.to_string()), "s", large.clone()).await;
+        }
+        rpc.closed().await;
+    });
+    let since = Instant::now();
+    for n in 0.. {
+        let other = Caller::with_token(&sidecar, "other", &token(&format!("bob {n}")));
+        let answer = other.write("electric", json!([event(n, "e", json!("x".repeat(100_000)))])).await;
+        assert!(is_accepted("electric", &answer), "after {:?}: {answer:?}", since.elapsed());
+        if sending.is_finished() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    sending.await.unwrap();
+    assert!(head(&database, "other").await > 10);
+    assert_eq!(sidecar.hits("queue").await, 0.0);
+}
+
 /// Not for ever: its client connects again and brings it once more. It is never told of an error, which some versions take for the
 /// last word.
 #[tokio::test(flavor = "multi_thread")]

@@ -89,7 +89,7 @@ impl Reader {
 
     /// The events after a cursor, up to the head: the last event that the client has seen, and the backend id that came with it.
     pub fn scan(&self, after: i64, backend_id: Option<String>) -> Scan {
-        Scan::new(self.prefetch(), after, backend_id, self.until)
+        Scan::new(self.prefetch(), from_beginning(after), backend_id, self.until)
     }
 
     /// The head of the log, and the event there. While others append, the event may be a slightly older one. Waits while the
@@ -120,6 +120,7 @@ impl Reader {
 
     /// Follows the log from a cursor on. Waits while the database is away.
     pub async fn subscribe(&self, after: i64, backend_id: Option<&str>) -> Result<Subscription, PullError> {
+        let after = from_beginning(after);
         loop {
             let subscription = Subscription::begin(Some(after), self.prefetch()).await?;
             let has_id = backend_id.is_none_or(|id| id == &**subscription.backend_id());
@@ -162,4 +163,9 @@ impl Reader {
     fn prefetch(&self) -> Prefetch {
         Prefetch::new(Arc::clone(&self.store.log.shards), self.id().clone(), self.store.account())
     }
+}
+
+/// A cursor before the first event is at the beginning, as in the original servers. An empty log would seem to lack events otherwise.
+fn from_beginning(after: i64) -> i64 {
+    after.max(0)
 }

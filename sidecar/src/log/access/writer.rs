@@ -7,12 +7,12 @@ use chrono::{DateTime, Utc};
 use futures_util::future::{Either, FutureExt};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::authorize::Action;
 use super::store::StoreLog;
 use crate::auth::Access;
-use crate::limits::memory::{FREE, Share};
+use crate::limits::memory::Share;
 use crate::log::context::Context;
 use crate::log::error::{Denied, PushError};
 use crate::log::event::{Batch, Origin};
@@ -40,13 +40,6 @@ pub struct Receipt {
     pub head_appended_at: Option<DateTime<Utc>>,
 }
 
-/// The room of a push in the queue.
-enum Room {
-    Taken(Space),
-    /// It has none yet; a large push has memory meanwhile.
-    Awaited(Option<Share>),
-}
-
 impl StoreLog {
     /// Asks whether the client may append, when nothing is to be appended; tells the operator if not. Waits while the database is away.
     pub async fn writer(&self) -> Result<Writer<'_>, Denied> {
@@ -55,9 +48,21 @@ impl StoreLog {
     }
 
     /// Appends a batch. The future returns the outcome, after the commit. Pushes of one client are queued in the order of
-    /// these calls, as long as their futures are polled. Dropping a future does not cancel a push that is queued.
+    /// these calls, as long as their futures are polled. Dropping a future does not cancel a push that is queued. The caller keeps the memory
+    /// of the request meanwhile.
     pub fn push(
         &self,
+        batch: Batch,
+        backend_id: Option<String>,
+        over_limit: OverLimit,
+    ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
+        self.push_holding(None, batch, backend_id, over_limit)
+    }
+
+    /// The same. `memory`, of the message that the batch was in, is held until the push has its room in the queue.
+    pub fn push_holding(
+        &self,
+        memory: Option<Arc<Share>>,
         batch: Batch,
         backend_id: Option<String>,
         over_limit: OverLimit,
@@ -69,7 +74,7 @@ impl StoreLog {
         let pushed = match checked {
             Ok(()) if self.is_read_only() => Either::Right(self.read_only(over_limit).boxed()),
             checked => match checked.and_then(|()| self.room(&batch, over_limit)) {
-                Ok(room) => Either::Left(self.push_in_time(batch, room, intended, over_limit)),
+                Ok(room) => Either::Left(self.push_in_time(batch, room, memory, intended, over_limit)),
                 Err(error) => Either::Right(std::future::ready(Err(error)).boxed()),
             },
         };
@@ -88,11 +93,12 @@ impl StoreLog {
                 self.log.last_moment.cancelled().await;
                 return Err(PushError::Unavailable);
             }
+            self.admit_within_limits(&batch, OverLimit::Wait).await?;
             // Room comes last: a push that waits shall not keep others out.
-            self.admit_to(Room::Awaited(None), &batch, OverLimit::Wait).await
+            self.room_for(&batch, OverLimit::Wait).await
         };
         match admitting.await {
-            Ok((_, space)) => Ok(Admitted { store: self, batch, followed, space }),
+            Ok(space) => Ok(Admitted { store: self, batch, followed, space }),
             Err(error) => {
                 self.answered(&batch.origin(), Err(&error));
                 Err(error)
@@ -109,16 +115,12 @@ impl StoreLog {
         Ok(Receipt { appended_at, head: end.head, head_appended_at })
     }
 
-    /// Room in the queue, or memory to wait for it.
-    fn room(&self, batch: &Batch, over_limit: OverLimit) -> Result<Room, PushError> {
-        match (self.shard().commits.reserve(self.id(), batch, &self.context), over_limit) {
-            (Ok(space), _) => Ok(Room::Taken(space)),
-            (Err(error), OverLimit::Refuse) => Err(error),
-            (Err(_), OverLimit::Wait) if batch.json().len() <= FREE => Ok(Room::Awaited(None)),
-            (Err(_), OverLimit::Wait) => {
-                let memory = self.account_to_send().try_take(batch.json().len()).ok_or(PushError::Unavailable)?;
-                Ok(Room::Awaited(Some(memory)))
-            }
+    /// Room in the queue. `None`: there is none now, and the client waits.
+    fn room(&self, batch: &Batch, over_limit: OverLimit) -> Result<Option<Space>, PushError> {
+        match self.shard().commits.reserve(self.id(), batch, &self.context) {
+            Ok(space) => Ok(Some(space)),
+            Err(_) if over_limit == OverLimit::Wait => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -142,35 +144,37 @@ impl StoreLog {
     fn push_in_time(
         &self,
         batch: Batch,
-        room: Room,
+        room: Option<Space>,
+        memory: Option<Arc<Share>>,
         intended: Intended,
         over_limit: OverLimit,
     ) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let patience = self.log.push_timeout;
         let mut last_push = self.last_push.lock();
         let previous = last_push.take().and_then(still_waiting);
-        let room = match (room, self.public_writer()) {
-            (Room::Taken(space), Some(writer))
-                if previous.is_none() && self.log.limits.stores.may(self.id(), batch.json().len()) =>
-            {
-                return Either::Left(writer.queue(batch, space, intended, Some(patience)));
-            }
-            (room, _) => room,
-        };
+        // A push that has to wait gives its room back: it would keep others out of a queue that is not busy, among them the push that it
+        // waits for.
+        if let Some(space) = room
+            && let Some(writer) = self.public_writer()
+            && previous.is_none()
+            && self.log.limits.stores.may(self.id(), batch.json().len())
+        {
+            return Either::Left(writer.queue(batch, space, intended, Some(patience)));
+        }
         let this = self.clone();
         let (queued, next) = oneshot::channel::<()>();
         *last_push = Some(next);
+        let deadline = Instant::now() + patience;
         // Boxed, because this future is large, and the future of every request would have to reserve room for it.
         Either::Right(Box::pin(async move {
-            let last_moment = this.log.last_moment.clone();
-            let admitting = timeout(patience, this.admit_to(room, &batch, over_limit));
-            let admitted = last_moment.run_until_cancelled(admitting).await;
+            let admitted = this.in_time(deadline, this.admit_within_limits(&batch, over_limit)).await;
             if let Some(previous) = previous {
                 let _ = previous.await;
             }
-            let (writer, space) = admitted.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable))?;
+            let writer = admitted?;
+            let space = this.in_time(deadline, this.room_for(&batch, over_limit)).await?;
             let pushed = writer.queue(batch, space, intended, Some(patience));
-            drop(queued);
+            drop((queued, memory));
             pushed.await
         }))
     }
@@ -185,13 +189,18 @@ impl StoreLog {
         self.log.is_public().then_some(Writer(self))
     }
 
-    /// Whether the client may append this, and its room in the queue.
-    async fn admit_to(
+    /// The result of a step of a push whose client waits until then.
+    fn in_time<T>(
         &self,
-        room: Room,
-        batch: &Batch,
-        over_limit: OverLimit,
-    ) -> Result<(Writer<'_>, Space), PushError> {
+        deadline: Instant,
+        step: impl Future<Output = Result<T, PushError>>,
+    ) -> impl Future<Output = Result<T, PushError>> {
+        let step = self.log.last_moment.run_until_cancelled(timeout_at(deadline, step));
+        step.map(|step| step.and_then(Result::ok).unwrap_or(Err(PushError::Unavailable)))
+    }
+
+    /// Whether the client may append this now.
+    async fn admit_within_limits(&self, batch: &Batch, over_limit: OverLimit) -> Result<Writer<'_>, PushError> {
         let (limits, bytes) = (&self.log.limits, batch.json().len());
         self.check_token(Access::Write, Action::Push.refusal()).await?;
         // The client's own limit comes before the work that it causes others.
@@ -205,11 +214,18 @@ impl StoreLog {
         {
             limits.begin(subject, self.id(), over_limit).await?;
         }
-        let space = match room {
-            Room::Taken(space) => Some(space),
-            Room::Awaited(_memory) => self.shard().commits.room(self.id(), batch, &self.context).await,
-        };
-        Ok((writer, space.ok_or(PushError::Unavailable)?))
+        Ok(writer)
+    }
+
+    /// The room of a push that may be queued.
+    async fn room_for(&self, batch: &Batch, over_limit: OverLimit) -> Result<Space, PushError> {
+        match over_limit {
+            OverLimit::Refuse => self.shard().commits.reserve(self.id(), batch, &self.context),
+            OverLimit::Wait => {
+                let room = self.shard().commits.room(self.id(), batch, &self.context);
+                room.await.ok_or(PushError::Unavailable)
+            }
+        }
     }
 
     /// Looks at the sizes of the events of a push, in bytes.
@@ -268,11 +284,16 @@ impl Admitted {
         self.batch.parent()
     }
 
-    /// Like [`StoreLog::push`], but waits for the database as long as the future is there.
+    /// Like [`StoreLog::push`], but waits for the database as long as the future is there. [`PushError::BackendIdMismatch`] also means that
+    /// the log was reset since the push was admitted.
     pub fn push(self, backend_id: Option<String>) -> impl Future<Output = Result<Pushed, PushError>> + use<> {
         let Self { store, batch, followed, space } = self;
         let origin = batch.origin();
-        let intended = backend_id.map_or(followed, Intended::Named);
+        let intended = match backend_id.map_or(followed, Intended::Named) {
+            // Its client does not try again, so it has to be told of a reset now.
+            Intended::Followed(backend_id) => Intended::Named(backend_id.to_string()),
+            intended => intended,
+        };
         let pushed = Writer(&store).queue(batch, space, intended, None);
         counted(store, origin, pushed)
     }
@@ -310,5 +331,39 @@ mod tests {
         assert!(logs.shards.first().commits.waiting() > 0 && pushed.now_or_never().is_none(), "queued at once");
         let refused = log.push(chain(0, 3, 1), None, OverLimit::Wait).now_or_never().unwrap();
         assert!(matches!(refused, Err(PushError::Invalid(_))), "too many events");
+    }
+
+    #[tokio::test]
+    async fn a_push_that_waits_for_a_limit_or_for_another_push_has_no_room_in_the_queue() {
+        // The committer is one of them. Its database is away.
+        let mut tasks = tokio::task::JoinSet::new();
+        let logs = public_log(&mut tasks);
+        let log = logs.store(store("s"), Context::default()).connect().await.unwrap();
+        let commits = &logs.shards.first().commits;
+        let others = store("other");
+        let push = |after| Box::pin(log.push(chain(after, 1, 1), None, OverLimit::Wait));
+        let queued = [push(0), push(1)];
+        let before = commits.waiting();
+        let mut waiting = futures_util::future::join(push(2), push(3));
+        assert!((&mut waiting).now_or_never().is_none() && commits.waiting() == before, "over the limit of the store");
+        let mut taken = Vec::new();
+        for batch in [15 << 20, 1 << 20, 16 << 10, 1].map(|bytes| chain(0, 1, bytes)) {
+            while let Ok(space) = commits.reserve(&others, &batch, &Context::default()) {
+                taken.push(space);
+            }
+        }
+        let outcome = timeout(Duration::from_secs(3), &mut waiting).await;
+        assert!(outcome.is_err(), "there is no room");
+        drop(taken);
+        let both = async {
+            while commits.waiting() < before + (2 << 10) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            _ = &mut waiting => panic!("the database is away"),
+            queued = timeout(Duration::from_secs(5), both) => queued.unwrap(),
+        }
+        drop(queued);
     }
 }

@@ -114,14 +114,20 @@ impl Prefetch {
         self.life = Some(life.into());
     }
 
-    /// Has the page after `after` read and kept, for a client that will ask for it in another request.
+    /// Has the page after `after` read and kept, for a client that will ask for it in another request. It is tried once: nobody waits for
+    /// it, and a read that waits for its database, or for its operator, would keep its memory from those who do.
     pub fn keep_ready(&self, after: i64) {
         let pages = self.pages();
         if pages.keeps()
             && !pages.has(&self.store, after)
             && let Some(share) = self.account.try_take(MOST)
         {
-            tokio::spawn(self.read(after, Some(share)).in_current_span());
+            let (store, life) = (self.store.clone(), self.life.clone());
+            let reading = async move {
+                let _ = pages.read(&store, after, life.as_deref()).await;
+                drop(share);
+            };
+            tokio::spawn(reading.in_current_span());
         }
     }
 

@@ -122,16 +122,29 @@ impl Subscription {
                 News::None | News::There { .. } => None,
             };
             if let News::There { position, recent } = news {
-                let (from, (events, share)) = match recent {
+                let until = self.until;
+                let (from, delivery) = match recent {
                     Some(events) => {
                         self.prefetch.forget();
                         let bytes = cost(&events);
-                        let share = if bytes > FREE { self.prefetch.account().take(bytes).await } else { None };
+                        let share = match bytes {
+                            0..=FREE => None,
+                            _ => tokio::select! {
+                                biased;
+                                () = passed(until) => continue,
+                                share = self.prefetch.account().take(bytes) => share,
+                            },
+                        };
                         ("tail", (events.into(), share.map(Arc::new)))
                     }
                     // Boxed: a stream reads for a moment, and waits for years.
-                    None => ("database", Box::pin(self.read_page()).await?),
+                    None => tokio::select! {
+                        biased;
+                        () = passed(until) => continue,
+                        page = Box::pin(self.read_page()) => ("database", page?),
+                    },
                 };
+                let (events, share) = delivery;
                 if let Some(last) = events.last() {
                     metrics::delivered(from, events.len());
                     if has_waited {
@@ -200,6 +213,8 @@ impl Subscription {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::limits::memory::Memory;
     use crate::log::testing::{events, page, public_log, store};
@@ -221,6 +236,10 @@ mod tests {
         let expired = Subscription::begin(Some(0), prefetch()).await.unwrap();
         let mut expired = expired.of(Arc::default(), Some(Instant::now()));
         assert_eq!(expired.next().await.err(), Some(StreamEnd::Expired));
+        // The database that has the event is away.
+        let behind = Subscription::begin(Some(-1), prefetch()).await.unwrap();
+        let mut behind = behind.of(Arc::default(), Some(Instant::now() + Duration::from_millis(50)));
+        assert_eq!(behind.next().await.err(), Some(StreamEnd::Expired));
         tail.apply(Some(3), 0, page(0, "a", Vec::new()));
         assert_eq!(subscription.next().await.err(), Some(StreamEnd::Rewound));
     }

@@ -160,7 +160,7 @@ impl Feed {
             }
             Err(refusal) => return self.end(&refusal.to_string()).await,
         };
-        let mut last = cursor;
+        let mut last = self.seen.unwrap_or(cursor);
         loop {
             let mut delivery = match timeout(UNHEARD, next(&mut self.live)).await {
                 Ok(Ok(delivery)) => delivery,

@@ -175,13 +175,16 @@ impl Session {
 
     /// A push that failed for a fault which passes would not be tried again by its client: it waits for the database.
     fn push(&mut self, request_id: String, push: Admitted) {
-        let (outgoing, feed) = (self.outgoing.clone(), self.feed.clone());
+        let (outgoing, feed, backend_id) = (self.outgoing.clone(), self.feed.clone(), Arc::clone(&self.backend_id));
         let position = push.parent();
         // Queued here and not in the task, so that pushes keep the order in which they came.
         let pushed = push.push(self.backend_id.get().map(|id| id.to_string()));
         self.requests.spawn(async move {
             let result = pushed.await;
-            if let Some(after) = position {
+            if let Err(PushError::BackendIdMismatch { received, .. }) = &result {
+                // The connection stays with the log that is gone: it is neither fed from another one nor writes there.
+                backend_id.get_or_init(|| received.as_str().into());
+            } else if let Some(after) = position {
                 let _ = feed.send(Ask::Position { after }).await;
             }
             let error = match result {

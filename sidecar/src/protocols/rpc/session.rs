@@ -22,6 +22,7 @@ use tracing::{Instrument, Span, debug, info};
 use super::pull::Puller;
 use super::requests::{BadRequest, Cursor, Operation, Request, Transport, push_failure};
 use super::wire::{CONNECTION_LOST, ClientFrame, Form, PONG, RequestId, defect, read_frames};
+use crate::limits::memory::Share;
 use crate::log::{OverLimit, PushError, Pushed, StoreLog};
 use crate::protocols::websocket::close::{ALL_ANSWERED, BUG, Close, NO_PULL, REWOUND, SHUTDOWN, STRANGER, UNAVAILABLE};
 use crate::protocols::websocket::meter::Meter;
@@ -130,7 +131,7 @@ impl Session {
             let result = match incoming {
                 Ok(None) => continue,
                 // Boxed: most connections wait for a message most of the time.
-                Ok(Some(Incoming::Text(text))) => Box::pin(self.receive(&text)).await,
+                Ok(Some(Incoming::Text(text))) => Box::pin(self.receive(&text, socket.memory())).await,
                 Ok(Some(Incoming::Binary)) => {
                     Box::pin(self.send(defect("a binary frame: this protocol is JSON in text frames"))).await
                 }
@@ -191,7 +192,8 @@ impl Session {
         }
     }
 
-    async fn receive(&mut self, text: &str) -> Result<(), Close> {
+    /// `memory`: that of the message.
+    async fn receive(&mut self, text: &str, memory: Option<Arc<Share>>) -> Result<(), Close> {
         let frames = match read_frames(text) {
             Ok(frames) => frames,
             Err(error) => return self.send(defect(error.text())).await,
@@ -199,7 +201,7 @@ impl Session {
         for frame in frames {
             match &*frame.kind {
                 "Ping" => self.send(PONG.into()).await?,
-                "Request" => self.request(&frame).await?,
+                "Request" => self.request(&frame, memory.as_ref()).await?,
                 "Ack" => self.ack(&frame).await?,
                 "Interrupt" => self.interrupt(&frame).await?,
                 "Eof" => self.is_eof = true,
@@ -209,7 +211,7 @@ impl Session {
         Ok(())
     }
 
-    async fn request(&mut self, frame: &ClientFrame<'_>) -> Result<(), Close> {
+    async fn request(&mut self, frame: &ClientFrame<'_>, memory: Option<&Arc<Share>>) -> Result<(), Close> {
         let Some(id) = frame.id.and_then(RequestId::parse) else {
             return self.send(defect("a Request needs an id, a string or a number")).await;
         };
@@ -237,7 +239,8 @@ impl Session {
             Operation::Push { batch, backend_id } => {
                 // Queued here and not in the future, so that pushes keep the order in which they came.
                 let span = frame.span(self.log.id());
-                let pushed = span.in_scope(|| self.log.for_request(payload).push(batch, backend_id, OverLimit::Wait));
+                let (log, memory) = (self.log.for_request(payload), memory.cloned());
+                let pushed = span.in_scope(|| log.push_holding(memory, batch, backend_id, OverLimit::Wait));
                 self.push(id, pushed.instrument(span));
             }
             // Over WebSocket a Ping is a frame.

@@ -56,7 +56,7 @@ pub struct Socket {
     shutdown: CancellationToken,
     meter: Arc<Meter>,
     /// The memory of the last message, until the next one is read.
-    last: Option<Share>,
+    last: Option<Arc<Share>>,
 }
 
 /// The events of a connection.
@@ -162,6 +162,11 @@ impl Socket {
         &self.outgoing
     }
 
+    /// The memory of the last message, for what is made of it and takes longer than until the next one is read.
+    pub fn memory(&self) -> Option<Arc<Share>> {
+        self.last.clone()
+    }
+
     /// Waits for the next event. While the protocol cannot take more, it says so (`may_read`), and nothing is read: the client is
     /// held back by its own connection. Cancel safe.
     pub async fn receive(&mut self, may_read: bool) -> Result<Incoming, Close> {
@@ -191,7 +196,7 @@ impl Socket {
             self.heard = Instant::now();
             match message {
                 Some(Ok(Message::Text(text))) => {
-                    self.last = self.meter.delivered();
+                    self.last = self.meter.delivered().map(Arc::new);
                     return Ok(Incoming::Text(text));
                 }
                 Some(Ok(Message::Binary(_))) => {

@@ -14,11 +14,13 @@ use std::time::Duration;
 use axum::http::{HeaderName, HeaderValue, header};
 use futures_util::StreamExt;
 use reqwest::{Client, Response, StatusCode, Url};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
 
 use super::api::RawPosition;
 use super::messages::quote;
 use super::read::LONG_POLL;
+use crate::limits::memory::{Account, FREE, Share};
 use crate::log::{Event, Location};
 use crate::protocols::brief;
 use messages::{Messages, read_messages};
@@ -34,6 +36,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The largest page that is read: Electric's chunks have 10 MB, and a row more.
 const PAGE_BYTES: usize = 32 << 20;
+
+/// The size of an answer that does not say how large it is: a chunk, and a row of 4 MiB.
+const UNANNOUNCED: u64 = (10 + 4) << 20;
+
+/// The memory for an answer is this many times its size: for its events, and for the text that is made of them.
+const COPIES: usize = 2;
 
 /// The headers of its answers that clients get, beside those that begin with `electric-`.
 const PASSED_ON: [HeaderName; 11] = [
@@ -108,10 +116,12 @@ impl Upstream {
         url
     }
 
-    async fn get(&self, url: Url, timeout: Duration) -> Result<Response, NoPage> {
-        let response = self.client.get(url).timeout(timeout).send().await;
-        // Without the URL, which has the secret in it.
-        response.map_err(|error| self.unavailable(&error.without_url().to_string()))
+    async fn get(&self, url: Url, time: Duration) -> Result<Response, NoPage> {
+        match timeout(time, self.client.get(url).send()).await {
+            // Without the URL, which has the secret in it.
+            Ok(response) => response.map_err(|error| self.unavailable(&error.without_url().to_string())),
+            Err(_) => Err(self.unavailable("it does not answer in time")),
+        }
     }
 
     /// For a client of the shape API, whose search params go on to Electric: its answer as it is, body and all, or `None` if
@@ -156,8 +166,14 @@ impl Upstream {
         forwarded.body(axum::body::Body::from_stream(response.bytes_stream().take_until(end))).ok()
     }
 
-    /// A page of a shape from this position on, or its beginning.
-    async fn page(&self, location: &Location, position: Option<&RawPosition>, is_live: bool) -> Result<Chunk, NoPage> {
+    /// A page of a shape from this position on, or its beginning, with memory of this account.
+    async fn page(
+        &self,
+        account: &Account,
+        location: &Location,
+        position: Option<&RawPosition>,
+        is_live: bool,
+    ) -> Result<Chunk, NoPage> {
         // The state of a shape changes, while the URL that asks for it does not: no cache is to answer.
         let moment = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let moment = moment.as_nanos().to_string();
@@ -177,7 +193,7 @@ impl Upstream {
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_string());
         let position =
             (|| Some(RawPosition { offset: header("electric-offset")?, handle: header("electric-handle")? }))();
-        let body = self.body(response).await?;
+        let (body, share) = self.body(account, response).await?;
         if !status.is_success() {
             let problem = format!("it answers {status}: {}", brief(&String::from_utf8_lossy(&body)));
             return Err(if is_passing(status) { self.unavailable(&problem) } else { self.unknown(&problem) });
@@ -185,12 +201,12 @@ impl Upstream {
         let position =
             position.ok_or_else(|| self.unavailable("it answers without electric-offset and electric-handle"))?;
         if status == StatusCode::NO_CONTENT {
-            return Ok(Chunk { events: Vec::new(), position, is_up_to_date: true });
+            return Ok(Chunk { events: Vec::new(), position, is_up_to_date: true, share: None });
         }
         match read_messages(&body) {
             Ok(Messages::Log { events, is_up_to_date }) => {
                 self.works();
-                Ok(Chunk { events, position, is_up_to_date })
+                Ok(Chunk { events, position, is_up_to_date, share: share.map(Arc::new) })
             }
             Ok(Messages::Mutations) => Err(NoPage::Mutated),
             Ok(Messages::MustRefetch) => Err(self.unknown("another one has taken its place")),
@@ -198,17 +214,30 @@ impl Upstream {
         }
     }
 
-    async fn body(&self, response: Response) -> Result<Vec<u8>, NoPage> {
-        let mut body = Vec::new();
+    /// The rest of an answer, and the memory for what is made of it.
+    async fn body(&self, account: &Account, response: Response) -> Result<(Vec<u8>, Option<Share>), NoPage> {
+        let announced = usize::try_from(response.content_length().unwrap_or(UNANNOUNCED)).unwrap_or(usize::MAX);
+        let (mut body, mut share) = (Vec::new(), None);
         let mut pieces = response.bytes_stream();
-        while let Some(piece) = pieces.next().await {
+        let mut until = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            let piece = timeout_at(until, pieces.next()).await;
+            let Some(piece) = piece.map_err(|_| self.unavailable("its answer does not end in time"))? else { break };
             let piece = piece.map_err(|error| self.unavailable(&error.without_url().to_string()))?;
             if body.len() + piece.len() > PAGE_BYTES {
                 return Err(self.unavailable(&format!("its answer has more than {PAGE_BYTES} bytes")));
             }
+            // Not before: most requests wait for events, and then get few.
+            if share.is_none() && body.len() + piece.len() > FREE {
+                share = account.take(announced.saturating_mul(COPIES)).await;
+                until = Instant::now() + ANSWER_TIMEOUT;
+            }
             body.extend_from_slice(&piece);
         }
-        Ok(body)
+        if let Some(share) = &mut share {
+            share.shrink(COPIES * body.len());
+        }
+        Ok((body, share))
     }
 
     fn unavailable(&self, problem: &str) -> NoPage {
@@ -240,4 +269,6 @@ struct Chunk {
     events: Vec<Arc<Event>>,
     position: RawPosition,
     is_up_to_date: bool,
+    /// The memory that it takes, and what is made of it.
+    share: Option<Arc<Share>>,
 }

@@ -1,6 +1,9 @@
 //! A client of LiveStore that reads from Electric, and from Postgres where Electric fails it.
 
+use std::sync::Arc;
+
 use super::{Chunk, NoPage, Upstream};
+use crate::limits::memory::{Account, Share};
 use crate::log::{Events, Location, Reader, StoreLog, Unreadable};
 use crate::protocols::electric::api::{Answer, RawPosition};
 use crate::protocols::electric::offset::{Offset, Position};
@@ -65,13 +68,19 @@ impl Place {
         Position { offset, handle: self.backend_id.clone() }
     }
 
-    /// An answer that brings the client from here to behind the events.
-    fn answer(&self, events: Events, is_up_to_date: bool, shape: Option<RawPosition>) -> Answer {
+    /// An answer that brings the client from here to behind the events. `share`: their memory.
+    fn answer(
+        &self,
+        events: Events,
+        is_up_to_date: bool,
+        shape: Option<RawPosition>,
+        share: Option<Arc<Share>>,
+    ) -> Answer {
         let seq_num = events.last().map_or(self.seq_num, |last| last.seq_num);
         let was_told = events.is_empty();
         let behind = Self { shape, seq_num, backend_id: self.backend_id.clone(), was_told };
         let position = behind.position();
-        Answer { page: Page { events, position: behind.ours(), is_up_to_date, share: None }, position }
+        Answer { page: Page { events, position: behind.ours(), is_up_to_date, share }, position }
     }
 }
 
@@ -93,12 +102,13 @@ pub async fn pull(
 ) -> Result<Answer, ReadError> {
     let place = position.as_ref().map(Place::parse).transpose()?;
     let nothing = || match &place {
-        Some(place) => Ok(place.answer(Events::default(), is_live, place.shape.clone())),
+        Some(place) => Ok(place.answer(Events::default(), is_live, place.shape.clone(), None)),
         None => Err(ReadError::Away),
     };
-    let Some(log) = patience.wait_for(log.reader()).await.transpose()? else {
+    let Some(reader) = patience.wait_for(log.reader()).await.transpose()? else {
         return nothing();
     };
+    let (account, log) = (log.account(), reader);
     let Some(location) = patience.wait_for(locate(&log, place.as_ref())).await else {
         return nothing();
     };
@@ -111,7 +121,7 @@ pub async fn pull(
     if here.seq_num > 0 && here.backend_id != location.backend_id {
         return Err(here.reset(&location));
     }
-    let pull = Pull { upstream, log: &log, here, is_live, is_new: place.is_none() };
+    let pull = Pull { upstream, log: &log, account: &account, here, is_live, is_new: place.is_none() };
     if !pull.is_new && pull.here.shape.is_none() {
         return pull.join(&location, patience).await;
     }
@@ -158,6 +168,8 @@ async fn locate(log: &Reader, place: Option<&Place>) -> Result<Option<Location>,
 struct Pull<'a> {
     upstream: &'a Upstream,
     log: &'a Reader,
+    /// The memory for pages.
+    account: &'a Account,
     here: Place,
     is_live: bool,
     /// It has no position.
@@ -167,11 +179,11 @@ struct Pull<'a> {
 impl Pull<'_> {
     /// Reads on in the shape, until there is an event or the end.
     async fn follow(&self, location: &Location) -> Result<Chunk, NoPage> {
-        let Self { upstream, here, .. } = self;
+        let Self { upstream, account, here, .. } = self;
         let mut shape = here.shape.clone();
         loop {
             let is_waiting = self.is_live && here.was_told && shape.is_some();
-            let mut chunk = upstream.page(location, shape.as_ref(), is_waiting).await?;
+            let mut chunk = upstream.page(account, location, shape.as_ref(), is_waiting).await?;
             // Some may have come from Postgres before.
             chunk.events.retain(|event| event.seq_num > here.seq_num);
             let mut last = here.seq_num;
@@ -190,12 +202,13 @@ impl Pull<'_> {
 
     /// The answer to a client that has followed the shape so far.
     async fn followed(&self, chunk: Chunk, patience: &mut Patience) -> Result<Answer, ReadError> {
-        let Chunk { events, position, is_up_to_date } = chunk;
+        let Chunk { events, position, is_up_to_date, share } = chunk;
         if events.is_empty() && self.is_live && self.here.was_told {
             // It has waited for nothing. A replication that stands still does not say so.
+            drop(share);
             let ours = Position { offset: Offset::after(self.here.seq_num), handle: self.here.backend_id.clone() };
             let page = read(self.log, Some(&ours), Follow::TellFirst, patience).await?;
-            return Ok(self.here.of(&page).answer(page.events, page.is_up_to_date, Some(position)));
+            return Ok(self.answer_with(page, Some(position)));
         }
         let mut here = self.here.clone();
         if here.seq_num == 0 && !events.is_empty() {
@@ -205,7 +218,7 @@ impl Pull<'_> {
                 here.backend_id = location.backend_id;
             }
         }
-        Ok(here.answer(events.into(), is_up_to_date, Some(position)))
+        Ok(here.answer(events.into(), is_up_to_date, Some(position), share))
     }
 
     /// Joins the shape at its end, and reads the events before that from Postgres. Postgres is read after Electric, so that
@@ -213,8 +226,8 @@ impl Pull<'_> {
     /// follow the last one, and the client joins again.
     async fn join(&self, location: &Location, patience: &mut Patience) -> Result<Answer, ReadError> {
         let now = RawPosition { offset: "now".into(), handle: String::new() };
-        let Some(Ok(Chunk { position, .. })) = patience.wait_for(self.upstream.page(location, Some(&now), false)).await
-        else {
+        let joining = self.upstream.page(self.account, location, Some(&now), false);
+        let Some(Ok(Chunk { position, .. })) = patience.wait_for(joining).await else {
             return self.read_ourselves(None, patience).await;
         };
         let page = read(self.log, self.ours().as_ref(), Follow::No, patience).await?;
@@ -224,14 +237,19 @@ impl Pull<'_> {
         }
         // Otherwise the rest is read from Postgres next.
         let shape = page.is_up_to_date.then_some(position);
-        Ok(self.here.of(&page).answer(page.events, page.is_up_to_date, shape))
+        Ok(self.answer_with(page, shape))
+    }
+
+    /// A page of ours for a client that is at this place of the shape.
+    fn answer_with(&self, page: Page, shape: Option<RawPosition>) -> Answer {
+        self.here.of(&page).answer(page.events, page.is_up_to_date, shape, page.share)
     }
 
     /// Reads from Postgres; the client is at this place of the shape.
     async fn read_ourselves(&self, shape: Option<RawPosition>, patience: &mut Patience) -> Result<Answer, ReadError> {
         let follow = if self.is_live && !self.is_new { Follow::TellFirst } else { Follow::No };
         let page = read(self.log, self.ours().as_ref(), follow, patience).await?;
-        Ok(self.here.of(&page).answer(page.events, page.is_up_to_date, shape))
+        Ok(self.answer_with(page, shape))
     }
 
     fn ours(&self) -> Option<Position> {
