@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
 use crate::log::{Context, Denied, Malformed, Origin, OverLimit, PgText, PushError, Reader, StoreId, StoreLog};
-use crate::postgres::{Database, DatabaseError, Unreadable, is_elsewhere};
+use crate::postgres::{Backoff, Database, DatabaseError, Unreadable, is_elsewhere};
 
 /// The bounds of a page.
 const PAGE_EVENTS: i32 = 100;
@@ -98,12 +98,16 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
         });
         appending.await.map_err(|_| PushError::Unavailable)?.map_err(|_| PushError::Unavailable)
     };
-    let mut appended = append().await?;
-    if appended.as_ref().is_err_and(|error| error.code().is_some_and(is_elsewhere)) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    loop {
+        match append().await? {
+            // It is refused everywhere while it moves.
+            Err(error) if error.code().is_some_and(is_elsewhere) => {}
+            appended => return appended.map(drop).map_err(|error| PushError::from(&error)),
+        }
         writer.look_anew().await;
-        appended = append().await?;
+        backoff.sleep().await;
     }
-    appended.map(drop).map_err(|error| PushError::from(&error))
 }
 
 /// Copies of what Postgres is given.
