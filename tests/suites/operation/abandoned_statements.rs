@@ -132,3 +132,25 @@ async fn nobody_waits_for_the_pushes_of_a_device_that_has_connected_again() {
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(at_work(&database, "livestore.relay_append(").await.len(), 2);
 }
+
+/// Before, the next reader got its connection, and waited until the other transaction had ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_reset_of_an_administrator_who_leaves() {
+    let database = Database::new().await;
+    let arguments = ["--admin-secret", "hunter2", "--database-connections", "1"];
+    let sidecar = Start::new(database.url("admin")).arguments(&arguments).ready().await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('s', 'e'); select livestore.commit('other', 'e')").await.unwrap();
+    admin.batch_execute("begin; select from livestore.stores where store_id = 's' for update").await.unwrap();
+    let mut administrator = Rpc::connect(&format!("{}/websocket?storeId=s", sidecar.url())).await;
+    let reset = json!({"_tag": "WSMessage.AdminResetRoomReq", "requestId": "a", "adminSecret": "hunter2"});
+    administrator.send(reset).await;
+    let is_at_work = async || !at_work(&database, "livestore.reset_store(").await.is_empty();
+    eventually("the reset waits", is_at_work).await;
+    drop(administrator);
+    eventually("the administrator has left", async || sidecar.log().contains("disconnected")).await;
+    let reading = async { Caller::new(&sidecar, "other").read("electric").await };
+    let answer = timeout(Duration::from_secs(5), reading).await.expect("it is answered at once");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    admin.batch_execute("rollback").await.unwrap();
+}
