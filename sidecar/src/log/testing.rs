@@ -27,11 +27,21 @@ struct Settings {
 }
 
 fn settings() -> Settings {
+    settings_with(&[])
+}
+
+fn settings_with(more: &[&str]) -> Settings {
     let database = ["test", "--database-url=postgres://127.0.0.1:1/nowhere", "--database-connections=1"];
     let times = ["--push-timeout=60s", "--contention-window=0s", "--max-batch-events=2", "--new-stores-per-hour=1"];
     let rates = ["pushes", "store-pushes"].map(|name| format!("--{name}-per-second=2"));
     let bytes = ["push-bytes", "store-bytes"].map(|name| format!("--{name}-per-second=1000"));
-    let given = database.into_iter().chain(times).map(String::from).chain(rates).chain(bytes);
+    let given = database
+        .into_iter()
+        .chain(times)
+        .map(String::from)
+        .chain(rates)
+        .chain(bytes)
+        .chain(more.iter().map(|text| (*text).to_owned()));
     let mut settings = Settings::parse_from(given);
     settings.log.push.max_event_bytes = 100;
     settings
@@ -40,6 +50,16 @@ fn settings() -> Settings {
 /// A database that is away.
 pub fn nowhere() -> Database {
     settings().database.database().unwrap()
+}
+
+/// One that nobody needs.
+pub async fn asleep() -> Database {
+    let database = settings_with(&["--database-idle-close=1s"]).database.database().unwrap();
+    tokio::select! {
+        () = database.demand().watch(|| false, || ()) => {}
+        () = database.demand().asleep() => {}
+    }
+    database
 }
 
 /// Logs that everybody may use, where a batch has two events of a hundred bytes.

@@ -37,46 +37,54 @@ struct State {
 }
 
 impl Pooled {
-    /// Waits for the result of statements on this connection. If it does not come in time, the connection leaves the pool, because the
-    /// next user would wait as well.
+    /// Waits for the result of statements on this connection. If it does not come in time, or the caller stops waiting for it, the connection
+    /// leaves the pool, because the next user would wait as well.
     pub fn in_time<'a, T: 'a>(
         &'a self,
         statements: impl Future<Output = T> + Send + 'a,
     ) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
-        // Boxed: the futures that wait for it, through many layers, stay small.
-        let statements = Box::pin(statements);
-        async move {
-            timeout(ANSWER_TIMEOUT, statements).await.map_err(|_| {
-                self.state.is_given_up.store(true, Ordering::Relaxed);
-                DatabaseError::NoAnswer
-            })
-        }
+        in_time(self.writing().run(statements))
     }
 
-    /// The same for statements that write nothing. They are cancelled if their caller stops waiting, too.
+    /// The same for statements that write nothing. They are cancelled, too.
     pub fn read_in_time<'a, T: 'a>(
         &'a self,
         statements: impl Future<Output = T> + Send + 'a,
     ) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
-        let reading = Box::pin(self.reading().run(statements));
-        async move { timeout(ANSWER_TIMEOUT, reading).await.map_err(|_| DatabaseError::NoAnswer) }
+        in_time(self.reading().run(statements))
+    }
+
+    /// For statements with a time limit of their own.
+    pub fn writing(&self) -> Statements {
+        Statements { state: Arc::clone(&self.state), write: true }
     }
 
     /// For statements that write nothing, with a time limit of their own.
-    pub fn reading(&self) -> Reading {
-        Reading(Arc::clone(&self.state))
+    pub fn reading(&self) -> Statements {
+        Statements { state: Arc::clone(&self.state), write: false }
     }
 }
 
-/// Statements that write nothing.
-pub struct Reading(Arc<State>);
+fn in_time<'a, T: 'a>(
+    statements: impl Future<Output = T> + Send + 'a,
+) -> impl Future<Output = Result<T, DatabaseError>> + Send + 'a {
+    // Boxed: the futures that wait for it, through many layers, stay small.
+    let statements = Box::pin(statements);
+    async move { timeout(ANSWER_TIMEOUT, statements).await.map_err(|_| DatabaseError::NoAnswer) }
+}
 
-impl Reading {
+/// Statements on a connection of a pool.
+pub struct Statements {
+    state: Arc<State>,
+    write: bool,
+}
+
+impl Statements {
     /// If this future is dropped before its end, the connection leaves the pool, because the next user would wait for the statement that is
-    /// not finished, and that is cancelled. One that writes must not be: if it waits for a standby, it is committed already, and a cancelled
-    /// one is seen, and confirmed to whoever repeats it, before the standby has it.
+    /// not finished, and that is cancelled if it only reads. One that writes must not be: if it waits for a standby, it is committed already,
+    /// and a cancelled one is seen, and confirmed to whoever repeats it, before the standby has it.
     pub async fn run<T>(self, statements: impl Future<Output = T>) -> T {
-        let unfinished = Unfinished(&self.0);
+        let unfinished = Unfinished(&self);
         let result = statements.await;
         std::mem::forget(unfinished);
         result
@@ -84,12 +92,15 @@ impl Reading {
 }
 
 /// Statements that have begun; forgotten when they have ended.
-struct Unfinished<'a>(&'a State);
+struct Unfinished<'a>(&'a Statements);
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.0.is_given_up.store(true, Ordering::Relaxed);
-        self.0.canceller.cancel();
+        let Statements { state, write } = self.0;
+        state.is_given_up.store(true, Ordering::Relaxed);
+        if !write {
+            state.canceller.cancel();
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 
-use crate::log::{Denied, Malformed, Origin, OverLimit, PgText, PushError, Reader, StoreLog};
-use crate::postgres::{Database, DatabaseError, Unreadable, is_elsewhere};
+use crate::log::{Context, Denied, Malformed, Origin, OverLimit, PgText, PushError, Reader, StoreId, StoreLog};
+use crate::postgres::{Backoff, Database, DatabaseError, Unreadable, is_elsewhere};
 
 /// The bounds of a page.
 const PAGE_EVENTS: i32 = 100;
@@ -86,26 +86,69 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
     log.check_sizes(sizes.clone())?;
     events.iter().try_for_each(ArchivedEvent::check_texts).map_err(|error| PushError::Invalid(error.into()))?;
     let writer = log.writer_of(sizes.sum(), OverLimit::Wait).await?;
-    let _connection = CONNECTIONS.acquire().await.map_err(|_| PushError::Unavailable)?;
-    let names: Vec<_> = events.iter().map(|event| event.name).collect();
-    let data: Vec<_> = events.iter().map(|event| event.data.map(RawValue::get)).collect();
-    let client_ids: Vec<_> = events.iter().map(|event| event.client_id).collect();
-    let session_ids: Vec<_> = events.iter().map(|event| event.session_id).collect();
-    let numbers: Vec<_> = events.iter().map(|event| event.number.map(RawValue::get)).collect();
-    let timestamps: Vec<_> = events.iter().map(|event| event.timestamp.get()).collect();
-    let (store, context) = (log.id().as_str(), writer.context().json());
-    let arguments: [&(dyn ToSql + Sync); 8] =
-        [&store, &names, &data, &client_ids, &session_ids, &numbers, &timestamps, &context];
     let append = async || {
+        let connection = CONNECTIONS.acquire().await.map_err(|_| PushError::Unavailable)?;
         let client = writer.database().client().await.map_err(|_| PushError::Unavailable)?;
-        client.in_time(client.execute(APPEND, &arguments)).await.map_err(|_| PushError::Unavailable)
+        let arguments = Arguments::new(log.id(), events, writer.context());
+        // A task of its own waits for the end, also if the device leaves or connects again: Postgres would go on, and a device could have it
+        // carry out any number at once.
+        let appending = tokio::spawn(async move {
+            let _connection = connection;
+            client.in_time(client.execute(APPEND, &arguments.all())).await
+        });
+        appending.await.map_err(|_| PushError::Unavailable)?.map_err(|_| PushError::Unavailable)
     };
-    let mut appended = append().await?;
-    if appended.as_ref().is_err_and(|error| error.code().is_some_and(is_elsewhere)) {
+    let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
+    loop {
+        match append().await? {
+            // It is refused everywhere while it moves.
+            Err(error) if error.code().is_some_and(is_elsewhere) => {}
+            appended => return appended.map(drop).map_err(|error| PushError::from(&error)),
+        }
         writer.look_anew().await;
-        appended = append().await?;
+        backoff.sleep().await;
     }
-    appended.map(drop).map_err(|error| PushError::from(&error))
+}
+
+/// Copies of what Postgres is given.
+struct Arguments {
+    store: String,
+    names: Vec<String>,
+    data: Vec<Option<String>>,
+    client_ids: Vec<String>,
+    session_ids: Vec<String>,
+    numbers: Vec<Option<String>>,
+    timestamps: Vec<String>,
+    context: String,
+}
+
+impl Arguments {
+    fn new(store: &StoreId, events: &[ArchivedEvent<'_>], context: &Context) -> Self {
+        let text = |json: Option<&RawValue>| json.map(|json| json.get().to_owned());
+        Self {
+            store: store.as_str().into(),
+            names: events.iter().map(|event| event.name.into()).collect(),
+            data: events.iter().map(|event| text(event.data)).collect(),
+            client_ids: events.iter().map(|event| event.client_id.into()).collect(),
+            session_ids: events.iter().map(|event| event.session_id.into()).collect(),
+            numbers: events.iter().map(|event| text(event.number)).collect(),
+            timestamps: events.iter().map(|event| event.timestamp.get().into()).collect(),
+            context: context.json().into(),
+        }
+    }
+
+    fn all(&self) -> [&(dyn ToSql + Sync); 8] {
+        [
+            &self.store,
+            &self.names,
+            &self.data,
+            &self.client_ids,
+            &self.session_ids,
+            &self.numbers,
+            &self.timestamps,
+            &self.context,
+        ]
+    }
 }
 
 /// The events that were appended from a moment on.

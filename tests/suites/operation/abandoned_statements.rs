@@ -5,9 +5,13 @@ use std::time::Duration;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
+use livestore_tests::relay::{Peer, events, url_of};
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use livestore_tests::{eventually, eventually_within};
+use serde_json::json;
+use tokio::time::timeout;
 
 /// The processes of Postgres that carry out such a statement of the sidecar.
 async fn at_work(database: &Database, statement: &str) -> Vec<i32> {
@@ -94,4 +98,59 @@ async fn a_read_whose_client_leaves_is_cancelled_and_the_next_one_is_not() {
         }
     }
     assert!(!sidecar.log().contains("canceling statement"), "{}", sidecar.log());
+}
+
+/// Before, the next users got their connections, and waited until the statements had ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_pushes_of_a_device_that_has_connected_again() {
+    let database = Database::new().await;
+    let arguments = ["--relay-store", "relay-{user}", "--database-connections", "3"];
+    let arguments = [&WITH_SECRET[..], &arguments].concat();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let hook = "create function public.slow() returns trigger language plpgsql as $$ begin
+            perform pg_sleep(12);
+            return new;
+        end $$;
+        create trigger slow before insert on livestore.eventlog_1 for each row execute function public.slow()";
+    database.admin().await.batch_execute(hook).await.unwrap();
+    let url = url_of(&sidecar, "ann");
+    let mut before: Option<Peer> = None;
+    // Postgres is given no more than two at once.
+    for (number, at_once) in [(1, 1), (2, 2), (3, 2)] {
+        let mut device = Peer::connect(&url, "a").await;
+        device.push(events("a", [number])).await;
+        if let Some(before) = &mut before {
+            before.closed().await;
+        }
+        before = Some(device);
+        let are_at_work = async || at_work(&database, "livestore.relay_append(").await.len() == at_once;
+        eventually_within(Duration::from_secs(5), "the push is at work, too", are_at_work).await;
+    }
+    let claims = json!({"sub": "bob", "exp": now() + 3600, "livestore": {"other": "read"}});
+    let other = Caller::with_token(&sidecar, "other", &Signer::secret(SECRET).sign(&claims));
+    let answer = timeout(Duration::from_secs(3), other.read("electric")).await.expect("it is answered at once");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(at_work(&database, "livestore.relay_append(").await.len(), 2);
+}
+
+/// Before, the next reader got its connection, and waited until the other transaction had ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_the_reset_of_an_administrator_who_leaves() {
+    let database = Database::new().await;
+    let arguments = ["--admin-secret", "hunter2", "--database-connections", "1"];
+    let sidecar = Start::new(database.url("admin")).arguments(&arguments).ready().await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('s', 'e'); select livestore.commit('other', 'e')").await.unwrap();
+    admin.batch_execute("begin; select from livestore.stores where store_id = 's' for update").await.unwrap();
+    let mut administrator = Rpc::connect(&format!("{}/websocket?storeId=s", sidecar.url())).await;
+    let reset = json!({"_tag": "WSMessage.AdminResetRoomReq", "requestId": "a", "adminSecret": "hunter2"});
+    administrator.send(reset).await;
+    let is_at_work = async || !at_work(&database, "livestore.reset_store(").await.is_empty();
+    eventually("the reset waits", is_at_work).await;
+    drop(administrator);
+    eventually("the administrator has left", async || sidecar.log().contains("disconnected")).await;
+    let reading = async { Caller::new(&sidecar, "other").read("electric").await };
+    let answer = timeout(Duration::from_secs(5), reading).await.expect("it is answered at once");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    admin.batch_execute("rollback").await.unwrap();
 }

@@ -11,9 +11,10 @@ use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
+use livestore_tests::relay::{Peer, events, url_of};
 use livestore_tests::rpc::Received;
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::tokens::{SECRET, Signer, now};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
@@ -310,6 +311,23 @@ async fn live_streams_go_on_when_their_store_goes_over_to_another_shard() {
         let all = numbers(&reader.live(None).await.events(expected.len()).await);
         assert_eq!(all, expected, "{dialect}");
     }
+}
+
+/// Before, it was rejected if the store was still on its way when it was tried again, and devices do not repeat what is rejected.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_a_device_waits_for_a_store_that_goes_over() {
+    let setup = setup(false).await;
+    let arguments = [&WITH_SECRET[..], &["--relay-store", "relay_{user}"]].concat();
+    let (sidecar, store) = (setup.start().arguments(&arguments).ready().await, setup.store("relay", 0).await);
+    let user = store.strip_prefix("relay_").unwrap();
+    let mut device = Peer::join(&url_of(&sidecar, user), "a").await;
+    device.push_to(&mut [], events("a", [1])).await;
+    let pushing = async {
+        sleep(Duration::from_millis(500)).await;
+        device.push_to(&mut [], events("a", [2])).await;
+    };
+    tokio::join!(setup.go_over(&store, 0, 1), pushing);
+    assert_eq!(setup.heads(&store).await, [None, Some(2)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

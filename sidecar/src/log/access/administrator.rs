@@ -45,6 +45,7 @@ impl Administrator<'_> {
 
 async fn reset(database: &Database, store: &StoreId) -> Result<(), ResetError> {
     let mut client = database.client().await.map_err(ResetError::Database)?;
+    let writing = client.writing();
     let reset = async {
         let transaction = client.transaction().await?;
         // A large store takes long, so the operator's own setting applies.
@@ -52,7 +53,7 @@ async fn reset(database: &Database, store: &StoreId) -> Result<(), ResetError> {
         transaction.execute("select livestore.reset_store($1)", &[&store.as_str()]).await?;
         transaction.commit().await
     };
-    match reset.await {
+    match writing.run(reset).await {
         Ok(()) => Ok(()),
         Err(error) => match error.code() {
             Some(code) if code.code() == codes::NO_STORE => Ok(()),

@@ -79,8 +79,8 @@ async fn read(database: &Database) -> Result<(Vec<SubscriptionLag>, i64), Databa
     let client = database.background_client().await?;
     let select = "select name, lag_events::float8, lag_seconds, failures::float8, dead_letters::float8
          from livestore.subscriptions order by name collate \"C\" limit $1";
-    let statement = client.prepare_cached(select).await?;
-    let rows = client.read_in_time(client.query(&statement, &[&MOST])).await??;
+    let asked = async { client.query(&client.prepare_cached(select).await?, &[&MOST]).await };
+    let rows = client.read_in_time(asked).await??;
     let lag = |row: &tokio_postgres::Row| {
         Ok(SubscriptionLag {
             subscription: row.try_get(0)?,
@@ -91,7 +91,8 @@ async fn read(database: &Database) -> Result<(Vec<SubscriptionLag>, i64), Databa
         })
     };
     let lags = rows.iter().map(lag).collect::<Result<_, DatabaseError>>()?;
-    let count = client.prepare_cached("select count(*) from (select from livestore.misfits limit $1) m").await?;
-    let misfits = client.read_in_time(client.query_one(&count, &[&MOST_MISFITS])).await??;
+    let count = "select count(*) from (select from livestore.misfits limit $1) m";
+    let asked = async { client.query_one(&client.prepare_cached(count).await?, &[&MOST_MISFITS]).await };
+    let misfits = client.read_in_time(asked).await??;
     Ok((lags, misfits.try_get(0)?))
 }

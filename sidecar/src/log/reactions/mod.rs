@@ -82,7 +82,8 @@ struct Served {
 
 async fn served(database: &Database) -> Result<Vec<Served>, DatabaseError> {
     let client = database.background_client().await?;
-    let list = client.prepare_cached("select subscription, url from livestore.served_subscriptions()").await?;
-    let rows = client.read_in_time(client.query(&list, &[])).await??;
+    let list = "select subscription, url from livestore.served_subscriptions()";
+    let asked = async { client.query(&client.prepare_cached(list).await?, &[]).await };
+    let rows = client.read_in_time(asked).await??;
     rows.iter().map(|row| Ok(Served { name: row.try_get(0)?, url: row.try_get(1)? })).collect()
 }

@@ -236,9 +236,10 @@ impl Worker {
     async fn poll(&self) -> Result<Option<Batch>, DatabaseError> {
         let leased_until = Instant::now() + self.lease;
         let client = self.database.background_client().await?;
-        let poll = client.prepare_cached(POLL).await?;
         let lease = self.lease.as_secs_f64();
-        let rows = client.in_time(client.query(&poll, &[&self.subscription, &BATCH, &lease, &MAX_BYTES])).await??;
+        let arguments: [&(dyn ToSql + Sync); 4] = [&self.subscription, &BATCH, &lease, &MAX_BYTES];
+        let polled = async { client.query(&client.prepare_cached(POLL).await?, &arguments).await };
+        let rows = client.in_time(polled).await??;
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Ok(None) };
         let events: Vec<Box<RawValue>> = rows
             .iter()
@@ -328,8 +329,8 @@ impl Worker {
 
     async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), DatabaseError> {
         let client = self.database.background_client().await?;
-        let statement = client.prepare_cached(sql).await?;
-        client.in_time(client.query(&statement, parameters)).await??;
+        let executed = async { client.query(&client.prepare_cached(sql).await?, parameters).await };
+        client.in_time(executed).await??;
         Ok(())
     }
 }

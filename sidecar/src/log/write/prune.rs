@@ -35,13 +35,15 @@ pub async fn run(database: Database) {
 /// Returns the position up to which entries have been removed. The database may have a version before stores could move.
 async fn prune(database: &Database) -> Result<i64, DatabaseError> {
     let client = database.background_client().await?;
-    let statement = client.prepare_cached("select livestore.prune_old_commits()").await?;
-    let position = client.query_one(&statement, &[]).await?.try_get(0)?;
-    let can_move =
-        client.query_one("select to_regprocedure('livestore.remove_departed_store()') is not null", &[]).await?;
+    // Postgres ends each statement after 30 s, so this cuts off none that does well.
+    let ask = async |sql| {
+        let asked = async { client.query_one(&client.prepare_cached(sql).await?, &[]).await };
+        Ok::<_, DatabaseError>(client.in_time(asked).await??)
+    };
+    let position = ask("select livestore.prune_old_commits()").await?.try_get(0)?;
+    let can_move = ask("select to_regprocedure('livestore.remove_departed_store()') is not null").await?;
     if can_move.try_get(0)? {
-        let statement = client.prepare_cached("select livestore.remove_departed_store()").await?;
-        while client.query_one(&statement, &[]).await?.try_get(0)? {}
+        while ask("select livestore.remove_departed_store()").await?.try_get(0)? {}
     }
     Ok(position)
 }

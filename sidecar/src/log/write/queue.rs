@@ -164,9 +164,10 @@ impl CommitQueue {
     }
 }
 
-/// With a KiB for the cost of a push beside its text.
+/// With a KiB for the cost of a push beside its text. A push larger than the whole queue counts as the whole, and goes alone: room for more
+/// than that never comes, and a push that waited for it would keep all others out.
 fn kibibytes(batch: &Batch, context: &Context) -> u32 {
-    u32::try_from(size(batch, context) / 1024 + 1).unwrap_or(u32::MAX)
+    u32::try_from((size(batch, context) / 1024 + 1).min(QUEUE_KIBIBYTES)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -190,6 +191,18 @@ mod tests {
         assert_eq!(queue.waiting(), 0);
         queue.is_behind.store(true, Ordering::Relaxed);
         assert!(queue.reserve(&store, &batch, &context).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_push_larger_than_the_queue_goes_alone() {
+        let (queue, _waiting) = queue();
+        let (store, large, small, context) = (store("s"), chain(0, 1, 65 << 20), chain(0, 1, 1), Context::default());
+        let space = queue.room(&store, &large, &context).now_or_never().flatten().expect("the queue is empty");
+        assert!(queue.reserve(&store, &small, &context).is_err());
+        let waits = queue.room(&store, &large, &context);
+        drop(space);
+        assert!(waits.await.is_some());
+        assert!(queue.reserve(&store, &large, &context).is_ok());
     }
 
     #[tokio::test]

@@ -42,6 +42,10 @@ pub struct LinkTask {
     commands: mpsc::UnboundedReceiver<Command>,
     /// A command that does not fit into the group before it.
     next: Option<Command>,
+    /// The name of the last life of the connection.
+    previous: Option<SidecarId>,
+    /// That life was cut short, or there is no other one although devices need it: some may have missed a message.
+    is_broken: bool,
 }
 
 /// The reason why a life of the connection ends.
@@ -63,7 +67,7 @@ impl LinkTask {
     pub fn new(home: Home, hub: Arc<Hub>) -> (LinkHandle, Self) {
         let (handle, commands) = LinkHandle::new();
         let database = home();
-        (handle, Self { home, database, hub, commands, next: None })
+        (handle, Self { home, database, hub, commands, next: None, previous: None, is_broken: false })
     }
 
     /// Runs for ever.
@@ -88,18 +92,23 @@ impl LinkTask {
     /// Connects again when the connection is lost, until no device needs it, or the sidecar ends.
     async fn keep_up(&mut self) -> ControlFlow<()> {
         let first_backoff = || Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        let (mut backoff, mut previous) = (first_backoff(), None);
+        let mut backoff = first_backoff();
         loop {
             self.database = (self.home)();
             if self.database.demand().is_asleep() {
+                // The device that it was for has left: one that is there keeps the database awake.
+                if let Some(command) = self.next.take() {
+                    command.refuse();
+                }
                 return ControlFlow::Continue(());
             }
-            match self.open(previous.as_ref()).await {
+            match self.open().await {
                 Ok(session) => {
                     info!(sidecar = &*session.id, "relaying to other sidecars");
-                    let is_first = previous.replace(session.id.clone()).is_none();
+                    self.previous = Some(session.id.clone());
                     let since = Instant::now();
-                    match self.serve(session, is_first).await {
+                    let was_broken = std::mem::take(&mut self.is_broken);
+                    match self.serve(session, was_broken).await {
                         End::Exit => return ControlFlow::Break(()),
                         End::Idle => return ControlFlow::Continue(()),
                         End::Lost(error) => {
@@ -119,8 +128,10 @@ impl LinkTask {
                 Err(_) => {}
             }
             // Before there was a first connection, nothing is known, and everybody waits for it.
-            let has_been_up = previous.is_some();
-            if has_been_up && let Some(command) = self.next.take() {
+            self.is_broken = self.previous.is_some();
+            if self.is_broken
+                && let Some(command) = self.next.take()
+            {
                 command.refuse();
             }
             let pause = backoff.sleep();
@@ -128,7 +139,7 @@ impl LinkTask {
             loop {
                 tokio::select! {
                     () = &mut pause => break,
-                    Some(command) = self.commands.recv(), if has_been_up => command.refuse(),
+                    Some(command) = self.commands.recv(), if self.is_broken => command.refuse(),
                 }
             }
         }
@@ -140,22 +151,22 @@ impl LinkTask {
         }
     }
 
-    /// Connects, while nothing can be sent.
-    async fn open(&mut self, previous: Option<&SidecarId>) -> Result<LinkSession, DatabaseError> {
-        let opening = LinkSession::open(&self.database, previous);
+    /// Connects. If the link is broken, nothing can be sent meanwhile.
+    async fn open(&mut self) -> Result<LinkSession, DatabaseError> {
+        let opening = LinkSession::open(&self.database, self.previous.as_ref());
         tokio::pin!(opening);
         loop {
             tokio::select! {
                 biased;
                 session = &mut opening => return session,
-                Some(command) = self.commands.recv(), if previous.is_some() => command.refuse(),
+                Some(command) = self.commands.recv(), if self.is_broken => command.refuse(),
             }
         }
     }
 
     /// Serves one life of the connection, until it breaks.
-    async fn serve(&mut self, mut session: LinkSession, is_first: bool) -> End {
-        if !is_first {
+    async fn serve(&mut self, mut session: LinkSession, was_broken: bool) -> End {
+        if was_broken {
             let missed = self.hub.start_over();
             if let Err(error) = session.tell(&missed).await {
                 self.hub.remember(missed);
@@ -271,8 +282,11 @@ async fn next_command(is_waiting: bool, commands: &mut mpsc::UnboundedReceiver<C
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+    use tokio::time::timeout;
+
     use super::*;
-    use crate::log::testing::nowhere;
+    use crate::log::testing::{asleep, nowhere};
 
     #[tokio::test]
     async fn commands_of_a_kind_go_together_and_in_their_order() {
@@ -306,5 +320,33 @@ mod tests {
         assert!(!sent);
         drop(task);
         assert!(!link.send(vec![], "message".into()).await);
+    }
+
+    /// Before, the link took the command again and again, and kept its thread.
+    #[tokio::test]
+    async fn a_link_that_nobody_needs_lets_go_of_the_command_of_a_device_that_has_left() {
+        let database = asleep().await;
+        let (link, mut task) = LinkTask::new(Box::new(move || database.clone()), Arc::default());
+        let (done, joined) = tokio::sync::oneshot::channel();
+        task.next = Some(Command::Join { user: "user".into(), client_id: "device".into(), done });
+        assert!(task.keep_up().now_or_never().is_some_and(|kept| kept.is_continue()) && task.next.is_none());
+        joined.await.unwrap();
+        link.leave(&"user".into(), &"device".into(), 1);
+        tokio::select! {
+            () = task.run() => panic!("it runs for ever"),
+            () = link.exit() => {}
+        }
+    }
+
+    /// Before, they waited for the database, as before the first connection.
+    #[tokio::test]
+    async fn devices_that_connect_after_an_idle_time_go_on_while_the_database_is_away() {
+        let (link, mut task) = LinkTask::new(Box::new(nowhere), Arc::default());
+        task.previous = Some("before".into());
+        let task = tokio::spawn(task.run());
+        let (user, client_id) = ("user".into(), "device".into());
+        let joined = timeout(Duration::from_secs(10), link.join(&user, &client_id)).await;
+        assert!(joined.is_ok() && !link.send(vec![], "message".into()).await);
+        task.abort();
     }
 }

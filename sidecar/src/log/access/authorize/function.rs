@@ -93,7 +93,8 @@ impl Function {
             let arguments: Vec<_> = arguments.map(|argument| (argument as &(dyn ToSql + Sync), Type::TEXT)).collect();
             client.query_typed_one(&call.sql, &arguments).await?.try_get::<_, Option<bool>>(0)
         };
-        match client.in_time(answer).await? {
+        // Cancelled with its client: nobody needs the answer, and clients that come and go would have Postgres carry out any number at once.
+        match client.read_in_time(answer).await? {
             Ok(Some(true)) => Ok(Ok(())),
             Ok(_) => Ok(Err(denied(action.refusal()))),
             Err(error) => match error.as_db_error() {
@@ -119,7 +120,7 @@ impl Function {
     }
 
     async fn find(&self, client: &Pooled) -> Result<Call, DatabaseError> {
-        let found = match client.in_time(client.query_opt(FIND, &[&self.function])).await? {
+        let found = match client.read_in_time(client.query_opt(FIND, &[&self.function])).await? {
             Err(error) if error.code().is_some_and(|code| !Retry::after(code).may_pass()) => {
                 return Err(self.problem(error.as_db_error().map_or("it cannot be looked up", |error| error.message())));
             }
