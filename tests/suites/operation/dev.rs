@@ -77,6 +77,15 @@ async fn raw_get(port: u16, path: &str) -> String {
     answer
 }
 
+/// Until a cluster is being created.
+fn wait_for_initdb(data: &Path) {
+    let start = Instant::now();
+    while !data.join("postgres.new/PG_VERSION").exists() {
+        assert!(start.elapsed() < PATIENCE, "there is no cluster");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn is_served(port: u16) -> bool {
     std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
 }
@@ -165,12 +174,7 @@ async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
     let folder = folder();
     let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
     let mut child = command(&data, port).stdout(Stdio::null()).spawn().unwrap();
-    // While the cluster is being created.
-    let start_of_test = Instant::now();
-    while !data.join("postgres.new/PG_VERSION").exists() {
-        assert!(start_of_test.elapsed() < PATIENCE, "there is no cluster");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_initdb(&data);
     let status = signal(&mut child, "INT");
     assert!(status.success(), "{status}");
     assert!(!data.join("postgres/postmaster.pid").exists(), "Postgres is still there");
@@ -183,11 +187,7 @@ fn a_first_start_that_was_killed_is_made_again() {
     let folder = folder();
     let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
     let mut child = command(&data, port).stdout(Stdio::null()).spawn().unwrap();
-    let start_of_test = Instant::now();
-    while !data.join("postgres.new/PG_VERSION").exists() {
-        assert!(start_of_test.elapsed() < PATIENCE, "there is no cluster");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_for_initdb(&data);
     signal(&mut child, "KILL");
     // initdb lives, and has the lock: nobody else writes there meanwhile.
     let lock = std::fs::File::open(data.join("lock")).unwrap();

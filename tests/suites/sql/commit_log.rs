@@ -26,6 +26,18 @@ async fn entries(admin: &Client) -> Vec<String> {
     .await
 }
 
+/// Imports a log into the store `imported`.
+async fn import(admin: &Client, events: i64) {
+    let import = format!(
+        "create table public.source as
+             select g as \"seqNum\", g - 1 as \"parentSeqNum\", 'e'::text as name, '{{}}'::text as args,
+                 'c'::text as \"clientId\", 's'::text as \"sessionId\"
+             from generate_series(1, {events}) g;
+         select livestore.import_table('public.source', 'imported')"
+    );
+    run(admin, &import).await;
+}
+
 #[tokio::test]
 async fn a_commit_has_as_many_positions_as_events() {
     let database = Database::new().await;
@@ -85,15 +97,7 @@ async fn a_transaction_that_has_changed_a_store_cannot_be_prepared() {
 async fn a_large_transaction_has_entries_of_limited_size() {
     let database = Database::new().await;
     let admin = database.admin().await;
-    run(
-        &admin,
-        "create table public.source as
-             select g as \"seqNum\", g - 1 as \"parentSeqNum\", 'e'::text as name, '{}'::text as args,
-                 'c'::text as \"clientId\", 's'::text as \"sessionId\"
-             from generate_series(1, 5000) g;
-         select livestore.import_table('public.source', 'imported')",
-    )
-    .await;
+    import(&admin, 5000).await;
     let largest = "select max(e) from livestore.commits c cross join lateral unnest(c.events) e";
     assert!((1000..=2000).contains(&one::<i32>(&admin, largest).await));
     let read = "select array_agg(r.seq_num order by r.position) = array(select generate_series(1::bigint, 5000))
@@ -109,15 +113,7 @@ async fn a_large_transaction_has_entries_of_limited_size() {
 async fn an_import_and_the_relay_are_in_it() {
     let database = Database::new().await;
     let admin = database.admin().await;
-    run(
-        &admin,
-        "create table public.source as
-             select g as \"seqNum\", g - 1 as \"parentSeqNum\", 'e'::text as name, '{}'::text as args,
-                 'c'::text as \"clientId\", 's'::text as \"sessionId\"
-             from generate_series(1, 250) g;
-         select livestore.import_table('public.source', 'imported')",
-    )
-    .await;
+    import(&admin, 250).await;
     run(&admin, "select livestore.relay_append('relayed', '{e,f}', '{null,null}', '{c,c}', '{s,s}', '{1,2}', '{1,2}')")
         .await;
     assert_eq!(entries(&admin).await, ["1-250: imported 250/250", "251-252: relayed 2/2"]);
