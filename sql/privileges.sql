@@ -150,6 +150,7 @@ grant execute on function
     livestore.poll(text, integer, interval, integer),
     livestore.run_subscription(text, integer),
     livestore._handler(text),
+    livestore._check_deferred(),
     livestore.served_subscriptions(),
     livestore.database_life(),
     livestore.subscription_life(text),

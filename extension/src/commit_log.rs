@@ -47,13 +47,17 @@ thread_local! {
     /// `lock_timeout` of the session, while it does not hold.
     static LOCK_TIMEOUT: Cell<Option<i32>> = const { Cell::new(None) };
 
-    /// The next position of the sequence, and the last ones that are taken: logical replication and restores of single tables leave the
-    /// sequence behind.
+    /// The last position that this session took; 0 if it took none.
+    static LAST_POSITION: Cell<i64> = const { Cell::new(0) };
+
     static TAKE_POSITION: Statement = const {
+        Statement::new("select pg_catalog.nextval('livestore.commit_positions'::pg_catalog.regclass)", &[])
+    };
+    /// The last positions that are taken. Not read at each commit: serializable transactions that read it would all conflict.
+    static TAKEN_POSITIONS: Statement = const {
         Statement::new(
-            "select n.next, (select pg_catalog.max(c.position) from livestore.commits c),
-                 (select i.pruned_commits from livestore.instance i order by i.created_at limit 1)
-             from pg_catalog.nextval('livestore.commit_positions'::pg_catalog.regclass) n(next)",
+            "select (select pg_catalog.max(c.position) from livestore.commits c),
+                 (select i.pruned_commits from livestore.instance i order by i.created_at limit 1)",
             &[],
         )
     };
@@ -172,10 +176,15 @@ fn take_positions() {
     lock(turn);
     let _snapshot = Snapshot::new();
     let written = Spi::connect_mut(|client| {
-        let taken = TAKE_POSITION.with(|take| take.execute(client, &[]))?.first();
-        let next: i64 = taken.get(1)?.unwrap_or_default();
-        let first = next.max(taken.get(2)?.unwrap_or(0) + 1).max(taken.get(3)?.unwrap_or(0) + 1);
+        let next: i64 = TAKE_POSITION.with(|take| take.execute(client, &[]))?.first().get(1)?.unwrap_or_default();
+        let mut first = next;
+        // Logical replication and restores of single tables leave the sequence behind.
+        if LAST_POSITION.get() == 0 || next <= LAST_POSITION.get() {
+            let taken = TAKEN_POSITIONS.with(|taken| taken.execute(client, &[]))?.first();
+            first = next.max(taken.get(1)?.unwrap_or(0) + 1).max(taken.get(2)?.unwrap_or(0) + 1);
+        }
         let position = first + events - 1;
+        LAST_POSITION.set(position);
         if position != next {
             SET_LAST_POSITION.with(|set| set.execute(client, &[position.into()]))?;
         }

@@ -221,7 +221,7 @@ impl Owner {
         client.batch_execute(LEAVE_ROLES).await?;
         match client.batch_execute("commit").await {
             // A server that ends a session does not say how its commit has ended, either.
-            Err(error) if error.as_db_error().is_none_or(|error| error.parsed_severity() == Some(Severity::Fatal)) => {
+            Err(error) if error.as_db_error().is_none_or(|error| error.parsed_severity() != Some(Severity::Error)) => {
                 let told = changes.iter().filter_map(|change| change.afterwards.as_ref());
                 Err(InstallError::Unknown { error, told: told.map(|told| format!("\n{told}")).collect() })
             }

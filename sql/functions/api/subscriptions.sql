@@ -323,9 +323,7 @@ begin
             execute call using event;
         end loop;
         perform livestore.ack(batch[1].lease);
-        -- A constraint that is checked at the commit would fail there, where nobody counts it. Last, because it gives the commit of the
-        -- portable flavour its positions.
-        set constraints all immediate;
+        perform livestore._check_deferred();
         events := count;
     -- Others are not these: a statement that takes too long, and assert.
     exception when query_canceled or assert_failure or others then

@@ -330,6 +330,32 @@ $$;
 
 comment on function livestore._is_handler(regprocedure) is 'Internal: whether a function can handle the events of a subscription';
 
+-- Not `set constraints all`: the triggers that give a commit its positions come last in a transaction, which may go on.
+create or replace function livestore._check_deferred()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    names constant text := string_agg(distinct format('%I.%I', n.nspname, c.conname), ', ')
+        from pg_constraint c join pg_namespace n on n.oid = c.connamespace
+        where c.condeferred and c.conname not in ('livestore_queue_commit', 'livestore_number_commit', 'livestore_restart')
+            and has_schema_privilege(n.oid, 'usage') and not pg_is_other_temp_schema(n.oid)
+            -- Only a name that means deferrable ones can be deferred again.
+            and not exists (
+                select from pg_constraint o where o.connamespace = c.connamespace and o.conname = c.conname and not o.condeferrable
+            );
+begin
+    if names is not null then
+        execute format('set constraints %s immediate', names);
+        execute format('set constraints %s deferred', names);
+    end if;
+end
+$$;
+
+comment on function livestore._check_deferred() is
+'Internal: checks the constraints of the application that are deferred to the commit, where nobody would count a failure of a handler';
+
 create or replace function livestore._start(subscriber livestore.subscribers, start text)
 returns void
 language plpgsql

@@ -732,6 +732,21 @@ async fn a_handler_that_breaks_a_deferred_constraint_has_failed() {
     let letters = "select string_agg(name || ' ' || failures, ' ' order by id) from livestore.dead_letters";
     assert_eq!(one::<String>(&admin, letters).await, "bad 1");
     assert_eq!(one::<String>(&admin, "select string_agg(kind, ' ') from public.seen").await, "good");
+
+    // The transaction of the caller goes on as before: constraints are still deferred, and no other commit waits for it.
+    commit(&admin, "a", "good").await;
+    run(
+        &admin,
+        "create or replace function public.handle(event livestore.polled_event) returns void language sql as
+             $$ insert into public.seen values (event.name); select livestore.commit('b', 'handled') $$;
+         begin",
+    )
+    .await;
+    assert_eq!(one::<i64>(&admin, "select events from livestore.run_subscription('s')").await, 1);
+    let turns =
+        "select count(*) from pg_locks where relation = 'livestore.commit_turn'::regclass and pid = pg_backend_pid()";
+    assert_eq!(one::<i64>(&admin, turns).await, 0);
+    run(&admin, "insert into public.seen values ('new'); insert into public.kinds values ('new'); commit").await;
 }
 
 /// Each commit wakes those who wait for other events: they write nothing.

@@ -96,7 +96,7 @@ async fn call_all(
         let client = database.background_function_client().await?;
         let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&subscription, Type::TEXT), (&BATCH, Type::INT4)];
         // Postgres ends a run after 30 s, whatever the handler sets, so this cuts off none that does well. The commit does not count: one that
-        // waits for a standby, or for deferred triggers, goes on in Postgres, and its events are not given out twice.
+        // waits for a standby goes on in Postgres, and its events are not given out twice.
         let row = match client.in_time(client.query_typed_one(RUN, &arguments)).await? {
             Ok(row) => row,
             // It was removed, or its handler: the others go on.
