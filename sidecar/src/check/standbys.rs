@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error};
 
 use super::Report;
@@ -58,25 +59,35 @@ async fn standby(client: &Client, host: usize, needed: i64, report: &mut Report)
 
 /// How far the server of this connection is behind its primary.
 pub async fn lag(client: &Client, report: &mut Report) -> Result<(), Error> {
-    // A standby that has all that it was sent is behind by nothing, however long ago that was.
-    let sql = "select pg_is_in_recovery(), pg_is_wal_replay_paused(),
-             case when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() then 0
+    // A standby that has replayed what it had received is behind by nothing, however long ago the last commit was. Something
+    // may have arrived this moment, so it gets time to replay it.
+    let received: Option<PgLsn> = client.query_one("select pg_last_wal_receive_lsn()", &[]).await?.get(0);
+    let sql = "select pg_is_wal_replay_paused(),
+             exists (select from pg_stat_get_wal_receiver() r where r.pid is not null),
+             case when pg_last_wal_replay_lsn() >= $1 then 0
                  else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
-             end::float8,
-             exists (select from pg_stat_get_wal_receiver() r where r.pid is not null)
+             end::float8
          where pg_is_in_recovery()";
-    let Some(row) = client.query_opt(sql, &[]).await? else {
-        report.advise("this server is no standby: without --read-only, the sidecar also takes pushes");
-        return Ok(());
+    let start = Instant::now();
+    let (is_paused, is_connected, behind): (bool, bool, Option<f64>) = loop {
+        let Some(row) = client.query_opt(sql, &[&received]).await? else {
+            report.advise("this server is no standby: without --read-only, the sidecar also takes pushes");
+            return Ok(());
+        };
+        let (is_paused, is_connected, behind) = (row.get(0), row.get(1), row.get(2));
+        if is_paused || behind == Some(0.0) || start.elapsed() > PATIENCE {
+            break (is_paused, is_connected, behind);
+        }
+        sleep(INTERVAL).await;
     };
-    if row.get(1) {
+    if is_paused {
         report.wrong("its replay is paused: nothing new arrives; run \"select pg_wal_replay_resume()\" there");
     }
-    if !row.get::<_, bool>(3) {
+    if !is_connected {
         report
             .advise("the standby has no connection to its primary: it gets nothing new, unless it restores an archive");
     }
-    match row.get::<_, Option<f64>>(2) {
+    match behind {
         Some(seconds) if seconds > LAG => report.advise(format!("the standby is {seconds:.0} s behind its primary")),
         Some(seconds) => report.good(format!("the standby is {seconds:.0} s behind its primary")),
         None => report.advise("the standby has replayed nothing yet"),

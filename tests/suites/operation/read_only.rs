@@ -89,6 +89,25 @@ async fn it_serves_histories_and_live_events_and_pushes_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_follows_a_long_transaction_is_not_behind() {
+    let Setup { database, admin, standby, there, .. } = setup(reading_only).await;
+    let url = database.on(standby).url("sidecar");
+    // It always has something to replay, and the last commit was seconds ago.
+    sql(&admin, "begin; create table filler (line text)").await;
+    let writing = tokio::spawn(async move {
+        loop {
+            sql(&admin, "insert into filler select 'a line' from generate_series(1, 1000)").await;
+        }
+    });
+    let commits_are_old = "select clock_timestamp() - pg_last_xact_replay_timestamp() > '2 s'";
+    eventually("the last commit is old", async || there.query_one(commits_are_old, &[]).await.unwrap().get(0)).await;
+    for _ in 0..5 {
+        finds(&url, &["--read-only"], "ok", "0 s behind its primary").await;
+    }
+    writing.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_that_have_more_than_the_standby_wait_until_it_follows() {
     let Setup { database, admin, there, sidecar, .. } = setup(reading_only).await;
     let before = backend_id(&admin).await;
