@@ -94,10 +94,8 @@ begin
     cross join lateral (select case when s.id is null then livestore._is_elsewhere(p.store_id) else false end) e(is_elsewhere);
     -- All at once: each of them would fail, and take those that are carried out together with it along.
     return query
-    select e.push, null::bigint, 0, null::text, null::timestamptz,
-        'LS005', format('the store %s is on another shard', to_json(store_ids[e.push])),
-        json_build_object('storeId', store_ids[e.push])::text, 'Ask the front database where it is, or sidecars: --shards.'
-    from unnest(known.elsewhere) e(push);
+    select e.push, null::bigint, 0, null::text, null::timestamptz, 'LS005', error.*
+    from unnest(known.elsewhere) e(push), livestore._elsewhere_error(store_ids[e.push]) error;
     if known.new is not null then
         return query select * from livestore._push_some(store_ids, batches, backend_ids, known.new, source, contexts);
     end if;

@@ -17,6 +17,18 @@ $$;
 comment on function livestore._is_elsewhere(text) is
 'Internal: whether a store that does not exist here belongs to another shard';
 
+create or replace function livestore._elsewhere_error(store_id text)
+returns table (message text, detail text, hint text)
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('the store %s is on another shard', to_json($1)), json_build_object('storeId', $1)::text,
+        'Ask the front database (livestore.shard_map() there says where each store is), or let sidecars do it: --shards.'
+$$;
+
+comment on function livestore._elsewhere_error(text) is 'Internal: what LS005 says of a store that is on another shard';
+
 -- Returns true, so that it can be an operand.
 create or replace function livestore._check_shard(store_id text)
 returns boolean
@@ -24,11 +36,12 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    error record;
 begin
     if livestore._is_elsewhere(store_id) then
-        raise exception 'the store % is on another shard', to_json(store_id)
-            using errcode = 'LS005', detail = json_build_object('storeId', store_id),
-                hint = 'Ask the front database (livestore.shard_map() there says where each store is), or let sidecars do it: --shards.';
+        select * into error from livestore._elsewhere_error(store_id);
+        raise exception '%', error.message using errcode = 'LS005', detail = error.detail, hint = error.hint;
     end if;
     return true;
 end

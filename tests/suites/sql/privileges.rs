@@ -25,6 +25,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("backend_id", "livestore.backend_id('s')", READERS),
     ("head", "livestore.head('s')", READERS),
     ("slot", "livestore.slot('s', 256)", READERS),
+    ("_elsewhere_error", "livestore._elsewhere_error('s')", NOBODY),
     ("_is_elsewhere", "livestore._is_elsewhere('s')", NOBODY),
     ("_check_shard", "livestore._check_shard('s')", NOBODY),
     ("_remove_departed", "livestore._remove_departed(1)", NOBODY),

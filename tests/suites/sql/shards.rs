@@ -124,6 +124,8 @@ async fn each_push_of_a_batch_has_its_own_answer() {
         let brief: Vec<_> = outcomes.iter().map(|outcome| outcome.brief()).collect();
         assert_eq!(brief, [Ok(2), Err("LS005"), Ok(1), Err("LS005"), Err("LS005"), Ok(3)], "{skips}");
         assert_eq!(outcomes[3].json(), json!({"storeId": "ä"}));
+        let alone = rejection(push(&sidecar, "todos", chain(0, 1)).await);
+        assert_eq!((&outcomes[1].message, &outcomes[1].hint), (&Some(alone.message), &Some(alone.hint)));
         assert_eq!(log(&client, "a").await, up_to(3));
     }
 }
