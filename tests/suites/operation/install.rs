@@ -177,21 +177,17 @@ async fn a_role_that_may_create_no_roles_is_told_what_to_do() {
     let url = cluster.url("owner", "app");
     let (code, refused) = run(&url, &["install"]);
     assert!(code == 4 && refused.contains("permission denied to create role"), "{refused}");
-    for role in ["owner", "hooks", "reader", "writer", "admin"] {
-        superuser.batch_execute(&format!("create role livestore_{role}")).await.unwrap();
-    }
-    superuser
-        .batch_execute(
-            "grant livestore_reader to livestore_writer, livestore_hooks; grant livestore_writer to livestore_admin;
-             create role livestore_sidecar login in role livestore_writer",
-        )
-        .await
-        .unwrap();
+    // The statements of docs/managed.md, for another name.
+    let page = std::fs::read_to_string(root().join("docs/managed.md")).unwrap().replace(" app", " owner");
+    let (revoke, rest) = page.split_once("\n`revoke ").unwrap().1.split_once('`').unwrap();
+    let statements: Vec<&str> = rest.lines().skip(2).map_while(|line| line.strip_prefix("    ")).collect();
+    let (grant, others) = statements.split_last().unwrap();
+    superuser.batch_execute(&others.join("\n")).await.unwrap();
     let (code, refused) = run(&url, &["install"]);
-    assert!(code == 4 && refused.contains("grant livestore_owner, livestore_hooks to owner"), "{refused}");
-    superuser.batch_execute("grant livestore_owner, livestore_hooks to owner").await.unwrap();
+    assert!(code == 4 && refused.contains(grant.trim_end_matches(';')), "{grant}: {refused}");
+    superuser.batch_execute(grant).await.unwrap();
     succeed(&url, &["install"]);
-    superuser.batch_execute("revoke livestore_owner, livestore_hooks from owner").await.unwrap();
+    superuser.batch_execute(&format!("revoke {revoke}")).await.unwrap();
     let sidecar = Start::new(cluster.url("livestore_sidecar", "app")).ready().await;
     push(&sidecar, "todos").await;
     cluster.pg_ctl(&["stop", "-m", "immediate"]);

@@ -1,7 +1,7 @@
 //! A dump holds everything, and a restore of it goes on where the original was.
 
 use crate::support::{all, all_with, broken_chains, fill, log, one, one_with, push, run, stored};
-use livestore_tests::cluster::Database;
+use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::{chain, event, up_to};
 use livestore_tests::flavour::{Flavour, is_skipped};
 use serde_json::{Value, json};
@@ -67,6 +67,39 @@ async fn a_restored_database_goes_on_where_the_original_was() {
 
     let reader = database.cluster().connect("reader", "continued").await;
     assert_eq!(log(&reader, "reset own").await, up_to(3), "the privileges came along");
+}
+
+/// The roles first, as docs/operations.md says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_is_restored_in_another_cluster_after_the_roles() {
+    let database = Database::alone().await;
+    let original = database.admin().await;
+    fill(&original).await;
+    let hook = "create function public.keep() returns trigger language plpgsql as $$ begin return new; end $$;
+        grant execute on function public.keep() to livestore_hooks;
+        create trigger keep before insert on livestore.eventlog_1_own for each row execute function public.keep()";
+    run(&original, hook).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let [roles, dump] = ["roles", "dump"].map(|name| folder.path().join(name).display().to_string());
+    database.tool("pg_dumpall", &["-d", "dbname=postgres", "--roles-only", "-f", &roles]);
+    database.tool("pg_dump", &["-f", &dump]);
+
+    let empty = tokio::task::spawn_blocking(Cluster::start_empty).await.unwrap().leak();
+    let name = database.name();
+    run(&empty.connect("postgres", "postgres").await, &format!("create database {name} template template0")).await;
+    let there = database.on(empty);
+    // The role postgres is there already.
+    there.tool("psql", &["-q", "-f", &roles]);
+    there.tool("psql", &["-v", "ON_ERROR_STOP=1", "-q", "-f", &dump]);
+    let restored = there.admin().await;
+    assert_eq!(stored(&restored).await, stored(&original).await);
+    assert_eq!(backend_ids(&restored).await, backend_ids(&original).await);
+    let owners = "select string_agg(distinct p.proowner::regrole::text, ',') from pg_proc p where p.pronamespace = 'livestore'::regnamespace and p.prosecdef";
+    assert_eq!(one::<String>(&restored, owners).await, one::<String>(&original, owners).await);
+    let sidecar = there.connect("sidecar").await;
+    assert_eq!(push(&sidecar, "own", chain(5, 1)).await.unwrap(), 6);
+    database.stop();
+    there.stop();
 }
 
 #[tokio::test]
