@@ -9,7 +9,6 @@ set lock_timeout = '500ms'
 as $$
 declare
     latest livestore.event_types;
-    eventlogs regclass[];
     probe text;
 begin
     if name is null or name = '' then
@@ -26,12 +25,7 @@ begin
         end if;
     end loop;
     -- Pushes lock the rows of their stores, in this order, before they write to tables.
-    eventlogs := array(
-        select s.eventlog from (
-            select l.eventlog from livestore.stores l where l.eventlog <> 'livestore.eventlog_1'::regclass
-            order by l.store_id collate "C" for update
-        ) s
-    );
+    perform from livestore.stores s where s.eventlog <> 'livestore.eventlog_1'::regclass order by s.store_id collate "C" for update;
     -- One definition at a time, so that no two have one version.
     lock table livestore.event_types in share row exclusive mode;
     select * into latest from livestore._event_type(name);
@@ -41,8 +35,10 @@ begin
         insert into livestore.event_types (name, version, schema, mode)
         values (name, coalesce(latest.version, 0) + 1, schema, mode) returning * into latest;
     end if;
-    -- The shared table has its trigger already: dedicated tables get theirs here, since a restore brings their triggers.
-    perform livestore._check_new_events(e.eventlog) from unnest(eventlogs) e(eventlog);
+    -- The shared table has its trigger already: dedicated tables get theirs here, since a restore brings their triggers. They are looked
+    -- for again: the trigger of the shared table has waited for transactions that made one.
+    perform livestore._check_new_events(s.eventlog)
+    from livestore.stores s where s.eventlog <> 'livestore.eventlog_1'::regclass order by s.store_id collate "C";
     if mode = 'enforce' then
         raise warning 'pushes of % that do not fit are refused from now on', to_json(name)
             using hint = 'A LiveStore client that is refused stops pushing, and shows its user nothing. Mode check counts such events instead.';

@@ -1,8 +1,10 @@
 //! `livestore.define_event`: what the args of events are.
 
 use crate::support::{all, one, one_with, push, rejection, run};
+use futures_util::future::join;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::event;
+use livestore_tests::eventually;
 use serde_json::json;
 use tokio_postgres::Client;
 
@@ -391,4 +393,22 @@ async fn a_definition_waits_for_nobody_for_long() {
     }
     assert_eq!(all::<String>(&admin, "select name from livestore.event_types").await, [""; 0]);
     assert_eq!(define(&admin, "e", "{}", "check").await, 1);
+}
+
+#[tokio::test]
+async fn a_dedicated_table_that_is_made_at_this_moment_is_checked_too() {
+    let database = Database::new().await;
+    let (admin, other) = (database.connect("admin").await, database.admin().await);
+    let pid: i32 = one(&admin, "select pg_backend_pid()").await;
+    run(&other, "begin; select livestore.create_store('a', true)").await;
+    let (version, ()) = join(define(&admin, "e", r#"{"type": "object"}"#, "check"), async {
+        let waits = "select exists (select from pg_locks l where l.pid = $1 and not l.granted)";
+        eventually("it waits", async || one_with(&other, waits, &[&pid]).await).await;
+        run(&other, "commit").await;
+    })
+    .await;
+    assert_eq!(version, 1);
+    let misfit = json!([{"name": "e", "args": 1, "seqNum": 1, "parentSeqNum": 0, "clientId": "c", "sessionId": "s"}]);
+    assert_eq!(push(&other, "a", misfit).await.unwrap(), 1);
+    assert_eq!(misfits(&admin).await.len(), 1);
 }
