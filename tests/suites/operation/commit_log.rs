@@ -1,10 +1,13 @@
 //! The sidecar keeps the commit log short, and runs the handlers of subscriptions.
 
+use std::time::Duration;
+
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
 use livestore_tests::eventually;
 use livestore_tests::sidecar::Sidecar;
+use tokio::time::{Instant, sleep};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_removes_old_entries() {
@@ -47,6 +50,43 @@ async fn a_handler_with_much_to_do_does_not_hold_up_another() {
     admin.batch_execute("select livestore.commit('s', 'quick')").await.unwrap();
     eventually("the quick one is handled", async || done("quick").await == 1).await;
     assert!(done("slow").await < 1500);
+}
+
+/// As when the machine of Postgres hangs: a process that runs a handler does nothing any more, and its connection stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_process_hangs_does_not_stop_the_others() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let handlers = "create table public.done (subscription text);
+        create function public.hanging(event livestore.polled_event) returns void language sql security definer
+            as $$ select pg_sleep(2); insert into public.done values ('hanging') $$;
+        create function public.other(event livestore.polled_event) returns void language sql security definer
+            as $$ insert into public.done values ('other') $$;
+        select livestore.subscribe('a', array['hanging'], handler => 'public.hanging(livestore.polled_event)');
+        select livestore.subscribe('b', array['other'], handler => 'public.other(livestore.polled_event)')";
+    admin.batch_execute(handlers).await.unwrap();
+    let _sidecar = Sidecar::on(&database).await;
+    admin.batch_execute("select livestore.commit('s', 'hanging')").await.unwrap();
+    let runs = format!("wait_event = 'PgSleep' and datname = '{}'", database.name());
+    let is_run = format!("select exists (select from pg_stat_activity where {runs})");
+    eventually("it runs", async || admin.query_one(&is_run, &[]).await.unwrap().get(0)).await;
+    let stopped = database.stopped(&runs).await;
+    admin.batch_execute("select livestore.commit('s', 'other')").await.unwrap();
+    let done = async |subscription: &str| {
+        let count = "select count(*) from public.done where subscription = $1";
+        admin.query_one(count, &[&subscription]).await.unwrap().get::<_, i64>(0)
+    };
+    // Postgres has 30 s for a run, and the sidecar waits a little longer.
+    let began = Instant::now();
+    while done("other").await == 0 {
+        assert!(began.elapsed() < Duration::from_secs(90), "the other handler is not run");
+        sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(done("hanging").await, 0);
+    drop(stopped);
+    eventually("it is run, or run again", async || done("hanging").await > 0).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((done("hanging").await, done("other").await), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
