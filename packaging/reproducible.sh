@@ -1,5 +1,9 @@
 # Sourced by the scripts that build for a release: the same commit makes the same files, in any folder, on any day.
 
+# Names are sorted in one way everywhere, and files that are made here can be read by all.
+export LC_ALL=C.UTF-8
+umask 022
+
 # Everything is as old as the last commit.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2> /dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
@@ -16,7 +20,7 @@ export CARGO_ENCODED_RUSTFLAGS CFLAGS
 # An archive of a folder's files, at the path of its last part.
 archive() {
     local file=$1 folder=$2
-    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u+rw,go+r,go-w \
+    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u+rwX,go+rX,go-w \
         -C "$(dirname "$folder")" -c "$(basename "$folder")" | gzip -9n > "$file"
     echo "$file"
 }

@@ -188,6 +188,29 @@ fn a_setting_that_the_sidecar_does_not_have_or_that_is_secret_is_refused() {
 }
 
 #[test]
+fn an_autoscaler_without_a_measure_is_refused_and_a_chart_may_be_part_of_another() {
+    let autoscaling =
+        ["--set", "autoscaling.enabled=true,autoscaling.liveStreams=0,autoscaling.memory=75", "--set", "enabled=true"];
+    template(&autoscaling).unwrap();
+    let neither = template(&[&autoscaling[..], &["--set", "autoscaling.memory=0"]].concat()).unwrap_err();
+    assert!(neither.contains("autoscaling needs liveStreams or memory"), "{neither}");
+}
+
+#[test]
+fn images_and_the_page_have_the_version_of_the_sidecar() {
+    let version = env!("CARGO_PKG_VERSION");
+    for (file, text) in [
+        ("sidecar/Dockerfile", format!("image.version=\"{version}\"")),
+        ("extension/Dockerfile", format!("image.version=\"{version}\"")),
+        ("packaging/cloudnative-pg/Dockerfile", format!("image.version=\"{version}\"")),
+        ("docs/kubernetes.md", format!("livestore-sync-extension:18-{version}\n")),
+        ("docs/kubernetes.md", format!("livestore-sidecar:{version}\n")),
+    ] {
+        assert!(std::fs::read_to_string(root().join(file)).unwrap().contains(&text), "{file}: {text}");
+    }
+}
+
+#[test]
 fn the_chart_has_the_version_of_the_sidecar() {
     let chart = std::fs::read_to_string(root().join("packaging/chart/Chart.yaml")).unwrap();
     let [chart] = &documents(&chart)[..] else { panic!("one document") };

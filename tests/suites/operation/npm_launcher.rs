@@ -34,11 +34,20 @@ async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
     let pack = |out: &str| -> Vec<String> {
         let packed = run(Command::new(root().join("packaging/npm/pack"))
             .arg(folder.path().join(out))
-            .arg(format!("{platform}={}", program.get_program().display())));
+            .arg(format!("{platform}={}", program.get_program().display()))
+            .env("GITHUB_REPOSITORY", "somebody/livestore_sync")
+            .env("LIVESTORE_LICENCES", root().join("LICENSE")));
         String::from_utf8(packed.stdout).unwrap().lines().map(String::from).collect()
     };
     let packages = pack("packed");
     let [of_platform, launcher] = &packages[..] else { panic!("{packages:?}") };
+    // npm publishes nothing with a provenance that does not name where it comes from.
+    for package in [of_platform, launcher] {
+        let description = run(Command::new("tar").args(["-xzOf", package, "package/package.json"])).stdout;
+        let description: serde_json::Value = serde_json::from_slice(&description).unwrap();
+        assert_eq!(description["repository"]["url"], "git+https://github.com/somebody/livestore_sync.git");
+    }
+    run(Command::new("tar").args(["-tzf", of_platform, "package/THIRD-PARTY-LICENSES"]));
     let again = pack("again");
     for (one, other) in packages.iter().zip(&again) {
         assert!(std::fs::read(one).unwrap() == std::fs::read(other).unwrap(), "{one} is another one when packed again");

@@ -59,9 +59,18 @@ fn release(version: &str) -> TempDir {
         .unwrap();
     let dist = to("dist");
     std::fs::create_dir(&dist).unwrap();
+    std::fs::create_dir(to("package")).unwrap();
+    std::fs::write(
+        to("package/package.json"),
+        r#"{"repository": {"url": "git+https://github.com/Somebody/sync.git"}}"#,
+    )
+    .unwrap();
+    for package in ["", "-linux-x64"] {
+        let file = dist.join(format!("npm-livestore-sidecar{package}-{version}.tgz"));
+        let packed = Command::new("tar").arg("-czf").arg(file).arg("package").current_dir(checkout.path()).status();
+        assert!(packed.unwrap().success());
+    }
     for file in [
-        format!("npm-livestore-sidecar-{version}.tgz"),
-        format!("npm-livestore-sidecar-linux-x64-{version}.tgz"),
         format!("chart-livestore-sidecar-{version}.tgz"),
         format!("livestore-postgres-15-{version}.oci.tar"),
         format!("livestore-sidecar-{version}.oci.tar"),
@@ -75,8 +84,13 @@ fn release(version: &str) -> TempDir {
 
 /// The commands that would publish it, or the reason why it is not published.
 fn publish(checkout: &Path, tag: &str) -> Result<String, String> {
+    publish_from(checkout, tag, "Somebody/sync")
+}
+
+fn publish_from(checkout: &Path, tag: &str, repository: &str) -> Result<String, String> {
     let mut command = Command::new(checkout.join("packaging/publish"));
-    command.args(["--dry-run", "dist"]).envs([("REGISTRY", "ghcr.io/somebody"), ("GITHUB_REF_NAME", tag)]);
+    command.args(["--dry-run", "dist"]);
+    command.envs([("REGISTRY", "ghcr.io/Somebody"), ("GITHUB_REF_NAME", tag), ("GITHUB_REPOSITORY", repository)]);
     let output = command.output().unwrap();
     let [printed, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     if output.status.success() { Ok(printed) } else { Err(errors) }
@@ -106,11 +120,20 @@ fn a_release_is_published_once_its_version_checksums_and_changes_fit() {
     let refused = publish(checkout.path(), &tag).unwrap_err();
     assert!(refused.contains("SHA256SUMS lacks: unlisted"), "{refused}");
     std::fs::remove_file(unlisted).unwrap();
+    let refused = publish_from(checkout.path(), &tag, "somebody/else").unwrap_err();
+    assert!(refused.contains("does not name the repository somebody/else"), "{refused}");
     let refused = publish(checkout.path(), "v9.9.9").unwrap_err();
     assert!(refused.contains("the tag is v9.9.9"), "{refused}");
     std::fs::write(checkout.path().join(format!("dist/livestore-sidecar-{version}.oci.tar")), "changed").unwrap();
     let refused = publish(checkout.path(), &tag).unwrap_err();
     assert!(refused.contains("FAILED"), "{refused}");
+    let candidate = release(version);
+    let manifest = std::fs::read_to_string(candidate.path().join("Cargo.toml")).unwrap();
+    let later = format!("{version}-rc.1");
+    std::fs::write(candidate.path().join("Cargo.toml"), manifest.replacen(version, &later, 1)).unwrap();
+    std::fs::write(candidate.path().join("CHANGELOG.md"), format!("## {later}\n\n- Faster.\n")).unwrap();
+    let refused = publish(candidate.path(), &format!("v{later}")).unwrap_err();
+    assert!(refused.contains("is no version as 1.2.3"), "{refused}");
     let unreleased = release("0.2.0");
     assert!(publish(unreleased.path(), &tag).unwrap_err().contains(&format!("nothing about {version}")));
 }
