@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use livestore_tests::breaker::Breaker;
+use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
-use livestore_tests::events::{chain, event};
+use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::load::Load;
 use livestore_tests::rpc::{Received, Rpc};
 use livestore_tests::sidecar::{Sidecar, Start};
-use serde_json::json;
+use serde_json::{Value, json};
 
 async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
@@ -352,4 +353,19 @@ async fn a_shutdown_ends_at_its_deadline_whatever_hangs() {
     let start = Instant::now();
     assert_eq!(sidecar.terminate().await.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(30), "not the 60 s of the push");
+}
+
+/// The client gives a connection up when no whole message has come for a while, and begins with the same chunk on the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_of_large_events_arrives_on_a_slow_link() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let batch: Value = (0..31).map(|parent| event(parent, "blob", json!("x".repeat(33_000)))).collect();
+    database.admin().await.execute("select livestore.push('s', $1)", &[&batch]).await.unwrap();
+    let link = Breaker::to(sidecar.port()).await;
+    // 64 KiB each time, at most: 44 KB a second.
+    link.slow(Duration::from_millis(1500));
+    let client = Node::sync_backend().open("cf-ws", &format!("ws://127.0.0.1:{}", link.port()), "s").await;
+    let mut live = client.live(None).await;
+    assert_eq!(numbers(&live.events(31).await), up_to(31));
 }

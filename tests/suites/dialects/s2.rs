@@ -252,6 +252,29 @@ async fn a_stream_ends_soon_also_when_there_is_more_and_more() {
     assert_eq!(seen, up_to(seen.len() as i64));
 }
 
+/// The client takes no negative number.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_before_1970_stops_no_client() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    push(&database, "s", chain(0, 3)).await;
+    let age = "update livestore.eventlog_1 set \"createdAt\" = '1969-12-31' where \"seqNum\" > 1";
+    database.admin().await.batch_execute(age).await.unwrap();
+    let client = Node::sync_backend().open("s2", &sidecar.url(), "s").await;
+    assert_eq!(numbers(&client.pull(None).await.unwrap()), up_to(3));
+    let (_, tail) = answer(Client::new().get(format!("{}/v1/streams/s/records/tail", sidecar.http_url()))).await;
+    assert_eq!(tail["tail"], json!({"seq_num": 3, "timestamp": 0}));
+    let appended = json!({"records": [{"body": event(3, "e", json!({})).to_string()}]});
+    let (status, appended) = answer(
+        Client::new()
+            .post(format!("{}/v1/streams/s/records", sidecar.http_url()))
+            .header("content-type", "application/json")
+            .body(appended.to_string()),
+    )
+    .await;
+    assert_eq!((status, &appended["tail"]["seq_num"]), (200, &json!(4)), "{appended}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_does_not_exist_is_an_empty_stream() {
     let database = Database::new().await;

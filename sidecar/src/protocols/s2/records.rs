@@ -1,5 +1,7 @@
 //! Events as the records of a stream.
 
+use chrono::{DateTime, Utc};
+
 use crate::log::{AbsentArgs, Event, Events, Part, quote_into};
 
 /// The bounds of a batch, <https://s2.dev/docs/limits>, metered as S2 does it.
@@ -29,7 +31,12 @@ pub fn seq_num(event: &Event) -> i64 {
 
 /// When it was appended, in milliseconds since 1970.
 pub fn timestamp(event: &Event) -> i64 {
-    event.created_at.timestamp_millis()
+    milliseconds(event.created_at)
+}
+
+/// The time of a record: never before 1970, since clients of S2 take no negative numbers.
+pub fn milliseconds(time: DateTime<Utc>) -> i64 {
+    time.timestamp_millis().max(0)
 }
 
 /// The bytes that S2 counts for an event.

@@ -18,7 +18,7 @@ use tracing::debug;
 
 use super::api::events;
 use super::limits::Limits;
-use super::records::{Tail, records_into, timestamp};
+use super::records::{Tail, milliseconds, records_into, timestamp};
 use super::stream::{Follow, Writer};
 use crate::limits::memory::{Share, counted};
 use crate::log::{
@@ -105,7 +105,7 @@ pub async fn append(log: StoreLog, append: Append) -> Response {
                 Err(unreadable) => return refuse(&unreadable.into()),
             };
             let position = |seq_num: i64, at: Option<DateTime<Utc>>| {
-                let timestamp = at.map_or(0, |at| at.timestamp_millis());
+                let timestamp = at.map_or(0, milliseconds);
                 json!({"seq_num": seq_num, "timestamp": timestamp})
             };
             answer(

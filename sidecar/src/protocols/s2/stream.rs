@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::limits::Limits;
@@ -26,12 +26,10 @@ const PING: Duration = Duration::from_secs(10);
 /// The time that a stream that has to end goes on after its first records.
 const SOON: Duration = Duration::from_secs(1);
 
-/// The time that a client may take to read a piece.
-const UNREAD: Duration = Duration::from_secs(30);
-
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The client is gone, or does not read.
+/// The client is gone. One that reads nothing for long is disconnected by `server::accept`; a slow one gets everything, since it would
+/// take a stream that ends early for whole.
 struct Gone;
 
 /// Whether the reader's limits are reached.
@@ -264,10 +262,7 @@ impl Writer {
 
     async fn send_counted(&mut self, piece: String, share: Option<Arc<Share>>) -> Result<(), Gone> {
         self.keep_alive.reset();
-        match timeout(UNREAD, self.pieces.send(counted(piece, share))).await {
-            Ok(Ok(())) => Ok(()),
-            _ => Err(Gone),
-        }
+        self.pieces.send(counted(piece, share)).await.map_err(|_| Gone)
     }
 }
 
