@@ -123,7 +123,7 @@ begin
     end if;
     subscriber := livestore._subscriber(subscription);
     -- Each partition that no other worker has, once, beginning with the one that was longest without.
-    for attempt in 1..subscriber.partitions loop
+    loop
         select * into place
         from livestore.subscription_partitions p
         where p.subscription = subscriber.name and p.partition <> all (visited)
@@ -135,6 +135,8 @@ begin
         order by coalesce(p.polled_at > clock_timestamp() + interval '1 minute', false) desc, p.polled_at nulls first, p.partition
         for update skip locked limit 1;
         exit when place.subscription is null;
+        -- It may have been removed and made again meanwhile. From here on it cannot be removed.
+        subscriber := livestore._subscriber(subscription);
         visited := visited || place.partition;
         former := place;
         if place.lease is not null then
@@ -296,13 +298,18 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    handler constant regprocedure := livestore._handler(subscription);
-    call constant text := format('select %s($1)', handler::regproc);
+    handler regprocedure;
+    call text;
     batch livestore.polled_event[];
     count bigint;
     event livestore.polled_event;
     context text;
 begin
+    batch := array(select p from livestore.poll(subscription, max_events) p);
+    count := cardinality(batch);
+    -- After that: the subscription may have been made again, with another handler, until its partition was locked.
+    handler := livestore._handler(subscription);
+    call := format('select %s($1)', handler::regproc);
     -- livestore_admin names the handler, and what it does at the commit has the rights of the caller even if it is security definer.
     if (select r.rolsuper from pg_roles r where r.rolname = current_user)
         and not (select r.rolsuper from pg_proc p join pg_roles r on r.oid = p.proowner where p.oid = handler)
@@ -311,8 +318,6 @@ begin
             using errcode = 'insufficient_privilege',
                 hint = 'Call livestore.run_subscription as a role with livestore_writer and no other rights.';
     end if;
-    batch := array(select p from livestore.poll(subscription, max_events) p);
-    count := cardinality(batch);
     events := 0;
     if count = 0 then
         return;

@@ -814,3 +814,38 @@ async fn a_function_of_a_stranger_with_the_name_of_a_handler_is_not_called() {
     run(&admin, "drop function app.handle(livestore.polled_event, integer)").await;
     assert_eq!(one::<i64>(&admin, handled).await, 1);
 }
+
+/// A worker waits for a partition, and gets that of a subscription of the same name that was made again meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_events_of_a_subscription_that_was_made_again_are_for_its_new_handler() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.admin().await);
+    run(
+        &admin,
+        "create table public.handled (by text, name text);
+         create function public.old(event livestore.polled_event) returns void language sql as
+             $$ insert into public.handled values ('old', event.name) $$;
+         create function public.new(event livestore.polled_event) returns void language sql as
+             $$ insert into public.handled values ('new', event.name) $$;
+         select livestore.subscribe('s', handler => 'public.old(livestore.polled_event)')",
+    )
+    .await;
+    run(&admin, "begin; lock table livestore.subscription_partitions in access exclusive mode").await;
+    let handle = "select events from livestore.run_subscription('s')";
+    let running = tokio::spawn(async move { one::<i64>(&worker, handle).await });
+    let waits = "select exists (
+        select from pg_locks where relation = 'livestore.subscription_partitions'::regclass and not granted
+    )";
+    eventually("it waits", async || one(&admin, waits).await).await;
+    run(
+        &admin,
+        "select livestore.unsubscribe('s');
+         select livestore.subscribe('s', partitions => 3, handler => 'public.new(livestore.polled_event)');
+         select livestore.commit('a', 'e');
+         commit",
+    )
+    .await;
+    assert_eq!(running.await.unwrap(), 1);
+    assert_eq!(one::<i64>(&admin, handle).await, 0);
+    assert_eq!(one::<String>(&admin, "select string_agg(by || ' ' || name, ',') from public.handled").await, "new e");
+}
