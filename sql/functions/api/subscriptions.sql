@@ -62,6 +62,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform livestore._subscriber(subscription);
+    -- In the order in which livestore.rebuild locks them. A handler that is running has its partition and then needs the row of the
+    -- subscription, so a delete that locks that row first would deadlock with it.
+    perform from livestore.subscribers s where s.name = subscription for no key update;
+    perform from livestore.subscription_partitions p where p.subscription = unsubscribe.subscription order by p.partition for update;
     delete from livestore.subscribers s where s.name = subscription;
     perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
 end

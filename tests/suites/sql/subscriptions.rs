@@ -849,3 +849,28 @@ async fn the_events_of_a_subscription_that_was_made_again_are_for_its_new_handle
     assert_eq!(one::<i64>(&admin, handle).await, 0);
     assert_eq!(one::<String>(&admin, "select string_agg(by || ' ' || name, ',') from public.handled").await, "new e");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_is_removed_when_its_handler_has_finished() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.admin().await);
+    run(
+        &admin,
+        "create table public.handled (name text);
+         create function public.handle(event livestore.polled_event) returns void language sql as
+             $$ select pg_sleep(1); insert into public.handled values (event.name) $$;
+         select livestore.subscribe('s', handler => 'public.handle(livestore.polled_event)');
+         select livestore.commit('a', 'e')",
+    )
+    .await;
+    let running =
+        tokio::spawn(async move { one::<i64>(&worker, "select events from livestore.run_subscription('s')").await });
+    let is_run = "select exists (
+        select from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()
+    )";
+    eventually("it runs", async || one(&admin, is_run).await).await;
+    run(&admin, "select livestore.unsubscribe('s')").await;
+    assert_eq!(running.await.unwrap(), 1);
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.handled").await, 1);
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.subscriptions").await, 0);
+}
