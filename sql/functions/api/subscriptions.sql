@@ -112,6 +112,7 @@ declare
     batch livestore.polled_event[];
     letter livestore.dead_letters;
     looked_upto bigint;
+    has_more boolean;
     visited integer[] := '{}';
     former livestore.subscription_partitions;
     start constant timestamptz := clock_timestamp();
@@ -150,6 +151,7 @@ begin
         place.retry_at := null;
         place.polled_at := clock_timestamp();
         batch := null;
+        has_more := false;
         if place.batch_end is null then
             select * into letter
             from livestore.dead_letters d
@@ -166,15 +168,24 @@ begin
         elsif exists (
             select from livestore.subscription_history h where h.subscription = place.subscription and h.partition = place.partition
         ) then
-            batch := livestore._next_history(
-                subscriber, place,
-                case when place.batch_end is not null then place.batch_size when place.one_by_one > 0 then 1 else max_events end, max_bytes
-            );
-            if cardinality(batch) = 0 then
-                delete from livestore.subscription_history h
-                where h.subscription = place.subscription and h.partition = place.partition;
-                place.batch_end := null;
-            else
+            -- Events of no interest are passed here, too.
+            loop
+                batch := livestore._next_history(
+                    subscriber, place,
+                    case when place.batch_end is not null then place.batch_size when place.one_by_one > 0 then 1 else max_events end,
+                    max_bytes
+                );
+                exit when cardinality(batch) > 0;
+                has_more := livestore._pass_history(place);
+                if place.batch_end is not null then
+                    place.failures := 0;
+                    place.batch_size := null;
+                    place.batch_end := null;
+                    place.batch_store := null;
+                end if;
+                exit when not has_more or clock_timestamp() > start + interval '1 second';
+            end loop;
+            if cardinality(batch) > 0 then
                 place.batch_end := batch[cardinality(batch)].seq_num;
                 place.batch_store := (
                     select s.id
@@ -187,7 +198,7 @@ begin
                 continue when place.batch_store is null;
             end if;
         end if;
-        if coalesce(cardinality(batch), 0) = 0 then
+        if coalesce(cardinality(batch), 0) = 0 and not has_more then
             place.dead_letter := null;
             place.batch_store := null;
             -- Events of no interest to this partition are passed, as far as one call may go.
@@ -214,6 +225,11 @@ begin
         place.lease := null;
         place.failures := 0;
         place.one_by_one := 0;
+        if has_more then
+            -- The next call begins with another partition.
+            perform livestore._put(place);
+            return;
+        end if;
         -- Everybody who waits for events comes here with each commit.
         if place.position <> former.position or former.lease is not null or former.failures > 0 or former.one_by_one > 0
             or former.retry_at is not null or former.batch_size is not null or former.dead_letter is not null
@@ -226,7 +242,7 @@ end
 $$;
 
 comment on function livestore.poll(text, integer, interval, integer) is
-'The next events of a partition of a subscription that no other worker has, at most max_events (1 to 10000) with max_bytes of args (8 MiB; at most 64 MiB; an event of more comes alone), for lease_time (a second to a day). Call livestore.ack in the transaction of what you do with them, or livestore.nack. No row: there is nothing to do. Events that are not acknowledged in time are given out again, as a batch of the same events, and count as failed';
+'The next events of a partition of a subscription that no other worker has, at most max_events (1 to 10000) with max_bytes of args (8 MiB; at most 64 MiB; an event of more comes alone), for lease_time (a second to a day). Call livestore.ack in the transaction of what you do with them, or livestore.nack. No row: there is nothing to do, or the call has passed over events of no interest for a second, and the next one goes on behind them. Events that are not acknowledged in time are given out again, as a batch of the same events, and count as failed';
 
 create or replace function livestore.ack(lease text)
 returns void

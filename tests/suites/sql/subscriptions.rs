@@ -874,3 +874,37 @@ async fn a_subscription_is_removed_when_its_handler_has_finished() {
     assert_eq!(one::<i64>(&admin, "select count(*) from public.handled").await, 1);
     assert_eq!(one::<i64>(&admin, "select count(*) from livestore.subscriptions").await, 0);
 }
+
+/// One call would take longer than a statement may, and the next one would begin where it did.
+#[tokio::test]
+async fn a_history_without_events_of_interest_is_passed_in_several_calls() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "insert into livestore.stores (store_id, head, backend_id)
+             select 's' || n, 1, 'unused' || n from generate_series(1, 100000) n;
+         select livestore.push('last', (select json_agg(json_build_object('name', 'e' || n % 25000, 'seqNum', n, 'parentSeqNum', n - 1,
+             'clientId', 'c', 'sessionId', 's')) from generate_series(1, 25000) n));
+         select livestore.subscribe('rare', array['e24999'], start => 'beginning');
+         set statement_timeout = '4s'",
+    )
+    .await;
+    let mut polls = 0;
+    let batch = loop {
+        let batch = poll(&admin, "'rare'").await;
+        if batch.lease.is_some() {
+            break batch;
+        }
+        polls += 1;
+        assert!(polls < 60, "it does not come to an end");
+    };
+    assert_eq!(batch.events, ["last 24999 e24999"]);
+    // The same events come again, although the rest of the history was not looked at.
+    batch.nack(&admin, "failed").await;
+    let batch = poll(&admin, "'rare'").await;
+    assert_eq!(batch.events, ["last 24999 e24999 1"]);
+    batch.ack(&admin).await;
+    assert!(poll(&admin, "'rare'").await.events.is_empty());
+    assert_eq!(one::<i64>(&admin, "select history_stores from livestore.subscriptions").await, 0);
+}
