@@ -204,13 +204,18 @@ begin
             -- Events of no interest to this partition are passed, as far as one call may go.
             loop
                 batch := livestore._next_commits(subscriber, place, max_events, max_bytes);
-                looked_upto := batch[cardinality(batch)].position;
+                -- A batch that is given out again may have lost all its events, to a reset.
+                looked_upto := coalesce(batch[cardinality(batch)].position, place.batch_end);
                 if batch[cardinality(batch)].store_id is null then
                     batch := batch[:cardinality(batch) - 1];
                 end if;
                 exit when looked_upto is null or cardinality(batch) > 0;
                 place.position := looked_upto;
-                place.batch_end := null;
+                if place.batch_end is not null then
+                    place.failures := 0;
+                    place.batch_size := null;
+                    place.batch_end := null;
+                end if;
                 exit when clock_timestamp() > start + interval '1 second';
             end loop;
             place.batch_end := case when cardinality(batch) > 0 then looked_upto end;

@@ -908,3 +908,27 @@ async fn a_history_without_events_of_interest_is_passed_in_several_calls() {
     assert!(poll(&admin, "'rare'").await.events.is_empty());
     assert_eq!(one::<i64>(&admin, "select history_stores from livestore.subscriptions").await, 0);
 }
+
+/// What it was given out again for is gone: the next events are no part of it, and have not failed.
+#[tokio::test]
+async fn a_batch_whose_events_are_gone_is_passed() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('commits', stores => '%')").await;
+    for (store, name) in [("za", "e"), ("zb", "e")] {
+        commit(&admin, store, name).await;
+    }
+    run(&admin, "select livestore.subscribe('history', stores => '%', start => 'beginning')").await;
+    for subscription in ["commits", "history"] {
+        let batch = poll(&worker, &format!("'{subscription}', 1")).await;
+        assert_eq!(batch.events, ["za 1 e"], "{subscription}");
+        batch.nack(&worker, "failed").await;
+    }
+    run(&admin, "select livestore.reset_store('za')").await;
+    let batch = poll(&worker, "'commits'").await;
+    assert_eq!(batch.events, ["zb 1 e", "za reset"]);
+    let batch = poll(&worker, "'history'").await;
+    assert_eq!(batch.events, ["zb 1 e"]);
+    batch.ack(&worker).await;
+    assert_eq!(poll(&worker, "'history'").await.events, ["za reset"]);
+}
