@@ -8,7 +8,7 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_postgres::types::ToSql;
@@ -46,6 +46,10 @@ const POLL: &str = "\
         )::text as event
     from livestore.poll($1, $2, make_interval(secs => $3), $4) p";
 
+/// The URL of a subscription, and its life then or later: if that is the life of a batch, the URL is the one for this batch.
+const URL: &str = "\
+    select s.url, livestore.subscription_life($1) as life from livestore.served_subscriptions() s where s.subscription = $1";
+
 /// `livestore.ack` and `nack` raise it if another worker has the events.
 const LEASE_ENDED: &str = "LS007";
 
@@ -61,6 +65,7 @@ pub async fn run(
     mut changes: watch::Receiver<()>,
 ) {
     let mut workers: HashMap<Served, AbortOnDropHandle<()>> = HashMap::new();
+    let is_outdated = Arc::new(Notify::new());
     loop {
         database.demand().awake().await;
         changes.mark_unchanged();
@@ -80,6 +85,7 @@ pub async fn run(
                             lease: settings.timeout + MARGIN,
                             ending: ending.clone(),
                             under_way: under_way.clone(),
+                            is_outdated: Arc::clone(&is_outdated),
                         });
                         AbortOnDropHandle::new(tokio::spawn(worker.run(commits.clone())))
                     });
@@ -94,6 +100,7 @@ pub async fn run(
         sleep(REST).await;
         tokio::select! {
             _ = changes.changed() => {}
+            () = is_outdated.notified() => {}
             () = sleep(pause) => {}
         }
     }
@@ -111,12 +118,16 @@ struct Worker {
     ending: Ending,
     /// Tracks what is on its way, for whoever ends the process.
     under_way: TaskTracker,
+    /// Told if the subscription has another URL.
+    is_outdated: Arc<Notify>,
 }
 
 /// Events that were given out together.
 struct Batch {
     lease: String,
     leased_until: Instant,
+    /// `livestore.subscription_life`: another one after the subscription was made again.
+    life: String,
     /// How often it has failed.
     failures: u32,
     /// The `webhook-id`: the same whenever this batch is sent.
@@ -150,6 +161,8 @@ impl Worker {
         let mut breaker = Breaker::default();
         let mut sending = JoinSet::new();
         let mut next_look = Instant::now();
+        // The life in which the subscription has the URL of this worker.
+        let mut known_life = None;
         // When a batch that has failed is given out again, and when nothing was given out last.
         let (mut retry_at, mut was_empty) = (None::<Instant>, None::<Instant>);
         while !self.ending.begun.is_cancelled() {
@@ -174,7 +187,20 @@ impl Worker {
                     // Counted from now on: the process does not end before what is given out here is settled.
                     let token = self.under_way.token();
                     match self.poll().await {
-                        Ok(Some(batch)) => drop(sending.spawn(Arc::clone(&self).deliver(batch, token))),
+                        Ok(Some(batch)) if known_life.as_ref() == Some(&batch.life) => {
+                            drop(sending.spawn(Arc::clone(&self).deliver(batch, token)));
+                        }
+                        Ok(Some(batch)) => match self.has_url_of(&batch).await {
+                            Ok(true) => {
+                                known_life = Some(batch.life.clone());
+                                drop(sending.spawn(Arc::clone(&self).deliver(batch, token)));
+                            }
+                            outcome => {
+                                drop(sending.spawn(Arc::clone(&self).give_back(batch, token)));
+                                next_look = Instant::now() + outcome.map_or_else(|error| self.failed_to_poll(&error), |_| RETRY);
+                                self.is_outdated.notify_one();
+                            }
+                        },
                         Ok(None) => {
                             was_empty = Some(Instant::now());
                             next_look = retry_at.into_iter().chain([Instant::now() + INTERVAL]).min().unwrap_or(next_look);
@@ -257,11 +283,21 @@ impl Worker {
         Ok(Some(Batch {
             lease: first.try_get("lease")?,
             leased_until,
+            life: life.to_owned(),
             failures: first.try_get::<_, i32>("failures")?.unsigned_abs(),
             id: format!("msg_{life}_{subscription}_{from}_{to}"),
             events: events.len() as i64,
             body: body.into(),
         }))
+    }
+
+    /// Whether a batch is for the URL of this worker, and not for that of a subscription of this name that was made again since.
+    async fn has_url_of(&self, batch: &Batch) -> Result<bool, DatabaseError> {
+        let client = self.database.background_client().await?;
+        let asked = async { client.query_opt(&client.prepare_cached(URL).await?, &[&self.subscription]).await };
+        let Some(row) = client.read_in_time(asked).await?? else { return Ok(false) };
+        let (url, life): (Option<&str>, Option<&str>) = (row.try_get("url")?, row.try_get("life")?);
+        Ok(url == Some(&self.url) && life == Some(&batch.life))
     }
 
     /// Sends a batch, and tells the database what became of it.
@@ -277,13 +313,21 @@ impl Worker {
                 }
                 Err(error) => self.refused(&batch, error).await,
             },
-            () = self.ending.last_moment.cancelled() => {
-                let text: Option<&str> = None;
-                self.settle(&batch, NACK, &[&batch.lease, &0.0_f64, &text, &false]).await;
-                Outcome::GivenBack
-            }
+            () = self.ending.last_moment.cancelled() => self.unsend(&batch).await,
         };
         (outcome, batch.events)
+    }
+
+    /// Leaves a batch to the next worker.
+    async fn give_back(self: Arc<Self>, batch: Batch, token: TaskTrackerToken) -> (Outcome, i64) {
+        let _held = (self.database.demand().hold(), token);
+        (self.unsend(&batch).await, batch.events)
+    }
+
+    async fn unsend(&self, batch: &Batch) -> Outcome {
+        let text: Option<&str> = None;
+        self.settle(batch, NACK, &[&batch.lease, &0.0_f64, &text, &false]).await;
+        Outcome::GivenBack
     }
 
     async fn refused(&self, batch: &Batch, error: SendError) -> Outcome {
