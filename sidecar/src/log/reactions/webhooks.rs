@@ -333,8 +333,7 @@ impl Worker {
     async fn refused(&self, batch: &Batch, error: SendError) -> Outcome {
         let is_failure = !error.is_receiver_away();
         // While the receiver is away, the breaker makes the pauses.
-        let doublings = if is_failure { batch.failures.min(16) } else { 0 };
-        let pause = (RETRY * (1 << doublings)).max(error.retry_after().unwrap_or_default()).min(LONGEST_PAUSE);
+        let pause = pause_after(&error, if is_failure { batch.failures } else { 0 });
         let seconds = pause.as_secs_f64();
         self.settle(batch, NACK, &[&batch.lease, &seconds, &error.brief(), &is_failure]).await;
         Outcome::Failed { error, next: pause + REST }
@@ -379,6 +378,11 @@ impl Worker {
     }
 }
 
+/// The pause before a batch that has failed so often before is sent again.
+fn pause_after(error: &SendError, failures: u32) -> Duration {
+    (RETRY * (1 << failures.min(16))).min(LONGEST_PAUSE).max(error.retry_after().unwrap_or_default())
+}
+
 /// The part of a URL that may be logged: its path and its search params may hold a secret.
 fn receiver_of(url: &str) -> String {
     reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
@@ -386,7 +390,21 @@ fn receiver_of(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::StatusCode;
+
     use super::*;
+
+    #[test]
+    fn a_receiver_can_put_a_batch_off_for_a_minute() {
+        let refused = |seconds| SendError::Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: Some(Duration::from_secs(seconds)),
+            excerpt: String::new(),
+        };
+        let pause = |seconds, failures| pause_after(&refused(seconds), failures).as_secs();
+        assert_eq!((pause(0, 0), pause(7, 0), pause(7, 4), pause(86_400, 0)), (1, 7, 16, 60));
+        assert_eq!((pause(86_400, 20), pause_after(&SendError::Timeout, 20).as_secs()), (300, 300));
+    }
 
     #[test]
     fn the_secrets_of_a_url_are_not_logged() {
