@@ -71,8 +71,8 @@ pub async fn run(
         changes.mark_unchanged();
         let pause = match served(&database).await {
             Ok(list) => {
-                // A worker whose subscription has gone, or has another URL, ends with what is on its way.
-                workers.retain(|served, _| list.contains(served));
+                // A worker whose subscription has gone, or has another URL, ends with what is on its way. One that has panicked is started again.
+                workers.retain(|served, worker| list.contains(served) && !worker.is_finished());
                 for served in list {
                     let Some(url) = served.url.clone() else { continue };
                     workers.entry(served).or_insert_with_key(|served| {
