@@ -16,7 +16,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTracker
 use tracing::{debug, info, warn};
 
 use super::breaker::Breaker;
-use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, REST, RETRY, Served, served};
+use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, LOOK, REST, RETRY, Served, served};
 use crate::postgres::{Database, DatabaseError};
 use crate::shutdown::Ending;
 use crate::telemetry::chain;
@@ -186,6 +186,7 @@ impl Worker {
                     retry_at = retry_at.filter(|at| *at > Instant::now());
                     // Counted from now on: the process does not end before what is given out here is settled.
                     let token = self.under_way.token();
+                    let start = Instant::now();
                     match self.poll().await {
                         Ok(Some(batch)) if known_life.as_ref() == Some(&batch.life) => {
                             drop(sending.spawn(Arc::clone(&self).deliver(batch, token)));
@@ -203,7 +204,8 @@ impl Worker {
                         },
                         Ok(None) => {
                             was_empty = Some(Instant::now());
-                            next_look = retry_at.into_iter().chain([Instant::now() + INTERVAL]).min().unwrap_or(next_look);
+                            let pause = if start.elapsed() < LOOK { INTERVAL } else { RETRY };
+                            next_look = retry_at.into_iter().chain([Instant::now() + pause]).min().unwrap_or(next_look);
                         }
                         Err(error) => next_look = Instant::now() + self.failed_to_poll(&error),
                     }
