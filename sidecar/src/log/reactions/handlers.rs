@@ -140,8 +140,8 @@ async fn call_all(
 }
 
 /// The names, in their order, beginning behind one of them.
-fn in_turn(names: &[String], begin_behind: &String) -> Vec<String> {
-    let (before, behind) = names.split_at(names.partition_point(|name| name <= begin_behind));
+fn in_turn(names: &[String], begin_behind: &str) -> Vec<String> {
+    let (before, behind) = names.split_at(names.partition_point(|name| name.as_str() <= begin_behind));
     behind.iter().chain(before).cloned().collect()
 }
 
@@ -199,7 +199,7 @@ mod tests {
     fn a_round_begins_behind_the_one_at_which_the_last_has_ended() {
         let names: Vec<String> = ["a", "b", "c"].map(Into::into).to_vec();
         for (begin_behind, expected) in [("", "abc"), ("a", "bca"), ("b", "cab"), ("bb", "cab"), ("c", "abc")] {
-            assert_eq!(in_turn(&names, &begin_behind.to_owned()).concat(), expected, "{begin_behind}");
+            assert_eq!(in_turn(&names, begin_behind).concat(), expected, "{begin_behind}");
         }
     }
 }
