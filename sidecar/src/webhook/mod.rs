@@ -26,6 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time for which an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(4);
 
+/// A receiver cannot ask for a longer pause.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+
 /// The bytes of an answer that describe a failure.
 const EXCERPT: usize = 500;
 
@@ -110,10 +113,10 @@ impl SendError {
         }
     }
 
-    /// When the receiver wants to be asked again.
+    /// When the receiver wants to be asked again. A receiver that says a day, by mistake, would miss what it could have long before.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Refused { retry_after, .. } => retry_after.map(|after| after.min(LONGEST_RETRY_AFTER)),
             _ => None,
         }
     }

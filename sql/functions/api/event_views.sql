@@ -25,14 +25,19 @@ begin
             when f.kind = 'text' then ', livestore.field(e.args, %L) as %I'
             else ', livestore.' || f.kind || '(livestore.field(e.args, %L)) as %I'
         end,
-        f.key, case when f.key in ('store_id', 'seq_num', 'client_id', 'session_id', 'created_at', 'args') then 'args.' else '' end || f.key
+        f.key, f.alias
     ), '' order by f.n)
     into columns
     from (
-        select p.key, p.n, livestore._column_of(p.value::jsonb, schema::jsonb) as kind
+        -- Of two fields with one name, the last, which is also the one that counts in a schema.
+        select distinct on (k.alias) p.key, p.n, k.alias, livestore._column_of(p.value::jsonb, schema::jsonb) as kind
         from json_each(schema #> (coalesce(livestore._pointer(schema::jsonb -> '$ref'), '{}') || 'properties'::text))
             with ordinality p(key, value, n)
+        cross join lateral (
+            select case when p.key in ('store_id', 'seq_num', 'client_id', 'session_id', 'created_at', 'args') then 'args.' else '' end || p.key
+        ) k(alias)
         where octet_length(p.key) between 1 and 63
+        order by k.alias, p.n desc
     ) f;
     execute format(
         'create or replace view %s with (security_barrier = %s) as select s.store_id, e."seqNum" as seq_num, e."clientId" as client_id, e."sessionId" as session_id, '

@@ -62,6 +62,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform livestore._subscriber(subscription);
+    -- In the order in which livestore.rebuild locks them. A handler that is running has its partition and then needs the row of the
+    -- subscription, so a delete that locks that row first would deadlock with it.
+    perform from livestore.subscribers s where s.name = subscription for no key update;
+    perform from livestore.subscription_partitions p where p.subscription = unsubscribe.subscription order by p.partition for update;
     delete from livestore.subscribers s where s.name = subscription;
     perform pg_notify('livestore_heads', '{"heads":{},"subscriptions":true}');
 end
@@ -108,6 +112,7 @@ declare
     batch livestore.polled_event[];
     letter livestore.dead_letters;
     looked_upto bigint;
+    has_more boolean;
     visited integer[] := '{}';
     former livestore.subscription_partitions;
     start constant timestamptz := clock_timestamp();
@@ -123,7 +128,7 @@ begin
     end if;
     subscriber := livestore._subscriber(subscription);
     -- Each partition that no other worker has, once, beginning with the one that was longest without.
-    for attempt in 1..subscriber.partitions loop
+    loop
         select * into place
         from livestore.subscription_partitions p
         where p.subscription = subscriber.name and p.partition <> all (visited)
@@ -135,6 +140,8 @@ begin
         order by coalesce(p.polled_at > clock_timestamp() + interval '1 minute', false) desc, p.polled_at nulls first, p.partition
         for update skip locked limit 1;
         exit when place.subscription is null;
+        -- It may have been removed and made again meanwhile. From here on it cannot be removed.
+        subscriber := livestore._subscriber(subscription);
         visited := visited || place.partition;
         former := place;
         if place.lease is not null then
@@ -144,6 +151,7 @@ begin
         place.retry_at := null;
         place.polled_at := clock_timestamp();
         batch := null;
+        has_more := false;
         if place.batch_end is null then
             select * into letter
             from livestore.dead_letters d
@@ -160,15 +168,24 @@ begin
         elsif exists (
             select from livestore.subscription_history h where h.subscription = place.subscription and h.partition = place.partition
         ) then
-            batch := livestore._next_history(
-                subscriber, place,
-                case when place.batch_end is not null then place.batch_size when place.one_by_one > 0 then 1 else max_events end, max_bytes
-            );
-            if cardinality(batch) = 0 then
-                delete from livestore.subscription_history h
-                where h.subscription = place.subscription and h.partition = place.partition;
-                place.batch_end := null;
-            else
+            -- Events of no interest are passed here, too.
+            loop
+                batch := livestore._next_history(
+                    subscriber, place,
+                    case when place.batch_end is not null then place.batch_size when place.one_by_one > 0 then 1 else max_events end,
+                    max_bytes
+                );
+                exit when cardinality(batch) > 0;
+                has_more := livestore._pass_history(place);
+                if place.batch_end is not null then
+                    place.failures := 0;
+                    place.batch_size := null;
+                    place.batch_end := null;
+                    place.batch_store := null;
+                end if;
+                exit when not has_more or clock_timestamp() > start + interval '1 second';
+            end loop;
+            if cardinality(batch) > 0 then
                 place.batch_end := batch[cardinality(batch)].seq_num;
                 place.batch_store := (
                     select s.id
@@ -181,19 +198,24 @@ begin
                 continue when place.batch_store is null;
             end if;
         end if;
-        if coalesce(cardinality(batch), 0) = 0 then
+        if coalesce(cardinality(batch), 0) = 0 and not has_more then
             place.dead_letter := null;
             place.batch_store := null;
             -- Events of no interest to this partition are passed, as far as one call may go.
             loop
                 batch := livestore._next_commits(subscriber, place, max_events, max_bytes);
-                looked_upto := batch[cardinality(batch)].position;
+                -- A batch that is given out again may have lost all its events, to a reset.
+                looked_upto := coalesce(batch[cardinality(batch)].position, place.batch_end);
                 if batch[cardinality(batch)].store_id is null then
                     batch := batch[:cardinality(batch) - 1];
                 end if;
                 exit when looked_upto is null or cardinality(batch) > 0;
                 place.position := looked_upto;
-                place.batch_end := null;
+                if place.batch_end is not null then
+                    place.failures := 0;
+                    place.batch_size := null;
+                    place.batch_end := null;
+                end if;
                 exit when clock_timestamp() > start + interval '1 second';
             end loop;
             place.batch_end := case when cardinality(batch) > 0 then looked_upto end;
@@ -208,6 +230,11 @@ begin
         place.lease := null;
         place.failures := 0;
         place.one_by_one := 0;
+        if has_more then
+            -- The next call begins with another partition.
+            perform livestore._put(place);
+            return;
+        end if;
         -- Everybody who waits for events comes here with each commit.
         if place.position <> former.position or former.lease is not null or former.failures > 0 or former.one_by_one > 0
             or former.retry_at is not null or former.batch_size is not null or former.dead_letter is not null
@@ -220,7 +247,7 @@ end
 $$;
 
 comment on function livestore.poll(text, integer, interval, integer) is
-'The next events of a partition of a subscription that no other worker has, at most max_events (1 to 10000) with max_bytes of args (8 MiB; at most 64 MiB; an event of more comes alone), for lease_time (a second to a day). Call livestore.ack in the transaction of what you do with them, or livestore.nack. No row: there is nothing to do. Events that are not acknowledged in time are given out again, as a batch of the same events, and count as failed';
+'The next events of a partition of a subscription that no other worker has, at most max_events (1 to 10000) with max_bytes of args (8 MiB; at most 64 MiB; an event of more comes alone), for lease_time (a second to a day). Call livestore.ack in the transaction of what you do with them, or livestore.nack. No row: there is nothing to do, or the call has passed over events of no interest for a second, and the next one goes on behind them. Events that are not acknowledged in time are given out again, as a batch of the same events, and count as failed';
 
 create or replace function livestore.ack(lease text)
 returns void
@@ -296,13 +323,18 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    handler constant regprocedure := livestore._handler(subscription);
-    call constant text := format('select %s($1)', handler::regproc);
+    handler regprocedure;
+    call text;
     batch livestore.polled_event[];
     count bigint;
     event livestore.polled_event;
     context text;
 begin
+    batch := array(select p from livestore.poll(subscription, max_events) p);
+    count := cardinality(batch);
+    -- After that: the subscription may have been made again, with another handler, until its partition was locked.
+    handler := livestore._handler(subscription);
+    call := format('select %s($1)', handler::regproc);
     -- livestore_admin names the handler, and what it does at the commit has the rights of the caller even if it is security definer.
     if (select r.rolsuper from pg_roles r where r.rolname = current_user)
         and not (select r.rolsuper from pg_proc p join pg_roles r on r.oid = p.proowner where p.oid = handler)
@@ -311,8 +343,6 @@ begin
             using errcode = 'insufficient_privilege',
                 hint = 'Call livestore.run_subscription as a role with livestore_writer and no other rights.';
     end if;
-    batch := array(select p from livestore.poll(subscription, max_events) p);
-    count := cardinality(batch);
     events := 0;
     if count = 0 then
         return;

@@ -214,11 +214,7 @@ begin
                 row_number() over (order by n.store, n.seq_num) as n
             from (
                 select h.store, s.store_id, e.*
-                from (
-                    select * from livestore.subscription_history h
-                    where h.subscription = place.subscription and h.partition = place.partition
-                    order by h.store
-                ) h
+                from (select * from livestore._history_step(place) s order by s.store) h
                 join livestore.kept_logs s on s.id = h.store
                 cross join lateral livestore._history_events(s.eventlog::oid, h.store, h.after, h.upto, subscriber.names, max_events) e
                 order by h.store, e.seq_num
@@ -234,6 +230,68 @@ $$;
 
 comment on function livestore._next_history(livestore.subscribers, livestore.subscription_partitions, integer, integer) is
 'Internal: the next events of a partition from before the subscription was made';
+
+create or replace function livestore._history_step(place livestore.subscription_partitions)
+returns table (store bigint, after bigint, upto bigint)
+language sql
+stable
+rows 100
+set search_path = pg_catalog, pg_temp
+-- The primary key has the order. Nothing is known about a history that was just written.
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+    select h.store, h.after,
+        case
+            when place.batch_end is null then least(h.upto, h.after + 10000 - h.before)
+            when h.store = place.batch_store then place.batch_end
+            else h.upto
+        end
+    from (
+        select n.store, n.after, n.upto,
+            coalesce(sum(n.upto - n.after) over (order by n.store rows between unbounded preceding and 1 preceding), 0)::bigint as before
+        from (
+            select h.store, h.after, h.upto
+            from livestore.subscription_history h
+            where h.subscription = place.subscription and h.partition = place.partition
+                and (place.batch_end is null or h.store <= place.batch_store)
+            order by h.store
+            limit case when place.batch_end is null then 100 end
+        ) n
+    ) h
+    where place.batch_end is not null or h.before < 10000
+    order by h.store
+$$;
+
+comment on function livestore._history_step(livestore.subscription_partitions) is
+'Internal: the part of the history that one step looks at: 100 stores and 10,000 events at most, or all that a batch that is given out again comes from';
+
+create or replace function livestore._pass_history(place livestore.subscription_partitions)
+returns boolean
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+begin
+    with step as materialized (
+        select s.* from livestore._history_step(place) s
+    ), gone as (
+        delete from livestore.subscription_history h
+        using step s
+        where h.subscription = place.subscription and h.partition = place.partition and h.store = s.store and h.upto <= s.upto
+    )
+    update livestore.subscription_history h set after = s.upto
+    from step s
+    where h.subscription = place.subscription and h.partition = place.partition and h.store = s.store and h.upto > s.upto;
+    return exists (
+        select from livestore.subscription_history h where h.subscription = place.subscription and h.partition = place.partition
+    );
+end
+$$;
+
+comment on function livestore._pass_history(livestore.subscription_partitions) is
+'Internal: passes what livestore._history_step returns, in which there is nothing for a subscription; whether there is more history';
 
 create or replace function livestore._history_events(
     eventlog oid, store bigint, after bigint, upto bigint, names text[], max_events integer

@@ -136,3 +136,35 @@ async fn sidecars_run_handlers_once_for_each_event() {
     };
     assert!(sidecars.iter().any(is_told), "{}", sidecars[0].log());
 }
+
+/// Of what `livestore.run_subscription` cannot check before the commit, which fails then and undoes what it has counted: a constraint in a schema that
+/// the sidecar may not use, and one that the handler has deferred.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_whose_commit_fails_has_failed() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let handlers = "create schema private;
+        create table private.kinds (name text primary key);
+        insert into private.kinds values ('good');
+        create table private.seen (kind text references private.kinds deferrable initially deferred);
+        create table public.seen (kind text references private.kinds deferrable initially immediate);
+        create function public.handle_privately(event livestore.polled_event) returns void language sql security definer
+            as $$ insert into private.seen values (event.name) $$;
+        create function public.defer(event livestore.polled_event) returns void language sql security definer
+            as $$ set constraints all deferred; insert into public.seen values (event.name) $$;
+        select livestore.subscribe('private', max_failures => 1, handler => 'public.handle_privately(livestore.polled_event)');
+        select livestore.subscribe('deferred', max_failures => 1, handler => 'public.defer(livestore.polled_event)');
+        select livestore.commit('s', 'bad'); select livestore.commit('s', 'good')";
+    admin.batch_execute(handlers).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    let seen = "select (select string_agg(kind, ' ') from private.seen) || ', ' || (select string_agg(kind, ' ') from public.seen)";
+    let seen = async || admin.query_one(seen, &[]).await.unwrap().get::<_, Option<String>>(0);
+    eventually("the next events are handled", async || seen().await.as_deref() == Some("good, good")).await;
+    let letters = "select string_agg(concat_ws(' ', subscription, name, failures, error like '%violates foreign key%'), ', ' order by id)
+        from livestore.dead_letters";
+    let letters: String = admin.query_one(letters, &[]).await.unwrap().get(0);
+    let mut letters: Vec<_> = letters.split(", ").collect();
+    letters.sort_unstable();
+    assert_eq!(letters, ["deferred bad 1 t", "private bad 1 t"]);
+    assert!(sidecar.log().contains("(at the commit)"), "{}", sidecar.log());
+}

@@ -263,3 +263,28 @@ async fn nothing_is_sent_without_a_secret_or_to_a_private_address() {
     let _sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
     assert_eq!(events(&receiver.next().await), ["s 1 a"]);
 }
+
+/// With `--live poll` nothing tells sidecars that there is another subscription of this name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_url_gets_nothing_of_a_subscription_that_was_made_again() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let (mut old, mut new) = (Receiver::new(SECRET).await, Receiver::new(SECRET).await);
+    subscribe(&admin, &old.url, "").await;
+    let _sidecars = [sidecar(&database, &["--live", "poll"]).await, sidecar(&database, &["--live", "poll"]).await];
+    commit(&admin, "s", "a").await;
+    assert_eq!(events(&old.next().await), ["s 1 a"]);
+    admin.batch_execute("select livestore.unsubscribe('orders')").await.unwrap();
+    subscribe(&admin, &new.url, "").await;
+    let mut received = Vec::new();
+    for (n, name) in ["b", "c", "d"].into_iter().enumerate() {
+        commit(&admin, "s", name).await;
+        while received.len() <= n {
+            received.extend(events(&new.next().await));
+        }
+    }
+    assert_eq!(received, ["s 2 b", "s 3 c", "s 4 d"]);
+    assert!(old.messages.try_recv().is_err());
+    let failures = "select failures + dead_letters from livestore.subscriptions";
+    assert_eq!(admin.query_one(failures, &[]).await.unwrap().get::<_, i64>(0), 0);
+}

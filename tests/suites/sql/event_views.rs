@@ -236,3 +236,17 @@ async fn casts_never_raise() {
         assert_eq!(one::<String>(&reader, &text).await, expected, "{call}");
     }
 }
+
+#[tokio::test]
+async fn fields_whose_columns_would_have_one_name_get_one_column() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let schema = r#"{"type": "object", "properties": {
+        "store_id": {"type": "string"}, "twice": {"type": "string"}, "args.store_id": {"type": "integer"}, "twice": {"type": "boolean"}
+    }}"#;
+    one_with::<i32>(&admin, "select livestore.define_event('e', $1::text::json)", &[&schema]).await;
+    run(&admin, "select livestore.create_event_view('public.e', 'e')").await;
+    run(&admin, r#"select livestore.commit('s', 'e', '{"store_id": "x", "twice": true, "args.store_id": 7}')"#).await;
+    let row = r#"select concat_ws(' ', store_id, "args.store_id", twice) from public.e"#;
+    assert_eq!(one::<String>(&admin, row).await, "s 7 t");
+}

@@ -131,6 +131,8 @@ const CALLS: &[(&str, &str, &[&str])] = &[
         "(select livestore._next_history(s, p, 1, 1) from livestore.subscribers s, livestore.subscription_partitions p) r",
         NOBODY,
     ),
+    ("_history_step", "(select livestore._history_step(p) from livestore.subscription_partitions p) r", NOBODY),
+    ("_pass_history", "(select livestore._pass_history(p) from livestore.subscription_partitions p) r", NOBODY),
     ("_history_events", "livestore._history_events('livestore.eventlog_1'::regclass, 1, 0, 1, null, 1)", NOBODY),
     ("_is_handler", "livestore._is_handler(0)", NOBODY),
     ("_forget_errors", "livestore._forget_errors('s')", NOBODY),

@@ -814,3 +814,130 @@ async fn a_function_of_a_stranger_with_the_name_of_a_handler_is_not_called() {
     run(&admin, "drop function app.handle(livestore.polled_event, integer)").await;
     assert_eq!(one::<i64>(&admin, handled).await, 1);
 }
+
+/// A worker waits for a partition, and gets that of a subscription of the same name that was made again meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_events_of_a_subscription_that_was_made_again_are_for_its_new_handler() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.admin().await);
+    run(
+        &admin,
+        "create table public.handled (by text, name text);
+         create function public.old(event livestore.polled_event) returns void language sql as
+             $$ insert into public.handled values ('old', event.name) $$;
+         create function public.new(event livestore.polled_event) returns void language sql as
+             $$ insert into public.handled values ('new', event.name) $$;
+         select livestore.subscribe('s', handler => 'public.old(livestore.polled_event)')",
+    )
+    .await;
+    run(&admin, "begin; lock table livestore.subscription_partitions in access exclusive mode").await;
+    let handle = "select events from livestore.run_subscription('s')";
+    let running = tokio::spawn(async move { one::<i64>(&worker, handle).await });
+    let waits = "select exists (
+        select from pg_locks where relation = 'livestore.subscription_partitions'::regclass and not granted
+    )";
+    eventually("it waits", async || one(&admin, waits).await).await;
+    run(
+        &admin,
+        "select livestore.unsubscribe('s');
+         select livestore.subscribe('s', partitions => 3, handler => 'public.new(livestore.polled_event)');
+         select livestore.commit('a', 'e');
+         commit",
+    )
+    .await;
+    assert_eq!(running.await.unwrap(), 1);
+    assert_eq!(one::<i64>(&admin, handle).await, 0);
+    assert_eq!(one::<String>(&admin, "select string_agg(by || ' ' || name, ',') from public.handled").await, "new e");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_is_removed_when_its_handler_has_finished() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.admin().await);
+    run(
+        &admin,
+        "create table public.handled (name text);
+         create function public.handle(event livestore.polled_event) returns void language sql as
+             $$ select pg_sleep(1); insert into public.handled values (event.name) $$;
+         select livestore.subscribe('s', handler => 'public.handle(livestore.polled_event)');
+         select livestore.commit('a', 'e')",
+    )
+    .await;
+    let running =
+        tokio::spawn(async move { one::<i64>(&worker, "select events from livestore.run_subscription('s')").await });
+    let is_run = "select exists (
+        select from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()
+    )";
+    eventually("it runs", async || one(&admin, is_run).await).await;
+    run(&admin, "select livestore.unsubscribe('s')").await;
+    assert_eq!(running.await.unwrap(), 1);
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.handled").await, 1);
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.subscriptions").await, 0);
+}
+
+/// One call would take longer than a statement may, and the next one would begin where it did.
+#[tokio::test]
+async fn a_history_without_events_of_interest_is_passed_in_several_calls() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "insert into livestore.stores (store_id, head, backend_id)
+             select 's' || n, 1, 'unused' || n from generate_series(1, 600) n
+             union all
+             select 'last', 25000, 'unused';
+         insert into livestore.eventlog_1 (store, \"seqNum\", \"parentSeqNum\", name, \"clientId\", \"sessionId\", \"createdAt\")
+             select s.id, 24999, 24998, 'rare', 'c', 's', now() from livestore.stores s where s.store_id = 'last';
+         alter function livestore._history_events(oid, bigint, bigint, bigint, text[], integer) rename to _quick_history_events;
+         create function livestore._history_events(
+             eventlog oid, store bigint, after bigint, upto bigint, names text[], max_events integer,
+             out seq_num bigint, out name text, out args json, out client_id text, out session_id text, out created_at timestamptz
+         )
+         returns setof record language sql as
+             'select pg_sleep(0.01); select * from livestore._quick_history_events($1, $2, $3, $4, $5, $6)';
+         select livestore.subscribe('rare', array['rare'], start => 'beginning');
+         set statement_timeout = '5s'",
+    )
+    .await;
+    let mut polls = 0;
+    let batch = loop {
+        let batch = poll(&admin, "'rare'").await;
+        if batch.lease.is_some() {
+            break batch;
+        }
+        polls += 1;
+        assert!(polls < 20, "it does not come to an end");
+    };
+    assert_eq!(batch.events, ["last 24999 rare"]);
+    // The same events come again, although the rest of the history was not looked at.
+    batch.nack(&admin, "failed").await;
+    let batch = poll(&admin, "'rare'").await;
+    assert_eq!(batch.events, ["last 24999 rare 1"]);
+    batch.ack(&admin).await;
+    assert!(poll(&admin, "'rare'").await.events.is_empty());
+    assert_eq!(one::<i64>(&admin, "select history_stores from livestore.subscriptions").await, 0);
+}
+
+/// What it was given out again for is gone: the next events are no part of it, and have not failed.
+#[tokio::test]
+async fn a_batch_whose_events_are_gone_is_passed() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('commits', stores => '%')").await;
+    for (store, name) in [("za", "e"), ("zb", "e")] {
+        commit(&admin, store, name).await;
+    }
+    run(&admin, "select livestore.subscribe('history', stores => '%', start => 'beginning')").await;
+    for subscription in ["commits", "history"] {
+        let batch = poll(&worker, &format!("'{subscription}', 1")).await;
+        assert_eq!(batch.events, ["za 1 e"], "{subscription}");
+        batch.nack(&worker, "failed").await;
+    }
+    run(&admin, "select livestore.reset_store('za')").await;
+    let batch = poll(&worker, "'commits'").await;
+    assert_eq!(batch.events, ["zb 1 e", "za reset"]);
+    let batch = poll(&worker, "'history'").await;
+    assert_eq!(batch.events, ["zb 1 e"]);
+    batch.ack(&worker).await;
+    assert_eq!(poll(&worker, "'history'").await.events, ["za reset"]);
+}

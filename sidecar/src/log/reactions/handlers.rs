@@ -1,15 +1,19 @@
 //! Runs the handlers of durable subscriptions, functions in the database, by `livestore.run_subscription`.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tracing::{debug, warn};
 
-use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, RETRY, served};
-use crate::postgres::{Database, DatabaseError};
+use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, LOOK, RETRY, served};
+use crate::postgres::{Database, DatabaseError, Retry};
 use crate::telemetry::chain;
 use crate::telemetry::metrics::{self, Reaction};
 
@@ -22,9 +26,15 @@ const UNCALLABLE: Duration = Duration::from_secs(10);
 
 const RUN: &str = "select events, error from livestore.run_subscription($1, $2)";
 
+/// After a run of $4 events whose commit has failed: gives out the same events, which therefore come first, and counts the failure, with the pauses of
+/// `livestore.run_subscription`. If there are fewer, another sidecar was faster, and these are others.
+const FAIL: &str = "\
+    select livestore.nack(p.lease, make_interval(secs => least(power(2, least(p.failures, 10)), 300)), $3, p.events >= $4)
+    from (select lease, max(failures) as failures, count(*) as events from livestore.poll($1, $2) group by lease) p";
+
 /// Never ends.
 pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut changes: watch::Receiver<()>) {
-    let (mut subscriptions, mut resting) = (Vec::new(), HashMap::new());
+    let (mut subscriptions, mut resting, mut begin_behind) = (Vec::new(), HashMap::new(), String::new());
     let (mut retries_end, mut next_list) = (Instant::now(), Instant::now());
     changes.mark_changed();
     loop {
@@ -42,11 +52,11 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
                     all.into_iter().filter(|served| served.url.is_none()).map(|served| served.name).collect();
                 next_list = Instant::now() + LIST_INTERVAL;
             }
-            call_all(&database, &subscriptions, &mut resting).await
+            call_all(&database, &subscriptions, &mut resting, &mut begin_behind).await
         };
         let pause = match round.await {
-            Ok(Round { has_events: true, has_failed: false }) => Duration::ZERO,
-            Ok(Round { has_failed: false, .. }) if retries_end <= Instant::now() => INTERVAL,
+            Ok(Round { has_events: true, has_failed: false, .. }) => Duration::ZERO,
+            Ok(Round { has_failed: false, may_have_more: false, .. }) if retries_end <= Instant::now() => INTERVAL,
             Ok(Round { has_failed: false, .. }) => RETRY,
             Ok(Round { has_events, .. }) => {
                 retries_end = Instant::now() + RETRIES;
@@ -80,25 +90,30 @@ struct Round {
     /// At least one had events: there may be more.
     has_events: bool,
     has_failed: bool,
+    /// At least one has passed over events for as long as one call does.
+    may_have_more: bool,
 }
 
 /// Calls each handler once, so that one with much to do does not hold up the others.
 ///
 /// `resting`: those that could not be called, and until when they are left alone. For a handler that has failed, the database knows.
+/// `begin_behind`: the one at which the last round has ended early. Those behind it come first, or they would never be called if that happens each time.
 async fn call_all(
     database: &Database,
     subscriptions: &[String],
     resting: &mut HashMap<String, Instant>,
+    begin_behind: &mut String,
 ) -> Result<Round, DatabaseError> {
     let mut round = Round::default();
     resting.retain(|_, end| *end > Instant::now());
-    for subscription in subscriptions.iter().filter(|name| !resting.contains_key(*name)).cloned().collect::<Vec<_>>() {
-        let client = database.background_function_client().await?;
-        let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&subscription, Type::TEXT), (&BATCH, Type::INT4)];
-        // Postgres ends a run after 30 s, whatever the handler sets, so this cuts off none that does well. The commit does not count: one that
-        // waits for a standby goes on in Postgres, and its events are not given out twice.
-        let row = match client.in_time(client.query_typed_one(RUN, &arguments)).await? {
-            Ok(row) => row,
+    for subscription in in_turn(subscriptions, begin_behind) {
+        if resting.contains_key(&subscription) {
+            continue;
+        }
+        begin_behind.clone_from(&subscription);
+        let start = Instant::now();
+        let (events, error) = match run_one(database, &subscription).await? {
+            Ok(outcome) => outcome,
             // It was removed, or its handler: the others go on.
             Err(error) if error.as_db_error().is_some() => {
                 warn!(shard = database.label(), subscription, error = %chain(&error), "a subscription cannot be run");
@@ -109,7 +124,6 @@ async fn call_all(
             }
             Err(error) => return Err(error.into()),
         };
-        let (events, error): (i64, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
         if let Some(error) = error {
             warn!(shard = database.label(), subscription, error, "the handler of a subscription has failed");
             metrics::reacted(Reaction::Handler, false, 0);
@@ -117,7 +131,75 @@ async fn call_all(
         } else if events > 0 {
             metrics::reacted(Reaction::Handler, true, events);
             round.has_events = true;
+        } else {
+            round.may_have_more |= start.elapsed() >= LOOK;
         }
     }
+    begin_behind.clear();
     Ok(round)
+}
+
+/// The names, in their order, beginning behind one of them.
+fn in_turn(names: &[String], begin_behind: &str) -> Vec<String> {
+    let (before, behind) = names.split_at(names.partition_point(|name| name.as_str() <= begin_behind));
+    behind.iter().chain(before).cloned().collect()
+}
+
+/// Runs a handler: the number of events, or why it has failed. The inner error: it could not be run.
+async fn run_one(
+    database: &Database,
+    subscription: &str,
+) -> Result<Result<(i64, Option<String>), Error>, DatabaseError> {
+    let client = database.background_function_client().await?;
+    let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&subscription, Type::TEXT), (&BATCH, Type::INT4)];
+    let run = async {
+        let mut rows = pin!(client.query_typed_raw(RUN, arguments).await?);
+        let outcome = match rows.try_next().await? {
+            Some(row) => (row.try_get(0)?, row.try_get(1)?),
+            None => (0, None),
+        };
+        // Postgres sends the row, and then commits.
+        Ok((outcome, rows.try_next().await))
+    };
+    // Postgres ends a run after 30 s, whatever the handler sets, so this cuts off none that does well. The commit does not count: one that
+    // waits for a standby goes on in Postgres, and its events are not given out twice.
+    let (outcome, committed) = match client.in_time(run).await? {
+        Ok(run) => run,
+        Err(error) => return Ok(Err(error)),
+    };
+    drop(client);
+    let Err(error) = committed else { return Ok(Ok(outcome)) };
+    let Some(text) = failure_of_handler(&error, outcome.0) else { return Ok(Err(error)) };
+    count_failure(database, subscription, &text, outcome.0).await?;
+    Ok(Ok((0, Some(text))))
+}
+
+/// The text of an error at the commit, if what the handler has done is the reason, as when it breaks a deferred constraint.
+fn failure_of_handler(error: &Error, events: i64) -> Option<String> {
+    let error = error.as_db_error().filter(|_| events > 0)?;
+    let may_pass = Retry::after(error.code()).may_pass() && *error.code() != SqlState::QUERY_CANCELED;
+    (!may_pass).then(|| format!("{} (at the commit)", error.message()))
+}
+
+/// Counts a failure at the commit, which has undone all that `livestore.run_subscription` would have counted. Otherwise the same events would
+/// come for ever, and those behind them never. Not on the connection of the handler, which may have set a search_path.
+async fn count_failure(database: &Database, subscription: &str, error: &str, events: i64) -> Result<(), DatabaseError> {
+    let client = database.background_client().await?;
+    let arguments: [&(dyn ToSql + Sync); 4] = [&subscription, &BATCH, &error, &events];
+    let counted = async { client.query(&client.prepare_cached(FAIL).await?, &arguments).await };
+    client.in_time(counted).await??;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_begins_behind_the_one_at_which_the_last_has_ended() {
+        let names: Vec<String> = ["a", "b", "c"].map(Into::into).to_vec();
+        for (begin_behind, expected) in [("", "abc"), ("a", "bca"), ("b", "cab"), ("bb", "cab"), ("c", "abc")] {
+            assert_eq!(in_turn(&names, begin_behind).concat(), expected, "{begin_behind}");
+        }
+    }
 }

@@ -33,6 +33,9 @@ const REST: Duration = Duration::from_millis(20);
 /// The same after a round that found nothing: most commits may have nothing for anybody here.
 const EMPTY_REST: Duration = Duration::from_millis(200);
 
+/// `livestore.poll` passes over events of no interest for so long. A call that took as long and returned nothing may not have come to the end.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The number of events of one batch.
 const BATCH: i32 = 100;
 

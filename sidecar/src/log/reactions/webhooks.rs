@@ -8,7 +8,7 @@ use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_postgres::types::ToSql;
@@ -16,7 +16,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker, task_tracker::TaskTracker
 use tracing::{debug, info, warn};
 
 use super::breaker::Breaker;
-use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, REST, RETRY, Served, served};
+use super::{BATCH, EMPTY_REST, INTERVAL, LIST_INTERVAL, LOOK, REST, RETRY, Served, served};
 use crate::postgres::{Database, DatabaseError};
 use crate::shutdown::Ending;
 use crate::telemetry::chain;
@@ -46,6 +46,10 @@ const POLL: &str = "\
         )::text as event
     from livestore.poll($1, $2, make_interval(secs => $3), $4) p";
 
+/// The URL of a subscription, and its life then or later: if that is the life of a batch, the URL is the one for this batch.
+const URL: &str = "\
+    select s.url, livestore.subscription_life($1) as life from livestore.served_subscriptions() s where s.subscription = $1";
+
 /// `livestore.ack` and `nack` raise it if another worker has the events.
 const LEASE_ENDED: &str = "LS007";
 
@@ -61,13 +65,14 @@ pub async fn run(
     mut changes: watch::Receiver<()>,
 ) {
     let mut workers: HashMap<Served, AbortOnDropHandle<()>> = HashMap::new();
+    let is_outdated = Arc::new(Notify::new());
     loop {
         database.demand().awake().await;
         changes.mark_unchanged();
         let pause = match served(&database).await {
             Ok(list) => {
-                // A worker whose subscription has gone, or has another URL, ends with what is on its way.
-                workers.retain(|served, _| list.contains(served));
+                // A worker whose subscription has gone, or has another URL, ends with what is on its way. One that has panicked is started again.
+                workers.retain(|served, worker| list.contains(served) && !worker.is_finished());
                 for served in list {
                     let Some(url) = served.url.clone() else { continue };
                     workers.entry(served).or_insert_with_key(|served| {
@@ -80,6 +85,7 @@ pub async fn run(
                             lease: settings.timeout + MARGIN,
                             ending: ending.clone(),
                             under_way: under_way.clone(),
+                            is_outdated: Arc::clone(&is_outdated),
                         });
                         AbortOnDropHandle::new(tokio::spawn(worker.run(commits.clone())))
                     });
@@ -94,6 +100,7 @@ pub async fn run(
         sleep(REST).await;
         tokio::select! {
             _ = changes.changed() => {}
+            () = is_outdated.notified() => {}
             () = sleep(pause) => {}
         }
     }
@@ -111,12 +118,16 @@ struct Worker {
     ending: Ending,
     /// Tracks what is on its way, for whoever ends the process.
     under_way: TaskTracker,
+    /// Told if the subscription has another URL.
+    is_outdated: Arc<Notify>,
 }
 
 /// Events that were given out together.
 struct Batch {
     lease: String,
     leased_until: Instant,
+    /// `livestore.subscription_life`: another one after the subscription was made again.
+    life: String,
     /// How often it has failed.
     failures: u32,
     /// The `webhook-id`: the same whenever this batch is sent.
@@ -150,6 +161,8 @@ impl Worker {
         let mut breaker = Breaker::default();
         let mut sending = JoinSet::new();
         let mut next_look = Instant::now();
+        // The life in which the subscription has the URL of this worker.
+        let mut known_life = None;
         // When a batch that has failed is given out again, and when nothing was given out last.
         let (mut retry_at, mut was_empty) = (None::<Instant>, None::<Instant>);
         while !self.ending.begun.is_cancelled() {
@@ -173,11 +186,26 @@ impl Worker {
                     retry_at = retry_at.filter(|at| *at > Instant::now());
                     // Counted from now on: the process does not end before what is given out here is settled.
                     let token = self.under_way.token();
+                    let start = Instant::now();
                     match self.poll().await {
-                        Ok(Some(batch)) => drop(sending.spawn(Arc::clone(&self).deliver(batch, token))),
+                        Ok(Some(batch)) if known_life.as_ref() == Some(&batch.life) => {
+                            drop(sending.spawn(Arc::clone(&self).deliver(batch, token)));
+                        }
+                        Ok(Some(batch)) => match self.has_url_of(&batch).await {
+                            Ok(true) => {
+                                known_life = Some(batch.life.clone());
+                                drop(sending.spawn(Arc::clone(&self).deliver(batch, token)));
+                            }
+                            outcome => {
+                                drop(sending.spawn(Arc::clone(&self).give_back(batch, token)));
+                                next_look = Instant::now() + outcome.map_or_else(|error| self.failed_to_poll(&error), |_| RETRY);
+                                self.is_outdated.notify_one();
+                            }
+                        },
                         Ok(None) => {
                             was_empty = Some(Instant::now());
-                            next_look = retry_at.into_iter().chain([Instant::now() + INTERVAL]).min().unwrap_or(next_look);
+                            let pause = if start.elapsed() < LOOK { INTERVAL } else { RETRY };
+                            next_look = retry_at.into_iter().chain([Instant::now() + pause]).min().unwrap_or(next_look);
                         }
                         Err(error) => next_look = Instant::now() + self.failed_to_poll(&error),
                     }
@@ -257,11 +285,21 @@ impl Worker {
         Ok(Some(Batch {
             lease: first.try_get("lease")?,
             leased_until,
+            life: life.to_owned(),
             failures: first.try_get::<_, i32>("failures")?.unsigned_abs(),
             id: format!("msg_{life}_{subscription}_{from}_{to}"),
             events: events.len() as i64,
             body: body.into(),
         }))
+    }
+
+    /// Whether a batch is for the URL of this worker, and not for that of a subscription of this name that was made again since.
+    async fn has_url_of(&self, batch: &Batch) -> Result<bool, DatabaseError> {
+        let client = self.database.background_client().await?;
+        let asked = async { client.query_opt(&client.prepare_cached(URL).await?, &[&self.subscription]).await };
+        let Some(row) = client.read_in_time(asked).await?? else { return Ok(false) };
+        let (url, life): (Option<&str>, Option<&str>) = (row.try_get("url")?, row.try_get("life")?);
+        Ok(url == Some(&self.url) && life == Some(&batch.life))
     }
 
     /// Sends a batch, and tells the database what became of it.
@@ -277,20 +315,27 @@ impl Worker {
                 }
                 Err(error) => self.refused(&batch, error).await,
             },
-            () = self.ending.last_moment.cancelled() => {
-                let text: Option<&str> = None;
-                self.settle(&batch, NACK, &[&batch.lease, &0.0_f64, &text, &false]).await;
-                Outcome::GivenBack
-            }
+            () = self.ending.last_moment.cancelled() => self.unsend(&batch).await,
         };
         (outcome, batch.events)
+    }
+
+    /// Leaves a batch to the next worker.
+    async fn give_back(self: Arc<Self>, batch: Batch, token: TaskTrackerToken) -> (Outcome, i64) {
+        let _held = (self.database.demand().hold(), token);
+        (self.unsend(&batch).await, batch.events)
+    }
+
+    async fn unsend(&self, batch: &Batch) -> Outcome {
+        let text: Option<&str> = None;
+        self.settle(batch, NACK, &[&batch.lease, &0.0_f64, &text, &false]).await;
+        Outcome::GivenBack
     }
 
     async fn refused(&self, batch: &Batch, error: SendError) -> Outcome {
         let is_failure = !error.is_receiver_away();
         // While the receiver is away, the breaker makes the pauses.
-        let doublings = if is_failure { batch.failures.min(16) } else { 0 };
-        let pause = (RETRY * (1 << doublings)).max(error.retry_after().unwrap_or_default()).min(LONGEST_PAUSE);
+        let pause = pause_after(&error, if is_failure { batch.failures } else { 0 });
         let seconds = pause.as_secs_f64();
         self.settle(batch, NACK, &[&batch.lease, &seconds, &error.brief(), &is_failure]).await;
         Outcome::Failed { error, next: pause + REST }
@@ -335,6 +380,11 @@ impl Worker {
     }
 }
 
+/// The pause before a batch that has failed so often before is sent again.
+fn pause_after(error: &SendError, failures: u32) -> Duration {
+    (RETRY * (1 << failures.min(16))).min(LONGEST_PAUSE).max(error.retry_after().unwrap_or_default())
+}
+
 /// The part of a URL that may be logged: its path and its search params may hold a secret.
 fn receiver_of(url: &str) -> String {
     reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization()).unwrap_or_default()
@@ -342,7 +392,21 @@ fn receiver_of(url: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::StatusCode;
+
     use super::*;
+
+    #[test]
+    fn a_receiver_can_put_a_batch_off_for_a_minute() {
+        let refused = |seconds| SendError::Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            retry_after: Some(Duration::from_secs(seconds)),
+            excerpt: String::new(),
+        };
+        let pause = |seconds, failures| pause_after(&refused(seconds), failures).as_secs();
+        assert_eq!((pause(0, 0), pause(7, 0), pause(7, 4), pause(86_400, 0)), (1, 7, 16, 60));
+        assert_eq!((pause(86_400, 20), pause_after(&SendError::Timeout, 20).as_secs()), (300, 300));
+    }
 
     #[test]
     fn the_secrets_of_a_url_are_not_logged() {
