@@ -1,7 +1,7 @@
 /**
  * Prints SQL that tells the database what the args of your app's events are:
  *
- *     node define-events.mjs src/schema.ts | psql "$DATABASE_URL"
+ *     node define-events.mjs src/schema.ts | psql -v ON_ERROR_STOP=1 -1 "$DATABASE_URL"
  *
  * The module must export `schema`, as LiveStore's guides have it. Node 22.18 or later reads TypeScript. With pnpm, add `effect` first.
  */

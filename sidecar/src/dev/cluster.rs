@@ -33,7 +33,8 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub struct Cluster {
     pub port: u16,
-    folder: PathBuf,
+    /// Without links.
+    pub folder: PathBuf,
     pg_ctl: PathBuf,
     user: Option<User>,
     /// Released at last.
@@ -63,8 +64,17 @@ impl Cluster {
             let new = data.join("postgres.new");
             remove(&new)?;
             let folder = create_folder(data, &new, user)?;
-            writeln!(io::stdout(), "Creating a Postgres {} cluster in {}.", programs.version, data.display())?;
-            let file = PasswordFile::write(password, user)?;
+            let version = programs.version;
+            match folder.starts_with(data) {
+                true => writeln!(io::stdout(), "Creating a Postgres {version} cluster in {}.", data.display())?,
+                false => writeln!(
+                    io::stdout(),
+                    "Creating a Postgres {version} cluster in {}, because the user postgres may not enter {}.",
+                    folder.display(),
+                    data.display()
+                )?,
+            }
+            let file = PasswordFile::write(password_path(&folder), password, user)?;
             let mut initdb = command(&program("initdb"), user);
             // Sorting is by code points, and letters are letters. macOS calls that C.
             let locale = if cfg!(target_os = "macos") { "--locale=C" } else { "--locale=C.UTF-8" };
@@ -72,6 +82,8 @@ impl Cluster {
             // It has the lock until it ends, even if this process is killed.
             initdb.stdin(lock.try_clone()?);
             run("initdb", initdb.arg("--pwfile").arg(&file.0).arg("--pgdata").arg(&folder))?;
+            // Before the cluster has its name: later, nobody looks for it.
+            drop(file);
             if place.is_symlink() {
                 fs::remove_file(&place)?;
             }
@@ -163,10 +175,15 @@ fn create_folder(data: &Path, folder: &Path, user: Option<User>) -> io::Result<P
     folder.canonicalize()
 }
 
-/// Removes a folder, or a link and the folder that it leads to, if there is one.
+/// Removes the folder of a cluster that is half made, or a link and the folder that it leads to, if there is one.
 fn remove(folder: &Path) -> io::Result<()> {
     if folder.exists() {
-        fs::remove_dir_all(folder.canonicalize()?)?;
+        let folder = folder.canonicalize()?;
+        let password = password_path(&folder);
+        if password.exists() {
+            fs::remove_file(password)?;
+        }
+        fs::remove_dir_all(folder)?;
     }
     if folder.is_symlink() { fs::remove_file(folder) } else { Ok(()) }
 }
@@ -178,12 +195,18 @@ fn elsewhere() -> io::Result<PathBuf> {
     names.find(|path| !path.exists()).ok_or_else(|| io::ErrorKind::QuotaExceeded.into())
 }
 
+/// The file of the password for initdb: beside the cluster, so that the next start removes it if this process is killed. initdb takes
+/// an empty folder only.
+fn password_path(folder: &Path) -> PathBuf {
+    folder.with_extension("password")
+}
+
 /// A file for initdb alone, which is gone with this.
 struct PasswordFile(PathBuf);
 
 impl PasswordFile {
-    fn write(password: &str, user: Option<User>) -> io::Result<Self> {
-        let file = Self(std::env::temp_dir().join(format!("livestore-password-{}", std::process::id())));
+    fn write(path: PathBuf, password: &str, user: Option<User>) -> io::Result<Self> {
+        let file = Self(path);
         write_secret(&file.0, password)?;
         if let Some(User { uid, gid }) = user {
             chown(&file.0, Some(uid), Some(gid))?;

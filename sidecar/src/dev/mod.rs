@@ -86,6 +86,8 @@ enum Failure {
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Install(#[from] InstallError),
+    #[error("--app {}: this folder has no index.html", .0.display())]
+    NoApp(PathBuf),
     #[error("--app-listen {0}: {1}; stop whoever serves there, or choose another address")]
     App(SocketAddr, #[source] std::io::Error),
     #[error("{}: {error}", .path.display())]
@@ -100,7 +102,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::File { .. } => 1,
-            Self::NoPostgres(_) | Self::InUse(_) | Self::Settings(_) => 2,
+            Self::NoPostgres(_) | Self::InUse(_) | Self::Settings(_) | Self::NoApp(_) => 2,
             Self::Cluster(_) | Self::Unreachable(_) => 3,
             Self::Sql(_) => 4,
             Self::Install(error) => error.exit_code(),
@@ -129,12 +131,18 @@ impl Dev {
     async fn live(mut self, mut signals: Signals) -> Result<ExitCode, Failure> {
         // A terminal that is closed ends this, too.
         let mut hangup = signal(SignalKind::hangup()).map_err(Failure::of(&self.data))?;
+        if let Some(app) = self.app.as_ref().filter(|app| !app.join("index.html").is_file()) {
+            return Err(Failure::NoApp(app.clone()));
+        }
         let folder = Folder::create(&self.data)?;
         let listen = self.config.server.listen;
         // A shell that has sourced the file `env` of an earlier run does not name another database.
         let given = self.config.database.url().map(str::to_owned).filter(|url| Some(url) != folder.url().as_ref());
-        let (_cluster, url) = match given {
-            Some(url) => (None, url),
+        let (cluster, url, kept) = match given {
+            Some(url) => {
+                let database = banner::tell_of_other_database(&url, &folder.0);
+                (None, url, database)
+            }
             None => {
                 let starting = self.start_cluster(&folder);
                 let (cluster, url) = tokio::select! {
@@ -144,13 +152,15 @@ impl Dev {
                     started = starting => started?,
                 };
                 self.config.database.set_url(url.replacen(NAME, SIDECAR_ROLE, 1));
-                (Some(cluster), url)
+                let kept = if cluster.folder.starts_with(&folder.0) { &folder.0 } else { &cluster.folder };
+                let kept = kept.display().to_string();
+                (Some(cluster), url, kept)
             }
         };
+        let is_own = cluster.is_some();
         // In the form of a webhook's secret: every text of these digits is base64.
         let secret = format!("whsec_{}", folder.secret("webhook-secret")?);
         let is_used = self.config.webhooks.serve_development(&secret);
-        folder.write_env(&url, listen, is_used.then_some(&secret))?;
         let app = match &self.app {
             Some(files) => Some(serve_app(files, self.app_listen).await?),
             None => None,
@@ -161,15 +171,26 @@ impl Dev {
             has_demo: self.config.demo.demo,
             dialects: self.config.protocols.dialects.clone(),
             app: app.as_ref().map(|_| self.app_listen),
-            database: url,
-            data: folder.0.clone(),
+            // The password of another database is not for a terminal.
+            database: if is_own { format!("'{url}'") } else { r#""$DATABASE_URL""#.into() },
+            kept,
+            env: folder.0.join("env"),
         };
-        let banner = AbortOnDropHandle::new(tokio::spawn(banner.print()));
+        let announced = async {
+            banner.ready().await;
+            // Not before: a database that is never reached does not take the place of the folder's own in this file.
+            folder.write_env(&url, listen, is_used.then_some(&secret))?;
+            banner.print();
+            Ok::<_, Failure>(())
+        };
         let code = tokio::select! {
+            // If another process has the address, this ends before that process is asked whether it is ready.
+            biased;
             code = process::live(self.config, signals) => code,
             _ = hangup.recv() => ExitCode::SUCCESS,
+            Err(failure) = announced => return Err(failure),
         };
-        drop((banner, app));
+        drop((app, cluster));
         Ok(code)
     }
 

@@ -290,6 +290,13 @@ fn the_manifests_for_cloudnative_pg_fit_together() {
     let image = cluster["spec"]["postgresql"]["extensions"][0]["image"]["reference"].as_str().unwrap();
     assert!(image.ends_with(&format!(":18-{version}")), "{image}");
     let [portable] = &read("portable.yaml")[..] else { panic!("one document") };
+    // The default of the autoscaler during a deploy: 16 connections for each pod, and room for others.
+    let values = std::fs::read_to_string(root().join("packaging/chart/values.yaml")).unwrap();
+    let most = documents(&values)[0]["autoscaling"]["maxReplicas"].as_u64().unwrap();
+    for cluster in [cluster, portable] {
+        let connections = cluster["spec"]["postgresql"]["parameters"]["max_connections"].as_str().unwrap();
+        assert!(connections.parse::<u64>().unwrap() >= 16 * (2 * most + 1) + 20, "{connections}");
+    }
     assert_eq!(portable["metadata"]["name"], cluster["metadata"]["name"]);
     assert_eq!(portable["spec"]["bootstrap"]["initdb"]["owner"], "app");
 }

@@ -1,7 +1,7 @@
 //! `livestore-sidecar dev`: a sidecar with a Postgres cluster of its own.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -186,9 +186,14 @@ async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
 fn a_first_start_that_was_killed_is_made_again() {
     let folder = folder();
     let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
-    let mut child = command(&data, port).stdout(Stdio::null()).spawn().unwrap();
+    let temporary = folder.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let mut child = command(&data, port).env("TMPDIR", &temporary).stdout(Stdio::null()).spawn().unwrap();
     wait_for_initdb(&data);
     signal(&mut child, "KILL");
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "the password for initdb is left behind");
+    let password = data.join("postgres.password");
+    assert!(password.exists());
     // initdb lives, and has the lock: nobody else writes there meanwhile.
     let lock = std::fs::File::open(data.join("lock")).unwrap();
     assert!(lock.try_lock().is_err(), "initdb does not have the lock");
@@ -197,8 +202,40 @@ fn a_first_start_that_was_killed_is_made_again() {
     assert!(data.join("postgres.new/global/pg_control").exists() && !data.join("postgres").exists());
     std::fs::remove_file(data.join("postgres.new/global/pg_control")).unwrap();
     let (mut child, _) = start(&mut command(&data, port), &log);
-    assert!(!data.join("postgres.new").exists());
+    assert!(!data.join("postgres.new").exists() && !password.exists());
     signal(&mut child, "INT");
+}
+
+/// A cluster in the place for those whose user may not enter the folder of the data, removed at the end.
+struct Elsewhere(PathBuf);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        if let Ok(place) = self.0.canonicalize() {
+            let _ = std::fs::remove_dir_all(place);
+        }
+    }
+}
+
+#[test]
+fn it_says_where_the_cluster_is_if_the_user_of_postgres_may_not_enter_the_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    // Only root starts Postgres as another user.
+    if folder.path().metadata().unwrap().uid() != 0 {
+        return;
+    }
+    let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
+    let elsewhere = Elsewhere(data.join("postgres"));
+    let (mut child, output) = start(&mut command(&data, port), &log);
+    signal(&mut child, "INT");
+    let place = elsewhere.0.canonicalize().unwrap();
+    assert!(!place.starts_with(folder.path()), "{}", place.display());
+    let place = place.display();
+    let created = format!("cluster in {place}, because the user postgres may not enter {}", data.display());
+    assert!(output.contains(&created), "{output}");
+    assert!(output.ends_with(&format!("the data stays in {place}.\n")), "{output}");
+    assert!(!Path::new(&format!("{place}.password")).exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,13 +246,20 @@ async fn what_keeps_it_from_serving_is_told() {
     assert!(text.contains("--postgres-bin /tmp: this folder has no initdb"), "{text}");
     let (mut child, _) = start(&mut command(&data, port), &log);
 
-    let taken = format!("127.0.0.1:{port}");
-    let text =
-        refused(command(&folder.path().join("app"), free_port()).args(["--app", "/tmp", "--app-listen", &taken]), 5);
+    let (taken, other, app) = (format!("127.0.0.1:{port}"), folder.path().join("other"), folder.path().join("app"));
+    let serve_app = || {
+        let mut command = command(&other, free_port());
+        command.args(["--app-listen", &taken, "--app"]).arg(&app);
+        command
+    };
+    let text = refused(&mut serve_app(), 2);
+    assert!(text.contains(&format!("--app {}: this folder has no index.html", app.display())), "{text}");
+    std::fs::create_dir(&app).unwrap();
+    std::fs::write(app.join("index.html"), "").unwrap();
+    let text = refused(&mut serve_app(), 5);
     assert!(text.contains("--app-listen"), "{text}");
 
     // Somebody else serves at that address: Postgres is stopped again.
-    let other = folder.path().join("other");
     let text = refused(&mut command(&other, port), 5);
     assert!(!is_served(postgres_port(&other)), "{text}");
     signal(&mut child, "TERM");
@@ -238,10 +282,22 @@ async fn what_keeps_it_from_serving_is_told() {
     let (mut child, _) = start(&mut command(&data, port), &log);
     let env = std::fs::read_to_string(data.join("env")).unwrap();
     let database = env.split('\'').nth(1).unwrap();
-    let next = free_port();
-    let (mut second, output) = start(command(&other, next).args(["--database-url", database]), &log);
-    assert!(output.contains(&format!("127.0.0.1:{next}")) && output.contains(database), "{output}");
+    let (next, project) = (free_port(), folder.path().join("project"));
+    let (mut second, output) = start(command(&project, next).env("DATABASE_URL", database), &log);
+    let name = format!("the database livestore at 127.0.0.1:{}", postgres_port(&data));
+    let first = format!("DATABASE_URL is set: serving {name}, and not a cluster in {}.\n", project.display());
+    assert!(output.starts_with(&first) && output.contains(&format!("127.0.0.1:{next}")), "{output}");
+    assert!(output.ends_with(&format!("the data stays in {name}.\n")) && !output.contains(database), "{output}");
+    assert_eq!(psql(&project, "select current_database()"), "livestore");
     for child in [&mut second, &mut child] {
         assert!(signal(child, "TERM").success());
     }
+
+    // One that is never reached does not take the place of the folder's own database in the file for scripts.
+    let mut unreachable = command(&data, port);
+    unreachable.args(["--database-url", "postgres://ann:secret@127.0.0.1:1/app", "--database-wait", "100ms"]);
+    let text = refused(&mut unreachable, 3);
+    assert!(text.starts_with("--database-url is given: serving the database app at 127.0.0.1:1, and not"), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+    assert_eq!(std::fs::read_to_string(data.join("env")).unwrap(), env);
 }

@@ -1,7 +1,7 @@
 //! `examples/event-types`: the types of events, from the schema of an app.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use livestore_tests::client::newer_node;
 use livestore_tests::cluster::Database;
@@ -10,8 +10,15 @@ use livestore_tests::eventually;
 use livestore_tests::root;
 use livestore_tests::sidecar::Sidecar;
 
-/// Runs the command of the README in the folder of an app with this schema and the packages of the test clients.
+/// Runs the command of the README in the folder of an app with this schema and the packages of the test clients. It can be repeated.
 fn define(database: &Database, schema: &str) {
+    for output in [run(database, schema), run(database, schema)] {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("ERROR"), "{said}");
+    }
+}
+
+fn run(database: &Database, schema: &str) -> Output {
     let readme = std::fs::read_to_string(root().join("examples/event-types/README.md")).unwrap();
     let command = readme.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -23,13 +30,24 @@ fn define(database: &Database, schema: &str) {
     std::fs::copy(Path::new(schema), app.join("src/schema.ts")).unwrap();
     let node = newer_node();
     let path = format!("{}:{}", node.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    // The calls can be repeated.
-    for _ in 0..2 {
-        let mut shell = Command::new("bash");
-        shell.args(["-e", "-o", "pipefail", "-c", command]).current_dir(app).env("PATH", &path);
-        let output = shell.env("DATABASE_URL", database.url("postgres")).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && !said.contains("ERROR"), "{said}");
+    let mut shell = Command::new("bash");
+    shell.args(["-e", "-o", "pipefail", "-c", command]).current_dir(app).env("PATH", &path);
+    shell.env("DATABASE_URL", database.url("postgres")).output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_that_cannot_be_defined_fails_the_command_and_leaves_the_others_as_they_were() {
+    let (database, schema) = (Database::new().await, root().join("examples/event-types/schema.ts"));
+    let admin = database.connect("postgres").await;
+    for refused in ["v1.TaskAdded", "v1.AllTasksDone"] {
+        let constraint =
+            format!("alter table livestore.event_types add constraint refused check (name <> '{refused}')");
+        admin.batch_execute(&constraint).await.unwrap();
+        let output = run(&database, schema.to_str().unwrap());
+        assert!(!output.status.success(), "{refused}: {}", String::from_utf8_lossy(&output.stdout));
+        let types = admin.query_one("select count(*) from livestore.event_types", &[]).await.unwrap();
+        assert_eq!(types.get::<_, i64>(0), 0, "{refused}");
+        admin.batch_execute("alter table livestore.event_types drop constraint refused").await.unwrap();
     }
 }
 

@@ -196,6 +196,25 @@ fn the_recipes_for_managed_postgres_have_urls_and_options_that_the_sidecar_reads
 }
 
 #[test]
+fn the_function_that_runs_the_image_gives_it_every_setting() {
+    let [function] = &snippets("docs/managed.md", "sh docker")[..] else { panic!("one block") };
+    let script = format!("docker() {{ printf '%s\\n' \"$@\"; }}\n{function}\nlivestore-sidecar check --shards");
+    let mut shell = Command::new("bash");
+    shell.args(["-ec", &script]).env("DATABASE_URL", "postgres://u@h/d").env("LIVESTORE_AUTH", "jwt");
+    // The value has two words.
+    shell.env("LIVESTORE_ALLOW", "a-{sub}=write b=read").env_remove("LIVESTORE_LISTEN");
+    let output = |shell: &mut Command| String::from_utf8(shell.output().unwrap().stdout).unwrap();
+    let passed = output(&mut shell);
+    let passed: Vec<_> = passed.lines().collect();
+    for setting in ["DATABASE_URL", "LIVESTORE_AUTH", "LIVESTORE_ALLOW", "LIVESTORE_LISTEN=127.0.0.1:8787"] {
+        assert!(passed.windows(2).any(|words| words == ["-e", setting]), "{setting}: {passed:?}");
+    }
+    assert!(passed.ends_with(&["livestore-sidecar", "check", "--shards"]), "{passed:?}");
+    let passed = output(shell.env("LIVESTORE_LISTEN", "127.0.0.1:9000"));
+    assert!(passed.contains("-e\nLIVESTORE_LISTEN=127.0.0.1:9000\n"), "{passed}");
+}
+
+#[test]
 fn the_token_command_makes_the_claims_that_the_page_shows() {
     let command = snippets("docs/security.md", "sh").into_iter().find(|block| block.contains(" token ")).unwrap();
     let token = shell(&command);
