@@ -102,6 +102,10 @@ pub async fn live(config: Config, signals: Signals) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // No reason to end: an application beside it may have variables of its own.
+    for text in &config.unknown_variables {
+        warn!("{text}");
+    }
     let result = async {
         let mut sidecar = Sidecar::start(config, signals).await?;
         match sidecar.serve().await? {

@@ -168,6 +168,9 @@ fn look(config: &Config, report: &mut Report) {
     for problem in config.problems().chain(auth.check_address(config.server.listen).err()) {
         report.wrong(problem);
     }
+    for text in &config.unknown_variables {
+        report.wrong(text);
+    }
     if report.count(Kind::Wrong) == 0 {
         report.good("the settings go together");
     }

@@ -116,7 +116,8 @@ impl Failure {
 
 impl Dev {
     /// Serves until a signal ends it.
-    pub fn run(self) -> ExitCode {
+    pub fn run(mut self, unknown_variables: Vec<String>) -> ExitCode {
+        self.config.unknown_variables = unknown_variables;
         process::with_signals(async |signals| match self.live(signals).await {
             Ok(code) => code,
             Err(failure) => {
