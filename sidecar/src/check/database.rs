@@ -8,6 +8,7 @@ use super::{Report, events, replication, rights, standbys};
 use crate::config::Config;
 use crate::log::{Live, check_authorize_function, check_authorize_url};
 use crate::postgres::{Database, DatabaseError};
+use crate::telemetry::chain;
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay, handlers and /readyz, and
 /// two for changes by the inspector.
@@ -63,7 +64,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = looked.await {
-        report.wrong(format!("the database does not answer the queries of this check: {error}"));
+        report.wrong(format!("the database does not answer the queries of this check: {}", chain(&error)));
         return;
     }
     standbys::look(config, &database, report).await;
@@ -308,6 +309,6 @@ async fn notifications(database: &Database, report: &mut Report) {
     match database.hears().await {
         Ok(true) => report.good("notifications arrive"),
         Ok(false) => report.wrong("notifications do not arrive: --listen-url has to lead to the same database as --database-url, directly or through a pooler that passes notifications on"),
-        Err(error) => report.wrong(format!("notifications cannot be tried: {error}")),
+        Err(error) => report.wrong(format!("notifications cannot be tried: {}", chain(&error))),
     }
 }

@@ -50,7 +50,7 @@ pub enum SourceError {
     Url(String),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Unreachable(#[from] DatabaseError),
     #[error("the sidecar does not answer: {}", chain(.0))]
     NoAnswer(reqwest::Error),

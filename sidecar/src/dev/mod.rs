@@ -80,9 +80,9 @@ enum Failure {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Unreachable(#[from] DatabaseError),
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Install(#[from] InstallError),

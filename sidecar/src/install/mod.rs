@@ -90,7 +90,7 @@ pub struct Uninstall {
 pub enum InstallError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Unreachable(#[from] DatabaseError),
     #[error(transparent)]
     Refused(#[from] Refusal),

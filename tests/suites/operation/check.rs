@@ -51,7 +51,7 @@ async fn a_misspelled_variable_is_named_with_the_one_that_was_meant() {
     assert!(report.lines().any(|line| line.starts_with("WRONG") && is_named(line)), "{report}");
     assert_eq!(output.status.code(), Some(1), "{report}");
     let sidecar = Start::new(url).environment(misspelled, "app.is_member").ready().await;
-    assert!(sidecar.log().iter().any(|line| line.contains("WARN") && is_named(line)), "{:?}", sidecar.log());
+    assert!(sidecar.log().lines().any(|line| line.contains("WARN") && is_named(line)), "{}", sidecar.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

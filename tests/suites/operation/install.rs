@@ -43,6 +43,26 @@ async fn text(client: &Client, query: &str) -> String {
     client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")).get(0)
 }
 
+/// All commands that connect by themselves give the reason of Postgres.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_is_told_with_its_reason() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    superuser.batch_execute("create role owner login createrole password 'right'").await.unwrap();
+    let rules = "host all owner 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n";
+    std::fs::write(cluster.folder().join("data/pg_hba.conf"), rules).unwrap();
+    superuser.batch_execute("select pg_reload_conf()").await.unwrap();
+    let url = cluster.url("owner", "postgres").replace("owner@", "owner:wrong@");
+    for arguments in [&["install"][..], &["upgrade"], &["uninstall"], &["stores"], &["commit", "s", "e"], &["check"]] {
+        let (code, told) = run(&url, arguments);
+        assert_ne!(code, 0, "{arguments:?}");
+        let reason = "password authentication failed for user \"owner\"";
+        assert_eq!(told.matches(reason).count(), 1, "{arguments:?}: {told}");
+        assert!(told.contains("check the user, the password and the database of its URL"), "{arguments:?}: {told}");
+    }
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
 /// The password of the new role is told, since it is not known again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_without_an_answer_is_not_called_a_failure() {
