@@ -39,12 +39,13 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 enum Fatal {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("{0}")]
+    #[error(transparent)]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    #[error("{0}; start Postgres, or correct --database-url")]
+    // The log line has the sources behind each text.
+    #[error("the database did not come up within --database-wait: start Postgres, or correct --database-url")]
     Unreachable(#[source] DatabaseError),
-    #[error("{0}")]
-    Database(#[source] DatabaseError),
+    #[error(transparent)]
+    Database(DatabaseError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("a task that never ends has ended: please report this, with the log")]

@@ -24,10 +24,11 @@ use self::cluster::{Cluster, ClusterError};
 use self::programs::{NoPostgres, Programs};
 use crate::config::Config;
 use crate::install::{Flavour, Install, InstallError};
-use crate::postgres::{DatabaseError, connect_once};
+use crate::postgres::{DatabaseError, connect_once, told};
 use crate::process;
 use crate::settings::SettingsError;
 use crate::shutdown::Signals;
+use crate::telemetry::chain;
 
 /// The role that the cluster belongs to, and its database.
 const NAME: &str = "livestore";

@@ -40,6 +40,12 @@ const NO_CLIENT_CERTIFICATES: &str = "client certificates are not supported: rem
 pub enum UrlError {
     #[error("its parameter {parameter}: {remedy}")]
     Parameter { parameter: String, remedy: &'static str },
+    #[error("it is no URL of a Postgres database: write it as postgres://user:password@host:5432/database")]
+    Form,
+    #[error(
+        "it names no host: write it as postgres://user:password@host:5432/database; for a Unix socket, postgres://user@%2Frun%2Fpostgresql/database"
+    )]
+    NoHost,
     #[error(transparent)]
     Malformed(#[from] tokio_postgres::Error),
 }
@@ -85,6 +91,9 @@ pub fn parse(url: &str) -> Result<DatabaseUrl, UrlError> {
     };
     let url = VERIFYING.iter().fold(url.into_owned(), |url, mode| url.replace(mode, "sslmode=require"));
     let mut config: Config = url.parse().map_err(with_remedy)?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(UrlError::NoHost);
+    }
     if config.get_ssl_mode() != SslMode::Require {
         config.ssl_mode(SslMode::Disable);
     }
@@ -109,12 +118,16 @@ fn own_parameters<'a>(address: &'a str, parameters: &str) -> (Cow<'a, str>, Opti
     (url, roots)
 }
 
-/// tokio-postgres names an unknown parameter in a text only.
+/// tokio-postgres names an unknown parameter in a text only. It reads what does not begin with `postgres://` as `key=value`.
 fn with_remedy(error: tokio_postgres::Error) -> UrlError {
     let text = error.source().map(ToString::to_string).unwrap_or_default();
     let Some(parameter) = text.strip_prefix("unknown option `").and_then(|rest| rest.strip_suffix('`')) else {
-        return error.into();
+        return if text.starts_with("unexpected") { UrlError::Form } else { error.into() };
     };
+    // The beginning of another URL, with its password.
+    if !parameter.chars().all(|character| character.is_ascii_alphanumeric() || character == '_') {
+        return UrlError::Form;
+    }
     let remedy = REMEDIES.iter().find(|(name, _)| *name == parameter);
     let remedy = remedy.map_or("remove it: the sidecar does not know it", |(_, remedy)| remedy);
     UrlError::Parameter { parameter: parameter.into(), remedy }
@@ -141,6 +154,25 @@ mod tests {
         }
         let error = parse("postgres://u@h/d?sslmode=maybe").unwrap_err();
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("sslmode"));
+    }
+
+    #[test]
+    fn what_is_no_url_is_answered_with_its_form() {
+        for (url, advice) in [
+            ("postgres:///app", "it names no host"),
+            ("postgres:///app", "postgres://user@%2Frun%2Fpostgresql/database"),
+            ("dbname=app user=u", "it names no host"),
+            ("", "it names no host"),
+            ("mysql://u:secret@h/d", "write it as postgres://user:password@host:5432/database"),
+            ("mysql://u:secret@h/d?sslmode=require", "write it as postgres://"),
+            ("u:secret@h/d?sslmode=require", "write it as postgres://"),
+            ("localhost:5432/app", "write it as postgres://"),
+            ("h", "write it as postgres://"),
+        ] {
+            let error = parse(url).unwrap_err().to_string();
+            assert!(error.contains(advice) && !error.contains("secret"), "{url}: {error}");
+        }
+        assert!(parse("postgres://u@%2Frun%2Fpostgresql/app").is_ok() && parse("hostaddr=10.0.0.1 user=u").is_ok());
     }
 
     #[test]

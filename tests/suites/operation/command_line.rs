@@ -131,6 +131,10 @@ async fn a_database_and_a_sidecar_answer_alike() {
             }
         }
     }
+    let without = Source::Database(database.url("sidecar").replace(database.name(), "postgres"));
+    for arguments in [&["stores"][..], &["events", "s"], &["commit", "s", "e"], &["export", "s"]] {
+        without.refuses(arguments, 4, "run livestore-sidecar install");
+    }
     for source in &sources {
         source.refuses(&["commit", "odd", "added", "{"], 2, "args are not JSON");
         source.refuses(&["commit", "odd", ""], 4, "name");
