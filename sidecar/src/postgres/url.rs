@@ -34,6 +34,9 @@ const REMEDIES: [(&str, &str); 13] = [
 const TRANSACTION_MODE: &str = "it is for poolers in transaction mode, which the sidecar cannot use: remove it, and use the URL of a \
      direct connection or of a pooler in session mode";
 const NO_CLIENT_CERTIFICATES: &str = "client certificates are not supported: remove it, and give the role a password";
+// Without a misspelled sslmode, there would be no TLS.
+const UNKNOWN: &str = "the sidecar does not know it: if it is misspelled, correct it (sslmode, sslrootcert, channel_binding, \
+     target_session_attrs, options, …), else remove it";
 
 /// A database URL that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +132,7 @@ fn with_remedy(error: tokio_postgres::Error) -> UrlError {
         return UrlError::Form;
     }
     let remedy = REMEDIES.iter().find(|(name, _)| *name == parameter);
-    let remedy = remedy.map_or("remove it: the sidecar does not know it", |(_, remedy)| remedy);
+    let remedy = remedy.map_or(UNKNOWN, |(_, remedy)| remedy);
     UrlError::Parameter { parameter: parameter.into(), remedy }
 }
 
@@ -259,6 +262,7 @@ mod tests {
             ("sslcert=client.crt", "password"),
             ("schema=public", "remove it"),
             ("frobnicate=1", "remove it"),
+            ("sslmod=require", "if it is misspelled, correct it (sslmode, "),
         ] {
             for url in [format!("postgres://u@h/d?sslmode=require&{parameter}"), format!("host=h user=u {parameter}")] {
                 let error = parse(&url).unwrap_err().to_string();
