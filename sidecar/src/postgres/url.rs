@@ -70,9 +70,21 @@ pub struct DatabaseUrl {
     pub config: Config,
     /// The `sslrootcert` of the URL.
     pub roots: Option<Roots>,
+    /// Whether the URL has an `sslmode`.
+    has_mode: bool,
 }
 
 impl DatabaseUrl {
+    /// The same beside an authority that was named: who names one wants TLS, unless `sslmode` says otherwise. Sockets of this machine have none.
+    pub fn with_authority(mut self) -> Self {
+        let is_tcp = |host: &Host| matches!(host, Host::Tcp(_));
+        let is_remote = self.config.get_hosts().iter().any(is_tcp) || !self.config.get_hostaddrs().is_empty();
+        if !self.has_mode && is_remote {
+            self.config.ssl_mode(SslMode::Require);
+        }
+        self
+    }
+
     /// Whether it leads to another machine without TLS.
     pub fn is_unencrypted(&self) -> bool {
         let is_remote = |host: &Host| match host {
@@ -84,10 +96,15 @@ impl DatabaseUrl {
 }
 
 /// Reads a database URL, or libpq's `key=value` form. `sslmode`: `require`, `verify-ca` and `verify-full` mean TLS with a server
-/// that proves who it is; everything else, none.
+/// that proves who it is; everything else, none. Without `sslmode`, an `sslrootcert` means `verify-full`.
 pub fn parse(url: &str) -> Result<DatabaseUrl, UrlError> {
     // A password may have a question mark in it.
     let host = url.find('@').unwrap_or_default();
+    let is_mode = |parameter: &str| parameter.starts_with("sslmode");
+    let has_mode = match url[host..].split_once('?') {
+        Some((_, parameters)) if url.contains("://") => parameters.split('&').any(is_mode),
+        _ => url.split_whitespace().any(is_mode),
+    };
     let (url, roots) = match url[host..].find('?').map(|parameters| url.split_at(host + parameters)) {
         Some((address, parameters)) if url.contains("://") => own_parameters(address, &parameters[1..]),
         _ => (Cow::Borrowed(url), None),
@@ -100,7 +117,9 @@ pub fn parse(url: &str) -> Result<DatabaseUrl, UrlError> {
     if config.get_ssl_mode() != SslMode::Require {
         config.ssl_mode(SslMode::Disable);
     }
-    Ok(DatabaseUrl { config, roots })
+    let has_roots = roots.is_some();
+    let url = DatabaseUrl { config, roots, has_mode };
+    Ok(if has_roots { url.with_authority() } else { url })
 }
 
 /// Takes out the parameters that tokio-postgres does not read.
@@ -157,6 +176,32 @@ mod tests {
         }
         let error = parse("postgres://u@h/d?sslmode=maybe").unwrap_err();
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("sslmode"));
+    }
+
+    #[test]
+    fn who_names_an_authority_has_tls_unless_the_url_says_otherwise() {
+        for (url, mode) in [
+            ("postgres://u@h/d", SslMode::Require),
+            ("postgres://u:p?sslmode=w@h/d?application_name=a", SslMode::Require),
+            ("postgres://u@localhost,10.0.0.2/d", SslMode::Require),
+            ("host=h user=u", SslMode::Require),
+            ("hostaddr=10.0.0.1 user=u", SslMode::Require),
+            ("postgres://u@h/d?sslmode=prefer", SslMode::Disable),
+            ("postgres://u@h/d?application_name=a&sslmode=disable", SslMode::Disable),
+            ("host=h user=u sslmode = disable", SslMode::Disable),
+            ("postgres://u@%2Frun%2Fpostgresql/d", SslMode::Disable),
+            ("host=/run/postgresql user=u", SslMode::Disable),
+        ] {
+            assert_eq!(parse(url).unwrap().with_authority().config.get_ssl_mode(), mode, "{url}");
+        }
+        for (parameters, mode) in [
+            ("sslrootcert=system", SslMode::Require),
+            ("sslrootcert=/ca.crt", SslMode::Require),
+            ("sslrootcert=/ca.crt&sslmode=disable", SslMode::Disable),
+        ] {
+            let url = format!("postgres://u@h/d?{parameters}");
+            assert_eq!(parse(&url).unwrap().config.get_ssl_mode(), mode, "{url}");
+        }
     }
 
     #[test]
@@ -240,7 +285,7 @@ mod tests {
                 "app",
             ),
         ] {
-            let DatabaseUrl { config, roots } = parse(url).unwrap_or_else(|error| panic!("{provider}: {error}"));
+            let DatabaseUrl { config, roots, .. } = parse(url).unwrap_or_else(|error| panic!("{provider}: {error}"));
             assert_eq!(config.get_hosts(), [Host::Tcp(host.into())], "{provider}");
             assert_eq!(config.get_user(), Some(user), "{provider}");
             let given = url.split_once("sslrootcert=").map(|(_, file)| match file {
