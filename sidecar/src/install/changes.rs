@@ -48,6 +48,11 @@ pub enum Refusal {
         "pg_tle has installed livestore_sync in this database: upgrade it by pgtle.install_update_path, uninstall it by drop extension"
     )]
     PgTle,
+    /// Whoever removed its objects, as the installation of others asks for, would lose the map of the shards.
+    #[error(
+        "this database is the front of shards, and has no livestore_sync of its own: livestore-sidecar shards upgrade brings it to this version"
+    )]
+    Front,
     #[error("livestore_sync is not installed in this database: run livestore-sidecar install")]
     NotInstalled,
     #[error("the database has stores: add --drop-data to delete them with all their events")]
@@ -66,6 +71,9 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
     let wanted = flavour.or(installed).unwrap_or(fitting);
     if state.is_of_pg_tle {
         return Err(Refusal::PgTle);
+    }
+    if state.is_front {
+        return Err(Refusal::Front);
     }
     if let Some((_, version)) = &state.installed
         && numbers(version) > numbers(VERSION)
@@ -120,7 +128,7 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
 
 /// Brings what is installed to this version.
 pub fn upgrade(state: &State) -> Result<Vec<Option<Change>>, Refusal> {
-    if state.installed.is_none() {
+    if state.installed.is_none() && !state.is_front {
         return Err(Refusal::NotInstalled);
     }
     install(state, None)
@@ -128,6 +136,9 @@ pub fn upgrade(state: &State) -> Result<Vec<Option<Change>>, Refusal> {
 
 /// Removes the schema. Its roles stay: other databases of the cluster may use them.
 pub fn uninstall(state: &State, drop_data: bool) -> Result<Vec<Change>, Refusal> {
+    if state.is_front {
+        return Err(Refusal::Front);
+    }
     let (flavour, version) = state.installed.as_ref().ok_or(Refusal::NotInstalled)?;
     if state.is_of_pg_tle {
         return Err(Refusal::PgTle);
@@ -202,7 +213,8 @@ mod tests {
 
     fn state(installed: Option<(Flavour, &str)>, has_library: bool, is_superuser: bool) -> State {
         let installed = installed.map(|(flavour, version)| (flavour, version.to_owned()));
-        State { installed, is_of_pg_tle: false, has_library, is_superuser, role: "owner".into(), has_stores: true }
+        let (is_of_pg_tle, is_front) = (false, false);
+        State { installed, is_of_pg_tle, is_front, has_library, is_superuser, role: "owner".into(), has_stores: true }
     }
 
     /// The first statement that is not the script's.
@@ -244,6 +256,10 @@ mod tests {
         );
         let of_pg_tle = State { is_of_pg_tle: true, ..state(Some((Portable, VERSION)), true, true) };
         assert_eq!(sql(&of_pg_tle, None), Err(Refusal::PgTle));
+        let front = State { is_front: true, ..state(None, true, true) };
+        assert_eq!(sql(&front, None), Err(Refusal::Front));
+        assert_eq!(upgrade(&front).unwrap_err(), Refusal::Front);
+        assert_eq!(uninstall(&front, true).unwrap_err(), Refusal::Front);
         assert_eq!(upgrade(&state(None, true, true)).unwrap_err(), Refusal::NotInstalled);
         assert_eq!(uninstall(&state(Some((Native, VERSION)), true, true), false).unwrap_err(), Refusal::HasStores);
         assert!(uninstall(&state(Some((Native, VERSION)), true, true), true).is_ok());

@@ -187,6 +187,21 @@ fn a_setting_that_the_sidecar_does_not_have_or_that_is_secret_is_refused() {
     assert_eq!(names, settings, "values.schema.json has the settings of docs/configuration.md");
 }
 
+/// The Job would change the front.
+#[test]
+fn the_job_is_refused_for_shards() {
+    let with = |value: &str| {
+        let shards = format!("settings.LIVESTORE_SHARDS={value}");
+        template(&["--set", "install.enabled=true", "--set-string", &shards])
+    };
+    for value in ["true", "1", "yes"] {
+        let refused = with(value).unwrap_err();
+        assert!(refused.contains("install.enabled is for one database"), "{refused}");
+    }
+    assert!(with("false").unwrap().contains("kind: Job"));
+    assert!(template(&["--set-string", "settings.LIVESTORE_SHARDS=true"]).is_ok());
+}
+
 #[test]
 fn the_chart_has_the_version_of_the_sidecar() {
     let chart = std::fs::read_to_string(root().join("packaging/chart/Chart.yaml")).unwrap();
