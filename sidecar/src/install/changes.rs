@@ -25,6 +25,19 @@ pub struct Change {
     pub afterwards: Option<String>,
 }
 
+/// All that a command changes, and what it tells of that which it leaves.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub changes: Vec<Change>,
+    pub notes: Vec<String>,
+}
+
+impl From<Vec<Change>> for Plan {
+    fn from(changes: Vec<Change>) -> Self {
+        Self { changes, notes: Vec::new() }
+    }
+}
+
 impl Change {
     fn new(what: impl Into<String>, sql: impl Into<String>) -> Self {
         Self { what: what.into(), sql: sql.into(), afterwards: None }
@@ -65,7 +78,7 @@ fn numbers(version: &str) -> Vec<u32> {
 }
 
 /// Installs a flavour, or the one that fits, or brings what is installed to this version.
-pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Change>>, Refusal> {
+pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Change>, Refusal> {
     let fitting = if state.has_library && state.is_superuser { Flavour::Native } else { Flavour::Portable };
     let installed = state.installed.as_ref().map(|(flavour, _)| *flavour);
     let wanted = flavour.or(installed).unwrap_or(fitting);
@@ -123,11 +136,11 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
         // Once more, for the script that is printed.
         Some((Flavour::Portable, _)) => Change { sql: format!("{JOIN_ROLES}\n{LOCK}\n{}", change.sql), ..change },
     });
-    Ok(vec![change])
+    Ok(change.into_iter().collect())
 }
 
 /// Brings what is installed to this version.
-pub fn upgrade(state: &State) -> Result<Vec<Option<Change>>, Refusal> {
+pub fn upgrade(state: &State) -> Result<Vec<Change>, Refusal> {
     if state.installed.is_none() && !state.is_front {
         return Err(Refusal::NotInstalled);
     }
@@ -172,20 +185,26 @@ pub async fn sidecar_role(
     client: &Client,
     role: &str,
     password: Option<&str>,
-) -> Result<Option<Change>, tokio_postgres::Error> {
+    plan: &mut Plan,
+) -> Result<(), tokio_postgres::Error> {
     // Postgres quotes names and passwords, and makes the password that is not given.
     let row = client
         .query_one(
             "select to_regrole(quote_ident($1)) is not null,
                  coalesce(pg_has_role(to_regrole(quote_ident($1)), to_regrole('livestore_writer'), 'usage'), false),
                  format('grant livestore_writer to %I;', $1::text), p.password,
-                 format(E'create role %I login password %L;\\ngrant livestore_writer to %I;', $1::text, p.password, $1::text)
+                 format(E'create role %I login password %L;\\ngrant livestore_writer to %I;', $1::text, p.password, $1::text),
+                 format('alter role %I password %L', $1::text, '…')
              from (select coalesce($2::text, replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''))) p(password)",
             &[&role, &password],
         )
         .await?;
     let (exists, is_writer): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(match (exists, is_writer) {
+    if exists && password.is_some() {
+        let change: String = row.try_get(5)?;
+        plan.notes.push(format!("The role {role} exists: its password was not changed. To change it: {change}"));
+    }
+    plan.changes.extend(match (exists, is_writer) {
         (true, true) => None,
         (true, false) => {
             Some(Change::new(format!("Granting livestore_writer to the role {role}."), row.try_get::<_, String>(2)?))
@@ -204,7 +223,8 @@ pub async fn sidecar_role(
                 Change::new(format!("Creating the role {role} for the sidecar."), row.try_get::<_, String>(4)?);
             Some(Change { afterwards: Some(advice), ..change })
         }
-    })
+    });
+    Ok(())
 }
 
 #[cfg(test)]
@@ -220,7 +240,7 @@ mod tests {
     /// The first statement that is not the script's.
     fn sql(state: &State, flavour: Option<Flavour>) -> Result<String, Refusal> {
         let changes = install(state, flavour)?;
-        Ok(changes.into_iter().flatten().map(|change| change.sql).collect())
+        Ok(changes.into_iter().map(|change| change.sql).collect())
     }
 
     #[test]
