@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 
 use super::Flavour;
 use super::state::{JOIN_ROLES, LEAVE_ROLES, State, VERSION};
+use crate::postgres::works_with;
 
 /// The portable flavour, in a transaction of its own.
 const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
@@ -77,6 +78,17 @@ fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map(|number| number.parse().unwrap_or(0)).collect()
 }
 
+fn is_newer(version: &str) -> bool {
+    numbers(version) > numbers(VERSION)
+}
+
+/// The newer version that a database has, if this program works with it: whoever goes back to older sidecars installs with them, too.
+pub fn newer(state: &State, flavour: Option<Flavour>) -> Option<&str> {
+    let (installed, version) = state.installed.as_ref()?;
+    let is_wanted = flavour.is_none_or(|wanted| wanted == *installed) && !state.is_of_pg_tle;
+    (is_wanted && is_newer(version) && works_with(version)).then_some(version)
+}
+
 /// Installs a flavour, or the one that fits, or brings what is installed to this version.
 pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Change>, Refusal> {
     let fitting = if state.has_library && state.is_superuser { Flavour::Native } else { Flavour::Portable };
@@ -89,7 +101,7 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Change>, R
         return Err(Refusal::Front);
     }
     if let Some((_, version)) = &state.installed
-        && numbers(version) > numbers(VERSION)
+        && is_newer(version)
     {
         return Err(Refusal::Newer { found: version.clone() });
     }
@@ -276,6 +288,7 @@ mod tests {
         );
         let of_pg_tle = State { is_of_pg_tle: true, ..state(Some((Portable, VERSION)), true, true) };
         assert_eq!(sql(&of_pg_tle, None), Err(Refusal::PgTle));
+        assert_eq!(newer(&of_pg_tle, None), None);
         let front = State { is_front: true, ..state(None, true, true) };
         assert_eq!(sql(&front, None), Err(Refusal::Front));
         assert_eq!(upgrade(&front).unwrap_err(), Refusal::Front);
@@ -283,6 +296,25 @@ mod tests {
         assert_eq!(upgrade(&state(None, true, true)).unwrap_err(), Refusal::NotInstalled);
         assert_eq!(uninstall(&state(Some((Native, VERSION)), true, true), false).unwrap_err(), Refusal::HasStores);
         assert!(uninstall(&state(Some((Native, VERSION)), true, true), true).is_ok());
+    }
+
+    #[test]
+    fn a_newer_version_that_this_program_works_with_is_left_as_it_is() {
+        use Flavour::{Native, Portable};
+        let (major, _) = VERSION.split_once('.').unwrap();
+        let (compatible, other) = (format!("{major}.99.0"), format!("{}.0.0", major.parse::<u32>().unwrap() + 1));
+        for installed in [Native, Portable] {
+            let state = |version| state(Some((installed, version)), true, false);
+            for flavour in [None, Some(installed)] {
+                assert_eq!(newer(&state(&compatible), flavour), Some(&*compatible));
+                assert_eq!(newer(&state(&other), flavour), None);
+                assert_eq!(newer(&state(VERSION), flavour), None);
+                assert_eq!(newer(&state("0.3.0"), flavour), None);
+            }
+            let another = if installed == Native { Portable } else { Native };
+            assert_eq!(newer(&state(&compatible), Some(another)), None);
+            assert_eq!(upgrade(&state(&compatible)).unwrap_err(), Refusal::Newer { found: compatible.clone() });
+        }
     }
 
     #[test]

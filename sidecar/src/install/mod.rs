@@ -15,7 +15,7 @@ use self::changes::{ALONE, Change, Plan, Refusal};
 #[cfg(feature = "sharding")]
 pub use self::state::JOIN_ROLES;
 pub use self::state::LEAVE_ROLES;
-use self::state::State;
+use self::state::{State, VERSION};
 use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
 use crate::telemetry::chain;
@@ -135,7 +135,15 @@ impl Install {
 
     async fn plan(&self, client: &Client) -> Result<Plan, InstallError> {
         let state = State::read(client).await?;
-        let mut plan = Plan::from(changes::install(&state, self.flavour)?);
+        let mut plan = match changes::newer(&state, self.flavour) {
+            Some(version) => {
+                let note = format!(
+                    "The database has livestore_sync {version}, which is newer than this program ({VERSION}): nothing to upgrade."
+                );
+                Plan { notes: vec![note], ..Plan::default() }
+            }
+            None => changes::install(&state, self.flavour)?.into(),
+        };
         changes::sidecar_role(client, &self.sidecar_role, self.sidecar_password.as_deref(), &mut plan).await?;
         Ok(plan)
     }

@@ -268,7 +268,7 @@ pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Whether this sidecar works with a version of the extension.
-fn works_with(extension: &str) -> bool {
+pub fn works_with(extension: &str) -> bool {
     let mut numbers = extension.split('.').map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         return false;

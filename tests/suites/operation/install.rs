@@ -119,6 +119,22 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         let told = succeed(&url, &["install", "--sidecar-role", role, "--sidecar-password", "another"]);
         let note = format!("its password was not changed. To change it: alter role {role} password '…'");
         assert!(told.contains(&note) && !told.contains("another") && !told.contains("Nothing to do"), "{told}");
+        // As after going back to the sidecars from before, by the chart of before.
+        let (major, _) = env!("CARGO_PKG_VERSION").split_once('.').unwrap();
+        for (newer, is_taken) in [(format!("{major}.99.0"), true), ("99.0.0".into(), false)] {
+            let note = format!(
+                "insert into livestore.versions (version, flavour, installed_by) values ('{newer}', 'portable', 'test')"
+            );
+            admin.batch_execute(&note).await.unwrap();
+            let (code, told) = run(&url, &["install", "--sidecar-role", role]);
+            let is_told = told.contains(&format!("livestore_sync {newer}, which is newer than this program"));
+            assert!(is_taken == (code == 0 && is_told && told.contains("nothing to upgrade.")), "{newer}: {code} {told}");
+            for arguments in [&["upgrade"][..], &["install", "--flavour", "native"]] {
+                let (code, told) = run(&url, arguments);
+                assert!(code == 4 && told.contains(&format!("use livestore-sidecar {newer} or later")), "{told}");
+            }
+            admin.batch_execute("delete from livestore.versions where installed_by = 'test'").await.unwrap();
+        }
         // A further role for a sidecar is all that changes: the owner stays no member for that.
         succeed(&url, &["install", "--sidecar-role", &format!("second_{role}")]);
         assert_eq!(text(&admin, members).await, "", "{provider}: after a further role");
