@@ -193,7 +193,18 @@ async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(
     let row = client
         .query_one(
             "select current_user::text as name, r.rolsuper as is_superuser,
-                 coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false) as is_admin
+                 coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false) as is_admin,
+                 case when to_regrole('livestore_writer') is null then 'livestore-sidecar install creates its role'
+                     else coalesce(
+                         (
+                             select 'connect as ' || quote_ident(w.rolname) from pg_roles w
+                             where w.rolcanlogin and not w.rolsuper and pg_has_role(w.oid, 'livestore_writer', 'member')
+                             order by w.rolname <> 'livestore_sidecar', pg_has_role(w.oid, to_regrole('livestore_admin'), 'member'), w.rolname limit 1
+                         ),
+                         case when to_regrole('livestore_sidecar') is not null then 'grant livestore_writer to livestore_sidecar, and connect as that role'
+                             else 'create role livestore_sidecar login password ''…'' in role livestore_writer' end
+                     )
+                 end as remedy
              from pg_roles r where r.rolname = current_user",
             &[],
         )
@@ -202,7 +213,8 @@ async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(
     let (is_superuser, is_admin): (bool, bool) = (row.get("is_superuser"), row.get("is_admin"));
     if is_superuser {
         report.advise(format!(
-            "the role {name} is a superuser: the sidecar needs livestore_writer only; create role livestore_sidecar login in role livestore_writer"
+            "the role {name} is a superuser: the sidecar needs livestore_writer only; {}",
+            row.get::<_, &str>("remedy")
         ));
     }
     match (&config.protocols.sync_cf.admin_secret, is_admin) {

@@ -221,6 +221,16 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     let others = [database.connect("stranger").await, database.connect("reader").await];
     assert_eq!(free().await, before - 2, "those of other roles count");
     drop(others);
+    // Of a superuser: each remedy works in the state that it is told of.
+    let superuser = database.url("postgres");
+    let logins = ["sidecar", "admin"].map(|role| format!("alter role {role} nologin"));
+    finds(&superuser, &[], "advice", "the sidecar needs livestore_writer only; connect as sidecar").await;
+    admin.batch_execute(&logins.join(";")).await.unwrap();
+    let create = "create role livestore_sidecar login password '…' in role livestore_writer";
+    finds(&superuser, &[], "advice", create).await;
+    admin.batch_execute("create role livestore_sidecar login").await.unwrap();
+    finds(&superuser, &[], "advice", "grant livestore_writer to livestore_sidecar, and connect").await;
+    admin.batch_execute(&format!("drop role livestore_sidecar; {}", logins.join(";").replace("nologin", "login"))).await.unwrap();
     for (sql, undo, kind, what) in [
         ("set synchronous_commit = off", "reset synchronous_commit", "WRONG", "synchronous_commit is off"),
         (
