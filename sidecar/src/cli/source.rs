@@ -137,7 +137,10 @@ impl Address {
     }
 
     async fn sidecar(&self, url: &str) -> Result<Source, SourceError> {
-        let url: Url = url.parse().map_err(|error| SourceError::Url(format!("{error}")))?;
+        // Of localhost:8787, localhost is the scheme.
+        let is_http = |url: &Url| matches!(url.scheme(), "http" | "https");
+        let url: Option<Url> = url.parse().ok().filter(is_http);
+        let url = url.ok_or_else(|| SourceError::Url("begin it with http:// or https://".into()))?;
         let origin = url.origin().ascii_serialization();
         let origin = HeaderValue::from_str(&origin).map_err(|_| SourceError::Url("it has no host".into()))?;
         let mut headers = HeaderMap::from_iter([(ORIGIN, origin)]);

@@ -27,6 +27,7 @@ use crate::install::{Flavour, Install, InstallError};
 use crate::postgres::{DatabaseError, connect_once, told};
 use crate::process;
 use crate::settings::SettingsError;
+use crate::settings::values::address;
 use crate::shutdown::Signals;
 use crate::telemetry::chain;
 
@@ -59,7 +60,7 @@ pub struct Dev {
     app: Option<PathBuf>,
 
     /// Address and port of the app.
-    #[arg(long, env = "LIVESTORE_APP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LIVESTORE_APP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     app_listen: SocketAddr,
 
     #[command(flatten)]

@@ -111,6 +111,23 @@ async fn a_port_that_is_taken_ends_it_with_5() {
 async fn settings_that_make_no_sense_end_it_with_2() {
     let start = |arguments: &[&str]| Start::new("postgres://localhost").arguments(arguments);
     refuses(&start(&["--push-timeout", "soon"]), 2, "--push-timeout");
+    for listen in ["localhost:8787", ":8787", "8787"] {
+        let mut command = Start::program();
+        command.args(["--database-url", "postgres://localhost", "--listen", listen]).stderr(Stdio::piped());
+        let (status, told) = end_of(command);
+        assert!(status.code() == Some(2) && told.contains("such as 127.0.0.1:8787 or 0.0.0.0:8787"), "{listen}: {told}");
+    }
+    for (option, url, advice) in [
+        ("--electric-url", "foo", "begin it with http:// or https://"),
+        ("--electric-url", "localhost:3000", "begin it with http:// or https://"),
+    ] {
+        refuses(&start(&[option, url]), 2, advice);
+    }
+    for url in ["http://id.example.com/keys", "id.example.com/keys"] {
+        let jwks = ["--auth", "jwt", "--jwks-url", url];
+        refuses(&start(&jwks), 2, "--jwks-url");
+        refuses(&start(&jwks), 2, "begin");
+    }
     refuses(&Start::new("postgres:///app"), 2, "--database-url: it names no host");
     refuses(&Start::new("mysql://u:p@h/d"), 2, "--database-url: it is no URL of a Postgres database");
     // With these it would start, and serve nobody.
