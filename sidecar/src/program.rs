@@ -76,9 +76,7 @@ impl Program {
             None => process::run(Config { unknown_variables: unknown_variables(), ..self.config }),
             #[cfg(feature = "dev")]
             Some(Command::Dev(dev)) => dev.run(unknown_variables()),
-            Some(Command::Check(config)) => {
-                check::run(&Config { unknown_variables: unknown_variables(), ..*config })
-            }
+            Some(Command::Check(config)) => check::run(&Config { unknown_variables: unknown_variables(), ..*config }),
             Some(Command::Install(install)) => install.run(),
             Some(Command::Upgrade(upgrade)) => upgrade.run(),
             Some(Command::Uninstall(uninstall)) => uninstall.run(),

@@ -145,7 +145,7 @@ impl Events {
         // The id that is the beginning of all others is the first of them.
         let list = List { of: ListKind::Stores, id: self.store.clone(), after: 0, limit: 10 };
         let stores = self.asked.source.open_to_read().await?.list(&list).await?;
-        if !stores.iter().any(|store| store.fields["store_id"].as_str() == Some(&self.store)) {
+        if !stores.iter().any(|store| store.fields["store_id"].as_str() == Some(&*self.store)) {
             eprintln!("livestore-sidecar: there is no store {:?}", self.store);
         }
         Ok(())

@@ -86,7 +86,7 @@ fn is_newer(version: &str) -> bool {
 pub fn newer(state: &State, flavour: Option<Flavour>) -> Option<&str> {
     let (installed, version) = state.installed.as_ref()?;
     let is_wanted = flavour.is_none_or(|wanted| wanted == *installed) && !state.is_of_pg_tle;
-    (is_wanted && is_newer(version) && works_with(version)).then_some(version)
+    (is_wanted && is_newer(version) && works_with(version)).then_some(&**version)
 }
 
 /// Installs a flavour, or the one that fits, or brings what is installed to this version.

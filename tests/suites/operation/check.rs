@@ -47,7 +47,8 @@ async fn a_misspelled_variable_is_named_with_the_one_that_was_meant() {
     command.arg("check").env("DATABASE_URL", &url).env("LIVESTORE_LISTEN", "127.0.0.1:0");
     let output = tokio::task::block_in_place(|| command.env(misspelled, "app.is_member").output()).unwrap();
     let report = String::from_utf8(output.stdout).unwrap();
-    let is_named = |line: &str| line.contains(misspelled) && line.contains("did you mean LIVESTORE_AUTHORIZE_FUNCTION?");
+    let is_named =
+        |line: &str| line.contains(misspelled) && line.contains("did you mean LIVESTORE_AUTHORIZE_FUNCTION?");
     assert!(report.lines().any(|line| line.starts_with("WRONG") && is_named(line)), "{report}");
     assert_eq!(output.status.code(), Some(1), "{report}");
     let sidecar = Start::new(url).environment(misspelled, "app.is_member").ready().await;
@@ -230,7 +231,10 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     finds(&superuser, &[], "advice", create).await;
     admin.batch_execute("create role livestore_sidecar login").await.unwrap();
     finds(&superuser, &[], "advice", "grant livestore_writer to livestore_sidecar, and connect").await;
-    admin.batch_execute(&format!("drop role livestore_sidecar; {}", logins.join(";").replace("nologin", "login"))).await.unwrap();
+    admin
+        .batch_execute(&format!("drop role livestore_sidecar; {}", logins.join(";").replace("nologin", "login")))
+        .await
+        .unwrap();
     for (sql, undo, kind, what) in [
         ("set synchronous_commit = off", "reset synchronous_commit", "WRONG", "synchronous_commit is off"),
         (

@@ -128,7 +128,10 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
             admin.batch_execute(&note).await.unwrap();
             let (code, told) = run(&url, &["install", "--sidecar-role", role]);
             let is_told = told.contains(&format!("livestore_sync {newer}, which is newer than this program"));
-            assert!(is_taken == (code == 0 && is_told && told.contains("nothing to upgrade.")), "{newer}: {code} {told}");
+            assert!(
+                is_taken == (code == 0 && is_told && told.contains("nothing to upgrade.")),
+                "{newer}: {code} {told}"
+            );
             for arguments in [&["upgrade"][..], &["install", "--flavour", "native"]] {
                 let (code, told) = run(&url, arguments);
                 assert!(code == 4 && told.contains(&format!("use livestore-sidecar {newer} or later")), "{told}");

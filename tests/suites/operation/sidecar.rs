@@ -115,7 +115,10 @@ async fn settings_that_make_no_sense_end_it_with_2() {
         let mut command = Start::program();
         command.args(["--database-url", "postgres://localhost", "--listen", listen]).stderr(Stdio::piped());
         let (status, told) = end_of(command);
-        assert!(status.code() == Some(2) && told.contains("such as 127.0.0.1:8787 or 0.0.0.0:8787"), "{listen}: {told}");
+        assert!(
+            status.code() == Some(2) && told.contains("such as 127.0.0.1:8787 or 0.0.0.0:8787"),
+            "{listen}: {told}"
+        );
     }
     for (option, url, advice) in [
         ("--electric-url", "foo", "begin it with http:// or https://"),
