@@ -49,6 +49,10 @@ pub struct Config {
 
     #[command(flatten)]
     pub telemetry: TelemetrySettings,
+
+    /// Texts about environment variables that look like settings and are none.
+    #[arg(skip)]
+    pub unknown_variables: Vec<String>,
 }
 
 impl Config {

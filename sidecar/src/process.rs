@@ -39,12 +39,13 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 enum Fatal {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("{0}")]
+    #[error(transparent)]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
-    #[error("{0}; start Postgres, or correct --database-url")]
+    // The log line has the sources behind each text.
+    #[error("the database did not come up within --database-wait: start Postgres, or correct --database-url")]
     Unreachable(#[source] DatabaseError),
-    #[error("{0}")]
-    Database(#[source] DatabaseError),
+    #[error(transparent)]
+    Database(DatabaseError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("a task that never ends has ended: please report this, with the log")]
@@ -102,6 +103,10 @@ pub async fn live(config: Config, signals: Signals) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // No reason to end: an application beside it may have variables of its own.
+    for text in &config.unknown_variables {
+        warn!("{text}");
+    }
     let result = async {
         let mut sidecar = Sidecar::start(config, signals).await?;
         match sidecar.serve().await? {

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::dev::Dev;
 use crate::health::Health;
 use crate::install::{Install, Uninstall, Upgrade};
+use crate::settings::environment::unknown;
 #[cfg(feature = "sharding")]
 use crate::sharding::Shards;
 use crate::token::NewToken;
@@ -70,11 +71,12 @@ enum Command {
 
 impl Program {
     pub fn run(self) -> ExitCode {
+        let unknown_variables = || unknown(&Self::command());
         match self.command {
-            None => process::run(self.config),
+            None => process::run(Config { unknown_variables: unknown_variables(), ..self.config }),
             #[cfg(feature = "dev")]
-            Some(Command::Dev(dev)) => dev.run(),
-            Some(Command::Check(config)) => check::run(&config),
+            Some(Command::Dev(dev)) => dev.run(unknown_variables()),
+            Some(Command::Check(config)) => check::run(&Config { unknown_variables: unknown_variables(), ..*config }),
             Some(Command::Install(install)) => install.run(),
             Some(Command::Upgrade(upgrade)) => upgrade.run(),
             Some(Command::Uninstall(uninstall)) => uninstall.run(),

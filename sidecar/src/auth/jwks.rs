@@ -71,9 +71,9 @@ impl Known {
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
-    #[error("not a URL")]
+    #[error("it is no URL: begin it with https://")]
     NotUrl(#[source] <Url as FromStr>::Err),
-    #[error("--jwks-url must be https: otherwise somebody on the network could replace the keys")]
+    #[error("it must begin with https://: otherwise somebody on the network could replace the keys")]
     NotHttps,
     #[error("the client for requests cannot be made")]
     Client(#[source] reqwest::Error),

@@ -13,6 +13,8 @@ use crate::settings::{SettingsError, check_secret, check_text};
 /// An HMAC is worth no more than its secret: as many bytes as SHA-256 has (RFC 7518, section 3.2).
 const SECRET_BYTES: usize = 32;
 
+const JWT_SECRET: &str = "--jwt-secret";
+
 /// The number of requests of a subject that may wait for one of its connections to end, but no more than it may have connections.
 const QUEUE: usize = 32;
 
@@ -97,7 +99,7 @@ impl AuthSettings {
     }
 
     pub fn check(&self) -> Result<(), SettingsError> {
-        check_secret("--jwt-secret", self.jwt_secret.as_deref())?;
+        check_secret(JWT_SECRET, self.jwt_secret.as_deref())?;
         check_text("--jwt-audience", self.jwt_audience.as_deref())?;
         check_text("--jwt-issuer", self.jwt_issuer.as_deref())?;
         check_text("--access-claim", Some(&self.access_claim))?;
@@ -152,13 +154,7 @@ impl AuthSettings {
         }
         let mut verifier = Verifier::new(self.jwt_leeway);
         if let Some(secret) = &self.jwt_secret {
-            if self.has_short_secret() && !self.insecure_short_secret {
-                let text = format!(
-                    "--jwt-secret has less than {SECRET_BYTES} bytes: whoever guesses it can make tokens. openssl rand -base64 32 \
-                     makes one that nobody does; --insecure-short-secret takes it, for development"
-                );
-                return Err(text.into());
-            }
+            check_jwt_secret(secret, self.insecure_short_secret)?;
             verifier = verifier.with_secret(secret);
         }
         if let Some(key) = &self.jwt_public_key {
@@ -180,4 +176,17 @@ impl AuthSettings {
         }
         Ok(verifier)
     }
+}
+
+/// A secret of tokens cannot be guessed, unless the operator takes one that can.
+pub fn check_jwt_secret(secret: &str, takes_short: bool) -> Result<(), SettingsError> {
+    check_secret(JWT_SECRET, Some(secret))?;
+    if secret.len() < SECRET_BYTES && !takes_short {
+        let text = format!(
+            "{JWT_SECRET} has less than {SECRET_BYTES} bytes: whoever guesses it can make tokens. openssl rand -base64 32 makes one that nobody \
+             does; --insecure-short-secret takes it, for development"
+        );
+        return Err(text.into());
+    }
+    Ok(())
 }

@@ -8,6 +8,7 @@ use super::{Report, events, replication, rights, standbys};
 use crate::config::Config;
 use crate::log::{Live, check_authorize_function, check_authorize_url};
 use crate::postgres::{Database, DatabaseError};
+use crate::telemetry::chain;
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay, handlers and /readyz, and
 /// two for changes by the inspector.
@@ -63,7 +64,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = looked.await {
-        report.wrong(format!("the database does not answer the queries of this check: {error}"));
+        report.wrong(format!("the database does not answer the queries of this check: {}", chain(&error)));
         return;
     }
     standbys::look(config, &database, report).await;
@@ -192,7 +193,18 @@ async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(
     let row = client
         .query_one(
             "select current_user::text as name, r.rolsuper as is_superuser,
-                 coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false) as is_admin
+                 coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false) as is_admin,
+                 case when to_regrole('livestore_writer') is null then 'livestore-sidecar install creates its role'
+                     else coalesce(
+                         (
+                             select 'connect as ' || quote_ident(w.rolname) from pg_roles w
+                             where w.rolcanlogin and not w.rolsuper and pg_has_role(w.oid, 'livestore_writer', 'member')
+                             order by w.rolname <> 'livestore_sidecar', pg_has_role(w.oid, to_regrole('livestore_admin'), 'member'), w.rolname limit 1
+                         ),
+                         case when to_regrole('livestore_sidecar') is not null then 'grant livestore_writer to livestore_sidecar, and connect as that role'
+                             else 'create role livestore_sidecar login password ''…'' in role livestore_writer' end
+                     )
+                 end as remedy
              from pg_roles r where r.rolname = current_user",
             &[],
         )
@@ -201,7 +213,8 @@ async fn role(client: &Client, config: &Config, report: &mut Report) -> Result<(
     let (is_superuser, is_admin): (bool, bool) = (row.get("is_superuser"), row.get("is_admin"));
     if is_superuser {
         report.advise(format!(
-            "the role {name} is a superuser: the sidecar needs livestore_writer only; create role livestore_sidecar login in role livestore_writer"
+            "the role {name} is a superuser: the sidecar needs livestore_writer only; {}",
+            row.get::<_, &str>("remedy")
         ));
     }
     match (&config.protocols.sync_cf.admin_secret, is_admin) {
@@ -308,6 +321,6 @@ async fn notifications(database: &Database, report: &mut Report) {
     match database.hears().await {
         Ok(true) => report.good("notifications arrive"),
         Ok(false) => report.wrong("notifications do not arrive: --listen-url has to lead to the same database as --database-url, directly or through a pooler that passes notifications on"),
-        Err(error) => report.wrong(format!("notifications cannot be tried: {error}")),
+        Err(error) => report.wrong(format!("notifications cannot be tried: {}", chain(&error))),
     }
 }

@@ -168,6 +168,9 @@ fn look(config: &Config, report: &mut Report) {
     for problem in config.problems().chain(auth.check_address(config.server.listen).err()) {
         report.wrong(problem);
     }
+    for text in &config.unknown_variables {
+        report.wrong(text);
+    }
     if report.count(Kind::Wrong) == 0 {
         report.good("the settings go together");
     }
@@ -200,9 +203,10 @@ fn look(config: &Config, report: &mut Report) {
             humantime::format_duration(idle_close)
         ));
     }
-    for option in config.database.unencrypted() {
+    for (option, has_authority) in config.database.unencrypted() {
+        let unused = if has_authority { ", and the root certificate is not used" } else { "" };
         report.advise(format!(
-            "{option}: passwords and events cross the network unencrypted; add ?sslmode=verify-full, unless nobody else is on that network"
+            "{option}: passwords and events cross the network unencrypted{unused}; add ?sslmode=verify-full, unless nobody else is on that network"
         ));
     }
     let is_local =

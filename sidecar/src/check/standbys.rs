@@ -9,6 +9,7 @@ use tokio_postgres::{Client, Error};
 use super::Report;
 use crate::config::Config;
 use crate::postgres::{Database, Unfit};
+use crate::telemetry::chain;
 
 /// A standby that is behind by more than this takes no part in reading, or shows old logs, in seconds.
 const LAG: f64 = 60.0;
@@ -32,13 +33,17 @@ pub async fn look(config: &Config, database: &Database, report: &mut Report) {
         match found {
             Ok(client) => {
                 if let Err(error) = standby(&client, host, needed, report).await {
+                    let error = chain(&error);
                     report.wrong(format!("--read-database-url, host {host}: it does not answer the queries of this check: {error}"));
                 }
             }
             Err(Unfit::Behind) => report.advise(format!(
                 "--read-database-url, host {host}: it is behind the primary; histories come from the primary until it has followed"
             )),
-            Err(unfit) => report.wrong(format!("--read-database-url, host {host}: {unfit}; histories come from the primary")),
+            Err(unfit) => report.wrong(format!(
+                "--read-database-url, host {host}: {}; histories come from the primary",
+                chain(&unfit)
+            )),
         }
     }
 }

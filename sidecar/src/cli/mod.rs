@@ -111,14 +111,14 @@ const SUBSCRIPTION_COLUMNS: [&str; 7] =
 impl Stores {
     pub fn run(&self) -> ExitCode {
         let list = List { of: ListKind::Stores, id: self.prefix.clone(), after: 0, limit: self.limit };
-        run(show(&self.asked, list, &STORE_COLUMNS))
+        run(async { show(&self.asked, list, &STORE_COLUMNS).await.map(drop) })
     }
 }
 
 impl Subscriptions {
     pub fn run(&self) -> ExitCode {
         let list = List { of: ListKind::Subscriptions, id: String::new(), after: 0, limit: 1000 };
-        run(show(&self.asked, list, &SUBSCRIPTION_COLUMNS))
+        run(async { show(&self.asked, list, &SUBSCRIPTION_COLUMNS).await.map(drop) })
     }
 }
 
@@ -128,9 +128,27 @@ impl Events {
         let limit = if self.follow { 1000 } else { self.limit };
         let list = List { of: ListKind::Events, id: self.store.clone(), after, limit };
         match self.follow {
-            false => run(show(&self.asked, list, &EVENT_COLUMNS)),
+            false => run(async {
+                if show(&self.asked, list, &EVENT_COLUMNS).await? == 0 {
+                    self.report_missing().await?;
+                }
+                Ok(())
+            }),
             true => run(follow(&self.asked, list, &EVENT_COLUMNS, "seq_num")),
         }
+    }
+}
+
+impl Events {
+    /// An empty list is also that of a store without events. Whoever reads the output finds no list of another form there.
+    async fn report_missing(&self) -> Result<(), SourceError> {
+        // The id that is the beginning of all others is the first of them.
+        let list = List { of: ListKind::Stores, id: self.store.clone(), after: 0, limit: 10 };
+        let stores = self.asked.source.open_to_read().await?.list(&list).await?;
+        if !stores.iter().any(|store| store.fields["store_id"].as_str() == Some(&*self.store)) {
+            eprintln!("livestore-sidecar: there is no store {:?}", self.store);
+        }
+        Ok(())
     }
 }
 
@@ -162,10 +180,11 @@ impl Commit {
     }
 }
 
-/// Shows one list.
-async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<(), SourceError> {
+/// Shows one list, and returns the number of its rows.
+async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<usize, SourceError> {
     let rows = asked.source.open_to_read().await?.list(&list).await?;
-    Output::new(asked.json, columns).table(&rows)
+    Output::new(asked.json, columns).table(&rows)?;
+    Ok(rows.len())
 }
 
 /// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on.

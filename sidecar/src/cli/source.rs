@@ -8,6 +8,7 @@ use reqwest::header::{COOKIE, HeaderMap, HeaderValue, ORIGIN, SET_COOKIE};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio_postgres::error::SqlState;
 
 use crate::log::List;
 use crate::postgres::{self, Connected, DatabaseError, connect_once, connect_once_to_read, told};
@@ -50,13 +51,13 @@ pub enum SourceError {
     Url(String),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Unreachable(#[from] DatabaseError),
     #[error("the sidecar does not answer: {}", chain(.0))]
     NoAnswer(reqwest::Error),
     #[error("this system cannot send requests: {}", chain(.0))]
     Client(reqwest::Error),
-    #[error("{}", told(.0))]
+    #[error("{}", told_with_advice(.0))]
     Sql(#[from] tokio_postgres::Error),
     #[error("{0}")]
     Refused(String),
@@ -80,6 +81,17 @@ impl SourceError {
             Self::Sql(_) | Self::Refused(_) => 4,
         }
     }
+}
+
+/// The same as [`told`]. Of what the schema does not have, the error of Postgres says only that it is not there.
+fn told_with_advice(error: &tokio_postgres::Error) -> String {
+    let missing = [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_FUNCTION, SqlState::INVALID_SCHEMA_NAME];
+    let is_missing = error
+        .as_db_error()
+        .is_some_and(|error| missing.contains(error.code()) && error.message().contains("livestore"));
+    let advice = "\nlivestore_sync is not installed in this database, or in an older version: run livestore-sidecar install, or as a \
+         superuser \"create extension livestore_sync\"";
+    format!("{}{}", told(error), if is_missing { advice } else { "" })
 }
 
 /// A row of a list.
@@ -125,7 +137,10 @@ impl Address {
     }
 
     async fn sidecar(&self, url: &str) -> Result<Source, SourceError> {
-        let url: Url = url.parse().map_err(|error| SourceError::Url(format!("{error}")))?;
+        // Of localhost:8787, localhost is the scheme.
+        let is_http = |url: &Url| matches!(url.scheme(), "http" | "https");
+        let url: Option<Url> = url.parse().ok().filter(is_http);
+        let url = url.ok_or_else(|| SourceError::Url("begin it with http:// or https://".into()))?;
         let origin = url.origin().ascii_serialization();
         let origin = HeaderValue::from_str(&origin).map_err(|_| SourceError::Url("it has no host".into()))?;
         let mut headers = HeaderMap::from_iter([(ORIGIN, origin)]);

@@ -24,10 +24,12 @@ use self::cluster::{Cluster, ClusterError};
 use self::programs::{NoPostgres, Programs};
 use crate::config::Config;
 use crate::install::{Flavour, Install, InstallError};
-use crate::postgres::{DatabaseError, connect_once};
+use crate::postgres::{DatabaseError, connect_once, told};
 use crate::process;
 use crate::settings::SettingsError;
+use crate::settings::values::address;
 use crate::shutdown::Signals;
+use crate::telemetry::chain;
 
 /// The role that the cluster belongs to, and its database.
 const NAME: &str = "livestore";
@@ -58,7 +60,7 @@ pub struct Dev {
     app: Option<PathBuf>,
 
     /// Address and port of the app.
-    #[arg(long, env = "LIVESTORE_APP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "LIVESTORE_APP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     app_listen: SocketAddr,
 
     #[command(flatten)]
@@ -80,9 +82,9 @@ enum Failure {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Unreachable(#[from] DatabaseError),
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Sql(#[from] tokio_postgres::Error),
     #[error(transparent)]
     Install(#[from] InstallError),
@@ -118,7 +120,8 @@ impl Failure {
 
 impl Dev {
     /// Serves until a signal ends it.
-    pub fn run(self) -> ExitCode {
+    pub fn run(mut self, unknown_variables: Vec<String>) -> ExitCode {
+        self.config.unknown_variables = unknown_variables;
         process::with_signals(async |signals| match self.live(signals).await {
             Ok(code) => code,
             Err(failure) => {

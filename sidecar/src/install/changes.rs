@@ -4,6 +4,7 @@ use tokio_postgres::Client;
 
 use super::Flavour;
 use super::state::{JOIN_ROLES, LEAVE_ROLES, State, VERSION};
+use crate::postgres::works_with;
 
 /// The portable flavour, in a transaction of its own.
 const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
@@ -23,6 +24,19 @@ pub struct Change {
     pub sql: String,
     /// Advice for the operator once they are committed.
     pub afterwards: Option<String>,
+}
+
+/// All that a command changes, and what it tells of that which it leaves.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub changes: Vec<Change>,
+    pub notes: Vec<String>,
+}
+
+impl From<Vec<Change>> for Plan {
+    fn from(changes: Vec<Change>) -> Self {
+        Self { changes, notes: Vec::new() }
+    }
 }
 
 impl Change {
@@ -48,6 +62,11 @@ pub enum Refusal {
         "pg_tle has installed livestore_sync in this database: upgrade it by pgtle.install_update_path, uninstall it by drop extension"
     )]
     PgTle,
+    /// Whoever removed its objects, as the installation of others asks for, would lose the map of the shards.
+    #[error(
+        "this database is the front of shards, and has no livestore_sync of its own: livestore-sidecar shards upgrade brings it to this version"
+    )]
+    Front,
     #[error("livestore_sync is not installed in this database: run livestore-sidecar install")]
     NotInstalled,
     #[error("the database has stores: add --drop-data to delete them with all their events")]
@@ -59,16 +78,30 @@ fn numbers(version: &str) -> Vec<u32> {
     version.split('.').map(|number| number.parse().unwrap_or(0)).collect()
 }
 
+fn is_newer(version: &str) -> bool {
+    numbers(version) > numbers(VERSION)
+}
+
+/// The newer version that a database has, if this program works with it: whoever goes back to older sidecars installs with them, too.
+pub fn newer(state: &State, flavour: Option<Flavour>) -> Option<&str> {
+    let (installed, version) = state.installed.as_ref()?;
+    let is_wanted = flavour.is_none_or(|wanted| wanted == *installed) && !state.is_of_pg_tle;
+    (is_wanted && is_newer(version) && works_with(version)).then_some(&**version)
+}
+
 /// Installs a flavour, or the one that fits, or brings what is installed to this version.
-pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Change>>, Refusal> {
+pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Change>, Refusal> {
     let fitting = if state.has_library && state.is_superuser { Flavour::Native } else { Flavour::Portable };
     let installed = state.installed.as_ref().map(|(flavour, _)| *flavour);
     let wanted = flavour.or(installed).unwrap_or(fitting);
     if state.is_of_pg_tle {
         return Err(Refusal::PgTle);
     }
+    if state.is_front {
+        return Err(Refusal::Front);
+    }
     if let Some((_, version)) = &state.installed
-        && numbers(version) > numbers(VERSION)
+        && is_newer(version)
     {
         return Err(Refusal::Newer { found: version.clone() });
     }
@@ -115,12 +148,12 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Option<Cha
         // Once more, for the script that is printed.
         Some((Flavour::Portable, _)) => Change { sql: format!("{JOIN_ROLES}\n{LOCK}\n{}", change.sql), ..change },
     });
-    Ok(vec![change])
+    Ok(change.into_iter().collect())
 }
 
 /// Brings what is installed to this version.
-pub fn upgrade(state: &State) -> Result<Vec<Option<Change>>, Refusal> {
-    if state.installed.is_none() {
+pub fn upgrade(state: &State) -> Result<Vec<Change>, Refusal> {
+    if state.installed.is_none() && !state.is_front {
         return Err(Refusal::NotInstalled);
     }
     install(state, None)
@@ -128,6 +161,9 @@ pub fn upgrade(state: &State) -> Result<Vec<Option<Change>>, Refusal> {
 
 /// Removes the schema. Its roles stay: other databases of the cluster may use them.
 pub fn uninstall(state: &State, drop_data: bool) -> Result<Vec<Change>, Refusal> {
+    if state.is_front {
+        return Err(Refusal::Front);
+    }
     let (flavour, version) = state.installed.as_ref().ok_or(Refusal::NotInstalled)?;
     if state.is_of_pg_tle {
         return Err(Refusal::PgTle);
@@ -161,20 +197,26 @@ pub async fn sidecar_role(
     client: &Client,
     role: &str,
     password: Option<&str>,
-) -> Result<Option<Change>, tokio_postgres::Error> {
+    plan: &mut Plan,
+) -> Result<(), tokio_postgres::Error> {
     // Postgres quotes names and passwords, and makes the password that is not given.
     let row = client
         .query_one(
             "select to_regrole(quote_ident($1)) is not null,
                  coalesce(pg_has_role(to_regrole(quote_ident($1)), to_regrole('livestore_writer'), 'usage'), false),
                  format('grant livestore_writer to %I;', $1::text), p.password,
-                 format(E'create role %I login password %L;\\ngrant livestore_writer to %I;', $1::text, p.password, $1::text)
+                 format(E'create role %I login password %L;\\ngrant livestore_writer to %I;', $1::text, p.password, $1::text),
+                 format('alter role %I password %L', $1::text, '…')
              from (select coalesce($2::text, replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''))) p(password)",
             &[&role, &password],
         )
         .await?;
     let (exists, is_writer): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    Ok(match (exists, is_writer) {
+    if exists && password.is_some() {
+        let change: String = row.try_get(5)?;
+        plan.notes.push(format!("The role {role} exists: its password was not changed. To change it: {change}"));
+    }
+    plan.changes.extend(match (exists, is_writer) {
         (true, true) => None,
         (true, false) => {
             Some(Change::new(format!("Granting livestore_writer to the role {role}."), row.try_get::<_, String>(2)?))
@@ -193,7 +235,8 @@ pub async fn sidecar_role(
                 Change::new(format!("Creating the role {role} for the sidecar."), row.try_get::<_, String>(4)?);
             Some(Change { afterwards: Some(advice), ..change })
         }
-    })
+    });
+    Ok(())
 }
 
 #[cfg(test)]
@@ -202,13 +245,14 @@ mod tests {
 
     fn state(installed: Option<(Flavour, &str)>, has_library: bool, is_superuser: bool) -> State {
         let installed = installed.map(|(flavour, version)| (flavour, version.to_owned()));
-        State { installed, is_of_pg_tle: false, has_library, is_superuser, role: "owner".into(), has_stores: true }
+        let (is_of_pg_tle, is_front) = (false, false);
+        State { installed, is_of_pg_tle, is_front, has_library, is_superuser, role: "owner".into(), has_stores: true }
     }
 
     /// The first statement that is not the script's.
     fn sql(state: &State, flavour: Option<Flavour>) -> Result<String, Refusal> {
         let changes = install(state, flavour)?;
-        Ok(changes.into_iter().flatten().map(|change| change.sql).collect())
+        Ok(changes.into_iter().map(|change| change.sql).collect())
     }
 
     #[test]
@@ -244,9 +288,33 @@ mod tests {
         );
         let of_pg_tle = State { is_of_pg_tle: true, ..state(Some((Portable, VERSION)), true, true) };
         assert_eq!(sql(&of_pg_tle, None), Err(Refusal::PgTle));
+        assert_eq!(newer(&of_pg_tle, None), None);
+        let front = State { is_front: true, ..state(None, true, true) };
+        assert_eq!(sql(&front, None), Err(Refusal::Front));
+        assert_eq!(upgrade(&front).unwrap_err(), Refusal::Front);
+        assert_eq!(uninstall(&front, true).unwrap_err(), Refusal::Front);
         assert_eq!(upgrade(&state(None, true, true)).unwrap_err(), Refusal::NotInstalled);
         assert_eq!(uninstall(&state(Some((Native, VERSION)), true, true), false).unwrap_err(), Refusal::HasStores);
         assert!(uninstall(&state(Some((Native, VERSION)), true, true), true).is_ok());
+    }
+
+    #[test]
+    fn a_newer_version_that_this_program_works_with_is_left_as_it_is() {
+        use Flavour::{Native, Portable};
+        let (major, _) = VERSION.split_once('.').unwrap();
+        let (compatible, other) = (format!("{major}.99.0"), format!("{}.0.0", major.parse::<u32>().unwrap() + 1));
+        for installed in [Native, Portable] {
+            let state = |version| state(Some((installed, version)), true, false);
+            for flavour in [None, Some(installed)] {
+                assert_eq!(newer(&state(&compatible), flavour), Some(&*compatible));
+                assert_eq!(newer(&state(&other), flavour), None);
+                assert_eq!(newer(&state(VERSION), flavour), None);
+                assert_eq!(newer(&state("0.3.0"), flavour), None);
+            }
+            let another = if installed == Native { Portable } else { Native };
+            assert_eq!(newer(&state(&compatible), Some(another)), None);
+            assert_eq!(upgrade(&state(&compatible)).unwrap_err(), Refusal::Newer { found: compatible.clone() });
+        }
     }
 
     #[test]

@@ -11,11 +11,11 @@ use clap::{Args, ValueEnum};
 use tokio_postgres::Client;
 use tokio_postgres::error::Severity;
 
-use self::changes::{ALONE, Change, Refusal};
+use self::changes::{ALONE, Change, Plan, Refusal};
 #[cfg(feature = "sharding")]
 pub use self::state::JOIN_ROLES;
 pub use self::state::LEAVE_ROLES;
-use self::state::State;
+use self::state::{State, VERSION};
 use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
 use crate::settings::SettingsError;
 use crate::telemetry::chain;
@@ -64,7 +64,7 @@ pub struct Install {
     #[arg(long, default_value = "livestore_sidecar", value_name = "ROLE")]
     sidecar_role: String,
 
-    /// Password of that role, if it is created. Without it, one is made and printed.
+    /// Password of that role, if it is created. Without it, one is made and printed. The password of a role that exists stays as it is.
     #[arg(long, env = "LIVESTORE_SIDECAR_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     sidecar_password: Option<String>,
 }
@@ -90,7 +90,7 @@ pub struct Uninstall {
 pub enum InstallError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error(transparent)]
+    #[error("{}", chain(.0))]
     Unreachable(#[from] DatabaseError),
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -133,18 +133,25 @@ impl Install {
         self.owner.change(async |client| self.plan(client).await).await.map(drop)
     }
 
-    async fn plan(&self, client: &Client) -> Result<Vec<Change>, InstallError> {
+    async fn plan(&self, client: &Client) -> Result<Plan, InstallError> {
         let state = State::read(client).await?;
-        let mut changes = changes::install(&state, self.flavour)?;
-        changes.push(changes::sidecar_role(client, &self.sidecar_role, self.sidecar_password.as_deref()).await?);
-        Ok(changes.into_iter().flatten().collect())
+        let mut plan = match changes::newer(&state, self.flavour) {
+            Some(version) => {
+                let note = format!(
+                    "The database has livestore_sync {version}, which is newer than this program ({VERSION}): nothing to upgrade."
+                );
+                Plan { notes: vec![note], ..Plan::default() }
+            }
+            None => changes::install(&state, self.flavour)?.into(),
+        };
+        changes::sidecar_role(client, &self.sidecar_role, self.sidecar_password.as_deref(), &mut plan).await?;
+        Ok(plan)
     }
 }
 
 impl Upgrade {
     pub fn run(&self) -> ExitCode {
-        self.owner
-            .run(async |client| Ok(changes::upgrade(&State::read(client).await?)?.into_iter().flatten().collect()))
+        self.owner.run(async |client| Ok(changes::upgrade(&State::read(client).await?)?.into()))
     }
 }
 
@@ -153,28 +160,29 @@ impl Uninstall {
         self.owner.run(async |client| {
             let changes = changes::uninstall(&State::read(client).await?, self.drop_data)?;
             if self.drop_data {
-                return Ok(changes);
+                return Ok(changes.into());
             }
             // Nobody can push from here on, and a store that was created meanwhile counts.
             client.batch_execute(ALONE).await?;
-            Ok(changes::uninstall(&State::read(client).await?, self.drop_data)?)
+            Ok(changes::uninstall(&State::read(client).await?, self.drop_data)?.into())
         })
     }
 }
 
 impl Owner {
     /// Carries out the changes that are planned from the state of the database.
-    fn run(&self, plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, InstallError>) -> ExitCode {
+    fn run(&self, plan: impl AsyncFnOnce(&Client) -> Result<Plan, InstallError>) -> ExitCode {
         let result = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(InstallError::from)
             .and_then(|runtime| runtime.block_on(self.change(plan)));
         match result {
-            Ok(changes) => {
-                let nothing = (changes.is_empty() && !self.dry_run).then_some("Nothing to do.");
-                let advice = changes.iter().filter_map(|change| change.afterwards.as_ref());
-                let lines = nothing.map(str::to_owned).into_iter().chain(advice.map(|advice| format!("\n{advice}")));
+            Ok(Plan { changes, notes }) => {
+                let has_nothing = changes.is_empty() && notes.is_empty() && !self.dry_run;
+                let nothing = has_nothing.then(|| "Nothing to do.".to_owned());
+                let advice = changes.into_iter().filter_map(|change| change.afterwards);
+                let lines = nothing.into_iter().chain(notes).chain(advice.map(|advice| format!("\n{advice}")));
                 for line in lines {
                     // It is done, whether somebody reads this or not.
                     let _ = writeln!(std::io::stdout(), "{line}");
@@ -190,29 +198,32 @@ impl Owner {
         }
     }
 
-    /// Returns what it has changed.
+    /// Returns what it has changed, and what there is to tell.
     async fn change(
         &self,
-        plan: impl AsyncFnOnce(&Client) -> Result<Vec<Change>, InstallError>,
-    ) -> Result<Vec<Change>, InstallError> {
+        plan: impl AsyncFnOnce(&Client) -> Result<Plan, InstallError>,
+    ) -> Result<Plan, InstallError> {
         let address = address("--database-url", &self.database_url, self.database_root_certificate.as_deref())?;
         let Connected { client, connection, .. } = connect_once(address).await?;
         tokio::spawn(connection);
         client.batch_execute("set client_min_messages = warning; begin").await?;
         client.batch_execute(SEARCH_PATH).await?;
         client.batch_execute(LOCK_TIMEOUT).await?;
-        let changes = plan(&client).await?;
+        let Plan { changes, notes } = plan(&client).await?;
         let mut out = std::io::stdout();
         if self.dry_run {
             writeln!(out, "begin;\n{SEARCH_PATH};\n{LOCK_TIMEOUT};")?;
             for Change { what, sql, .. } in &changes {
                 writeln!(out, "\n-- {what}\n{sql}")?;
             }
+            for note in &notes {
+                writeln!(out, "\n-- {note}")?;
+            }
             writeln!(out, "commit;")?;
-            return Ok(changes.into_iter().map(|change| Change { afterwards: None, ..change }).collect());
+            return Ok(Plan::default());
         }
         if changes.is_empty() {
-            return Ok(changes);
+            return Ok(Plan { changes, notes });
         }
         for Change { what, sql, .. } in &changes {
             writeln!(out, "{what}")?;
@@ -225,7 +236,7 @@ impl Owner {
                 let told = changes.iter().filter_map(|change| change.afterwards.as_ref());
                 Err(InstallError::Unknown { error, told: told.map(|told| format!("\n{told}")).collect() })
             }
-            committed => Ok(committed.map(|()| changes)?),
+            committed => Ok(committed.map(|()| Plan { changes, notes })?),
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct State {
     pub installed: Option<(Flavour, String)>,
     /// Whether it is an extension without the library: pg_tle's.
     pub is_of_pg_tle: bool,
+    /// Whether it is the front of shards (`sql/front`).
+    pub is_front: bool,
     /// Whether this Postgres has the library in this version.
     pub has_library: bool,
     pub is_superuser: bool,
@@ -47,7 +49,11 @@ impl State {
                          select count(*) = 2 from pg_available_extension_versions v
                          where v.name = 'livestore_sync' and v.version in ($1, 'portable')
                      ),
-                     r.rolsuper, r.rolname::text
+                     r.rolsuper, r.rolname::text,
+                     exists (
+                         select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                         where n.nspname = 'livestore' and p.proname = 'shard_map' and p.proowner = to_regrole('livestore_owner')
+                     )
                  from pg_roles r where r.rolname = current_user",
                 &[&VERSION],
             )
@@ -76,6 +82,7 @@ impl State {
         Ok(Self {
             installed,
             is_of_pg_tle,
+            is_front: row.try_get(6)?,
             has_library: row.try_get(3)?,
             is_superuser,
             role: row.try_get(5)?,

@@ -53,7 +53,9 @@ const PROBE: Duration = Duration::from_secs(5);
 pub enum DatabaseError {
     #[error("the database cannot be reached")]
     Unreachable(#[source] tokio_postgres::Error),
-    #[error("the database refuses the connection")]
+    #[error("the database refuses the connection: check the user, the password and the database of its URL")]
+    Login(#[source] tokio_postgres::Error),
+    #[error("the database refuses a statement")]
     Refused(#[source] tokio_postgres::Error),
     #[error(
         "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by whom this system trusts), and be for the host of --database-url"
@@ -118,7 +120,9 @@ pub enum DatabaseError {
         "the server is on timeline {timeline} of its cluster, which has failed over to {latest} since: fence it. If it was put back on purpose, restart the sidecars"
     )]
     Superseded { timeline: u32, latest: u32 },
-    #[error("the extension livestore_sync is not installed in this database: run \"create extension livestore_sync\"")]
+    #[error(
+        "livestore_sync is not installed in this database: run livestore-sidecar install, or as a superuser \"create extension livestore_sync\""
+    )]
     ExtensionMissing,
     #[error(
         "the extension livestore_sync has version {found}, and this sidecar works with {major}.{minor}.0 and later {major}.x: run \"alter extension livestore_sync update\", or install the sidecar of that version",
@@ -158,9 +162,9 @@ impl DatabaseError {
             | Self::Superseded { .. }
             | Self::Elsewhere
             | Self::AuthorizeUrl { .. } => Retry::Soon,
-            // Without a code, it is the login that fails.
             Self::Refused(error) => error.code().map_or(Retry::WhenMended, Retry::after),
-            Self::Tls(_)
+            Self::Login(_)
+            | Self::Tls(_)
             | Self::ChannelBinding(_)
             | Self::TransactionMode { .. }
             | Self::StartupParameter(_)
@@ -193,10 +197,17 @@ impl From<tokio_postgres::Error> for DatabaseError {
             Self::Unreadable(error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
         } else if error.code().map_or_else(|| is_of_the_way(&error), |code| Retry::after(code) == Retry::Soon) {
             Self::Unreachable(error)
+        } else if error.code().is_none_or(is_login) {
+            Self::Login(error)
         } else {
             Self::Refused(error)
         }
     }
+}
+
+/// Whether the server refuses the user, the password or the database. Without a code, it is the login that fails.
+fn is_login(code: &SqlState) -> bool {
+    code.code().starts_with("28") || *code == SqlState::INVALID_CATALOG_NAME
 }
 
 /// Whether a store is on another shard.
@@ -257,7 +268,7 @@ pub fn is_disconnection(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Whether this sidecar works with a version of the extension.
-fn works_with(extension: &str) -> bool {
+pub fn works_with(extension: &str) -> bool {
     let mut numbers = extension.split('.').map(str::parse::<u32>);
     let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
         return false;

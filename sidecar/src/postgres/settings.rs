@@ -72,16 +72,19 @@ impl DatabaseSettings {
         self.database_url = Some(url);
     }
 
-    /// The options whose URLs lead over a network without TLS.
-    pub fn unencrypted(&self) -> impl Iterator<Item = &'static str> {
+    /// The options whose URLs lead over a network without TLS, and whether an authority was named for it, to no effect.
+    pub fn unencrypted(&self) -> impl Iterator<Item = (&'static str, bool)> {
         let urls = [
             ("--database-url", &self.database_url),
             ("--listen-url", &self.listen_url),
             ("--read-database-url", &self.read_database_url),
         ];
-        urls.into_iter()
-            .filter(|(_, url)| url.as_deref().is_some_and(|url| url::parse(url).is_ok_and(|url| url.is_unencrypted())))
-            .map(|(option, _)| option)
+        let has_certificate = self.database_root_certificate.is_some();
+        urls.into_iter().filter_map(move |(option, url)| {
+            let url = url::parse(url.as_deref()?).ok()?;
+            let url = if has_certificate { url.with_authority() } else { url };
+            url.is_unencrypted().then_some((option, has_certificate || url.roots.is_some()))
+        })
     }
 
     /// The database of these settings; makes no connection yet.
@@ -124,7 +127,8 @@ impl DatabaseSettings {
 
 /// The server that a URL names, with the authorities of its certificate.
 pub fn address(option: &'static str, url: &str, root_certificate: Option<&Path>) -> Result<Address, SettingsError> {
-    let DatabaseUrl { config, roots } = url::parse(url).map_err(SettingsError::of(option))?;
+    let url = url::parse(url).map_err(SettingsError::of(option))?;
+    let DatabaseUrl { config, roots, .. } = if root_certificate.is_some() { url.with_authority() } else { url };
     let (named_by, trusted) = match (root_certificate, roots) {
         (Some(file), _) => ("--database-root-certificate", Roots::File(file.to_owned())),
         (None, Some(roots)) => (option, roots),

@@ -34,12 +34,21 @@ const REMEDIES: [(&str, &str); 13] = [
 const TRANSACTION_MODE: &str = "it is for poolers in transaction mode, which the sidecar cannot use: remove it, and use the URL of a \
      direct connection or of a pooler in session mode";
 const NO_CLIENT_CERTIFICATES: &str = "client certificates are not supported: remove it, and give the role a password";
+// Without a misspelled sslmode, there would be no TLS.
+const UNKNOWN: &str = "the sidecar does not know it: if it is misspelled, correct it (sslmode, sslrootcert, channel_binding, \
+     target_session_attrs, options, …), else remove it";
 
 /// A database URL that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UrlError {
     #[error("its parameter {parameter}: {remedy}")]
     Parameter { parameter: String, remedy: &'static str },
+    #[error("it is no URL of a Postgres database: write it as postgres://user:password@host:5432/database")]
+    Form,
+    #[error(
+        "it names no host: write it as postgres://user:password@host:5432/database; for a Unix socket, postgres://user@%2Frun%2Fpostgresql/database"
+    )]
+    NoHost,
     #[error(transparent)]
     Malformed(#[from] tokio_postgres::Error),
 }
@@ -61,9 +70,21 @@ pub struct DatabaseUrl {
     pub config: Config,
     /// The `sslrootcert` of the URL.
     pub roots: Option<Roots>,
+    /// Whether the URL has an `sslmode`.
+    has_mode: bool,
 }
 
 impl DatabaseUrl {
+    /// The same beside an authority that was named: who names one wants TLS, unless `sslmode` says otherwise. Sockets of this machine have none.
+    pub fn with_authority(mut self) -> Self {
+        let is_tcp = |host: &Host| matches!(host, Host::Tcp(_));
+        let is_remote = self.config.get_hosts().iter().any(is_tcp) || !self.config.get_hostaddrs().is_empty();
+        if !self.has_mode && is_remote {
+            self.config.ssl_mode(SslMode::Require);
+        }
+        self
+    }
+
     /// Whether it leads to another machine without TLS.
     pub fn is_unencrypted(&self) -> bool {
         let is_remote = |host: &Host| match host {
@@ -75,20 +96,30 @@ impl DatabaseUrl {
 }
 
 /// Reads a database URL, or libpq's `key=value` form. `sslmode`: `require`, `verify-ca` and `verify-full` mean TLS with a server
-/// that proves who it is; everything else, none.
+/// that proves who it is; everything else, none. Without `sslmode`, an `sslrootcert` means `verify-full`.
 pub fn parse(url: &str) -> Result<DatabaseUrl, UrlError> {
     // A password may have a question mark in it.
     let host = url.find('@').unwrap_or_default();
+    let is_mode = |parameter: &str| parameter.starts_with("sslmode");
+    let has_mode = match url[host..].split_once('?') {
+        Some((_, parameters)) if url.contains("://") => parameters.split('&').any(is_mode),
+        _ => url.split_whitespace().any(is_mode),
+    };
     let (url, roots) = match url[host..].find('?').map(|parameters| url.split_at(host + parameters)) {
         Some((address, parameters)) if url.contains("://") => own_parameters(address, &parameters[1..]),
         _ => (Cow::Borrowed(url), None),
     };
     let url = VERIFYING.iter().fold(url.into_owned(), |url, mode| url.replace(mode, "sslmode=require"));
     let mut config: Config = url.parse().map_err(with_remedy)?;
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        return Err(UrlError::NoHost);
+    }
     if config.get_ssl_mode() != SslMode::Require {
         config.ssl_mode(SslMode::Disable);
     }
-    Ok(DatabaseUrl { config, roots })
+    let has_roots = roots.is_some();
+    let url = DatabaseUrl { config, roots, has_mode };
+    Ok(if has_roots { url.with_authority() } else { url })
 }
 
 /// Takes out the parameters that tokio-postgres does not read.
@@ -109,14 +140,18 @@ fn own_parameters<'a>(address: &'a str, parameters: &str) -> (Cow<'a, str>, Opti
     (url, roots)
 }
 
-/// tokio-postgres names an unknown parameter in a text only.
+/// tokio-postgres names an unknown parameter in a text only. It reads what does not begin with `postgres://` as `key=value`.
 fn with_remedy(error: tokio_postgres::Error) -> UrlError {
     let text = error.source().map(ToString::to_string).unwrap_or_default();
     let Some(parameter) = text.strip_prefix("unknown option `").and_then(|rest| rest.strip_suffix('`')) else {
-        return error.into();
+        return if text.starts_with("unexpected") { UrlError::Form } else { error.into() };
     };
+    // The beginning of another URL, with its password.
+    if !parameter.chars().all(|character| character.is_ascii_alphanumeric() || character == '_') {
+        return UrlError::Form;
+    }
     let remedy = REMEDIES.iter().find(|(name, _)| *name == parameter);
-    let remedy = remedy.map_or("remove it: the sidecar does not know it", |(_, remedy)| remedy);
+    let remedy = remedy.map_or(UNKNOWN, |(_, remedy)| remedy);
     UrlError::Parameter { parameter: parameter.into(), remedy }
 }
 
@@ -141,6 +176,51 @@ mod tests {
         }
         let error = parse("postgres://u@h/d?sslmode=maybe").unwrap_err();
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("sslmode"));
+    }
+
+    #[test]
+    fn who_names_an_authority_has_tls_unless_the_url_says_otherwise() {
+        for (url, mode) in [
+            ("postgres://u@h/d", SslMode::Require),
+            ("postgres://u:p?sslmode=w@h/d?application_name=a", SslMode::Require),
+            ("postgres://u@localhost,10.0.0.2/d", SslMode::Require),
+            ("host=h user=u", SslMode::Require),
+            ("hostaddr=10.0.0.1 user=u", SslMode::Require),
+            ("postgres://u@h/d?sslmode=prefer", SslMode::Disable),
+            ("postgres://u@h/d?application_name=a&sslmode=disable", SslMode::Disable),
+            ("host=h user=u sslmode = disable", SslMode::Disable),
+            ("postgres://u@%2Frun%2Fpostgresql/d", SslMode::Disable),
+            ("host=/run/postgresql user=u", SslMode::Disable),
+        ] {
+            assert_eq!(parse(url).unwrap().with_authority().config.get_ssl_mode(), mode, "{url}");
+        }
+        for (parameters, mode) in [
+            ("sslrootcert=system", SslMode::Require),
+            ("sslrootcert=/ca.crt", SslMode::Require),
+            ("sslrootcert=/ca.crt&sslmode=disable", SslMode::Disable),
+        ] {
+            let url = format!("postgres://u@h/d?{parameters}");
+            assert_eq!(parse(&url).unwrap().config.get_ssl_mode(), mode, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_answered_with_its_form() {
+        for (url, advice) in [
+            ("postgres:///app", "it names no host"),
+            ("postgres:///app", "postgres://user@%2Frun%2Fpostgresql/database"),
+            ("dbname=app user=u", "it names no host"),
+            ("", "it names no host"),
+            ("mysql://u:secret@h/d", "write it as postgres://user:password@host:5432/database"),
+            ("mysql://u:secret@h/d?sslmode=require", "write it as postgres://"),
+            ("u:secret@h/d?sslmode=require", "write it as postgres://"),
+            ("localhost:5432/app", "write it as postgres://"),
+            ("h", "write it as postgres://"),
+        ] {
+            let error = parse(url).unwrap_err().to_string();
+            assert!(error.contains(advice) && !error.contains("secret"), "{url}: {error}");
+        }
+        assert!(parse("postgres://u@%2Frun%2Fpostgresql/app").is_ok() && parse("hostaddr=10.0.0.1 user=u").is_ok());
     }
 
     #[test]
@@ -205,7 +285,7 @@ mod tests {
                 "app",
             ),
         ] {
-            let DatabaseUrl { config, roots } = parse(url).unwrap_or_else(|error| panic!("{provider}: {error}"));
+            let DatabaseUrl { config, roots, .. } = parse(url).unwrap_or_else(|error| panic!("{provider}: {error}"));
             assert_eq!(config.get_hosts(), [Host::Tcp(host.into())], "{provider}");
             assert_eq!(config.get_user(), Some(user), "{provider}");
             let given = url.split_once("sslrootcert=").map(|(_, file)| match file {
@@ -227,6 +307,7 @@ mod tests {
             ("sslcert=client.crt", "password"),
             ("schema=public", "remove it"),
             ("frobnicate=1", "remove it"),
+            ("sslmod=require", "if it is misspelled, correct it (sslmode, "),
         ] {
             for url in [format!("postgres://u@h/d?sslmode=require&{parameter}"), format!("host=h user=u {parameter}")] {
                 let error = parse(&url).unwrap_err().to_string();

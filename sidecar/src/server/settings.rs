@@ -6,12 +6,12 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::settings::SettingsError;
-use crate::settings::values::{at_least, duration, lasting};
+use crate::settings::values::{address, at_least, duration, lasting};
 
 #[derive(Debug, Clone, Args)]
 pub struct ServerSettings {
     /// Address and port to serve on; not needed if systemd hands over a socket.
-    #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787")]
+    #[arg(long, env = "LIVESTORE_LISTEN", default_value = "127.0.0.1:8787", value_parser = address)]
     pub listen: SocketAddr,
 
     /// Listen beside other sidecars on the same address, of the same user (SO_REUSEPORT): the next one begins before the last one
@@ -21,7 +21,7 @@ pub struct ServerSettings {
 
     /// A second address, for /healthz, /readyz and /metrics of this process alone. Needed with --reuse-port, where another
     /// process may answer on the first.
-    #[arg(long, env = "LIVESTORE_HEALTH_LISTEN", value_name = "ADDRESS")]
+    #[arg(long, env = "LIVESTORE_HEALTH_LISTEN", value_name = "ADDRESS", value_parser = address)]
     pub health_listen: Option<SocketAddr>,
 
     #[command(flatten)]

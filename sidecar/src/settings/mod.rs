@@ -1,6 +1,7 @@
 //! The common parts of settings: the types of their values, and why one cannot be used. Each folder has the settings of its own
 //! concern, in its `settings.rs`; `program.rs` puts them together.
 
+pub mod environment;
 pub mod values;
 
 use std::borrow::Cow;

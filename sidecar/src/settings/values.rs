@@ -2,6 +2,7 @@
 //! worked.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 use std::time::Duration;
@@ -42,6 +43,11 @@ pub fn rate(least: u32) -> impl Fn(&str) -> Result<NonZeroU32, String> + Clone {
         let value = at_least(least.max(1))(text)?;
         NonZeroU32::new(value).ok_or_else(|| "it must be at least 1: with less, no client is served".into())
     }
+}
+
+/// An address to listen on. A name is none: it may have several.
+pub fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "it must be an address and a port, such as 127.0.0.1:8787 or 0.0.0.0:8787".into())
 }
 
 /// A duration; 0 is one, too.

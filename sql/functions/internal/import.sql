@@ -182,7 +182,11 @@ begin
         end if;
     end loop;
     if total <> expected_events or encode(digest, 'hex') <> expected_digest then
-        raise exception 'these are not the lines that were exported: of % events there are %', expected_events, total
+        raise exception '%', case
+            when total <> expected_events then
+                format('these are not the lines that were exported: of %s events there are %s', expected_events, total)
+            else 'these are not the lines that were exported: an event was changed'
+        end
             using errcode = 'LS003', detail = json_build_object('index', null, 'reason', 'another digest'),
                 hint = 'Lines are missing, or were changed. Nothing was imported.';
     end if;

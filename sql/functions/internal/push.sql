@@ -67,10 +67,12 @@ begin
                 result.detail = pg_exception_detail,
                 result.hint = pg_exception_hint;
             -- LS… from a hook that pushes to another store says nothing about this push, and must not be read as its result. LS005 of
-            -- this store is its result, even if a move has ended since, and the store is here by now.
+            -- this store is its result, even if a move has ended since, and the store is here by now. So is LS003 of a store that cannot
+            -- be: no hook ran for it.
             if result.sqlstate like 'LS%' and not (
                 result.sqlstate = 'LS005'
                 and result.detail = json_build_object('storeId', store_ids[positions[1]])::text
+                or result.sqlstate = 'LS003' and char_length(store_ids[positions[1]]) not between 1 and 1024
             ) then
                 result.sqlstate := '09000';
             end if;

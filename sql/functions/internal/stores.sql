@@ -72,6 +72,12 @@ begin
     if missing is null then
         return;
     end if;
+    -- The error of the constraint shows the row, whose backend id is the operator's.
+    if exists (select from unnest(missing) m(store_id) where char_length(m.store_id) not between 1 and 1024) then
+        raise exception 'a store id has 1 to 1,024 characters'
+            using errcode = 'LS003', detail = json_build_object('index', null, 'reason', 'the store id is empty or too long'),
+                hint = 'Nothing was changed. Choose another store id.';
+    end if;
     -- A transaction that takes stores or slots away from this shard waits for those that are being created, and they for it.
     perform from livestore.shard for share;
     if found then

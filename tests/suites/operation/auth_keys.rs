@@ -174,6 +174,15 @@ async fn a_token_can_be_minted_to_try_it() {
     assert!(answer.text.contains("not allowed to push"), "{answer:?}");
     let output = Start::program().args(["token", "--store", "s"]).env_remove("LIVESTORE_JWT_SECRET").output().unwrap();
     assert_eq!(output.status.code(), Some(2), "without a secret");
+    for (secret, problem) in [("short", "--jwt-secret has less than 32 bytes"), ("", "--jwt-secret is empty")] {
+        let mut command = Start::program();
+        command.args(["token", "--store", "s", "--jwt-secret", secret]).env_remove("LIVESTORE_JWT_SECRET");
+        let output = command.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && told.contains(problem), "{secret:?}: {told}");
+        let is_signed = command.arg("--insecure-short-secret").output().unwrap().status.success();
+        assert_eq!(is_signed, !secret.is_empty(), "{secret:?}");
+    }
 }
 
 async fn start_without_rules(database: &Database) -> Sidecar {

@@ -187,6 +187,21 @@ fn a_setting_that_the_sidecar_does_not_have_or_that_is_secret_is_refused() {
     assert_eq!(names, settings, "values.schema.json has the settings of docs/configuration.md");
 }
 
+/// The Job would change the front.
+#[test]
+fn the_job_is_refused_for_shards() {
+    let with = |value: &str| {
+        let shards = format!("settings.LIVESTORE_SHARDS={value}");
+        template(&["--set", "install.enabled=true", "--set-string", &shards])
+    };
+    for value in ["true", "1", "yes"] {
+        let refused = with(value).unwrap_err();
+        assert!(refused.contains("install.enabled is for one database"), "{refused}");
+    }
+    assert!(with("false").unwrap().contains("kind: Job"));
+    assert!(template(&["--set-string", "settings.LIVESTORE_SHARDS=true"]).is_ok());
+}
+
 #[test]
 fn an_autoscaler_without_a_measure_is_refused_and_a_chart_may_be_part_of_another() {
     let autoscaling =
@@ -238,7 +253,7 @@ async fn the_job_of_the_chart_installs_and_the_sidecar_serves_with_its_settings(
         _ => panic!("{key}"),
     };
     let arguments: Vec<_> = job["args"].as_array().unwrap().iter().map(|argument| argument.as_str().unwrap()).collect();
-    for expected in ["livestore_sidecar", "Nothing to do."] {
+    for expected in ["The sidecar connects as the role livestore_sidecar", "its password was not changed"] {
         let installed = output(Start::program().args(&arguments).envs(environment(job, secrets))).unwrap();
         assert!(installed.contains(expected), "{installed}");
     }

@@ -38,6 +38,23 @@ async fn a_database_as_it_should_be_has_nothing_wrong() {
     database.stop();
 }
 
+/// A sidecar that starts says the same in its log, and serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_misspelled_variable_is_named_with_the_one_that_was_meant() {
+    let database = Database::new().await;
+    let (url, misspelled) = (database.url("sidecar"), "LIVESTORE_AUTHORISE_FUNCTION");
+    let mut command = Start::program();
+    command.arg("check").env("DATABASE_URL", &url).env("LIVESTORE_LISTEN", "127.0.0.1:0");
+    let output = tokio::task::block_in_place(|| command.env(misspelled, "app.is_member").output()).unwrap();
+    let report = String::from_utf8(output.stdout).unwrap();
+    let is_named =
+        |line: &str| line.contains(misspelled) && line.contains("did you mean LIVESTORE_AUTHORIZE_FUNCTION?");
+    assert!(report.lines().any(|line| line.starts_with("WRONG") && is_named(line)), "{report}");
+    assert_eq!(output.status.code(), Some(1), "{report}");
+    let sidecar = Start::new(url).environment(misspelled, "app.is_member").ready().await;
+    assert!(sidecar.log().lines().any(|line| line.contains("WARN") && is_named(line)), "{}", sidecar.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_that_an_update_would_break_are_named_beforehand() {
     if is_skipped("updates of the extension") {
@@ -205,6 +222,19 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     let others = [database.connect("stranger").await, database.connect("reader").await];
     assert_eq!(free().await, before - 2, "those of other roles count");
     drop(others);
+    // Of a superuser: each remedy works in the state that it is told of.
+    let superuser = database.url("postgres");
+    let logins = ["sidecar", "admin"].map(|role| format!("alter role {role} nologin"));
+    finds(&superuser, &[], "advice", "the sidecar needs livestore_writer only; connect as sidecar").await;
+    admin.batch_execute(&logins.join(";")).await.unwrap();
+    let create = "create role livestore_sidecar login password '…' in role livestore_writer";
+    finds(&superuser, &[], "advice", create).await;
+    admin.batch_execute("create role livestore_sidecar login").await.unwrap();
+    finds(&superuser, &[], "advice", "grant livestore_writer to livestore_sidecar, and connect").await;
+    admin
+        .batch_execute(&format!("drop role livestore_sidecar; {}", logins.join(";").replace("nologin", "login")))
+        .await
+        .unwrap();
     for (sql, undo, kind, what) in [
         ("set synchronous_commit = off", "reset synchronous_commit", "WRONG", "synchronous_commit is off"),
         (

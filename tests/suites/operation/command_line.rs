@@ -88,6 +88,15 @@ async fn a_database_and_a_sidecar_answer_alike() {
             (1..=1000).collect::<Vec<_>>()
         );
         assert_eq!(source.json(&["events", "nothing"]), [json!(null); 0]);
+        for (arguments, reason) in [
+            (&["events", "nothing"][..], "there is no store \"nothing\""),
+            (&["events", "man"], "there is no store \"man\""),
+            (&["events", "many", "--after", "1500"], ""),
+        ] {
+            let told = source.run(arguments).stderr;
+            let told = String::from_utf8_lossy(&told);
+            assert!(told.contains(reason) && told.is_empty() == reason.is_empty(), "{arguments:?}: {told}");
+        }
         let said = source.says(&["events", "odd", "--json"]);
         assert!(said.lines().count() == 1 && said.contains(r#"{"big": 12345678901234567890, "a": "#), "{said}");
         assert_eq!(source.json(&["events", "none"])[0]["args"], json!(null));
@@ -130,6 +139,14 @@ async fn a_database_and_a_sidecar_answer_alike() {
                 break;
             }
         }
+    }
+    let without = Source::Database(database.url("sidecar").replace(database.name(), "postgres"));
+    for arguments in [&["stores"][..], &["events", "s"], &["commit", "s", "e"], &["export", "s"]] {
+        without.refuses(arguments, 4, "run livestore-sidecar install");
+    }
+    for url in ["127.0.0.1:8787", "localhost:8787", "foo"] {
+        let nobody = Source::Sidecar(url.into());
+        nobody.refuses(&["stores"], 2, "--sidecar-url: begin it with http:// or https://");
     }
     for source in &sources {
         source.refuses(&["commit", "odd", "added", "{"], 2, "args are not JSON");

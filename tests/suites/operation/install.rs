@@ -43,6 +43,26 @@ async fn text(client: &Client, query: &str) -> String {
     client.query_one(query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")).get(0)
 }
 
+/// All commands that connect by themselves give the reason of Postgres.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_is_told_with_its_reason() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    superuser.batch_execute("create role owner login createrole password 'right'").await.unwrap();
+    let rules = "host all owner 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n";
+    std::fs::write(cluster.folder().join("data/pg_hba.conf"), rules).unwrap();
+    superuser.batch_execute("select pg_reload_conf()").await.unwrap();
+    let url = cluster.url("owner", "postgres").replace("owner@", "owner:wrong@");
+    for arguments in [&["install"][..], &["upgrade"], &["uninstall"], &["stores"], &["commit", "s", "e"], &["check"]] {
+        let (code, told) = run(&url, arguments);
+        assert_ne!(code, 0, "{arguments:?}");
+        let reason = "password authentication failed for user \"owner\"";
+        assert_eq!(told.matches(reason).count(), 1, "{arguments:?}: {told}");
+        assert!(told.contains("check the user, the password and the database of its URL"), "{arguments:?}: {told}");
+    }
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
 /// The password of the new role is told, since it is not known again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_without_an_answer_is_not_called_a_failure() {
@@ -94,6 +114,29 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         assert_eq!(text(&admin, members).await, "", "{provider}");
         for arguments in [&["install", "--sidecar-role", role][..], &["upgrade"]] {
             assert_eq!(succeed(&url, arguments), "Nothing to do.\n", "{provider}");
+        }
+        // Who gives a password for a role that exists hears that it is not set.
+        let told = succeed(&url, &["install", "--sidecar-role", role, "--sidecar-password", "another"]);
+        let note = format!("its password was not changed. To change it: alter role {role} password '…'");
+        assert!(told.contains(&note) && !told.contains("another") && !told.contains("Nothing to do"), "{told}");
+        // As after going back to the sidecars from before, by the chart of before.
+        let (major, _) = env!("CARGO_PKG_VERSION").split_once('.').unwrap();
+        for (newer, is_taken) in [(format!("{major}.99.0"), true), ("99.0.0".into(), false)] {
+            let note = format!(
+                "insert into livestore.versions (version, flavour, installed_by) values ('{newer}', 'portable', 'test')"
+            );
+            admin.batch_execute(&note).await.unwrap();
+            let (code, told) = run(&url, &["install", "--sidecar-role", role]);
+            let is_told = told.contains(&format!("livestore_sync {newer}, which is newer than this program"));
+            assert!(
+                is_taken == (code == 0 && is_told && told.contains("nothing to upgrade.")),
+                "{newer}: {code} {told}"
+            );
+            for arguments in [&["upgrade"][..], &["install", "--flavour", "native"]] {
+                let (code, told) = run(&url, arguments);
+                assert!(code == 4 && told.contains(&format!("use livestore-sidecar {newer} or later")), "{told}");
+            }
+            admin.batch_execute("delete from livestore.versions where installed_by = 'test'").await.unwrap();
         }
         // A further role for a sidecar is all that changes: the owner stays no member for that.
         succeed(&url, &["install", "--sidecar-role", &format!("second_{role}")]);

@@ -156,6 +156,16 @@ async fn authorities_come_from_the_url_or_the_system() {
         }
         start.ready().await.terminate().await;
     }
+    // Without sslmode, who names an authority asks for TLS: for the option, and for the URLs of all commands.
+    let only_tls = "hostssl all sidecar 127.0.0.1/32 trust\nhost all postgres 127.0.0.1/32 trust\n";
+    std::fs::write(database.cluster().folder().join("data/pg_hba.conf"), only_tls).unwrap();
+    database.admin().await.batch_execute("select pg_reload_conf()").await.unwrap();
+    Start::new(url(&format!("sslrootcert={file}"))).ready().await.terminate().await;
+    let option = ["--database-root-certificate", &*file];
+    Start::new(database.url("sidecar")).arguments(&option).ready().await.terminate().await;
+    let mut stores = Start::program();
+    stores.arg("stores").args(option).env("DATABASE_URL", database.url("sidecar"));
+    run(&mut stores);
     let output = Start::new(url("sslmode=verify-full&sslrootcert=/nowhere.pem")).command().output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && log.contains("--database-url: /nowhere.pem"), "{log}");

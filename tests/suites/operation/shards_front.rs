@@ -59,6 +59,21 @@ async fn an_upgrade_replaces_the_functions_and_keeps_rights() {
     }
     assert_eq!(all(&front, &format!("select livestore.head('{store}')")).await, ["1"]);
     assert_eq!(setup.status("reader").0, 0);
+    // The commands for other databases leave it alone.
+    for arguments in
+        [&["install"][..], &["install", "--flavour", "portable"], &["upgrade"], &["uninstall", "--drop-data"]]
+    {
+        let mut command = Start::program();
+        command.args(arguments).env("DATABASE_URL", setup.cluster.url("postgres", &setup.front));
+        let output = tokio::task::block_in_place(|| command.output()).unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.code() == Some(4) && told.contains("livestore-sidecar shards upgrade"),
+            "{arguments:?}: {told}"
+        );
+        assert!(!told.contains("Drop them") && told.contains("Nothing was changed"), "{arguments:?}: {told}");
+    }
+    assert_eq!(functions(&front).await, expected);
     let elsewhere = run(&["upgrade", "--front", &setup.one.url("postgres")].map(String::from));
     assert!(elsewhere.0 == 4 && elsewhere.1.contains("no front's"), "{elsewhere:?}");
     setup.stop();

@@ -112,7 +112,7 @@ async fn a_file_that_is_not_whole_changes_nothing() {
     for (file, reason) in [
         (without_the_last, "has 0 last lines"),
         (without_one, "not an event log"),
-        (text.replacen("{\"n\":17}", "{\"n\":18}", 1), "not the lines that were exported"),
+        (text.replacen("{\"n\":17}", "{\"n\":18}", 1), "not the lines that were exported: an event was changed"),
         (format!("{text}{text}"), "has 2 last lines"),
         (text.replacen("\"seqNum\":9,", "\"seqNum\":nine,", 1), "invalid input syntax for type json"),
         (format!("\u{0}{text}"), "invalid byte sequence"),

@@ -38,6 +38,41 @@ async fn creating_a_store_is_idempotent_and_leaves_its_events_alone() {
     }
 }
 
+/// The error of the constraint would show the row, and fail the whole group.
+#[tokio::test]
+async fn a_store_id_has_1_to_1024_characters() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    let (longest, too_long) = ("é".repeat(1024), "é".repeat(1025));
+    push(&client, &longest, chain(0, 1)).await.unwrap();
+    for store in ["", &*too_long] {
+        for sql in [
+            "select livestore.commit($1, 'e')",
+            "select livestore.push($1, '[{\"name\":\"e\",\"seqNum\":1,\"parentSeqNum\":0,\"clientId\":\"c\",\"sessionId\":\"s\"}]')",
+            "select livestore.commit_many(array['others', $1], 'e')",
+            "select livestore.create_store($1)",
+            "select livestore.create_store($1, own_table => true)",
+        ] {
+            let rejection = rejection(client.query(sql, &[&store]).await);
+            assert_eq!(
+                (&*rejection.sqlstate, &*rejection.message),
+                ("LS003", "a store id has 1 to 1,024 characters"),
+                "{sql}"
+            );
+            assert_eq!(
+                rejection.json(),
+                json!({"index": null, "reason": "the store id is empty or too long"}),
+                "{sql}"
+            );
+        }
+        let pushes = [Push::to("first", chain(0, 1)), Push::to(store, chain(0, 1)), Push::to(&longest, chain(1, 1))];
+        let outcomes = push_batch(&client, &pushes).await;
+        let outcomes: Vec<_> = outcomes.iter().map(|outcome| outcome.brief()).collect();
+        assert!(matches!(outcomes[..], [Ok(_), Err("LS003"), Ok(_)]), "{outcomes:?}");
+    }
+    assert_eq!(all::<String>(&client, "select store_id from livestore.stores order by 1").await, ["first", &*longest]);
+}
+
 #[tokio::test]
 async fn a_store_with_a_table_of_its_own_works_as_any_other() {
     let database = Database::new().await;

@@ -72,9 +72,9 @@ pub struct Upstream {
 /// Why a URL cannot be that of an Electric server.
 #[derive(Debug, thiserror::Error)]
 pub enum UrlError {
-    #[error(transparent)]
+    #[error("it is no URL ({0}): begin it with http:// or https://")]
     NotUrl(<Url as FromStr>::Err),
-    #[error("it must begin with http:// or https://")]
+    #[error("begin it with http:// or https://")]
     NotHttp,
     #[error("it has no host")]
     NoHost,
