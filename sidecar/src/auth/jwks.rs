@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::verifier::Key;
 
@@ -62,9 +62,9 @@ struct Known {
 }
 
 impl Known {
-    /// The keys, unless the last request failed: then they may be outdated.
+    /// The keys, if there are any, unless the last request failed: then they may be outdated.
     fn latest(&self) -> Option<Keys> {
-        (!self.is_failing).then(|| self.keys.clone())
+        (!self.is_failing && !self.keys.keys.is_empty()).then(|| self.keys.clone())
     }
 }
 
@@ -89,7 +89,8 @@ pub enum JwksError {
 
 /// Whether there are keys at a URL now.
 pub async fn check_jwks(url: &str) -> Result<(), JwksError> {
-    Jwks::new(url)?.0.fetch().await.map(drop)
+    let keys = Jwks::new(url)?.0.fetch().await?;
+    if keys.is_empty() { Err(JwksError::Empty) } else { Ok(()) }
 }
 
 impl Jwks {
@@ -112,13 +113,10 @@ impl Jwks {
     /// The known keys, if one of them has this name (`kid`). Otherwise waits for the next answer of the provider, because the
     /// key may be new. `None` if the keys cannot be had now.
     pub async fn keys(&self, name: Option<&str>) -> Option<Keys> {
-        self.fetched(|known| {
-            !known.keys.is_empty() && name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)))
-        })
-        .await
+        self.fetched(|known| name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)))).await
     }
 
-    /// Waits for an answer of the provider that is newer than the one with these keys.
+    /// Waits for an answer of the provider that is newer than the one with these keys. `None` as above.
     pub async fn newer(&self, than: &Keys) -> Option<Keys> {
         self.fetched(|known| known.number > than.number).await
     }
@@ -130,7 +128,7 @@ impl Jwks {
             let (is_asking, next) = {
                 let mut known = self.0.known.lock();
                 let is_young = known.told.is_some_and(|told| told.elapsed() < AGE);
-                let has_it = is_enough(&known.keys);
+                let has_it = !known.keys.keys.is_empty() && is_enough(&known.keys);
                 let next = known.asked.map_or_else(Instant::now, |asked| asked + PAUSE);
                 if !(is_young && has_it) && next <= Instant::now() && !known.is_asking {
                     known.asked = Some(Instant::now());
@@ -159,7 +157,13 @@ impl Jwks {
         let mut known = self.0.known.lock();
         known.is_asking = false;
         match fetched {
+            // A set without a key is an answer, too: the provider may have withdrawn the last one.
             Ok(keys) => {
+                if keys.is_empty() {
+                    error!(
+                        "the keys of --jwks-url: the set has no public key for signatures, so no token of this provider is accepted"
+                    );
+                }
                 known.keys = Keys { keys: keys.into(), number: known.keys.number + 1 };
                 known.told = Some(Instant::now());
                 known.is_failing = false;
@@ -184,8 +188,7 @@ impl Provider {
             }
             body.extend_from_slice(&chunk);
         }
-        let keys: Vec<_> = read(&body)?;
-        if keys.is_empty() { Err(JwksError::Empty) } else { Ok(keys) }
+        Ok(read(&body)?)
     }
 }
 
