@@ -25,7 +25,8 @@ pub struct Context {
     /// `user-agent` of the request, the beginning.
     user_agent: Option<Box<str>>,
     credentials: Credentials,
-    identity: OnceCell<Arc<Identity>>,
+    /// Also a refusal, unless it may pass: the next look at the token must not wait for the keys again.
+    identity: OnceCell<Result<Arc<Identity>, TokenError>>,
     /// Its place in the queue of its subject, and until when it may keep that.
     waiting: Mutex<Option<(Permit<Arc<str>>, Instant)>>,
     /// The memory of a client without a token, for all requests of its connection.
@@ -67,7 +68,7 @@ impl Context {
 
     /// The same for a client that is known already.
     pub fn of(self, identity: Arc<Identity>) -> Self {
-        Self { identity: OnceCell::new_with(Some(identity)), ..self }
+        Self { identity: OnceCell::new_with(Some(Ok(identity))), ..self }
     }
 
     /// The same with the payload of a single request, if that one has its own.
@@ -105,8 +106,18 @@ impl Context {
 
     /// The client that sends the request.
     pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, TokenError> {
-        let identify = async || authentication.identify(&self.credentials).await.map(Arc::new);
-        self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
+        let identify = async || match authentication.identify(&self.credentials).await {
+            Err(refused) if refused.may_pass() => Err(refused),
+            decided => Ok(decided.map(Arc::new)),
+        };
+        match self.identity.get_or_try_init(identify).await? {
+            Ok(identity) => Ok(identity),
+            Err(refused) => Err(refused.clone()),
+        }
+    }
+
+    fn identified(&self) -> Option<&Arc<Identity>> {
+        self.identity.get()?.as_ref().ok()
     }
 
     /// Whether the request may wait, or go on waiting, for a place among the connections of its subject. The first call
@@ -127,7 +138,7 @@ impl Context {
 
     /// The subject of the token, once it was checked.
     pub fn subject(&self) -> Option<&Arc<str>> {
-        self.identity.get().filter(|identity| identity.claims.is_some()).map(|identity| &identity.subject)
+        self.identified().filter(|identity| identity.claims.is_some()).map(|identity| &identity.subject)
     }
 
     /// The memory for what the client is sent.
@@ -140,7 +151,7 @@ impl Context {
 
     /// The claims of the token, as a JSON object, once it was checked.
     pub fn claims(&self) -> Option<&str> {
-        self.identity.get()?.claims.as_deref()
+        self.identified()?.claims.as_deref()
     }
 
     /// The context that hooks may read: the keys dialect, subject, payload, headers and claims, as far as there are any. Once it is known who
