@@ -78,13 +78,20 @@ pub enum JwksError {
     #[error("the client for requests cannot be made")]
     Client(#[source] reqwest::Error),
     #[error("the request failed")]
-    Request(#[from] reqwest::Error),
+    Request(#[source] reqwest::Error),
     #[error("the answer has more than {BYTES} bytes")]
     TooLong,
     #[error("the answer is not a JSON Web Key Set")]
     Malformed(#[from] serde_json::Error),
     #[error("it has no public key for signatures")]
     Empty,
+}
+
+/// Without the URL, whose query may hold a secret.
+impl From<reqwest::Error> for JwksError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Request(error.without_url())
+    }
 }
 
 /// Whether there are keys at a URL now.
@@ -215,6 +222,16 @@ mod tests {
         for url in ["http://id.example/keys", "http://localhost.example/", "file:///etc/keys", "keys", ""] {
             assert!(Jwks::new(url).is_err(), "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn errors_do_not_show_the_query() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/keys?key=hunter2", listener.local_addr().unwrap());
+        drop(listener);
+        let error = check_jwks(&url).await.unwrap_err();
+        let text = format!("{} {error:?}", chain(&error));
+        assert!(text.contains("the request failed") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]
