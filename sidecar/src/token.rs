@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::auth::{Access, mint};
+use crate::auth::{Access, SUBJECT_BYTES, mint};
 use crate::settings::values::lasting;
+use crate::settings::{SettingsError, check_secret, check_text};
+
+/// Claims that a token needs for something else.
+const TAKEN_CLAIMS: [&str; 3] = ["sub", "exp", "nbf"];
 
 /// The content of the token.
 #[derive(Debug, Args)]
@@ -40,6 +44,10 @@ pub struct NewToken {
 impl NewToken {
     /// Prints it.
     pub fn print(&self) -> ExitCode {
+        if let Err(problem) = self.check() {
+            eprintln!("livestore-sidecar: {problem}");
+            return ExitCode::from(2);
+        }
         let Self { jwt_secret, store, access, expires, subject, access_claim } = self;
         let minted = mint(jwt_secret, subject, *expires, access_claim, store, *access);
         let printed = match minted {
@@ -53,5 +61,22 @@ impl NewToken {
                 ExitCode::FAILURE
             }
         }
+    }
+
+    /// A token that no sidecar takes, or that opens nothing, is not printed.
+    fn check(&self) -> Result<(), SettingsError> {
+        check_secret("--jwt-secret", Some(&self.jwt_secret))?;
+        check_text("--access-claim", Some(&self.access_claim))?;
+        if TAKEN_CLAIMS.contains(&&*self.access_claim) {
+            let text = format!("--access-claim: a token needs the claim {} for something else", self.access_claim);
+            return Err(text.into());
+        }
+        if !(1..=SUBJECT_BYTES).contains(&self.subject.len()) {
+            return Err(format!("--subject has 1 to {SUBJECT_BYTES} bytes").into());
+        }
+        if self.store.iter().any(String::is_empty) {
+            return Err("--store is empty: name a store, or * for all".into());
+        }
+        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::jwks::{Jwks, JwksError};
 
 /// The longest `sub`, in bytes: it is in an index.
-const SUBJECT_BYTES: usize = 256;
+pub const SUBJECT_BYTES: usize = 256;
 
 /// Says whether a token is good.
 pub struct Verifier {
