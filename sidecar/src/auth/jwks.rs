@@ -212,7 +212,49 @@ fn read(body: &[u8]) -> Result<Vec<Key>, serde_json::Error> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Answers each request with this body.
+    async fn provider(body: Arc<Mutex<String>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut [0; 4096]).await;
+                let body = body.lock().clone();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let _ = socket.write_all((head + &body).as_bytes()).await;
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_set_without_a_usable_key_withdraws_the_keys_and_a_failure_keeps_them() {
+        const KEY: &str =
+            r#"{"kty":"OKP","crv":"Ed25519","x":"1mBZmEOlBDDXCfUKo1VnAYffIwo6lmSzmJuUTp0nrs0","kid":"a"}"#;
+        let (good, long) = (format!(r#"{{"keys":[{KEY}]}}"#), format!(r#"{{"keys":[],"a":"{}"}}"#, "a".repeat(BYTES)));
+        let body = Arc::<Mutex<String>>::default();
+        let jwks = Jwks::new(&provider(Arc::clone(&body)).await).unwrap();
+        for (answer, known) in [
+            ("", 0),
+            (&*good, 1),
+            ("", 1),
+            ("{}", 1),
+            (&*long, 1),
+            (r#"{"keys":[]}"#, 0),
+            (&*good, 1),
+            (r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"},{"kty":"new"}]}"#, 0),
+        ] {
+            *body.lock() = answer.into();
+            jwks.clone().ask().await;
+            assert_eq!(jwks.0.known.lock().keys.keys.len(), known, "{answer:.80}");
+        }
+        assert!(jwks.0.known.lock().latest().is_none(), "the token has to wait");
+    }
 
     #[test]
     fn keys_come_safely() {

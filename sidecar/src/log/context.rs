@@ -182,3 +182,36 @@ impl Context {
         [self.payload(), self.headers(), self.claims()].into_iter().flatten().map(str::len).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use jsonwebtoken::{EncodingKey, Header};
+
+    use super::*;
+    use crate::auth::AuthSettings;
+
+    #[derive(Parser)]
+    struct Given {
+        #[command(flatten)]
+        auth: AuthSettings,
+    }
+
+    /// Another look could fetch the keys of tokens again, and wait for them.
+    #[tokio::test]
+    async fn a_token_that_is_refused_is_looked_at_once() {
+        const SECRET: &str = "a secret that has 32 bytes or more";
+        let given = Given::try_parse_from(["sidecar", "--auth", "jwt", "--jwt-secret", SECRET]);
+        let authentication = given.unwrap_or_else(|error| panic!("{error}")).auth.authentication().unwrap();
+        let begins = chrono::Utc::now().timestamp() + 2;
+        let claims = serde_json::json!({"sub": "ann", "exp": begins + 60, "nbf": begins});
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()));
+        let credentials = Credentials::of_token(&token.unwrap());
+        let context = Context { credentials: credentials.clone(), ..Context::default() };
+        assert_eq!(context.identity(&authentication).await.err(), Some(TokenError::Immature));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(context.identity(&authentication).await.err(), Some(TokenError::Immature));
+        let later = Context { credentials, ..Context::default() };
+        assert!(later.identity(&authentication).await.is_ok(), "another request is looked at anew");
+    }
+}
