@@ -297,7 +297,7 @@ fn a_variable_can_say_no() {
     for line in help.lines().map(str::trim) {
         if line.starts_with("--") {
             is_flag = !line.contains('<');
-        } else if let Some(variable) = line.strip_prefix("[env: ").filter(|_| is_flag) {
+        } else if let Some((_, variable)) = line.split_once("[env: ").filter(|_| is_flag) {
             command.env(variable.split('=').next().unwrap(), "false");
             flags += 1;
         }
