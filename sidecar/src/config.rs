@@ -64,6 +64,7 @@ impl Config {
     /// The settings to change: the first problem of each part.
     pub fn problems(&self) -> impl Iterator<Item = SettingsError> {
         let checked = [
+            self.database.check(),
             self.auth.check(),
             self.log.check(),
             self.webhooks.check(),

@@ -96,6 +96,11 @@ pub fn with_signals(life: impl AsyncFnOnce(Signals) -> ExitCode) -> ExitCode {
 
 /// Serves until one of the signals comes.
 pub async fn live(config: Config, signals: Signals) -> ExitCode {
+    // Before there is a log to write this problem to.
+    if let Err(problem) = config.telemetry.check() {
+        eprintln!("livestore-sidecar: {problem}");
+        return ExitCode::from(2);
+    }
     let traces = match telemetry::init(&config.telemetry, &Handle::current()) {
         Ok(traces) => traces,
         Err(error) => {

@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::auth::{Access, check_jwt_secret, mint};
+use crate::auth::{Access, SUBJECT_BYTES, check_jwt_secret, mint};
 use crate::settings::values::lasting;
+use crate::settings::{SettingsError, check_text};
+
+/// Claims that a token needs for something else.
+const TAKEN_CLAIMS: [&str; 3] = ["sub", "exp", "nbf"];
 
 /// The content of the token.
 #[derive(Debug, Args)]
@@ -44,13 +48,11 @@ pub struct NewToken {
 impl NewToken {
     /// Prints it.
     pub fn print(&self) -> ExitCode {
-        let Self { jwt_secret, insecure_short_secret, store, access, expires, subject, access_claim } = self;
-        // A sidecar with this secret does not start.
-        if let Err(problem) = check_jwt_secret(jwt_secret, *insecure_short_secret) {
+        if let Err(problem) = self.check() {
             eprintln!("livestore-sidecar: {problem}");
             return ExitCode::from(2);
         }
-        let minted = mint(jwt_secret, subject, *expires, access_claim, store, *access);
+        let minted = mint(&self.jwt_secret, &self.subject, self.expires, &self.access_claim, &self.store, self.access);
         let printed = match minted {
             Ok(token) => writeln!(std::io::stdout(), "{token}").map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
@@ -62,5 +64,22 @@ impl NewToken {
                 ExitCode::FAILURE
             }
         }
+    }
+
+    /// A token that no sidecar takes, or that opens nothing, is not printed.
+    fn check(&self) -> Result<(), SettingsError> {
+        check_jwt_secret(&self.jwt_secret, self.insecure_short_secret)?;
+        check_text("--access-claim", Some(&self.access_claim))?;
+        if TAKEN_CLAIMS.contains(&&*self.access_claim) {
+            let text = format!("--access-claim: a token needs the claim {} for something else", self.access_claim);
+            return Err(text.into());
+        }
+        if !(1..=SUBJECT_BYTES).contains(&self.subject.len()) {
+            return Err(format!("--subject has 1 to {SUBJECT_BYTES} bytes").into());
+        }
+        if self.store.iter().any(String::is_empty) {
+            return Err("--store is empty: name a store, or * for all".into());
+        }
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -116,6 +116,7 @@ pub struct Provider {
 #[derive(Default)]
 struct Served {
     answer: String,
+    takes: Duration,
     requests: usize,
 }
 
@@ -124,9 +125,15 @@ impl Provider {
         let state = Arc::<Mutex<Served>>::default();
         let served = Arc::clone(&state);
         let keys = axum::routing::get(move || {
-            let mut served = served.lock().expect("no panic");
-            served.requests += 1;
-            std::future::ready(served.answer.clone())
+            let (takes, answer) = {
+                let mut served = served.lock().expect("no panic");
+                served.requests += 1;
+                (served.takes, served.answer.clone())
+            };
+            async move {
+                tokio::time::sleep(takes).await;
+                answer
+            }
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/keys", listener.local_addr().expect("an address"));
@@ -138,6 +145,11 @@ impl Provider {
     /// Says this from now on.
     pub fn says(&self, answer: impl ToString) {
         self.state.lock().expect("no panic").answer = answer.to_string();
+    }
+
+    /// Takes this long for each answer from now on.
+    pub fn takes(&self, time: Duration) {
+        self.state.lock().expect("no panic").takes = time;
     }
 
     /// The number of requests that it got.

@@ -54,6 +54,8 @@ pub enum RuleError {
     Form,
     #[error("a rule begins with the name of a store, or * for all")]
     NoStore,
+    #[error("{0:?} matches no store: braces only in {SUBJECT}, for the subject, and * only at the end")]
+    Pattern(String),
     #[error("it is not an object of stores and what is allowed in them")]
     Claim,
 }
@@ -75,9 +77,14 @@ impl FromStr for Template {
     type Err = RuleError;
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
-        let (stores, access) = text.rsplit_once('=').ok_or(RuleError::Form)?;
+        let (stores, access) = text.trim().rsplit_once('=').ok_or(RuleError::Form)?;
         if stores.is_empty() {
             return Err(RuleError::NoStore);
+        }
+        // Stores may have such names, but here it is a slip of the pen: a rule that would open nothing.
+        let prefix = stores.strip_suffix('*').unwrap_or(stores);
+        if prefix.replace(SUBJECT, "").contains(['{', '}', '*']) {
+            return Err(RuleError::Pattern(stores.into()));
         }
         Ok(Self(Rule { stores: Pattern::read(stores), access: access.parse()? }))
     }
@@ -180,7 +187,22 @@ mod tests {
             assert!(Rule::of_claim(&claim).is_err(), "{claim}");
         }
         assert_eq!(Rule::of_claim(&json!({})).unwrap(), []);
-        for rule in ["", "a", "=write", "a=", "a=own", "a=Write"] {
+        for rule in [
+            "",
+            "a",
+            "=write",
+            " =write",
+            "a=",
+            "a=own",
+            "a=Write",
+            "u-{SUB}=write",
+            "u-{email}=read",
+            "u-{sub=read",
+            "u-}=read",
+            "*-a=read",
+            "a*b*=read",
+            "**=read",
+        ] {
             assert!(rule.parse::<Template>().is_err(), "{rule}");
         }
     }
@@ -189,6 +211,19 @@ mod tests {
     fn a_store_may_have_any_name() {
         let rule = "a=b=write".parse::<Template>().unwrap().of("x");
         assert_eq!(most([&rule], "a=b"), Some(Access::Write));
+        let claim = Rule::of_claim(&json!({"a*b{sub}": "write"})).unwrap();
+        assert_eq!(most(&claim, "a*b{sub}"), Some(Access::Write));
+    }
+
+    #[test]
+    fn rules_may_be_listed_with_blanks() {
+        for rule in [" user-{sub}=write", "user-{sub}=write ", "\tuser-{sub}=write\n"] {
+            assert_eq!(
+                most([&rule.parse::<Template>().unwrap().of("ann")], "user-ann"),
+                Some(Access::Write),
+                "{rule:?}"
+            );
+        }
     }
 
     proptest! {
@@ -231,7 +266,7 @@ mod tests {
         fuzzing::text_target!("template", |text| {
             let (rule, subject) = text.split_once('\n').unwrap_or((text, "sub"));
             let Ok(template) = rule.parse::<Template>() else { return };
-            let (stores, access) = rule.rsplit_once('=').unwrap();
+            let (stores, access) = rule.trim().rsplit_once('=').unwrap();
             assert!(!stores.is_empty() && template.0.access.name() == access);
             let rule = template.of(subject);
             let allows = |store: &str| most([&rule], store).is_some();

@@ -61,8 +61,15 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// The only one. If there are two, neither is taken: a server in front may have checked the other one.
+fn only<T>(mut tokens: impl Iterator<Item = T>) -> Option<T> {
+    let token = tokens.next();
+    token.filter(|_| tokens.next().is_none())
+}
+
 fn of_authorization(headers: &HeaderMap) -> Option<Box<str>> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    let header = only(headers.get_all(header::AUTHORIZATION).iter())?;
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().into())
 }
 
@@ -81,19 +88,14 @@ fn of_payload(payload: &str) -> Option<Box<str>> {
 
 fn of_query(query: &str) -> Option<Box<str>> {
     let parameters: Vec<(String, String)> = serde_urlencoded::from_str(query).ok()?;
-    let mut tokens = parameters.into_iter().filter(|(name, _)| name == PARAMETER).map(|(_, token)| token.into());
-    // If the parameter occurs twice, neither is taken: a server in front may have checked the other one.
-    let token = tokens.next();
-    token.filter(|_| tokens.next().is_none())
+    only(parameters.into_iter().filter(|(name, _)| name == PARAMETER).map(|(_, token)| token.into()))
 }
 
 fn of_cookies(headers: &HeaderMap) -> Option<Box<str>> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-    cookies
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.split_once('='))
-        .find(|(name, _)| name.trim() == COOKIE)
-        .map(|(_, token)| token.trim().trim_matches('"').into())
+    let cookies = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| cookie.split_once('='));
+    let (_, token) = only(cookies.filter(|(name, _)| name.trim() == COOKIE))?;
+    Some(token.trim().trim_matches('"').into())
 }
 
 #[cfg(test)]
@@ -124,6 +126,26 @@ mod tests {
         headers.insert(header::AUTHORIZATION, HeaderValue::from_static("bearer  of.the.header"));
         let of_header = Credentials::new(&headers, Some("token=q"), true);
         assert_eq!(of_header.with_payload(Some(r#"{"authToken":"p"}"#)).token(), Some("of.the.header"));
+    }
+
+    #[test]
+    fn of_two_in_one_place_neither_counts() {
+        let two = |name: HeaderName, first, second| {
+            let mut headers = HeaderMap::new();
+            headers.append(&name, HeaderValue::from_static(first));
+            headers.append(&name, HeaderValue::from_static(second));
+            headers
+        };
+        for (first, second) in [("Bearer a", "Bearer b"), ("Bearer a", "Bearer a"), ("Basic a", "Bearer b")] {
+            let headers = two(header::AUTHORIZATION, first, second);
+            assert_eq!(Credentials::new(&headers, None, true).token(), None, "{first}, {second}");
+            assert_eq!(Credentials::new(&headers, Some("token=q"), true).token(), Some("q"), "{first}, {second}");
+            assert!(!Credentials::have_bearer(&headers));
+        }
+        let one_line = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_static("auth_token=a; auth_token=b"))]);
+        for headers in [one_line, two(header::COOKIE, "auth_token=a", "auth_token=b")] {
+            assert_eq!(Credentials::new(&headers, None, true).token(), None);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use reqwest::{Client, Url, redirect};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::verifier::Key;
 
@@ -62,9 +62,9 @@ struct Known {
 }
 
 impl Known {
-    /// The keys, unless the last request failed: then they may be outdated.
+    /// The keys, if there are any, unless the last request failed: then they may be outdated.
     fn latest(&self) -> Option<Keys> {
-        (!self.is_failing).then(|| self.keys.clone())
+        (!self.is_failing && !self.keys.keys.is_empty()).then(|| self.keys.clone())
     }
 }
 
@@ -78,7 +78,7 @@ pub enum JwksError {
     #[error("the client for requests cannot be made")]
     Client(#[source] reqwest::Error),
     #[error("the request failed")]
-    Request(#[from] reqwest::Error),
+    Request(#[source] reqwest::Error),
     #[error("the answer has more than {BYTES} bytes")]
     TooLong,
     #[error("the answer is not a JSON Web Key Set")]
@@ -87,9 +87,17 @@ pub enum JwksError {
     Empty,
 }
 
+/// Without the URL, whose query may hold a secret.
+impl From<reqwest::Error> for JwksError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Request(error.without_url())
+    }
+}
+
 /// Whether there are keys at a URL now.
 pub async fn check_jwks(url: &str) -> Result<(), JwksError> {
-    Jwks::new(url)?.0.fetch().await.map(drop)
+    let keys = Jwks::new(url)?.0.fetch().await?;
+    if keys.is_empty() { Err(JwksError::Empty) } else { Ok(()) }
 }
 
 impl Jwks {
@@ -112,13 +120,10 @@ impl Jwks {
     /// The known keys, if one of them has this name (`kid`). Otherwise waits for the next answer of the provider, because the
     /// key may be new. `None` if the keys cannot be had now.
     pub async fn keys(&self, name: Option<&str>) -> Option<Keys> {
-        self.fetched(|known| {
-            !known.keys.is_empty() && name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)))
-        })
-        .await
+        self.fetched(|known| name.is_none_or(|name| known.keys.iter().any(|key| key.has_name(name)))).await
     }
 
-    /// Waits for an answer of the provider that is newer than the one with these keys.
+    /// Waits for an answer of the provider that is newer than the one with these keys. `None` as above.
     pub async fn newer(&self, than: &Keys) -> Option<Keys> {
         self.fetched(|known| known.number > than.number).await
     }
@@ -130,7 +135,7 @@ impl Jwks {
             let (is_asking, next) = {
                 let mut known = self.0.known.lock();
                 let is_young = known.told.is_some_and(|told| told.elapsed() < AGE);
-                let has_it = is_enough(&known.keys);
+                let has_it = !known.keys.keys.is_empty() && is_enough(&known.keys);
                 let next = known.asked.map_or_else(Instant::now, |asked| asked + PAUSE);
                 if !(is_young && has_it) && next <= Instant::now() && !known.is_asking {
                     known.asked = Some(Instant::now());
@@ -159,7 +164,13 @@ impl Jwks {
         let mut known = self.0.known.lock();
         known.is_asking = false;
         match fetched {
+            // A set without a key is an answer, too: the provider may have withdrawn the last one.
             Ok(keys) => {
+                if keys.is_empty() {
+                    error!(
+                        "the keys of --jwks-url: the set has no public key for signatures, so no token of this provider is accepted"
+                    );
+                }
                 known.keys = Keys { keys: keys.into(), number: known.keys.number + 1 };
                 known.told = Some(Instant::now());
                 known.is_failing = false;
@@ -184,8 +195,7 @@ impl Provider {
             }
             body.extend_from_slice(&chunk);
         }
-        let keys: Vec<_> = read(&body)?;
-        if keys.is_empty() { Err(JwksError::Empty) } else { Ok(keys) }
+        Ok(read(&body)?)
     }
 }
 
@@ -202,7 +212,49 @@ fn read(body: &[u8]) -> Result<Vec<Key>, serde_json::Error> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    /// Answers each request with this body.
+    async fn provider(body: Arc<Mutex<String>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut [0; 4096]).await;
+                let body = body.lock().clone();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+                let _ = socket.write_all((head + &body).as_bytes()).await;
+            }
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_set_without_a_usable_key_withdraws_the_keys_and_a_failure_keeps_them() {
+        const KEY: &str =
+            r#"{"kty":"OKP","crv":"Ed25519","x":"1mBZmEOlBDDXCfUKo1VnAYffIwo6lmSzmJuUTp0nrs0","kid":"a"}"#;
+        let (good, long) = (format!(r#"{{"keys":[{KEY}]}}"#), format!(r#"{{"keys":[],"a":"{}"}}"#, "a".repeat(BYTES)));
+        let body = Arc::<Mutex<String>>::default();
+        let jwks = Jwks::new(&provider(Arc::clone(&body)).await).unwrap();
+        for (answer, known) in [
+            ("", 0),
+            (&*good, 1),
+            ("", 1),
+            ("{}", 1),
+            (&*long, 1),
+            (r#"{"keys":[]}"#, 0),
+            (&*good, 1),
+            (r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"},{"kty":"new"}]}"#, 0),
+        ] {
+            *body.lock() = answer.into();
+            jwks.clone().ask().await;
+            assert_eq!(jwks.0.known.lock().keys.keys.len(), known, "{answer:.80}");
+        }
+        assert!(jwks.0.known.lock().latest().is_none(), "the token has to wait");
+    }
 
     #[test]
     fn keys_come_safely() {
@@ -212,6 +264,16 @@ mod tests {
         for url in ["http://id.example/keys", "http://localhost.example/", "file:///etc/keys", "keys", ""] {
             assert!(Jwks::new(url).is_err(), "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn errors_do_not_show_the_query() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/keys?key=hunter2", listener.local_addr().unwrap());
+        drop(listener);
+        let error = check_jwks(&url).await.unwrap_err();
+        let text = format!("{} {error:?}", chain(&error));
+        assert!(text.contains("the request failed") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]

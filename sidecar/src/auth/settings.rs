@@ -125,6 +125,8 @@ impl AuthSettings {
                 ("--jwt-secret", self.jwt_secret.is_some()),
                 ("--jwt-public-key", self.jwt_public_key.is_some()),
                 ("--jwks-url", self.jwks_url.is_some()),
+                ("--jwt-audience", self.jwt_audience.is_some()),
+                ("--jwt-issuer", self.jwt_issuer.is_some()),
                 ("--allow", !self.allow.is_empty()),
             ];
             return match is_given.into_iter().find(|(_, is_given)| *is_given) {

@@ -5,14 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, Jwk, PublicKeyUse};
-use jsonwebtoken::{DecodingKey, Header, Validation, decode, decode_header};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::jwks::{Jwks, JwksError};
 
 /// The longest `sub`, in bytes: it is in an index.
-const SUBJECT_BYTES: usize = 256;
+pub const SUBJECT_BYTES: usize = 256;
 
 /// Says whether a token is good.
 pub struct Verifier {
@@ -75,8 +75,12 @@ impl Key {
             (Some(name), Some(kid)) => name == kid,
             _ => true,
         };
-        let is_kind = self.key.family().algorithms().contains(&header.alg);
-        is_meant && is_kind && self.algorithm.as_ref().is_none_or(|algorithm| *algorithm == format!("{:?}", header.alg))
+        is_meant && self.takes(header.alg)
+    }
+
+    fn takes(&self, algorithm: Algorithm) -> bool {
+        let is_kind = self.key.family().algorithms().contains(&algorithm);
+        is_kind && self.algorithm.as_ref().is_none_or(|of_key| *of_key == format!("{algorithm:?}"))
     }
 }
 
@@ -101,6 +105,8 @@ pub enum TokenError {
     Malformed,
     #[error("the token is signed with an algorithm that this server does not take")]
     Algorithm,
+    #[error("the token is signed with a key (kid) that this server does not have: is it from another issuer?")]
+    UnknownKey,
     #[error("the token says that a part of its header is critical (crit), which this server does not know")]
     Critical,
     #[error("the keys that tokens are signed with cannot be fetched at the moment: try again")]
@@ -121,6 +127,18 @@ pub enum TokenError {
     Access,
     #[error("this subject has too many connections, {most}: close some, or try later")]
     TooMany { subject: Arc<str>, most: usize },
+}
+
+impl TokenError {
+    /// Whether the same token may be taken later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::NoKeys | Self::TooMany { .. })
+    }
+
+    /// Whether another key may verify the token.
+    fn is_of_keys(&self) -> bool {
+        matches!(self, Self::Algorithm | Self::UnknownKey | Self::Signature)
+    }
 }
 
 impl Verifier {
@@ -180,7 +198,7 @@ impl Verifier {
             return Err(TokenError::Critical);
         }
         let refused = match self.verify_by(&self.keys, token, &header) {
-            Err(refused @ (TokenError::Algorithm | TokenError::Signature)) => refused,
+            Err(refused) if refused.is_of_keys() => refused,
             decided => return decided,
         };
         let Some(provider) = &self.provider else {
@@ -189,7 +207,7 @@ impl Verifier {
         let known = provider.keys(header.kid.as_deref()).await.ok_or(TokenError::NoKeys)?;
         match self.verify_by(&known.keys, token, &header) {
             // The token does not name its key (`kid`), so it may be signed with a key that is not known yet.
-            Err(TokenError::Algorithm | TokenError::Signature) if header.kid.is_none() => {
+            Err(refused) if refused.is_of_keys() && header.kid.is_none() => {
                 let newer = provider.newer(&known).await.ok_or(TokenError::NoKeys)?;
                 self.verify_by(&newer.keys, token, &header)
             }
@@ -198,7 +216,8 @@ impl Verifier {
     }
 
     fn verify_by(&self, keys: &[Key], token: &str, header: &Header) -> Result<Claims, TokenError> {
-        let mut refused = TokenError::Algorithm;
+        let is_taken = keys.iter().any(|key| key.takes(header.alg));
+        let mut refused = if is_taken { TokenError::UnknownKey } else { TokenError::Algorithm };
         for key in keys.iter().filter(|key| key.fits(header)) {
             let algorithms = key.key.family().algorithms().to_vec();
             let validation = Validation { algorithms, ..self.validation.clone() };
@@ -273,7 +292,6 @@ fn reason(error: &jsonwebtoken::errors::Error) -> TokenError {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use jsonwebtoken::Algorithm;
 
     use super::*;
 
@@ -293,6 +311,22 @@ mod tests {
             }
             assert!(verify(verifier().with_public_key(PUBLIC_KEY).unwrap()).is_err());
         });
+    }
+
+    #[test]
+    fn a_token_of_an_unknown_key_is_told_so() {
+        let jwk = r#"{"kty":"OKP","crv":"Ed25519","x":"1mBZmEOlBDDXCfUKo1VnAYffIwo6lmSzmJuUTp0nrs0","kid":"a"}"#;
+        let verifier = Verifier::new(Duration::ZERO).with_public_key(jwk).unwrap();
+        for (header, refused) in [
+            // {"alg":"EdDSA","kid":"a"}, the same with "b", {"alg":"EdDSA"} and {"alg":"ES256","kid":"b"}
+            ("eyJhbGciOiJFZERTQSIsImtpZCI6ImEifQ", TokenError::Signature),
+            ("eyJhbGciOiJFZERTQSIsImtpZCI6ImIifQ", TokenError::UnknownKey),
+            ("eyJhbGciOiJFZERTQSJ9", TokenError::Signature),
+            ("eyJhbGciOiJFUzI1NiIsImtpZCI6ImIifQ", TokenError::Algorithm),
+        ] {
+            let token = format!("{header}.e30.AAAA");
+            assert_eq!(verifier.verify(&token).now_or_never().unwrap(), Err(refused), "{header}");
+        }
     }
 
     #[test]

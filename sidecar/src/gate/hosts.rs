@@ -16,7 +16,9 @@ pub struct Hosts {
 
 /// It is neither a name nor `*`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not a host: write its name, sync.example.com, or * for all")]
+#[error(
+    "{0} is not a host: write its name, sync.example.com, or * for all; there are no other wildcards, so list each one"
+)]
 pub struct NotAHost(String);
 
 impl Hosts {
@@ -26,7 +28,7 @@ impl Hosts {
             return Ok(Self { any: true, listed: Vec::new() });
         }
         let parse = |text: &String| {
-            let is_host = text.parse::<axum::http::uri::Authority>().is_ok() && !text.contains('@');
+            let is_host = text.parse::<axum::http::uri::Authority>().is_ok() && !text.contains(['@', '*']);
             let host = name(text);
             if is_host && !host.is_empty() { Ok(host.to_ascii_lowercase()) } else { Err(NotAHost(text.clone())) }
         };
@@ -114,7 +116,17 @@ mod tests {
         for all in [Hosts::parse(&[], true), Hosts::parse(&["*".into()], false)] {
             assert!(serves(&all.unwrap(), "evil.example"));
         }
-        for wrong in ["https://a.example", "a.example/path", "", "a b", "user@a.example", ":80"] {
+        for wrong in [
+            "https://a.example",
+            "a.example/path",
+            "",
+            "a b",
+            "user@a.example",
+            ":80",
+            "*.a.example",
+            "a.*",
+            "a.example:*",
+        ] {
             assert!(Hosts::parse(&[wrong.into()], false).is_err(), "{wrong}");
         }
     }

@@ -28,7 +28,7 @@ pub use self::settings::GateSettings;
 
 use self::hosts::Hosts;
 use self::origins::Origins;
-use crate::auth::{AuthSettings, Authentication, Credentials, TokenError};
+use crate::auth::{AuthSettings, Authentication, Credentials};
 use crate::limits::memory::{Account, Memory};
 use crate::log::{Context, Log, Malformed, StoreId, StoreLog};
 use crate::settings::SettingsError;
@@ -146,14 +146,14 @@ impl Gate {
         let credentials = self.credentials(parts);
         match self.authentication.identify(&credentials).await {
             Ok(identity) if identity.claims.is_some() => Ok(self.memory.subject(&identity.subject)),
-            // These errors are temporary: the request waits later, for the keys or for a place among the connections of its
-            // subject.
-            Ok(_) | Err(TokenError::NoKeys | TokenError::TooMany { .. }) => Ok(self.memory.strangers()),
-            Err(refused) => {
+            Err(refused) if !refused.may_pass() => {
                 let text = refused.to_string();
                 self.refused(Asked::Connect, Reason::Token, dialect, &text);
                 Err((StatusCode::FORBIDDEN, text))
             }
+            // These errors are temporary: the request waits later, for the keys or for a place among the connections of its
+            // subject.
+            Ok(_) | Err(_) => Ok(self.memory.strangers()),
         }
     }
 

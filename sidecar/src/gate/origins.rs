@@ -20,7 +20,9 @@ pub enum Origins {
 
 /// It is no origin.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not an origin: write it as the browser does, https://app.example.com, or * for all")]
+#[error(
+    "{0} is not an origin: write it as the browser does, https://app.example.com, or * for all; there are no other wildcards, so list each one"
+)]
 pub struct NotAnOrigin(String);
 
 impl Origins {
@@ -32,7 +34,10 @@ impl Origins {
         if origins == ["local"] {
             return Ok(Self::Local(hosts));
         }
-        let parse = |origin: &String| normal(origin).ok_or_else(|| NotAnOrigin(origin.clone()));
+        // `https://*.example.com` is a URL, but no browser sends it.
+        let parse = |origin: &String| {
+            normal(origin).filter(|_| !origin.contains('*')).ok_or_else(|| NotAnOrigin(origin.clone()))
+        };
         origins.iter().map(parse).collect::<Result<_, _>>().map(Self::Listed)
     }
 
@@ -177,6 +182,10 @@ mod tests {
             "https://",
             "null",
             "",
+            "https://*.example.com",
+            "https://*",
+            "http://localhost:*",
+            "*.example.com",
         ] {
             assert!(parse(&[wrong]).is_err(), "{wrong}");
         }

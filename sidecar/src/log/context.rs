@@ -25,7 +25,8 @@ pub struct Context {
     /// `user-agent` of the request, the beginning.
     user_agent: Option<Box<str>>,
     credentials: Credentials,
-    identity: OnceCell<Arc<Identity>>,
+    /// Also a refusal, unless it may pass: the next look at the token must not wait for the keys again.
+    identity: OnceCell<Result<Arc<Identity>, TokenError>>,
     /// Its place in the queue of its subject, and until when it may keep that.
     waiting: Mutex<Option<(Permit<Arc<str>>, Instant)>>,
     /// The memory of a client without a token, for all requests of its connection.
@@ -67,7 +68,7 @@ impl Context {
 
     /// The same for a client that is known already.
     pub fn of(self, identity: Arc<Identity>) -> Self {
-        Self { identity: OnceCell::new_with(Some(identity)), ..self }
+        Self { identity: OnceCell::new_with(Some(Ok(identity))), ..self }
     }
 
     /// The same with the payload of a single request, if that one has its own.
@@ -105,8 +106,18 @@ impl Context {
 
     /// The client that sends the request.
     pub async fn identity(&self, authentication: &Authentication) -> Result<&Identity, TokenError> {
-        let identify = async || authentication.identify(&self.credentials).await.map(Arc::new);
-        self.identity.get_or_try_init(identify).await.map(|identity| &**identity)
+        let identify = async || match authentication.identify(&self.credentials).await {
+            Err(refused) if refused.may_pass() => Err(refused),
+            decided => Ok(decided.map(Arc::new)),
+        };
+        match self.identity.get_or_try_init(identify).await? {
+            Ok(identity) => Ok(identity),
+            Err(refused) => Err(refused.clone()),
+        }
+    }
+
+    fn identified(&self) -> Option<&Arc<Identity>> {
+        self.identity.get()?.as_ref().ok()
     }
 
     /// Whether the request may wait, or go on waiting, for a place among the connections of its subject. The first call
@@ -127,7 +138,7 @@ impl Context {
 
     /// The subject of the token, once it was checked.
     pub fn subject(&self) -> Option<&Arc<str>> {
-        self.identity.get().filter(|identity| identity.claims.is_some()).map(|identity| &identity.subject)
+        self.identified().filter(|identity| identity.claims.is_some()).map(|identity| &identity.subject)
     }
 
     /// The memory for what the client is sent.
@@ -140,7 +151,7 @@ impl Context {
 
     /// The claims of the token, as a JSON object, once it was checked.
     pub fn claims(&self) -> Option<&str> {
-        self.identity.get()?.claims.as_deref()
+        self.identified()?.claims.as_deref()
     }
 
     /// The context that hooks may read: the keys dialect, subject, payload, headers and claims, as far as there are any. Once it is known who
@@ -169,5 +180,38 @@ impl Context {
     /// In bytes.
     pub fn size(&self) -> usize {
         [self.payload(), self.headers(), self.claims()].into_iter().flatten().map(str::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use jsonwebtoken::{EncodingKey, Header};
+
+    use super::*;
+    use crate::auth::AuthSettings;
+
+    #[derive(Parser)]
+    struct Given {
+        #[command(flatten)]
+        auth: AuthSettings,
+    }
+
+    /// Another look could fetch the keys of tokens again, and wait for them.
+    #[tokio::test]
+    async fn a_token_that_is_refused_is_looked_at_once() {
+        const SECRET: &str = "a secret that has 32 bytes or more";
+        let given = Given::try_parse_from(["sidecar", "--auth", "jwt", "--jwt-secret", SECRET]);
+        let authentication = given.unwrap_or_else(|error| panic!("{error}")).auth.authentication().unwrap();
+        let begins = chrono::Utc::now().timestamp() + 2;
+        let claims = serde_json::json!({"sub": "ann", "exp": begins + 60, "nbf": begins});
+        let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()));
+        let credentials = Credentials::of_token(&token.unwrap());
+        let context = Context { credentials: credentials.clone(), ..Context::default() };
+        assert_eq!(context.identity(&authentication).await.err(), Some(TokenError::Immature));
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(context.identity(&authentication).await.err(), Some(TokenError::Immature));
+        let later = Context { credentials, ..Context::default() };
+        assert!(later.identity(&authentication).await.is_ok(), "another request is looked at anew");
     }
 }

@@ -33,13 +33,13 @@ pub struct DatabaseSettings {
 
     /// Only read: --database-url may lead to a standby, for clients far away from the primary. Live events arrive by polling, and
     /// pushes wait or are told to come back. See docs/scale.md.
-    #[arg(long, env = "LIVESTORE_READ_ONLY", conflicts_with_all = ["read_database_url", "listen_url"])]
+    #[arg(long, env = "LIVESTORE_READ_ONLY")]
     pub read_only: bool,
 
     /// Serve the stores of several databases, the shards. --database-url leads to the front database, which knows where each store is
     /// and was made by livestore-sidecar shards init; its user, password and other parameters are those for all shards. See
     /// docs/scale.md.
-    #[arg(long, env = "LIVESTORE_SHARDS", conflicts_with_all = ["read_only", "read_database_url", "listen_url", "database_idle_close"])]
+    #[arg(long, env = "LIVESTORE_SHARDS")]
     pub shards: bool,
 
     /// PEM file of the authority that signs the certificate of the database. Without it, the authorities that this system trusts.
@@ -62,6 +62,23 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
+    /// Whether they go together. Not `conflicts_with` of clap, for which `false` in the environment is also a value.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let (listen, standbys) = (self.listen_url.is_some(), self.read_database_url.is_some());
+        let contradictions = [
+            (self.read_only && listen, "--read-only", "--listen-url"),
+            (self.read_only && standbys, "--read-only", "--read-database-url"),
+            (self.shards && self.read_only, "--shards", "--read-only"),
+            (self.shards && listen, "--shards", "--listen-url"),
+            (self.shards && standbys, "--shards", "--read-database-url"),
+            (self.shards && self.database_idle_close.is_some(), "--shards", "--database-idle-close"),
+        ];
+        match contradictions.into_iter().find(|(is_one, ..)| *is_one) {
+            Some((_, one, other)) => Err(format!("{one} and {other} do not go together: leave one out").into()),
+            None => Ok(()),
+        }
+    }
+
     /// The database that is named, if one is.
     pub fn url(&self) -> Option<&str> {
         self.database_url.as_deref()

@@ -56,7 +56,8 @@ pub fn router(services: &Services, settings: Settings) -> Result<Router, Setting
 /// The bytes that a client without a valid token may send, to be told so in the form of the protocol.
 const STRANGERS_BYTES: usize = 64 << 10;
 
-/// The time that a WebSocket waits for a database that is away before its client is told to come back.
+/// The time that a WebSocket waits for a database or an authorize service that is away, or for the keys of tokens, before its client is told to
+/// come back.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The search params by which sync-cf's own worker tells its requests (`SearchParamsSchema`).
@@ -148,7 +149,10 @@ async fn websocket(cf: &SyncCf, dialect: &Dialect, log: StoreLog, mut parts: Par
         Ok(Ok(log)) => log,
         Ok(Err(denied)) if denied.may_pass() => return refuse((StatusCode::SERVICE_UNAVAILABLE, denied.to_string())),
         Ok(Err(denied)) => return bad_request(&denied.to_string()),
-        Err(_) => return (StatusCode::SERVICE_UNAVAILABLE, "the database is away, try again\n").into_response(),
+        Err(_) => {
+            let text = "the server cannot decide now whether this is allowed: try again";
+            return refuse((StatusCode::SERVICE_UNAVAILABLE, text.into()));
+        }
     };
     // The span of the request names store and dialect.
     info!("connected");

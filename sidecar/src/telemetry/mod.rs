@@ -89,8 +89,8 @@ fn discreet<S: Subscriber>(directives: &str) -> Result<impl Filter<S> + Send + S
 /// Call once. Traces are sent on `runtime`.
 pub fn init(settings: &TelemetrySettings, runtime: &Handle) -> Result<Option<Traces>, TelemetryError> {
     let filter = discreet(&settings.directives)?;
-    let endpoint = settings.otlp_endpoint.as_deref();
-    let traces = endpoint.map(|endpoint| Traces::to(endpoint, settings.trust_traceparent, runtime)).transpose()?;
+    let traces =
+        settings.endpoint().map(|endpoint| Traces::to(endpoint, settings.trust_traceparent, runtime)).transpose()?;
     let is_terminal = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_ansi(is_terminal).with_writer(std::io::stderr);
     let lines = match settings.log_format {

@@ -25,18 +25,22 @@ use super::TelemetryError;
 /// The time that the last traces may take to be sent at the end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Where a collector takes traces.
+pub fn url(endpoint: &str) -> String {
+    format!("{}/v1/traces", endpoint.trim_end_matches('/'))
+}
+
 /// The way to a collector.
 pub struct Traces(SdkTracerProvider);
 
 impl Traces {
     pub fn to(endpoint: &str, trust_traceparent: bool, runtime: &Handle) -> Result<Self, TelemetryError> {
-        let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
         let client = reqwest::Client::builder().build()?;
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(OnRuntime { runtime: runtime.clone(), client })
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(endpoint)
+            .with_endpoint(url(endpoint))
             .build()?;
         let resource = Resource::builder().with_service_name("livestore-sidecar").build();
         let provider = SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter);

@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
-use livestore_tests::eventually;
+use livestore_tests::relay::{Peer, url};
 use livestore_tests::rpc::Rpc;
-use livestore_tests::shape;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{Provider, SECRET, Signer, now};
+use livestore_tests::{eventually, shape};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -153,6 +153,61 @@ async fn a_provider_that_says_nothing_of_use_opens_nothing() {
     }
 }
 
+/// The operator withdraws a stolen key, and there is no other yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_withdrawn_key_opens_nothing_although_it_was_the_last() {
+    let provider = Provider::start().await;
+    let (old, new) = (Signer::es256(), Signer::es256());
+    provider.says(json!({"keys": [old.jwk("old")]}));
+    let (_database, sidecar) = setup(&provider).await;
+    let stolen = old.sign_as("old", &claims());
+    assert!(is_let_in(&sidecar, &stolen).await);
+    provider.says(json!({"keys": []}));
+    let waits = async |token: &str| timeout(Duration::from_secs(7), read(&sidecar, token)).await.is_err();
+    assert!(waits(&new.sign_as("new", &claims())).await, "a token of an unknown key, for which the keys are fetched");
+    assert!(provider.requests() >= 2);
+    assert!(waits(&stolen).await, "the withdrawn key");
+    assert!(sidecar.log().contains("ERROR") && sidecar.log().contains("no public key for signatures"));
+    provider.says(json!({"keys": [new.jwk("new")]}));
+    assert!(is_let_in(&sidecar, &new.sign_as("new", &claims())).await);
+    assert!(!is_let_in(&sidecar, &stolen).await);
+}
+
+const REFUSED_TOKENS: &str = "livestore_refusals_total{asked=\"connect\",reason=\"token\"}";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_with_a_token_of_an_unknown_key_is_told_so_each_time() {
+    let provider = Provider::start().await;
+    let (known, unknown) = (Signer::es256(), Signer::es256());
+    provider.says(json!({"keys": [known.jwk("known")]}));
+    provider.takes(Duration::from_millis(100));
+    let (_database, sidecar) = setup(&provider).await;
+    // Most of them wait for the next fetch, which is up to 5 s later.
+    for number in 1..=5 {
+        let token = unknown.sign_as(&format!("unknown {number}"), &claims());
+        let answer = Caller::with_token(&sidecar, "s", &token).read("cf-ws").await;
+        assert_eq!(answer.status, 400, "{number}: {answer:?}");
+        assert_eq!(sidecar.metric(REFUSED_TOKENS).await, f64::from(number));
+        assert!(answer.text.contains("a key (kid) that this server does not have"), "{number}: {answer:?}");
+    }
+}
+
+/// Nothing is wrong with the token as far as can be told.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_a_websocket_is_told_to_try_again() {
+    let provider = Provider::start().await;
+    provider.stop();
+    let (_database, sidecar) = setup(&provider).await;
+    let token = Signer::es256().sign_as("k", &claims());
+    let answer = Caller::with_token(&sidecar, "s", &token).read("cf-ws").await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(answer.text.contains("try again") && !answer.text.contains("database is away"), "{answer:?}");
+    let relay = Peer::connect_with(&format!("{}?token={token}", url(&sidecar)), &[], "a").await;
+    let (status, text) = relay.err().unwrap();
+    assert!(status == 503 && text.contains("try again"), "{status}: {text}");
+    assert_eq!(sidecar.metric(REFUSED_TOKENS).await, 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_can_be_minted_to_try_it() {
     let database = Database::new().await;
@@ -183,6 +238,23 @@ async fn a_token_can_be_minted_to_try_it() {
         let is_signed = command.arg("--insecure-short-secret").output().unwrap().status.success();
         assert_eq!(is_signed, !secret.is_empty(), "{secret:?}");
     }
+    let long = "a".repeat(257);
+    for (arguments, why) in [
+        (vec!["--store", "s", "--jwt-secret", ""], "--jwt-secret is empty"),
+        (vec!["--store", "s", "--subject", ""], "--subject has 1 to 256 bytes"),
+        (vec!["--store", "s", "--subject", &long], "--subject has 1 to 256 bytes"),
+        (vec!["--store", "s", "--store", ""], "--store is empty"),
+        (vec!["--store", "s", "--access-claim", ""], "--access-claim is empty"),
+        (vec!["--store", "s", "--access-claim", "sub"], "--access-claim"),
+        (vec!["--store", "s", "--access-claim", "exp"], "--access-claim"),
+        (vec!["--store", "s", "--access-claim", "nbf"], "--access-claim"),
+    ] {
+        let output =
+            Start::program().arg("token").args(&arguments).env("LIVESTORE_JWT_SECRET", SECRET).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(why), "{arguments:?}: {said}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
 }
 
 async fn start_without_rules(database: &Database) -> Sidecar {
@@ -197,6 +269,9 @@ async fn settings_that_cannot_be_end_the_sidecar_with_2() {
     for (arguments, why) in [
         (vec!["--jwt-secret", SECRET], "has no effect without --auth jwt"),
         (vec!["--allow", "*=read"], "has no effect without --auth jwt"),
+        (vec!["--jwt-audience", "app"], "--jwt-audience has no effect without --auth jwt"),
+        (vec!["--jwt-issuer", "https://id.example.com"], "--jwt-issuer has no effect without --auth jwt"),
+        (vec!["--log", ""], "--log is empty"),
         (vec!["--auth", "jwt"], "--jwt-secret, --jwt-public-key or --jwks-url"),
         (vec!["--auth", "jwt", "--jwt-secret", ""], "--jwt-secret is empty"),
         (vec!["--auth", "jwt", "--jwt-secret", &SECRET[..31]], "--jwt-secret has less than 32 bytes"),
@@ -211,6 +286,7 @@ async fn settings_that_cannot_be_end_the_sidecar_with_2() {
         (vec!["--auth", "jwt", "--jwt-public-key", r#"{"kty":"oct","k":"c2VjcmV0"}"#], "not a public key"),
         (vec!["--auth", "jwt", "--jwks-url", "http://id.example.com/keys"], "https"),
         (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--allow", "todos"], "<store>=<access>"),
+        (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--allow", "user-{SUB}=write"], "{sub}"),
         (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--jwt-leeway", "2days"], "more than a day"),
         (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--relay-store", "everybody"], "{user}"),
     ] {

@@ -296,8 +296,13 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let nowhere = format!("http://127.0.0.1:{}/jwks", free_port());
     finds(&url, &["--auth", "jwt", "--jwks-url", &nowhere], "advice", "--jwt-audience").await;
     finds(&url, &["--auth", "jwt", "--jwks-url", &nowhere], "WRONG", "--jwks-url: the request failed").await;
+    let (_, report) = check(&url, &["--auth", "jwt", "--jwks-url", &format!("{nowhere}?key=hunter2")]).await;
+    assert!(report.contains("--jwks-url: the request failed") && !report.contains("hunter2"), "{report}");
     finds(&url, &["--electric-url", "nonsense"], "WRONG", "--electric-url").await;
     finds(&url, &["--log", "loud=very=much"], "WRONG", "--log").await;
+    finds(&url, &["--otlp-endpoint", "collector"], "WRONG", "--otlp-endpoint").await;
+    finds(&url, &["--read-only", "--listen-url", &url], "WRONG", "--read-only and --listen-url").await;
+    finds(&url, &["--trust-traceparent"], "WRONG", "--trust-traceparent needs --otlp-endpoint").await;
     finds(&url, &["--max-connections", "9999999999"], "advice", "raise the limit").await;
     finds("nonsense", &[], "WRONG", "--database-url").await;
     finds("postgres://u@nowhere.invalid/d", &[], "advice", "--database-url: passwords and events cross").await;
@@ -308,6 +313,31 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let sidecar = Sidecar::on(&database).await;
     finds(&url, &["--listen", &format!("127.0.0.1:{}", sidecar.port())], "advice", "is taken").await;
     finds(&url, &["--listen", "192.0.2.1:80", "--insecure-no-auth"], "WRONG", "--listen 192.0.2.1:80").await;
+}
+
+/// `false` in the environment is the same as no variable, and so is an empty endpoint (OpenTelemetry's specification).
+#[test]
+fn a_variable_can_say_no() {
+    let help = Start::program().arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let mut command = Start::program();
+    command.args(["check", "--database-url", "nonsense"]).env("OTEL_EXPORTER_OTLP_ENDPOINT", "");
+    command.env("LIVESTORE_LISTEN", "127.0.0.1:0");
+    let (mut is_flag, mut flags) = (false, 0);
+    for line in help.lines().map(str::trim) {
+        if line.starts_with("--") {
+            is_flag = !line.contains('<');
+        } else if let Some((_, variable)) = line.split_once("[env: ").filter(|_| is_flag) {
+            command.env(variable.split('=').next().unwrap(), "false");
+            flags += 1;
+        }
+    }
+    assert!(flags >= 5, "{flags} flags");
+    let output = command.output().unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let wrong: Vec<_> = report.lines().filter(|line| line.starts_with("WRONG")).collect();
+    assert!(wrong.iter().all(|line| line.contains("--database-url")), "{wrong:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

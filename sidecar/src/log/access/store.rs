@@ -87,7 +87,7 @@ impl StoreLog {
     /// Whether the credentials beside the payload are known to be bad.
     pub async fn is_stranger(&self) -> bool {
         let identity = self.context.identity(&self.log.authentication).await;
-        matches!(identity, Err(refused) if !matches!(refused, TokenError::NoKeys | TokenError::TooMany { .. }))
+        identity.is_err_and(|refused| !refused.may_pass())
     }
 
     /// The longest time that a push waits for the database.

@@ -56,6 +56,7 @@ async fn connect(State(peers): State<Arc<PeerRelay>>, request: Request) -> Respo
             refused(Asked::Connect, Reason::Connections, whom, &text);
             return refuse((StatusCode::SERVICE_UNAVAILABLE, text));
         }
+        Err(error @ TokenError::NoKeys) => return refuse((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
         Err(error) => {
             gate.refused(Asked::Connect, Reason::Token, &RELAY, &error.to_string());
             let headers = [(header::WWW_AUTHENTICATE, "Bearer")];
