@@ -127,6 +127,60 @@ async fn frames_that_are_only_announced_take_next_to_nothing() {
     drop(open);
 }
 
+/// The first push of a store, of some 600 KB.
+fn large_push(store: &str) -> Vec<u8> {
+    let batch = [event(0, "large", json!("x".repeat(600_000)))];
+    let payload = json!({"storeId": store, "batch": batch, "backendId": {"_tag": "None"}});
+    let push = json!({"_tag": "Request", "id": "1", "tag": "SyncWsRpc.Push", "payload": payload, "headers": []});
+    frame(push.to_string().len() as u64, push.to_string().as_bytes())
+}
+
+/// Each has begun to send what together is more than there is memory for, and goes on only then.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_arrive_together_do_not_wait_for_each_other() {
+    let database = Database::new().await;
+    let limits = ["--max-frame-bytes", "1000000", "--max-buffer-bytes-per-client", "1048576"];
+    let of_one = [&limits[..], &["--max-buffer-bytes", "4194304"]].concat();
+    let of_all = [&limits[..], &["--max-buffer-bytes", "1048576"], &WITH_SECRET].concat();
+    for (name, arguments) in [("client", of_one), ("all", of_all)] {
+        let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+        let opening = (0..16).map(|n| {
+            let (sidecar, store) = (&sidecar, format!("{name}-{n}"));
+            async move {
+                let token = token(&format!("subject {n}"), "write");
+                let path = format!("/?storeId={store}&transport=ws&token={token}");
+                let mut stream = send(sidecar, upgrade(&path), 0).await;
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                (stream, large_push(&store))
+            }
+        });
+        let mut open = futures_util::future::join_all(opening).await;
+        for (stream, push) in &mut open {
+            stream.write_all(&push[..150_000]).await.unwrap();
+        }
+        livestore_tests::eventually("nothing is left", || async { sidecar.hits("buffer_bytes").await >= 1.0 }).await;
+        let finishing = open.into_iter().map(|(mut stream, push)| async move {
+            stream.write_all(&push[150_000..]).await.unwrap();
+            let mut answer = [0; 64];
+            let length = timeout(Duration::from_secs(20), stream.read(&mut answer)).await.expect("an answer").unwrap();
+            String::from_utf8_lossy(&answer[..length]).into_owned()
+        });
+        for answer in futures_util::future::join_all(finishing).await {
+            assert!(answer.contains("Exit"), "{name}: {answer}");
+        }
+        let admin = database.admin().await;
+        let pushed = "select count(*) from livestore.stores where store_id like $1 || '-%' and head > 0";
+        assert_eq!(admin.query_one(pushed, &[&name]).await.unwrap().get::<_, i64>(0), 16);
+        livestore_tests::eventually("all is given back", || async {
+            sidecar.metric("livestore_buffer_bytes").await == 0.0
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_the_relay_that_are_not_read_take_what_one_client_may() {
     let database = Database::new().await;
