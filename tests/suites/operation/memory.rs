@@ -181,6 +181,28 @@ async fn messages_that_arrive_together_do_not_wait_for_each_other() {
     }
 }
 
+/// A device that only listens sends a pong every 15 s: these are the pongs of half a day.
+#[tokio::test(flavor = "multi_thread")]
+async fn pongs_are_not_the_beginning_of_a_message() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let path = format!("/api/v1/livestore/sync?token={}", token("ann", "read"));
+    let mut stream = send(&sidecar, upgrade(&path), 0).await;
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+    stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0].repeat(3000)).await.unwrap();
+    // Its pong says that they are read.
+    stream.write_all(&[0x89, 0x84, 0, 0, 0, 0, b'l', b'a', b's', b't']).await.unwrap();
+    let mut heard = Vec::new();
+    timeout(Duration::from_secs(10), async {
+        while !heard.ends_with(b"last") {
+            heard.push(stream.read_u8().await.unwrap());
+        }
+    })
+    .await
+    .expect("a pong");
+    assert_eq!(sidecar.metric("livestore_buffer_bytes").await, 0.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_of_the_relay_that_are_not_read_take_what_one_client_may() {
     let database = Database::new().await;

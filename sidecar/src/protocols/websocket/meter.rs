@@ -14,6 +14,9 @@ use crate::limits::memory::{Account, Beyond, FREE, Share};
 /// Memory is taken in pieces, as a message arrives.
 const STEP: usize = 128 << 10;
 
+/// The bytes of a control frame of a client before its payload.
+const CONTROL_HEAD: usize = 6;
+
 /// Counts what is read of a connection, from when it is a WebSocket.
 #[derive(Default)]
 pub struct Meter(Mutex<Option<Count>>);
@@ -91,6 +94,17 @@ impl Meter {
     /// Called when a message is complete: returns the memory that it takes.
     pub fn delivered(&self) -> Option<Share> {
         self.0.lock().as_mut()?.reset()
+    }
+
+    /// Called for a control frame with a payload of this size. It may come between the parts of a message, which count on.
+    pub fn control(&self, payload: usize) {
+        if let Some(count) = &mut *self.0.lock() {
+            let bytes = count.bytes.saturating_sub(CONTROL_HEAD + payload);
+            if bytes <= FREE {
+                drop(count.reset());
+            }
+            count.bytes = bytes;
+        }
     }
 
     /// Whether a message larger than [`FREE`] is arriving.
@@ -214,5 +228,27 @@ mod tests {
         assert!(turns[1].is_arriving());
         drop(turns[1].delivered());
         assert_eq!((turns[1].overdue(Duration::ZERO), turns[1].is_arriving()), (None, false));
+    }
+
+    #[test]
+    fn control_frames_add_up_to_nothing() {
+        let memory = Memory::new(1 << 20, 1 << 20);
+        let quiet = meter(memory.strangers());
+        for payload in (0..10_000).map(|n| n % 126) {
+            assert!(poll_fn(|context| quiet.poll_room(context)).now_or_never().is_some());
+            quiet.read(CONTROL_HEAD + payload);
+            quiet.control(payload);
+        }
+        assert_eq!((memory.taken(), quiet.is_arriving()), (0, false));
+
+        // Between the parts of a message they do not hide it.
+        let slow = meter(memory.strangers());
+        for _ in 0..100 {
+            assert!(read(&slow, KIB));
+            slow.read(CONTROL_HEAD);
+            slow.control(0);
+        }
+        sleep(Duration::from_millis(2));
+        assert_eq!((memory.taken(), slow.overdue(Duration::from_millis(1))), (STEP, Some(UNFINISHED)));
     }
 }

@@ -207,7 +207,7 @@ impl Socket {
                     drop(self.meter.delivered());
                     return Ok(Incoming::Binary);
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => self.meter.control(payload.len()),
                 Some(Ok(Message::Close(_))) | None => return Err(CLOSED_BY_CLIENT),
                 Some(Err(error)) => {
                     debug!(error = %chain(&error), "the connection broke");
