@@ -76,7 +76,7 @@ pub enum Beyond {
 }
 
 impl Memory {
-    /// So many bytes in all, and for each client.
+    /// So many bytes in all, and for each client. Settings allow no more than a `u32`.
     pub fn new(bytes: usize, each: usize) -> Arc<Self> {
         let [bytes, each] = [bytes, each].map(|bytes| bytes.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS));
         let (all, turn, strangers) = (Arc::new(Semaphore::new(bytes)), Arc::new(Semaphore::new(1)), Own::new(each));
