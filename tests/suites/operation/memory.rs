@@ -156,6 +156,13 @@ async fn messages_that_arrive_together_do_not_wait_for_each_other() {
                 while !head.ends_with(b"\r\n\r\n") {
                     head.push(stream.read_u8().await.unwrap());
                 }
+                // A connection without a pull would be closed after 15 s.
+                let cursor = json!({"_tag": "None"});
+                let payload = json!({"storeId": store, "live": true, "cursor": cursor});
+                let pull =
+                    json!({"_tag": "Request", "id": "0", "tag": "SyncWsRpc.Pull", "payload": payload, "headers": []});
+                let pull = pull.to_string();
+                stream.write_all(&frame(pull.len() as u64, pull.as_bytes())).await.unwrap();
                 (stream, large_push(&store))
             }
         });
