@@ -7,7 +7,7 @@ use super::hosts::Hosts;
 use super::origins::Origins;
 use crate::auth::AuthSettings;
 use crate::settings::SettingsError;
-use crate::settings::values::{LEAST_BUFFER_BYTES, LEAST_FRAME_BYTES, at_least};
+use crate::settings::values::{LEAST_BUFFER_BYTES, LEAST_FRAME_BYTES, MOST_BUFFER_BYTES, at_least, between};
 
 #[derive(Debug, Clone, Args)]
 pub struct GateSettings {
@@ -31,13 +31,13 @@ pub struct GateSettings {
     pub max_frame_bytes: usize,
 
     /// Memory for data in transit, in bytes: bodies and messages that arrive, pages that are read, and data that waits for a
-    /// client to read it. A request that finds no room waits.
-    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES", default_value_t = 256 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
+    /// client to read it. A request that finds no room waits. At most 4294967295.
+    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES", default_value_t = 256 << 20, value_parser = between(LEAST_BUFFER_BYTES, MOST_BUFFER_BYTES))]
     pub max_buffer_bytes: usize,
 
     /// The part of --max-buffer-bytes for each subject of tokens, for all clients without a token that send something
     /// together, and for each connection without a token that reads.
-    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES_PER_CLIENT", default_value_t = 32 << 20, value_parser = at_least(LEAST_BUFFER_BYTES))]
+    #[arg(long, env = "LIVESTORE_MAX_BUFFER_BYTES_PER_CLIENT", default_value_t = 32 << 20, value_parser = between(LEAST_BUFFER_BYTES, MOST_BUFFER_BYTES))]
     pub max_buffer_bytes_per_client: usize,
 }
 

@@ -24,8 +24,10 @@ pub struct Memory {
     all: Arc<Semaphore>,
     bytes: usize,
     each: usize,
-    subjects: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
-    strangers: Arc<Semaphore>,
+    /// Held by the one message that may go beyond all of it ([`Account::take_more`]).
+    turn: Arc<Semaphore>,
+    subjects: Mutex<HashMap<Arc<str>, Weak<Own>>>,
+    strangers: Arc<Own>,
     /// The bytes that all clients without a token may have together: the rest is for those who send.
     readers: Arc<Semaphore>,
     warned: Mutex<Option<Instant>>,
@@ -35,25 +37,60 @@ pub struct Memory {
 #[derive(Clone)]
 pub struct Account {
     memory: Arc<Memory>,
-    own: Arc<Semaphore>,
+    own: Arc<Own>,
     /// Shared with others of its kind.
     kind: Option<Arc<Semaphore>>,
 }
 
+/// The memory of one account.
+struct Own {
+    bytes: Arc<Semaphore>,
+    /// Held by the one message that may go beyond these bytes.
+    turn: Arc<Semaphore>,
+}
+
+impl Own {
+    fn new(bytes: usize) -> Arc<Self> {
+        Arc::new(Self { bytes: Arc::new(Semaphore::new(bytes)), turn: Arc::new(Semaphore::new(1)) })
+    }
+}
+
 /// A part of it, given back when this is dropped.
 pub struct Share {
+    /// Known by its name for as long as something of it is in use.
+    _of: Arc<Own>,
+    /// Less than `all` with the turn of the account.
     own: OwnedSemaphorePermit,
     kind: Option<OwnedSemaphorePermit>,
     all: OwnedSemaphorePermit,
+    turn_of_account: Option<OwnedSemaphorePermit>,
+    turn_of_all: Option<OwnedSemaphorePermit>,
+}
+
+/// The limits that a message may go beyond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beyond {
+    Nothing,
+    Account,
+    All,
 }
 
 impl Memory {
-    /// So many bytes in all, and for each client.
+    /// So many bytes in all, and for each client. Settings allow no more than a `u32`.
     pub fn new(bytes: usize, each: usize) -> Arc<Self> {
         let [bytes, each] = [bytes, each].map(|bytes| bytes.min(u32::MAX as usize).min(Semaphore::MAX_PERMITS));
-        let [all, strangers] = [bytes, each].map(|bytes| Arc::new(Semaphore::new(bytes)));
+        let (all, turn, strangers) = (Arc::new(Semaphore::new(bytes)), Arc::new(Semaphore::new(1)), Own::new(each));
         let readers = Arc::new(Semaphore::new((bytes - each.min(bytes)).max(bytes / 2)));
-        Arc::new(Self { all, bytes, each, subjects: Mutex::default(), strangers, readers, warned: Mutex::default() })
+        Arc::new(Self {
+            all,
+            bytes,
+            each,
+            turn,
+            subjects: Mutex::default(),
+            strangers,
+            readers,
+            warned: Mutex::default(),
+        })
     }
 
     /// The account that all clients with tokens of one subject share.
@@ -65,7 +102,7 @@ impl Memory {
             if subjects.len() == subjects.capacity() {
                 subjects.retain(|_, own| own.strong_count() > 0);
             }
-            let own = Arc::new(Semaphore::new(self.each));
+            let own = Own::new(self.each);
             subjects.insert(Arc::clone(subject), Arc::downgrade(&own));
             own
         });
@@ -80,7 +117,7 @@ impl Memory {
 
     /// A client that is known by its connection only.
     pub fn connection(self: &Arc<Self>) -> Account {
-        let (own, kind) = (Arc::new(Semaphore::new(self.each)), Some(Arc::clone(&self.readers)));
+        let (own, kind) = (Own::new(self.each), Some(Arc::clone(&self.readers)));
         Account { memory: Arc::clone(self), own, kind }
     }
 
@@ -110,25 +147,52 @@ impl Account {
         let bytes = self.permits(bytes);
         // First the client's own memory, then the shared one, so that a client that has to wait for its own does not take
         // shared memory meanwhile.
-        let own = Arc::clone(&self.own).acquire_many_owned(bytes).await.ok()?;
+        let own = Arc::clone(&self.own.bytes).acquire_many_owned(bytes).await.ok()?;
         let kind = match &self.kind {
             Some(kind) => Some(Arc::clone(kind).acquire_many_owned(bytes).await.ok()?),
             None => None,
         };
         let all = Arc::clone(&self.memory.all).acquire_many_owned(bytes).await.ok()?;
-        Some(Share { own, kind, all })
+        Some(self.share(own, kind, all))
     }
 
-    /// The same, if there is so much now.
+    /// Waits for more memory for a message that has begun to arrive, and holds what it has meanwhile. Messages that wait for each
+    /// other would wait for ever. So one of each account has the turn to go beyond the memory of the account, and one of those to go
+    /// beyond all, until its share is dropped: the excess is one message for each of these limits.
+    pub async fn take_more(&self, bytes: usize, beyond: Beyond) -> Option<Share> {
+        let none = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_many_owned(0).ok();
+        let nothing = || Some(self.share(none(&self.own.bytes)?, None, none(&self.memory.all)?));
+        match beyond {
+            Beyond::Nothing => tokio::select! {
+                biased;
+                share = self.take(bytes) => share,
+                turn = Arc::clone(&self.own.turn).acquire_owned() => Some(Share { turn_of_account: turn.ok(), ..nothing()? }),
+            },
+            Beyond::Account => tokio::select! {
+                biased;
+                all = Arc::clone(&self.memory.all).acquire_many_owned(self.permits(bytes)) => {
+                    Some(Share { all: all.ok()?, ..nothing()? })
+                }
+                turn = Arc::clone(&self.memory.turn).acquire_owned() => Some(Share { turn_of_all: turn.ok(), ..nothing()? }),
+            },
+            Beyond::All => None,
+        }
+    }
+
+    /// The same as [`Self::take`], if there is so much now.
     pub fn try_take(&self, bytes: usize) -> Option<Share> {
         let bytes = self.permits(bytes);
-        let own = Arc::clone(&self.own).try_acquire_many_owned(bytes).ok()?;
+        let own = Arc::clone(&self.own.bytes).try_acquire_many_owned(bytes).ok()?;
         let kind = match &self.kind {
             Some(kind) => Some(Arc::clone(kind).try_acquire_many_owned(bytes).ok()?),
             None => None,
         };
         let all = Arc::clone(&self.memory.all).try_acquire_many_owned(bytes).ok()?;
-        Some(Share { own, kind, all })
+        Some(self.share(own, kind, all))
+    }
+
+    fn share(&self, own: OwnedSemaphorePermit, kind: Option<OwnedSemaphorePermit>, all: OwnedSemaphorePermit) -> Share {
+        Share { _of: Arc::clone(&self.own), own, kind, all, turn_of_account: None, turn_of_all: None }
     }
 
     fn permits(&self, bytes: usize) -> u32 {
@@ -140,9 +204,9 @@ impl Account {
 impl Share {
     /// Gives back what is more than this.
     pub fn shrink(&mut self, bytes: usize) {
-        let more = self.own.num_permits().saturating_sub(bytes);
-        let kind = self.kind.as_mut().and_then(|kind| kind.split(more));
-        drop((self.own.split(more), kind, self.all.split(more)));
+        for permit in [&mut self.own, &mut self.all].into_iter().chain(&mut self.kind) {
+            drop(permit.split(permit.num_permits().saturating_sub(bytes)));
+        }
     }
 
     /// Both in one.
@@ -152,10 +216,20 @@ impl Share {
             kind.merge(other);
         }
         self.all.merge(other.all);
+        self.turn_of_account = self.turn_of_account.take().or(other.turn_of_account);
+        self.turn_of_all = self.turn_of_all.take().or(other.turn_of_all);
     }
 
     pub fn bytes(&self) -> usize {
-        self.own.num_permits()
+        self.all.num_permits()
+    }
+
+    pub fn beyond(&self) -> Beyond {
+        match (&self.turn_of_account, &self.turn_of_all) {
+            (_, Some(_)) => Beyond::All,
+            (Some(_), None) => Beyond::Account,
+            (None, None) => Beyond::Nothing,
+        }
     }
 }
 

@@ -284,8 +284,13 @@ impl Database {
 
     /// Whether a notification arrives.
     pub async fn hears(&self) -> Result<bool, DatabaseError> {
-        let (listener, mut notifications) = self.connect_to_listen().await?;
-        listener.batch_execute("listen livestore_check").await?;
+        let listening = async {
+            let (listener, notifications) = self.connect_to_listen().await?;
+            listener.batch_execute("listen livestore_check").await?;
+            Ok((listener, notifications))
+        };
+        let listening = timeout(CONNECT_TIMEOUT, listening).await;
+        let (_listener, mut notifications) = listening.unwrap_or(Err(DatabaseError::NoAnswer))?;
         let payload: String = self
             .ask(async |client| {
                 let notify = "with mark as materialized (select gen_random_uuid()::text as payload)

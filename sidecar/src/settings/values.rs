@@ -19,6 +19,9 @@ pub const LEAST_FRAME_BYTES: usize = 1000;
 /// The memory that a page of a log may take while it is read.
 pub const LEAST_BUFFER_BYTES: usize = 1 << 20;
 
+/// Memory is counted in permits of semaphores, which are taken by a `u32` of them.
+pub const MOST_BUFFER_BYTES: usize = u32::MAX as usize;
+
 /// The lowest limit in bytes per second. With less, even a small event would take many seconds.
 pub const LEAST_BYTES_PER_SECOND: u32 = 1000;
 
@@ -34,6 +37,17 @@ where
         } else {
             Ok(value)
         }
+    }
+}
+
+/// A number that is not less than the one, nor more than the other.
+pub fn between<T>(least: T, most: T) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr<Err: Display> + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let value = at_least(least.clone())(text)?;
+        if value > most { Err(format!("it must be at most {most}")) } else { Ok(value) }
     }
 }
 

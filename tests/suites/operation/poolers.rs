@@ -1,5 +1,7 @@
 //! Poolers between a sidecar and Postgres: session mode is as good as a direct connection, transaction mode is refused.
 
+use std::time::Duration;
+
 use livestore_tests::breaker::Breaker;
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
@@ -10,6 +12,9 @@ use livestore_tests::pooler::Pooler;
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 const REFUSED: &str = "--database-url leads to a pooler in transaction mode";
 
@@ -165,4 +170,38 @@ async fn a_url_of_its_own_is_listened_at() {
     let (code, log) = end(url, &["--listen-url", &database.url_at("sidecar", pooler.port())]).await;
     assert!(code == Some(4) && log.contains("--listen-url leads to a pooler in transaction mode"), "{log}");
     database.stop();
+}
+
+/// The port of a server that is Postgres until it is to LISTEN, and then answers nothing.
+async fn without_listen(database: &Database) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (port, target) = (listener.local_addr().unwrap().port(), database.cluster().port());
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let far = TcpStream::connect(("127.0.0.1", target)).await.unwrap();
+                let ((mut questions, mut near), (mut answers, mut far)) = (near.into_split(), far.into_split());
+                tokio::spawn(async move { tokio::io::copy(&mut answers, &mut near).await });
+                let mut bytes = [0; 4096];
+                while let Ok(length @ 1..) = questions.read(&mut bytes).await {
+                    if bytes[..length].windows(7).any(|word| word == b"listen ") {
+                        std::future::pending::<()>().await;
+                    }
+                    far.write_all(&bytes[..length]).await.unwrap();
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listen_url_that_does_not_answer_does_not_stop_readyz() {
+    let database = Database::new().await;
+    let listen_url = database.url_at("sidecar", without_listen(&database).await);
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--listen-url", &listen_url]).serve();
+    for _ in 0..2 {
+        let answer = timeout(Duration::from_secs(20), sidecar.get("/readyz")).await.expect("an answer");
+        assert_eq!(answer.0, 503, "{answer:?}");
+    }
 }

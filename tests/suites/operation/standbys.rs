@@ -121,6 +121,34 @@ async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
     assert_eq!(pages(&sidecar, "standby").await, stopped);
 }
 
+/// The standbys are read in turn: the one that is asked for lines may not have the page that the other one has.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_whole_while_one_of_two_standbys_lags() {
+    let database = Database::alone().await;
+    let first = database.cluster().standby().await.leak();
+    let second = database.cluster().standby().await.leak();
+    let admin = database.admin().await;
+    fill(&admin, "s").await;
+    let (there, lags) = (database.on(first).admin().await, database.on(second).admin().await);
+    replayed(&admin, &there).await;
+    replayed(&admin, &lags).await;
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", first.port(), second.port());
+    let standbys = format!("postgres://sidecar@{hosts}/{}", database.name());
+    let sidecar = reading(database.url("sidecar"), standbys).ready().await;
+    eventually("a standby is read", async || {
+        exports_are_right(&sidecar, &admin).await;
+        pages(&sidecar, "standby").await > 0.0 || read(&sidecar, "s").await.numbers().is_empty()
+    })
+    .await;
+    sql(&lags, "select pg_wal_replay_pause()").await;
+    let later = chain(EVENTS, 4500).to_string();
+    admin.execute("select livestore.push('s', $1::text::json)", &[&later]).await.unwrap();
+    replayed(&admin, &there).await;
+    for _ in 0..4 {
+        exports_are_right(&sidecar, &admin).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_lags_behind_brings_nothing_that_was_rewritten_or_reset() {
     let Setup { admin, there, sidecar, .. } = setup(reading).await;

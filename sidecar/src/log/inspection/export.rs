@@ -51,9 +51,15 @@ impl Inspection {
                 vec![store, Box::new(so_far.after), Box::new(count), Box::new(so_far.digest.clone())]
             };
             let rows = match self.rows_of(source, sql, parameters()).await {
+                // A standby was away, or it is not the one that has the page, and lags behind.
                 Err(_) if source == Source::Standby => self.rows(sql, parameters()).await?,
+                Ok(rows) if source == Source::Standby && rows.is_empty() => self.rows(sql, parameters()).await?,
                 rows => rows?,
             };
+            // No lines would count as the end.
+            if rows.is_empty() {
+                return Err(ReadError::Refused("the store was reset meanwhile".into()));
+            }
             for row in rows {
                 lines.push_str(row.try_get(1)?);
                 lines.push('\n');

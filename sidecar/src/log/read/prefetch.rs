@@ -137,7 +137,7 @@ impl Prefetch {
     }
 
     fn read(&self, after: i64, share: Option<Share>) -> impl Future<Output = Result<Page, Unreadable>> + use<> {
-        read(Arc::clone(&self.shards), self.store.clone(), after, self.life.clone(), share)
+        read(Arc::clone(&self.shards), self.store.clone(), after, self.life.clone(), self.account.clone(), share)
     }
 }
 
@@ -146,6 +146,7 @@ async fn read(
     store: StoreId,
     after: i64,
     life: Option<Arc<str>>,
+    account: Account,
     mut share: Option<Share>,
 ) -> Result<Page, Unreadable> {
     let (of, life) = (&store, life.as_deref());
@@ -153,13 +154,42 @@ async fn read(
     let mut page = shards.read(of, pages).await?;
     let bytes = cost(&page.events);
     if let Some(share) = &mut share {
-        share.shrink(bytes);
+        fit(share, &account, bytes);
     }
     page.share = share.filter(|_| bytes > FREE).map(Arc::new);
     Ok(page)
 }
 
+/// Makes the share of a page as large as the page is. It may be larger than what was reserved. If there is no memory for the rest now, the
+/// rest does not count: readers that wait with a page in memory would wait for each other.
+fn fit(share: &mut Share, account: &Account, bytes: usize) {
+    let more = bytes.saturating_sub(share.bytes());
+    if more > 0
+        && let Some(more) = account.try_take(more)
+    {
+        share.merge(more);
+    }
+    share.shrink(bytes);
+}
+
 /// The memory of events, and of the text that is made of them.
 pub fn cost(events: &[Arc<Event>]) -> usize {
     2 * events.iter().map(|event| event.size()).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::memory::Memory;
+
+    #[test]
+    fn a_page_counts_with_its_size() {
+        let memory = Memory::new(100, 100);
+        let account = memory.connection();
+        let mut share = account.try_take(10).unwrap();
+        for (bytes, counted) in [(40, 40), (4, 4), (101, 4), (50, 50)] {
+            fit(&mut share, &account, bytes);
+            assert_eq!((share.bytes(), memory.taken()), (counted, counted));
+        }
+    }
 }

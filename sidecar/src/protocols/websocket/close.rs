@@ -25,6 +25,8 @@ pub const SLOW: Close = Close { code: close_code::AGAIN, reason: "the client doe
 pub const SILENT: Close = Close { code: close_code::AWAY, reason: "the client is silent" };
 pub const UNFINISHED: Close =
     Close { code: close_code::AGAIN, reason: "the message took too long to arrive, reconnect and send it again" };
+pub const NO_MEMORY: Close =
+    Close { code: close_code::AGAIN, reason: "the server has no memory for the message, reconnect and send it again" };
 pub const BUG: Close = Close { code: close_code::ERROR, reason: "internal error, reconnect" };
 /// Codes of our own, for clients to tell apart.
 pub const EXPIRED: Close = Close { code: 4401, reason: "the token has expired, reconnect with a new one" };

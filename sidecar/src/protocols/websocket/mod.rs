@@ -15,7 +15,7 @@ use tokio::time::{Instant, Interval, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE, UNFINISHED};
+use self::close::{CLOSED_BY_CLIENT, Close, SHUTDOWN, SILENT, SLOW, TOO_LARGE};
 use crate::limits::memory::{Account, FREE, Share};
 use crate::protocols::websocket::meter::Meter;
 use crate::telemetry::chain;
@@ -31,7 +31,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const SILENCE: Duration = Duration::from_secs(75);
 
-/// The time that a message may take to arrive, as the body of a request.
+/// The time that a message may take to arrive, as the body of a request, and that it may wait for memory.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time that a client has to answer a close.
@@ -181,8 +181,12 @@ impl Socket {
                 () = self.shutdown.cancelled() => return Err(SHUTDOWN),
                 close = self.outgoing.closing.reason() => return Err(close),
                 _ = self.ping.tick() => {
-                    if self.meter.is_unfinished_for(MESSAGE_TIMEOUT) {
-                        return Err(UNFINISHED);
+                    if let Some(close) = self.meter.overdue(MESSAGE_TIMEOUT) {
+                        return Err(close);
+                    }
+                    // A client that sends is not silent, even if nothing is read.
+                    if self.meter.is_arriving() {
+                        self.heard = Instant::now();
                     }
                     if self.heard.elapsed() > SILENCE {
                         return Err(SILENT);
@@ -203,7 +207,7 @@ impl Socket {
                     drop(self.meter.delivered());
                     return Ok(Incoming::Binary);
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => self.meter.control(payload.len()),
                 Some(Ok(Message::Close(_))) | None => return Err(CLOSED_BY_CLIENT),
                 Some(Err(error)) => {
                     debug!(error = %chain(&error), "the connection broke");
