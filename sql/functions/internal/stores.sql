@@ -260,7 +260,7 @@ begin
         order by 1
     loop
         definition := regexp_replace(
-            found.definition, ' INDEX .*? ON (?:ONLY )?livestore\.eventlog_1 USING ', format(' INDEX ON %s USING ', eventlog::regclass)
+            found.definition, E' INDEX .*? ON (?:ONLY )?livestore\\.eventlog_1 USING ', format(' INDEX ON %s USING ', eventlog::regclass)
         );
         if found.is_plain then
             execute definition;
