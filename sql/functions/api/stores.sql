@@ -68,6 +68,7 @@ declare
     store livestore.stores;
     table_name text;
     moving text;
+    statement text;
 begin
     store := livestore._lock_store(store_id);
     if not own_table or store.eventlog <> 'livestore.eventlog_1'::regclass then
@@ -85,8 +86,14 @@ begin
     if store.head > 0 then
         -- They are deleted first: whoever decodes the changes, and keeps the events of all tables together, then has them afterwards.
         moving := format('livestore.%I', 'moving_' || store.id);
-        execute format('create unlogged table %s (like livestore.eventlog_1)', moving);
-        execute format('insert into %s select * from only livestore.eventlog_1 where store = $1', moving) using store.id;
+        -- Without generated columns, which somebody may have added.
+        select format(
+            'create unlogged table %s as select %s from only livestore.eventlog_1 where store = %s',
+            moving, string_agg(quote_ident(a.attname), ', ' order by a.attnum), store.id
+        ) into statement
+        from pg_attribute a
+        where a.attrelid = 'livestore.eventlog_1'::regclass and a.attnum > 0 and not a.attisdropped and a.attgenerated = '';
+        execute statement;
         perform livestore._delete_events('livestore.eventlog_1'::regclass, store.id);
         execute format('grant select on %s to livestore_hooks', moving);
         perform livestore._move_events(moving::regclass::oid, format('livestore.%I', table_name)::regclass::oid);
