@@ -75,11 +75,21 @@ begin
         return store.eventlog;
     end if;
 
-    table_name := livestore._dedicated_table_name(store_id, store.id);
-    execute format(
-        'create table livestore.%I (constraint own_store check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
-        table_name, store.id
-    );
+    loop
+        table_name := livestore._dedicated_table_name(store_id, store.id);
+        begin
+            execute format(
+                'create table livestore.%I (constraint own_store check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
+                table_name, store.id
+            );
+            exit;
+        exception when unique_violation or duplicate_table then
+            -- Another transaction has just created a table of this name, for a store whose id is similar.
+            if to_regclass(format('livestore.%I', table_name)) is null then
+                raise;
+            end if;
+        end;
+    end loop;
     execute format('comment on table livestore.%I is %L', table_name, 'The events of the store ' || store_id);
     perform livestore._adopt_table(format('livestore.%I', table_name)::regclass);
     -- Events that the store has already move before the hooks are there: they were hooked when they were appended.
