@@ -221,12 +221,18 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     renewed bigint;
+    store_ids text[];
 begin
-    perform livestore._notify_heads(array_agg(s.store_id), array_agg(null::bigint))
-    from (select l.store_id from livestore.stores l order by l.store_id collate "C" for update) s
-    having count(*) > 0;
-    update livestore.stores s set backend_id = livestore._make_backend_id(gen_random_uuid()::text);
-    get diagnostics renewed = row_count;
+    -- In the order of pushes.
+    perform from livestore.stores s order by s.store_id collate "C" for update;
+    -- Also those that were created while this waited for the locks: sidecars are told of every store whose id changes.
+    with changed as (
+        update livestore.stores s set backend_id = livestore._make_backend_id(gen_random_uuid()::text) returning s.store_id
+    )
+    select count(*), array_agg(c.store_id) into renewed, store_ids from changed c;
+    if renewed > 0 then
+        perform livestore._notify_heads(store_ids, array_fill(null::bigint, array[renewed::integer]));
+    end if;
     update livestore.dropped_stores d set backend_id = livestore._make_backend_id(gen_random_uuid()::text);
     update livestore.instance i set seed = gen_random_uuid()::text;
     return renewed;
