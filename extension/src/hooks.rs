@@ -98,7 +98,17 @@ fn shared() -> pg_sys::Oid {
 /// it by way of [`livestore_move_events`].
 #[pg_extern(sql = false)]
 fn move_events(source: pg_sys::Oid, eventlog: pg_sys::Oid) -> spi::Result<()> {
-    run_as_hooks(&format!("insert into {} select * from only {}", table_name(eventlog), table_name(source)), &[])
+    // Without generated columns, which somebody may have added.
+    let columns = Spi::connect(|client| {
+        let query =
+            "select pg_catalog.string_agg(pg_catalog.quote_ident(a.attname::pg_catalog.text), ', ' order by a.attnum)
+            from pg_catalog.pg_attribute a
+            where a.attrelid operator(pg_catalog.=) $1 and a.attnum operator(pg_catalog.>) 0 and not a.attisdropped
+                and a.attgenerated operator(pg_catalog.=) ''";
+        client.select(query, Some(1), &[eventlog.into()])?.first().get_one::<String>()
+    })?;
+    let (to, from, columns) = (table_name(eventlog), table_name(source), columns.unwrap_or_default());
+    run_as_hooks(&format!("insert into {to} ({columns}) select {columns} from only {from}"), &[])
 }
 
 repaired!(livestore_move_events, move_events_wrapper, pg_finfo_livestore_move_events);

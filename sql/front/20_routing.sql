@@ -104,7 +104,7 @@ language sql
 immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select regexp_replace(coalesce(message, ''), '^(\S+\(\d+\): \[.*?\] REMOTE [A-Z]+: |Remote (detail|hint): )', '')
+    select regexp_replace(coalesce(message, ''), E'^(\\S+\\(\\d+\\): \\[.*?\\] REMOTE [A-Z]+: |Remote (detail|hint): )', '')
 $$;
 
 comment on function livestore._as_on_shard(text) is 'Internal: a text of an error, as it was on the shard';

@@ -71,6 +71,11 @@ pub enum Refusal {
     NotInstalled,
     #[error("the database has stores: add --drop-data to delete them with all their events")]
     HasStores,
+    #[error(
+        "objects outside the schema livestore depend on it, and would be dropped with it: {}. Drop or change them, or add --drop-data to drop them, too",
+        .dependents.join("; ")
+    )]
+    HasDependents { dependents: Vec<String> },
 }
 
 /// The numbers of a version, to compare it.
@@ -184,6 +189,14 @@ pub fn uninstall(state: &State, drop_data: bool) -> Result<Vec<Change>, Refusal>
         ..Change::new(format!("Uninstalling livestore_sync {version}."), sql)
     };
     Ok(vec![change])
+}
+
+/// Says in the first change which other objects it drops. They stay in one line, which is a comment in the script that is printed.
+pub fn with_dependents(mut changes: Vec<Change>, dependents: &[String]) -> Vec<Change> {
+    if let (Some(change), false) = (changes.first_mut(), dependents.is_empty()) {
+        change.what = format!("{} Also dropped: {}.", change.what, dependents.join("; "));
+    }
+    changes
 }
 
 /// The script without its own transaction.

@@ -1,6 +1,7 @@
 //! `livestore-sidecar install`, `upgrade` and `uninstall`: the schema `livestore` of a database, changed in one transaction.
 
 mod changes;
+mod dependents;
 mod state;
 
 use std::io::Write;
@@ -80,7 +81,7 @@ pub struct Uninstall {
     #[command(flatten)]
     owner: Owner,
 
-    /// Uninstall with all stores and their events.
+    /// Uninstall with all stores and their events, and with what depends on livestore_sync, for example views of events.
     #[arg(long)]
     drop_data: bool,
 }
@@ -160,11 +161,13 @@ impl Uninstall {
         self.owner.run(async |client| {
             let changes = changes::uninstall(&State::read(client).await?, self.drop_data)?;
             if self.drop_data {
-                return Ok(changes.into());
+                return Ok(changes::with_dependents(changes, &dependents::read(client).await?).into());
             }
             // Nobody can push from here on, and a store that was created meanwhile counts.
             client.batch_execute(ALONE).await?;
-            Ok(changes::uninstall(&State::read(client).await?, self.drop_data)?.into())
+            let changes = changes::uninstall(&State::read(client).await?, self.drop_data)?;
+            let dependents = dependents::read(client).await?;
+            if dependents.is_empty() { Ok(changes.into()) } else { Err(Refusal::HasDependents { dependents }.into()) }
         })
     }
 }

@@ -19,7 +19,7 @@ begin
     drop table livestore.pending_commits, livestore.hook_contexts;
     for object in
         select p.oid::regprocedure::text as name from pg_proc p
-        where p.pronamespace = 'livestore'::regnamespace and p.proname like '\_%'
+        where p.pronamespace = 'livestore'::regnamespace and left(p.proname, 1) = '_'
             and p.proowner in ('livestore_owner'::regrole, 'livestore_hooks'::regrole)
             and not exists (select from pg_trigger t where t.tgfoid = p.oid)
             -- Functions that others contain are replaced in place.

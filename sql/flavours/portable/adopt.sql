@@ -29,7 +29,7 @@ begin
     for object in
         select p.oid::regprocedure::text as name from pg_proc p
         where p.pronamespace = 'livestore'::regnamespace and p.proowner = 'livestore_owner'::regrole
-            and (p.proname like '\_%' or p.proname = 'push_batch' and p.pronargs = 7 or p.proname = 'relay_append' and p.pronargs = 10)
+            and (left(p.proname, 1) = '_' or p.proname = 'push_batch' and p.pronargs = 7 or p.proname = 'relay_append' and p.pronargs = 10)
             and not exists (select from pg_trigger t where t.tgfoid = p.oid)
             -- Functions that others contain are replaced in place.
             and not exists (

@@ -174,7 +174,15 @@ begin
         raise exception 'livestore._move_events runs as %, and not as livestore_hooks', current_user
             using errcode = 'insufficient_privilege', hint = 'Install the portable flavour again.';
     end if;
-    execute format('insert into %s select * from only %s', eventlog::regclass, source::regclass);
+    -- Without generated columns, which somebody may have added.
+    execute (
+        select format(
+            'insert into %1$s (%2$s) select %2$s from only %3$s',
+            eventlog::regclass, string_agg(quote_ident(a.attname), ', ' order by a.attnum), source::regclass
+        )
+        from pg_attribute a
+        where a.attrelid = eventlog and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    );
     if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
         perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
     end if;

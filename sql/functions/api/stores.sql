@@ -68,25 +68,42 @@ declare
     store livestore.stores;
     table_name text;
     moving text;
+    statement text;
 begin
     store := livestore._lock_store(store_id);
     if not own_table or store.eventlog <> 'livestore.eventlog_1'::regclass then
         return store.eventlog;
     end if;
 
-    table_name := livestore._dedicated_table_name(store_id, store.id);
-    execute format(
-        'create table livestore.%I (constraint own_store check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
-        table_name, store.id
-    );
+    loop
+        table_name := livestore._dedicated_table_name(store_id, store.id);
+        begin
+            execute format(
+                'create table livestore.%I (constraint own_store check (store = %s), primary key (store, "seqNum")) inherits (livestore.eventlog_1)',
+                table_name, store.id
+            );
+            exit;
+        exception when unique_violation or duplicate_table then
+            -- Another transaction has just created a table of this name, for a store whose id is similar.
+            if to_regclass(format('livestore.%I', table_name)) is null then
+                raise;
+            end if;
+        end;
+    end loop;
     execute format('comment on table livestore.%I is %L', table_name, 'The events of the store ' || store_id);
     perform livestore._adopt_table(format('livestore.%I', table_name)::regclass);
     -- Events that the store has already move before the hooks are there: they were hooked when they were appended.
     if store.head > 0 then
         -- They are deleted first: whoever decodes the changes, and keeps the events of all tables together, then has them afterwards.
         moving := format('livestore.%I', 'moving_' || store.id);
-        execute format('create unlogged table %s (like livestore.eventlog_1)', moving);
-        execute format('insert into %s select * from only livestore.eventlog_1 where store = $1', moving) using store.id;
+        -- Without generated columns, which somebody may have added.
+        select format(
+            'create unlogged table %s as select %s from only livestore.eventlog_1 where store = %s',
+            moving, string_agg(quote_ident(a.attname), ', ' order by a.attnum), store.id
+        ) into statement
+        from pg_attribute a
+        where a.attrelid = 'livestore.eventlog_1'::regclass and a.attnum > 0 and not a.attisdropped and a.attgenerated = '';
+        execute statement;
         perform livestore._delete_events('livestore.eventlog_1'::regclass, store.id);
         execute format('grant select on %s to livestore_hooks', moving);
         perform livestore._move_events(moving::regclass::oid, format('livestore.%I', table_name)::regclass::oid);
@@ -204,12 +221,18 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     renewed bigint;
+    store_ids text[];
 begin
-    perform livestore._notify_heads(array_agg(s.store_id), array_agg(null::bigint))
-    from (select l.store_id from livestore.stores l order by l.store_id collate "C" for update) s
-    having count(*) > 0;
-    update livestore.stores s set backend_id = livestore._make_backend_id(gen_random_uuid()::text);
-    get diagnostics renewed = row_count;
+    -- In the order of pushes.
+    perform from livestore.stores s order by s.store_id collate "C" for update;
+    -- Also those that were created while this waited for the locks: sidecars are told of every store whose id changes.
+    with changed as (
+        update livestore.stores s set backend_id = livestore._make_backend_id(gen_random_uuid()::text) returning s.store_id
+    )
+    select count(*), array_agg(c.store_id) into renewed, store_ids from changed c;
+    if renewed > 0 then
+        perform livestore._notify_heads(store_ids, array_fill(null::bigint, array[renewed::integer]));
+    end if;
     update livestore.dropped_stores d set backend_id = livestore._make_backend_id(gen_random_uuid()::text);
     update livestore.instance i set seed = gen_random_uuid()::text;
     return renewed;

@@ -68,6 +68,7 @@ as $$
 declare
     missing constant text[] := array_agg(distinct w.store_id) from unnest(store_ids) w(store_id)
         where not exists (select from livestore.stores s where s.store_id = w.store_id);
+    noted text[];
 begin
     if missing is null then
         return;
@@ -90,6 +91,18 @@ begin
     from unnest(missing) m(store_id)
     order by m.store_id collate "C"
     on conflict on constraint stores_store_id_key do nothing;
+    -- Under an older snapshot, a store that was dropped since has the backend id of its former life, and clients of that life would take
+    -- the new log for theirs. What this snapshot does not see in dropped_stores makes the insert fail with 40001.
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+        with added as (
+            insert into livestore.dropped_stores (store_id, backend_id)
+            select m.store_id, '' from unnest(missing) m(store_id)
+            on conflict on constraint dropped_stores_store_id_key do nothing
+            returning store_id
+        )
+        select array_agg(a.store_id) into noted from added a;
+        delete from livestore.dropped_stores d where d.store_id = any (noted);
+    end if;
 end
 $$;
 
@@ -253,7 +266,7 @@ begin
         order by 1
     loop
         definition := regexp_replace(
-            found.definition, ' INDEX .*? ON (?:ONLY )?livestore\.eventlog_1 USING ', format(' INDEX ON %s USING ', eventlog::regclass)
+            found.definition, E' INDEX .*? ON (?:ONLY )?livestore\\.eventlog_1 USING ', format(' INDEX ON %s USING ', eventlog::regclass)
         );
         if found.is_plain then
             execute definition;

@@ -368,6 +368,50 @@ async fn a_database_in_use_changes_its_flavour_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flavour_is_changed_where_strings_are_not_those_of_the_standard() {
+    let database = Database::new().await;
+    let (admin, url) = (database.admin().await, database.url("postgres"));
+    let setting = format!("alter database {} set standard_conforming_strings = off", database.name());
+    admin.batch_execute(&setting).await.unwrap();
+    for flavour in [Flavour::Portable, Flavour::Native, Flavour::Portable] {
+        succeed(&url, &["install", "--flavour", flavour.name(), "--sidecar-role", "sidecar"]);
+        assert_eq!(text(&admin, "select livestore.flavour()").await, flavour.name());
+    }
+}
+
+/// They are somebody's, and may hold data.
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_that_depend_on_the_schema_are_not_dropped_unasked() {
+    for flavour in [Flavour::Native, Flavour::Portable] {
+        let database = Database::new().await;
+        let (admin, url) = (database.admin().await, database.url("postgres"));
+        if flavour == Flavour::Portable {
+            succeed(&url, &["install", "--flavour", "portable", "--sidecar-role", "sidecar"]);
+        }
+        let objects = "create schema app;
+            create function app.h(e livestore.polled_event) returns integer language sql as 'select 1';
+            create table app.inbox (id integer, ev livestore.polled_event);
+            create view app.seen as select * from livestore.events;
+            create function app.hook() returns trigger language plpgsql as 'begin return new; end';
+            create trigger hook after insert on livestore.eventlog_1 for each row execute function app.hook()";
+        admin.batch_execute(objects).await.unwrap();
+        admin.batch_execute("insert into app.inbox (id) values (1)").await.unwrap();
+        let dependents = "column ev of table app.inbox; function app.h(livestore.polled_event); view app.seen";
+        let (code, refused) = run(&url, &["uninstall"]);
+        assert!(code == 4 && refused.contains(&format!("{dependents}. Drop")), "{flavour:?}: {refused}");
+        assert!(refused.contains("--drop-data") && refused.contains("Nothing was changed"), "{flavour:?}: {refused}");
+        assert_eq!(text(&admin, "select format('%s %s', id, ev) from app.inbox").await, "1 ");
+        let script = succeed(&url, &["uninstall", "--drop-data", "--dry-run"]);
+        assert!(script.contains(&format!("Also dropped: {dependents}.\n")), "{flavour:?}: {script}");
+        let dropped = succeed(&url, &["uninstall", "--drop-data"]);
+        assert!(dropped.contains(&format!("Also dropped: {dependents}.\n")), "{flavour:?}: {dropped}");
+        assert_eq!(text(&admin, "select inbox::text from app.inbox").await, "(1)");
+        assert_eq!(text(&admin, "select coalesce(to_regnamespace('livestore')::text, 'none')").await, "none");
+        assert_eq!(text(&admin, "select to_regproc('app.hook')::text").await, "app.hook");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_extension_of_a_release_is_upgraded() {
     let database = Database::new().await;
     let (admin, url) = (database.admin().await, database.url("postgres"));

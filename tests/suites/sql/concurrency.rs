@@ -381,6 +381,23 @@ async fn a_push_that_waits_for_a_move_goes_into_the_own_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_stores_get_tables_at_once_although_their_names_collide() {
+    let database = Database::new().await;
+    let holder = database.admin().await;
+    for (end, table) in [("rollback", "eventlog_1_a_b"), ("commit", "eventlog_1_a_b_")] {
+        run(&holder, "begin; select livestore.create_store('a_b', own_table => true)").await;
+        let waiting = waiting(&database, "create_store('a-b', own_table => true)::oid").await;
+        run(&holder, end).await;
+        let created = waiting.await.unwrap().unwrap_or_else(|error| panic!("{end}: {error:?}"));
+        let name: String =
+            one_with(&holder, "select relname::text from pg_class where oid::bigint = $1", &[&created]).await;
+        assert!(name.starts_with(table), "{end}: {name}");
+        assert_eq!(push(&holder, "a-b", chain(0, 2)).await.unwrap(), 2, "{end}");
+        run(&holder, "select livestore.drop_store('a-b')").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_held_does_not_hold_up_the_others() {
     let database = Database::new().await;
     let (holder, client) = (database.admin().await, database.connect("sidecar").await);

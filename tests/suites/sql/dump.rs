@@ -257,16 +257,26 @@ async fn what_a_dump_leaves_out_is_exported() {
          create statistics livestore.stats on name, \"clientId\" from livestore.eventlog_1;
          alter table livestore.eventlog_1 enable row level security;
          create policy mine on livestore.eventlog_1 for select to reader using (name <> 'secret');
+         alter table livestore.eventlog_1 add constraint short check (length(name) < 100);
+         alter table livestore.eventlog_1 add constraint \"one each\" unique (store, \"seqNum\", \"createdAt\");
+         create rule \"a rule\" as on update to livestore.eventlog_1 where new.name = 'never' do also select 1;
          create publication changes for table livestore.eventlog_1, livestore.store_names;
          select livestore.define_event('e', '{}')",
     )
     .await;
+    // PostgreSQL 14 has neither.
+    let has_filters: bool = one(&admin, "select current_setting('server_version_num')::integer >= 150000").await;
+    if has_filters {
+        let filtered = "create publication filtered for table only livestore.eventlog_1 (store, \"seqNum\", name) where (name = 'e')";
+        run(&admin, filtered).await;
+    }
+    let published = "select p::text from pg_publication_tables p order by 1";
     let export = "select livestore.export_hooks()";
     let exported: Vec<String> = all(&admin, export).await;
-    assert_eq!(exported.len(), 10, "{exported:#?}");
+    assert_eq!(exported.len(), 13 + usize::from(has_filters), "{exported:#?}");
     let restored = restored_from(&database, "left_out").await;
     let kept: Vec<String> = all(&restored, export).await;
-    assert!(kept.len() < 10, "{kept:#?}");
+    assert!(kept.len() < 13, "{kept:#?}");
     // What Postgres keeps may be there already.
     for statement in &exported {
         if !kept.contains(statement) {
@@ -274,4 +284,19 @@ async fn what_a_dump_leaves_out_is_exported() {
         }
     }
     assert_eq!(all::<String>(&restored, export).await, exported);
+    assert_eq!(all::<String>(&restored, published).await, all::<String>(&admin, published).await);
+    let inherited = "select count(*) from pg_constraint c where c.conrelid = 'livestore.eventlog_1_own'::regclass and c.conname = 'short'";
+    assert_eq!(one::<i64>(&restored, inherited).await, 1);
+}
+
+#[tokio::test]
+async fn indexes_that_are_not_valid_are_not_exported() {
+    if is_skipped("its tables are nobody's extension") {
+        return;
+    }
+    let database = filled().await;
+    let admin = database.admin().await;
+    let unique = "create unique index concurrently broken on livestore.eventlog_1 (name)";
+    admin.execute(unique, &[]).await.expect_err("two events have the same name");
+    assert_eq!(all::<String>(&admin, "select livestore.export_hooks()").await, [""; 0]);
 }

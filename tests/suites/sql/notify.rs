@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::support::{Ears, Push, one, one_with, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event};
+use livestore_tests::eventually;
 use livestore_tests::flavour::is_skipped;
 use serde_json::{Value, json};
 
@@ -50,6 +51,26 @@ async fn a_log_that_is_another_one_now_is_named_without_a_head() {
             assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"s": null}})], "{change}");
         }
     }
+}
+
+/// A store that begins while the locks are waited for gets a new id, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_store_whose_backend_id_is_renewed_is_named() {
+    let database = Database::new().await;
+    let (holder, renewer) = (database.admin().await, database.admin().await);
+    run(&holder, "select livestore.create_store('held')").await;
+    run(&holder, "begin; select from livestore.stores for update").await;
+    let mut ears = Ears::on(&database).await;
+    let pid: i32 = one(&renewer, "select pg_backend_pid()").await;
+    let renewed = tokio::spawn(async move { one::<i64>(&renewer, "select livestore.renew_backend_ids()").await });
+    let waits = "select coalesce(wait_event_type = 'Lock', false) from pg_stat_activity where pid = $1";
+    eventually("it waits", async || one_with::<bool>(&ears.client, waits, &[&pid]).await).await;
+    run(&ears.client, "select livestore.create_store('new')").await;
+    let before: String = one(&ears.client, "select livestore.backend_id('new')").await;
+    run(&holder, "commit").await;
+    assert_eq!(renewed.await.unwrap(), 2);
+    assert_ne!(one::<String>(&ears.client, "select livestore.backend_id('new')").await, before);
+    assert_eq!(ears.heard().await, [json!({"source": null, "heads": {"held": null, "new": null}})]);
 }
 
 #[tokio::test]

@@ -251,3 +251,35 @@ async fn a_pull_in_a_transaction_from_before_a_drop_does_not_end_in_a_syntax_err
         assert_ne!(error.code().map(|code| code.code()), Some("42601"), "{error:?}");
     }
 }
+
+/// Otherwise it would have the backend id of its former life, whose clients would take the new log for theirs.
+#[tokio::test]
+async fn a_transaction_from_before_a_store_began_and_was_dropped_cannot_create_it_again() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for level in ["repeatable read", "serializable"] {
+        for is_first_life in [true, false] {
+            let writer = database.admin().await;
+            if !is_first_life {
+                run(&admin, "select livestore.commit('s', 'e'); select livestore.drop_store('s')").await;
+            }
+            run(&writer, &format!("begin isolation level {level}; select from livestore.stores")).await;
+            let former = backend_id(&admin, "s").await;
+            run(&admin, "select livestore.commit('s', 'a'); select livestore.commit('s', 'b')").await;
+            run(&admin, "select livestore.drop_store('s')").await;
+            let refused = rejection(writer.batch_execute("select livestore.commit('s', 'other')").await);
+            assert_eq!(refused.sqlstate, "40001", "{level}, first life: {is_first_life}: {refused:?}");
+            run(&writer, "rollback").await;
+            // One that sees the drop creates it, and leaves nothing behind.
+            let meanwhile = backend_id(&admin, "s").await;
+            assert_ne!(meanwhile, former);
+            run(&writer, &format!("begin isolation level {level}; select livestore.commit('s', 'other'); commit"))
+                .await;
+            assert_eq!(backend_id(&admin, "s").await, meanwhile, "{level}");
+            run(&writer, &format!("begin isolation level {level}; select livestore.commit('new', 'e'); commit")).await;
+            assert_eq!(all::<String>(&admin, "select store_id from livestore.dropped_stores").await, ["s"]);
+            run(&admin, "select livestore.drop_store('s'), livestore.drop_store('new')").await;
+            run(&admin, "delete from livestore.dropped_stores").await;
+        }
+    }
+}

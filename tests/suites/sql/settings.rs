@@ -275,3 +275,85 @@ async fn a_publication_of_all_tables_stops_nothing() {
         assert_eq!(all::<String>(&admin, without).await, [""; 0]);
     }
 }
+
+/// `standard_conforming_strings = off` makes another text of a backslash.
+#[test]
+fn no_plain_literal_of_the_sql_has_a_backslash() {
+    let mut folders = vec![livestore_tests::root().join("sql")];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() && !path.ends_with("releases") {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "sql") {
+                let sql = std::fs::read_to_string(&path).expect("a file");
+                assert_eq!(plain_literals_with_backslashes(&sql), [""; 0], "{}", path.display());
+                files += 1;
+            }
+        }
+    }
+    assert!(files > 50, "{files}");
+    let sql = "-- it's '\\a'\nselect 'b''\\c', E'\\d', \"'\" || $$ like '\\_' $$, e'\\'e\\\\', '\\f' -- '";
+    assert_eq!(plain_literals_with_backslashes(sql), ["b''\\c", "\\_", "\\f"]);
+}
+
+/// Bodies in dollar quotes are code like the rest.
+fn plain_literals_with_backslashes(sql: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut rest = sql;
+    while let Some(at) = rest.find(['\'', '"', '-']) {
+        let (before, from) = rest.split_at(at);
+        let is_escaped = before.ends_with(['E', 'e']) && !before[..at - 1].ends_with(|it: char| it.is_alphanumeric());
+        let body = &from[1..];
+        let (length, is_literal) = match &from[..1] {
+            "-" if body.starts_with('-') => (body.find('\n').unwrap_or(body.len()), false),
+            "-" => (0, false),
+            "\"" => (body.find('"').map_or(body.len(), |end| end + 1), false),
+            _ => (end_of_literal(body, is_escaped), true),
+        };
+        if is_literal && !is_escaped && body[..length].contains('\\') {
+            found.push(body[..length].trim_end_matches('\''));
+        }
+        rest = &body[length..];
+    }
+    found
+}
+
+/// The length of a literal without its first quote.
+fn end_of_literal(body: &str, is_escaped: bool) -> usize {
+    let mut at = 0;
+    while let Some(next) = body[at..].find(['\'', '\\']) {
+        at += next + 1;
+        let is_quote = body[..at].ends_with('\'');
+        if is_quote && !body[at..].starts_with('\'') {
+            return at;
+        }
+        if is_quote || is_escaped {
+            at += body[at..].chars().next().map_or(0, char::len_utf8);
+        }
+    }
+    body.len()
+}
+
+#[tokio::test]
+async fn statements_that_are_exported_mean_the_same_under_every_setting_of_strings() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let index = "create index odd on livestore.eventlog_1 (name) where name = E'a\\\\b'";
+    run(&admin, index).await;
+    let export = "select livestore.export_hooks()";
+    let expected: Vec<String> = all(&admin, export).await;
+    assert_eq!(expected.len(), 2, "{expected:#?}");
+    assert!(expected[1].contains("IF NOT EXISTS odd") && expected[1].contains("'a\\b'"), "{expected:#?}");
+    for setting in ["on", "off"] {
+        let session = database.admin().await;
+        run(&session, "drop index livestore.odd").await;
+        run(&session, &format!("set standard_conforming_strings = {setting}")).await;
+        for statement in &expected {
+            run(&session, statement).await;
+        }
+        run(&session, &format!("set standard_conforming_strings = {setting}")).await;
+        assert_eq!(all::<String>(&session, export).await, expected, "{setting}");
+    }
+}

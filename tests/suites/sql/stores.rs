@@ -130,6 +130,30 @@ async fn events_move_into_an_own_table_unchanged() {
 }
 
 #[tokio::test]
+async fn events_move_into_an_own_table_although_the_log_has_columns_of_others() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    push(&client, "s", json!([event(0, "todo.created", json!({})), event(1, "todo.deleted", json!({}))]))
+        .await
+        .unwrap();
+    run(
+        &client,
+        "alter table livestore.eventlog_1
+             add column kind text not null generated always as (split_part(name, '.', 1)) stored,
+             add column note text;
+         update livestore.eventlog_1 set note = 'seen' where \"seqNum\" = 1",
+    )
+    .await;
+    let rows = "select concat_ws(' ', \"seqNum\", name, kind, note) from livestore.eventlog_1 order by \"seqNum\"";
+    let before: Vec<String> = all(&client, rows).await;
+    assert_eq!(before, ["1 todo.created todo seen", "2 todo.deleted todo"]);
+    let table = own_table(&client, "s").await;
+    assert_eq!(all::<String>(&client, rows).await, before);
+    assert_eq!(push(&client, "s", chain(2, 1)).await.unwrap(), 3);
+    assert_eq!((events_in(&client, &table).await, events_in(&client, "livestore.eventlog_1").await), (3, 0));
+}
+
+#[tokio::test]
 async fn an_own_table_has_the_primary_key_and_takes_no_other_store() {
     let database = Database::new().await;
     let client = database.admin().await;
