@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::Flavour;
 use super::state::{JOIN_ROLES, LEAVE_ROLES, State, VERSION};
-use crate::postgres::works_with;
+use crate::postgres::{hide_parameters, works_with};
 
 /// The portable flavour, in a transaction of its own.
 const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
@@ -22,6 +22,10 @@ const LOCK: &str = include_str!("../../../sql/lock.sql");
 pub struct Change {
     pub what: String,
     pub sql: String,
+    /// What is run instead: a statement with `%L` for a secret ([`run_with_secret`]), and the secret.
+    ///
+    /// [`run_with_secret`]: crate::postgres::run_with_secret
+    pub with_secret: Option<(String, String)>,
     /// Advice for the operator once they are committed.
     pub afterwards: Option<String>,
 }
@@ -41,7 +45,7 @@ impl From<Vec<Change>> for Plan {
 
 impl Change {
     fn new(what: impl Into<String>, sql: impl Into<String>) -> Self {
-        Self { what: what.into(), sql: sql.into(), afterwards: None }
+        Self { what: what.into(), sql: sql.into(), with_secret: None, afterwards: None }
     }
 }
 
@@ -212,14 +216,16 @@ pub async fn sidecar_role(
     password: Option<&str>,
     plan: &mut Plan,
 ) -> Result<(), tokio_postgres::Error> {
+    hide_parameters(client).await?;
     // Postgres quotes names and passwords, and makes the password that is not given.
     let row = client
         .query_one(
             "select to_regrole(quote_ident($1)) is not null,
                  coalesce(pg_has_role(to_regrole(quote_ident($1)), to_regrole('livestore_writer'), 'usage'), false),
                  format('grant livestore_writer to %I;', $1::text), p.password,
-                 format(E'create role %I login password %L;\\ngrant livestore_writer to %I;', $1::text, p.password, $1::text),
-                 format('alter role %I password %L', $1::text, '…')
+                 format('create role %I login password %L in role livestore_writer;', $1::text, p.password),
+                 format('alter role %I password %L', $1::text, '…'),
+                 replace(format('create role %I login in role livestore_writer password ', $1::text), '%', '%%') || '%L'
              from (select coalesce($2::text, replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''))) p(password)",
             &[&role, &password],
         )
@@ -246,7 +252,8 @@ pub async fn sidecar_role(
             };
             let change =
                 Change::new(format!("Creating the role {role} for the sidecar."), row.try_get::<_, String>(4)?);
-            Some(Change { afterwards: Some(advice), ..change })
+            let with_secret = Some((row.try_get(6)?, row.try_get(3)?));
+            Some(Change { afterwards: Some(advice), with_secret, ..change })
         }
     });
     Ok(())

@@ -17,8 +17,8 @@ use self::changes::{ALONE, Change, Plan, Refusal};
 pub use self::state::JOIN_ROLES;
 pub use self::state::LEAVE_ROLES;
 use self::state::{State, VERSION};
-use crate::postgres::{Connected, DatabaseError, address, connect_once, told};
-use crate::settings::SettingsError;
+use crate::postgres::{Connected, DatabaseError, address, connect_once, run_with_secret, told};
+use crate::settings::{SettingsError, check_secret};
 use crate::telemetry::chain;
 
 /// A lock that another transaction holds for longer stops the installation: clients wait behind it meanwhile.
@@ -135,6 +135,7 @@ impl Install {
     }
 
     async fn plan(&self, client: &Client) -> Result<Plan, InstallError> {
+        check_secret("--sidecar-password", self.sidecar_password.as_deref())?;
         let state = State::read(client).await?;
         let mut plan = match changes::newer(&state, self.flavour) {
             Some(version) => {
@@ -228,9 +229,12 @@ impl Owner {
         if changes.is_empty() {
             return Ok(Plan { changes, notes });
         }
-        for Change { what, sql, .. } in &changes {
+        for Change { what, sql, with_secret, .. } in &changes {
             writeln!(out, "{what}")?;
-            client.batch_execute(sql).await?;
+            match with_secret {
+                Some((statement, secret)) => run_with_secret(&client, statement, secret).await?,
+                None => client.batch_execute(sql).await?,
+            }
         }
         client.batch_execute(LEAVE_ROLES).await?;
         match client.batch_execute("commit").await {

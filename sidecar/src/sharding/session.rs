@@ -10,7 +10,9 @@ use tokio_postgres::{Client, Row};
 
 use super::ShardsError;
 use crate::install::{JOIN_ROLES, LEAVE_ROLES};
-use crate::postgres::{Address, Connected, DatabaseError, connect_once, connect_once_to_read};
+use crate::postgres::{
+    Address, Connected, DatabaseError, connect_once, connect_once_to_read, hide_parameters, run_with_secret,
+};
 
 /// Functions and operators are Postgres' own: strangers may have created others in the schemas that a role searches. A lock that another
 /// transaction holds for longer stops the command: clients wait behind it meanwhile.
@@ -46,35 +48,14 @@ impl Session {
         self.client.batch_execute(sql).await.map_err(|error| self.error(error))
     }
 
-    /// Keeps the parameters of statements, which are keys and passwords, out of the log of Postgres until the transaction ends, if the role may
-    /// decide on this.
+    /// [`hide_parameters`], since they are keys and passwords.
     pub async fn hide_parameters(&self) -> Result<(), ShardsError> {
-        self.run(
-            "select set_config('log_parameter_max_length', '0', true) from pg_roles r where r.rolname = current_user and r.rolsuper",
-        )
-        .await
+        hide_parameters(&self.client).await.map_err(|error| self.error(error))
     }
 
-    /// Runs a statement, in a transaction, in which `%L` stands for a secret. The secret goes as a parameter, and an error does not quote it:
-    /// the text of a statement is in the log of Postgres, in its statistics, and in the list of what is running.
+    /// [`run_with_secret`].
     pub async fn run_with_secret(&self, statement: &str, secret: &str) -> Result<(), ShardsError> {
-        self.hide_parameters().await?;
-        self.rows("select set_config('livestore.secret', $1, true)", &[&secret]).await?;
-        let block: String = self
-            .value(
-                "select format(
-                     'do $livestore$ begin
-                         execute format(%L, current_setting(''livestore.secret''));
-                     exception when others then
-                         raise exception using errcode = sqlstate, message = sqlerrm;
-                     end $livestore$',
-                     $1::text
-                 )",
-                &[&statement],
-            )
-            .await?;
-        self.run(&block).await?;
-        self.run("set local livestore.secret = ''").await
+        run_with_secret(&self.client, statement, secret).await.map_err(|error| self.error(error))
     }
 
     pub async fn row(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, ShardsError> {
