@@ -44,11 +44,16 @@ impl Running {
         let Some(following) = &mut self.following else { return };
         if message["event"] == "page" {
             let backend_id = message["value"]["backendId"].as_str();
-            // A client without a cursor is not told that its log was reset. Events that it has pushed, and not yet read, would go into the next log.
             if let (Some(known), Some(other)) = (&self.backend_id, backend_id)
                 && known != other
             {
-                following.record.is_told_of_reset = true;
+                // A client without a cursor is not told that its log was reset. Events that it has pushed, and not yet read, would go into the next log.
+                if following.record.cursor == 0 && following.record.events.is_empty() {
+                    following.record.is_told_of_reset = true;
+                } else {
+                    following.record.is_of_another_log = true;
+                    following.page(message, self.device.recorder.now());
+                }
                 return self.start_over("a page of another log");
             }
             self.backend_id = backend_id.map(str::to_owned);

@@ -33,11 +33,13 @@ impl Running {
             start: now,
             end: now,
             cursor,
+            after: self.pending.last(),
             events: Vec::new(),
             pages: Vec::new(),
             erased: Vec::new(),
             restarts: Vec::new(),
             is_told_of_reset: false,
+            is_of_another_log: false,
             ending: String::new(),
         };
         self.following = Some(Following { number, record, has_page: false });
