@@ -73,6 +73,7 @@ fn good(count: u32) -> History {
             dialect: "s2".into(),
             has_pushed: true,
             head: count.into(),
+            unread: None,
             state: String::new(),
         }],
         follows: vec![follow(false, 1..=count), follow(true, (1..=count).chain(1..=count))],
@@ -377,6 +378,7 @@ fn a_repeated_push_that_is_refused_is_rejected() {
 fn a_client_that_does_not_come_back_is_rejected() {
     assert_eq!(changed(|history| history.recoveries[0].has_pushed = false), [Rule::Stuck]);
     assert_eq!(changed(|history| history.recoveries[0].head = 4), [Rule::Stuck]);
+    assert_eq!(changed(|history| history.recoveries[0].unread = Some("500".into())), [Rule::Stuck]);
 }
 
 proptest! {

@@ -123,6 +123,8 @@ pub struct Recovery {
     pub has_pushed: bool,
     /// The last event that its live stream brought.
     pub head: i64,
+    /// All of its reads after that failed: the last failure.
+    pub unread: Option<String>,
     /// A description of its activity, for readers of the history.
     pub state: String,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Happened, InFlight, LONGEST_RETRY, REOPEN, RETRY, Running, close, give_up};
+use super::{Happened, InFlight, LONGEST_RETRY, Phase, REOPEN, RETRY, Running, close, give_up};
 use crate::clients::dialect::{Dialect, is_reset, outcome};
 use crate::history::{Outcome, Stream};
 
@@ -30,7 +30,13 @@ impl Running {
                     self.settle(&push, answer);
                 }
             }
-            Happened::HasRead => self.is_reading = false,
+            Happened::HasRead(phase, failure) => {
+                self.is_reading = false;
+                // While there are faults, one that fails says nothing.
+                if phase == Phase::Read && !self.has_read() {
+                    self.calm_read = Some(failure.map_or(Ok(()), Err));
+                }
+            }
             Happened::IsConnected(number, false)
                 if self.client.as_ref().is_some_and(|(client, _)| *client == number) =>
             {
