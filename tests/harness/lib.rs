@@ -17,6 +17,7 @@ pub mod http_rpc;
 pub mod load;
 pub mod peers;
 pub mod pooler;
+pub mod program;
 pub mod relay;
 pub mod rpc;
 pub mod shape;
