@@ -74,3 +74,21 @@ pub async fn eventually_within<F: Future<Output = bool>>(time: Duration, what: &
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_not_bound_stays_that_of_the_test() {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+        let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+        let ports: HashSet<u16> = (0..50).map(|_| free_port()).collect();
+        assert!(
+            ports.len() == 50 && ports.iter().all(|port| *port < first),
+            "{ports:?}, connections have those from {first}"
+        );
+    }
+}

@@ -191,6 +191,10 @@ impl Running {
         if phase == Phase::Recover {
             *self.device.status.state.lock().unwrap_or_else(PoisonError::into_inner) = self.state();
         }
+        if phase == Phase::Read {
+            self.calm_read.get_or_insert_with(|| Err("it has no answer yet".into()));
+            self.device.status.has_read.store(self.has_read(), Ordering::Relaxed);
+        }
         if self.device.dialect.is_blind() && self.is_kept_away() {
             return;
         }
@@ -226,10 +230,6 @@ impl Running {
             self.replace("a pull has no answer");
         }
         self.push(now);
-        if phase == Phase::Read {
-            self.calm_read.get_or_insert_with(|| Err("it has no answer yet".into()));
-            self.device.status.has_read.store(self.has_read(), Ordering::Relaxed);
-        }
         let reads_every = match phase {
             Phase::Write => Some(self.device.reads_every),
             Phase::Read => Some(self.device.reads_every / 2),
