@@ -11,13 +11,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use tempfile::TempDir;
 
-/// Its lines are `process <pid> <start>`, `group <pid> <start>` and `folder <path>`. The processes of `peers`, too, have ended before
+/// Its lines are `program <pid> <start>`, `process <pid> <start>`, `group <pid> <start>` and `folder <path>`. The processes of `peers`, too, have ended before
 /// folders are removed.
 const SCRIPT: &str = r#"
 lines=$(cat)
 cd /
 all() { echo "$lines" | sed -n "s/^$1 //p"; }
 still() { [ "$(sed 's/.*) //' "/proc/$1/stat" | cut -d ' ' -f 20)" = "$2" ]; }
+all program | while read -r pid start; do still "$pid" "$start" && kill -TERM "$pid"; done
 all process | while read -r pid start; do still "$pid" "$start" && kill -KILL "$pid"; done
 all group | while read -r pid start; do still "$pid" "$start" && kill -KILL "-$pid"; done
 sleep 1
@@ -27,6 +28,11 @@ all folder | while read -r folder; do rm -rf "$folder"; done
 /// Ends this child with the runner.
 pub fn watch(pid: u32) {
     tell_of("process", pid);
+}
+
+/// Tells this child, which ends what it has started, to end with the runner.
+pub fn watch_program(pid: u32) {
+    tell_of("program", pid);
 }
 
 /// Ends the process group of this child, its leader, with the runner.

@@ -89,14 +89,30 @@ async fn carry(near: TcpStream, target: u16, seen: Arc<Seen>) {
     let standing = Standing::default();
     let (near_reads, near_writes) = near.into_split();
     let (far_reads, far_writes) = far.into_split();
-    tokio::join!(
+    let (is_reset, is_over) = tokio::join!(
         there(near_reads, far_writes, &standing, &seen), //
         back(far_reads, near_writes, &standing, &seen)
     );
+    // The server had ended the connection when this request was on its way.
+    if is_over && !is_reset && standing.waits() {
+        standing.count_unanswered(&seen);
+    }
 }
 
-/// From the client.
-async fn there(mut near: OwnedReadHalf, mut far: OwnedWriteHalf, standing: &Standing, seen: &Seen) {
+impl Standing {
+    /// The client has sent a request over HTTP that nothing followed.
+    fn waits(&self) -> bool {
+        !self.is_websocket.load(Ordering::Relaxed) && self.waits.load(Ordering::Relaxed)
+    }
+
+    fn count_unanswered(&self, seen: &Seen) {
+        seen.unanswered.fetch_add(1, Ordering::Relaxed);
+        eprintln!("unanswered: {}", self.last.lock().unwrap());
+    }
+}
+
+/// From the client. Returns whether the connection broke off.
+async fn there(mut near: OwnedReadHalf, mut far: OwnedWriteHalf, standing: &Standing, seen: &Seen) -> bool {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(read @ 1..) = near.read(&mut buffer).await {
         standing.waits.store(true, Ordering::Relaxed);
@@ -106,15 +122,16 @@ async fn there(mut near: OwnedReadHalf, mut far: OwnedWriteHalf, standing: &Stan
             if !standing.is_websocket.load(Ordering::Relaxed) {
                 seen.reset.fetch_add(1, Ordering::Relaxed);
             }
-            return;
+            return true;
         }
     }
     standing.has_left.store(true, Ordering::Relaxed);
     let _ = far.shutdown().await;
+    false
 }
 
-/// To the client.
-async fn back(mut far: OwnedReadHalf, mut near: OwnedWriteHalf, standing: &Standing, seen: &Seen) {
+/// To the client. Returns whether the server ended the connection in order, and with nothing left to answer, before the client did.
+async fn back(mut far: OwnedReadHalf, mut near: OwnedWriteHalf, standing: &Standing, seen: &Seen) -> bool {
     let mut buffer = vec![0; 64 << 10];
     let mut is_first = true;
     let end = loop {
@@ -125,21 +142,63 @@ async fn back(mut far: OwnedReadHalf, mut near: OwnedWriteHalf, standing: &Stand
                 }
                 standing.waits.store(false, Ordering::Relaxed);
                 if near.write_all(&buffer[..read]).await.is_err() {
-                    return;
+                    return false;
                 }
             }
             end => break end,
         }
     };
     let has_left = standing.has_left.load(Ordering::Relaxed);
-    let is_websocket = standing.is_websocket.load(Ordering::Relaxed);
+    let waits = standing.waits();
     match end {
         Err(_) if !has_left => drop(seen.reset.fetch_add(1, Ordering::Relaxed)),
-        Ok(_) if !has_left && !is_websocket && standing.waits.load(Ordering::Relaxed) => {
-            seen.unanswered.fetch_add(1, Ordering::Relaxed);
-            eprintln!("unanswered: {}", standing.last.lock().unwrap());
-        }
+        Ok(_) if !has_left && waits => standing.count_unanswered(seen),
         _ => {}
     }
+    let is_over = end.is_ok() && !has_left && !waits;
     let _ = near.shutdown().await;
+    is_over
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A server that ends its connection after the first answer.
+    async fn server() -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(client.read(&mut request).await.unwrap() > 0);
+            client.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        });
+        port
+    }
+
+    /// The troubles of a client that has an answer, and may send another request before it sees that the connection has ended.
+    async fn troubles(sends_another: bool) -> Troubles {
+        const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        let witness = Witness::of(server().await).await;
+        let mut client = TcpStream::connect(("127.0.0.1", witness.port())).await.unwrap();
+        client.write_all(REQUEST).await.unwrap();
+        assert!(client.read(&mut [0; 1024]).await.unwrap() > 0);
+        // The end has come to the relay.
+        assert!(client.peek(&mut [0; 1]).await.unwrap() == 0);
+        if sends_another {
+            client.write_all(REQUEST).await.unwrap();
+        }
+        drop(client);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        witness.troubles()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_crosses_the_end_of_its_connection_is_unanswered() {
+        assert_eq!(troubles(false).await, Troubles::NONE);
+        assert_eq!(troubles(true).await, Troubles { unanswered: 1, ..Troubles::NONE });
+    }
 }

@@ -1,4 +1,22 @@
 # Sourced by the scripts that run checks: counts them, times them, and shows the end of what a failed one printed beside its name.
+# What checks leave is in the folder $scratch, which others may enter, and which goes with the script, also at Ctrl-C.
+scratch=$(mktemp -d /tmp/livestore-checks-XXXXXX)
+chmod 711 "$scratch"
+observed=$scratch/observed
+end_checks() {
+    local one
+    for one in "${beside[@]}"; do end_tree "${one%% *}"; done
+    rm -rf "$scratch"
+}
+# Ends a process, and then those that it started.
+end_tree() {
+    local child children=''
+    read -r children 2> /dev/null < "/proc/$1/task/$1/children" || true
+    kill "$1" 2> /dev/null || true
+    for child in $children; do end_tree "$child"; done
+}
+trap end_checks EXIT
+trap 'exit 1' INT TERM
 passed=0
 failed=0
 failures=()
@@ -15,27 +33,39 @@ check() {
     fi
 }
 
-# Usage: runner NAME COMMAND…: the command counts its tests itself, in lines as cargo prints them, or as `finish` prints its sums,
-# which have everything before them in them.
+# Usage: fail NAME: something that is not there counts as a test that failed.
+fail() {
+    failed=$((failed + 1))
+    failures+=("failed: $1")
+}
+
+# Usage: runner NAME COMMAND…: the command counts its tests itself, in lines as cargo prints them, or in its last line, as `finish` prints
+# its sums, which have everything before them in them.
 runner() {
     local sums
     observe "$@"
-    sums=$(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/one \1 \2/p; s/^([0-9]+) passed, ([0-9]+) failed$/all \1 \2/p' "$observed" |
+    # A `make` that failed says so behind the sums.
+    sums=$(sed '/^make.*: \*\*\*/d' "$observed" |
+        sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed;.*/one \1 \2/p; $s/^([0-9]+) passed, ([0-9]+) failed$/all \1 \2/p' |
         awk '$1 == "all" { passed = $2; failed = $3 } $1 == "one" { passed += $2; failed += $3 } END { print passed + 0, failed + 0 }')
     passed=$((passed + ${sums% *}))
     failed=$((failed + ${sums#* }))
     # It did not compile, or it crashed.
     if [ "$status" != 0 ] && [ "${sums#* }" = 0 ]; then failed=$((failed + 1)); fi
+    # Its filters fit no test any more.
+    if [ "$status" = 0 ] && [ "$sums" = "0 0" ]; then fail "$1: it ran no test"; fi
 }
 
 # Usage: begin NAME COMMAND…: starts a command, which runs beside the checks that follow until `check NAME await NAME` counts it.
 begin() {
     local name=$1 printed
     shift
-    printed=$(mktemp)
+    printed=$(mktemp -p "$scratch")
     (
         set +e
         trap - ERR
+        # All of it stays until `end_checks` ends it.
+        trap '' INT
         (end_at_failures; "$@") < /dev/null > "$printed" 2>&1
         echo $? > "$printed.status"
     ) &
@@ -66,16 +96,13 @@ observe() {
         failures+=("$(printf 'failed: %s\n' "$name" && tail -n 25 "$observed" | sed 's/^/    | /')")
     fi
 }
-observed=$(mktemp)
 
 # Ends the script with its last lines: the time of each check, the output of those that failed, and the sums. Its status is 0
 # if all is well.
 finish() {
     # Nothing goes on after it.
     wait
-    local one
-    for one in "${beside[@]}"; do rm -f "${one#* }" "${one#* }.status"; done
-    rm -f "$observed"
+    beside=()
     printf '\n'
     [ ${#times[@]} = 0 ] || printf '%s\n' "${times[@]}"
     [ ${#failures[@]} = 0 ] || printf '\n%s\n' "${failures[@]}"

@@ -33,6 +33,9 @@ const QUIET: usize = 12;
 /// Time for clients to read once from every sidecar, and what sidecars then keep of it.
 const READING: Duration = Duration::from_secs(3);
 
+/// The time that the first read of a device may take when all faults are over.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+
 /// The number of violations that are shown; all are in the file.
 const SHOWN: usize = 20;
 
@@ -114,7 +117,9 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
 
     let injector = Arc::new(Injector::new(Arc::clone(&system), Arc::clone(&stores)));
     injector.run(&plan).await;
-    match fleet.recover(&stores, &system, patience).await {
+    let recovered = fleet.recover(&stores, &system, patience).await;
+    let is_calm = recovered.is_ok();
+    match recovered {
         Ok(time) => {
             eprintln!("everybody is back after {:.1} s", time.as_secs_f64());
             // Faults empty what sidecars keep. Now that they are over, only an erasure does.
@@ -123,6 +128,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
                 stores.erase(&system, store, true).await;
             }
             fleet.read(2 * READING).await;
+            fleet.have_read(READ_PATIENCE).await;
         }
         Err(missing) => {
             eprintln!("not everybody is back after {} s:\n{}", patience.as_secs(), missing.join("\n"));
@@ -130,7 +136,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     }
     fleet.end(&recorder).await;
     let unexpected = match onlookers {
-        Some(onlookers) => onlookers.finish().await,
+        Some(onlookers) => onlookers.finish(is_calm).await,
         None => Vec::new(),
     };
     reactions.finish(&recorder, patience * 2).await;

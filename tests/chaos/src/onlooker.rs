@@ -25,7 +25,7 @@ const PAGES: &[&str] = &["", "/stores", "/subscriptions", "/refusals", "/store?i
 
 pub struct Onlookers {
     is_over: Arc<AtomicBool>,
-    running: Vec<JoinHandle<Vec<String>>>,
+    running: Vec<JoinHandle<Onlooker>>,
 }
 
 impl Onlookers {
@@ -49,12 +49,16 @@ impl Onlookers {
         Self { is_over, running }
     }
 
-    /// Returns the answers that the inspector should not have given.
-    pub async fn finish(self) -> Vec<String> {
+    /// Returns the answers that the inspector should not have given. `is_calm`: all faults are over, so that nothing excuses a failure.
+    pub async fn finish(self, is_calm: bool) -> Vec<String> {
         self.is_over.store(true, Ordering::SeqCst);
         let mut unexpected = Vec::new();
         for onlooker in self.running {
-            unexpected.extend(onlooker.await.expect("an onlooker"));
+            let mut onlooker = onlooker.await.expect("an onlooker");
+            if is_calm {
+                onlooker.export_in_calm().await;
+            }
+            unexpected.extend(onlooker.unexpected);
         }
         unexpected
     }
@@ -72,12 +76,12 @@ struct Onlooker {
 }
 
 impl Onlooker {
-    async fn look(mut self, is_over: Arc<AtomicBool>) -> Vec<String> {
+    async fn look(mut self, is_over: Arc<AtomicBool>) -> Self {
         let live = tokio::spawn(stay_on_a_live_page(self.http.clone(), self.url.clone()));
         while !is_over.load(Ordering::SeqCst) {
             let store = self.stores[self.random.random_range(0..self.stores.len())].clone();
             if self.random.random_bool(0.4) {
-                // One that fails says nothing.
+                // While there are faults, one that fails says nothing.
                 let _ = timeout(PATIENCE, self.export(&store)).await;
             } else {
                 let page = PAGES[self.random.random_range(0..PAGES.len())].replace("{}", &store);
@@ -86,7 +90,15 @@ impl Onlooker {
             sleep(Duration::from_millis(self.random.random_range(100..900))).await;
         }
         live.abort();
-        self.unexpected
+        self
+    }
+
+    async fn export_in_calm(&mut self) {
+        let store = self.stores[self.random.random_range(0..self.stores.len())].clone();
+        let exported = timeout(PATIENCE, self.export(&store)).await;
+        if let Err(failure) = exported.unwrap_or_else(|_| Err("it takes too long".into())) {
+            self.unexpected.push(format!("sidecar {}: no export of {store}: {failure}", self.sidecar));
+        }
     }
 
     /// A page is there, or the database is not. A store may not be there yet, or not any more.
@@ -101,18 +113,22 @@ impl Onlooker {
         }
     }
 
-    async fn export(&self, store: &str) -> Option<()> {
+    /// # Errors
+    /// There is none, or not all of it.
+    async fn export(&self, store: &str) -> Result<(), String> {
         let start = self.recorder.now();
-        let request = self.http.get(format!("{}/api/export?id={store}", self.url)).send().await.ok()?;
-        let text = request.error_for_status().ok()?.text().await.ok()?;
-        let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).ok()).collect::<Option<_>>()?;
+        let response = self.http.get(format!("{}/api/export?id={store}", self.url)).send().await;
+        let response = response.and_then(reqwest::Response::error_for_status).map_err(|error| error.to_string())?;
+        let text = response.text().await.map_err(|error| error.to_string())?;
+        let lines: Result<Vec<Value>, _> = text.lines().map(serde_json::from_str).collect();
+        let mut lines = lines.map_err(|error| error.to_string())?;
         // The last line says that it is whole.
-        lines.pop_if(|last| last.get("digest").is_some())?;
+        lines.pop_if(|last| last.get("digest").is_some()).ok_or("it ends before its last line")?;
         let (client, sidecar, end) = (FIRST + self.sidecar as u32, self.sidecar, self.recorder.now());
         let dialect = if self.reads_standby { EXPORT_OF_STANDBY } else { EXPORT }.into();
         let (erased, events) = (erased(&lines), lines.iter().map(placed).collect());
         self.recorder.read(store, Read { client, dialect, sidecar, start, end, events, erased });
-        Some(())
+        Ok(())
     }
 }
 

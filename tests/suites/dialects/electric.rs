@@ -103,7 +103,8 @@ async fn a_push_that_waits_to_be_allowed_while_the_store_is_reset_does_not_go_in
     admin.batch_execute("select livestore.reset_store('todos'), pg_sleep(1)").await.unwrap();
     admin.execute("select livestore.push('todos', $1)", &[&chain(0, 1)]).await.unwrap();
     admin.batch_execute("select pg_advisory_unlock(7)").await.unwrap();
-    assert!(push.await.unwrap().is_err());
+    let refusal = push.await.unwrap().unwrap_err().to_string();
+    assert!(refusal.contains("503"), "{refusal}");
     let names = "select string_agg(name, ',') from livestore.events where store_id = 'todos'";
     let names: String = admin.query_one(names, &[]).await.unwrap().get(0);
     assert!(!names.contains("stale"), "{names}");

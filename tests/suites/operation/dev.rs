@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use livestore_tests::client::Node;
 use livestore_tests::cluster::bin;
 use livestore_tests::events::{chain, numbers};
+use livestore_tests::program::Program;
 use livestore_tests::sidecar::Start;
 use livestore_tests::{PATIENCE, free_port};
 use serde_json::json;
@@ -30,8 +31,8 @@ fn command(data: &Path, port: u16) -> Command {
 }
 
 /// Starts it, and waits for the last line of what it tells.
-fn start(command: &mut Command, log: &Path) -> (Child, String) {
-    let mut child = command.stdout(std::fs::File::create(log).unwrap()).spawn().unwrap();
+fn start(command: &mut Command, log: &Path) -> (Program, String) {
+    let mut child = Program::start(command.stdout(std::fs::File::create(log).unwrap()));
     let start = Instant::now();
     loop {
         let output = std::fs::read_to_string(log).unwrap();
@@ -173,7 +174,7 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
 async fn ctrl_c_while_it_starts_leaves_nothing_behind() {
     let folder = folder();
     let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
-    let mut child = command(&data, port).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = Program::start(command(&data, port).stdout(Stdio::null()));
     wait_for_initdb(&data);
     let status = signal(&mut child, "INT");
     assert!(status.success(), "{status}");
@@ -188,7 +189,7 @@ fn a_first_start_that_was_killed_is_made_again() {
     let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
     let temporary = folder.path().join("tmp");
     std::fs::create_dir(&temporary).unwrap();
-    let mut child = command(&data, port).env("TMPDIR", &temporary).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = Program::start(command(&data, port).env("TMPDIR", &temporary).stdout(Stdio::null()));
     wait_for_initdb(&data);
     signal(&mut child, "KILL");
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0, "the password for initdb is left behind");

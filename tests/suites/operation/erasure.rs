@@ -126,6 +126,7 @@ async fn sidecars_forget_what_was_erased() {
                 // A live pull takes what it can from memory.
                 let newcomer = node.open(dialect, &sidecar.url(), &store).await;
                 let pulled = newcomer.pull(None).await.unwrap();
+                assert_eq!(pulled.len(), 4, "{store}: {pulled:?}");
                 assert!(pulled.iter().all(|event| event["args"] == json!({"erased": true})), "{store}: {pulled:?}");
                 for cursor in [None, Some(2)] {
                     // Of Electric's, a cursor alone is not a position.

@@ -465,7 +465,7 @@ async fn an_upgrade_that_waits_holds_up_no_push() {
     for parent in 0..10 {
         let start = Instant::now();
         admin.execute("select livestore.push('todos', $1)", &[&chain(parent, 1)]).await.unwrap();
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     }
     open.batch_execute("commit").await.unwrap();
     for upgrade in upgrades {

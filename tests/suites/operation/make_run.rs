@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 use livestore_tests::client::Node;
 use livestore_tests::events::{chain, numbers};
+use livestore_tests::program::Program;
 use livestore_tests::{free_port, root};
 
 /// The time that building may take on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
-fn make_run(data: &Path, port: u16) -> Child {
-    Command::new("make")
-        .arg("run")
+fn make_run(data: &Path, port: u16) -> Program {
+    let mut make = Command::new("make");
+    make.arg("run")
         .current_dir(root())
         .env("LIVESTORE_DATA", data)
         .env("LIVESTORE_LISTEN", format!("127.0.0.1:{port}"))
         .env_remove("DATABASE_URL")
         .stdin(Stdio::null())
-        .stdout(std::fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log")).unwrap())
-        .spawn()
-        .unwrap()
+        .stdout(std::fs::OpenOptions::new().create(true).append(true).open(data.with_extension("log")).unwrap());
+    Program::start(&mut make)
 }
 
 /// Waits for the lines that tell how to connect, and returns them.
@@ -48,7 +48,7 @@ fn psql(data: &Path, sql: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
-fn terminate(mut child: Child, port: u16) {
+fn terminate(mut child: Program, port: u16) {
     Command::new("kill").arg(child.id().to_string()).status().unwrap();
     child.wait().unwrap();
     let is_gone = std::net::TcpStream::connect(("127.0.0.1", port)).is_err();

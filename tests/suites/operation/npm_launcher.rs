@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use livestore_tests::cluster::Database;
+use livestore_tests::program::Program;
 use livestore_tests::rpc::{Received, Rpc};
 use livestore_tests::sidecar::Start;
 use livestore_tests::{eventually, free_port, root};
@@ -61,12 +62,12 @@ async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
     // A signal of a supervisor to the launcher reaches the program, which ends as it does by itself.
     let database = Database::new().await;
     let port = free_port();
-    let mut child = Command::new(&launch)
-        .args(["--listen", &format!("127.0.0.1:{port}"), "--shutdown-delay", "0s"])
-        .env("DATABASE_URL", database.url("sidecar"))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let listen = format!("127.0.0.1:{port}");
+    let start = |command: &mut Command| {
+        let arguments = ["--listen", &listen, "--shutdown-delay", "0s"];
+        Program::start(command.args(arguments).env("DATABASE_URL", database.url("sidecar")))
+    };
+    let mut child = start(Command::new(&launch).stderr(Stdio::null()));
     let serves = || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
     eventually("the sidecar serves", || async { serves() }).await;
     run(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]));
@@ -75,13 +76,7 @@ async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
 
     // Ctrl-C reaches both, and the launcher passes it on: the program is told twice, and ends as it does when it is told once.
     let log = folder.path().join("log");
-    let mut child = Command::new(&launch)
-        .args(["--listen", &format!("127.0.0.1:{port}"), "--shutdown-delay", "0s"])
-        .env("DATABASE_URL", database.url("sidecar"))
-        .stderr(std::fs::File::create(&log).unwrap())
-        .process_group(0)
-        .spawn()
-        .unwrap();
+    let mut child = start(Command::new(&launch).stderr(std::fs::File::create(&log).unwrap()).process_group(0));
     eventually("the sidecar serves", || async { serves() }).await;
     let mut client = Rpc::connect(&format!("ws://127.0.0.1:{port}/websocket?storeId=s")).await;
     run(Command::new("kill").args(["-s", "INT", "--", &format!("-{}", child.id())]));

@@ -1,9 +1,11 @@
 //! The shell scripts: each says what failed, and there is one list of what they install.
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use livestore_tests::root;
+use livestore_tests::{PATIENCE, root};
 
 /// The files that git knows, or would.
 fn files() -> Vec<String> {
@@ -82,6 +84,62 @@ fn the_end_of_what_a_failed_check_printed_is_beside_its_name() {
     assert_eq!((status, text.ends_with("\n1 passed, 0 failed\n")), (Some(0), true), "{text}");
     // No test at all is no success.
     assert_eq!(run("finish").0, Some(1));
+}
+
+#[test]
+fn a_runner_without_a_test_has_failed() {
+    let none = "none() { echo 'test result: ok. 0 passed; 0 failed; 0 ignored'; }\n";
+    let (status, text) = run(&format!("{none}check good true\nrunner stale none\nfinish"));
+    assert_eq!((status, text.ends_with("\n1 passed, 1 failed\n")), (Some(1), true), "{text}");
+    assert!(text.contains("failed: stale: it ran no test\n"), "{text}");
+    // One of the programs of a suite may have none.
+    let (status, text) =
+        run(&format!("{none}two() {{ none; echo 'test result: ok. 2 passed; 0 failed;'; }}\nrunner two two\nfinish"));
+    assert_eq!((status, text.ends_with("\n2 passed, 0 failed\n")), (Some(0), true), "{text}");
+}
+
+#[test]
+fn only_a_last_line_has_the_sums_of_everything_before_it() {
+    let (_, text) =
+        run("nested() {\n    echo 'test result: FAILED. 5 passed; 2 failed;'\n    echo '1 passed, 0 failed'\n    \
+         echo 'error: test failed'\n    false\n}\nrunner nested nested\nfinish");
+    assert!(text.ends_with("\n5 passed, 2 failed\n"), "{text}");
+    let (_, text) =
+        run("nested() {\n    echo 'test result: ok. 5 passed; 0 failed;'\n    echo '7 passed, 1 failed'\n    \
+         echo 'make: *** [Makefile:1: test] Error 1'\n    exit 1\n}\nrunner nested nested\nfinish");
+    assert!(text.ends_with("\n7 passed, 1 failed\n"), "{text}");
+}
+
+/// `Ctrl-C` in a terminal goes to the script and to the command in front.
+#[test]
+fn a_script_that_is_interrupted_leaves_no_folder_and_no_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let (names, script) = (folder.path().join("names"), folder.path().join("script"));
+    let lines = format!(
+        ". {0}/packaging/strict.sh\n. {0}/tests/scripts/checks.sh\nlong() {{ sleep 1000 & echo $! >> {1}; wait; }}\n\
+         echo \"$scratch\" > {1}\nbegin beside long\ncheck front sleep 1000\nfinish\n",
+        root().display(),
+        names.display()
+    );
+    std::fs::write(&script, lines).unwrap();
+    // A runner in the background of a script ignores Ctrl-C.
+    let mut bash = Command::new("env");
+    bash.args(["--default-signal=INT", "bash"]).arg(&script).stdout(Stdio::null()).process_group(0);
+    let mut child = bash.spawn().unwrap();
+    let (start, names) = (Instant::now(), || std::fs::read_to_string(&names).unwrap_or_default());
+    while names().lines().count() < 2 {
+        assert!(start.elapsed() < PATIENCE, "{}", names());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Command::new("kill").args(["-s", "INT", "--", &format!("-{}", child.id())]).status().unwrap();
+    child.wait().unwrap();
+    let names = names();
+    let (scratch, sleeps) = names.trim().split_once('\n').unwrap();
+    assert!(!Path::new(scratch).exists(), "{scratch} is left");
+    while Path::new("/proc").join(sleeps).exists() {
+        assert!(start.elapsed() < PATIENCE, "{sleeps} is left");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

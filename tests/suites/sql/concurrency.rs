@@ -217,7 +217,7 @@ async fn sessions_that_create_the_same_stores_in_any_order_do_not_deadlock() {
             }
         }
         // Sessions that wait for each other's new stores give up, perhaps both of them.
-        assert!(winners > 0);
+        assert!(winners >= stores.len() as i64 / 2, "{winners} of {}", stores.len());
         let events = "select count(*) from livestore.events where store_id = any ($1)";
         assert_eq!(
             one_with::<i64>(&admin, events, &[&*stores]).await,
@@ -428,7 +428,10 @@ async fn a_store_that_comes_into_being_while_a_group_waits_is_not_forked() {
             "select count(*) from livestore.push_batch(array['new', 'held'], array[$1, '[]'], array[null, null])";
         group.query_one(push, &[&mine]).await.unwrap();
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    let admin = database.admin().await;
+    let waits =
+        "select count(*) = 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    eventually("the group waits", async || one::<bool>(&admin, waits).await).await;
     other.execute("select livestore.push('new', $1)", &[&chain(0, 3)]).await.unwrap();
     let theirs = other.transaction().await.unwrap();
     theirs.execute("select livestore.commit('new', 'theirs')", &[]).await.unwrap();

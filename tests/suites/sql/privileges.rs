@@ -547,7 +547,8 @@ async fn nothing_that_a_user_creates_is_picked_up() {
     }
     run(&client, &format!("select livestore.push('trapped', '{}')", chain(0, 3))).await;
     run(&client, &format!("select livestore.push('trapped', '{}')", chain(1, 4))).await;
-    assert!(client.batch_execute("select livestore.push('trapped', '[{}]')").await.is_err());
+    let refused = rejection(client.batch_execute("select livestore.push('trapped', '[{}]')").await);
+    assert_eq!(refused.sqlstate, "LS003", "{refused:?}");
 
     // The owner, too, may have somebody else's functions in the path.
     let admin = database.admin().await;

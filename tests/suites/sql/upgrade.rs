@@ -255,7 +255,7 @@ async fn an_update_ends_in_no_deadlock_and_holds_up_nobody_while_it_waits() {
             begins(&client).await;
             let start = Instant::now();
             assert_eq!(push(&client, "beside", chain(0, 1)).await.unwrap(), 1, "{release}: {first}");
-            assert!(start.elapsed() < Duration::from_secs(2), "{release}: {first}: {:?}", start.elapsed());
+            assert!(start.elapsed() < Duration::from_secs(10), "{release}: {first}: {:?}", start.elapsed());
             let result = open.batch_execute(then).await;
             assert!(result.is_ok(), "{release}: {first}, {then}: {result:?}");
             run(&open, "commit").await;

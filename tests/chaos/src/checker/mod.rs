@@ -52,7 +52,7 @@ pub enum Rule {
     Unerased,
     /// The inspector answered with something else than a page, or that the database is away.
     Inspector,
-    /// A client did not come back after the last fault, or a store did not get to the shard that it was moved to.
+    /// A client did not come back after the last fault, or could not read then, or a store did not get to the shard that it was moved to.
     Stuck,
 }
 
@@ -143,13 +143,16 @@ fn is_reset_between(history: &History, since: Time, told: Time) -> bool {
 fn check_recoveries(history: &History, findings: &mut Findings) {
     let head = history.epochs.last().and_then(|epoch| epoch.log.last()).map_or(0, |entry| entry.seq_num);
     for recovery in &history.recoveries {
-        let Recovery { client, dialect, has_pushed, head: seen, state } = recovery;
+        let Recovery { client, dialect, has_pushed, head: seen, unread, state } = recovery;
         let who = format!("client {client} ({dialect})");
         if !has_pushed {
             findings.add(Rule::Stuck, format!("{who} has not pushed since the last fault: {state}"), &[recovery]);
         }
         if *seen < head {
             findings.add(Rule::Stuck, format!("{who} has {seen} of {head} events: {state}"), &[recovery]);
+        }
+        if let Some(failure) = unread {
+            findings.add(Rule::Stuck, format!("{who} could not read since the last fault: {failure}"), &[recovery]);
         }
     }
 }

@@ -31,7 +31,8 @@ fn check_order(stream: &Stream, findings: &mut Findings) {
 }
 
 fn check_content(stream: &Stream, places: &Places, findings: &mut Findings) {
-    let mut epoch = None;
+    // A cursor means something only in the log that it came from.
+    let mut epoch = stream.after.and_then(|after| places.get(&after)).map(|place| place.epoch);
     for (index, placed) in stream.events.iter().enumerate() {
         let (client, seq_num) = (stream.client, placed.seq_num);
         let (rule, what) = match places.get(&placed.event) {
@@ -46,6 +47,10 @@ fn check_content(stream: &Stream, places: &Places, findings: &mut Findings) {
         };
         findings.add(rule, what, &[&Around::of(stream, index)]);
         return;
+    }
+    if stream.is_of_another_log {
+        let what = format!("a live stream of client {} brought a page of another log", stream.client);
+        findings.add(Rule::Disagreement, what, &[&Around::of(stream, stream.events.len())]);
     }
 }
 

@@ -33,11 +33,13 @@ fn stream(cursor: i64, events: Vec<Placed>) -> Stream {
         start: 0,
         end: 10_000,
         cursor,
+        after: u32::try_from(cursor).ok().filter(|&n| n > 0).map(id),
         events,
         pages: vec![(0, 10_000)],
         erased: Vec::new(),
         restarts: Vec::new(),
         is_told_of_reset: false,
+        is_of_another_log: false,
         ending: "the run".into(),
     }
 }
@@ -71,6 +73,7 @@ fn good(count: u32) -> History {
             dialect: "s2".into(),
             has_pushed: true,
             head: count.into(),
+            unread: None,
             state: String::new(),
         }],
         follows: vec![follow(false, 1..=count), follow(true, (1..=count).chain(1..=count))],
@@ -335,6 +338,23 @@ fn what_is_from_before_a_reset_is_rejected_after_it() {
 }
 
 #[test]
+fn a_stream_that_goes_on_from_a_cursor_of_the_log_before_a_reset_is_rejected() {
+    let from = |after: Option<EventId>| {
+        let mut history = reset();
+        let rest = (13..=15).map(|n| Placed { seq_num: i64::from(n) - 10, event: id(n) }).collect();
+        history.streams.push(Stream { after, ..stream(2, rest) });
+        broken(&history)
+    };
+    assert_eq!(from(Some(id(12))), []);
+    assert_eq!(from(Some(id(2))), [Rule::Disagreement]);
+}
+
+#[test]
+fn a_page_of_another_log_is_rejected_though_it_is_empty() {
+    assert_eq!(changed(|history| history.streams[0].is_of_another_log = true), [Rule::Disagreement]);
+}
+
+#[test]
 fn a_reset_that_was_none_is_rejected() {
     assert_eq!(changed(|history| history.streams[0].is_told_of_reset = true), [Rule::FalseReset]);
     let mut history = reset();
@@ -358,6 +378,7 @@ fn a_repeated_push_that_is_refused_is_rejected() {
 fn a_client_that_does_not_come_back_is_rejected() {
     assert_eq!(changed(|history| history.recoveries[0].has_pushed = false), [Rule::Stuck]);
     assert_eq!(changed(|history| history.recoveries[0].head = 4), [Rule::Stuck]);
+    assert_eq!(changed(|history| history.recoveries[0].unread = Some("500".into())), [Rule::Stuck]);
 }
 
 proptest! {
@@ -392,7 +413,7 @@ proptest! {
 fn the_broken_sidecars_can_be_made_of_todays() {
     let folder = livestore_tests::root().join("tests/chaos/broken");
     let patches: Vec<_> = folder.read_dir().unwrap().map(|patch| patch.unwrap().path()).collect();
-    assert_eq!(patches.len(), 16);
+    assert_eq!(patches.len(), 17);
     for patch in patches {
         let mut apply = std::process::Command::new("git");
         let status = apply.args(["apply", "--check"]).arg(&patch).current_dir(livestore_tests::root()).status();

@@ -82,9 +82,12 @@ pub fn event(placed: Placed) -> Value {
 pub fn placed(event: &Value) -> Placed {
     let number = |name: &str| event["args"][name].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(u32::MAX);
     let id = EventId { client: number("client"), n: number("n") };
-    let is_whole = event["clientId"] == format!("c{}", id.client) && event["name"] == "written";
+    let seq_num = event["seqNum"].as_i64().unwrap_or(-1);
+    let is_whole = event["clientId"] == format!("c{}", id.client)
+        && event["name"] == "written"
+        && event["parentSeqNum"] == seq_num - 1;
     let event_id = if is_whole { id } else { EventId { client: u32::MAX, n: u32::MAX } };
-    Placed { seq_num: event["seqNum"].as_i64().unwrap_or(-1), event: event_id }
+    Placed { seq_num, event: event_id }
 }
 
 /// Those of some events that the operator has erased.

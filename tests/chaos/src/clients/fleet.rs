@@ -136,6 +136,15 @@ impl Fleet {
         sleep(time).await;
     }
 
+    /// Waits until every device has read, at most so long.
+    pub async fn have_read(&self, patience: Duration) {
+        let start = Instant::now();
+        let has_read = |device: &Member| device.status.has_read.load(Ordering::Relaxed);
+        while start.elapsed() < patience && !self.devices.iter().all(has_read) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Ends all devices, and takes down what became of them.
     pub async fn end(self, recorder: &Recorder) {
         self.phase.send_replace(Phase::End);

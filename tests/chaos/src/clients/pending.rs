@@ -11,6 +11,7 @@ pub struct Pending {
     acknowledged: usize,
     /// The last event of the log that the client has seen.
     head: i64,
+    last: Option<EventId>,
     /// The number of times that others were first: a push from before is not repeated, but made anew with other numbers.
     rebases: u64,
 }
@@ -21,6 +22,11 @@ const BATCH: usize = 8;
 impl Pending {
     pub fn head(&self) -> i64 {
         self.head
+    }
+
+    /// The event at the head.
+    pub fn last(&self) -> Option<EventId> {
+        self.last
     }
 
     pub fn rebases(&self) -> u64 {
@@ -59,7 +65,7 @@ impl Pending {
         if placed.seq_num <= self.head {
             return false;
         }
-        self.head = placed.seq_num;
+        (self.head, self.last) = (placed.seq_num, Some(placed.event));
         if self.events.front() == Some(&placed.event) {
             self.events.pop_front();
             self.acknowledged = self.acknowledged.saturating_sub(1);

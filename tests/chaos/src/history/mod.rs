@@ -58,8 +58,9 @@ pub struct Stream {
     pub since: Time,
     pub start: Time,
     pub end: Time,
-    /// The last event that the client had before.
+    /// The last event that the client had before: its number, and the event itself, which tells its log.
     pub cursor: i64,
+    pub after: Option<EventId>,
     pub events: Vec<Placed>,
     /// When the event with this index, and those after it, came.
     pub pages: Vec<(usize, Time)>,
@@ -69,6 +70,8 @@ pub struct Stream {
     pub restarts: Vec<usize>,
     /// It ended because the server said that the log was reset.
     pub is_told_of_reset: bool,
+    /// It ended because a page had another backend id, though the client had events.
+    pub is_of_another_log: bool,
     /// The reason why it ended, for readers of the history.
     pub ending: String,
 }
@@ -120,6 +123,8 @@ pub struct Recovery {
     pub has_pushed: bool,
     /// The last event that its live stream brought.
     pub head: i64,
+    /// All of its reads after that failed: the last failure.
+    pub unread: Option<String>,
     /// A description of its activity, for readers of the history.
     pub state: String,
 }

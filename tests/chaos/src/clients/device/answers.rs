@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Happened, InFlight, LONGEST_RETRY, REOPEN, RETRY, Running, close, give_up};
+use super::{Happened, InFlight, LONGEST_RETRY, Phase, REOPEN, RETRY, Running, close, give_up};
 use crate::clients::dialect::{Dialect, is_reset, outcome};
 use crate::history::{Outcome, Stream};
 
@@ -30,7 +30,13 @@ impl Running {
                     self.settle(&push, answer);
                 }
             }
-            Happened::HasRead => self.is_reading = false,
+            Happened::HasRead(phase, failure) => {
+                self.is_reading = false;
+                // While there are faults, one that fails says nothing.
+                if phase == Phase::Read && !self.has_read() {
+                    self.calm_read = Some(failure.map_or(Ok(()), Err));
+                }
+            }
             Happened::IsConnected(number, false)
                 if self.client.as_ref().is_some_and(|(client, _)| *client == number) =>
             {
@@ -44,11 +50,16 @@ impl Running {
         let Some(following) = &mut self.following else { return };
         if message["event"] == "page" {
             let backend_id = message["value"]["backendId"].as_str();
-            // A client without a cursor is not told that its log was reset. Events that it has pushed, and not yet read, would go into the next log.
             if let (Some(known), Some(other)) = (&self.backend_id, backend_id)
                 && known != other
             {
-                following.record.is_told_of_reset = true;
+                // A client without a cursor is not told that its log was reset. Events that it has pushed, and not yet read, would go into the next log.
+                if following.record.cursor == 0 && following.record.events.is_empty() {
+                    following.record.is_told_of_reset = true;
+                } else {
+                    following.record.is_of_another_log = true;
+                    following.page(message, self.device.recorder.now());
+                }
                 return self.start_over("a page of another log");
             }
             self.backend_id = backend_id.map(str::to_owned);

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use super::{Happened, InFlight, PATIENCE, Running, close};
+use super::{Happened, InFlight, PATIENCE, Phase, Running, close};
 use crate::clients::dialect::{erased, event, placed};
 use crate::clients::stream::{Following, follow};
 use crate::history::{Outcome, Push, Read, Stream};
@@ -33,11 +33,13 @@ impl Running {
             start: now,
             end: now,
             cursor,
+            after: self.pending.last(),
             events: Vec::new(),
             pages: Vec::new(),
             erased: Vec::new(),
             restarts: Vec::new(),
             is_told_of_reset: false,
+            is_of_another_log: false,
             ending: String::new(),
         };
         self.following = Some(Following { number, record, has_page: false });
@@ -78,7 +80,7 @@ impl Running {
     }
 
     /// As an app that starts elsewhere, with a client of its own: LiveStore's has a live pull on its connection and no other.
-    pub(super) fn read(&mut self) {
+    pub(super) fn read(&mut self, phase: Phase) {
         self.is_reading = true;
         let (happened, recorder) = (self.happened.clone(), self.device.recorder.clone());
         let (number, dialect, store) = (self.device.number, self.device.dialect, self.device.store.name.clone());
@@ -86,14 +88,16 @@ impl Running {
         tokio::spawn(async move {
             let start = recorder.now();
             let client = dialect.open(&nodes, &url, &store, None).await;
-            // One that fails says nothing.
-            if let Ok(Ok(events)) = timeout(2 * PATIENCE, client.pull(None)).await {
+            let answer = timeout(2 * PATIENCE, client.pull(None)).await;
+            let answer = answer.map_or_else(|_| Err("no answer".into()), |answer| answer.map_err(|e| e.to_string()));
+            let failure = answer.as_ref().err().cloned();
+            if let Ok(events) = answer {
                 let (erased, events) = (erased(&events), events.iter().map(placed).collect());
                 let (dialect, end) = (dialect.name().into(), recorder.now());
                 recorder.read(&store, Read { client: number, dialect, sidecar, start, end, events, erased });
             }
             close(client);
-            let _ = happened.send(Happened::HasRead);
+            let _ = happened.send(Happened::HasRead(phase, failure));
         });
     }
 

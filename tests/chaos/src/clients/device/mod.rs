@@ -52,6 +52,8 @@ pub enum Phase {
 pub struct Status {
     pub head: AtomicI64,
     pub has_recovered: AtomicBool,
+    /// A read that it began in [`Phase::Read`] has succeeded.
+    pub has_read: AtomicBool,
     /// The requests under way, in words, while it recovers.
     pub state: Mutex<String>,
 }
@@ -61,7 +63,8 @@ pub enum Happened {
     Opened(u64, Client),
     Heard(u64, Value),
     Pushed(u64, Result<(), Value>),
-    HasRead,
+    /// The phase in which the read began, and its failure.
+    HasRead(Phase, Option<String>),
     IsConnected(u64, bool),
 }
 
@@ -108,6 +111,8 @@ pub struct Running {
     losses: usize,
     has_left: bool,
     is_reading: bool,
+    /// Its reads in [`Phase::Read`]: whether one succeeded, or the last failure.
+    calm_read: Option<Result<(), String>>,
     /// After ServerAhead, until the live pull brings what it lacks.
     waits_for_pull: bool,
     retry: Duration,
@@ -163,6 +168,7 @@ impl Running {
             losses: 0,
             has_left: false,
             is_reading: false,
+            calm_read: None,
             waits_for_pull: false,
             retry: RETRY,
             next_push: now,
@@ -184,6 +190,10 @@ impl Running {
         let now = Instant::now();
         if phase == Phase::Recover {
             *self.device.status.state.lock().unwrap_or_else(PoisonError::into_inner) = self.state();
+        }
+        if phase == Phase::Read {
+            self.calm_read.get_or_insert_with(|| Err("it has no answer yet".into()));
+            self.device.status.has_read.store(self.has_read(), Ordering::Relaxed);
         }
         if self.device.dialect.is_blind() && self.is_kept_away() {
             return;
@@ -230,7 +240,7 @@ impl Running {
             && !self.is_reading
         {
             self.next_read = now + self.some(every);
-            self.read();
+            self.read(phase);
         }
         if self.device.dialect == Dialect::Cf03 && now >= self.next_look {
             self.next_look = now + Duration::from_millis(300);
@@ -238,6 +248,10 @@ impl Running {
         }
         let has_recovered = self.proof.is_some_and(|proof| self.pending.is_settled(proof));
         self.device.status.has_recovered.store(has_recovered, Ordering::Relaxed);
+    }
+
+    fn has_read(&self) -> bool {
+        self.calm_read == Some(Ok(()))
     }
 
     /// A random time around this one.
@@ -285,7 +299,8 @@ impl Running {
         let head = self.pending.head();
         self.drop_client("the run");
         let (client, dialect) = (self.device.number, self.device.dialect.name().into());
-        Recovery { client, dialect, has_pushed, head, state }
+        let unread = self.calm_read.and_then(Result::err);
+        Recovery { client, dialect, has_pushed, head, unread, state }
     }
 }
 
