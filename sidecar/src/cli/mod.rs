@@ -21,6 +21,7 @@ pub use self::shell::{Completions, ManualPages};
 use self::output::Output;
 use self::source::{Source, SourceError};
 use crate::log::{List, ListKind};
+use crate::telemetry::printable;
 
 /// The interval at which what follows is asked for.
 const INTERVAL: Duration = Duration::from_millis(300);
@@ -220,7 +221,7 @@ fn run(command: impl Future<Output = Result<(), SourceError>>) -> ExitCode {
         // The reader has had enough.
         Err(SourceError::System(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("livestore-sidecar: {error}");
+            eprintln!("livestore-sidecar: {}", printable(&error.to_string()));
             ExitCode::from(error.exit_code())
         }
     }

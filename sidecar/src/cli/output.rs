@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::source::{Row, SourceError};
+use crate::telemetry::printable;
 
 /// The most of a value that a line or a cell shows, in characters.
 const BRIEF: usize = 120;
@@ -66,24 +67,9 @@ fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let mut shown = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == BRIEF {
-            shown.push('…');
-            break;
-        }
-        if character.is_control() || is_direction(character) {
-            shown.extend(character.escape_unicode());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-/// Whether a character changes the direction of the text around it.
-fn is_direction(character: char) -> bool {
-    matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let end = text.char_indices().nth(BRIEF).map_or(text.len(), |(end, _)| end);
+    let ellipsis = if end < text.len() { "…" } else { "" };
+    format!("{}{ellipsis}", printable(&text[..end]).replace('\n', "\\u{a}"))
 }
 
 /// Prints a line.

@@ -19,7 +19,7 @@ pub use self::state::LEAVE_ROLES;
 use self::state::{State, VERSION};
 use crate::postgres::{Connected, DatabaseError, address, connect_once, run_with_secret, told};
 use crate::settings::{SettingsError, check_secret};
-use crate::telemetry::chain;
+use crate::telemetry::{chain, printable};
 
 /// A lock that another transaction holds for longer stops the installation: clients wait behind it meanwhile.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '3s'";
@@ -196,7 +196,7 @@ impl Owner {
             Err(failure) => {
                 let nothing =
                     if matches!(failure, InstallError::Unknown { .. }) { "" } else { "\nNothing was changed." };
-                eprintln!("livestore-sidecar: {failure}{nothing}");
+                eprintln!("livestore-sidecar: {}{nothing}", printable(&failure.to_string()));
                 ExitCode::from(failure.exit_code())
             }
         }

@@ -25,6 +25,7 @@ use self::status::Status;
 use self::upgrade::Upgrade;
 use crate::postgres::{DatabaseError, told};
 use crate::settings::SettingsError;
+use crate::telemetry::printable;
 
 /// Stores spread over several databases.
 #[derive(Debug, Args)]
@@ -106,7 +107,7 @@ impl Shards {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(failure) => {
-                eprintln!("livestore-sidecar: {failure}");
+                eprintln!("livestore-sidecar: {}", printable(&failure.to_string()));
                 ExitCode::from(failure.exit_code())
             }
         }

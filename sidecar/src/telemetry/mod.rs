@@ -66,6 +66,21 @@ pub fn chain(error: &dyn Error) -> impl Display {
     Chain(error)
 }
 
+/// A text for a terminal. It may quote what clients or a database have written, so no character moves the cursor or turns the direction of
+/// the text around it.
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || character.is_control() && character != '\n' {
+            printable.extend(character.escape_unicode());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
 /// The filter of log lines.
 fn filter(directives: &str) -> Result<EnvFilter, ParseError> {
     EnvFilter::builder().parse(directives)

@@ -63,6 +63,36 @@ async fn a_refused_login_is_told_with_its_reason() {
     cluster.pg_ctl(&["stop", "-m", "immediate"]);
 }
 
+/// As the logs of a provider, which others may read.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_password_of_the_sidecar_is_not_in_the_log_of_postgres() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    for statement in [
+        "alter system set log_statement = 'ddl'",
+        "select pg_reload_conf()",
+        "create role owner login createrole",
+        "create database app owner owner",
+    ] {
+        superuser.batch_execute(statement).await.unwrap();
+    }
+    let (url, name) = (cluster.url("owner", "app"), r#"o'd"d %s"#);
+    for empty in ["", "--dry-run"] {
+        let arguments = ["install", "--sidecar-password", "", empty];
+        let (code, refused) = run(&url, &arguments[..if empty.is_empty() { 3 } else { 4 }]);
+        assert!(code == 2 && refused.contains("--sidecar-password is empty"), "{code}: {refused}");
+    }
+    succeed(&url, &["install", "--sidecar-password", "hunter2 'quoted'"]);
+    let made = succeed(&url, &["install", "--sidecar-role", name]);
+    let (_, made) = made.split_once("Its password, which is not shown again: ").expect("a password");
+    let log = std::fs::read_to_string(cluster.folder().join("log")).unwrap();
+    assert!(log.contains("statement: create") && !log.contains("hunter2") && !log.contains(made.trim()), "{log}");
+    let able = "select count(*)::text from pg_authid r where r.rolname in ('livestore_sidecar', $q$o'd\"d %s$q$)
+         and r.rolcanlogin and r.rolpassword like 'SCRAM%' and pg_has_role(r.oid, 'livestore_writer', 'usage')";
+    assert_eq!(text(&superuser, able).await, "2");
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
 /// The password of the new role is told, since it is not known again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_without_an_answer_is_not_called_a_failure() {
