@@ -141,7 +141,7 @@ impl Events {
 }
 
 impl Events {
-    /// An empty list is also that of a store without events. Whoever reads the output finds no list of another form there.
+    /// An empty list is also that of a store without events, so programs that read the output get no other form of it.
     async fn report_missing(&self) -> Result<(), SourceError> {
         // The id that is the beginning of all others is the first of them.
         let list = List { of: ListKind::Stores, id: self.store.clone(), after: 0, limit: 10 };

@@ -22,7 +22,7 @@ const LOCK: &str = include_str!("../../../sql/lock.sql");
 pub struct Change {
     pub what: String,
     pub sql: String,
-    /// What is run instead: a statement with `%L` for a secret ([`run_with_secret`]), and the secret.
+    /// Run instead of it: a statement with `%L` for a secret ([`run_with_secret`]), and the secret.
     ///
     /// [`run_with_secret`]: crate::postgres::run_with_secret
     pub with_secret: Option<(String, String)>,
@@ -66,7 +66,7 @@ pub enum Refusal {
         "pg_tle has installed livestore_sync in this database: upgrade it by pgtle.install_update_path, uninstall it by drop extension"
     )]
     PgTle,
-    /// Whoever removed its objects, as the installation of others asks for, would lose the map of the shards.
+    /// An operator who removed its objects, as an installation beside others' objects asks for, would lose the map of the shards.
     #[error(
         "this database is the front of shards, and has no livestore_sync of its own: livestore-sidecar shards upgrade brings it to this version"
     )]

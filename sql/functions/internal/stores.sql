@@ -92,7 +92,7 @@ begin
     order by m.store_id collate "C"
     on conflict on constraint stores_store_id_key do nothing;
     -- Under an older snapshot, a store that was dropped since has the backend id of its former life, and clients of that life would take
-    -- the new log for theirs. What this snapshot does not see in dropped_stores makes the insert fail with 40001.
+    -- the new log for theirs. A row of dropped_stores that this snapshot does not see makes the insert fail with 40001.
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         with added as (
             insert into livestore.dropped_stores (store_id, backend_id)

@@ -145,7 +145,7 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         for arguments in [&["install", "--sidecar-role", role][..], &["upgrade"]] {
             assert_eq!(succeed(&url, arguments), "Nothing to do.\n", "{provider}");
         }
-        // Who gives a password for a role that exists hears that it is not set.
+        // An operator who gives a password for a role that exists hears that it is not set.
         let told = succeed(&url, &["install", "--sidecar-role", role, "--sidecar-password", "another"]);
         let note = format!("its password was not changed. To change it: alter role {role} password '…'");
         assert!(told.contains(&note) && !told.contains("another") && !told.contains("Nothing to do"), "{told}");

@@ -918,7 +918,7 @@ async fn a_history_without_events_of_interest_is_passed_in_several_calls() {
     assert_eq!(one::<i64>(&admin, "select history_stores from livestore.subscriptions").await, 0);
 }
 
-/// What it was given out again for is gone: the next events are no part of it, and have not failed.
+/// The events for which it was given out again are gone: the next ones are no part of it, and have not failed.
 #[tokio::test]
 async fn a_batch_whose_events_are_gone_is_passed() {
     let database = Database::new().await;
