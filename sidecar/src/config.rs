@@ -12,6 +12,7 @@ use crate::protocols::ProtocolSettings;
 use crate::relay::RelaySettings;
 use crate::server::ServerSettings;
 use crate::settings::SettingsError;
+use crate::settings::environment::Unknown;
 use crate::telemetry::TelemetrySettings;
 use crate::webhook::WebhookSettings;
 
@@ -50,9 +51,9 @@ pub struct Config {
     #[command(flatten)]
     pub telemetry: TelemetrySettings,
 
-    /// Texts about environment variables that look like settings and are none.
+    /// Environment variables that look like settings and are none.
     #[arg(skip)]
-    pub unknown_variables: Vec<String>,
+    pub unknown_variables: Vec<Unknown>,
 }
 
 impl Config {

@@ -109,8 +109,8 @@ pub async fn live(config: Config, signals: Signals) -> ExitCode {
         }
     };
     // No reason to end: an application beside it may have variables of its own.
-    for text in &config.unknown_variables {
-        warn!("{text}");
+    for variable in &config.unknown_variables {
+        warn!("{}", variable.text);
     }
     let result = async {
         let mut sidecar = Sidecar::start(config, signals).await?;

@@ -5,13 +5,14 @@ chmod 711 "$scratch"
 observed=$scratch/observed
 end_checks() {
     local one
-    for one in "${beside[@]}"; do end_tree "${one%% *}"; done
+    # Those that have ended have a status, and their numbers may be others' by now.
+    for one in "${beside[@]}"; do [ -e "${one#* }.status" ] || end_tree "${one%% *}"; done
     rm -rf "$scratch"
 }
-# Ends a process, and then those that it started.
+# Ends a process, and then those that its threads started.
 end_tree() {
-    local child children=''
-    read -r children 2> /dev/null < "/proc/$1/task/$1/children" || true
+    local child children
+    children=$(cat /proc/"$1"/task/*/children 2> /dev/null) || true
     kill "$1" 2> /dev/null || true
     for child in $children; do end_tree "$child"; done
 }

@@ -166,7 +166,8 @@ impl Jwks {
         match fetched {
             // A set without a key is an answer, too: the provider may have withdrawn the last one.
             Ok(keys) => {
-                if keys.is_empty() {
+                // Once: tokens that wait have it fetched again and again.
+                if keys.is_empty() && (known.told.is_none() || !known.keys.keys.is_empty()) {
                     error!(
                         "the keys of --jwks-url: the set has no public key for signatures, so no token of this provider is accepted"
                     );

@@ -168,11 +168,14 @@ fn look(config: &Config, report: &mut Report) {
     for problem in config.problems().chain(auth.check_address(config.server.listen).err()) {
         report.wrong(problem);
     }
-    for text in &config.unknown_variables {
-        report.wrong(text);
+    for variable in config.unknown_variables.iter().filter(|variable| variable.is_misspelled) {
+        report.wrong(&variable.text);
     }
     if report.count(Kind::Wrong) == 0 {
         report.good("the settings go together");
+    }
+    for variable in config.unknown_variables.iter().filter(|variable| !variable.is_misspelled) {
+        report.advise(&variable.text);
     }
     if auth.auth == Auth::Jwt {
         for (option, is_given) in

@@ -27,6 +27,7 @@ use crate::install::{Flavour, Install, InstallError};
 use crate::postgres::{DatabaseError, connect_once, told};
 use crate::process;
 use crate::settings::SettingsError;
+use crate::settings::environment::Unknown;
 use crate::settings::values::address;
 use crate::shutdown::Signals;
 use crate::telemetry::chain;
@@ -120,7 +121,7 @@ impl Failure {
 
 impl Dev {
     /// Serves until a signal ends it.
-    pub fn run(mut self, unknown_variables: Vec<String>) -> ExitCode {
+    pub fn run(mut self, unknown_variables: Vec<Unknown>) -> ExitCode {
         self.config.unknown_variables = unknown_variables;
         process::with_signals(async |signals| match self.live(signals).await {
             Ok(code) => code,

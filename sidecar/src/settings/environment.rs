@@ -6,14 +6,16 @@ use strsim::jaro;
 /// The beginning of the names of all settings but `DATABASE_URL`.
 const PREFIX: &str = "LIVESTORE_";
 
-/// Variables of scripts, images, examples and tests of this project, and of builds of this program that have more commands.
-const OTHERS: [&str; 15] = [
+/// Variables of LiveStore's own command line, of scripts, images, examples and tests of this project, and of builds of this program that have
+/// more commands.
+const OTHERS: [&str; 18] = [
     "LIVESTORE_APP",
     "LIVESTORE_APP_LISTEN",
     "LIVESTORE_DATA",
     "LIVESTORE_DEBIAN",
     "LIVESTORE_FAKETIME",
     "LIVESTORE_FRONT_URL",
+    "LIVESTORE_LICENCES",
     "LIVESTORE_PACKAGES",
     "LIVESTORE_PORT",
     "LIVESTORE_POSTGRES_BIN",
@@ -21,6 +23,8 @@ const OTHERS: [&str; 15] = [
     "LIVESTORE_PROGRAM",
     "LIVESTORE_SCREENSHOTS",
     "LIVESTORE_SITE",
+    "LIVESTORE_SYNC_AUTH_TOKEN",
+    "LIVESTORE_SYNC_URL",
     "LIVESTORE_UPSTREAM",
     "LIVESTORE_URL",
 ];
@@ -32,18 +36,31 @@ const OF_SERVICES: [&str; 3] = ["SERVICE_HOST", "SERVICE_PORT", "PORT_"];
 /// From this similarity on, a name is taken for a slip of the pen: clap's suggestions are bolder, and most of these names have common words.
 const NEAR: f64 = 0.85;
 
-/// A text for each variable of this process that has the prefix and that no command of the program reads.
-pub fn unknown(program: &Command) -> Vec<String> {
+/// A variable that no command of the program reads.
+#[derive(Debug, Clone)]
+pub struct Unknown {
+    /// What there is to say of it.
+    pub text: String,
+    /// Whether it is like a setting. Otherwise it may belong to another program.
+    pub is_misspelled: bool,
+}
+
+/// The variables of this process that have the prefix and that no command of the program reads.
+pub fn unknown(program: &Command) -> Vec<Unknown> {
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     unknown_of(program, names)
 }
 
-fn unknown_of(program: &Command, names: impl Iterator<Item = String>) -> Vec<String> {
+fn unknown_of(program: &Command, names: impl Iterator<Item = String>) -> Vec<Unknown> {
     let mut known = Vec::new();
     add_variables(program, &mut known);
     let mut unknown: Vec<String> = names.filter(|name| is_of_settings(name) && !known.contains(name)).collect();
     unknown.sort();
-    unknown.into_iter().map(|name| text(&name, nearest(&name, &known))).collect()
+    let described = unknown.into_iter().map(|name| {
+        let nearest = nearest(&name, &known);
+        Unknown { text: text(&name, nearest), is_misspelled: nearest.is_some() }
+    });
+    described.collect()
 }
 
 /// Adds the variables of a command and of those below it.
@@ -69,7 +86,7 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
 fn text(name: &str, nearest: Option<&str>) -> String {
     let remedy = match nearest {
         Some(other) => format!("did you mean {other}?"),
-        None => "if it is to be one, look for its name in livestore-sidecar --help; if not, remove it".into(),
+        None => "if it is to be one, look for its name in livestore-sidecar --help".into(),
     };
     format!("the environment variable {name} is no setting of this program, and has no effect: {remedy}")
 }
@@ -92,10 +109,12 @@ mod tests {
             ("LIVESTORE_AUTHORIZE_FUNC", "did you mean LIVESTORE_AUTHORIZE_FUNCTION?"),
             ("LIVESTORE_ALOW", "did you mean LIVESTORE_ALLOW?"),
             ("LIVESTORE_JWT_SECERT", "did you mean LIVESTORE_JWT_SECRET?"),
-            ("LIVESTORE_COLOUR", "remove it"),
+            ("LIVESTORE_COLOUR", "look for its name"),
         ] {
             let texts = unknown(name);
-            assert!(texts.len() == 1 && texts[0].contains(name) && texts[0].contains(meant), "{name}: {texts:?}");
+            let [Unknown { text, is_misspelled }] = &texts[..] else { panic!("{name}: {texts:?}") };
+            assert!(text.contains(name) && text.contains(meant), "{name}: {text}");
+            assert_eq!(*is_misspelled, meant.starts_with("did"), "{name}");
         }
         for name in [
             "LIVESTORE_ALLOW",
@@ -105,11 +124,12 @@ mod tests {
             "LIVESTORE_SIDECAR_SERVICE_HOST",
             "LIVESTORE_SIDECAR_SERVICE_PORT_HTTP",
             "LIVESTORE_SIDECAR_PORT",
+            "LIVESTORE_SYNC_URL",
             "LIVESTORE_PORT_8787_TCP_ADDR",
             "VITE_LIVESTORE_URL",
             "PATH",
         ] {
-            assert_eq!(unknown(name), [""; 0], "{name}");
+            assert!(unknown(name).is_empty(), "{name}");
         }
     }
 }

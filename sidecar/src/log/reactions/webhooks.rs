@@ -199,7 +199,6 @@ impl Worker {
                             outcome => {
                                 drop(sending.spawn(Arc::clone(&self).give_back(batch, token)));
                                 next_look = Instant::now() + outcome.map_or_else(|error| self.failed_to_poll(&error), |_| RETRY);
-                                self.is_outdated.notify_one();
                             }
                         },
                         Ok(None) => {
@@ -323,7 +322,10 @@ impl Worker {
     /// Leaves a batch to the next worker.
     async fn give_back(self: Arc<Self>, batch: Batch, token: TaskTrackerToken) -> (Outcome, i64) {
         let _held = (self.database.demand().hold(), token);
-        (self.unsend(&batch).await, batch.events)
+        let outcome = self.unsend(&batch).await;
+        // Not before: it ends this worker, with all that it has begun.
+        self.is_outdated.notify_one();
+        (outcome, batch.events)
     }
 
     async fn unsend(&self, batch: &Batch) -> Outcome {
