@@ -39,7 +39,7 @@ const NEAR: f64 = 0.85;
 /// A variable that no command of the program reads.
 #[derive(Debug, Clone)]
 pub struct Unknown {
-    /// What there is to say of it.
+    /// The text for the operator, with the remedy.
     pub text: String,
     /// Whether it is like a setting. Otherwise it may belong to another program.
     pub is_misspelled: bool,
