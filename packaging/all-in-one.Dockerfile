@@ -19,6 +19,7 @@ LABEL org.opencontainers.image.title="livestore-sync" \
       org.opencontainers.image.description="Postgres with the extension livestore_sync, and the sidecar, to try them"
 COPY --from=sidecar /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
 COPY --from=sidecar /usr/local/bin/livestore-sidecar /usr/local/bin/
+COPY --from=sidecar /usr/share/doc/livestore-sidecar /usr/share/doc/livestore-sidecar
 COPY target/app /usr/share/livestore-sync/app
 USER root
 # A volume begins with the owner of the folder that it is mounted on.

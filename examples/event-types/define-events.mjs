@@ -18,7 +18,9 @@ const asClientsDo = (key, value) => {
   return isDate ? { ...value, format: 'date-time' } : value
 }
 
-for (const [name, event] of schema.eventsDefsMap) {
+const calls = [...schema.eventsDefsMap].map(([name, event]) => {
   const args = JSON.stringify(JSONSchema.make(event.schema), asClientsDo)
-  console.log(`select livestore.define_event(${quote(name)}, ${quote(args)});`)
-}
+  return `select livestore.define_event(${quote(name)}, ${quote(args)});`
+})
+// All at once, so that psql gets nothing if one of them cannot be made.
+console.log(calls.join('\n'))

@@ -6,12 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::auth::{Access, SUBJECT_BYTES, check_jwt_secret, mint};
+use crate::auth::{Access, SUBJECT_BYTES, check_access_claim, check_jwt_secret, mint};
+use crate::settings::SettingsError;
 use crate::settings::values::lasting;
-use crate::settings::{SettingsError, check_text};
-
-/// Claims that a token needs for something else.
-const TAKEN_CLAIMS: [&str; 3] = ["sub", "exp", "nbf"];
 
 /// The content of the token.
 #[derive(Debug, Args)]
@@ -69,11 +66,7 @@ impl NewToken {
     /// A token that no sidecar takes, or that opens nothing, is not printed.
     fn check(&self) -> Result<(), SettingsError> {
         check_jwt_secret(&self.jwt_secret, self.insecure_short_secret)?;
-        check_text("--access-claim", Some(&self.access_claim))?;
-        if TAKEN_CLAIMS.contains(&&*self.access_claim) {
-            let text = format!("--access-claim: a token needs the claim {} for something else", self.access_claim);
-            return Err(text.into());
-        }
+        check_access_claim(&self.access_claim)?;
         if !(1..=SUBJECT_BYTES).contains(&self.subject.len()) {
             return Err(format!("--subject has 1 to {SUBJECT_BYTES} bytes").into());
         }

@@ -24,7 +24,7 @@ pub use self::access::Access;
 pub use self::credentials::Credentials;
 pub use self::jwks::check_jwks;
 pub use self::secret::{Guess, Secret, penalty};
-pub use self::settings::{Auth, AuthSettings, check_jwt_secret};
+pub use self::settings::{Auth, AuthSettings, check_access_claim, check_jwt_secret};
 pub use self::verifier::{SUBJECT_BYTES, TokenError};
 
 use self::access::{Rule, Template, most, named, of_all_stores};

@@ -102,7 +102,7 @@ impl AuthSettings {
         check_secret(JWT_SECRET, self.jwt_secret.as_deref())?;
         check_text("--jwt-audience", self.jwt_audience.as_deref())?;
         check_text("--jwt-issuer", self.jwt_issuer.as_deref())?;
-        check_text("--access-claim", Some(&self.access_claim))?;
+        check_access_claim(&self.access_claim)?;
         self.authentication().map(drop)
     }
 
@@ -178,6 +178,15 @@ impl AuthSettings {
         }
         Ok(verifier)
     }
+}
+
+/// The claim that lists the stores has no other meaning.
+pub fn check_access_claim(claim: &str) -> Result<(), SettingsError> {
+    check_text("--access-claim", Some(claim))?;
+    if ["sub", "exp", "nbf"].contains(&claim) {
+        return Err(format!("--access-claim: a token needs the claim {claim} for something else").into());
+    }
+    Ok(())
 }
 
 /// A secret of tokens cannot be guessed, unless the operator takes one that can.

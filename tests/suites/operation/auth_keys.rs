@@ -279,6 +279,7 @@ async fn settings_that_cannot_be_end_the_sidecar_with_2() {
         (vec!["--auth", "jwt", "--jwt-secret", &SECRET[..31]], "--jwt-secret has less than 32 bytes"),
         (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--jwt-audience", ""], "--jwt-audience is empty"),
         (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--access-claim", " "], "--access-claim is empty"),
+        (vec!["--auth", "jwt", "--jwt-secret", SECRET, "--access-claim", "sub"], "--access-claim"),
         (vec!["--auth", "jwt", "--jwt-public-key", "/nowhere/key.pem"], "cannot read the file"),
         (
             vec!["--auth", "jwt", "--jwt-public-key", "-----BEGIN PUBLIC KEY-----\nabc\n-----END PUBLIC KEY-----"],
