@@ -153,10 +153,11 @@ begin
     where p.partition = livestore._partition_of($1, s.partitions) and (s.stores is null or $1 like s.stores)
     order by p.subscription, p.partition
     for update of p;
+    -- All of them: a worker with an older snapshot, in which the events are as they were, then fails with 40001 instead of making a dead
+    -- letter of one. A lock alone would not make it fail.
     update livestore.subscription_partitions p set error = null
     from livestore.subscribers s
-    where s.name = p.subscription and p.error is not null and p.partition = livestore._partition_of($1, s.partitions)
-        and (s.stores is null or $1 like s.stores);
+    where s.name = p.subscription and p.partition = livestore._partition_of($1, s.partitions) and (s.stores is null or $1 like s.stores);
 end
 $$;
 

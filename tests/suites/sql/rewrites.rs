@@ -231,6 +231,26 @@ async fn dead_letters_are_erased_too() {
     assert_eq!(all::<String>(&admin, letters).await, ["a|{\"who\": \"\"}"]);
 }
 
+/// In its snapshot, the event is as it was.
+#[tokio::test]
+async fn a_worker_whose_transaction_is_older_makes_no_dead_letter_of_an_erased_event() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('new', max_failures => 1)").await;
+    push(&sidecar, "s", json!([event(0, "a", json!({"who": "ann"}))])).await.unwrap();
+    run(&admin, "select livestore.subscribe('old', start => 'beginning', max_failures => 1)").await;
+    for (n, subscription) in ["new", "old"].into_iter().enumerate() {
+        let lease: String = one(&sidecar, &format!("select lease from livestore.poll('{subscription}')")).await;
+        let nack = format!("select livestore.nack('{lease}')");
+        run(&sidecar, "begin isolation level repeatable read; select livestore.head('s')").await;
+        run(&admin, &format!("select livestore.erase('s', '{{1}}', '{{\"n\": {n}}}')")).await;
+        assert_eq!(rejection(sidecar.batch_execute(&nack).await).sqlstate, "40001", "{subscription}");
+        run(&sidecar, &format!("rollback; {nack}")).await;
+        let letters = format!("select args::text from livestore.dead_letters where subscription = '{subscription}'");
+        assert_eq!(all::<String>(&admin, &letters).await, [format!("{{\"n\": {n}}}")], "{subscription}");
+    }
+}
+
 #[tokio::test]
 async fn what_workers_have_said_is_erased_too_and_nothing_stays_of_a_store_that_is_gone() {
     let database = Database::new().await;
