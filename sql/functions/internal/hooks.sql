@@ -20,6 +20,10 @@ as $$
 declare
     is_kept boolean;
 begin
+    if row_security_active(eventlog::oid) then
+        raise exception 'row level security is forced on %, and hides the events that are to be deleted from its owner', eventlog
+            using errcode = 'insufficient_privilege', hint = format('alter table %s no force row level security', eventlog);
+    end if;
     -- Bit 3 of tgtype: a DELETE trigger.
     if exists (
         select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0 and t.tgdeferrable
