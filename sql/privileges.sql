@@ -201,6 +201,11 @@ begin
 end
 $$;
 
+do $$
+begin
+    perform livestore._mend_row_numbers('livestore.versions');
+end
+$$;
 insert into livestore.versions (version, flavour)
 select livestore.version(), livestore.flavour()
 where not exists (

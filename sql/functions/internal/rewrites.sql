@@ -66,6 +66,7 @@ begin
         end if;
         perform livestore._check_args(array[event.name], array[new_args]);
     end loop;
+    perform livestore._mend_row_numbers('livestore.rewritten_events');
     insert into livestore.rewritten_events (store_id, store, seq_num, digest, reason)
     select store_id, store.id, e."seqNum",
         livestore._digest(e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId"), reason

@@ -121,6 +121,7 @@ begin
             place.batch_store is null or event.seq_num = place.batch_end
                 and place.batch_store in (select s.id from livestore.kept_logs s where s.store_id = event.store_id)
         ) then
+            perform livestore._mend_row_numbers('livestore.dead_letters');
             insert into livestore.dead_letters (
                 subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change, failures,
                 error
