@@ -323,6 +323,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
+set quote_all_identifiers = off
 as $$
 declare
     subscriber constant livestore.subscribers := livestore._subscriber(subscription);
@@ -333,8 +334,12 @@ declare
 begin
     -- to_regprocedure would need the right to use its schema.
     select p.oid, r.oid as id, r.rolname as name, r.rolsuper as is_superuser, p.pronamespace, p.proname into owner
-    from pg_proc p join pg_roles r on r.oid = p.proowner
-    where p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text and p.oid::regprocedure::text = subscriber.handler;
+    from pg_proc p join pg_roles r on r.oid = p.proowner join pg_namespace n on n.oid = p.pronamespace
+    where p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text and subscriber.handler in (
+        p.oid::regprocedure::text,
+        -- As version 0.3.0 wrote it under quote_all_identifiers.
+        format('"%s"."%s"("livestore"."polled_event")', replace(n.nspname, '"', '""'), replace(p.proname, '"', '""'))
+    );
     handler := owner.oid;
     if livestore._is_handler(handler) is not true then
         raise exception 'the subscription % has no handler', to_json(subscription)
