@@ -157,6 +157,25 @@ async fn an_erased_event_does_not_come_back_through_the_relay() {
     assert!(!args(&admin).await.iter().any(|event| event.contains("s1")));
 }
 
+/// A device pushes a long time offline again, if it has missed the answer. Others wait for the store meanwhile.
+#[tokio::test]
+async fn many_events_may_come_through_the_relay_again() {
+    let database = Database::new().await;
+    let sidecar = database.connect("sidecar").await;
+    run(&sidecar, "set statement_timeout = '10s'").await;
+    for numbers in ["n", "7"] {
+        let append = format!(
+            "select livestore.relay_append(
+                 'r {numbers}', array_agg('a'::text), array_agg(n::text), array_agg('c'::text), array_agg('s'::text),
+                 array_agg({numbers}::text), array_agg('1'::text)
+             ) from generate_series(1, 5000) n"
+        );
+        for _ in 0..2 {
+            assert_eq!(one::<i64>(&sidecar, &append).await, 5000, "{numbers}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_commit_log_and_listeners_are_told() {
     let database = Database::new().await;
