@@ -118,9 +118,9 @@ async fn a_transaction_that_has_changed_a_store_cannot_be_prepared() {
     // One that has changed a store in a part that was rolled back can be prepared, and the next one cannot.
     run(&admin, "begin; savepoint a; select livestore.create_store('a', true); rollback to a").await;
     run(&admin, "prepare transaction 'z'").await;
-    run(&admin, "rollback prepared 'z'").await;
     run(&admin, "begin; select livestore.create_store('a', true)").await;
     assert_eq!(rejection(admin.execute("prepare transaction 'x'", &[]).await).sqlstate, "0A000");
+    run(&admin, "rollback prepared 'z'").await;
     push(&admin, "a", chain(1, 1)).await.unwrap();
     let entries = entries(&admin).await;
     assert!(entries.len() == 2 && entries[1].ends_with(": a 2/1"), "{entries:?}");

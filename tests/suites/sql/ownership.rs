@@ -677,8 +677,7 @@ async fn row_level_security_that_is_forced_stops_what_deletes_events() {
     push(&caretaker, "s", chain(0, 2)).await.unwrap();
     push(&caretaker, "own", chain(0, 2)).await.unwrap();
     for table in ["eventlog_1", "eventlog_1_own"] {
-        let force =
-            format!("alter table livestore.{table} enable row level security, force row level security");
+        let force = format!("alter table livestore.{table} enable row level security, force row level security");
         run(&admin, &force).await;
     }
     let mut hints = Vec::new();

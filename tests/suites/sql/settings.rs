@@ -364,7 +364,8 @@ async fn a_handler_is_found_whether_all_identifiers_are_quoted_or_not() {
     let database = Database::new().await;
     let (admin, sidecar) = (database.admin().await, database.connect("sidecar").await);
     let handler = r#"public."a ""b"""(livestore.polled_event)"#;
-    run(&admin, r#"create function public."a ""b"""(event livestore.polled_event) returns void language sql as ''"#).await;
+    run(&admin, r#"create function public."a ""b"""(event livestore.polled_event) returns void language sql as ''"#)
+        .await;
     for (subscription, setting) in [("quoted", "on"), ("plain", "off"), ("0.3.0", "off")] {
         run(&admin, &format!("set quote_all_identifiers = {setting}")).await;
         run(&admin, &format!("select livestore.subscribe('{subscription}', handler => '{handler}')")).await;

@@ -293,7 +293,8 @@ async fn an_update_that_gives_up_names_a_prepared_transaction() {
     let client = database.admin().await;
     if Flavour::of_tests() == Flavour::Native {
         let release = releases().pop_last().unwrap();
-        run(&client, &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'")).await;
+        run(&client, &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'"))
+            .await;
     }
     run(&client, "begin; select count(*) from livestore.events; prepare transaction 'it''s here'").await;
     run(&client, "set livestore.wait_for_locks = '1s'").await;
