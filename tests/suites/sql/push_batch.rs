@@ -356,7 +356,7 @@ async fn a_caller_that_skips_held_stores_is_told_which() {
 async fn a_large_batch_that_comes_twice_in_a_group_is_decided_in_time() {
     let database = Database::new().await;
     let client = database.connect("sidecar").await;
-    run(&client, "set statement_timeout = '20s'").await;
+    run(&client, "set statement_timeout = '10s'").await;
     let small = chain(0, 2);
     let group = [
         Push::to("a", chain(0, 100)),
@@ -384,8 +384,8 @@ async fn a_large_batch_in_a_group_of_many_is_written_in_time_to_a_table_with_hoo
     let (admin, client) = (database.admin().await, database.connect("sidecar").await);
     reject_bad_events(&admin).await;
     run(&admin, "select livestore.create_store('own', true)").await;
-    run(&client, "set statement_timeout = '20s'").await;
-    let mut group: Vec<Push> = (0..300).map(|n| Push::to(format!("s{}", n % 150), chain(n / 150, 1))).collect();
+    run(&client, "set statement_timeout = '10s'").await;
+    let mut group: Vec<Push> = (0..500).map(|n| Push::to(format!("s{}", n % 250), chain(n / 250, 1))).collect();
     group.insert(100, Push::to("large", chain(0, 8000)));
     group.insert(200, Push::to("own", chain(0, 8000)));
     let outcomes = push_batch(&client, &group).await;
