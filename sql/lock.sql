@@ -53,7 +53,10 @@ begin
             if clock_timestamp() > begun + patience then
                 select string_agg(distinct coalesce('process ' || l.pid, 'prepared transaction ' || quote_literal(p.gid)), ', ') into holders
                 from pg_locks l
-                left join pg_prepared_xacts p on l.virtualtransaction = '-1/' || p.transaction
+                -- A prepared transaction is known by the lock on its number: after a restart of Postgres, it has another virtual one.
+                left join pg_locks t
+                    on t.locktype = 'transactionid' and t.virtualtransaction = l.virtualtransaction and t.pid is null and l.pid is null
+                left join pg_prepared_xacts p on p.transaction = t.transactionid
                 where l.granted and l.pid is distinct from pg_backend_pid() and l.relation = any(ids)
                     and l.database = (select d.oid from pg_database d where d.datname = current_database());
                 raise exception 'transactions that use livestore_sync stay open: no lock on its tables within %', patience

@@ -77,13 +77,36 @@ end
 $$;
 
 grant usage on schema livestore to livestore_reader, livestore_hooks;
-grant select on livestore.stores, livestore.store_names, livestore.eventlog_1, livestore.events, livestore.commits, livestore.versions, livestore.relayed_events,
-    livestore.event_types, livestore.misfits, livestore.rewrites, livestore.store_sizes, livestore.daily_growth,
-    livestore.subscriptions, livestore.dead_letters, livestore.shard, livestore.shard_stores, livestore.shard_moves,
-    livestore.departed_stores to livestore_reader;
+-- Only what is missing: a GRANT in the script of an extension makes all privileges that a table has the extension's own, even those that
+-- somebody has granted before an update, and a dump leaves them out.
+do $$
+declare
+    missing record;
+begin
+    for missing in
+        select g.privilege, g.name, g.grantee
+        from (
+            select 'select' as privilege, 'livestore_reader' as grantee, unnest(string_to_array(
+                'stores store_names eventlog_1 events commits versions relayed_events '
+                'event_types misfits rewrites store_sizes daily_growth '
+                'subscriptions dead_letters shard shard_stores shard_moves '
+                'departed_stores', ' '
+            )) as name
+            union all
+            select 'insert', 'livestore_hooks', 'eventlog_1'
+        ) g
+        where not exists (
+            select from pg_class c, aclexplode(c.relacl) a
+            where c.relnamespace = 'livestore'::regnamespace and c.relname = g.name
+                and a.grantee = to_regrole(g.grantee) and lower(a.privilege_type) = g.privilege
+        )
+    loop
+        execute format('grant %s on livestore.%I to %I', missing.privilege, missing.name, missing.grantee);
+    end loop;
+end
+$$;
 
 -- Hooks run as livestore_hooks, and what they commit goes through the same functions as everything else.
-grant insert on livestore.eventlog_1 to livestore_hooks;
 grant execute on function livestore.push(text, json, text), livestore.commit(text, text, json, text, text, bigint, text),
     livestore.commit(text, text, text, text, text, bigint, text), livestore.commit(text, text, jsonb, text, text, bigint, text),
     livestore.commit_many(text[], text, json[], text[], text, text),
@@ -201,6 +224,11 @@ begin
 end
 $$;
 
+do $$
+begin
+    perform livestore._mend_row_numbers('livestore.versions');
+end
+$$;
 insert into livestore.versions (version, flavour)
 select livestore.version(), livestore.flavour()
 where not exists (

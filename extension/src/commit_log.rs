@@ -118,6 +118,8 @@ fn begin() -> pg_sys::SubTransactionId {
     if !IS_REGISTERED.replace(true) {
         register_xact_callback(PgXactCallbackEvent::PreCommit, take_positions);
         register_xact_callback(PgXactCallbackEvent::PrePrepare, refuse_to_prepare);
+        // A transaction whose entries were all rolled back has used up a callback then: the next one has to register its own.
+        register_xact_callback(PgXactCallbackEvent::Prepare, forget);
         register_xact_callback(PgXactCallbackEvent::Commit, forget);
         register_xact_callback(PgXactCallbackEvent::Abort, forget);
         register_subxact_callback(PgSubXactCallbackEvent::AbortSub, forget_subtransaction);

@@ -21,7 +21,12 @@ declare
     repeated integer;
     known integer;
     planned integer;
+    low integer;
+    high integer;
     stored boolean[];
+    -- For each push: its first and its last new event.
+    firsts integer[];
+    lasts integer[];
     has_gap boolean;
     reason text;
     wrong integer;
@@ -35,6 +40,8 @@ begin
     heads_after := array_fill(null::bigint, array[count]);
     appended := array_fill(0, array[count]);
     is_new := array_fill(false, array[event_count]);
+    firsts := array_fill(null::integer, array[count]);
+    lasts := firsts;
     for push in 1..count loop
         first_event := event;
         following := null;
@@ -79,6 +86,7 @@ begin
             continue;
         end if;
         repeated := 0;
+        planned := null;
         if reason is null and seq_nums[first_event] <= head then
             -- Events that the log had before are compared by one statement for all pushes.
             if stored is null then
@@ -87,16 +95,17 @@ begin
                     select e.n
                     from unnest(pushes, seq_nums, parent_seq_nums, names, args, client_ids, session_ids)
                         with ordinality e(push, seq_num, parent_seq_num, name, args, client_id, session_id, n)
-                    join livestore._stored_events(
-                        array(
-                            select stores[places[w.push]] from unnest(pushes, seq_nums) with ordinality w(push, seq_num, n)
-                            where w.seq_num <= heads[places[w.push]] order by w.n
-                        ),
-                        array(
-                            select w.seq_num from unnest(pushes, seq_nums) with ordinality w(push, seq_num, n)
-                            where w.seq_num <= heads[places[w.push]] order by w.n
-                        )
-                    ) s on s.store = stores[places[e.push]] and s."seqNum" = e.seq_num
+                    -- Each once, even if many pushes name it.
+                    cross join (
+                        select array_agg(w.store) as numbers, array_agg(w.seq_num) as positions
+                        from (
+                            select distinct stores[places[w.push]] as store, w.seq_num
+                            from unnest(pushes, seq_nums) w(push, seq_num)
+                            where w.seq_num <= heads[places[w.push]]
+                        ) w
+                    ) w
+                    join lateral livestore._stored_events(w.numbers, w.positions) s
+                        on s.store = stores[places[e.push]] and s."seqNum" = e.seq_num
                     where (s."parentSeqNum", s.name, s.args::text, s."clientId", s."sessionId")
                         is not distinct from (e.parent_seq_num, e.name, e.args, e.client_id, e.session_id)
                         or livestore._was_rewritten(
@@ -110,14 +119,27 @@ begin
                 known := first_event + repeated;
                 exit when seq_nums[known] <= heads[place] and not stored[known];
                 if seq_nums[known] > heads[place] then
-                    -- One that an earlier push of the group brings.
-                    planned := first_event - 1;
-                    while planned > 0 and not (
-                        is_new[planned] and seq_nums[planned] = seq_nums[known] and places[pushes[planned]] = place
-                    ) loop
-                        planned := planned - 1;
-                    end loop;
-                    exit when planned = 0 or (
+                    -- One that an earlier push of the group brings: most often the one behind the last that was found.
+                    planned := planned + 1;
+                    if (is_new[planned] and seq_nums[planned] = seq_nums[known] and places[pushes[planned]] = place) is not true then
+                        planned := null;
+                        for earlier in reverse push - 1..1 loop
+                            continue when places[earlier] is distinct from place;
+                            low := firsts[earlier];
+                            high := lasts[earlier];
+                            continue when (seq_nums[known] between seq_nums[low] and seq_nums[high]) is not true;
+                            while low < high loop
+                                if seq_nums[(low + high) / 2] < seq_nums[known] then
+                                    low := (low + high) / 2 + 1;
+                                else
+                                    high := (low + high) / 2;
+                                end if;
+                            end loop;
+                            planned := case when seq_nums[low] = seq_nums[known] then low end;
+                            exit;
+                        end loop;
+                    end if;
+                    exit when planned is null or (
                         parent_seq_nums[planned], names[planned], args[planned], client_ids[planned], session_ids[planned]
                     ) is distinct from (
                         parent_seq_nums[known], names[known], args[known], client_ids[known], session_ids[known]
@@ -160,6 +182,8 @@ begin
         end loop;
         appended[push] := event - first_event - repeated;
         if appended[push] > 0 then
+            firsts[push] := first_event + repeated;
+            lasts[push] := event - 1;
             head := following;
         end if;
         new_heads[place] := head;

@@ -181,22 +181,32 @@ begin
             raise exception 'of % events % were inserted', cardinality(read.pushes), added;
         end if;
     else
-        -- One statement for each table, and for each push where there are hooks, which know the request that they run for.
+        -- One statement for each push where there are hooks, which know the request that they run for, and for each to a dedicated table. The
+        -- other events of the shared table come with the first of them.
         for part in
-            select f.push, stores.eventlogs[places[f.push]] as eventlog, stores.names[places[f.push]] as store_id,
+            select f.push, f.first, f.last, stores.eventlogs[places[f.push]] as eventlog, stores.names[places[f.push]] as store_id,
                 stores.eventlogs[places[f.push]] = any (tables.hooked) as is_hooked
             from (
-                select e.push, min(e.n) as first
+                select e.push, min(e.n)::integer as first, max(e.n)::integer as last
                 from unnest(read.pushes, plan.is_new) with ordinality e(push, is_new, n) where e.is_new group by e.push
             ) f
             order by f.first
         loop
             continue when part.eventlog = any (done);
-            if not part.is_hooked then
-                done := done || part.eventlog;
+            -- The new events of a push are in a row.
+            if part.is_hooked or part.eventlog <> 'livestore.eventlog_1'::regclass then
+                perform livestore._insert_part(
+                    part.eventlog, part.store_id, contexts[part.push], part.is_hooked,
+                    array_fill(stores.ids[places[part.push]], array[part.last - part.first + 1]),
+                    read.seq_nums[part.first:part.last], read.parent_seq_nums[part.first:part.last], read.names[part.first:part.last],
+                    read.args[part.first:part.last], read.client_ids[part.first:part.last], read.session_ids[part.first:part.last],
+                    array_fill(at, array[part.last - part.first + 1])
+                );
+                continue;
             end if;
+            done := done || part.eventlog;
             perform livestore._insert_part(
-                part.eventlog, part.store_id, contexts[part.push], part.is_hooked, array_agg(stores.ids[places[e.push]]),
+                part.eventlog, part.store_id, contexts[part.push], false, array_agg(stores.ids[places[e.push]]),
                 array_agg(e.seq_num), array_agg(e.parent_seq_num), array_agg(e.name), array_agg(e.args), array_agg(e.client_id),
                 array_agg(e.session_id), array_agg(at)
             )
@@ -206,7 +216,7 @@ begin
                     read.pushes, plan.is_new, read.seq_nums, read.parent_seq_nums, read.names, read.args, read.client_ids,
                     read.session_ids
                 ) with ordinality e(push, is_new, seq_num, parent_seq_num, name, args, client_id, session_id, n)
-                where e.is_new and stores.eventlogs[places[e.push]] = part.eventlog and (not part.is_hooked or e.push = part.push)
+                where e.is_new and stores.eventlogs[places[e.push]] = part.eventlog
                 order by e.n
             ) e;
         end loop;

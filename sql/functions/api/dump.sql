@@ -80,6 +80,17 @@ as $$
                 (select pg_get_expr(prqual, o.prrelid) from pg_publication_rel o where o.oid = r.oid) as filter
         ) part
         where r.prrelid in ('livestore.eventlog_1'::regclass, 'livestore.store_names'::regclass)
+        union all
+        -- All but those of privileges.sql.
+        select 11, c.relname, format(
+            'GRANT %s ON TABLE %s TO %s', a.privilege_type, c.oid::regclass, case a.grantee when 0 then 'PUBLIC' else a.grantee::regrole::text end
+        ) || case when a.is_grantable then ' WITH GRANT OPTION' else '' end
+        from pg_class c
+        join pg_depend d on d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
+        cross join lateral aclexplode(c.relacl) a
+        where c.relnamespace = 'livestore'::regnamespace and c.relkind in ('r', 'v') and a.grantee <> c.relowner
+            and (a.grantee, a.privilege_type) <> ('livestore_reader'::regrole, 'SELECT')
+            and (c.relname, a.grantee, a.privilege_type) <> ('eventlog_1', 'livestore_hooks'::regrole, 'INSERT')
     )
     select s.statement || ';'
     from (
@@ -92,4 +103,4 @@ as $$
 $$;
 
 comment on function livestore.export_hooks() is
-'What a dump leaves out of livestore.eventlog_1, since it is an extension''s table: statements that create your triggers, indexes, statistics, constraints, rules and policies on it, and add it to your publications. Run them after a restore';
+'What a dump leaves out of livestore.eventlog_1, since it is an extension''s table: statements that create your triggers, indexes, statistics, constraints, rules and policies on it, and add it to your publications; and the privileges that you granted on the extension''s tables, which a dump may leave out. Run them after a restore';

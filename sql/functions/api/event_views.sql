@@ -9,6 +9,7 @@ declare
     full_name constant text := (select string_agg(quote_ident(p.part), '.' order by p.n) from unnest(parts) with ordinality p(part, n));
     -- As json, which keeps the order of the fields.
     schema constant json := t.schema from livestore._event_type(name) t;
+    place text[] := '{}';
     columns text;
 begin
     if security_barrier is null then
@@ -19,6 +20,10 @@ begin
     elsif cardinality(parts) <> 2 or parts[1] = 'livestore' then
         raise exception 'view_name is schema.view, in a schema of yours, and not %', to_json(view_name) using errcode = 'invalid_name';
     end if;
+    -- livestore.define_event has checked that references end.
+    while schema::jsonb #> place ? '$ref' loop
+        place := livestore._pointer(schema::jsonb #> place -> '$ref');
+    end loop;
     select string_agg(format(
         case
             when f.kind is null then ', livestore.json_field(e.args, %L) as %I'
@@ -31,8 +36,7 @@ begin
     from (
         -- Of two fields with one name, the last, which is also the one that counts in a schema.
         select distinct on (k.alias) p.key, p.n, k.alias, livestore._column_of(p.value::jsonb, schema::jsonb) as kind
-        from json_each(schema #> (coalesce(livestore._pointer(schema::jsonb -> '$ref'), '{}') || 'properties'::text))
-            with ordinality p(key, value, n)
+        from json_each(schema #> (place || 'properties'::text)) with ordinality p(key, value, n)
         cross join lateral (
             select case when p.key in ('store_id', 'seq_num', 'client_id', 'session_id', 'created_at', 'args') then 'args.' else '' end || p.key
         ) k(alias)

@@ -9,6 +9,8 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 set lock_timeout = 0
+-- livestore._handler compares the text of the handler.
+set quote_all_identifiers = off
 as $$
 begin
     if start is null or start !~ '^(now|beginning|[0-9]{1,18})$' then

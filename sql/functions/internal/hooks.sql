@@ -20,6 +20,10 @@ as $$
 declare
     is_kept boolean;
 begin
+    if row_security_active(eventlog::oid) then
+        raise exception 'row level security is forced on %, and hides the events that are to be deleted from its owner', eventlog
+            using errcode = 'insufficient_privilege', hint = format('alter table %s no force row level security', eventlog);
+    end if;
     -- Bit 3 of tgtype: a DELETE trigger.
     if exists (
         select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal and t.tgtype & 8 <> 0 and t.tgdeferrable
@@ -30,6 +34,7 @@ begin
     if not livestore._runs_code_on_delete(eventlog) then
         execute format('delete from only %s where store = $1', eventlog) using store;
     elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, eventlog::oid, 'delete'::text) then
+        perform livestore._admit_hooks(eventlog::oid);
         perform livestore._delete_hooked_events(eventlog::oid, store);
         execute format('select exists (select from only %s where store = $1)', eventlog) into is_kept using store;
         if is_kept then
@@ -65,7 +70,7 @@ end
 $$;
 
 comment on function livestore._admit_hooks(oid) is
-'Internal: where row level security is on for the table of a store, a policy that lets livestore_hooks insert what is pushed';
+'Internal: where row level security is on for the table of a store, a policy that lets livestore_hooks insert what is pushed, and delete and update what an administrator does';
 
 -- Databases before 0.3.0 have tables of stores that belong to whoever installed the extension, and so do restored dumps of them.
 create or replace function livestore._adopt_table(eventlog regclass)

@@ -66,6 +66,7 @@ begin
         end if;
         perform livestore._check_args(array[event.name], array[new_args]);
     end loop;
+    perform livestore._mend_row_numbers('livestore.rewritten_events');
     insert into livestore.rewritten_events (store_id, store, seq_num, digest, reason)
     select store_id, store.id, e."seqNum",
         livestore._digest(e."parentSeqNum", e.name, e.args::text, e."clientId", e."sessionId"), reason
@@ -79,6 +80,7 @@ begin
         execute format('update only %s set name = coalesce($1, name), args = $2 where store = $3 and "seqNum" = any ($4)', store.eventlog)
             using new_name, new_args, store.id, seq_nums;
     elsif current_user <> 'livestore_owner' or has_table_privilege('livestore_hooks'::name, store.eventlog::oid, 'update'::text) then
+        perform livestore._admit_hooks(store.eventlog::oid);
         perform livestore._update_hooked_events(
             store.eventlog::oid, store.id, seq_nums, coalesce(new_name, ''), coalesce(new_args::text, '')
         );

@@ -59,6 +59,34 @@ $$;
 comment on function livestore._mend_store_numbers() is
 'Internal: sees to it that the next number of a store is greater than all there are';
 
+-- After logical replication, an insert would fail, and a subscription or an erasure with it.
+create or replace function livestore._mend_row_numbers(numbered regclass)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    numbers constant text := pg_get_serial_sequence(numbered::text, 'id');
+    greatest_number bigint;
+    next_number bigint;
+begin
+    for round in 1..2 loop
+        execute format('select max(n.id) from %s n', numbered) into greatest_number;
+        execute format('select q.last_value + q.is_called::integer from %s q', numbers) into next_number;
+        exit when coalesce(greatest_number < next_number, true);
+        if round = 1 then
+            -- One transaction at a time, each of which checks again, as for the numbers of stores.
+            execute format('lock table %s in share row exclusive mode', numbered);
+        else
+            perform setval(numbers::regclass, greatest_number);
+        end if;
+    end loop;
+end
+$$;
+
+comment on function livestore._mend_row_numbers(regclass) is
+'Internal: sees to it that the next id of a table is greater than all there are: logical replication brings rows, and not the state of the sequence';
+
 create or replace function livestore._register_stores(store_ids text[])
 returns void
 language plpgsql

@@ -121,6 +121,7 @@ begin
             place.batch_store is null or event.seq_num = place.batch_end
                 and place.batch_store in (select s.id from livestore.kept_logs s where s.store_id = event.store_id)
         ) then
+            perform livestore._mend_row_numbers('livestore.dead_letters');
             insert into livestore.dead_letters (
                 subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change, failures,
                 error
@@ -153,10 +154,11 @@ begin
     where p.partition = livestore._partition_of($1, s.partitions) and (s.stores is null or $1 like s.stores)
     order by p.subscription, p.partition
     for update of p;
+    -- All of them: a worker with an older snapshot, in which the events are as they were, then fails with 40001 instead of making a dead
+    -- letter of one. A lock alone would not make it fail.
     update livestore.subscription_partitions p set error = null
     from livestore.subscribers s
-    where s.name = p.subscription and p.error is not null and p.partition = livestore._partition_of($1, s.partitions)
-        and (s.stores is null or $1 like s.stores);
+    where s.name = p.subscription and p.partition = livestore._partition_of($1, s.partitions) and (s.stores is null or $1 like s.stores);
 end
 $$;
 
@@ -321,6 +323,7 @@ stable
 security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
+set quote_all_identifiers = off
 as $$
 declare
     subscriber constant livestore.subscribers := livestore._subscriber(subscription);
@@ -331,8 +334,12 @@ declare
 begin
     -- to_regprocedure would need the right to use its schema.
     select p.oid, r.oid as id, r.rolname as name, r.rolsuper as is_superuser, p.pronamespace, p.proname into owner
-    from pg_proc p join pg_roles r on r.oid = p.proowner
-    where p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text and p.oid::regprocedure::text = subscriber.handler;
+    from pg_proc p join pg_roles r on r.oid = p.proowner join pg_namespace n on n.oid = p.pronamespace
+    where p.proargtypes::text = 'livestore.polled_event'::regtype::oid::text and subscriber.handler in (
+        p.oid::regprocedure::text,
+        -- As version 0.3.0 wrote it under quote_all_identifiers.
+        format('"%s"."%s"("livestore"."polled_event")', replace(n.nspname, '"', '""'), replace(p.proname, '"', '""'))
+    );
     handler := owner.oid;
     if livestore._is_handler(handler) is not true then
         raise exception 'the subscription % has no handler', to_json(subscription)

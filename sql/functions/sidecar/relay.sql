@@ -205,32 +205,41 @@ set lock_timeout = '5s'
 as $$
 declare
     store livestore.stores;
-    known record;
     batch json;
     result livestore.push_result;
 begin
     store := livestore._lock_store(store_id);
-    -- Those that have the same number, which a device may be pushing again, since it missed the answer.
-    select coalesce(array_agg(r.store), '{}') as stores, coalesce(array_agg(r."seqNum"), '{}') as seq_nums into known
-    from unnest(client_ids, session_ids, event_numbers) p(client_id, session_id, event_number)
-    join livestore.relayed_events r
-        on r.store = store.id and r.key = livestore._relay_key(p.client_id, p.session_id, p.event_number);
-    with pushed as (
-        select * from unnest(names, args, client_ids, session_ids, event_numbers, timestamps)
+    with pushed as materialized (
+        select p.*, livestore._relay_key(p.client_id, p.session_id, p.event_number) as key
+        from unnest(names, args, client_ids, session_ids, event_numbers, timestamps)
             with ordinality p(name, args, client_id, session_id, event_number, made_at, n)
+    ), numbered as materialized (
+        -- Those that have the same number, which a device may be pushing again, since it missed the answer.
+        select r.* from livestore.relayed_events r where r.store = store.id and r.key in (select p.key from pushed p)
+    ), known as materialized (
+        select r.key, r.event_number::text as event_number, r."timestamp"::text as made_at, e.*
+        from numbered r
+        join livestore._stored_events(array(select m.store from numbered m), array(select m."seqNum" from numbered m)) e
+            on e."seqNum" = r."seqNum"
+    ), rewritten as materialized (
+        select k.* from known k
+        where exists (select from livestore.rewritten_events w where w.store = k.store and w.seq_num = k."seqNum")
     ), fresh as (
         select p.*, row_number() over (order by p.n) as place
         from pushed p
-        where not exists (
-            select
-            from livestore._stored_events(known.stores, known.seq_nums) e
-            join livestore.relayed_events r on r.store = e.store and r."seqNum" = e."seqNum"
-            where (r.event_number::text, r."timestamp"::text) is not distinct from (p.event_number, p.made_at)
-                and (
-                    ((e.name, e."clientId", e."sessionId") = (p.name, p.client_id, p.session_id) and e.args::text is not distinct from p.args)
-                    or livestore._was_rewritten(
-                        e.store, e."seqNum", e."parentSeqNum", p.name, p.args, p.client_id, p.session_id
-                    )
+        -- By values that can be hashed: a device may push thousands of events again, all with one number. No JSON is empty.
+        where (
+            p.key, coalesce(p.event_number, ''), coalesce(p.made_at, ''), coalesce(p.name, ''), coalesce(p.client_id, ''),
+            coalesce(p.session_id, ''), coalesce(p.args, '')
+        ) not in (
+            select k.key, coalesce(k.event_number, ''), coalesce(k.made_at, ''), k.name, k."clientId", k."sessionId",
+                coalesce(k.args::text, '')
+            from known k
+        ) and not exists (
+            select from rewritten r
+            where r.key = p.key and (r.event_number, r.made_at) is not distinct from (p.event_number, p.made_at)
+                and livestore._was_rewritten(
+                    r.store, r."seqNum", r."parentSeqNum", p.name, p.args, p.client_id, p.session_id
                 )
         )
     ), noted as (

@@ -76,6 +76,33 @@ async fn positions_go_on_where_the_sequence_was_left_behind() {
     assert_eq!(entries(&admin).await, ["6-6: a 6/1", "7-7: a 7/1"]);
 }
 
+/// The other sequences.
+#[tokio::test]
+async fn rows_get_new_numbers_where_the_sequence_was_left_behind() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    push(&admin, "a", chain(0, 4)).await.unwrap();
+    run(&admin, "select livestore.subscribe('s', start => 'beginning', max_failures => 1)").await;
+    let nack = "select livestore.nack(lease, '0') from livestore.poll('s', 1)";
+    let write = async || {
+        run(&admin, nack).await;
+        run(&admin, "select livestore.erase('a', '{1}', '{}')").await;
+    };
+    write().await;
+    write().await;
+    run(
+        &admin,
+        "select setval('livestore.dead_letters_id_seq', 1, false), setval('livestore.rewritten_events_id_seq', 1, false)",
+    )
+    .await;
+    write().await;
+    write().await;
+    for table in ["dead_letters", "rewritten_events"] {
+        let ids: Vec<i64> = all(&admin, &format!("select id from livestore.{table} order by 1")).await;
+        assert_eq!(ids, [1, 2, 3, 4], "{table}");
+    }
+}
+
 /// Another session would commit it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_has_changed_a_store_cannot_be_prepared() {
@@ -88,6 +115,12 @@ async fn a_transaction_that_has_changed_a_store_cannot_be_prepared() {
     run(&admin, "begin read only; select 1; commit").await;
     run(&admin, "begin; select count(*) from livestore.events; prepare transaction 'y'").await;
     run(&admin, "rollback prepared 'y'").await;
+    // One that has changed a store in a part that was rolled back can be prepared, and the next one cannot.
+    run(&admin, "begin; savepoint a; select livestore.create_store('a', true); rollback to a").await;
+    run(&admin, "prepare transaction 'z'").await;
+    run(&admin, "begin; select livestore.create_store('a', true)").await;
+    assert_eq!(rejection(admin.execute("prepare transaction 'x'", &[]).await).sqlstate, "0A000");
+    run(&admin, "rollback prepared 'z'").await;
     push(&admin, "a", chain(1, 1)).await.unwrap();
     let entries = entries(&admin).await;
     assert!(entries.len() == 2 && entries[1].ends_with(": a 2/1"), "{entries:?}");

@@ -289,6 +289,62 @@ async fn what_a_dump_leaves_out_is_exported() {
     assert_eq!(one::<i64>(&restored, inherited).await, 1);
 }
 
+/// Who may do what with the extension's tables.
+const GRANTED: &str = "select concat_ws(' ', c.relname, a.grantee::regrole, a.privilege_type, a.is_grantable)
+    from pg_class c, aclexplode(c.relacl) a
+    where c.relnamespace = 'livestore'::regnamespace and c.relkind in ('r', 'v') and c.relname !~ '_1_' order by 1";
+
+#[tokio::test]
+async fn privileges_on_tables_that_were_granted_before_an_update_are_dumped() {
+    if is_skipped("no release has it") {
+        return;
+    }
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "drop extension livestore_sync; create extension livestore_sync version '0.3.0';
+         grant delete, update on livestore.eventlog_1 to livestore_hooks; grant select on livestore.instance to stranger with grant option",
+    )
+    .await;
+    run(&admin, "alter extension livestore_sync update").await;
+    let granted: Vec<String> = all(&admin, GRANTED).await;
+    for privilege in ["eventlog_1 livestore_hooks DELETE f", "instance stranger SELECT t"] {
+        assert!(granted.contains(&privilege.to_owned()), "{granted:?}");
+    }
+    let restored = restored_from(&database, "granted").await;
+    assert_eq!(all::<String>(&restored, GRANTED).await, granted);
+}
+
+/// An extension that takes over the portable flavour takes what others have granted for its own.
+#[tokio::test]
+async fn privileges_on_tables_that_a_dump_leaves_out_are_exported() {
+    if is_skipped("its tables are nobody's extension") {
+        return;
+    }
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let export = "select livestore.export_hooks()";
+    assert_eq!(all::<String>(&admin, export).await, [""; 0]);
+    run(&admin, "drop extension livestore_sync; drop schema livestore").await;
+    run(&admin, Flavour::Portable.install()).await;
+    run(&admin, "grant delete on livestore.eventlog_1 to livestore_hooks, stranger with grant option").await;
+    run(&admin, "create extension livestore_sync version 'portable'; alter extension livestore_sync update").await;
+    let granted: Vec<String> = all(&admin, GRANTED).await;
+    let exported: Vec<String> = all(&admin, export).await;
+    assert_eq!(
+        exported,
+        [
+            "GRANT DELETE ON TABLE livestore.eventlog_1 TO livestore_hooks WITH GRANT OPTION;",
+            "GRANT DELETE ON TABLE livestore.eventlog_1 TO stranger WITH GRANT OPTION;"
+        ]
+    );
+    let restored = restored_from(&database, "taken_over").await;
+    assert_ne!(all::<String>(&restored, GRANTED).await, granted);
+    run(&restored, &exported.concat()).await;
+    assert_eq!(all::<String>(&restored, GRANTED).await, granted);
+}
+
 #[tokio::test]
 async fn indexes_that_are_not_valid_are_not_exported() {
     if is_skipped("its tables are nobody's extension") {

@@ -335,6 +335,12 @@ async fn args_that_are_hard_to_check_are_misfits() {
     let reason = misfit(&client, r#"{"items": {"type": "integer"}}"#, &numbers).await;
     assert_eq!(reason.as_deref(), Some("args[0] is a number that JavaScript does not have"));
 
+    // Text that Postgres cannot read is replaced before the schema is looked at.
+    let since = std::time::Instant::now();
+    let halves = format!(r#""{}""#, r"\udc00".repeat(40_000));
+    assert_eq!(misfit(&client, r#"{"maxLength": 9}"#, &halves).await.as_deref(), Some("args is longer than 9"));
+    assert!(since.elapsed().as_secs() < 5, "{:?}", since.elapsed());
+
     // A union whose members are told apart late: the work doubles with each level. Pushes do not wait for it, not even if enforced.
     let member = r##"{"type": "object", "required": ["kind", "of"], "properties": {"kind": {"pattern": "KIND"}, "of": {"$ref": "#/$defs/e"}}}"##;
     let union = format!(

@@ -250,3 +250,20 @@ async fn fields_whose_columns_would_have_one_name_get_one_column() {
     let row = r#"select concat_ws(' ', store_id, "args.store_id", twice) from public.e"#;
     assert_eq!(one::<String>(&admin, row).await, "s 7 t");
 }
+
+#[tokio::test]
+async fn a_type_that_refers_to_a_reference_has_its_columns() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let schema = r##"{
+        "$ref": "#/$defs/A",
+        "$defs": {"A": {"$ref": "#/definitions/a~1b"}},
+        "definitions": {"a/b": {"type": "object", "properties": {"title": {"type": "string"}, "size": {"type": "integer"}}}}
+    }"##;
+    one_with::<i32>(&admin, "select livestore.define_event('e', $1::text::json)", &[&schema]).await;
+    run(&admin, "select livestore.commit('s', 'e', '{\"title\": \"x\", \"size\": 3}')").await;
+    run(&admin, "select livestore.create_event_view('public.seen', 'e')").await;
+    assert_eq!(one::<String>(&admin, "select title || size from public.seen").await, "x3");
+    // A type that says nothing has none.
+    run(&admin, "select livestore.define_event('any', 'true'), livestore.create_event_view('public.any', 'any')").await;
+}

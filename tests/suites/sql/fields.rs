@@ -28,12 +28,35 @@ async fn every_field_that_json_allows_can_be_read() {
         (r#"{"a": "\ud83d\ude00"}"#, "'a'", Some("😀")),
         (r#"{"a": "\ud800\uD83D\uDE00\ude00"}"#, "'a'", Some("\u{fffd}😀\u{fffd}")),
         (r#"{"a": "\u00e4\n"}"#, "'a'", Some("ä\n")),
+        (r#"{"a": "\ud83d\\ude00"}"#, "'a'", Some("\u{fffd}\\ude00")),
+        (r#"{"a": "\\xde00\ude00\\\ud83d\ude00\udc00"}"#, "'a'", Some("\\xde00\u{fffd}\\😀\u{fffd}")),
+        (r#"{"a": "\ud83d\ud83d\u0000\ude00\ude00"}"#, "'a'", Some("\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}")),
     ] {
         let field = format!("select livestore.field($1::text::json, {path})");
         let row = reader.query_one(&field, &[&args]).await.unwrap_or_else(|error| panic!("{args}: {error:?}"));
         assert_eq!(row.get::<_, Option<&str>>(0), expected, "{args}");
     }
     assert_eq!(one::<Option<String>>(&reader, "select livestore.field(null, 'a')").await, None);
+}
+
+/// A push with hooks that read args holds locks meanwhile.
+#[tokio::test]
+async fn many_halves_of_pairs_are_read_in_time() {
+    let database = Database::new().await;
+    let client = database.connect("reader").await;
+    run(&client, "set statement_timeout = '2s'").await;
+    for (unit, read) in [
+        (r"\udc00", "\u{fffd}"),
+        (r"\ud800", "\u{fffd}"),
+        (r"\ud83d\ude00", "😀"),
+        (r"\\", "\\"),
+        (r"\u0000", "\u{fffd}"),
+    ] {
+        let args = format!(r#"{{"a": "x{}"}}"#, unit.repeat(40_000));
+        let field = client.query_one("select livestore.field($1::text::json, 'a')", &[&args]).await;
+        let field: String = field.unwrap_or_else(|error| panic!("{unit}: {error:?}")).get(0);
+        assert!(field == format!("x{}", read.repeat(40_000)), "{unit}: {} bytes", field.len());
+    }
 }
 
 #[tokio::test]

@@ -667,6 +667,55 @@ async fn events_that_a_trigger_or_a_rule_keeps_stop_what_deletes_them() {
     }
 }
 
+/// The owner would find nothing to delete or to move, and leave it behind.
+#[tokio::test]
+async fn row_level_security_that_is_forced_stops_what_deletes_events() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let caretaker = database.connect("admin").await;
+    run(&caretaker, "select livestore.create_store('own', true)").await;
+    push(&caretaker, "s", chain(0, 2)).await.unwrap();
+    push(&caretaker, "own", chain(0, 2)).await.unwrap();
+    for table in ["eventlog_1", "eventlog_1_own"] {
+        let force = format!("alter table livestore.{table} enable row level security, force row level security");
+        run(&admin, &force).await;
+    }
+    let mut hints = Vec::new();
+    for call in ["reset_store('s')", "drop_store('s')", "create_store('s', true)", "reset_store('own')"] {
+        let refused = rejection(caretaker.execute(&format!("select livestore.{call}"), &[]).await);
+        assert_eq!(refused.sqlstate, "42501", "{call}: {refused:?}");
+        hints.push(refused.hint);
+    }
+    for hint in hints {
+        run(&admin, &hint).await;
+    }
+    assert_eq!((log(&admin, "s").await, log(&admin, "own").await), (up_to(2), up_to(2)));
+    run(&caretaker, "select livestore.create_store('s', true), livestore.reset_store('own')").await;
+    assert_eq!((log(&admin, "s").await, log(&admin, "own").await), (up_to(2), vec![]));
+}
+
+/// A push adds the policy that lets hooks through; these come before the next one.
+#[tokio::test]
+async fn row_level_security_does_not_keep_hooks_from_deleting_and_updating() {
+    for call in ["reset_store('s')", "erase('s', '{1}', '{}')", "drop_store('s')"] {
+        let database = Database::new().await;
+        let admin = database.admin().await;
+        push(&admin, "s", chain(0, 2)).await.unwrap();
+        run(
+            &admin,
+            "create function public.pass() returns trigger language plpgsql as
+                 $$ begin if tg_op = 'DELETE' then return old; end if; return new; end $$;
+             create trigger pass before update or delete on livestore.eventlog_1 for each row execute function public.pass();
+             grant select, update, delete on livestore.eventlog_1 to livestore_hooks;
+             alter table livestore.eventlog_1 enable row level security",
+        )
+        .await;
+        run(&database.connect("admin").await, &format!("select livestore.{call}")).await;
+        let left = if call.contains("erase") { 2 } else { 0 };
+        assert_eq!(log(&admin, "s").await, up_to(left), "{call}");
+    }
+}
+
 #[tokio::test]
 async fn an_update_stops_at_hooks_that_would_lose_their_rights() {
     if is_skipped("no release has it") {

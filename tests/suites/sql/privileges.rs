@@ -215,6 +215,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("list_streams", "livestore.list_streams('', '', 1)", READERS),
     ("locate_store", "livestore.locate_store('s')", READERS),
     ("_admit_hooks", "livestore._admit_hooks(0::oid)", NOBODY),
+    ("_mend_row_numbers", "livestore._mend_row_numbers('livestore.versions')", NOBODY),
     ("_mend_store_numbers", "livestore._mend_store_numbers()", NOBODY),
     ("_relay_notify", "livestore._relay_notify('x', 'body')", NOBODY),
     ("_relay_forget", "livestore._relay_forget('{x}')", NOBODY),

@@ -350,3 +350,46 @@ async fn a_caller_that_skips_held_stores_is_told_which() {
     run(&holder, "commit").await;
     assert_eq!(log(&client, "held").await, up_to(2));
 }
+
+/// All stores of the group wait meanwhile.
+#[tokio::test]
+async fn a_large_batch_that_comes_twice_in_a_group_is_decided_in_time() {
+    let database = Database::new().await;
+    let client = database.connect("sidecar").await;
+    run(&client, "set statement_timeout = '10s'").await;
+    let small = chain(0, 2);
+    let group = [
+        Push::to("a", chain(0, 100)),
+        Push::to("b", &small),
+        Push::to("a", chain(100, 7900)),
+        Push::to("a", chain(0, 8000)),
+        Push::to("b", chain(1, 3)),
+        Push::to("a", chain(50, 60)),
+    ];
+    let outcomes = push_batch(&client, &group).await;
+    let outcomes: Vec<_> = outcomes.iter().map(|outcome| (outcome.brief(), outcome.appended)).collect();
+    let expected = [(100, 100), (2, 2), (8000, 7900), (8000, 0), (4, 2), (8000, 0)];
+    assert_eq!(outcomes, expected.map(|(head, appended)| (Ok(head), Some(appended))));
+    // Of the log, many pushes name the same events.
+    let group: Vec<Push> = (0..200).map(|_| Push::to("a", chain(0, 200))).collect();
+    let outcomes = push_batch(&client, &group).await;
+    assert!(outcomes.iter().all(|outcome| outcome.brief() == Ok(8000) && outcome.appended == Some(0)));
+    assert_eq!(broken_chains(&database.admin().await).await, [""; 0]);
+}
+
+/// Each push of the group is a statement of its own there.
+#[tokio::test]
+async fn a_large_batch_in_a_group_of_many_is_written_in_time_to_a_table_with_hooks() {
+    let database = Database::new().await;
+    let (admin, client) = (database.admin().await, database.connect("sidecar").await);
+    reject_bad_events(&admin).await;
+    run(&admin, "select livestore.create_store('own', true)").await;
+    run(&client, "set statement_timeout = '10s'").await;
+    let mut group: Vec<Push> = (0..500).map(|n| Push::to(format!("s{}", n % 250), chain(n / 250, 1))).collect();
+    group.insert(100, Push::to("large", chain(0, 8000)));
+    group.insert(200, Push::to("own", chain(0, 8000)));
+    let outcomes = push_batch(&client, &group).await;
+    assert!(outcomes.iter().all(|outcome| outcome.brief().is_ok()));
+    assert_eq!((log(&admin, "large").await, log(&admin, "own").await), (up_to(8000), up_to(8000)));
+    assert_eq!((log(&admin, "s7").await, broken_chains(&admin).await), (up_to(2), vec![]));
+}

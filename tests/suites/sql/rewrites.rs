@@ -157,6 +157,25 @@ async fn an_erased_event_does_not_come_back_through_the_relay() {
     assert!(!args(&admin).await.iter().any(|event| event.contains("s1")));
 }
 
+/// A device pushes a long time offline again, if it has missed the answer. Others wait for the store meanwhile.
+#[tokio::test]
+async fn many_events_may_come_through_the_relay_again() {
+    let database = Database::new().await;
+    let sidecar = database.connect("sidecar").await;
+    run(&sidecar, "set statement_timeout = '10s'").await;
+    for numbers in ["n", "7"] {
+        let append = format!(
+            "select livestore.relay_append(
+                 'r {numbers}', array_agg('a'::text), array_agg(n::text), array_agg('c'::text), array_agg('s'::text),
+                 array_agg({numbers}::text), array_agg('1'::text)
+             ) from generate_series(1, 5000) n"
+        );
+        for _ in 0..2 {
+            assert_eq!(one::<i64>(&sidecar, &append).await, 5000, "{numbers}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_commit_log_and_listeners_are_told() {
     let database = Database::new().await;
@@ -229,6 +248,26 @@ async fn dead_letters_are_erased_too() {
     assert_eq!(all::<String>(&admin, letters).await, ["a|{\"who\":\"ann\"}|ann is away"]);
     run(&admin, "select livestore.erase('s', '{1}', '{\"who\": \"\"}')").await;
     assert_eq!(all::<String>(&admin, letters).await, ["a|{\"who\": \"\"}"]);
+}
+
+/// In its snapshot, the event is as it was.
+#[tokio::test]
+async fn a_worker_whose_transaction_is_older_makes_no_dead_letter_of_an_erased_event() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.connect("admin").await, database.connect("sidecar").await);
+    run(&admin, "select livestore.subscribe('new', max_failures => 1)").await;
+    push(&sidecar, "s", json!([event(0, "a", json!({"who": "ann"}))])).await.unwrap();
+    run(&admin, "select livestore.subscribe('old', start => 'beginning', max_failures => 1)").await;
+    for (n, subscription) in ["new", "old"].into_iter().enumerate() {
+        let lease: String = one(&sidecar, &format!("select lease from livestore.poll('{subscription}')")).await;
+        let nack = format!("select livestore.nack('{lease}')");
+        run(&sidecar, "begin isolation level repeatable read; select livestore.head('s')").await;
+        run(&admin, &format!("select livestore.erase('s', '{{1}}', '{{\"n\": {n}}}')")).await;
+        assert_eq!(rejection(sidecar.batch_execute(&nack).await).sqlstate, "40001", "{subscription}");
+        run(&sidecar, &format!("rollback; {nack}")).await;
+        let letters = format!("select args::text from livestore.dead_letters where subscription = '{subscription}'");
+        assert_eq!(all::<String>(&admin, &letters).await, [format!("{{\"n\": {n}}}")], "{subscription}");
+    }
 }
 
 #[tokio::test]

@@ -357,3 +357,27 @@ async fn statements_that_are_exported_mean_the_same_under_every_setting_of_strin
         assert_eq!(all::<String>(&session, export).await, expected, "{setting}");
     }
 }
+
+/// A subscription keeps the name of its handler as text, which this setting changes.
+#[tokio::test]
+async fn a_handler_is_found_whether_all_identifiers_are_quoted_or_not() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.admin().await, database.connect("sidecar").await);
+    let handler = r#"public."a ""b"""(livestore.polled_event)"#;
+    run(&admin, r#"create function public."a ""b"""(event livestore.polled_event) returns void language sql as ''"#)
+        .await;
+    for (subscription, setting) in [("quoted", "on"), ("plain", "off"), ("0.3.0", "off")] {
+        run(&admin, &format!("set quote_all_identifiers = {setting}")).await;
+        run(&admin, &format!("select livestore.subscribe('{subscription}', handler => '{handler}')")).await;
+    }
+    let before = r#"update livestore.subscribers set handler = '"public"."a ""b"""("livestore"."polled_event")' where name = '0.3.0'"#;
+    run(&admin, before).await;
+    for (n, setting) in ["on", "off"].into_iter().enumerate() {
+        push(&admin, "s", chain(n as i64, 1)).await.unwrap();
+        run(&sidecar, &format!("set quote_all_identifiers = {setting}")).await;
+        for subscription in ["quoted", "plain", "0.3.0"] {
+            let events = format!("select events from livestore.run_subscription('{subscription}')");
+            assert_eq!(one::<i64>(&sidecar, &events).await, 1, "{subscription}, {setting}");
+        }
+    }
+}

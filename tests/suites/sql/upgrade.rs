@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{all, all_with, broken_chains, fill, log, one, push, run, stored};
+use crate::support::{all, all_with, broken_chains, fill, log, one, push, rejection, run, stored};
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::chain;
-use livestore_tests::flavour::is_skipped;
+use livestore_tests::flavour::{Flavour, is_skipped};
 use livestore_tests::{eventually, root};
 use tokio_postgres::Client;
 
@@ -283,4 +283,30 @@ async fn an_update_ends_in_no_deadlock_and_holds_up_nobody_while_it_waits() {
         run(&client, "alter extension livestore_sync update").await;
         run(&open, "commit").await;
     }
+}
+
+/// A portable installation is updated by installing it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_gives_up_names_a_prepared_transaction() {
+    let start = || Cluster::start_with("max_prepared_transactions = 1");
+    let database = tokio::task::spawn_blocking(start).await.unwrap().leak().database().await;
+    let client = database.admin().await;
+    if Flavour::of_tests() == Flavour::Native {
+        let release = releases().pop_last().unwrap();
+        run(&client, &format!("drop extension livestore_sync; create extension livestore_sync version '{release}'"))
+            .await;
+    }
+    run(&client, "begin; select count(*) from livestore.events; prepare transaction 'it''s here'").await;
+    run(&client, "set livestore.wait_for_locks = '1s'").await;
+    let update = match Flavour::of_tests() {
+        Flavour::Native => "alter extension livestore_sync update",
+        Flavour::Portable => Flavour::Portable.install(),
+    };
+    let refused = rejection(client.batch_execute(update).await);
+    assert_eq!(&*refused.sqlstate, "55P03", "{refused:?}");
+    assert_eq!(refused.detail, "Locks are held by: prepared transaction 'it''s here'.");
+    run(&client, "rollback").await;
+    run(&client, "rollback prepared 'it''s here'").await;
+    run(&client, update).await;
+    database.stop();
 }
