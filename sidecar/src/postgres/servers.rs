@@ -142,7 +142,7 @@ impl Servers {
             each: each.collect(),
             tls,
             sessions: Sessions::of(option),
-            settings: session::SEARCH_PATH.into(),
+            settings: session::settings_of_commands(),
             shard,
             last: AtomicUsize::new(0),
             met: Arc::default(),
