@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::cancel::Canceller;
 use super::session;
 use super::sessions::Sessions;
-use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream};
+use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream, is_ours};
 use crate::telemetry::chain;
 
 /// The least time to connect to one of several hosts.
@@ -91,7 +91,12 @@ pub async fn connect_once_to_read(address: Address) -> Result<Connected, Databas
 /// An error of Postgres with all that it says.
 pub fn told(error: &tokio_postgres::Error) -> String {
     let Some(error) = error.as_db_error() else {
-        return format!("the connection to the database was lost: {error}");
+        let cause = chain(error);
+        return if is_ours(error) {
+            format!("what the database answers cannot be read: {cause}")
+        } else {
+            format!("the connection to the database was lost: {cause}")
+        };
     };
     let part = |name: &str, text: Option<&str>| text.map(|text| format!("\n{name}: {text}")).unwrap_or_default();
     format!("{}{}{}", error.message(), part("detail", error.detail()), part("hint", error.hint()))

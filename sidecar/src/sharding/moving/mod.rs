@@ -201,7 +201,7 @@ impl Move {
             ))),
             (false, true) if place == Some(to_known.number) => Ok(false),
             (false, true) if place == Some(from_known.number) => {
-                front::begin_change(front).await?;
+                begin_change(databases).await?;
                 front::assign(front, subject, to_known).await?;
                 front.run("commit").await?;
                 say(&format!("{subject} is at {new} already, and the front knows it now."))?;
@@ -225,7 +225,7 @@ impl Move {
 
     async fn carry_over(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
         let Databases { front, from, to, from_known, to_known, slot_count } = databases;
-        front::begin_change(front).await?;
+        begin_change(databases).await?;
         self.keep_last_slot(databases, subject).await?;
         let mut target = Target::begin(to, *slot_count).await?;
         for _ in 0..ROUNDS {
@@ -260,7 +260,7 @@ impl Move {
     async fn keep_last_slot(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
         let Databases { front, from_known, to_known, .. } = databases;
         let slots = front::slots(front).await?;
-        let count = |shard: &Known| slots.iter().filter(|number| **number == shard.number).count();
+        let count = |shard: &Known| slots.iter().filter(|number| **number == Some(shard.number)).count();
         match subject {
             Subject::Slot(_) if count(from_known) == 1 && front::exceptions(front, from_known).await? > 0 => {
                 Err(refused(format!(
@@ -318,7 +318,7 @@ impl Move {
     async fn mend(&self, databases: &Databases, waits: bool) -> Result<(), ShardsError> {
         let Databases { front, from, to, from_known, to_known, .. } = databases;
         loop {
-            front::begin_change(front).await?;
+            begin_change(databases).await?;
             let unfinished = source::unfinished(from, waits).await?;
             let Some(unfinished) = unfinished.first() else { return front.rollback().await };
             let Unfinished { id, token, subject, shard } = unfinished;
@@ -403,6 +403,20 @@ async fn begin(from: &Session, is_snapshot: bool) -> Result<(), ShardsError> {
             "both shards are on one server, where the role cannot become a member of livestore_owner and livestore_hooks twice: grant both to it before, or connect as a superuser".into(),
         ),
         error => error,
+/// [`front::begin_change`], if both shards are where this command has found them. Another one may have given them an address meanwhile,
+/// between two changes of this one, and their URLs here may lead to databases that are no shards any more.
+async fn begin_change(databases: &Databases) -> Result<(), ShardsError> {
+    let Databases { front, from_known, to_known, .. } = databases;
+    front::begin_change(front).await?;
+    let shards = front::shards(front).await?;
+    match [from_known, to_known].into_iter().find(|known| !shards.contains(known)) {
+        Some(Known { name, .. }) => Err(refused(format!(
+            "the shard {name} was given another address meanwhile: run the same command again, with the URL that it has now"
+        ))),
+        None => Ok(()),
+    }
+}
+
     })
 }
 
