@@ -14,6 +14,7 @@ mod source;
 mod subject;
 mod target;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -158,7 +159,8 @@ impl Move {
 
     /// The slots, or the store, that are not there yet.
     async fn subjects(&self, databases: &Databases) -> Result<Vec<Subject>, ShardsError> {
-        let mut wanted = Vec::new();
+        // A set: a slot that is named twice moves once.
+        let mut slots = BTreeSet::new();
         for Slots { first, last } in &self.slots {
             for slot in *first..=*last {
                 if slot >= databases.slot_count {
@@ -167,10 +169,10 @@ impl Move {
                         databases.slot_count - 1
                     )));
                 }
-                wanted.push(Subject::Slot(slot));
+                slots.insert(slot);
             }
         }
-        wanted.extend(self.store.iter().cloned().map(Subject::Store));
+        let wanted = slots.into_iter().map(Subject::Slot).chain(self.store.iter().cloned().map(Subject::Store));
         let mut subjects = Vec::new();
         for subject in wanted {
             if self.has_to_move(databases, &subject).await? {
