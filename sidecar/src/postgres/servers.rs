@@ -62,12 +62,7 @@ pub struct Address {
 
 impl Address {
     pub fn servers(mut self) -> Servers {
-        self.config
-            .application_name("livestore-sidecar")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(SILENCE)
-            .keepalives_interval(PROBE)
-            .tcp_user_timeout(SILENCE);
+        self.config.application_name("livestore-sidecar");
         Servers { settings: session::settings(), ..Servers::new(self) }
     }
 }
@@ -127,7 +122,13 @@ pub struct Servers {
 }
 
 impl Servers {
-    fn new(Address { option, config, tls, shard }: Address) -> Self {
+    fn new(Address { option, mut config, tls, shard }: Address) -> Self {
+        // A machine that is gone answers nothing, and a command would wait for hours.
+        config
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(SILENCE)
+            .keepalives_interval(PROBE)
+            .tcp_user_timeout(SILENCE);
         let config = &config;
         let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
         let each = match hosts {
@@ -477,6 +478,18 @@ mod tests {
         servers.meet(server(7, 2)).unwrap();
         assert!(matches!(servers.meet(server(7, 1)), Err(DatabaseError::Superseded { timeline: 1, latest: 2 })));
         assert!(!servers.is_current(Some(server(7, 1))) && servers.is_current(Some(server(7, 2))));
+    /// Commands, too, would wait for hours for a machine that is gone.
+    #[test]
+    fn every_connection_ends_when_the_other_side_is_silent() {
+        for one in servers("postgres://u@one,two/d").each {
+            assert_eq!((one.get_keepalives_idle(), one.get_keepalives_interval()), (SILENCE, Some(PROBE)));
+            assert_eq!(
+                (one.get_tcp_user_timeout(), one.get_connect_timeout()),
+                (Some(&SILENCE), Some(&CONNECT_TIMEOUT))
+            );
+        }
+    }
+
         assert!(servers.succeeds(server(7, 3)) && !servers.succeeds(server(7, 2)) && !servers.succeeds(server(8, 3)));
         servers.meet(server(8, 1)).unwrap();
         assert!(

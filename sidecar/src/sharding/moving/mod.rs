@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::source::Unfinished;
 use self::subject::Slots;
@@ -28,6 +28,7 @@ use super::connection::NamedUrl;
 use super::front::{self, Front, Known};
 use super::session::Session;
 use super::{ShardsError, say, shard};
+use crate::postgres::ANSWER_TIMEOUT;
 
 /// Fewer events than this are copied while nobody can write to the stores.
 const FEW: u64 = 1000;
@@ -246,12 +247,21 @@ impl Move {
         target.follow(from, subject, logs).await?;
         let (id, token) = source::give_away(from, subject, *slot_count, &to_known.name).await?;
         target.take_over(from, subject, &from_known.name, &token).await?;
-        from.commit().await?;
-        to.commit().await?;
-        front::assign(front, subject, to_known).await?;
-        front.run("commit").await?;
-        let waited = locked.elapsed().as_secs_f64();
-        end(from, id).await?;
+        let committing = async {
+            from.commit().await?;
+            to.commit().await?;
+            front::assign(front, subject, to_known).await?;
+            front.run("commit").await?;
+            let waited = locked.elapsed().as_secs_f64();
+            end(from, id).await?;
+            Ok(waited)
+        };
+        // Meanwhile the stores may be at no shard. A database that is lost must not keep them there for as long as its network may take to
+        // say so.
+        let committed = timeout(ANSWER_TIMEOUT, committing).await;
+        let waited = committed.unwrap_or_else(|_| {
+            Err(refused(format!("while {subject} was moved, one of the three databases has not answered in time")))
+        })?;
         say(&format!(
             "{subject} is at {}: {stores} stores, {} events. Pushes to them waited for {waited:.2} s",
             to_known.name, target.events
@@ -393,18 +403,6 @@ impl Move {
     }
 }
 
-/// As [`Session::begin_as_owner`], beside a transaction of the other shard that has done the same.
-/// Row security must not hide anything that is copied.
-async fn begin(from: &Session, is_snapshot: bool) -> Result<(), ShardsError> {
-    let begun = match from.begin_as_owner(is_snapshot).await {
-        Ok(()) => from.run("set local row_security = off").await,
-        failed => failed,
-    };
-    begun.map_err(|error| match error {
-        error if error.is_busy() => refused(
-            "both shards are on one server, where the role cannot become a member of livestore_owner and livestore_hooks twice: grant both to it before, or connect as a superuser".into(),
-        ),
-        error => error,
 /// [`front::begin_change`], if both shards are where this command has found them. Another one may have given them an address meanwhile,
 /// between two changes of this one, and their URLs here may lead to databases that are no shards any more.
 async fn begin_change(databases: &Databases) -> Result<(), ShardsError> {
@@ -419,6 +417,18 @@ async fn begin_change(databases: &Databases) -> Result<(), ShardsError> {
     }
 }
 
+/// As [`Session::begin_as_owner`], beside a transaction of the other shard that has done the same.
+/// Row security must not hide anything that is copied.
+async fn begin(from: &Session, is_snapshot: bool) -> Result<(), ShardsError> {
+    let begun = match from.begin_as_owner(is_snapshot).await {
+        Ok(()) => from.run("set local row_security = off").await,
+        failed => failed,
+    };
+    begun.map_err(|error| match error {
+        error if error.is_busy() => refused(
+            "both shards are on one server, where the role cannot become a member of livestore_owner and livestore_hooks twice: grant both to it before, or connect as a superuser".into(),
+        ),
+        error => error,
     })
 }
 
