@@ -199,15 +199,8 @@ impl Servers {
         let (hosts, last) = (self.each.len(), self.last.load(Ordering::Relaxed));
         let mut worst = None;
         for index in (last..hosts).chain(0..last) {
-            let connected = timeout(self.patience(), self.connect_to(&self.each[index])).await;
-            match connected.unwrap_or(Err(DatabaseError::ConnectTimeout)) {
-                Ok(connected) => {
-                    if self.last.swap(index, Ordering::Relaxed) != index {
-                        let shard = self.shard.as_deref();
-                        info!(shard, host = index + 1, of = hosts, "the database is at another host of its URL");
-                    }
-                    return Ok(connected);
-                }
+            match self.connect_to(index).await {
+                Ok(connected) => return Ok(connected),
                 Err(error) => {
                     let is_telling = matches!(error, DatabaseError::Superseded { .. });
                     if is_telling || worst.as_ref().is_none_or(|worst: &DatabaseError| worst.retry() != Retry::Soon) {
@@ -219,7 +212,8 @@ impl Servers {
         Err(worst.unwrap_or(DatabaseError::ConnectTimeout))
     }
 
-    /// The time to connect to one of the hosts.
+    /// The time until one of the hosts has let this in. The rest of a connection takes many round trips, and has a time of its own: the
+    /// share of a host among several would be too short for a database that is far away.
     fn patience(&self) -> Duration {
         (CONNECT_TIMEOUT / u32::try_from(self.each.len()).unwrap_or(u32::MAX)).max(LEAST)
     }
@@ -233,17 +227,44 @@ impl Servers {
     pub async fn look_for_successor(&self) {
         let last = self.last.load(Ordering::Relaxed);
         for (index, config) in self.each.iter().enumerate().filter(|(index, _)| *index != last) {
-            let Ok(Ok((.., Some(server)))) = timeout(self.patience(), self.reach(config)).await else { continue };
+            let Ok((client, mut connection)) = self.log_in(config).await else { continue };
+            let identified = timeout(CONNECT_TIMEOUT, self.identify(&client, &mut connection)).await;
+            let Ok(Ok(Some(server))) = identified else { continue };
             if self.succeeds(server) && self.meet(server).is_ok() {
                 self.last.store(index, Ordering::Relaxed);
             }
         }
     }
 
-    async fn connect_to(&self, config: &Config) -> Result<Connected, DatabaseError> {
-        let (client, mut connection, server) = self.reach(config).await?;
+    async fn connect_to(&self, index: usize) -> Result<Connected, DatabaseError> {
+        let config = &self.each[index];
+        let (client, connection) = self.log_in(config).await?;
+        let beginning = timeout(CONNECT_TIMEOUT, self.begin(index, client, connection)).await;
+        beginning.unwrap_or(Err(DatabaseError::ConnectTimeout))
+    }
+
+    /// A connection to this host, about which nothing is known yet.
+    async fn log_in(&self, config: &Config) -> Result<(Client, Connection<Socket, TlsStream>), DatabaseError> {
+        let connecting = timeout(self.patience(), config.connect(self.tls.clone())).await;
+        Ok(connecting.map_err(|_| DatabaseError::ConnectTimeout)??)
+    }
+
+    /// Finds out whether a host is the right one, and whether the connection is a session, and sets it up.
+    async fn begin(
+        &self,
+        index: usize,
+        client: Client,
+        mut connection: Connection<Socket, TlsStream>,
+    ) -> Result<Connected, DatabaseError> {
+        let config = &self.each[index];
+        let server = self.identify(&client, &mut connection).await?;
         if let Some(server) = server {
             self.meet(server)?;
+        }
+        // Not only at the end: whoever waits for this connection may give up before, and begins with this host next time.
+        if self.last.swap(index, Ordering::Relaxed) != index {
+            let (shard, of) = (self.shard.as_deref(), self.each.len());
+            info!(shard, host = index + 1, of, "the database is at another host of its URL");
         }
         let begin = async {
             self.sessions.prove(&client, || config.connect(self.tls.clone())).await?;
@@ -259,21 +280,20 @@ impl Servers {
         Ok(Connected { client, connection, server, canceller })
     }
 
-    /// A connection to this host, and its server if it has to allow writes.
-    async fn reach(
+    /// The server of a connection, if it has to allow writes.
+    async fn identify(
         &self,
-        config: &Config,
-    ) -> Result<(Client, Connection<Socket, TlsStream>, Option<Server>), DatabaseError> {
-        let (client, mut connection) = config.connect(self.tls.clone()).await?;
-        let server = match self.role {
-            Role::Any => None,
+        client: &Client,
+        connection: &mut Connection<Socket, TlsStream>,
+    ) -> Result<Option<Server>, DatabaseError> {
+        match self.role {
+            Role::Any => Ok(None),
             Role::Primary => tokio::select! {
                 biased;
-                server = identify(&client) => server?,
-                end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
+                server = identify(client) => server,
+                end = connection => Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
             },
-        };
-        Ok((client, connection, server))
+        }
     }
 
     fn meet(&self, Server { cluster, timeline }: Server) -> Result<(), DatabaseError> {
@@ -458,6 +478,18 @@ mod tests {
         }
     }
 
+    /// Commands, too, would wait for hours for a machine that is gone.
+    #[test]
+    fn every_connection_ends_when_the_other_side_is_silent() {
+        for one in servers("postgres://u@one,two/d").each {
+            assert_eq!((one.get_keepalives_idle(), one.get_keepalives_interval()), (SILENCE, Some(PROBE)));
+            assert_eq!(
+                (one.get_tcp_user_timeout(), one.get_connect_timeout()),
+                (Some(&SILENCE), Some(&CONNECT_TIMEOUT))
+            );
+        }
+    }
+
     #[test]
     fn a_shard_has_its_own_address_and_the_rest_of_the_url() {
         let url = "postgres://u:p@front:5432/front?application_name=a&sslmode=verify-full&options=-cwork_mem%3D8MB";
@@ -478,18 +510,6 @@ mod tests {
         servers.meet(server(7, 2)).unwrap();
         assert!(matches!(servers.meet(server(7, 1)), Err(DatabaseError::Superseded { timeline: 1, latest: 2 })));
         assert!(!servers.is_current(Some(server(7, 1))) && servers.is_current(Some(server(7, 2))));
-    /// Commands, too, would wait for hours for a machine that is gone.
-    #[test]
-    fn every_connection_ends_when_the_other_side_is_silent() {
-        for one in servers("postgres://u@one,two/d").each {
-            assert_eq!((one.get_keepalives_idle(), one.get_keepalives_interval()), (SILENCE, Some(PROBE)));
-            assert_eq!(
-                (one.get_tcp_user_timeout(), one.get_connect_timeout()),
-                (Some(&SILENCE), Some(&CONNECT_TIMEOUT))
-            );
-        }
-    }
-
         assert!(servers.succeeds(server(7, 3)) && !servers.succeeds(server(7, 2)) && !servers.succeeds(server(8, 3)));
         servers.meet(server(8, 1)).unwrap();
         assert!(
