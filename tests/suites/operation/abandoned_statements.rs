@@ -197,11 +197,13 @@ async fn a_commit_that_waits_for_a_standby_is_not_repeated_beside_it() {
         [first, second, third]
     };
     let meanwhile = async {
-        eventually("it is not answered in time", async || sidecar.log().contains("is still at a commit")).await;
+        let is_late = async || sidecar.log().contains("a commit waits for the database");
+        eventually("it is not answered in time", is_late).await;
         for _ in 0..10 {
-            assert_eq!(at_work().await, 1);
             tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(at_work().await, 1);
         }
+        assert!(sidecar.log().contains("is still at a commit"), "{}", sidecar.log());
         standbys("alter system reset synchronous_standby_names").await;
     };
     let (answers, ()) = tokio::join!(pushes, meanwhile);

@@ -438,9 +438,10 @@ async fn an_addition_that_was_interrupted_is_repeated_after_another_one() {
     assert_eq!(setup.status("sidecar").0, 0);
     let (code, text) = add("five", &four.url("postgres").replace("127.0.0.1", "localhost"));
     assert!(code == 4 && text.contains("is the shard four of this front"), "{text}");
-    // One of another front.
+    // One of another front has other keys.
     let other = setup.cluster.database().await;
-    batch(&other.admin().await, "insert into livestore.shard values (2, 256, '{}')").await;
+    let becomes = "select livestore.renew_backend_ids(); insert into livestore.shard values (2, 256, '{}')";
+    batch(&other.admin().await, becomes).await;
     let (code, text) = add("five", &other.url("postgres"));
     assert!(code == 4 && text.contains("delete from livestore.shard"), "{text}");
     setup.stop();
