@@ -64,8 +64,18 @@ pub async fn asleep() -> Database {
 
 /// Logs that everybody may use, where a batch has two events of a hundred bytes.
 pub fn public_log(tasks: &mut JoinSet<()>) -> Log {
+    public_log_with(tasks, settings())
+}
+
+/// The same with this time limit of pushes.
+pub fn public_log_within(tasks: &mut JoinSet<()>, push_timeout: Duration) -> Log {
+    let mut settings = settings();
+    settings.log.push_timeout = push_timeout;
+    public_log_with(tasks, settings)
+}
+
+fn public_log_with(tasks: &mut JoinSet<()>, settings: Settings) -> Log {
     let memory = Memory::new(1 << 20, 1 << 20);
-    let settings = settings();
     let webhooks = settings.webhooks.webhooks().unwrap();
     Log::start(
         Databases::One(nowhere()),

@@ -73,6 +73,10 @@ pub enum DatabaseError {
     NoneFree,
     #[error("the database did not answer in time")]
     NoAnswer,
+    #[error(
+        "the database is still at a commit that it has not answered in time: if it waits for a synchronous standby, bring one back, or change synchronous_standby_names"
+    )]
+    StillCommitting,
     #[error("what the database answers cannot be read: {0}")]
     Unreadable(String),
     #[error("event {seq_num:?} of a store cannot be read: {problem}")]
@@ -159,6 +163,7 @@ impl DatabaseError {
             | Self::ConnectTimeout
             | Self::NoneFree
             | Self::NoAnswer
+            | Self::StillCommitting
             | Self::Lost
             | Self::ReadOnly
             | Self::Superseded { .. }

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use super::cancel::Canceller;
 use super::session;
 use super::sessions::Sessions;
-use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream};
+use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream, is_ours};
 use crate::telemetry::chain;
 
 /// The least time to connect to one of several hosts.
@@ -62,12 +62,7 @@ pub struct Address {
 
 impl Address {
     pub fn servers(mut self) -> Servers {
-        self.config
-            .application_name("livestore-sidecar")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(SILENCE)
-            .keepalives_interval(PROBE)
-            .tcp_user_timeout(SILENCE);
+        self.config.application_name("livestore-sidecar");
         Servers { settings: session::settings(), ..Servers::new(self) }
     }
 }
@@ -91,7 +86,12 @@ pub async fn connect_once_to_read(address: Address) -> Result<Connected, Databas
 /// An error of Postgres with all that it says.
 pub fn told(error: &tokio_postgres::Error) -> String {
     let Some(error) = error.as_db_error() else {
-        return format!("the connection to the database was lost: {error}");
+        let cause = chain(error);
+        return if is_ours(error) {
+            format!("what the database answers cannot be read: {cause}")
+        } else {
+            format!("the connection to the database was lost: {cause}")
+        };
     };
     let part = |name: &str, text: Option<&str>| text.map(|text| format!("\n{name}: {text}")).unwrap_or_default();
     format!("{}{}{}", error.message(), part("detail", error.detail()), part("hint", error.hint()))
@@ -122,7 +122,13 @@ pub struct Servers {
 }
 
 impl Servers {
-    fn new(Address { option, config, tls, shard }: Address) -> Self {
+    fn new(Address { option, mut config, tls, shard }: Address) -> Self {
+        // A machine that is gone answers nothing, and a command would wait for hours.
+        config
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(SILENCE)
+            .keepalives_interval(PROBE)
+            .tcp_user_timeout(SILENCE);
         let config = &config;
         let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
         let each = match hosts {
@@ -142,7 +148,7 @@ impl Servers {
             each: each.collect(),
             tls,
             sessions: Sessions::of(option),
-            settings: session::SEARCH_PATH.into(),
+            settings: session::settings_of_commands(),
             shard,
             last: AtomicUsize::new(0),
             met: Arc::default(),
@@ -193,15 +199,8 @@ impl Servers {
         let (hosts, last) = (self.each.len(), self.last.load(Ordering::Relaxed));
         let mut worst = None;
         for index in (last..hosts).chain(0..last) {
-            let connected = timeout(self.patience(), self.connect_to(&self.each[index])).await;
-            match connected.unwrap_or(Err(DatabaseError::ConnectTimeout)) {
-                Ok(connected) => {
-                    if self.last.swap(index, Ordering::Relaxed) != index {
-                        let shard = self.shard.as_deref();
-                        info!(shard, host = index + 1, of = hosts, "the database is at another host of its URL");
-                    }
-                    return Ok(connected);
-                }
+            match self.connect_to(index).await {
+                Ok(connected) => return Ok(connected),
                 Err(error) => {
                     let is_telling = matches!(error, DatabaseError::Superseded { .. });
                     if is_telling || worst.as_ref().is_none_or(|worst: &DatabaseError| worst.retry() != Retry::Soon) {
@@ -213,7 +212,8 @@ impl Servers {
         Err(worst.unwrap_or(DatabaseError::ConnectTimeout))
     }
 
-    /// The time to connect to one of the hosts.
+    /// The time until one of the hosts has let this in. The rest of a connection takes many round trips, and has a time of its own: the
+    /// share of a host among several would be too short for a database that is far away.
     fn patience(&self) -> Duration {
         (CONNECT_TIMEOUT / u32::try_from(self.each.len()).unwrap_or(u32::MAX)).max(LEAST)
     }
@@ -227,17 +227,44 @@ impl Servers {
     pub async fn look_for_successor(&self) {
         let last = self.last.load(Ordering::Relaxed);
         for (index, config) in self.each.iter().enumerate().filter(|(index, _)| *index != last) {
-            let Ok(Ok((.., Some(server)))) = timeout(self.patience(), self.reach(config)).await else { continue };
+            let Ok((client, mut connection)) = self.log_in(config).await else { continue };
+            let identified = timeout(CONNECT_TIMEOUT, self.identify(&client, &mut connection)).await;
+            let Ok(Ok(Some(server))) = identified else { continue };
             if self.succeeds(server) && self.meet(server).is_ok() {
                 self.last.store(index, Ordering::Relaxed);
             }
         }
     }
 
-    async fn connect_to(&self, config: &Config) -> Result<Connected, DatabaseError> {
-        let (client, mut connection, server) = self.reach(config).await?;
+    async fn connect_to(&self, index: usize) -> Result<Connected, DatabaseError> {
+        let config = &self.each[index];
+        let (client, connection) = self.log_in(config).await?;
+        let beginning = timeout(CONNECT_TIMEOUT, self.begin(index, client, connection)).await;
+        beginning.unwrap_or(Err(DatabaseError::ConnectTimeout))
+    }
+
+    /// A connection to this host, about which nothing is known yet.
+    async fn log_in(&self, config: &Config) -> Result<(Client, Connection<Socket, TlsStream>), DatabaseError> {
+        let connecting = timeout(self.patience(), config.connect(self.tls.clone())).await;
+        Ok(connecting.map_err(|_| DatabaseError::ConnectTimeout)??)
+    }
+
+    /// Finds out whether a host is the right one, and whether the connection is a session, and sets it up.
+    async fn begin(
+        &self,
+        index: usize,
+        client: Client,
+        mut connection: Connection<Socket, TlsStream>,
+    ) -> Result<Connected, DatabaseError> {
+        let config = &self.each[index];
+        let server = self.identify(&client, &mut connection).await?;
         if let Some(server) = server {
             self.meet(server)?;
+        }
+        // Not only at the end: whoever waits for this connection may give up before, and begins with this host next time.
+        if self.last.swap(index, Ordering::Relaxed) != index {
+            let (shard, of) = (self.shard.as_deref(), self.each.len());
+            info!(shard, host = index + 1, of, "the database is at another host of its URL");
         }
         let begin = async {
             self.sessions.prove(&client, || config.connect(self.tls.clone())).await?;
@@ -253,21 +280,20 @@ impl Servers {
         Ok(Connected { client, connection, server, canceller })
     }
 
-    /// A connection to this host, and its server if it has to allow writes.
-    async fn reach(
+    /// The server of a connection, if it has to allow writes.
+    async fn identify(
         &self,
-        config: &Config,
-    ) -> Result<(Client, Connection<Socket, TlsStream>, Option<Server>), DatabaseError> {
-        let (client, mut connection) = config.connect(self.tls.clone()).await?;
-        let server = match self.role {
-            Role::Any => None,
+        client: &Client,
+        connection: &mut Connection<Socket, TlsStream>,
+    ) -> Result<Option<Server>, DatabaseError> {
+        match self.role {
+            Role::Any => Ok(None),
             Role::Primary => tokio::select! {
                 biased;
-                server = identify(&client) => server?,
-                end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
+                server = identify(client) => server,
+                end = connection => Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
             },
-        };
-        Ok((client, connection, server))
+        }
     }
 
     fn meet(&self, Server { cluster, timeline }: Server) -> Result<(), DatabaseError> {
@@ -449,6 +475,18 @@ mod tests {
             assert_eq!((one.get_user(), one.get_password(), one.get_dbname()), (Some("u"), Some(&b"p"[..]), Some("d")));
             assert_eq!(one.get_application_name(), Some("a"));
             assert_eq!(one.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
+        }
+    }
+
+    /// Commands, too, would wait for hours for a machine that is gone.
+    #[test]
+    fn every_connection_ends_when_the_other_side_is_silent() {
+        for one in servers("postgres://u@one,two/d").each {
+            assert_eq!((one.get_keepalives_idle(), one.get_keepalives_interval()), (SILENCE, Some(PROBE)));
+            assert_eq!(
+                (one.get_tcp_user_timeout(), one.get_connect_timeout()),
+                (Some(&SILENCE), Some(&CONNECT_TIMEOUT))
+            );
         }
     }
 

@@ -5,12 +5,21 @@ use std::time::Duration;
 
 /// Names mean Postgres' own objects: with a path of the role's, whoever may create functions in `public`, say, could have one called
 /// instead, with the rights of the sidecar.
-pub const SEARCH_PATH: &str = "set search_path = pg_catalog, pg_temp";
+const SEARCH_PATH: &str = "set search_path = pg_catalog, pg_temp";
 
-/// A server ends what a connection leaves behind that was lost: otherwise a transaction would keep its snapshot and its locks for hours. No
-/// transaction of the sidecar waits for anybody but Postgres. The operator's own setting stays if it is stricter.
-const END_WHAT_IS_LOST: &str = "\
+/// A server ends what a connection leaves behind that was lost: otherwise a transaction would keep its snapshot and its locks for hours. The
+/// operator's own setting stays if it is stricter.
+///
+/// `client_connection_check_interval` ends statements that run or wait for a lock, but no commit that waits for a standby. It exists since
+/// PostgreSQL 14, and some systems other than Linux refuse it.
+const NOTICE_LOSS: &str = "\
     set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; set tcp_user_timeout = '30s';
+    select set_config('client_connection_check_interval', '10s', false)
+    where current_setting('client_connection_check_interval', true)::interval not between interval '1 ms' and interval '10 s'
+        and version() like '%linux%'";
+
+/// No transaction of a sidecar waits for anybody but Postgres.
+const END_IDLE_TRANSACTIONS: &str = "\
     select set_config('idle_in_transaction_session_timeout', '60s', false)
     where current_setting('idle_in_transaction_session_timeout')::interval not between interval '1 ms' and interval '60 s'";
 
@@ -30,9 +39,14 @@ const FORGET: &str = "\
     close all; set session authorization default; reset all; deallocate all; unlisten *; discard sequences; discard temp;
     select pg_catalog.pg_advisory_unlock_all()";
 
+/// The settings of a connection of a command.
+pub fn settings_of_commands() -> String {
+    format!("{SEARCH_PATH}; {NOTICE_LOSS}")
+}
+
 /// The settings of a connection that serves clients.
 pub fn settings() -> String {
-    format!("{SEARCH_PATH}; {END_WHAT_IS_LOST}")
+    format!("{}; {END_IDLE_TRANSACTIONS}", settings_of_commands())
 }
 
 /// Makes a session as good as new, with these settings beside those of [`settings`].

@@ -45,12 +45,31 @@ impl Add {
         if found.identity == state.identity {
             problems.push(format!("{database} and the front are the same database"));
         }
+        let mark: String = front.value(&shard::mark("select k.seed from livestore.shared_keys k"), &[]).await?;
         match &found.place {
-            Some(other) if *other != place => problems.push(format!("{database} is a shard of another front already")),
+            Some(other) if *other != place => {
+                let namesake = shards.iter().find(|known| known.number == other.number);
+                if let Some(known) = namesake
+                    && self.front.identity_of(&front, known).await? == found.identity
+                {
+                    problems.push(format!(
+                        "{database} is the shard {} of this front: shards set-address gives it another address",
+                        known.name
+                    ));
+                } else if found.mark != mark
+                    || found.has_stores
+                    || other.slot_count != slot_count
+                    || !other.slots.is_empty()
+                {
+                    problems.push(format!(
+                        "{database} is a shard of another front already. If it is none any more, run \"delete from livestore.shard\" there"
+                    ));
+                }
+                // Else an addition was interrupted before the front knew of it, and the number is another shard's now.
+            }
             None if found.has_stores => problems.push(shard::has_stores(database)),
             _ => {}
         }
-        let mark: String = front.value(&shard::mark("select k.seed from livestore.shared_keys k"), &[]).await?;
         if found.front_role.as_ref().is_some_and(|other| *other != mark) {
             problems.push(shard::has_another_role(database));
         }

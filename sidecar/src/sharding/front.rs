@@ -281,14 +281,16 @@ pub async fn begin_change(session: &Session) -> Result<(), ShardsError> {
     }
 }
 
-/// Notes on which shard a slot or a store is, within [`begin_change`].
+/// Notes on which shard a slot or a store is, within [`begin_change`]. A slot gets the address that the shard has now: by another one, it would
+/// belong to no shard.
 pub async fn assign(session: &Session, subject: &Subject, to: &Known) -> Result<(), ShardsError> {
     match subject {
         Subject::Slot(slot) => {
             let option: String = session
                 .value(
-                    "select format('alter server livestore_shards options (set p%s %L)', $1::integer, $2::text)",
-                    &[slot, &to.connection],
+                    "select format('alter server livestore_shards options (set p%s %L)', $1::integer, s.connection)
+                     from livestore.shards s where s.number = $2",
+                    &[slot, &to.number],
                 )
                 .await?;
             session.run(&option).await?;
@@ -316,19 +318,20 @@ pub async fn assign(session: &Session, subject: &Subject, to: &Known) -> Result<
     }
 }
 
-/// The number of the shard of each slot, by the map of a front.
-pub async fn slots(session: &Session) -> Result<Vec<i32>, ShardsError> {
+/// The number of the shard of each slot, by the map of a front; none if the slot has an address that no shard has.
+pub async fn slots(session: &Session) -> Result<Vec<Option<i32>>, ShardsError> {
     session.value("select m.slots from livestore.shard_map() m", &[]).await
 }
 
-/// The shard that has a slot or a store, by the map of a front; none if there is no such slot.
+/// The shard that has a slot or a store, by the map of a front; none if there is no such slot, or it has an address that no shard has.
 pub async fn place_of(session: &Session, subject: &Subject) -> Result<Option<i32>, ShardsError> {
     let slot = match subject {
         Subject::Slot(_) => "$1::integer",
         Subject::Store(_) => "livestore._route($1::text)",
     };
     let query = format!("select o.number from livestore._slots() o where o.slot = {slot}");
-    session.rows(&query, &[subject.parameter()]).await?.first().map(|row| session.read(row, 0)).transpose()
+    let rows = session.rows(&query, &[subject.parameter()]).await?;
+    Ok(rows.first().map(|row| session.read::<Option<i32>>(row, 0)).transpose()?.flatten())
 }
 
 /// How many stores are single exceptions on a shard, by the map of a front.

@@ -7,6 +7,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::ShardsError;
 use crate::install::{JOIN_ROLES, LEAVE_ROLES};
@@ -26,6 +27,8 @@ pub struct Session {
     client: Client,
     /// Whether the membership in the owner's role ends with the transaction.
     has_joined: AtomicBool,
+    /// Closed with this, even if a statement was not answered.
+    _connection: AbortOnDropHandle<()>,
 }
 
 impl Session {
@@ -40,8 +43,12 @@ impl Session {
     fn of(database: &str, connected: Result<Connected, DatabaseError>) -> Result<Self, ShardsError> {
         let Connected { client, connection, .. } =
             connected.map_err(|error| ShardsError::Unreachable { database: database.into(), error })?;
-        tokio::spawn(connection);
-        Ok(Self { database: database.into(), client, has_joined: AtomicBool::new(false) })
+        let connection = tokio::spawn(async move {
+            // Its error is that of the statement.
+            let _ = connection.await;
+        });
+        let (has_joined, _connection) = (AtomicBool::new(false), AbortOnDropHandle::new(connection));
+        Ok(Self { database: database.into(), client, has_joined, _connection })
     }
 
     pub async fn run(&self, sql: &str) -> Result<(), ShardsError> {

@@ -154,8 +154,8 @@ impl State {
     }
 }
 
-/// Makes a shard of a database, in a transaction; of one that is the shard already, sees to the rest. The first shard may have stores: those
-/// of other slots stay, and are returned. `shared` is what the first shard has, or none if this is the first.
+/// Makes a shard of a database, in a transaction; of one that is the shard already, sees to the rest. One that has had nothing yet may have
+/// another number. The first shard may have stores: those of other slots stay, and are returned. `shared` is what the first shard has, or none if this is the first.
 pub async fn make(
     session: &Session,
     place: &Place,
@@ -176,6 +176,11 @@ pub async fn make(
                 &[&place.number, &place.slot_count, &place.slots],
             )
             .await?;
+    }
+    let renumber = "update livestore.shard h set number = $1
+         where h.number <> $1 and h.slots = '{}' and not exists (select from livestore.stores) returning h.number";
+    if !session.rows(renumber, &[&place.number]).await?.is_empty() {
+        number_stores(session, place).await?;
     }
     let made = match shared {
         None => first(session).await?,
@@ -261,6 +266,11 @@ async fn further(session: &Session, place: &Place, keys: &Keys, exceptions: &Exc
             &[&exceptions.dropped, &exceptions.dropped_ids, &place.slot_count, &place.slots],
         )
         .await?;
+    number_stores(session, place).await
+}
+
+/// The numbers of the stores that are created at this shard.
+async fn number_stores(session: &Session, place: &Place) -> Result<(), ShardsError> {
     let first_number = i64::from(place.number) * NUMBERS + 1;
     session.run(&format!("alter table livestore.stores alter column id restart with {first_number}")).await
 }

@@ -60,9 +60,9 @@ struct Map {
 }
 
 impl Map {
-    /// The slots of a shard.
-    fn slots_of(&self, number: i32) -> Vec<i32> {
-        self.slots.iter().zip(0..).filter(|(shard, _)| **shard == Some(number)).map(|(_, slot)| slot).collect()
+    /// The slots of a shard, or of none.
+    fn slots_of(&self, number: Option<i32>) -> Vec<i32> {
+        self.slots.iter().zip(0..).filter(|(shard, _)| **shard == number).map(|(_, slot)| slot).collect()
     }
 }
 
@@ -83,7 +83,7 @@ impl Status {
             Map { slots: front.read(&row, 0)?, moved_stores: front.read(&row, 1)?, moved_shards: front.read(&row, 2)? };
         let shards = front::shards(&front).await?;
         let lines = shards.into_iter().map(async |known| {
-            let own = map.slots_of(known.number);
+            let own = map.slots_of(Some(known.number));
             let moved_stores = map.moved_shards.iter().filter(|number| **number == known.number).count();
             let mut line = Line {
                 shard: known.name.clone(),
@@ -106,7 +106,15 @@ impl Status {
         });
         let lines = futures_util::future::join_all(lines).await;
         self.print(&lines)?;
-        Ok(lines.iter().all(|line| line.state == "ok"))
+        let lost = map.slots_of(None);
+        if !lost.is_empty() {
+            eprintln!(
+                "livestore-sidecar: at the front, the slots {} have an address that no shard has. livestore.shard at each shard says which one has them: give them its connection, with alter server livestore_shards options (set p{} '…')",
+                ranges(&lost),
+                lost[0]
+            );
+        }
+        Ok(lost.is_empty() && lines.iter().all(|line| line.state == "ok"))
     }
 
     async fn ask(&self, known: &Known, slots: &[i32], map: &Map, line: &mut Line) -> Result<(), ShardsError> {

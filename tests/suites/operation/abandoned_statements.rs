@@ -154,3 +154,63 @@ async fn nobody_waits_for_the_reset_of_an_administrator_who_leaves() {
     assert_eq!(answer.status, 200, "{answer:?}");
     admin.batch_execute("rollback").await.unwrap();
 }
+
+/// Before, Postgres noticed nothing until the statement had ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_of_a_sidecar_that_is_gone_ends_soon() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let hook = "create function public.slow() returns trigger language plpgsql as $$ begin
+            perform pg_sleep(28);
+            return new;
+        end $$;
+        create trigger slow before insert on livestore.eventlog_1 for each row execute function public.slow()";
+    database.admin().await.batch_execute(hook).await.unwrap();
+    let mut client = Rpc::open(&sidecar.url(), "s").await;
+    client.push("1".into(), "s", chain(0, 1)).await;
+    let are_at_work = async |count| at_work(&database, "livestore.push_batch(").await.len() == count;
+    eventually("the push is at work", async || are_at_work(1).await).await;
+    drop(sidecar);
+    eventually_within(Duration::from_secs(15), "it ends", async || are_at_work(0).await).await;
+}
+
+/// Before, each repeat left one more process behind, every 35 s, until Postgres took no connections any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_waits_for_a_standby_is_not_repeated_beside_it() {
+    let database = Database::alone().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    let standbys = async |change: &str| {
+        for statement in [change, "select pg_reload_conf()", "checkpoint"] {
+            admin.batch_execute(statement).await.unwrap();
+        }
+    };
+    standbys("alter system set synchronous_standby_names = 'nobody'").await;
+    let callers = ["first", "second", "third"].map(|store| Caller::new(&sidecar, store));
+    let at_work = async || at_work(&database, "livestore.push_batch(").await.len();
+    let pushes = async {
+        let others = async {
+            eventually("the first push waits for the standby", async || at_work().await == 1).await;
+            tokio::join!(callers[1].write("cf-ws", chain(0, 1)), callers[2].write("cf-ws", chain(0, 1)))
+        };
+        let (first, (second, third)) = tokio::join!(callers[0].write("cf-ws", chain(0, 1)), others);
+        [first, second, third]
+    };
+    let meanwhile = async {
+        let is_late = async || sidecar.log().contains("a commit waits for the database");
+        eventually("it is not answered in time", is_late).await;
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert_eq!(at_work().await, 1);
+        }
+        assert!(sidecar.log().contains("is still at a commit"), "{}", sidecar.log());
+        standbys("alter system reset synchronous_standby_names").await;
+    };
+    let (answers, ()) = tokio::join!(pushes, meanwhile);
+    for answer in answers {
+        assert!(answer.text.contains("Success"), "{answer:?}");
+    }
+    let stored = "select string_agg(store_id || ' ' || seq_num, ', ' order by store_id) from livestore.events";
+    assert_eq!(admin.query_one(stored, &[]).await.unwrap().get::<_, &str>(0), "first 1, second 1, third 1");
+    database.stop();
+}

@@ -1,5 +1,8 @@
 //! `livestore-sidecar check`, which reports mistakes in the setup and the way to mend them.
 
+use std::time::Duration;
+
+use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::Database;
 use livestore_tests::electric::Electric;
 use livestore_tests::flavour::{Flavour, is_skipped};
@@ -406,4 +409,14 @@ async fn transactions_that_hold_stores_and_misfits_are_told() {
     holder.batch_execute("commit").await.unwrap();
     pushed.await.unwrap().unwrap();
     eventually("none is held", async || sidecar.metric("livestore_long_held_stores").await == 0.0).await;
+}
+
+/// Before, a third of five seconds was for all the round trips that a connection takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_far_away_is_reached_although_its_url_names_several_hosts() {
+    let database = Database::new().await;
+    let far = Breaker::to(database.cluster().port()).await;
+    far.slow(Duration::from_millis(75));
+    let url = database.url_at_any("sidecar", &[far.port(); 3]);
+    finds(&url, &[], "ok", "may push").await;
 }

@@ -414,6 +414,39 @@ async fn init_is_repeated_after_an_interruption_and_a_shard_is_added() {
     setup.stop();
 }
 
+/// Its number may be that of another shard since.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_addition_that_was_interrupted_is_repeated_after_another_one() {
+    let setup = Setup::new().await;
+    let (code, text) = run(&setup.init());
+    assert_eq!(code, 0, "{text}");
+    let front = setup.cluster.url("postgres", &setup.front);
+    let add =
+        |name: &str, url: &str| run(&["add", "--front", &front, "--shard", &format!("{name}={url}")].map(String::from));
+    let (three, four) = (setup.cluster.database().await, setup.cluster.database().await);
+    let (code, text) = add("three", &three.url("postgres"));
+    assert!(code == 0 && text.contains("three: shard 2"), "{text}");
+    // As if the command had been killed before the front knew.
+    batch(&setup.at_front("postgres").await, "delete from livestore.shards where name = 'three'").await;
+    let (code, text) = add("four", &four.url("postgres"));
+    assert!(code == 0 && text.contains("four: shard 2"), "{text}");
+    let (code, text) = add("three", &three.url("postgres"));
+    assert!(code == 0 && text.contains("three: shard 3"), "{text}");
+    let place =
+        "select array[number::text, (select last_value::text from livestore.stores_id_seq)] from livestore.shard";
+    assert_eq!(all(&three.admin().await, place).await, [format!("{{3,{}}}", 3 * (1_i64 << 40) + 1)]);
+    assert_eq!(setup.status("sidecar").0, 0);
+    let (code, text) = add("five", &four.url("postgres").replace("127.0.0.1", "localhost"));
+    assert!(code == 4 && text.contains("is the shard four of this front"), "{text}");
+    // One of another front has other keys.
+    let other = setup.cluster.database().await;
+    let becomes = "select livestore.renew_backend_ids(); insert into livestore.shard values (2, 256, '{}')";
+    batch(&other.admin().await, becomes).await;
+    let (code, text) = add("five", &other.url("postgres"));
+    assert!(code == 4 && text.contains("delete from livestore.shard"), "{text}");
+    setup.stop();
+}
+
 /// Shards of managed Postgres: the portable flavour, and an owner who is no superuser.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_owner_of_a_database_makes_a_shard_of_it() {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use livestore_tests::breaker::Breaker;
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use crate::shards::{Setup, all, batch, run, stores_of};
@@ -575,5 +576,81 @@ async fn neighbours_gain_no_rights_by_a_move() {
     );
     assert_eq!(all(&two, &heads(&store)).await, ["1"]);
     batch(&two, &format!("select livestore.commit('{store}', 'e')")).await;
+    setup.stop();
+}
+
+/// Before, the next slot got the old address, and belonged to no shard from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_given_another_address_meanwhile_stops_a_move_between_two_slots() {
+    let (setup, _one, two) = made().await;
+    let front = setup.at_front("postgres").await;
+    // The first slot waits until the other command waits for it.
+    let waits = "create function waits() returns event_trigger language plpgsql as $$ begin
+             for i in 1..100 loop
+                 exit when exists (select from pg_locks where relation = 'livestore.shards'::regclass and not granted);
+                 perform pg_sleep(0.05);
+             end loop;
+         end $$;
+         create event trigger waits on ddl_command_start when tag in ('ALTER SERVER') execute function waits()";
+    batch(&front, waits).await;
+    // A slot that is named twice moves once.
+    let arguments = moving(&setup, "two", &["--slot", "1,0-1"]);
+    let moves = tokio::task::spawn_blocking(move || run(&arguments));
+    let altering = "select pid from pg_stat_activity where query like 'alter server%' and state = 'active'";
+    eventually("the first slot moves", async || !all(&front, altering).await.is_empty()).await;
+    let elsewhere = setup.two.url("postgres").replace("127.0.0.1", "localhost");
+    let url = setup.cluster.url("postgres", &setup.front);
+    let set_address = ["set-address", "--front", &url, "--shard", &format!("two={elsewhere}")].map(String::from);
+    let (code, text) = tokio::task::spawn_blocking(move || run(&set_address)).await.unwrap();
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = moves.await.unwrap();
+    let stopped = "the shard two was given another address meanwhile";
+    assert!(code == 4 && text.contains("slot 0 is at two: ") && text.contains(stopped), "{code} {text}");
+    batch(&front, "drop event trigger waits").await;
+    let slots = "select slots[1:3] from livestore.shard_map()";
+    assert_eq!(all(&front, slots).await, ["{1,0,0}"]);
+    assert_eq!(setup.status("reader").0, 0);
+    let text = goes(&setup, "two", &["--slot", "1,0-1"]).await;
+    assert_eq!(text.matches("slot 1 is at two: ").count(), 1, "{text}");
+    assert_eq!(all(&front, slots).await, ["{1,1,0}"]);
+    assert_eq!(all(&two, "select count(*) from livestore.shard where slots @> '{0,1}'").await, ["1"]);
+
+    // An address that no shard has is named.
+    batch(&front, "alter server livestore_shards options (set p5 'host=nowhere')").await;
+    let (code, text) = setup.status("reader");
+    assert!(code == 1 && text.contains("the slots 5 have an address that no shard has"), "{text}");
+    let (code, text) = run(&moving(&setup, "two", &["--slot", "5"]));
+    assert!(code == 4 && text.contains("slot 5 is at one, and the front says that it is elsewhere"), "{text}");
+    goes(&setup, "two", &["--slot", "6"]).await;
+    setup.stop();
+}
+
+/// Before, the command waited for hours, the stores were at no shard, and no other command could change the front.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_ends_although_the_network_loses_the_answer_of_the_new_shard() {
+    let (setup, one, two) = made().await;
+    let store = stores_of(&one, 0).await.remove(0);
+    batch(&one, &format!("select livestore.commit('{store}', 'e')")).await;
+    let slot = slot(&one, &store).await;
+    let network = Breaker::to(setup.cluster.port()).await;
+    let slow = "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(3); return null; end $$;
+         create constraint trigger slow after insert on livestore.shard_moves deferrable initially deferred for each row execute function slow()";
+    batch(&two, slow).await;
+    let mut arguments = moving(&setup, "two", &["--slot", &slot]);
+    let port = |port: u16| format!(":{port}/");
+    arguments[6] = arguments[6].replace(&port(setup.cluster.port()), &port(network.port()));
+    let moves = tokio::task::spawn_blocking(move || run(&arguments));
+    let committing = format!(
+        "select pid from pg_stat_activity where datname = '{}' and query = 'commit' and state = 'active'",
+        setup.two.name()
+    );
+    eventually("the new shard commits", async || !all(&two, &committing).await.is_empty()).await;
+    network.lose(None);
+    let (code, text) = timeout(Duration::from_secs(60), moves).await.expect("it ends in time").unwrap();
+    let ended = format!("The move of slot {slot} was interrupted, and has ended now: it is at two.");
+    assert!(code == 4 && text.contains("has not answered in time") && text.contains(&ended), "{code} {text}");
+    batch(&setup.at_front("sidecar").await, &format!("select livestore.commit('{store}', 'e')")).await;
+    assert_eq!((all(&one, &heads(&store)).await, all(&two, &heads(&store)).await), (vec![], vec!["2".into()]));
+    assert_eq!(setup.status("reader").0, 0);
     setup.stop();
 }

@@ -173,7 +173,7 @@ impl StoreLog {
             }
             let writer = admitted?;
             let space = this.in_time(deadline, this.room_for(&batch, over_limit)).await?;
-            let pushed = writer.queue(batch, space, intended, Some(patience));
+            let pushed = writer.queue(batch, space, intended, Some(deadline.saturating_duration_since(Instant::now())));
             drop((queued, memory));
             pushed.await
         }))
@@ -318,7 +318,7 @@ mod tests {
     use serde_json::value::to_raw_value;
 
     use super::*;
-    use crate::log::testing::{chain, public_log, store};
+    use crate::log::testing::{chain, public_log, public_log_within, store};
 
     #[tokio::test]
     async fn a_connection_is_asked_about_once_and_another_payload_is_another_connection() {
@@ -331,6 +331,20 @@ mod tests {
         assert!(logs.shards.first().commits.waiting() > 0 && pushed.now_or_never().is_none(), "queued at once");
         let refused = log.push(chain(0, 3, 1), None, OverLimit::Wait).now_or_never().unwrap();
         assert!(matches!(refused, Err(PushError::Invalid(_))), "too many events");
+    }
+
+    /// Before, the time in the queue was counted anew.
+    #[tokio::test]
+    async fn a_push_that_has_waited_for_a_limit_waits_for_the_database_only_for_the_rest_of_its_time() {
+        let mut tasks = tokio::task::JoinSet::new();
+        let logs = public_log_within(&mut tasks, Duration::from_secs(4));
+        let log = logs.store(store("s"), Context::default()).connect().await.unwrap();
+        let start = Instant::now();
+        // Two a second.
+        let pushes = (0..8).map(|after| Box::pin(log.push(chain(after, 1, 1), None, OverLimit::Wait)));
+        let answers = futures_util::future::join_all(pushes).await;
+        assert!(answers.iter().all(|answer| *answer == Err(PushError::Unavailable)), "{answers:?}");
+        assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
     }
 
     #[tokio::test]

@@ -52,7 +52,14 @@ impl ShardMap {
         let moved_stores: Option<Vec<String>> = row.try_get(4)?;
         let moved_shards: Option<Vec<i32>> = row.try_get(5)?;
         let moved = (moved_stores.unwrap_or_default(), moved_shards.unwrap_or_default());
-        Self::new(names, numbers, connections, row.try_get(3)?, moved).map_err(DatabaseError::Map)
+        let slots: Vec<Option<i32>> = row.try_get(3)?;
+        let slots = slots.iter().zip(0..).map(|(number, slot)| {
+            number.ok_or_else(|| {
+                format!("slot {slot} has an address that no shard has: see livestore-sidecar shards status")
+            })
+        });
+        let slots = slots.collect::<Result<_, _>>();
+        slots.and_then(|slots| Self::new(names, numbers, connections, slots, moved)).map_err(DatabaseError::Map)
     }
 
     /// `slots` and `moved` name shards by their numbers.

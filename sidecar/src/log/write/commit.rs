@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Fuse, join};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Span, debug_span, error, warn};
@@ -47,6 +49,8 @@ struct Session {
     /// [`Tails::changes`] when the last group was sent.
     changes: u64,
     connection: Option<Connection>,
+    /// The process of a group that was not answered in time.
+    unanswered: Option<Process>,
     /// For pushes whose store is on another shard, if there are several.
     elsewhere: Option<Elsewhere>,
 }
@@ -61,6 +65,15 @@ struct Connection {
     /// Marks the notifications of this connection's commits.
     source: Arc<str>,
     server: Option<Server>,
+    /// None if the server does not say.
+    process: Option<Process>,
+}
+
+/// A process of Postgres. A later one may have the same number.
+#[derive(Clone, Copy)]
+struct Process {
+    id: i32,
+    started: DateTime<Utc>,
 }
 
 type Driver = Fuse<BoxFuture<'static, Result<(), tokio_postgres::Error>>>;
@@ -104,17 +117,26 @@ const PUSH_BATCH: &str = "\
 /// Stores that another transaction holds are left out at once, and tried again: see `held.rs`.
 const SKIP_HELD_STORES: &str = "set livestore.held_stores = 'skip'";
 
+/// The process of this connection.
+const PROCESS: &str = "select a.pid, a.backend_start from pg_stat_activity a where a.pid = pg_backend_pid()";
+
+/// Whether a process waits in the middle of a statement: for a standby, a lock or a disk, for which a repeat would wait, too. A hook that
+/// hangs is another matter: it holds up the stores of its own group, and no others.
+const IS_WAITING: &str = "\
+    select exists (
+        select from pg_stat_activity a
+        where a.pid = $1 and a.backend_start = $2 and a.wait_event_type in ('IPC', 'Lock', 'LWLock', 'IO')
+    )";
+
 impl Committer {
     pub fn new(database: Database, tails: Arc<Tails>, waiting: Waiting, elsewhere: Option<Elsewhere>) -> Self {
-        Self { session: Session { database, tails, is_main: true, changes: 0, connection: None, elsewhere }, waiting }
+        Self { session: Session::new(database, tails, true, elsewhere), waiting }
     }
 
     /// Commits until every [`super::queue::CommitQueue`] is dropped and the queue is empty.
     pub async fn run(mut self) {
         let Session { database, tails, elsewhere, .. } = &self.session;
-        let (again_database, tails, elsewhere) = (database.clone(), Arc::clone(tails), elsewhere.clone());
-        let again =
-            Session { database: again_database, tails, is_main: false, changes: 0, connection: None, elsewhere };
+        let again = Session::new(database.clone(), Arc::clone(tails), false, elsewhere.clone());
         let retrying = AbortOnDropHandle::new(tokio::spawn(retry(Arc::clone(&self.waiting.held), again)));
         let demand = database.demand().clone();
         loop {
@@ -184,6 +206,10 @@ async fn retry(held: Arc<Held>, mut session: Session) {
 }
 
 impl Session {
+    fn new(database: Database, tails: Arc<Tails>, is_main: bool, elsewhere: Option<Elsewhere>) -> Self {
+        Self { database, tails, is_main, changes: 0, connection: None, unanswered: None, elsewhere }
+    }
+
     /// Commits a group, and repeats that until the database has answered for every push or the deadline of the push has
     /// passed. A repeat is safe if it is unknown whether a transaction was committed: events that are in the log are accepted
     /// again. Returns the pushes to try again later, in order. `while_away` is called when the database is away.
@@ -229,12 +255,14 @@ impl Session {
                     let pushes = group.len();
                     let shard = self.database.label();
                     warn!(shard, error = %chain(&error), pushes, "a commit waits for the database");
-                    self.disown_connection();
                     while_away();
-                    // The group may have been committed without an answer, and its notification ignored as our own. So the
-                    // tails ask Postgres.
-                    for push in &group {
-                        self.tails.refresh(&push.store);
+                    if !matches!(error, DatabaseError::StillCommitting) {
+                        self.disown_connection();
+                        // The group may have been committed without an answer, and its notification ignored as our own. So the
+                        // tails ask Postgres.
+                        for push in &group {
+                            self.tails.refresh(&push.store);
+                        }
                     }
                     groups.push(group);
                     is_repeated = true;
@@ -268,7 +296,7 @@ impl Session {
         if self.connection.as_ref().is_some_and(|connection| !self.database.is_current(connection.server)) {
             self.disown_connection();
         }
-        let Connection { client, driver, renew, source, .. } = match &mut self.connection {
+        let Connection { client, driver, renew, source, process, .. } = match &mut self.connection {
             Some(connection) => connection,
             none => {
                 let connection = connect(&self.database).await?;
@@ -278,6 +306,13 @@ impl Session {
                 none.insert(connection)
             }
         };
+        // A commit that waits for a standby goes on when its connection is closed. Each repeat would leave one more process behind.
+        if let Some(before) = self.unanswered {
+            if before.is_waiting(client, driver).await? {
+                return Err(CommitError::Unavailable(DatabaseError::StillCommitting));
+            }
+            self.unanswered = None;
+        }
         let stores: Vec<&str> = group.iter().map(|push| push.store.as_str()).collect();
         let batches: Vec<&str> = group.iter().map(|push| push.batch.json()).collect();
         let backend_ids: Vec<Option<&str>> = group.iter().map(|push| push.intended.backend_id()).collect();
@@ -302,6 +337,9 @@ impl Session {
         let query = join(renewing, client.query_typed(PUSH_BATCH, &arguments)).map(Ok);
         let answers = timeout(ANSWER_TIMEOUT, driven(driver, query)).await;
         drop(statements);
+        if answers.is_err() {
+            self.unanswered = *process;
+        }
         let (renewed, rows) = answers.map_err(|_| CommitError::Unavailable(DatabaseError::NoAnswer))??;
         renewed.map_err(|error| CommitError::Unavailable(error.into()))?;
         let rows = rows?;
@@ -398,17 +436,46 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
         let first = "select gen_random_uuid()::text, livestore.flavour() = 'portable'";
         let first = client.query_one(first, &[]).await?;
         let renew = first.try_get::<_, bool>(1)?.then(|| renew_session(&settings));
-        Ok((renew, first.try_get::<_, &str>(0)?.into()))
+        Ok((renew, first.try_get::<_, &str>(0)?.into(), Process::of(&client).await?))
     };
     let prepared = timeout(ANSWER_TIMEOUT, driven(&mut driver, preparing)).await;
-    let (renew, source) = match prepared {
+    let (renew, source, process) = match prepared {
         Ok(Ok(prepared)) => prepared,
         // The error belongs to the connection and not to a push, so the pushes are tried again.
         Ok(Err(CommitError::RolledBack(error))) => return Err(CommitError::Unavailable(error.into())),
         Ok(Err(unavailable)) => return Err(unavailable),
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
     };
-    Ok(Connection { client, driver, renew, source, server })
+    Ok(Connection { client, driver, renew, source, server, process })
+}
+
+impl Process {
+    /// That of a connection; none if the server does not say.
+    async fn of(client: &Client) -> Result<Option<Self>, tokio_postgres::Error> {
+        let rows = match client.query_typed(PROCESS, &[]).await {
+            // Somebody has taken the right to this view from everybody.
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),
+            rows => rows?,
+        };
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (id, started) = (row.try_get(0)?, row.try_get::<_, Option<_>>(1)?);
+        Ok(started.map(|started| Self { id, started }))
+    }
+
+    /// Whether it waits in the middle of a statement, as the server of another connection sees it. Another server has no such process.
+    async fn is_waiting(self, client: &Client, driver: &mut Driver) -> Result<bool, CommitError> {
+        let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&self.id, Type::INT4), (&self.started, Type::TIMESTAMPTZ)];
+        let asking = async {
+            let rows = client.query_typed(IS_WAITING, &arguments).await?;
+            rows.first().map_or(Ok(false), |row| row.try_get(0))
+        };
+        match timeout(ANSWER_TIMEOUT, driven(driver, asking)).await {
+            // The error belongs to the connection, as in `connect`.
+            Ok(Err(CommitError::RolledBack(error))) => Err(CommitError::Unavailable(error.into())),
+            Ok(asked) => asked,
+            Err(_) => Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -148,15 +148,18 @@ impl Held {
                     let pushes = waiting.pushes.len();
                     warn!(?store, pushes, "pushes wait: another transaction holds their store, or what a hook needs");
                 }
-            } else if waiting.pushes.is_empty() {
-                if waiting.is_logged {
-                    let seconds = (waiting.since.elapsed().as_secs_f64() * 1e3).round() / 1e3;
-                    info!(?store, seconds, "pushes wait no longer");
-                }
+                continue;
+            }
+            if std::mem::take(&mut waiting.is_logged) {
+                let seconds = (waiting.since.elapsed().as_secs_f64() * 1e3).round() / 1e3;
+                info!(?store, seconds, "pushes wait no longer");
+            }
+            if waiting.pushes.is_empty() {
                 stores.remove(store);
             } else {
-                // Pushes that came while the others were tried are due at once.
-                (waiting.due, waiting.pause) = (Some(Instant::now()), SHORTEST);
+                // Pushes that came while the others were tried are due at once, and have not waited for long.
+                let now = Instant::now();
+                (waiting.due, waiting.since, waiting.pause) = (Some(now), now, SHORTEST);
             }
         }
     }
@@ -187,5 +190,19 @@ mod tests {
         assert!(held.count() == 0 && held.join(one(4)).is_some());
         held.hold(vec![push("s", 4, STORE_BYTES).0]);
         assert!(held.is_full(&store("s")) && !held.is_full(&store("other")));
+    }
+
+    #[tokio::test]
+    async fn a_store_whose_pushes_are_committed_does_not_wait_for_long() {
+        let (held, one) = (Held::default(), |after| push("s", after, 1).0);
+        let long = Duration::from_millis(30);
+        held.hold(vec![one(0)]);
+        tokio::time::sleep(2 * long).await;
+        assert_eq!(held.count_longer_than(long), 1);
+        // Others come each time before the last ones are committed.
+        drop(held.due().await);
+        assert!(held.join(one(1)).is_none());
+        held.put_back(&[store("s")], Vec::new());
+        assert_eq!((held.count(), held.count_longer_than(long)), (1, 0));
     }
 }

@@ -14,10 +14,11 @@ mod source;
 mod subject;
 mod target;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::source::Unfinished;
 use self::subject::Slots;
@@ -27,6 +28,7 @@ use super::connection::NamedUrl;
 use super::front::{self, Front, Known};
 use super::session::Session;
 use super::{ShardsError, say, shard};
+use crate::postgres::ANSWER_TIMEOUT;
 
 /// Fewer events than this are copied while nobody can write to the stores.
 const FEW: u64 = 1000;
@@ -158,7 +160,8 @@ impl Move {
 
     /// The slots, or the store, that are not there yet.
     async fn subjects(&self, databases: &Databases) -> Result<Vec<Subject>, ShardsError> {
-        let mut wanted = Vec::new();
+        // A set: a slot that is named twice moves once.
+        let mut slots = BTreeSet::new();
         for Slots { first, last } in &self.slots {
             for slot in *first..=*last {
                 if slot >= databases.slot_count {
@@ -167,10 +170,10 @@ impl Move {
                         databases.slot_count - 1
                     )));
                 }
-                wanted.push(Subject::Slot(slot));
+                slots.insert(slot);
             }
         }
-        wanted.extend(self.store.iter().cloned().map(Subject::Store));
+        let wanted = slots.into_iter().map(Subject::Slot).chain(self.store.iter().cloned().map(Subject::Store));
         let mut subjects = Vec::new();
         for subject in wanted {
             if self.has_to_move(databases, &subject).await? {
@@ -201,7 +204,7 @@ impl Move {
             ))),
             (false, true) if place == Some(to_known.number) => Ok(false),
             (false, true) if place == Some(from_known.number) => {
-                front::begin_change(front).await?;
+                begin_change(databases).await?;
                 front::assign(front, subject, to_known).await?;
                 front.run("commit").await?;
                 say(&format!("{subject} is at {new} already, and the front knows it now."))?;
@@ -225,7 +228,7 @@ impl Move {
 
     async fn carry_over(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
         let Databases { front, from, to, from_known, to_known, slot_count } = databases;
-        front::begin_change(front).await?;
+        begin_change(databases).await?;
         self.keep_last_slot(databases, subject).await?;
         let mut target = Target::begin(to, *slot_count).await?;
         for _ in 0..ROUNDS {
@@ -244,12 +247,21 @@ impl Move {
         target.follow(from, subject, logs).await?;
         let (id, token) = source::give_away(from, subject, *slot_count, &to_known.name).await?;
         target.take_over(from, subject, &from_known.name, &token).await?;
-        from.commit().await?;
-        to.commit().await?;
-        front::assign(front, subject, to_known).await?;
-        front.run("commit").await?;
-        let waited = locked.elapsed().as_secs_f64();
-        end(from, id).await?;
+        let committing = async {
+            from.commit().await?;
+            to.commit().await?;
+            front::assign(front, subject, to_known).await?;
+            front.run("commit").await?;
+            let waited = locked.elapsed().as_secs_f64();
+            end(from, id).await?;
+            Ok(waited)
+        };
+        // Meanwhile the stores may be at no shard. A database that is lost must not keep them there for as long as its network may take to
+        // say so.
+        let committed = timeout(ANSWER_TIMEOUT, committing).await;
+        let waited = committed.unwrap_or_else(|_| {
+            Err(refused(format!("while {subject} was moved, one of the three databases has not answered in time")))
+        })?;
         say(&format!(
             "{subject} is at {}: {stores} stores, {} events. Pushes to them waited for {waited:.2} s",
             to_known.name, target.events
@@ -260,7 +272,7 @@ impl Move {
     async fn keep_last_slot(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
         let Databases { front, from_known, to_known, .. } = databases;
         let slots = front::slots(front).await?;
-        let count = |shard: &Known| slots.iter().filter(|number| **number == shard.number).count();
+        let count = |shard: &Known| slots.iter().filter(|number| **number == Some(shard.number)).count();
         match subject {
             Subject::Slot(_) if count(from_known) == 1 && front::exceptions(front, from_known).await? > 0 => {
                 Err(refused(format!(
@@ -318,7 +330,7 @@ impl Move {
     async fn mend(&self, databases: &Databases, waits: bool) -> Result<(), ShardsError> {
         let Databases { front, from, to, from_known, to_known, .. } = databases;
         loop {
-            front::begin_change(front).await?;
+            begin_change(databases).await?;
             let unfinished = source::unfinished(from, waits).await?;
             let Some(unfinished) = unfinished.first() else { return front.rollback().await };
             let Unfinished { id, token, subject, shard } = unfinished;
@@ -388,6 +400,20 @@ impl Move {
                 }
             }
         }
+    }
+}
+
+/// [`front::begin_change`], if both shards are where this command has found them. Another one may have given them an address meanwhile,
+/// between two changes of this one, and their URLs here may lead to databases that are no shards any more.
+async fn begin_change(databases: &Databases) -> Result<(), ShardsError> {
+    let Databases { front, from_known, to_known, .. } = databases;
+    front::begin_change(front).await?;
+    let shards = front::shards(front).await?;
+    match [from_known, to_known].into_iter().find(|known| !shards.contains(known)) {
+        Some(Known { name, .. }) => Err(refused(format!(
+            "the shard {name} was given another address meanwhile: run the same command again, with the URL that it has now"
+        ))),
+        None => Ok(()),
     }
 }
 
