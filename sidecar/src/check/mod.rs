@@ -190,6 +190,16 @@ fn look(config: &Config, report: &mut Report) {
         report.advise(
             "--auth none: everybody who reaches this address reads and writes every store; --auth jwt asks for tokens",
         );
+    } else if config.log.authorize_function.is_none()
+        && config.log.authorize_url.is_none()
+        && let Ok(hosts) = config.gate.hosts(auth)
+    {
+        // Behind a proxy, every client is local.
+        for host in hosts.beyond_this_machine() {
+            report.advise(format!(
+                "--allowed-hosts {host}: without --auth jwt, everyone who reaches this sidecar under that name, for example through a proxy, reads and writes every store"
+            ));
+        }
     }
     if config.gate.cors_origins.iter().any(|origin| origin == "*") {
         report.advise("--cors-origins *: pages of every origin are served; list those of your app");

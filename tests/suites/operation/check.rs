@@ -289,6 +289,12 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--cors-origins", "*"], "advice", "pages of every origin").await;
     finds(&url, &["--allowed-hosts", "*"], "advice", "resolves to this machine").await;
     finds(&url, &["--allowed-hosts", "http://x"], "WRONG", "--allowed-hosts").await;
+    let name = ["--allowed-hosts", "sync.example.com"];
+    finds(&url, &name, "advice", "everyone who reaches this sidecar under that name").await;
+    for protected in [&["--authorize-function", "app.may_sync"][..], &["--auth", "jwt", "--jwt-secret", &"s".repeat(32)]] {
+        let (_, report) = check(&url, &[&name, protected].concat()).await;
+        assert!(!report.contains("under that name"), "{report}");
+    }
     finds(&url, &["--idle-close", "60s"], "advice", "proxies keep").await;
     let short = ["--auth", "jwt", "--jwt-secret", "short"];
     finds(&url, &short, "WRONG", "less than 32 bytes").await;
