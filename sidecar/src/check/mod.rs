@@ -216,12 +216,7 @@ fn look(config: &Config, report: &mut Report) {
             humantime::format_duration(idle_close)
         ));
     }
-    for (option, has_authority) in config.database.unencrypted() {
-        let unused = if has_authority { ", and the root certificate is not used" } else { "" };
-        report.advise(format!(
-            "{option}: passwords and events cross the network unencrypted{unused}; add ?sslmode=verify-full, unless nobody else is on that network"
-        ));
-    }
+    config.database.unencrypted().for_each(|advice| report.advise(advice));
     let is_local =
         |url: &str| ["http://localhost", "http://127.0.0.1", "http://[::1]"].iter().any(|local| url.starts_with(local));
     if config.log.authorize_url.as_deref().is_some_and(|url| url.starts_with("http://") && !is_local(url)) {

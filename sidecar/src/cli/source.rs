@@ -1,6 +1,7 @@
 //! The source of the answers: a database, or a sidecar that serves its inspector.
 
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +12,9 @@ use serde_json::value::RawValue;
 use tokio_postgres::error::SqlState;
 
 use crate::log::List;
-use crate::postgres::{self, Connected, DatabaseError, connect_once, connect_once_to_read, told};
+use crate::postgres::{
+    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, refuse_front, told, warn_if_unencrypted,
+};
 use crate::settings::SettingsError;
 use crate::telemetry::chain;
 
@@ -89,9 +92,13 @@ fn told_with_advice(error: &tokio_postgres::Error) -> String {
     let is_missing = error
         .as_db_error()
         .is_some_and(|error| missing.contains(error.code()) && error.message().contains("livestore"));
-    let advice = "\nlivestore_sync is not installed in this database, or in an older version: run livestore-sidecar install, or as a \
-         superuser \"create extension livestore_sync\"";
-    format!("{}{}", told(error), if is_missing { advice } else { "" })
+    match is_missing {
+        true => format!(
+            "{}\nlivestore_sync is not installed in this database, or in an older version: {INSTALL}",
+            told(error)
+        ),
+        false => told(error),
+    }
 }
 
 /// A row of a list.
@@ -115,10 +122,11 @@ impl Address {
 
     /// To read: of several hosts the one that allows writes, which has everything; a standby will do if there is no other.
     pub async fn open_to_read(&self) -> Result<Source, SourceError> {
-        match self.open_by(connect_once).await {
+        let opened = match self.open_by(connect_once).await {
             Err(SourceError::Unreachable(DatabaseError::ReadOnly)) => self.open_by(connect_once_to_read).await,
             opened => opened,
-        }
+        };
+        opened?.but_no_front().await
     }
 
     async fn open_by(
@@ -129,7 +137,11 @@ impl Address {
             return self.sidecar(url).await;
         }
         let url = self.database_url.as_deref().ok_or(SourceError::Nowhere)?;
-        let address = postgres::address("--database-url", url, self.database_root_certificate.as_deref())?;
+        let root_certificate = self.database_root_certificate.as_deref();
+        let address = postgres::address("--database-url", url, root_certificate)?;
+        // Some commands connect twice.
+        static IS_WARNED: Once = Once::new();
+        IS_WARNED.call_once(|| warn_if_unencrypted("--database-url", url, root_certificate));
         let Connected { client, connection, .. } = connect(address).await?;
         tokio::spawn(connection);
         client.batch_execute("set client_min_messages = warning").await?;
@@ -197,6 +209,17 @@ pub async fn get(client: &reqwest::Client, url: Url) -> Result<Response, SourceE
 }
 
 impl Source {
+    /// Refuses the front of shards, which has neither events nor what reads them.
+    pub async fn but_no_front(self) -> Result<Self, SourceError> {
+        if let Self::Database(client) = &self {
+            refuse_front(client).await.map_err(|error| match error {
+                DatabaseError::Front => SourceError::Refused(error.to_string()),
+                error => error.into(),
+            })?;
+        }
+        Ok(self)
+    }
+
     pub async fn list(&self, list: &List) -> Result<Vec<Row>, SourceError> {
         let lines = match self {
             Self::Database(client) => list.ask(client).await?,
