@@ -4,7 +4,7 @@ use livestore_tests::cluster::Database;
 use livestore_tests::electric::Electric;
 use livestore_tests::flavour::{Flavour, is_skipped};
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::{eventually, free_port};
+use livestore_tests::{eventually, free_port, root};
 
 /// Its exit code and its report for these settings.
 async fn check(database_url: &str, arguments: &[&str]) -> (Option<i32>, String) {
@@ -409,6 +409,18 @@ async fn transactions_that_hold_stores_and_misfits_are_told() {
     eventually("a store is held for long", async || sidecar.metric("livestore_long_held_stores").await == 1.0).await;
     assert_eq!(sidecar.metric("livestore_misfits").await, 1.0);
     finds(&url, &[], "advice", "a transaction of sidecar (process").await;
+    // Since when the transaction of another role is open is not for everybody.
+    finds(&url, &[], "advice", "does not see since when it is open: run \"grant pg_read_all_stats to sidecar\"").await;
+    finds(&database.url("postgres"), &[], "advice", "a transaction of postgres (process").await;
+    // The query of the runbook names both, and neither who only reads nor the sidecar, whose push waits.
+    let reader = database.connect("postgres").await;
+    reader.batch_execute("begin; select count(*) from livestore.events").await.unwrap();
+    let page = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
+    let blocks = page.split("```sql\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let query = blocks.into_iter().find(|block| block.contains("pg_locks")).unwrap();
+    let holders = database.admin().await.query(query.trim().trim_end_matches(';'), &[]).await.unwrap();
+    let holders: Vec<&str> = holders.iter().map(|row| row.get("usename")).collect();
+    assert_eq!(holders, ["postgres", "sidecar"]);
     holder.batch_execute("commit").await.unwrap();
     pushed.await.unwrap().unwrap();
     eventually("none is held", async || sidecar.metric("livestore_long_held_stores").await == 0.0).await;
