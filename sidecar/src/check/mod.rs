@@ -138,7 +138,7 @@ async fn electric(config: &Config, report: &mut Report) {
         Ok(answer) => {
             report.advise(format!("--electric-url: its /v1/health answers {}; is it starting?", answer.status()))
         }
-        Err(_) => report.wrong("--electric-url: nobody answers there"),
+        Err(_) => report.wrong("--electric-url: nobody answers there: start Electric, or correct the URL; until then Postgres is read"),
     }
 }
 
@@ -158,7 +158,7 @@ fn address(config: &Config, report: &mut Report) {
         }
     }
     if server.reuse_port && server.health_listen.is_none() {
-        report.advise("--reuse-port without --health-listen: who asks how this sidecar is may be answered by another");
+        report.advise("--reuse-port without --health-listen: a probe may reach another sidecar on this port: add --health-listen 127.0.0.1:8801");
     }
 }
 
@@ -190,8 +190,7 @@ fn look(config: &Config, report: &mut Report) {
         report.advise(
             "--auth none: everybody who reaches this address reads and writes every store; --auth jwt asks for tokens",
         );
-    } else if config.log.authorize_function.is_none()
-        && config.log.authorize_url.is_none()
+    } else if !config.log.has_authorizer()
         && let Ok(hosts) = config.gate.hosts(auth)
     {
         // Behind a proxy, every client is local.

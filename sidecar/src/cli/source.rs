@@ -54,7 +54,7 @@ pub enum SourceError {
     Url(String),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("{}", chain(.0))]
+    #[error("{}", .0.to_operator())]
     Unreachable(#[from] DatabaseError),
     #[error("the sidecar does not answer: {}", chain(.0))]
     NoAnswer(reqwest::Error),
@@ -172,7 +172,9 @@ impl Address {
             match cookie {
                 Some(cookie) => headers.insert(COOKIE, cookie),
                 None if answer.status() == StatusCode::UNAUTHORIZED => {
-                    return Err(SourceError::Refused("the sidecar does not take this token".into()));
+                    let page = answer.text().await.unwrap_or_default();
+                    let reason = problem_of(&page).map(|problem| format!(": {problem}")).unwrap_or_default();
+                    return Err(SourceError::Refused(format!("the sidecar does not take this token{reason}")));
                 }
                 None => return Err(refusal(answer).await),
             };
@@ -183,6 +185,18 @@ impl Address {
 
 pub fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
     url.join(&format!("/inspector/{path}")).map_err(|error| SourceError::Url(error.to_string()))
+}
+
+/// The problem that the inspector's page for logging in tells, as text.
+fn problem_of(page: &str) -> Option<String> {
+    let (_, rest) = page.split_once("role=\"alert\">")?;
+    let (problem, _) = rest.split_once('<')?;
+    let escapes = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&amp;", "&")];
+    Some(escapes.iter().fold(problem.to_owned(), |text, (escape, character)| text.replace(escape, character)))
+}
+
+fn unreadable(error: serde_json::Error) -> SourceError {
+    SourceError::Refused(format!("the answer cannot be read: {error}"))
 }
 
 pub async fn refusal(answer: Response) -> SourceError {
@@ -240,7 +254,7 @@ impl Source {
         };
         let row = |json: String| match serde_json::from_str(&json) {
             Ok(fields) => Ok(Row { json, fields }),
-            Err(error) => Err(SourceError::Refused(format!("the answer cannot be read: {error}"))),
+            Err(error) => Err(unreadable(error)),
         };
         lines.into_iter().map(row).collect()
     }
@@ -261,7 +275,7 @@ impl Source {
                     return Err(refusal(answer).await);
                 }
                 let text = answer.text().await.map_err(SourceError::NoAnswer)?;
-                let answer: Value = serde_json::from_str(&text).map_err(SourceError::Args)?;
+                let answer: Value = serde_json::from_str(&text).map_err(unreadable)?;
                 Ok(answer["seq_num"].as_i64().unwrap_or_default())
             }
         }

@@ -91,7 +91,7 @@ pub struct Uninstall {
 pub enum InstallError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("{}", chain(.0))]
+    #[error("{}", .0.to_operator())]
     Unreachable(#[from] DatabaseError),
     #[error(transparent)]
     Refused(#[from] Refusal),

@@ -34,6 +34,8 @@ pub use self::session::{ANSWER_TIMEOUT, LIMIT_STATEMENTS, renew as renew_session
 pub use self::settings::{DatabaseSettings, address, warn_if_unencrypted};
 pub use self::standbys::Unfit;
 
+use crate::telemetry::chain;
+
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
 const OLDEST_EXTENSION: (u32, u32) = (0, 3);
@@ -67,7 +69,7 @@ pub enum DatabaseError {
     #[error("the database refuses a statement")]
     Refused(#[source] tokio_postgres::Error),
     #[error(
-        "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by whom this system trusts), and be for the host of --database-url"
+        "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by an authority that this system trusts), and be for the host of --database-url"
     )]
     Tls(#[source] tokio_postgres::Error),
     #[error(
@@ -158,6 +160,22 @@ impl DatabaseError {
             Self::AuthorizeFunction { .. } => "the authorize function cannot be called: see the log".into(),
             Self::AuthorizeUrl { .. } => "the authorize service does not answer: see the log".into(),
             other => other.to_string(),
+        }
+    }
+
+    /// The text for the person who runs a command: with its sources, and what to do.
+    pub fn to_operator(&self) -> String {
+        let advice = self.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+        format!("{}{advice}", chain(self))
+    }
+
+    /// What to do about a server that does not answer, which the error alone does not say.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            // With a code, it did answer.
+            Self::Unreachable(error) if error.code().is_some() => None,
+            Self::Unreachable(_) | Self::ConnectTimeout => Some("start Postgres, or correct --database-url"),
+            _ => None,
         }
     }
 

@@ -200,6 +200,7 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     finds(&url.replace(database.name(), "postgres"), &[], "WRONG", "create extension livestore_sync").await;
     finds(&url.replace(database.name(), "missing"), &[], "WRONG", "\"missing\" does not exist").await;
     finds(&format!("postgres://a@127.0.0.1:{}/b", free_port()), &[], "WRONG", "Connection refused").await;
+    finds(&format!("postgres://a@127.0.0.1:{}/b", free_port()), &[], "WRONG", "; start Postgres, or correct --database-url").await;
     finds(&url, &["--admin-secret", "secret"], "WRONG", "grant livestore_admin to").await;
     finds(&database.url("admin"), &["--inspector", "off"], "advice", "revoke livestore_admin from").await;
     finds(&url, &["--authorize-function", "app.none"], "WRONG", "there is no such function").await;
@@ -305,7 +306,16 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let (_, report) = check(&url, &["--auth", "jwt", "--jwks-url", &format!("{nowhere}?key=hunter2")]).await;
     assert!(report.contains("--jwks-url: the request failed") && !report.contains("hunter2"), "{report}");
     finds(&url, &["--electric-url", "nonsense"], "WRONG", "--electric-url").await;
-    finds(&url, &["--log", "loud=very=much"], "WRONG", "--log").await;
+    let inspector = ["--inspector", "on", "--auth", "jwt", "--jwt-secret", &"s".repeat(32)].map(str::to_owned);
+    let inspector: Vec<&str> = inspector.iter().map(String::as_str).collect();
+    let authorizer = ["--authorize-function", "app.may_sync"];
+    finds(&url, &[&inspector[..], &authorizer].concat(), "WRONG", "--inspector on: nobody could log in").await;
+    let secret = ["--inspector-secret", "a secret of the operator"];
+    let (_, report) = check(&url, &[&inspector[..], &authorizer, &secret].concat()).await;
+    assert!(!report.contains("nobody could log in"), "{report}");
+    let (_, report) = check(&url, &["--log", "loud=very=much"]).await;
+    let told: Vec<_> = report.lines().filter(|line| line.starts_with("WRONG") && line.contains("--log")).collect();
+    assert!(told.len() == 1 && told[0].matches("invalid filter directive").count() == 1, "{report}");
     finds(&url, &["--otlp-endpoint", "collector"], "WRONG", "--otlp-endpoint").await;
     finds(&url, &["--read-only", "--listen-url", &url], "WRONG", "--read-only and --listen-url").await;
     finds(&url, &["--trust-traceparent"], "WRONG", "--trust-traceparent needs --otlp-endpoint").await;
