@@ -138,7 +138,9 @@ async fn electric(config: &Config, report: &mut Report) {
         Ok(answer) => {
             report.advise(format!("--electric-url: its /v1/health answers {}; is it starting?", answer.status()))
         }
-        Err(_) => report.wrong("--electric-url: nobody answers there: start Electric, or correct the URL; until then Postgres is read"),
+        Err(_) => report.wrong(
+            "--electric-url: nobody answers there: start Electric, or correct the URL; until then Postgres is read",
+        ),
     }
 }
 

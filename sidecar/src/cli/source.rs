@@ -13,7 +13,8 @@ use tokio_postgres::error::SqlState;
 
 use crate::log::List;
 use crate::postgres::{
-    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, refuse_front, told, warn_if_unencrypted,
+    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, refuse_front, told,
+    warn_if_unencrypted,
 };
 use crate::settings::SettingsError;
 use crate::telemetry::chain;

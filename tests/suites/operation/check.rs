@@ -200,7 +200,13 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     finds(&url.replace(database.name(), "postgres"), &[], "WRONG", "create extension livestore_sync").await;
     finds(&url.replace(database.name(), "missing"), &[], "WRONG", "\"missing\" does not exist").await;
     finds(&format!("postgres://a@127.0.0.1:{}/b", free_port()), &[], "WRONG", "Connection refused").await;
-    finds(&format!("postgres://a@127.0.0.1:{}/b", free_port()), &[], "WRONG", "; start Postgres, or correct --database-url").await;
+    finds(
+        &format!("postgres://a@127.0.0.1:{}/b", free_port()),
+        &[],
+        "WRONG",
+        "; start Postgres, or correct --database-url",
+    )
+    .await;
     finds(&url, &["--admin-secret", "secret"], "WRONG", "grant livestore_admin to").await;
     finds(&database.url("admin"), &["--inspector", "off"], "advice", "revoke livestore_admin from").await;
     finds(&url, &["--authorize-function", "app.none"], "WRONG", "there is no such function").await;
@@ -292,7 +298,9 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--allowed-hosts", "http://x"], "WRONG", "--allowed-hosts").await;
     let name = ["--allowed-hosts", "sync.example.com"];
     finds(&url, &name, "advice", "everyone who reaches this sidecar under that name").await;
-    for protected in [&["--authorize-function", "app.may_sync"][..], &["--auth", "jwt", "--jwt-secret", &"s".repeat(32)]] {
+    for protected in
+        [&["--authorize-function", "app.may_sync"][..], &["--auth", "jwt", "--jwt-secret", &"s".repeat(32)]]
+    {
         let (_, report) = check(&url, &[&name, protected].concat()).await;
         assert!(!report.contains("under that name"), "{report}");
     }

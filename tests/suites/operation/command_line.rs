@@ -166,7 +166,11 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     let token =
         |claim: Value| Signer::secret(SECRET).sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": claim}));
     source.refuses(&["stores"], 4, "asks for --token");
-    source.refuses(&["stores", "--token", &token(json!({"todos": "admin"}))], 4, "does not take this token: the claim of this token does not give \"*\":");
+    source.refuses(
+        &["stores", "--token", &token(json!({"todos": "admin"}))],
+        4,
+        "does not take this token: the claim of this token does not give \"*\":",
+    );
     let read = token(json!({"*": "read"}));
     assert_eq!(source.json(&["stores", "--token", &read]).len(), 1);
     source.refuses(&["commit", "todos", "e", "--token", &read], 4, "your token allows to read only");

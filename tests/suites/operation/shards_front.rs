@@ -75,8 +75,9 @@ async fn an_upgrade_replaces_the_functions_and_keeps_rights() {
         );
         assert!(!told.contains("Drop them") && told.contains("Nothing was changed"), "{arguments:?}: {told}");
     }
-    // Nor do those that look at one database.
-    for arguments in [&["check"][..], &["stores"], &["events", "s"], &["subscriptions"], &["export", "s"], &["import"]] {
+    // Nor do those that look at one database, and a sidecar without --shards.
+    for arguments in [&["check"][..], &["stores"], &["events", "s"], &["subscriptions"], &["export", "s"], &["import"]]
+    {
         let mut command = Start::program();
         command.args(arguments).env("DATABASE_URL", setup.cluster.url("sidecar", &setup.front));
         command.env("LIVESTORE_LISTEN", "127.0.0.1:0").stdin(Stdio::null());
@@ -85,6 +86,10 @@ async fn an_upgrade_replaces_the_functions_and_keeps_rights() {
         assert!(!output.status.success() && told.contains("with --shards"), "{arguments:?}: {told}");
         assert!(!told.contains("create extension"), "{arguments:?}: {told}");
     }
+    let mut sidecar = Start::new(setup.cluster.url("sidecar", &setup.front)).command();
+    let output = tokio::task::block_in_place(|| sidecar.output()).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(4) && told.contains("with --shards"), "{told}");
     let error = front.batch_execute(Flavour::Portable.install()).await.expect_err("a front");
     let hint = error.as_db_error().and_then(|error| error.hint()).unwrap_or_default();
     assert!(hint.contains("livestore-sidecar shards upgrade") && !hint.contains("Drop"), "{error:?}");
