@@ -323,7 +323,7 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     assert!(!report.contains("nobody could log in"), "{report}");
     let (_, report) = check(&url, &["--log", "loud=very=much"]).await;
     let told: Vec<_> = report.lines().filter(|line| line.starts_with("WRONG") && line.contains("--log")).collect();
-    assert!(told.len() == 1 && told[0].matches("invalid filter directive").count() == 1, "{report}");
+    assert!(told.len() == 1 && told[0].matches("error parsing level filter").count() == 1, "{report}");
     finds(&url, &["--otlp-endpoint", "collector"], "WRONG", "--otlp-endpoint").await;
     finds(&url, &["--read-only", "--listen-url", &url], "WRONG", "--read-only and --listen-url").await;
     finds(&url, &["--trust-traceparent"], "WRONG", "--trust-traceparent needs --otlp-endpoint").await;
