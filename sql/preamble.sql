@@ -116,7 +116,12 @@ begin
         and (is_fresh or not coalesce(r.rolsuper or r.rolname in (current_user, 'livestore_owner', 'livestore_hooks'), s.refobjid is null));
     if strangers is not null then
         raise exception 'the schema livestore has objects that the extension could take for its own: %', strangers
-            using errcode = 'duplicate_object', hint = 'Drop them, or move them to another schema, then try again.';
+            using errcode = 'duplicate_object',
+                hint = case
+                    when exists (select from pg_proc p where p.pronamespace = 'livestore'::regnamespace and p.proname = 'shard_map') then
+                        'This database is the front of shards: leave its objects as they are, and do not install livestore_sync here. livestore-sidecar shards upgrade brings it to another version.'
+                    else 'Drop them, or move them to another schema, then try again.'
+                end;
     end if;
 end
 $$;

@@ -76,6 +76,7 @@ impl Config {
             self.gate.check(&self.auth),
             self.protocols.check(&self.auth),
             self.inspector.check(&self.auth, self.server.listen),
+            self.check_inspector(),
             self.demo.check(&self.auth),
         ];
         checked.into_iter().filter_map(Result::err)
@@ -84,6 +85,18 @@ impl Config {
     fn check_shards(&self) -> Result<(), SettingsError> {
         if self.database.shards && self.protocols.electric.url().is_some() {
             return Err("--shards and --electric-url do not go together: an Electric server reads one database".into());
+        }
+        Ok(())
+    }
+
+    /// With an authorizer, which decides store by store, no token opens the inspector.
+    fn check_inspector(&self) -> Result<(), SettingsError> {
+        if self.log.has_authorizer() && self.inspector.is_on_without_secret() {
+            return Err(
+                "--inspector on: nobody could log in, as no token counts with --authorize-function or --authorize-url: add --inspector-secret \
+                 (LIVESTORE_INSPECTOR_SECRET)"
+                    .into(),
+            );
         }
         Ok(())
     }

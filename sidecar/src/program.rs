@@ -57,7 +57,7 @@ enum Command {
     Subscriptions(Subscriptions),
     /// Writes the events of a store to a file, to keep them or to import them elsewhere
     Export(Export),
-    /// Reads such a file into a store, with the backend id and the times that it had
+    /// Reads a file that export has written into a store, and keeps its backend id and times
     Import(Import),
     /// Makes a token, to try --auth jwt with, and prints it
     Token(NewToken),

@@ -31,7 +31,8 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         Ok(()) => report.good("the database is reached, has the extension, and its role may push"),
         Err(error) => {
             let source = std::error::Error::source(&error).map(|source| format!(": {}", text(source)));
-            report.wrong(format!("{error}{}", source.unwrap_or_default()));
+            let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+            report.wrong(format!("{error}{}{advice}", source.unwrap_or_default()));
             let is_reached = matches!(
                 error,
                 DatabaseError::PrivilegeMissing
@@ -183,7 +184,7 @@ async fn row_security(client: &Client, report: &mut Report) -> Result<(), tokio_
         .await?;
     if let Some(tables) = row.get::<_, Option<&str>>(0) {
         report.advise(format!(
-            "row level security is on for {tables}: its policies hold for who reads the tables, and not for livestore.events, livestore.pull and the sidecar, which read as their owner"
+            "row level security is on for {tables}: its policies apply to roles that read the tables directly, not to livestore.events, livestore.pull and the sidecar, which read as their owner"
         ));
     }
     Ok(())

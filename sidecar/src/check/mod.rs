@@ -138,7 +138,9 @@ async fn electric(config: &Config, report: &mut Report) {
         Ok(answer) => {
             report.advise(format!("--electric-url: its /v1/health answers {}; is it starting?", answer.status()))
         }
-        Err(_) => report.wrong("--electric-url: nobody answers there"),
+        Err(_) => report.wrong(
+            "--electric-url: nobody answers there: start Electric, or correct the URL; until then Postgres is read",
+        ),
     }
 }
 
@@ -158,7 +160,7 @@ fn address(config: &Config, report: &mut Report) {
         }
     }
     if server.reuse_port && server.health_listen.is_none() {
-        report.advise("--reuse-port without --health-listen: who asks how this sidecar is may be answered by another");
+        report.advise("--reuse-port without --health-listen: a probe may reach another sidecar on this port: add --health-listen 127.0.0.1:8801");
     }
 }
 
@@ -190,6 +192,15 @@ fn look(config: &Config, report: &mut Report) {
         report.advise(
             "--auth none: everybody who reaches this address reads and writes every store; --auth jwt asks for tokens",
         );
+    } else if !config.log.has_authorizer()
+        && let Ok(hosts) = config.gate.hosts(auth)
+    {
+        // Behind a proxy, every client is local.
+        for host in hosts.beyond_this_machine() {
+            report.advise(format!(
+                "--allowed-hosts {host}: without --auth jwt, everyone who reaches this sidecar under that name, for example through a proxy, reads and writes every store"
+            ));
+        }
     }
     if config.gate.cors_origins.iter().any(|origin| origin == "*") {
         report.advise("--cors-origins *: pages of every origin are served; list those of your app");
@@ -206,12 +217,7 @@ fn look(config: &Config, report: &mut Report) {
             humantime::format_duration(idle_close)
         ));
     }
-    for (option, has_authority) in config.database.unencrypted() {
-        let unused = if has_authority { ", and the root certificate is not used" } else { "" };
-        report.advise(format!(
-            "{option}: passwords and events cross the network unencrypted{unused}; add ?sslmode=verify-full, unless nobody else is on that network"
-        ));
-    }
+    config.database.unencrypted().for_each(|advice| report.advise(advice));
     let is_local =
         |url: &str| ["http://localhost", "http://127.0.0.1", "http://[::1]"].iter().any(|local| url.starts_with(local));
     if config.log.authorize_url.as_deref().is_some_and(|url| url.starts_with("http://") && !is_local(url)) {

@@ -32,7 +32,7 @@ pub struct Import {
 impl Import {
     pub fn run(&self) -> ExitCode {
         run(async {
-            let source = self.source.open().await?;
+            let source = self.source.open().await?.but_no_front().await?;
             let Imported { imported, already_there, head } = match &self.file {
                 None => self.send(&source, pieces(tokio::io::stdin(), None, "standard input")).await?,
                 Some(path) => {

@@ -43,7 +43,7 @@ pub struct Stores {
     #[arg(default_value = "")]
     prefix: String,
 
-    /// How many at most.
+    /// The largest number of stores to list.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
     limit: i64,
 
@@ -60,7 +60,7 @@ pub struct Events {
     #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
     after: Option<i64>,
 
-    /// How many at most. With --follow, how many of the last ones to begin with.
+    /// The largest number of events to list; with --follow, how many earlier events to show first.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=1000))]
     limit: i64,
 

@@ -1,6 +1,7 @@
 //! The source of the answers: a database, or a sidecar that serves its inspector.
 
 use std::path::PathBuf;
+use std::sync::Once;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +12,10 @@ use serde_json::value::RawValue;
 use tokio_postgres::error::SqlState;
 
 use crate::log::List;
-use crate::postgres::{self, Connected, DatabaseError, connect_once, connect_once_to_read, told};
+use crate::postgres::{
+    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, refuse_front, told,
+    warn_if_unencrypted,
+};
 use crate::settings::SettingsError;
 use crate::telemetry::chain;
 
@@ -51,7 +55,7 @@ pub enum SourceError {
     Url(String),
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("{}", chain(.0))]
+    #[error("{}", .0.to_operator())]
     Unreachable(#[from] DatabaseError),
     #[error("the sidecar does not answer: {}", chain(.0))]
     NoAnswer(reqwest::Error),
@@ -89,9 +93,13 @@ fn told_with_advice(error: &tokio_postgres::Error) -> String {
     let is_missing = error
         .as_db_error()
         .is_some_and(|error| missing.contains(error.code()) && error.message().contains("livestore"));
-    let advice = "\nlivestore_sync is not installed in this database, or in an older version: run livestore-sidecar install, or as a \
-         superuser \"create extension livestore_sync\"";
-    format!("{}{}", told(error), if is_missing { advice } else { "" })
+    match is_missing {
+        true => format!(
+            "{}\nlivestore_sync is not installed in this database, or in an older version: {INSTALL}",
+            told(error)
+        ),
+        false => told(error),
+    }
 }
 
 /// A row of a list.
@@ -115,10 +123,11 @@ impl Address {
 
     /// To read: of several hosts the one that allows writes, which has everything; a standby will do if there is no other.
     pub async fn open_to_read(&self) -> Result<Source, SourceError> {
-        match self.open_by(connect_once).await {
+        let opened = match self.open_by(connect_once).await {
             Err(SourceError::Unreachable(DatabaseError::ReadOnly)) => self.open_by(connect_once_to_read).await,
             opened => opened,
-        }
+        };
+        opened?.but_no_front().await
     }
 
     async fn open_by(
@@ -129,7 +138,11 @@ impl Address {
             return self.sidecar(url).await;
         }
         let url = self.database_url.as_deref().ok_or(SourceError::Nowhere)?;
-        let address = postgres::address("--database-url", url, self.database_root_certificate.as_deref())?;
+        let root_certificate = self.database_root_certificate.as_deref();
+        let address = postgres::address("--database-url", url, root_certificate)?;
+        // Some commands connect twice.
+        static IS_WARNED: Once = Once::new();
+        IS_WARNED.call_once(|| warn_if_unencrypted("--database-url", url, root_certificate));
         let Connected { client, connection, .. } = connect(address).await?;
         tokio::spawn(connection);
         client.batch_execute("set client_min_messages = warning").await?;
@@ -160,7 +173,9 @@ impl Address {
             match cookie {
                 Some(cookie) => headers.insert(COOKIE, cookie),
                 None if answer.status() == StatusCode::UNAUTHORIZED => {
-                    return Err(SourceError::Refused("the sidecar does not take this token".into()));
+                    let page = answer.text().await.unwrap_or_default();
+                    let reason = problem_of(&page).map(|problem| format!(": {problem}")).unwrap_or_default();
+                    return Err(SourceError::Refused(format!("the sidecar does not take this token{reason}")));
                 }
                 None => return Err(refusal(answer).await),
             };
@@ -171,6 +186,18 @@ impl Address {
 
 pub fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
     url.join(&format!("/inspector/{path}")).map_err(|error| SourceError::Url(error.to_string()))
+}
+
+/// The problem that the inspector's page for logging in tells, as text.
+fn problem_of(page: &str) -> Option<String> {
+    let (_, rest) = page.split_once("role=\"alert\">")?;
+    let (problem, _) = rest.split_once('<')?;
+    let escapes = [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&amp;", "&")];
+    Some(escapes.iter().fold(problem.to_owned(), |text, (escape, character)| text.replace(escape, character)))
+}
+
+fn unreadable(error: serde_json::Error) -> SourceError {
+    SourceError::Refused(format!("the answer cannot be read: {error}"))
 }
 
 pub async fn refusal(answer: Response) -> SourceError {
@@ -197,6 +224,17 @@ pub async fn get(client: &reqwest::Client, url: Url) -> Result<Response, SourceE
 }
 
 impl Source {
+    /// Refuses the front of shards, which has neither events nor what reads them.
+    pub async fn but_no_front(self) -> Result<Self, SourceError> {
+        if let Self::Database(client) = &self {
+            refuse_front(client).await.map_err(|error| match error {
+                DatabaseError::Front => SourceError::Refused(error.to_string()),
+                error => error.into(),
+            })?;
+        }
+        Ok(self)
+    }
+
     pub async fn list(&self, list: &List) -> Result<Vec<Row>, SourceError> {
         let lines = match self {
             Self::Database(client) => list.ask(client).await?,
@@ -217,7 +255,7 @@ impl Source {
         };
         let row = |json: String| match serde_json::from_str(&json) {
             Ok(fields) => Ok(Row { json, fields }),
-            Err(error) => Err(SourceError::Refused(format!("the answer cannot be read: {error}"))),
+            Err(error) => Err(unreadable(error)),
         };
         lines.into_iter().map(row).collect()
     }
@@ -238,7 +276,7 @@ impl Source {
                     return Err(refusal(answer).await);
                 }
                 let text = answer.text().await.map_err(SourceError::NoAnswer)?;
-                let answer: Value = serde_json::from_str(&text).map_err(SourceError::Args)?;
+                let answer: Value = serde_json::from_str(&text).map_err(unreadable)?;
                 Ok(answer["seq_num"].as_i64().unwrap_or_default())
             }
         }

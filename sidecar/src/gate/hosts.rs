@@ -44,6 +44,13 @@ impl Hosts {
         self.any || headers.get_all(header::HOST).iter().all(is_served)
     }
 
+    /// The listed names by which others than this machine may reach it.
+    pub fn beyond_this_machine(&self) -> impl Iterator<Item = &str> {
+        let own = Self::default();
+        let is_beyond = move |host: &&str| !own.are_ours(host) && !is_of_a_local_network(host);
+        self.listed.iter().map(String::as_str).filter(is_beyond)
+    }
+
     /// Whether an origin is a page of one of these hosts, by name.
     pub fn have_served(&self, origin: &HeaderValue) -> bool {
         let uri = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
@@ -113,6 +120,9 @@ mod tests {
         let listed = Hosts::parse(&["10.0.2.2:8787".into(), "Sync.Example.com".into()], true).unwrap();
         assert!(serves(&listed, "10.0.2.2:1") && serves(&listed, "sync.example.com") && serves(&listed, "localhost"));
         assert!(!serves(&listed, "evil.example"));
+        assert!(listed.beyond_this_machine().eq(["10.0.2.2", "sync.example.com"]));
+        let near = Hosts::parse(&["localhost:80".into(), "127.0.0.1".into(), "sidecar".into()], false).unwrap();
+        assert_eq!(near.beyond_this_machine().count(), 0);
         for all in [Hosts::parse(&[], true), Hosts::parse(&["*".into()], false)] {
             assert!(serves(&all.unwrap(), "evil.example"));
         }

@@ -46,6 +46,11 @@ impl InspectorSettings {
         Ok(())
     }
 
+    /// Whether it is switched on everywhere, and has no secret.
+    pub fn is_on_without_secret(&self) -> bool {
+        self.inspector == Mode::On && self.inspector_secret.is_none()
+    }
+
     /// Whether pages are served on this address.
     pub fn serves(&self, address: SocketAddr) -> bool {
         match self.inspector {

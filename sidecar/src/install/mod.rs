@@ -17,7 +17,7 @@ use self::changes::{ALONE, Change, Plan, Refusal};
 pub use self::state::JOIN_ROLES;
 pub use self::state::LEAVE_ROLES;
 use self::state::{State, VERSION};
-use crate::postgres::{Connected, DatabaseError, address, connect_once, run_with_secret, told};
+use crate::postgres::{Connected, DatabaseError, address, connect_once, run_with_secret, told, warn_if_unencrypted};
 use crate::settings::{SettingsError, check_secret};
 use crate::telemetry::{chain, printable};
 
@@ -91,7 +91,7 @@ pub struct Uninstall {
 pub enum InstallError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    #[error("{}", chain(.0))]
+    #[error("{}", .0.to_operator())]
     Unreachable(#[from] DatabaseError),
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -207,7 +207,9 @@ impl Owner {
         &self,
         plan: impl AsyncFnOnce(&Client) -> Result<Plan, InstallError>,
     ) -> Result<Plan, InstallError> {
-        let address = address("--database-url", &self.database_url, self.database_root_certificate.as_deref())?;
+        let root_certificate = self.database_root_certificate.as_deref();
+        let address = address("--database-url", &self.database_url, root_certificate)?;
+        warn_if_unencrypted("--database-url", &self.database_url, root_certificate);
         let Connected { client, connection, .. } = connect_once(address).await?;
         tokio::spawn(connection);
         client.batch_execute("set client_min_messages = warning; begin").await?;

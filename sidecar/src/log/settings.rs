@@ -55,6 +55,11 @@ pub enum Live {
 }
 
 impl LogSettings {
+    /// Whether a function or a URL of the operator decides who reads and writes what.
+    pub fn has_authorizer(&self) -> bool {
+        self.authorize_function.is_some() || self.authorize_url.is_some()
+    }
+
     pub fn check(&self) -> Result<(), SettingsError> {
         check_text("--authorize-function", self.authorize_function.as_deref())?;
         match &self.authorize_url {

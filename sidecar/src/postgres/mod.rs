@@ -31,12 +31,17 @@ pub use self::retry::{Retry, Unreadable, retry_naming, retry_until_available};
 pub use self::secret::{hide_parameters, run_with_secret};
 pub use self::servers::{Address, Connected, Server, connect_once, connect_once_to_read, elsewhere, told};
 pub use self::session::{ANSWER_TIMEOUT, LIMIT_STATEMENTS, renew as renew_session};
-pub use self::settings::{DatabaseSettings, address};
+pub use self::settings::{DatabaseSettings, address, warn_if_unencrypted};
 pub use self::standbys::Unfit;
+
+use crate::telemetry::chain;
 
 /// The oldest version of the extension that this sidecar works with, as major and minor. Newer ones with the same major
 /// keep what sidecars call: the extension is updated first, and then the sidecars, one by one.
 const OLDEST_EXTENSION: (u32, u32) = (0, 3);
+
+/// The remedy if a database has no livestore_sync.
+pub const INSTALL: &str = "run livestore-sidecar install, or as a superuser \"create extension livestore_sync\"";
 
 /// The SQLSTATE of the extension for a store that is on another shard.
 const ELSEWHERE: &str = "LS005";
@@ -57,10 +62,14 @@ pub enum DatabaseError {
     Unreachable(#[source] tokio_postgres::Error),
     #[error("the database refuses the connection: check the user, the password and the database of its URL")]
     Login(#[source] tokio_postgres::Error),
+    #[error(
+        "the database refuses a connection without TLS: add ?sslmode=verify-full to its URL, with sslrootcert=FILE for an authority of its own, or let pg_hba.conf allow it"
+    )]
+    TlsDemanded(#[source] tokio_postgres::Error),
     #[error("the database refuses a statement")]
     Refused(#[source] tokio_postgres::Error),
     #[error(
-        "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by whom this system trusts), and be for the host of --database-url"
+        "TLS with the database fails: its certificate has to be signed by --database-root-certificate (without it, by an authority that this system trusts), and be for the host of --database-url"
     )]
     Tls(#[source] tokio_postgres::Error),
     #[error(
@@ -127,8 +136,10 @@ pub enum DatabaseError {
     )]
     Superseded { timeline: u32, latest: u32 },
     #[error(
-        "livestore_sync is not installed in this database: run livestore-sidecar install, or as a superuser \"create extension livestore_sync\""
+        "this database is the front of shards, and has no events of its own: start the sidecar (and its check) with --shards; to look at one shard, use the URL of that shard, which livestore-sidecar shards status names"
     )]
+    Front,
+    #[error("livestore_sync is not installed in this database: {INSTALL}")]
     ExtensionMissing,
     #[error(
         "the extension livestore_sync has version {found}, and this sidecar works with {major}.{minor}.0 and later {major}.x: run \"alter extension livestore_sync update\", or install the sidecar of that version",
@@ -156,6 +167,22 @@ impl DatabaseError {
         }
     }
 
+    /// The text for the person who runs a command: with its sources, and what to do.
+    pub fn to_operator(&self) -> String {
+        let advice = self.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
+        format!("{}{advice}", chain(self))
+    }
+
+    /// What to do about a server that does not answer, which the error alone does not say.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            // With a code, it did answer.
+            Self::Unreachable(error) if error.code().is_some() => None,
+            Self::Unreachable(_) | Self::ConnectTimeout => Some("start Postgres, or correct --database-url"),
+            _ => None,
+        }
+    }
+
     /// Whether the same may succeed later.
     pub fn retry(&self) -> Retry {
         match self {
@@ -171,6 +198,7 @@ impl DatabaseError {
             | Self::AuthorizeUrl { .. } => Retry::Soon,
             Self::Refused(error) => error.code().map_or(Retry::WhenMended, Retry::after),
             Self::Login(_)
+            | Self::TlsDemanded(_)
             | Self::Tls(_)
             | Self::ChannelBinding(_)
             | Self::TransactionMode { .. }
@@ -179,6 +207,7 @@ impl DatabaseError {
             | Self::Map(_)
             | Self::OtherShard { .. }
             | Self::NotHeard
+            | Self::Front
             | Self::ExtensionMissing
             | Self::ExtensionVersion { .. }
             | Self::PrivilegeMissing
@@ -204,6 +233,8 @@ impl From<tokio_postgres::Error> for DatabaseError {
             Self::Unreadable(error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
         } else if error.code().map_or_else(|| is_of_the_way(&error), |code| Retry::after(code) == Retry::Soon) {
             Self::Unreachable(error)
+        } else if is_tls_demanded(&error) {
+            Self::TlsDemanded(error)
         } else if error.code().is_none_or(is_login) {
             Self::Login(error)
         } else {
@@ -232,6 +263,13 @@ fn is_tls_refusal(error: &tokio_postgres::Error) -> bool {
     let is_rustls = inner.is_some_and(|inner| inner.is::<rustls::Error>());
     // tokio-postgres has no other name for it.
     is_rustls || source.to_string() == "server does not support TLS"
+}
+
+/// Whether no rule of pg_hba.conf takes this connection, which has no TLS: providers have rules for TLS alone.
+fn is_tls_demanded(error: &tokio_postgres::Error) -> bool {
+    let refused = error.as_db_error().filter(|error| *error.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
+    // The second text is of Postgres before 14.
+    refused.is_some_and(|error| ["no encryption", "SSL off"].iter().any(|text| error.message().contains(text)))
 }
 
 /// Whether a pooler takes fewer parameters of a connection than Postgres does. The only one that a URL adds is `options`.
@@ -304,7 +342,26 @@ async fn installed_version(client: &Client) -> Result<String, DatabaseError> {
         (Some(true), _) => Ok(client.query_one("select livestore.version()", &[]).await?.try_get(0)?),
         (Some(false), _) => Err(DatabaseError::PrivilegeMissing),
         (None, Some(version)) => Ok(version),
-        (None, None) => Err(DatabaseError::ExtensionMissing),
+        (None, None) => {
+            refuse_front(client).await?;
+            Err(DatabaseError::ExtensionMissing)
+        }
+    }
+}
+
+/// Refuses the front of shards: to install livestore_sync there would take the map of the shards away.
+///
+/// # Errors
+/// It is one, or does not answer.
+pub async fn refuse_front(client: &Client) -> Result<(), DatabaseError> {
+    let map = "select exists (
+             select from pg_proc p
+             join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
+             where p.proname = 'shard_map' and p.pronargs = 0
+         )";
+    match client.query_one(map, &[]).await?.try_get(0)? {
+        true => Err(DatabaseError::Front),
+        false => Ok(()),
     }
 }
 

@@ -89,19 +89,15 @@ impl DatabaseSettings {
         self.database_url = Some(url);
     }
 
-    /// The options whose URLs lead over a network without TLS, and whether an authority was named for it, to no effect.
-    pub fn unencrypted(&self) -> impl Iterator<Item = (&'static str, bool)> {
+    /// [`unencrypted`] for the options that have URLs.
+    pub fn unencrypted(&self) -> impl Iterator<Item = String> {
         let urls = [
             ("--database-url", &self.database_url),
             ("--listen-url", &self.listen_url),
             ("--read-database-url", &self.read_database_url),
         ];
-        let has_certificate = self.database_root_certificate.is_some();
-        urls.into_iter().filter_map(move |(option, url)| {
-            let url = url::parse(url.as_deref()?).ok()?;
-            let url = if has_certificate { url.with_authority() } else { url };
-            url.is_unencrypted().then_some((option, has_certificate || url.roots.is_some()))
-        })
+        let root_certificate = self.database_root_certificate.as_deref();
+        urls.into_iter().filter_map(move |(option, url)| unencrypted(option, url.as_deref()?, root_certificate))
     }
 
     /// The database of these settings; makes no connection yet.
@@ -142,6 +138,26 @@ impl DatabaseSettings {
     }
 }
 
+/// Advice, if a URL leads over a network without TLS. An authority that is named is then of no effect.
+pub fn unencrypted(option: &str, url: &str, root_certificate: Option<&Path>) -> Option<String> {
+    let url = url::parse(url).ok()?;
+    let url = if root_certificate.is_some() { url.with_authority() } else { url };
+    let has_authority = root_certificate.is_some() || url.roots.is_some();
+    let unused = if has_authority { ", and the root certificate is not used" } else { "" };
+    url.is_unencrypted().then(|| {
+        format!(
+            "{option}: passwords and events cross the network unencrypted{unused}; add ?sslmode=verify-full, unless nobody else is on that network"
+        )
+    })
+}
+
+/// [`unencrypted`], for the person who runs a command.
+pub fn warn_if_unencrypted(option: &str, url: &str, root_certificate: Option<&Path>) {
+    if let Some(advice) = unencrypted(option, url, root_certificate) {
+        eprintln!("livestore-sidecar: {advice}");
+    }
+}
+
 /// The server that a URL names, with the authorities of its certificate.
 pub fn address(option: &'static str, url: &str, root_certificate: Option<&Path>) -> Result<Address, SettingsError> {
     let url = url::parse(url).map_err(SettingsError::of(option))?;
@@ -155,4 +171,27 @@ pub fn address(option: &'static str, url: &str, root_certificate: Option<&Path>)
     };
     let tls = tls::connector(&trusted).map_err(SettingsError::of(named_by))?;
     Ok(Address { option, config, tls, shard: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_that_leads_over_a_network_without_tls_is_told() {
+        let advice = |url: &str, file: Option<&str>| unencrypted("--database-url", url, file.map(Path::new));
+        let told = advice("postgres://owner:secret@db.example.com/app", None).expect("no TLS");
+        assert!(told.starts_with("--database-url: ") && told.contains("?sslmode=verify-full"), "{told}");
+        assert!(!told.contains("secret") && !told.contains("certificate"), "{told}");
+        let told = advice("postgres://owner@db.example.com/app?sslmode=disable", Some("ca.crt")).expect("no TLS");
+        assert!(told.contains("the root certificate is not used"), "{told}");
+        for (url, file) in [
+            ("postgres://owner@db.example.com/app?sslmode=require", None),
+            ("postgres://owner@db.example.com/app", Some("ca.crt")),
+            ("postgres://owner@127.0.0.1/app", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(advice(url, file), None, "{url}");
+        }
+    }
 }

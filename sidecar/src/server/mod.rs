@@ -92,8 +92,14 @@ async fn around(request: Request, next: Next) -> Response {
 async fn for_clients(State((gate, has_inspector)): State<(Arc<Gate>, bool)>, request: Request, next: Next) -> Response {
     // Keeps out pages whose name resolves to this machine, where no token does.
     if !gate.hosts.serve(request.headers()) {
-        let message = "this server answers to the names of its own machine only, as nobody has to prove here who they are: \
-                       use localhost, or let the operator allow this name with --allowed-hosts";
+        let message = match gate.log.is_public() {
+            // The option alone would end the error, and open every store to the internet.
+            true => {
+                "without tokens, this server answers only to names of its own machine, as everyone who reaches it reads and writes \
+                 every store: use localhost, or let the operator set up --auth jwt; --allowed-hosts alone only opens the stores"
+            }
+            false => "this server does not answer to this name: let the operator add it to --allowed-hosts",
+        };
         return refuse_any(request.headers(), StatusCode::MISDIRECTED_REQUEST, message);
     }
     // A few bytes that are compressed may stand for very many.

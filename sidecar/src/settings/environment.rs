@@ -86,7 +86,7 @@ fn nearest<'a>(name: &str, known: &'a [String]) -> Option<&'a str> {
 fn text(name: &str, nearest: Option<&str>) -> String {
     let remedy = match nearest {
         Some(other) => format!("did you mean {other}?"),
-        None => "if it is to be one, look for its name in livestore-sidecar --help".into(),
+        None => "look up the setting's name in livestore-sidecar --help".into(),
     };
     format!("the environment variable {name} is no setting of this program, and has no effect: {remedy}")
 }
@@ -109,7 +109,7 @@ mod tests {
             ("LIVESTORE_AUTHORIZE_FUNC", "did you mean LIVESTORE_AUTHORIZE_FUNCTION?"),
             ("LIVESTORE_ALOW", "did you mean LIVESTORE_ALLOW?"),
             ("LIVESTORE_JWT_SECERT", "did you mean LIVESTORE_JWT_SECRET?"),
-            ("LIVESTORE_COLOUR", "look for its name"),
+            ("LIVESTORE_COLOUR", "look up the setting's name"),
         ] {
             let texts = unknown(name);
             let [Unknown { text, is_misspelled }] = &texts[..] else { panic!("{name}: {texts:?}") };

@@ -19,7 +19,11 @@ impl SettingsError {
             let problem = problem.into();
             let (mut text, mut cause) = (option.to_string(), Some(&*problem as &dyn Error));
             while let Some(error) = cause {
-                text = format!("{text}: {error}");
+                // Some errors have the text of their cause in their own.
+                let more = error.to_string();
+                if !text.ends_with(&more) {
+                    text = format!("{text}: {more}");
+                }
                 cause = error.source();
             }
             Self(text.into())
@@ -47,4 +51,22 @@ pub fn check_text(option: &str, text: Option<&str>) -> Result<(), SettingsError>
         return Err(format!("{option} is empty: say what it is, or leave it out").into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("it cannot be read{0}")]
+    struct Outer(&'static str, #[source] std::fmt::Error);
+
+    #[test]
+    fn a_cause_that_is_in_the_text_is_told_once() {
+        let cause = std::fmt::Error.to_string();
+        for own in ["", ": an error occurred when formatting an argument"] {
+            let told = SettingsError::of("--log")(Outer(own, std::fmt::Error)).to_string();
+            assert_eq!(told, format!("--log: it cannot be read: {cause}"));
+        }
+    }
 }

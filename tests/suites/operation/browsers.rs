@@ -137,7 +137,8 @@ async fn without_authentication_pages_of_other_names_than_this_machines_read_not
         for host in ["evil.example", "evil.example:8787", "127.0.0.1.evil.example", "192.168.0.1:8787"] {
             let response = get(&sidecar, path, host).await.unwrap();
             assert_eq!(response.status(), 421, "{path} {host}");
-            assert!(response.text().await.unwrap().contains("--allowed-hosts"));
+            let text = response.text().await.unwrap();
+            assert!(text.contains("set up --auth jwt"), "{text}");
         }
         for host in ["localhost", "LOCALHOST:8787", "app.localhost:1", "127.0.0.2:8787", "[::1]:8787", "sidecar:8787"] {
             assert_ne!(get(&sidecar, path, host).await.unwrap().status(), 421, "{path} {host}");
@@ -158,6 +159,9 @@ async fn without_authentication_pages_of_other_names_than_this_machines_read_not
     let (_database, sidecar) = with(&["--allowed-hosts", "Sync.example.com,10.0.2.2"]).await;
     assert_eq!(get(&sidecar, "/", "sync.example.com").await.unwrap().status(), 200);
     assert_eq!(get(&sidecar, "/", "evil.example").await.unwrap().status(), 421);
+    let (_database, with_tokens) = with(&[&WITH_SECRET[..], &["--allowed-hosts", "sync.example.com"]].concat()).await;
+    let text = get(&with_tokens, "/", "evil.example").await.unwrap().text().await.unwrap();
+    assert!(text.contains("add it to --allowed-hosts") && !text.contains("--auth jwt"), "{text}");
     let emulator = [("connection", "upgrade"), ("host", "10.0.2.2:8787"), ("origin", "http://10.0.2.2:8787")];
     assert_eq!(upgrade(&sidecar, &emulator).await, 101, "an app on Android's emulator");
     for arguments in [&["--insecure-no-auth"][..], &["--allowed-hosts", "*"], &WITH_SECRET] {

@@ -7,7 +7,7 @@ use livestore_tests::cluster::Database;
 use livestore_tests::electric::Electric;
 use livestore_tests::flavour::{Flavour, is_skipped};
 use livestore_tests::sidecar::{Sidecar, Start};
-use livestore_tests::{eventually, free_port};
+use livestore_tests::{eventually, free_port, root};
 
 /// Its exit code and its report for these settings.
 async fn check(database_url: &str, arguments: &[&str]) -> (Option<i32>, String) {
@@ -203,6 +203,13 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     finds(&url.replace(database.name(), "postgres"), &[], "WRONG", "create extension livestore_sync").await;
     finds(&url.replace(database.name(), "missing"), &[], "WRONG", "\"missing\" does not exist").await;
     finds(&format!("postgres://a@127.0.0.1:{}/b", free_port()), &[], "WRONG", "Connection refused").await;
+    finds(
+        &format!("postgres://a@127.0.0.1:{}/b", free_port()),
+        &[],
+        "WRONG",
+        "; start Postgres, or correct --database-url",
+    )
+    .await;
     finds(&url, &["--admin-secret", "secret"], "WRONG", "grant livestore_admin to").await;
     finds(&database.url("admin"), &["--inspector", "off"], "advice", "revoke livestore_admin from").await;
     finds(&url, &["--authorize-function", "app.none"], "WRONG", "there is no such function").await;
@@ -292,6 +299,14 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--cors-origins", "*"], "advice", "pages of every origin").await;
     finds(&url, &["--allowed-hosts", "*"], "advice", "resolves to this machine").await;
     finds(&url, &["--allowed-hosts", "http://x"], "WRONG", "--allowed-hosts").await;
+    let name = ["--allowed-hosts", "sync.example.com"];
+    finds(&url, &name, "advice", "everyone who reaches this sidecar under that name").await;
+    for protected in
+        [&["--authorize-function", "app.may_sync"][..], &["--auth", "jwt", "--jwt-secret", &"s".repeat(32)]]
+    {
+        let (_, report) = check(&url, &[&name, protected].concat()).await;
+        assert!(!report.contains("under that name"), "{report}");
+    }
     finds(&url, &["--idle-close", "60s"], "advice", "proxies keep").await;
     let short = ["--auth", "jwt", "--jwt-secret", "short"];
     finds(&url, &short, "WRONG", "less than 32 bytes").await;
@@ -302,7 +317,16 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     let (_, report) = check(&url, &["--auth", "jwt", "--jwks-url", &format!("{nowhere}?key=hunter2")]).await;
     assert!(report.contains("--jwks-url: the request failed") && !report.contains("hunter2"), "{report}");
     finds(&url, &["--electric-url", "nonsense"], "WRONG", "--electric-url").await;
-    finds(&url, &["--log", "loud=very=much"], "WRONG", "--log").await;
+    let inspector = ["--inspector", "on", "--auth", "jwt", "--jwt-secret", &"s".repeat(32)].map(str::to_owned);
+    let inspector: Vec<&str> = inspector.iter().map(String::as_str).collect();
+    let authorizer = ["--authorize-function", "app.may_sync"];
+    finds(&url, &[&inspector[..], &authorizer].concat(), "WRONG", "--inspector on: nobody could log in").await;
+    let secret = ["--inspector-secret", "a secret of the operator"];
+    let (_, report) = check(&url, &[&inspector[..], &authorizer, &secret].concat()).await;
+    assert!(!report.contains("nobody could log in"), "{report}");
+    let (_, report) = check(&url, &["--log", "loud=very=much"]).await;
+    let told: Vec<_> = report.lines().filter(|line| line.starts_with("WRONG") && line.contains("--log")).collect();
+    assert!(told.len() == 1 && told[0].matches("error parsing level filter").count() == 1, "{report}");
     finds(&url, &["--otlp-endpoint", "collector"], "WRONG", "--otlp-endpoint").await;
     finds(&url, &["--read-only", "--listen-url", &url], "WRONG", "--read-only and --listen-url").await;
     finds(&url, &["--trust-traceparent"], "WRONG", "--trust-traceparent needs --otlp-endpoint").await;
@@ -406,6 +430,18 @@ async fn transactions_that_hold_stores_and_misfits_are_told() {
     eventually("a store is held for long", async || sidecar.metric("livestore_long_held_stores").await == 1.0).await;
     assert_eq!(sidecar.metric("livestore_misfits").await, 1.0);
     finds(&url, &[], "advice", "a transaction of sidecar (process").await;
+    // Since when the transaction of another role is open is not for everybody.
+    finds(&url, &[], "advice", "does not see since when it is open: run \"grant pg_read_all_stats to sidecar\"").await;
+    finds(&database.url("postgres"), &[], "advice", "a transaction of postgres (process").await;
+    // The query of the runbook names both, and neither who only reads nor the sidecar, whose push waits.
+    let reader = database.connect("postgres").await;
+    reader.batch_execute("begin; select count(*) from livestore.events").await.unwrap();
+    let page = std::fs::read_to_string(root().join("docs/runbook.md")).unwrap();
+    let blocks = page.split("```sql\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let query = blocks.into_iter().find(|block| block.contains("pg_locks")).unwrap();
+    let holders = database.admin().await.query(query.trim().trim_end_matches(';'), &[]).await.unwrap();
+    let holders: Vec<&str> = holders.iter().map(|row| row.get("usename")).collect();
+    assert_eq!(holders, ["postgres", "sidecar"]);
     holder.batch_execute("commit").await.unwrap();
     pushed.await.unwrap().unwrap();
     eventually("none is held", async || sidecar.metric("livestore_long_held_stores").await == 0.0).await;

@@ -166,7 +166,11 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     let token =
         |claim: Value| Signer::secret(SECRET).sign(&json!({"sub": "ann", "exp": now() + 60, "livestore": claim}));
     source.refuses(&["stores"], 4, "asks for --token");
-    source.refuses(&["stores", "--token", &token(json!({"todos": "admin"}))], 4, "does not take this token");
+    source.refuses(
+        &["stores", "--token", &token(json!({"todos": "admin"}))],
+        4,
+        "does not take this token: the claim of this token does not give \"*\":",
+    );
     let read = token(json!({"*": "read"}));
     assert_eq!(source.json(&["stores", "--token", &read]).len(), 1);
     source.refuses(&["commit", "todos", "e", "--token", &read], 4, "your token allows to read only");
@@ -287,4 +291,22 @@ fn shells_and_man_get_what_help_says() {
     assert!(run(&["man", "events"]).contains("livestore\\-sidecar\\-events"));
     let output = Start::program().args(["man", "nothing"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+}
+
+/// As by a proxy that has a page of its own.
+#[test]
+fn an_answer_that_is_no_answer_of_a_sidecar_is_not_taken_for_a_mistake_in_the_args() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = Source::Sidecar(format!("http://{}", listener.local_addr().unwrap()));
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            std::io::Read::read(&mut connection, &mut [0; 1 << 14]).unwrap();
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 6\r\nconnection: close\r\n\r\n<html>";
+            std::io::Write::write_all(&mut connection, answer.as_bytes()).unwrap();
+        }
+    });
+    for arguments in [&["stores"][..], &["commit", "s", "e", "{}"]] {
+        source.refuses(arguments, 4, "the answer cannot be read");
+    }
 }

@@ -63,6 +63,20 @@ async fn a_refused_login_is_told_with_its_reason() {
     cluster.pg_ctl(&["stop", "-m", "immediate"]);
 }
 
+/// 192.0.2.0/24 is nowhere.
+#[test]
+fn commands_that_reach_another_machine_without_tls_say_so() {
+    let url = |parameters: &str| format!("postgres://owner:secret@192.0.2.1:1/app?connect_timeout=1{parameters}");
+    for arguments in [&["install"][..], &["upgrade"], &["uninstall"], &["stores"], &["commit", "s", "e"]] {
+        let (code, told) = run(&url(""), arguments);
+        let warning = "--database-url: passwords and events cross the network unencrypted";
+        assert!(code == 3 && told.matches(warning).count() == 1, "{arguments:?}: {code} {told}");
+        assert!(!told.contains("secret"), "{arguments:?}: {told}");
+        let (code, told) = run(&url("&sslmode=verify-full"), arguments);
+        assert!(code == 3 && !told.contains("unencrypted"), "{arguments:?}: {code} {told}");
+    }
+}
+
 /// As the logs of a provider, which others may read.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_password_of_the_sidecar_is_not_in_the_log_of_postgres() {

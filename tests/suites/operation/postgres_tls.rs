@@ -160,6 +160,17 @@ async fn authorities_come_from_the_url_or_the_system() {
     let only_tls = "hostssl all sidecar 127.0.0.1/32 trust\nhost all postgres 127.0.0.1/32 trust\n";
     std::fs::write(database.cluster().folder().join("data/pg_hba.conf"), only_tls).unwrap();
     database.admin().await.batch_execute("select pg_reload_conf()").await.unwrap();
+    for command in ["", "check", "install", "stores"] {
+        let mut without = Start::new(database.url("sidecar")).command();
+        if !command.is_empty() {
+            without = Start::program();
+            without.arg(command).env("DATABASE_URL", database.url("sidecar")).env("LIVESTORE_LISTEN", "127.0.0.1:0");
+        }
+        let output = without.output().unwrap();
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!output.status.success() && told.contains("add ?sslmode=verify-full to its URL"), "{command}: {told}");
+        assert!(!told.contains("check the user"), "{command}: {told}");
+    }
     Start::new(url(&format!("sslrootcert={file}"))).ready().await.terminate().await;
     let option = ["--database-root-certificate", &*file];
     Start::new(database.url("sidecar")).arguments(&option).ready().await.terminate().await;

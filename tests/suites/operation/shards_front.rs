@@ -1,9 +1,11 @@
 //! What `livestore-sidecar shards` changes at a front that is there: its functions, and the address of a shard.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use livestore_tests::client::Node;
 use livestore_tests::events::{chain, numbers};
+use livestore_tests::flavour::Flavour;
 use livestore_tests::sidecar::Start;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
@@ -73,6 +75,25 @@ async fn an_upgrade_replaces_the_functions_and_keeps_rights() {
         );
         assert!(!told.contains("Drop them") && told.contains("Nothing was changed"), "{arguments:?}: {told}");
     }
+    // Nor do those that look at one database, and a sidecar without --shards.
+    for arguments in [&["check"][..], &["stores"], &["events", "s"], &["subscriptions"], &["export", "s"], &["import"]]
+    {
+        let mut command = Start::program();
+        command.args(arguments).env("DATABASE_URL", setup.cluster.url("sidecar", &setup.front));
+        command.env("LIVESTORE_LISTEN", "127.0.0.1:0").stdin(Stdio::null());
+        let output = tokio::task::block_in_place(|| command.output()).unwrap();
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(!output.status.success() && told.contains("with --shards"), "{arguments:?}: {told}");
+        assert!(!told.contains("create extension"), "{arguments:?}: {told}");
+    }
+    let mut sidecar = Start::new(setup.cluster.url("sidecar", &setup.front)).command();
+    let output = tokio::task::block_in_place(|| sidecar.output()).unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(4) && told.contains("with --shards"), "{told}");
+    let error = front.batch_execute(Flavour::Portable.install()).await.expect_err("a front");
+    let hint = error.as_db_error().and_then(|error| error.hint()).unwrap_or_default();
+    assert!(hint.contains("livestore-sidecar shards upgrade") && !hint.contains("Drop"), "{error:?}");
+    front.batch_execute("rollback").await.unwrap();
     assert_eq!(functions(&front).await, expected);
     let elsewhere = run(&["upgrade", "--front", &setup.one.url("postgres")].map(String::from));
     assert!(elsewhere.0 == 4 && elsewhere.1.contains("no front's"), "{elsewhere:?}");

@@ -1,6 +1,6 @@
 //! Snippets of the pages that no other test runs.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use jsonwebtoken::dangerous::insecure_decode;
 use livestore_tests::client::newer_node;
@@ -201,12 +201,21 @@ fn the_function_that_runs_the_image_gives_it_every_setting() {
     let script = format!("docker() {{ printf '%s\\n' \"$@\"; }}\n{function}\nlivestore-sidecar check --shards");
     let mut shell = Command::new("bash");
     shell.args(["-ec", &script]).env("DATABASE_URL", "postgres://u@h/d").env("LIVESTORE_AUTH", "jwt");
+    shell.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318").stdin(Stdio::null());
     // The value has two words.
     shell.env("LIVESTORE_ALLOW", "a-{sub}=write b=read").env_remove("LIVESTORE_LISTEN");
     let output = |shell: &mut Command| String::from_utf8(shell.output().unwrap().stdout).unwrap();
     let passed = output(&mut shell);
     let passed: Vec<_> = passed.lines().collect();
-    for setting in ["DATABASE_URL", "LIVESTORE_AUTH", "LIVESTORE_ALLOW", "LIVESTORE_LISTEN=127.0.0.1:8787"] {
+    assert!(passed.contains(&"-i"), "an import reads the standard input: {passed:?}");
+    for setting in [
+        "DATABASE_URL",
+        "PGPASSWORD",
+        "LIVESTORE_AUTH",
+        "LIVESTORE_ALLOW",
+        "LIVESTORE_LISTEN=127.0.0.1:8787",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+    ] {
         assert!(passed.windows(2).any(|words| words == ["-e", setting]), "{setting}: {passed:?}");
     }
     assert!(passed.ends_with(&["livestore-sidecar", "check", "--shards"]), "{passed:?}");

@@ -16,7 +16,7 @@ use crate::telemetry::metrics::SubscriptionLag;
 /// The shortest interval at which the database is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The subscriptions that have metrics of their own. Only administrators make them, so there are few.
+/// The subscriptions that have metrics of their own: those that are furthest behind. Only administrators make them, so there are few.
 const MOST: i64 = 100;
 
 /// The most misfits that are counted.
@@ -78,7 +78,8 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
 async fn read(database: &Database) -> Result<(Vec<SubscriptionLag>, i64), DatabaseError> {
     let client = database.background_client().await?;
     let select = "select name, lag_events::float8, lag_seconds, failures::float8, dead_letters::float8
-         from livestore.subscriptions order by name collate \"C\" limit $1";
+         from livestore.subscriptions
+         order by lag_events desc nulls last, dead_letters desc, name collate \"C\" limit $1";
     let asked = async { client.query(&client.prepare_cached(select).await?, &[&MOST]).await };
     let rows = client.read_in_time(asked).await??;
     let lag = |row: &tokio_postgres::Row| {

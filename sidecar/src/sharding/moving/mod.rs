@@ -60,7 +60,7 @@ pub struct Move {
     #[arg(long, value_name = "NAME=URL")]
     to: String,
 
-    /// Slots, one or a range: 17, or 16-31. Each of them moves for itself, one after the other.
+    /// Slots, one or a range: 17, or 16-31. Slots move one after the other.
     #[arg(
         long = "slot",
         value_name = "SLOTS",
