@@ -171,7 +171,7 @@ pub async fn store(
     let fields = schema.as_deref().and_then(forms::fields);
     let content = pages::store(&StorePage {
         store: &store,
-        events: &events,
+        page: &events,
         filter: &filter,
         is_newest: order.is_none(),
         clients: &clients,
@@ -192,7 +192,7 @@ pub async fn rows(
     let (id, filter) = (query.id()?, query.filter()?);
     let order = query.order()?.unwrap_or(Order::Before(i64::MAX));
     let events = inspector.inspection.events(&id, order, &filter).await?;
-    Ok(Html(pages::rows(id.as_str(), &events).into_string()).into_response())
+    Ok(Html(pages::page_rows(id.as_str(), &events).into_string()).into_response())
 }
 
 pub async fn follow(
@@ -236,14 +236,12 @@ pub async fn event(
     Query(EventQuery { id, number }): Query<EventQuery>,
 ) -> Result<Response, Failure> {
     let (id, inspection) = (store_id(&id)?, &inspector.inspection);
-    let events = inspection.events(&id, Order::Before(number.saturating_add(1)), &Filter::default()).await?;
-    let Some(event) = events.first().filter(|event| event.seq_num == number) else {
+    let Some(event) = inspection.event(&id, number).await? else {
         let text = format!("the store {:?} has no event {number}", id.as_str());
         return Ok(problem(StatusCode::NOT_FOUND, Some(&visitor), "No such event", &text, "/inspector/stores"));
     };
-    let args = inspection.args(&id, number).await?.flatten();
     let may_administer = visitor.access >= Access::Admin && inspection.database().await?.is_admin;
-    let view = EventView { store: id.as_str(), event, args: args.as_deref(), may_administer };
+    let view = EventView { store: id.as_str(), event: &event, may_administer };
     Ok(page(&visitor, "Event", "/inspector/stores", &pages::event(&view)).into_response())
 }
 

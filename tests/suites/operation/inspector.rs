@@ -468,6 +468,26 @@ async fn readers_that_leave_keep_no_client_waiting() {
     assert_eq!(visitor.get("/inspector/store?id=todos").await.0, 200);
 }
 
+/// Without `only`, a page would wait for the dedicated tables of all stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_keeps_only_its_own_store_waiting() {
+    let database = Database::new().await;
+    let events = "select livestore.commit('todos', 'e'), livestore.create_store('own', true), livestore.commit('own', 'e')";
+    database.admin().await.batch_execute(events).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    let visitor = Visitor::of(&sidecar);
+    let holder = database.admin().await;
+    holder.batch_execute("begin; lock table livestore.eventlog_1_own in access exclusive mode").await.unwrap();
+    for path in ["store?id=todos", "rows?id=todos&name=rare", "event?id=todos&number=1", "export?id=todos", "stores"] {
+        let (status, text) = visitor.get(&format!("/inspector/{path}")).await;
+        assert_eq!(status, 200, "{path}: {text}");
+    }
+    let (status, text) = visitor.get("/inspector/store?id=own").await;
+    assert!(status == 503 && text.contains("another transaction holds a table"), "{status} {text}");
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(visitor.get("/inspector/store?id=own").await.0, 200);
+}
+
 /// A page that was away learns that its log is another one now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_a_log_that_was_reset_is_told() {

@@ -6,14 +6,14 @@ use maud::{Markup, html};
 
 use super::{confirmation, encoded, iso, shortened, store_url, time};
 use crate::inspector::forms::{Field, FieldKind};
-use crate::log::{Filter, InspectedEvent, InspectedStore, LiveClient};
+use crate::log::{EventPage, Filter, InspectedEvent, InspectedStore, LiveClient, Order, shortened_name};
 
 /// The args that fit into a row, in characters.
 const BRIEF: usize = 120;
 
 pub struct StorePage<'a> {
     pub store: &'a InspectedStore,
-    pub events: &'a [InspectedEvent],
+    pub page: &'a EventPage,
     pub filter: &'a Filter,
     /// The page shows the end of the log, and follows it.
     pub is_newest: bool,
@@ -40,10 +40,9 @@ fn query(id: &str, filter: &Filter) -> String {
 }
 
 pub fn store(page: &StorePage<'_>) -> Markup {
-    let StorePage { store, filter, .. } = page;
+    let StorePage { store, page: events, filter, .. } = page;
     let query = query(&store.id, filter);
-    let oldest = page.events.last().map(|event| event.seq_num);
-    let newest = page.events.first().map(|event| event.seq_num);
+    let newest = events.events.first().map(|event| event.seq_num);
     // Behind everything that the page shows; events that the filter leaves out do not come again.
     let follow = format!(
         "/inspector/follow?{query}&life={}&after={}",
@@ -65,7 +64,7 @@ pub fn store(page: &StorePage<'_>) -> Markup {
             @if !page.is_newest {
                 nav.tabs aria-label="Pages of events" {
                     a href={ "/inspector/store?" (query) } { "Newest" }
-                    @if let Some(newest) = newest { a rel="prev" href={ "/inspector/store?" (query) "&after=" (newest) } { "Newer" } }
+                    a rel="prev" href={ "/inspector/store?" (query) "&after=" (events.newer()) } { "Newer" }
                 }
             }
             p.status role="status" data-status { @if page.is_newest { "Connecting…" } }
@@ -75,11 +74,11 @@ pub fn store(page: &StorePage<'_>) -> Markup {
                         th scope="col" { "Number" } th scope="col" { "Name" } th scope="col" { "Args" } th scope="col" { "Client" }
                         th scope="col" { "Session" } th scope="col" { "Time" }
                     } }
-                    tbody data-follow=[page.is_newest.then_some(follow)] { (rows(&store.id, page.events)) }
+                    tbody data-follow=[page.is_newest.then_some(follow)] { (page_rows(&store.id, events)) }
                 }
-                @if page.events.is_empty() { p data-empty { "No events." } }
-                @if let Some(oldest) = oldest.filter(|oldest| *oldest > 1) {
-                    p { a rel="next" href={ "/inspector/store?" (query) "&before=" (oldest) } data-more={ "/inspector/rows?" (query) "&before=" } { "Older" } }
+                @if events.events.is_empty() && events.stopped_at.is_none() { p data-empty { "No events." } }
+                @if let Some(older) = events.older() {
+                    p { a rel="next" href={ "/inspector/store?" (query) "&before=" (older) } data-more={ "/inspector/rows?" (query) "&before=" } { "Older" } }
                 }
             }
         }
@@ -115,6 +114,24 @@ fn filter_form(id: &str, filter: &Filter) -> Markup {
             label { "Up to number" input.number type="number" min="1" name="at"; }
             button { "Show" }
         }
+    }
+}
+
+/// The rows of a page. If Postgres stopped early, one of them says so: a script takes the last row for the place where older events begin.
+pub fn page_rows(store: &str, page: &EventPage) -> Markup {
+    let stopped = |direction: &str, link: &str| {
+        html! {
+            @if let Some(number) = page.stopped_at {
+                tr data-seq=(number) data-stopped {
+                    td colspan="6" { small { "The search took long. It has looked through the events " (direction) " to " (number) ": “" (link) "” goes on from there." } }
+                }
+            }
+        }
+    };
+    html! {
+        @if let Order::After(_) = page.order { (stopped("up", "Newer")) }
+        (rows(store, &page.events))
+        @if let Order::Before(_) = page.order { (stopped("down", "Older")) }
     }
 }
 
@@ -227,19 +244,19 @@ fn input(field: &Field) -> Markup {
 
 pub struct EventView<'a> {
     pub store: &'a str,
+    /// With all of its args.
     pub event: &'a InspectedEvent,
-    /// All of them.
-    pub args: Option<&'a str>,
     pub may_administer: bool,
 }
 
 /// The page of an event.
 pub fn event(view: &EventView<'_>) -> Markup {
-    let EventView { store, event, args, may_administer } = view;
+    let EventView { store, event, may_administer } = view;
+    let args = event.args.as_deref();
     html! {
         h1 { "Event " (event.seq_num) " of " a href=(store_url(store)) { code { (store) } } }
         dl.facts {
-            div { dt { "Name" } dd { (event.name) } }
+            div { dt { "Name" } dd { (shortened_name(&event.name)) } }
             div { dt { "Parent" } dd { (event.parent_seq_num) } }
             div { dt { "Client" } dd { code { (event.client_id) } } }
             div { dt { "Session" } dd { code { (event.session_id) } } }
@@ -253,7 +270,7 @@ pub fn event(view: &EventView<'_>) -> Markup {
             form.narrow method="post" action="/inspector/rewrite" {
                 input type="hidden" name="store" value=(encoded(store));
                 input type="hidden" name="number" value=(event.seq_num);
-                label { "Name" textarea name="name" rows="1" required { (event.name) } }
+                label { "Name" textarea name="name" rows="1" required { (shortened_name(&event.name)) } }
                 label { "Args, as JSON; empty for none" textarea name="args" rows="6" spellcheck="false" { (args.unwrap_or_default()) } }
                 label { "Reason" input name="reason"; }
                 (typed("the number of the event", &event.seq_num.to_string()))
@@ -300,5 +317,25 @@ pub fn confirm(confirm: &Confirm<'_>) -> Markup {
             button.danger { (confirm.title) }
         }
         p { a href=(store_url(confirm.store)) { "Back" } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_where_its_search_has_stopped() {
+        let event = InspectedEvent { seq_num: 900, ..InspectedEvent::with_args(None) };
+        let mut page = EventPage { events: vec![event], order: Order::Before(i64::MAX), stopped_at: Some(500) };
+        let places = |page: &EventPage| -> Vec<String> {
+            let rows = page_rows("s", page).into_string();
+            rows.split("data-seq=\"").skip(1).map(|row| row.split('>').next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(places(&page), ["900\"", "500\" data-stopped"]);
+        page.order = Order::After(1);
+        assert_eq!(places(&page), ["500\" data-stopped", "900\""]);
+        page.stopped_at = None;
+        assert_eq!(places(&page), ["900\""]);
     }
 }
