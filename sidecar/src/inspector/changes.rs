@@ -116,11 +116,11 @@ pub async fn rewrite(
 ) -> Result<Redirect, Failure> {
     let form = inspector.confirmed(&visitor, body, the_number).await?;
     let (id, number) = (form.store()?, form.number("number")?);
-    let args = args_of(form.field("args")?);
-    inspector
-        .inspection
-        .rewrite(&id, number, &form.field("name")?.replace("\r\n", "\n"), args, form.field("reason")?)
-        .await?;
+    // Browsers send line breaks as CRLF.
+    let text = |text: &str| text.replace("\r\n", "\n");
+    let name = form.fields.get("name").map(|name| text(name));
+    let args = text(form.field("args")?);
+    inspector.inspection.rewrite(&id, number, name.as_deref(), args_of(&args), form.field("reason")?).await?;
     Ok(to_store(&id))
 }
 

@@ -246,6 +246,55 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     assert_eq!(stranger.get("/inspector").await.0, 401);
 }
 
+/// The fields of a form as a browser sends them, with what was typed.
+fn filled_in(page: &str, action: &str, typed: &[(&str, &str)]) -> Vec<(String, String)> {
+    let form = page.split(&format!("action=\"{action}\"")).nth(1).unwrap().split("</form>").next().unwrap();
+    let unescaped =
+        |text: &str| text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&");
+    let mut fields = Vec::new();
+    for tag in form.split('<').skip(1) {
+        let (tag, content) = tag.split_once('>').unwrap();
+        let value = |name: &str| {
+            let value = tag.split(&format!(" {name}=\"")).nth(1)?;
+            Some(unescaped(value.split('"').next()?))
+        };
+        if tag.starts_with("textarea") {
+            let content = content.replace("\r\n", "\n").replace('\r', "\n");
+            let content = content.strip_prefix('\n').unwrap_or(&content);
+            fields.push((value("name").unwrap(), unescaped(content).replace('\n', "\r\n")));
+        } else if tag.starts_with("input type=\"hidden\"") {
+            fields.push((value("name").unwrap(), value("value").unwrap()));
+        }
+    }
+    fields.extend(typed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    fields
+}
+
+/// Nor does it lose what the page does not show.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_changes_nothing_that_nobody_has_touched() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let start = Start::new(database.url("admin")).arguments(&["--inspector-secret", SECRET, "--insecure-no-auth"]);
+    let sidecar = start.ready().await;
+    let mut visitor = Visitor::of(&sidecar);
+    visitor.log_in(SECRET).await.unwrap();
+    let names = ["n".repeat(400), "\nlead".into(), "a\rb".into(), " & <e>\n".into(), "<".repeat(300)];
+    for (number, name) in (1..).zip(&names) {
+        let args = "\n\n{\"a\": \"<&\\\"\"}\n";
+        admin.execute("select livestore.commit('todos', $1, $2::text::json)", &[name, &args]).await.unwrap();
+        let (_, page) = visitor.get(&format!("/inspector/event?id=todos&number={number}")).await;
+        let typed = [("reason", "a test"), ("confirmation", &*number.to_string())];
+        let form = filled_in(&page, "/inspector/rewrite", &typed);
+        let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let (status, text) = visitor.post("/inspector/rewrite", &form).await;
+        assert_eq!(status, 303, "{text}");
+        let event = "select name, args::text from livestore.events where seq_num = $1";
+        let event = admin.query_one(event, &[&i64::from(number)]).await.unwrap();
+        assert_eq!((event.get::<_, &str>(0), event.get::<_, &str>(1)), (&**name, args));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_off_where_nobody_has_asked_for_it() {
     let database = Database::new().await;

@@ -249,6 +249,11 @@ pub struct EventView<'a> {
     pub may_administer: bool,
 }
 
+/// Whether a name comes back from a form as it was.
+fn is_editable(name: &str) -> bool {
+    shortened_name(name) == name && !name.chars().any(|character| character.is_control() && character != '\n')
+}
+
 /// The page of an event.
 pub fn event(view: &EventView<'_>) -> Markup {
     let EventView { store, event, may_administer } = view;
@@ -270,8 +275,13 @@ pub fn event(view: &EventView<'_>) -> Markup {
             form.narrow method="post" action="/inspector/rewrite" {
                 input type="hidden" name="store" value=(encoded(store));
                 input type="hidden" name="number" value=(event.seq_num);
-                label { "Name" textarea name="name" rows="1" required { (shortened_name(&event.name)) } }
-                label { "Args, as JSON; empty for none" textarea name="args" rows="6" spellcheck="false" { (args.unwrap_or_default()) } }
+                // A browser drops the first line break of a textarea.
+                @if is_editable(&event.name) {
+                    label { "Name" textarea name="name" rows="1" required { "\n" (event.name) } }
+                } @else {
+                    p { "The name stays as it is: it is too long for this form, or has control characters." }
+                }
+                label { "Args, as JSON; empty for none" textarea name="args" rows="6" spellcheck="false" { "\n" (args.unwrap_or_default()) } }
                 label { "Reason" input name="reason"; }
                 (typed("the number of the event", &event.seq_num.to_string()))
                 button.danger { "Rewrite" }

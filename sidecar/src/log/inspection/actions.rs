@@ -57,17 +57,20 @@ impl Inspection {
         self.act(NO_LIMIT, sql, vec![text(store.as_str())]).await.map(drop)
     }
 
+    /// Replaces name and args of an event. Without a name, it keeps its own.
     pub async fn rewrite(
         &self,
         store: &StoreId,
         seq_num: i64,
-        name: &str,
+        name: Option<&str>,
         args: Option<&str>,
         reason: &str,
     ) -> Result<(), ActionError> {
-        let sql = "select 1::bigint from livestore.rewrite_event($1, $2, $3, $4::text::json, $5)";
-        let args = Box::new(args.map(str::to_owned));
-        let parameters: Vec<Parameter> = vec![text(store.as_str()), Box::new(seq_num), text(name), args, text(reason)];
+        let sql = "select 1::bigint from livestore.rewrite_event($1::text, $2::bigint,
+                 coalesce($3::text, (select e.name from livestore.pull_page($1, $2 - 1, 1, 2147483647) e where e.seq_num = $2)),
+                 $4::text::json, $5)";
+        let (name, args) = (Box::new(name.map(str::to_owned)), Box::new(args.map(str::to_owned)));
+        let parameters: Vec<Parameter> = vec![text(store.as_str()), Box::new(seq_num), name, args, text(reason)];
         self.act(LIMIT, sql, parameters).await.map(drop)
     }
 
