@@ -12,6 +12,7 @@ use futures_util::stream::try_unfold;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
+use super::access::Visitor;
 use super::answers::{Failure, Who, bad, page, problem, store_id};
 use super::pages::{self, Confirm, EventView, List, Overview, StorePage, StoresPage};
 use super::stream::{self, From, Streams};
@@ -157,8 +158,7 @@ pub async fn store(
     let (id, filter, order) = (query.id()?, query.filter()?, query.order()?);
     let inspection = &inspector.inspection;
     let Some(store) = inspection.store(&id).await? else {
-        let text = format!("there is no store {:?}", id.as_str());
-        return Ok(problem(StatusCode::NOT_FOUND, Some(&visitor), "No such store", &text, "/inspector/stores"));
+        return Ok(no_store(&visitor, &id));
     };
     let events = inspection.events(&id, order.unwrap_or(Order::Before(i64::MAX)), &filter).await?;
     let (clients, client_count) = inspection.clients(&id);
@@ -182,6 +182,11 @@ pub async fn store(
         may_administer: is_admin,
     });
     Ok(page(&visitor, &store.id, "/inspector/stores", &content).into_response())
+}
+
+fn no_store(visitor: &Visitor, id: &StoreId) -> Response {
+    let text = format!("there is no store {:?}", id.as_str());
+    problem(StatusCode::NOT_FOUND, Some(visitor), "No such store", &text, "/inspector/stores")
 }
 
 /// More rows, for the end of a list.
@@ -236,12 +241,15 @@ pub async fn event(
     Query(EventQuery { id, number }): Query<EventQuery>,
 ) -> Result<Response, Failure> {
     let (id, inspection) = (store_id(&id)?, &inspector.inspection);
-    let Some(event) = inspection.event(&id, number).await? else {
+    // First: if the store is reset meanwhile, the forms of the page must not count for the events of the new log.
+    let store = inspection.store(&id).await?;
+    let event = inspection.event(&id, number).await?;
+    let (Some(store), Some(event)) = (store, event) else {
         let text = format!("the store {:?} has no event {number}", id.as_str());
         return Ok(problem(StatusCode::NOT_FOUND, Some(&visitor), "No such event", &text, "/inspector/stores"));
     };
     let may_administer = visitor.access >= Access::Admin && inspection.database().await?.is_admin;
-    let view = EventView { store: id.as_str(), event: &event, may_administer };
+    let view = EventView { store: &store, event: &event, may_administer };
     Ok(page(&visitor, "Event", "/inspector/stores", &pages::event(&view)).into_response())
 }
 
@@ -298,7 +306,11 @@ pub struct ConfirmQuery {
     action: String,
 }
 
-pub async fn confirm(Extension(visitor): Who, Query(query): Query<ConfirmQuery>) -> Result<Html<String>, Failure> {
+pub async fn confirm(
+    State(inspector): State<Arc<Inspector>>,
+    Extension(visitor): Who,
+    Query(query): Query<ConfirmQuery>,
+) -> Result<Response, Failure> {
     let id = store_id(&query.id)?;
     let (title, effect) = match query.action.as_str() {
         "reset" => (
@@ -311,6 +323,9 @@ pub async fn confirm(Extension(visitor): Who, Query(query): Query<ConfirmQuery>)
         ),
         _ => return Err(bad("there is no such action")),
     };
-    let content = pages::confirm(&Confirm { store: id.as_str(), action: &query.action, title, effect });
-    Ok(page(&visitor, title, "/inspector/stores", &content))
+    let Some(store) = inspector.inspection.store(&id).await? else {
+        return Ok(no_store(&visitor, &id));
+    };
+    let content = pages::confirm(&Confirm { store: &store, action: &query.action, title, effect });
+    Ok(page(&visitor, title, "/inspector/stores", &content).into_response())
 }

@@ -243,7 +243,7 @@ fn input(field: &Field) -> Markup {
 }
 
 pub struct EventView<'a> {
-    pub store: &'a str,
+    pub store: &'a InspectedStore,
     /// With all of its args.
     pub event: &'a InspectedEvent,
     pub may_administer: bool,
@@ -259,7 +259,7 @@ pub fn event(view: &EventView<'_>) -> Markup {
     let EventView { store, event, may_administer } = view;
     let args = event.args.as_deref();
     html! {
-        h1 { "Event " (event.seq_num) " of " a href=(store_url(store)) { code { (store) } } }
+        h1 { "Event " (event.seq_num) " of " a href=(store_url(&store.id)) { code { (store.id) } } }
         dl.facts {
             div { dt { "Name" } dd { (shortened_name(&event.name)) } }
             div { dt { "Parent" } dd { (event.parent_seq_num) } }
@@ -273,7 +273,7 @@ pub fn event(view: &EventView<'_>) -> Markup {
             h2 { "Rewrite" }
             p { "Replaces name and args for everybody who reads the log from now on. Clients that have the event keep it as it was, until they drop their copy: see docs/erasure.md." }
             form.narrow method="post" action="/inspector/rewrite" {
-                input type="hidden" name="store" value=(encoded(store));
+                (log_fields(store))
                 input type="hidden" name="number" value=(event.seq_num);
                 // A browser drops the first line break of a textarea.
                 @if is_editable(&event.name) {
@@ -289,7 +289,7 @@ pub fn event(view: &EventView<'_>) -> Markup {
             h2 { "Erase" }
             p { "Replaces args, for a person's right to be forgotten. Devices that have the event keep their copy until they start over." }
             form.narrow method="post" action="/inspector/erase" {
-                input type="hidden" name="store" value=(encoded(store));
+                (log_fields(store))
                 input type="hidden" name="number" value=(event.seq_num);
                 label { "Args in its place, as JSON" textarea name="args" rows="3" spellcheck="false" required { "{}" } }
                 label { "Reason" input name="reason"; }
@@ -297,6 +297,14 @@ pub fn event(view: &EventView<'_>) -> Markup {
                 button.danger { "Erase" }
             }
         }
+    }
+}
+
+/// The log that a form changes. After a reset, the form counts no more.
+fn log_fields(store: &InspectedStore) -> Markup {
+    html! {
+        input type="hidden" name="store" value=(encoded(&store.id));
+        input type="hidden" name="life" value=(store.backend_id);
     }
 }
 
@@ -311,7 +319,7 @@ fn typed(what: &str, expected: &str) -> Markup {
 
 /// A change of a whole store that is to be confirmed.
 pub struct Confirm<'a> {
-    pub store: &'a str,
+    pub store: &'a InspectedStore,
     pub action: &'a str,
     pub title: &'a str,
     pub effect: &'a str,
@@ -319,14 +327,14 @@ pub struct Confirm<'a> {
 
 pub fn confirm(confirm: &Confirm<'_>) -> Markup {
     html! {
-        h1 { (confirm.title) " " code { (confirm.store) } }
+        h1 { (confirm.title) " " code { (confirm.store.id) } }
         p.message { (confirm.effect) }
         form.narrow method="post" action={ "/inspector/" (confirm.action) } {
-            input type="hidden" name="store" value=(encoded(confirm.store));
-            (typed("the id of the store", &confirmation(confirm.store)))
+            (log_fields(confirm.store))
+            (typed("the id of the store", &confirmation(&confirm.store.id)))
             button.danger { (confirm.title) }
         }
-        p { a href=(store_url(confirm.store)) { "Back" } }
+        p { a href=(store_url(&confirm.store.id)) { "Back" } }
     }
 }
 

@@ -12,7 +12,7 @@ mod stores;
 mod subscriptions;
 mod types;
 
-pub use actions::ActionError;
+pub use actions::{ActionError, Shown};
 pub use clients::Client as LiveClient;
 pub use events::{EventPage, Filter, InspectedEvent, Order, shortened_name};
 pub use export::Exported;
