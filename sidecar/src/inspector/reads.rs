@@ -11,6 +11,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use futures_util::stream::try_unfold;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::access::Visitor;
 use super::answers::{Failure, Who, bad, page, problem, store_id};
@@ -256,23 +257,32 @@ pub async fn event(
 /// The log as a file.
 pub async fn export(
     State(inspector): State<Arc<Inspector>>,
+    Extension(visitor): Who,
     Query(query): Query<IdQuery>,
 ) -> Result<Response, Failure> {
     let headers = [(header::CONTENT_DISPOSITION, "attachment; filename=\"store.jsonl\"")];
-    Ok((headers, inspector.lines(&query.id).await?).into_response())
+    Ok((headers, inspector.lines(visitor, &query.id).await?).into_response())
 }
 
 impl Inspector {
-    /// The log as lines. They end early, without the last one, if the database goes away.
-    pub(super) async fn lines(self: &Arc<Self>, id: &str) -> Result<impl IntoResponse + use<>, Failure> {
+    /// The log as lines. They end early, without the last one, if the database goes away, or with the session or the token of the visitor, who
+    /// keeps a place among the connections of its subject.
+    pub(super) async fn lines(
+        self: &Arc<Self>,
+        visitor: Arc<Visitor>,
+        id: &str,
+    ) -> Result<impl IntoResponse + use<>, Failure> {
         let id = store_id(id)?;
         if self.inspection.store(&id).await?.is_none() {
             return Err(Failure { status: StatusCode::UNPROCESSABLE_ENTITY, text: "there is no such store".into() });
         }
-        let from = (Arc::clone(self), id, Exported::default());
-        let lines = try_unfold(from, |(inspector, id, mut so_far)| async move {
+        let from = (Arc::clone(self), visitor, id, Exported::default());
+        let lines = try_unfold(from, |(inspector, visitor, id, mut so_far)| async move {
+            if visitor.until.is_some_and(|until| until <= Instant::now()) {
+                return Err(ReadError::Refused("the session has ended".into()));
+            }
             let lines = inspector.inspection.export(&id, &mut so_far).await?;
-            Ok::<_, ReadError>((!lines.is_empty()).then_some((lines, (inspector, id, so_far))))
+            Ok::<_, ReadError>((!lines.is_empty()).then_some((lines, (inspector, visitor, id, so_far))))
         });
         Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)))
     }

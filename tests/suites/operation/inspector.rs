@@ -621,6 +621,37 @@ async fn a_page_of_a_log_that_was_reset_is_told() {
     assert_eq!(visitor.get("/inspector/store?key=a%250Ab&name=made").await.0, 200);
 }
 
+/// However slowly it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_ends_with_the_token_and_keeps_a_place_of_its_subject() {
+    let database = Database::new().await;
+    // More than the network holds.
+    let events = "select livestore.commit('s', 'e', to_json(repeat('x', 1000000))) from generate_series(1, 40)";
+    database.admin().await.batch_execute(events).await.unwrap();
+    let arguments = ["--max-connections-per-subject", "1"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&arguments).ready().await;
+    let signer = Signer::secret(TOKEN_SECRET);
+    let token = |seconds| signer.sign(&json!({"sub": "ann", "exp": now() + seconds, "livestore": {"*": "read"}}));
+    for path in ["/inspector/export?id=s", "/inspector/api/export?id=s"] {
+        let mut visitor = Visitor::of(&sidecar);
+        visitor.log_in(&token(4)).await.unwrap();
+        let mut answer = visitor.get_with(path, &[]).await;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.chunk().await.unwrap().is_some());
+        let (status, text) = visitor.get("/inspector/stores").await;
+        assert!(status == 401 && text.contains("connections"), "{status} {text}");
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        loop {
+            match answer.chunk().await {
+                Ok(chunk) => assert!(chunk.is_some(), "{path}: it was read to its end"),
+                Err(_) => break,
+            }
+        }
+        visitor.log_in(&token(60)).await.unwrap();
+        assert_eq!(visitor.get("/inspector/stores").await.0, 200);
+    }
+}
+
 /// Clients choose the names of events: a page must not grow with them.
 #[tokio::test(flavor = "multi_thread")]
 async fn long_names_of_clients_make_no_large_pages() {
