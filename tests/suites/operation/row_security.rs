@@ -18,8 +18,9 @@ async fn row_level_security_makes_no_log_look_empty() {
     admin
         .batch_execute(
             "select livestore.commit('s', 'e', '{}'), livestore.create_store('own', true), livestore.commit('own', 'e', '{}');
-             select livestore.define_event('typed', '{}'), livestore.subscribe('mine');
-             insert into livestore.dead_letters (subscription, partition, store_id, failures, error) values ('mine', 0, 's', 1, 'failed')",
+             select livestore.define_event('typed', '{\"type\": \"object\", \"properties\": {\"n\": {\"type\": \"number\"}}}');
+             select livestore.subscribe('mine');
+             insert into livestore.dead_letters (subscription, partition, store_id, failures, error) values ('mine', 0, 's', 1, 'a reason')",
         )
         .await
         .unwrap();
@@ -41,13 +42,13 @@ async fn row_level_security_makes_no_log_look_empty() {
             ("/inspector/store?id=s", &*last),
             ("/inspector/store?id=own", &last),
             ("/inspector/store?id=s", "<option>typed"),
-            ("/inspector/store?id=s&type=typed", "value=\"typed\""),
+            ("/inspector/store?id=s&type=typed", "name=\"arg.n\""),
             ("/inspector/event?id=own&number=1", "Event 1"),
             ("/inspector/stores", "<code>own</code>"),
             ("/inspector/stores?recent=1", "<code>own</code>"),
             ("/inspector/stores?prefix=ow", "<code>own</code>"),
             ("/inspector/export?id=s", "\"storeId\":\"s\""),
-            ("/inspector/subscriptions", "failed"),
+            ("/inspector/subscriptions", "a reason"),
             ("/inspector/api/list?of=stores", "\"own\""),
             ("/inspector/api/list?of=stores&id=o", "\"own\""),
             ("/inspector/api/list?of=events&id=own&limit=1", "\"seq_num\" : 1,"),
