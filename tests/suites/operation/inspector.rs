@@ -576,7 +576,8 @@ async fn readers_that_leave_keep_no_client_waiting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_locked_keeps_only_its_own_store_waiting() {
     let database = Database::new().await;
-    let events = "select livestore.commit('todos', 'e'), livestore.create_store('own', true), livestore.commit('own', 'e')";
+    let events =
+        "select livestore.commit('todos', 'e'), livestore.create_store('own', true), livestore.commit('own', 'e')";
     database.admin().await.batch_execute(events).await.unwrap();
     let sidecar = Sidecar::on(&database).await;
     let visitor = Visitor::of(&sidecar);

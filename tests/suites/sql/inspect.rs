@@ -6,7 +6,8 @@ use tokio_postgres::Client;
 
 /// The numbers that a search finds in one call, and the number of the event at which it stopped.
 async fn look(client: &Client, store: &str, begin_at: i64, is_backward: bool, seconds: f64) -> (Vec<i64>, Option<i64>) {
-    let sql = "select seq_num, name from livestore.inspect_events($1, $2, $3, 'rare', 'c', null, null, 300, 300, 200, $4)";
+    let sql =
+        "select seq_num, name from livestore.inspect_events($1, $2, $3, 'rare', 'c', null, null, 300, 300, 200, $4)";
     let rows = client.query(sql, &[&store, &begin_at, &is_backward, &seconds]).await.unwrap();
     let (found, stopped): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.get::<_, Option<&str>>(1).is_some());
     assert!(stopped.len() <= 1, "{}", stopped.len());

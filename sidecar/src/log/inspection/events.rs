@@ -171,11 +171,11 @@ impl Inspection {
 
     /// An event, with all of its name and args.
     pub async fn event(&self, store: &StoreId, seq_num: i64) -> Result<Option<InspectedEvent>, ReadError> {
-        let sql = "select e.seq_num, e.parent_seq_num, e.name, e.args::text, true, e.client_id, e.session_id, e.created_at
+        let sql =
+            "select e.seq_num, e.parent_seq_num, e.name, e.args::text, true, e.client_id, e.session_id, e.created_at
              from livestore.pull_page($1, $2, 1, 2147483647) e where e.seq_num = $3";
         let before = seq_num.saturating_sub(1);
-        let parameters: Vec<Parameter> =
-            vec![Box::new(store.as_str().to_owned()), Box::new(before), Box::new(seq_num)];
+        let parameters: Vec<Parameter> = vec![Box::new(store.as_str().to_owned()), Box::new(before), Box::new(seq_num)];
         self.rows(sql, parameters).await?.first().map(event).transpose()
     }
 

@@ -56,7 +56,8 @@ impl Inspection {
 
     /// The latest dead letters.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, ReadError> {
-        let sql = "select d.id, d.subscription, d.store_id, d.seq_num, d.name, d.failures, d.error, d.failed_at, d.is_queued
+        let sql =
+            "select d.id, d.subscription, d.store_id, d.seq_num, d.name, d.failures, d.error, d.failed_at, d.is_queued
              from livestore.inspect_dead_letters($1) d order by d.id desc";
         let letter = |row: &Row| {
             Ok(DeadLetter {
