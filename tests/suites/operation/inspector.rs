@@ -337,7 +337,7 @@ async fn a_rewrite_changes_nothing_that_nobody_has_touched() {
     visitor.log_in(SECRET).await.unwrap();
     let names = ["n".repeat(400), "\nlead".into(), "a\rb".into(), " & <e>\n".into(), "<".repeat(300)];
     for (number, name) in (1..).zip(&names) {
-        let args = "\n\n{\"a\": \"<&\\\"\"}\n";
+        let args = "{\n\n\"a\": \"<&\\\"\"\n}";
         admin.execute("select livestore.commit('todos', $1, $2::text::json)", &[name, &args]).await.unwrap();
         let (_, page) = visitor.get(&format!("/inspector/event?id=todos&number={number}")).await;
         let typed = [("reason", "a test"), ("confirmation", &*number.to_string())];
