@@ -149,6 +149,13 @@ grant execute on function
     livestore.store_of_number(bigint),
     livestore.list_streams(text, text, bigint),
     livestore.locate_store(text),
+    livestore.inspect_store(text),
+    livestore.inspect_newest_stores(bigint, bigint),
+    livestore.inspect_stores_by_prefix(text, text, bigint, bigint),
+    livestore.inspect_recent_stores(bigint, bigint),
+    livestore.inspect_events(text, bigint, boolean, text, text, timestamptz, timestamptz, integer, integer, integer, double precision),
+    livestore.inspect_event_types(text, bigint),
+    livestore.inspect_dead_letters(bigint),
     livestore.current_store_id(),
     livestore._context_value(text),
     livestore.current_context(),
@@ -194,7 +201,8 @@ to livestore_writer;
 grant execute on function livestore.reset_store(text), livestore.drop_store(text), livestore.renew_backend_id(text), livestore.prune_commits(timestamptz),
     livestore.subscribe(text, text[], text, integer, text, integer, regprocedure, text), livestore.unsubscribe(text),
     livestore.rebuild(text), livestore.resend(bigint), livestore.define_event(text, json, text), livestore.check_events(text),
-    livestore.rewrite_event(text, bigint, text, json, text), livestore.erase(text, bigint[], json, text)
+    livestore.rewrite_event(text, bigint, text, json, text), livestore.erase(text, bigint[], json, text),
+    livestore.lock_log(text, text)
 to livestore_admin;
 
 -- An import appends events with the times of another backend.

@@ -80,9 +80,10 @@ pub async fn commit(
 
 pub async fn export(
     State(inspector): State<Arc<Inspector>>,
+    Extension(visitor): Who,
     Query(query): Query<IdQuery>,
 ) -> Result<Response, PlainFailure> {
-    Ok(inspector.lines(&query.id).await?.into_response())
+    Ok(inspector.lines(visitor, &query.id).await?.into_response())
 }
 
 #[derive(Deserialize)]

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 use super::access::Visitor;
 use super::answers::{Failure, Who, administers, bad, store_id};
 use super::{Inspector, PREFIX, forms, pages};
-use crate::log::StoreId;
+use crate::log::{Shown, StoreId};
 
 /// The largest form: the args of an event, percent-encoded.
 const FORM_BYTES: usize = 16 << 20;
@@ -41,6 +41,12 @@ impl Form {
         let id = percent_decode_str(self.field("store")?).decode_utf8();
         store_id(&id.map_err(|_| bad("the id of a store is UTF-8"))?)
     }
+}
+
+/// The log that the page of the form has shown.
+fn shown<'a>(form: &'a Form, store: &'a StoreId) -> Result<Shown<'a>, Failure> {
+    let life = form.field("life").map_err(|_| bad("the form is of an earlier version: load the page anew"))?;
+    Ok(Shown { store, life })
 }
 
 impl Inspector {
@@ -116,11 +122,12 @@ pub async fn rewrite(
 ) -> Result<Redirect, Failure> {
     let form = inspector.confirmed(&visitor, body, the_number).await?;
     let (id, number) = (form.store()?, form.number("number")?);
-    let args = args_of(form.field("args")?);
-    inspector
-        .inspection
-        .rewrite(&id, number, &form.field("name")?.replace("\r\n", "\n"), args, form.field("reason")?)
-        .await?;
+    // Browsers send line breaks as CRLF.
+    let text = |text: &str| text.replace("\r\n", "\n");
+    let name = form.fields.get("name").map(|name| text(name));
+    let args = text(form.field("args")?);
+    let log = shown(&form, &id)?;
+    inspector.inspection.rewrite(log, number, name.as_deref(), args_of(&args), form.field("reason")?).await?;
     Ok(to_store(&id))
 }
 
@@ -131,7 +138,7 @@ pub async fn erase(
 ) -> Result<Redirect, Failure> {
     let form = inspector.confirmed(&visitor, body, the_number).await?;
     let (id, number) = (form.store()?, form.number("number")?);
-    inspector.inspection.erase(&id, number, form.field("args")?, form.field("reason")?).await?;
+    inspector.inspection.erase(shown(&form, &id)?, number, form.field("args")?, form.field("reason")?).await?;
     Ok(to_store(&id))
 }
 
@@ -142,7 +149,7 @@ pub async fn reset(
 ) -> Result<Redirect, Failure> {
     let form = inspector.confirmed(&visitor, body, the_store).await?;
     let id = form.store()?;
-    inspector.inspection.reset(&id).await?;
+    inspector.inspection.reset(shown(&form, &id)?).await?;
     Ok(to_store(&id))
 }
 
@@ -152,7 +159,8 @@ pub async fn drop_store(
     body: Body,
 ) -> Result<Redirect, Failure> {
     let form = inspector.confirmed(&visitor, body, the_store).await?;
-    inspector.inspection.drop_store(&form.store()?).await?;
+    let id = form.store()?;
+    inspector.inspection.drop_store(shown(&form, &id)?).await?;
     Ok(Redirect::to("/inspector/stores"))
 }
 

@@ -11,7 +11,9 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use futures_util::stream::try_unfold;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use tokio::time::Instant;
 
+use super::access::Visitor;
 use super::answers::{Failure, Who, bad, page, problem, store_id};
 use super::pages::{self, Confirm, EventView, List, Overview, StorePage, StoresPage};
 use super::stream::{self, From, Streams};
@@ -157,8 +159,7 @@ pub async fn store(
     let (id, filter, order) = (query.id()?, query.filter()?, query.order()?);
     let inspection = &inspector.inspection;
     let Some(store) = inspection.store(&id).await? else {
-        let text = format!("there is no store {:?}", id.as_str());
-        return Ok(problem(StatusCode::NOT_FOUND, Some(&visitor), "No such store", &text, "/inspector/stores"));
+        return Ok(no_store(&visitor, &id));
     };
     let events = inspection.events(&id, order.unwrap_or(Order::Before(i64::MAX)), &filter).await?;
     let (clients, client_count) = inspection.clients(&id);
@@ -171,7 +172,7 @@ pub async fn store(
     let fields = schema.as_deref().and_then(forms::fields);
     let content = pages::store(&StorePage {
         store: &store,
-        events: &events,
+        page: &events,
         filter: &filter,
         is_newest: order.is_none(),
         clients: &clients,
@@ -184,6 +185,11 @@ pub async fn store(
     Ok(page(&visitor, &store.id, "/inspector/stores", &content).into_response())
 }
 
+fn no_store(visitor: &Visitor, id: &StoreId) -> Response {
+    let text = format!("there is no store {:?}", id.as_str());
+    problem(StatusCode::NOT_FOUND, Some(visitor), "No such store", &text, "/inspector/stores")
+}
+
 /// More rows, for the end of a list.
 pub async fn rows(
     State(inspector): State<Arc<Inspector>>,
@@ -192,7 +198,7 @@ pub async fn rows(
     let (id, filter) = (query.id()?, query.filter()?);
     let order = query.order()?.unwrap_or(Order::Before(i64::MAX));
     let events = inspector.inspection.events(&id, order, &filter).await?;
-    Ok(Html(pages::rows(id.as_str(), &events).into_string()).into_response())
+    Ok(Html(pages::page_rows(id.as_str(), &events).into_string()).into_response())
 }
 
 pub async fn follow(
@@ -236,37 +242,47 @@ pub async fn event(
     Query(EventQuery { id, number }): Query<EventQuery>,
 ) -> Result<Response, Failure> {
     let (id, inspection) = (store_id(&id)?, &inspector.inspection);
-    let events = inspection.events(&id, Order::Before(number.saturating_add(1)), &Filter::default()).await?;
-    let Some(event) = events.first().filter(|event| event.seq_num == number) else {
+    // First: if the store is reset meanwhile, the forms of the page must not count for the events of the new log.
+    let store = inspection.store(&id).await?;
+    let event = inspection.event(&id, number).await?;
+    let (Some(store), Some(event)) = (store, event) else {
         let text = format!("the store {:?} has no event {number}", id.as_str());
         return Ok(problem(StatusCode::NOT_FOUND, Some(&visitor), "No such event", &text, "/inspector/stores"));
     };
-    let args = inspection.args(&id, number).await?.flatten();
     let may_administer = visitor.access >= Access::Admin && inspection.database().await?.is_admin;
-    let view = EventView { store: id.as_str(), event, args: args.as_deref(), may_administer };
+    let view = EventView { store: &store, event: &event, may_administer };
     Ok(page(&visitor, "Event", "/inspector/stores", &pages::event(&view)).into_response())
 }
 
 /// The log as a file.
 pub async fn export(
     State(inspector): State<Arc<Inspector>>,
+    Extension(visitor): Who,
     Query(query): Query<IdQuery>,
 ) -> Result<Response, Failure> {
     let headers = [(header::CONTENT_DISPOSITION, "attachment; filename=\"store.jsonl\"")];
-    Ok((headers, inspector.lines(&query.id).await?).into_response())
+    Ok((headers, inspector.lines(visitor, &query.id).await?).into_response())
 }
 
 impl Inspector {
-    /// The log as lines. They end early, without the last one, if the database goes away.
-    pub(super) async fn lines(self: &Arc<Self>, id: &str) -> Result<impl IntoResponse + use<>, Failure> {
+    /// The log as lines. They end early, without the last one, if the database goes away, or with the session or the token of the visitor, who
+    /// keeps a place among the connections of its subject.
+    pub(super) async fn lines(
+        self: &Arc<Self>,
+        visitor: Arc<Visitor>,
+        id: &str,
+    ) -> Result<impl IntoResponse + use<>, Failure> {
         let id = store_id(id)?;
         if self.inspection.store(&id).await?.is_none() {
             return Err(Failure { status: StatusCode::UNPROCESSABLE_ENTITY, text: "there is no such store".into() });
         }
-        let from = (Arc::clone(self), id, Exported::default());
-        let lines = try_unfold(from, |(inspector, id, mut so_far)| async move {
+        let from = (Arc::clone(self), visitor, id, Exported::default());
+        let lines = try_unfold(from, |(inspector, visitor, id, mut so_far)| async move {
+            if visitor.until.is_some_and(|until| until <= Instant::now()) {
+                return Err(ReadError::Refused("the session has ended".into()));
+            }
             let lines = inspector.inspection.export(&id, &mut so_far).await?;
-            Ok::<_, ReadError>((!lines.is_empty()).then_some((lines, (inspector, id, so_far))))
+            Ok::<_, ReadError>((!lines.is_empty()).then_some((lines, (inspector, visitor, id, so_far))))
         });
         Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)))
     }
@@ -300,7 +316,11 @@ pub struct ConfirmQuery {
     action: String,
 }
 
-pub async fn confirm(Extension(visitor): Who, Query(query): Query<ConfirmQuery>) -> Result<Html<String>, Failure> {
+pub async fn confirm(
+    State(inspector): State<Arc<Inspector>>,
+    Extension(visitor): Who,
+    Query(query): Query<ConfirmQuery>,
+) -> Result<Response, Failure> {
     let id = store_id(&query.id)?;
     let (title, effect) = match query.action.as_str() {
         "reset" => (
@@ -313,6 +333,9 @@ pub async fn confirm(Extension(visitor): Who, Query(query): Query<ConfirmQuery>)
         ),
         _ => return Err(bad("there is no such action")),
     };
-    let content = pages::confirm(&Confirm { store: id.as_str(), action: &query.action, title, effect });
-    Ok(page(&visitor, title, "/inspector/stores", &content))
+    let Some(store) = inspector.inspection.store(&id).await? else {
+        return Ok(no_store(&visitor, &id));
+    };
+    let content = pages::confirm(&Confirm { store: &store, action: &query.action, title, effect });
+    Ok(page(&visitor, title, "/inspector/stores", &content).into_response())
 }

@@ -71,6 +71,11 @@ impl Visitor {
     }
 }
 
+/// The log of a store, as forms that change it name it.
+async fn life(database: &Database, store: &str) -> String {
+    database.admin().await.query_one("select livestore.backend_id($1)", &[&store]).await.unwrap().get(0)
+}
+
 async fn head(database: &Database, store: &str) -> i64 {
     database.admin().await.query_one("select livestore.head($1)", &[&store]).await.unwrap().get(0)
 }
@@ -159,7 +164,8 @@ async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says
     assert_eq!(visitor.post("/inspector/reset", &[("store", "todos"), ("confirmation", "todos")]).await.0, 403);
     // The role of the sidecar may not, whatever the token says.
     visitor.log_in(&token(json!({"*": "admin"}))).await.unwrap();
-    let (status, text) = visitor.post("/inspector/reset", &[("store", "todos"), ("confirmation", "todos")]).await;
+    let reset = [("store", "todos"), ("life", &*life(&database, "todos").await), ("confirmation", "todos")];
+    let (status, text) = visitor.post("/inspector/reset", &reset).await;
     assert!(status == 422 && text.contains("permission denied"), "{status} {text}");
     assert_eq!(head(&database, "todos").await, 2);
     let response = visitor.post_from(&visitor.url, "/inspector/logout", &[]).await;
@@ -183,9 +189,11 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     visitor.log_in(SECRET).await.unwrap();
     assert!(visitor.get("/inspector/event?id=todos&number=1").await.1.contains("Rewrite"));
 
+    let shown = life(&database, "todos").await;
     let rewrite = |confirmation| {
         [
             ("store", "todos"),
+            ("life", &*shown),
             ("number", "1"),
             ("name", "e"),
             ("args", "{\"n\": 2}"),
@@ -201,7 +209,14 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     assert_eq!(args().await, "{\"n\": 1}");
     assert_eq!(visitor.post("/inspector/rewrite", &rewrite("1")).await.0, 303);
     assert_eq!(args().await, "{\"n\": 2}");
-    let erase = [("store", "todos"), ("number", "1"), ("args", "{}"), ("reason", "asked"), ("confirmation", "1")];
+    let erase = [
+        ("store", "todos"),
+        ("life", &shown),
+        ("number", "1"),
+        ("args", "{}"),
+        ("reason", "asked"),
+        ("confirmation", "1"),
+    ];
     assert_eq!(visitor.post("/inspector/erase", &erase).await.0, 303);
     assert_eq!(args().await, "{}");
 
@@ -230,7 +245,8 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     assert!(admin.query_one(queued, &[]).await.unwrap().get::<_, bool>(0));
 
     for (action, confirmation, status) in [("reset", "todo", 400), ("reset", "todos", 303), ("drop", "todos", 303)] {
-        let form = [("store", "todos"), ("confirmation", confirmation)];
+        let life = life(&database, "todos").await;
+        let form = [("store", "todos"), ("life", &life), ("confirmation", confirmation)];
         assert_eq!(visitor.post(&format!("/inspector/{action}"), &form).await.0, status, "{action}");
     }
     let stores: i64 = admin.query_one("select count(*) from livestore.stores", &[]).await.unwrap().get(0);
@@ -244,6 +260,94 @@ async fn the_secret_administers_if_the_role_may_and_what_was_typed_is_right() {
     let other = other.ready().await;
     let stranger = Visitor { cookie: visitor.cookie.clone(), ..Visitor::of(&other) };
     assert_eq!(stranger.get("/inspector").await.0, 401);
+}
+
+/// The fields of a form as a browser sends them, with what was typed.
+fn filled_in(page: &str, action: &str, typed: &[(&str, &str)]) -> Vec<(String, String)> {
+    let form = page.split(&format!("action=\"{action}\"")).nth(1).unwrap().split("</form>").next().unwrap();
+    let unescaped =
+        |text: &str| text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"").replace("&amp;", "&");
+    let mut fields = Vec::new();
+    for tag in form.split('<').skip(1) {
+        let (tag, content) = tag.split_once('>').unwrap();
+        let value = |name: &str| {
+            let value = tag.split(&format!(" {name}=\"")).nth(1)?;
+            Some(unescaped(value.split('"').next()?))
+        };
+        if tag.starts_with("textarea") {
+            let content = content.replace("\r\n", "\n").replace('\r', "\n");
+            let content = content.strip_prefix('\n').unwrap_or(&content);
+            fields.push((value("name").unwrap(), unescaped(content).replace('\n', "\r\n")));
+        } else if tag.starts_with("input type=\"hidden\"") {
+            fields.push((value("name").unwrap(), value("value").unwrap()));
+        }
+    }
+    fields.extend(typed.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    fields
+}
+
+fn borrowed(form: &[(String, String)]) -> Vec<(&str, &str)> {
+    form.iter().map(|(name, value)| (&**name, &**value)).collect()
+}
+
+/// After a reset, another event has the number that was on the page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_of_a_log_that_was_reset_changes_nothing() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let start = Start::new(database.url("admin")).arguments(&["--inspector-secret", SECRET, "--insecure-no-auth"]);
+    let sidecar = start.ready().await;
+    let mut visitor = Visitor::of(&sidecar);
+    visitor.log_in(SECRET).await.unwrap();
+    admin.batch_execute("select livestore.commit('todos', 'old', '{}')").await.unwrap();
+    let mut forms = Vec::new();
+    for (page, action, confirmation) in [
+        ("event?id=todos&number=1", "/inspector/rewrite", "1"),
+        ("event?id=todos&number=1", "/inspector/erase", "1"),
+        ("confirm?action=reset&id=todos", "/inspector/reset", "todos"),
+        ("confirm?action=drop&id=todos", "/inspector/drop", "todos"),
+    ] {
+        let (_, page) = visitor.get(&format!("/inspector/{page}")).await;
+        forms.push((action, filled_in(&page, action, &[("reason", ""), ("confirmation", confirmation)])));
+    }
+    admin.batch_execute("select livestore.reset_store('todos'), livestore.commit('todos', 'new', '1')").await.unwrap();
+    let log = async || -> String {
+        let log = "select string_agg(concat(name, args), ',') from livestore.events";
+        admin.query_one(log, &[]).await.unwrap().get(0)
+    };
+    for (action, mut form) in forms {
+        let (status, text) = visitor.post(action, &borrowed(&form)).await;
+        assert!(status == 422 && text.contains("was reset"), "{action}: {status} {text}");
+        form.retain(|(name, _)| name != "life");
+        let (status, text) = visitor.post(action, &borrowed(&form)).await;
+        assert!(status == 400 && text.contains("load the page anew"), "{action}: {status} {text}");
+        assert_eq!(log().await, "new1", "{action}");
+    }
+    assert_eq!(visitor.get("/inspector/confirm?action=drop&id=none").await.0, 404);
+}
+
+/// A form has less than the event: the beginning of a long name, and line breaks as browsers make them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewrite_changes_nothing_that_nobody_has_touched() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let start = Start::new(database.url("admin")).arguments(&["--inspector-secret", SECRET, "--insecure-no-auth"]);
+    let sidecar = start.ready().await;
+    let mut visitor = Visitor::of(&sidecar);
+    visitor.log_in(SECRET).await.unwrap();
+    let names = ["n".repeat(400), "\nlead".into(), "a\rb".into(), " & <e>\n".into(), "<".repeat(300)];
+    for (number, name) in (1..).zip(&names) {
+        let args = "{\n\n\"a\": \"<&\\\"\"\n}";
+        admin.execute("select livestore.commit('todos', $1, $2::text::json)", &[name, &args]).await.unwrap();
+        let (_, page) = visitor.get(&format!("/inspector/event?id=todos&number={number}")).await;
+        let typed = [("reason", "a test"), ("confirmation", &*number.to_string())];
+        let form = filled_in(&page, "/inspector/rewrite", &typed);
+        let (status, text) = visitor.post("/inspector/rewrite", &borrowed(&form)).await;
+        assert_eq!(status, 303, "{text}");
+        let event = "select name, args::text from livestore.events where seq_num = $1";
+        let event = admin.query_one(event, &[&i64::from(number)]).await.unwrap();
+        assert_eq!((event.get::<_, &str>(0), event.get::<_, &str>(1)), (&**name, args));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -468,6 +572,27 @@ async fn readers_that_leave_keep_no_client_waiting() {
     assert_eq!(visitor.get("/inspector/store?id=todos").await.0, 200);
 }
 
+/// Without `only`, a page would wait for the dedicated tables of all stores.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_keeps_only_its_own_store_waiting() {
+    let database = Database::new().await;
+    let events =
+        "select livestore.commit('todos', 'e'), livestore.create_store('own', true), livestore.commit('own', 'e')";
+    database.admin().await.batch_execute(events).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    let visitor = Visitor::of(&sidecar);
+    let holder = database.admin().await;
+    holder.batch_execute("begin; lock table livestore.eventlog_1_own in access exclusive mode").await.unwrap();
+    for path in ["store?id=todos", "rows?id=todos&name=rare", "event?id=todos&number=1", "export?id=todos", "stores"] {
+        let (status, text) = visitor.get(&format!("/inspector/{path}")).await;
+        assert_eq!(status, 200, "{path}: {text}");
+    }
+    let (status, text) = visitor.get("/inspector/store?id=own").await;
+    assert!(status == 503 && text.contains("another transaction holds a table"), "{status} {text}");
+    holder.batch_execute("rollback").await.unwrap();
+    assert_eq!(visitor.get("/inspector/store?id=own").await.0, 200);
+}
+
 /// A page that was away learns that its log is another one now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_a_log_that_was_reset_is_told() {
@@ -495,6 +620,37 @@ async fn a_page_of_a_log_that_was_reset_is_told() {
     assert_eq!(visitor.post("/inspector/commit", &commit).await.0, 303);
     assert_eq!(head(&database, "a\nb").await, 2);
     assert_eq!(visitor.get("/inspector/store?key=a%250Ab&name=made").await.0, 200);
+}
+
+/// However slowly it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_ends_with_the_token_and_keeps_a_place_of_its_subject() {
+    let database = Database::new().await;
+    // More than the network holds.
+    let events = "select livestore.commit('s', 'e', to_json(repeat('x', 1000000))) from generate_series(1, 40)";
+    database.admin().await.batch_execute(events).await.unwrap();
+    let arguments = ["--max-connections-per-subject", "1"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&arguments).ready().await;
+    let signer = Signer::secret(TOKEN_SECRET);
+    let token = |seconds| signer.sign(&json!({"sub": "ann", "exp": now() + seconds, "livestore": {"*": "read"}}));
+    for path in ["/inspector/export?id=s", "/inspector/api/export?id=s"] {
+        let mut visitor = Visitor::of(&sidecar);
+        visitor.log_in(&token(4)).await.unwrap();
+        let mut answer = visitor.get_with(path, &[]).await;
+        assert_eq!(answer.status(), 200);
+        assert!(answer.chunk().await.unwrap().is_some());
+        let (status, text) = visitor.get("/inspector/stores").await;
+        assert!(status == 401 && text.contains("connections"), "{status} {text}");
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        loop {
+            match answer.chunk().await {
+                Ok(chunk) => assert!(chunk.is_some(), "{path}: it was read to its end"),
+                Err(_) => break,
+            }
+        }
+        visitor.log_in(&token(60)).await.unwrap();
+        assert_eq!(visitor.get("/inspector/stores").await.0, 200);
+    }
 }
 
 /// Clients choose the names of events: a page must not grow with them.

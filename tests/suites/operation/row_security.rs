@@ -9,14 +9,19 @@ use livestore_tests::http_rpc::{post, pull, push, send};
 use livestore_tests::sidecar::Sidecar;
 use serde_json::json;
 
-const TABLES: [&str; 3] = ["eventlog_1", "stores", "relayed_events"];
+const TABLES: [&str; 6] = ["eventlog_1", "stores", "relayed_events", "commits", "event_types", "dead_letters"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn row_level_security_makes_no_log_look_empty() {
     let database = Database::new().await;
     let admin = database.admin().await;
     admin
-        .batch_execute("select livestore.commit('s', 'e', '{}'), livestore.create_store('own', true), livestore.commit('own', 'e', '{}')")
+        .batch_execute(
+            "select livestore.commit('s', 'e', '{}'), livestore.create_store('own', true), livestore.commit('own', 'e', '{}');
+             select livestore.define_event('typed', '{\"type\": \"object\", \"properties\": {\"n\": {\"type\": \"number\"}}}');
+             select livestore.subscribe('mine');
+             insert into livestore.dead_letters (subscription, partition, store_id, failures, error) values ('mine', 0, 's', 1, 'a reason')",
+        )
         .await
         .unwrap();
     let sidecar = Sidecar::on(&database).await;
@@ -32,6 +37,26 @@ async fn row_level_security_makes_no_log_look_empty() {
         let shape = sidecar.get("/v1/shape?table=livestore.eventlog_1_s&offset=-1").await;
         assert_eq!(shape.0, 200, "{table}: {}", shape.1);
         assert!(sidecar.get("/v1/streams").await.1.contains("\"own\""), "{table}");
+        let last = format!("data-seq=\"{}\"", head + 1);
+        for (path, shown) in [
+            ("/inspector/store?id=s", &*last),
+            ("/inspector/store?id=own", &last),
+            ("/inspector/store?id=s", "<option>typed"),
+            ("/inspector/store?id=s&type=typed", "name=\"arg.n\""),
+            ("/inspector/event?id=own&number=1", "Event 1"),
+            ("/inspector/stores", "<code>own</code>"),
+            ("/inspector/stores?recent=1", "<code>own</code>"),
+            ("/inspector/stores?prefix=ow", "<code>own</code>"),
+            ("/inspector/export?id=s", "\"storeId\":\"s\""),
+            ("/inspector/subscriptions", "a reason"),
+            ("/inspector/api/list?of=stores", "\"own\""),
+            ("/inspector/api/list?of=stores&id=o", "\"own\""),
+            ("/inspector/api/list?of=events&id=own&limit=1", "\"seq_num\" : 1,"),
+            ("/inspector/api/list?of=commits&after=0", "\"own\""),
+        ] {
+            let (status, text) = sidecar.get(path).await;
+            assert!(status == 200 && text.contains(shown), "{table}: {path}: {status} {text}");
+        }
         let reader = database.connect("reader").await;
         for (sql, count) in [
             ("select count(*) from livestore.pull('s')", head + 1),

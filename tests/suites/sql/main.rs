@@ -15,6 +15,7 @@ mod flavours;
 mod hooks;
 mod hostile_arguments;
 mod import;
+mod inspect;
 mod notify;
 mod own_table_hooks;
 mod ownership;

@@ -139,7 +139,8 @@ const readOlder = (link) => {
   let isReading = false
   const readOn = async () => {
     const last = body.rows[body.rows.length - 1]
-    if (isReading || !last || body.rows.length >= MOST_ROWS) return
+    // A search that took long goes on when somebody asks for it, by the link.
+    if (isReading || !last || 'stopped' in last.dataset || body.rows.length >= MOST_ROWS) return
     isReading = true
     const read = await fetch(link.dataset.more + last.dataset.seq)
       .then((answer) => (answer.ok ? answer.text() : undefined))

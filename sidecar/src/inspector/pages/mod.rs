@@ -15,7 +15,7 @@ pub use access::login;
 pub use layout::{Page, message};
 pub use overview::{Overview, overview};
 pub use refusals::refusals;
-pub use store::{Confirm, EventView, StorePage, clients, confirm, event, rows, store};
+pub use store::{Confirm, EventView, StorePage, clients, confirm, event, page_rows, rows, store};
 pub use stores::{List, StoresPage, stores};
 pub use subscriptions::subscriptions;
 

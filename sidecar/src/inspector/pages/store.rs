@@ -6,14 +6,14 @@ use maud::{Markup, html};
 
 use super::{confirmation, encoded, iso, shortened, store_url, time};
 use crate::inspector::forms::{Field, FieldKind};
-use crate::log::{Filter, InspectedEvent, InspectedStore, LiveClient};
+use crate::log::{EventPage, Filter, InspectedEvent, InspectedStore, LiveClient, Order, shortened_name};
 
 /// The args that fit into a row, in characters.
 const BRIEF: usize = 120;
 
 pub struct StorePage<'a> {
     pub store: &'a InspectedStore,
-    pub events: &'a [InspectedEvent],
+    pub page: &'a EventPage,
     pub filter: &'a Filter,
     /// The page shows the end of the log, and follows it.
     pub is_newest: bool,
@@ -40,10 +40,9 @@ fn query(id: &str, filter: &Filter) -> String {
 }
 
 pub fn store(page: &StorePage<'_>) -> Markup {
-    let StorePage { store, filter, .. } = page;
+    let StorePage { store, page: events, filter, .. } = page;
     let query = query(&store.id, filter);
-    let oldest = page.events.last().map(|event| event.seq_num);
-    let newest = page.events.first().map(|event| event.seq_num);
+    let newest = events.events.first().map(|event| event.seq_num);
     // Behind everything that the page shows; events that the filter leaves out do not come again.
     let follow = format!(
         "/inspector/follow?{query}&life={}&after={}",
@@ -65,7 +64,7 @@ pub fn store(page: &StorePage<'_>) -> Markup {
             @if !page.is_newest {
                 nav.tabs aria-label="Pages of events" {
                     a href={ "/inspector/store?" (query) } { "Newest" }
-                    @if let Some(newest) = newest { a rel="prev" href={ "/inspector/store?" (query) "&after=" (newest) } { "Newer" } }
+                    a rel="prev" href={ "/inspector/store?" (query) "&after=" (events.newer()) } { "Newer" }
                 }
             }
             p.status role="status" data-status { @if page.is_newest { "Connecting…" } }
@@ -75,11 +74,11 @@ pub fn store(page: &StorePage<'_>) -> Markup {
                         th scope="col" { "Number" } th scope="col" { "Name" } th scope="col" { "Args" } th scope="col" { "Client" }
                         th scope="col" { "Session" } th scope="col" { "Time" }
                     } }
-                    tbody data-follow=[page.is_newest.then_some(follow)] { (rows(&store.id, page.events)) }
+                    tbody data-follow=[page.is_newest.then_some(follow)] { (page_rows(&store.id, events)) }
                 }
-                @if page.events.is_empty() { p data-empty { "No events." } }
-                @if let Some(oldest) = oldest.filter(|oldest| *oldest > 1) {
-                    p { a rel="next" href={ "/inspector/store?" (query) "&before=" (oldest) } data-more={ "/inspector/rows?" (query) "&before=" } { "Older" } }
+                @if events.events.is_empty() && events.stopped_at.is_none() { p data-empty { "No events." } }
+                @if let Some(older) = events.older() {
+                    p { a rel="next" href={ "/inspector/store?" (query) "&before=" (older) } data-more={ "/inspector/rows?" (query) "&before=" } { "Older" } }
                 }
             }
         }
@@ -115,6 +114,24 @@ fn filter_form(id: &str, filter: &Filter) -> Markup {
             label { "Up to number" input.number type="number" min="1" name="at"; }
             button { "Show" }
         }
+    }
+}
+
+/// The rows of a page. If Postgres stopped early, one of them says so: a script takes the last row for the place where older events begin.
+pub fn page_rows(store: &str, page: &EventPage) -> Markup {
+    let stopped = |direction: &str, link: &str| {
+        html! {
+            @if let Some(number) = page.stopped_at {
+                tr data-seq=(number) data-stopped {
+                    td colspan="6" { small { "The search took long. It has looked through the events " (direction) " to " (number) ": “" (link) "” goes on from there." } }
+                }
+            }
+        }
+    };
+    html! {
+        @if let Order::After(_) = page.order { (stopped("up", "Newer")) }
+        (rows(store, &page.events))
+        @if let Order::Before(_) = page.order { (stopped("down", "Older")) }
     }
 }
 
@@ -226,20 +243,25 @@ fn input(field: &Field) -> Markup {
 }
 
 pub struct EventView<'a> {
-    pub store: &'a str,
+    pub store: &'a InspectedStore,
+    /// With all of its args.
     pub event: &'a InspectedEvent,
-    /// All of them.
-    pub args: Option<&'a str>,
     pub may_administer: bool,
+}
+
+/// Whether a name comes back from a form as it was.
+fn is_editable(name: &str) -> bool {
+    shortened_name(name) == name && !name.chars().any(|character| character.is_control() && character != '\n')
 }
 
 /// The page of an event.
 pub fn event(view: &EventView<'_>) -> Markup {
-    let EventView { store, event, args, may_administer } = view;
+    let EventView { store, event, may_administer } = view;
+    let args = event.args.as_deref();
     html! {
-        h1 { "Event " (event.seq_num) " of " a href=(store_url(store)) { code { (store) } } }
+        h1 { "Event " (event.seq_num) " of " a href=(store_url(&store.id)) { code { (store.id) } } }
         dl.facts {
-            div { dt { "Name" } dd { (event.name) } }
+            div { dt { "Name" } dd { (shortened_name(&event.name)) } }
             div { dt { "Parent" } dd { (event.parent_seq_num) } }
             div { dt { "Client" } dd { code { (event.client_id) } } }
             div { dt { "Session" } dd { code { (event.session_id) } } }
@@ -251,10 +273,15 @@ pub fn event(view: &EventView<'_>) -> Markup {
             h2 { "Rewrite" }
             p { "Replaces name and args for everybody who reads the log from now on. Clients that have the event keep it as it was, until they drop their copy: see docs/erasure.md." }
             form.narrow method="post" action="/inspector/rewrite" {
-                input type="hidden" name="store" value=(encoded(store));
+                (log_fields(store))
                 input type="hidden" name="number" value=(event.seq_num);
-                label { "Name" textarea name="name" rows="1" required { (event.name) } }
-                label { "Args, as JSON; empty for none" textarea name="args" rows="6" spellcheck="false" { (args.unwrap_or_default()) } }
+                // A browser drops the first line break of a textarea.
+                @if is_editable(&event.name) {
+                    label { "Name" textarea name="name" rows="1" required { "\n" (event.name) } }
+                } @else {
+                    p { "The name stays as it is: it is too long for this form, or has control characters." }
+                }
+                label { "Args, as JSON; empty for none" textarea name="args" rows="6" spellcheck="false" { "\n" (args.unwrap_or_default()) } }
                 label { "Reason" input name="reason"; }
                 (typed("the number of the event", &event.seq_num.to_string()))
                 button.danger { "Rewrite" }
@@ -262,7 +289,7 @@ pub fn event(view: &EventView<'_>) -> Markup {
             h2 { "Erase" }
             p { "Replaces args, for a person's right to be forgotten. Devices that have the event keep their copy until they start over." }
             form.narrow method="post" action="/inspector/erase" {
-                input type="hidden" name="store" value=(encoded(store));
+                (log_fields(store))
                 input type="hidden" name="number" value=(event.seq_num);
                 label { "Args in its place, as JSON" textarea name="args" rows="3" spellcheck="false" required { "{}" } }
                 label { "Reason" input name="reason"; }
@@ -270,6 +297,14 @@ pub fn event(view: &EventView<'_>) -> Markup {
                 button.danger { "Erase" }
             }
         }
+    }
+}
+
+/// The log that a form changes. After a reset, the form counts no more.
+fn log_fields(store: &InspectedStore) -> Markup {
+    html! {
+        input type="hidden" name="store" value=(encoded(&store.id));
+        input type="hidden" name="life" value=(store.backend_id);
     }
 }
 
@@ -284,7 +319,7 @@ fn typed(what: &str, expected: &str) -> Markup {
 
 /// A change of a whole store that is to be confirmed.
 pub struct Confirm<'a> {
-    pub store: &'a str,
+    pub store: &'a InspectedStore,
     pub action: &'a str,
     pub title: &'a str,
     pub effect: &'a str,
@@ -292,13 +327,33 @@ pub struct Confirm<'a> {
 
 pub fn confirm(confirm: &Confirm<'_>) -> Markup {
     html! {
-        h1 { (confirm.title) " " code { (confirm.store) } }
+        h1 { (confirm.title) " " code { (confirm.store.id) } }
         p.message { (confirm.effect) }
         form.narrow method="post" action={ "/inspector/" (confirm.action) } {
-            input type="hidden" name="store" value=(encoded(confirm.store));
-            (typed("the id of the store", &confirmation(confirm.store)))
+            (log_fields(confirm.store))
+            (typed("the id of the store", &confirmation(&confirm.store.id)))
             button.danger { (confirm.title) }
         }
-        p { a href=(store_url(confirm.store)) { "Back" } }
+        p { a href=(store_url(&confirm.store.id)) { "Back" } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_says_where_its_search_has_stopped() {
+        let event = InspectedEvent { seq_num: 900, ..InspectedEvent::with_args(None) };
+        let mut page = EventPage { events: vec![event], order: Order::Before(i64::MAX), stopped_at: Some(500) };
+        let places = |page: &EventPage| -> Vec<String> {
+            let rows = page_rows("s", page).into_string();
+            rows.split("data-seq=\"").skip(1).map(|row| row.split('>').next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(places(&page), ["900\"", "500\" data-stopped"]);
+        page.order = Order::After(1);
+        assert_eq!(places(&page), ["500\" data-stopped", "900\""]);
+        page.stopped_at = None;
+        assert_eq!(places(&page), ["900\""]);
     }
 }

@@ -24,6 +24,14 @@ const LIMIT: &str = "set statement_timeout = '30s'";
 /// A large store takes long, so the operator's own setting applies.
 const NO_LIMIT: &str = "set statement_timeout to default";
 
+/// The log that an operator has seen and wants to change.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown<'a> {
+    pub store: &'a StoreId,
+    /// Its backend id.
+    pub life: &'a str,
+}
+
 /// Why nothing was changed, or may not have been.
 #[derive(Debug, thiserror::Error)]
 pub enum ActionError {
@@ -47,41 +55,45 @@ impl Inspection {
     }
 
     /// Empties the log: clients drop their copies.
-    pub async fn reset(&self, store: &StoreId) -> Result<(), ActionError> {
+    pub async fn reset(&self, log: Shown<'_>) -> Result<(), ActionError> {
         let sql = "select 1::bigint from livestore.reset_store($1)";
-        self.act(NO_LIMIT, sql, vec![text(store.as_str())]).await.map(drop)
+        self.act_on(log, NO_LIMIT, sql, vec![text(log.store.as_str())]).await
     }
 
-    pub async fn drop_store(&self, store: &StoreId) -> Result<(), ActionError> {
+    pub async fn drop_store(&self, log: Shown<'_>) -> Result<(), ActionError> {
         let sql = "select 1::bigint from livestore.drop_store($1)";
-        self.act(NO_LIMIT, sql, vec![text(store.as_str())]).await.map(drop)
+        self.act_on(log, NO_LIMIT, sql, vec![text(log.store.as_str())]).await
     }
 
+    /// Replaces name and args of an event. Without a name, it keeps its own.
     pub async fn rewrite(
         &self,
-        store: &StoreId,
+        log: Shown<'_>,
         seq_num: i64,
-        name: &str,
+        name: Option<&str>,
         args: Option<&str>,
         reason: &str,
     ) -> Result<(), ActionError> {
-        let sql = "select 1::bigint from livestore.rewrite_event($1, $2, $3, $4::text::json, $5)";
-        let args = Box::new(args.map(str::to_owned));
-        let parameters: Vec<Parameter> = vec![text(store.as_str()), Box::new(seq_num), text(name), args, text(reason)];
-        self.act(LIMIT, sql, parameters).await.map(drop)
+        let sql = "select 1::bigint from livestore.rewrite_event($1::text, $2::bigint,
+                 coalesce($3::text, (select e.name from livestore.pull_page($1, $2 - 1, 1, 2147483647) e where e.seq_num = $2)),
+                 $4::text::json, $5)";
+        let (name, args) = (Box::new(name.map(str::to_owned)), Box::new(args.map(str::to_owned)));
+        let parameters: Vec<Parameter> = vec![text(log.store.as_str()), Box::new(seq_num), name, args, text(reason)];
+        self.act_on(log, LIMIT, sql, parameters).await
     }
 
     /// Replaces the args of an event.
     pub async fn erase(
         &self,
-        store: &StoreId,
+        log: Shown<'_>,
         seq_num: i64,
         replacement: &str,
         reason: &str,
     ) -> Result<(), ActionError> {
         let sql = "select livestore.erase($1, array[$2::bigint], $3::text::json, $4)";
-        let parameters: Vec<Parameter> = vec![text(store.as_str()), Box::new(seq_num), text(replacement), text(reason)];
-        self.act(LIMIT, sql, parameters).await.map(drop)
+        let parameters: Vec<Parameter> =
+            vec![text(log.store.as_str()), Box::new(seq_num), text(replacement), text(reason)];
+        self.act_on(log, LIMIT, sql, parameters).await
     }
 
     /// Gives a dead letter out again.
@@ -98,9 +110,25 @@ impl Inspection {
         parameters: Vec<Parameter>,
     ) -> Result<i64, ActionError> {
         on_own_connection(&self.0.first_database(), &CHANGES, limit, async move |client| {
-            let parameters: Vec<&(dyn ToSql + Sync)> =
-                parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect();
-            Ok(client.query_one(sql, &parameters).await?.try_get(0)?)
+            Ok(client.query_one(sql, &references(&parameters)).await?.try_get(0)?)
+        })
+        .await
+    }
+
+    /// The same for a change of this log. If it was reset since, nothing is changed: its numbers are those of other events.
+    async fn act_on(
+        &self,
+        log: Shown<'_>,
+        limit: &'static str,
+        sql: &'static str,
+        parameters: Vec<Parameter>,
+    ) -> Result<(), ActionError> {
+        let (store, life) = (log.store.as_str().to_owned(), log.life.to_owned());
+        on_own_connection(&self.0.first_database(), &CHANGES, limit, async move |mut client| {
+            let transaction = client.transaction().await?;
+            transaction.execute("select livestore.lock_log($1, $2)", &[&store, &life]).await?;
+            transaction.execute(sql, &references(&parameters)).await?;
+            Ok(transaction.commit().await?)
         })
         .await
     }
@@ -140,6 +168,10 @@ impl From<tokio_postgres::Error> for ActionError {
             None => Self::Database(error.into()),
         }
     }
+}
+
+fn references(parameters: &[Parameter]) -> Vec<&(dyn ToSql + Sync)> {
+    parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect()
 }
 
 fn text(text: &str) -> Parameter {

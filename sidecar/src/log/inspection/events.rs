@@ -5,14 +5,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio_postgres::Row;
 
-use super::{Inspection, ReadError};
+use super::{Inspection, Parameter, ReadError};
 use crate::log::read::prefetch::Prefetch;
 use crate::log::read::subscription::Subscription;
 use crate::log::store_id::StoreId;
 use crate::postgres::Unreadable;
 
 /// Events on a page.
-pub const PAGE: i64 = 200;
+pub const PAGE: i32 = 200;
 
 /// The most of the args of an event that a page has, in characters.
 pub const ARGS_CHARACTERS: i32 = 2000;
@@ -82,8 +82,11 @@ impl Filter {
     }
 }
 
+/// The time after which a page with a filter is shown as far as it is: less than what `livestore.reset_store` waits for a reader.
+const SECONDS: f64 = 1.5;
+
 /// From where on events are read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// Those before this number, the newest first.
     Before(i64),
@@ -91,57 +94,89 @@ pub enum Order {
     After(i64),
 }
 
-impl Inspection {
-    /// A page of events, the newest first. A filter may have to look through many events: Postgres stops that after 5 s.
-    pub async fn events(
-        &self,
-        store: &StoreId,
-        order: Order,
-        filter: &Filter,
-    ) -> Result<Vec<InspectedEvent>, ReadError> {
-        let (comparison, direction, from) = match order {
-            Order::Before(before) => ("<", "desc", before),
-            Order::After(after) => (">", "asc", after),
+/// A page of events, the newest first.
+#[derive(Debug)]
+pub struct EventPage {
+    pub events: Vec<InspectedEvent>,
+    pub order: Order,
+    /// The last event that was looked at, if the time was over before the page was full.
+    pub stopped_at: Option<i64>,
+}
+
+impl EventPage {
+    /// The number before which older events may follow.
+    pub fn older(&self) -> Option<i64> {
+        let oldest = self.events.last().map(|event| event.seq_num);
+        let is_full = self.events.len() >= PAGE as usize;
+        let older = match self.order {
+            Order::Before(_) => self.stopped_at.or(oldest.filter(|_| is_full)),
+            Order::After(after) => Some(oldest.unwrap_or(after.saturating_add(1))),
         };
-        // Of the table, not of the view: a join would have to be sorted.
-        let sql = format!(
-            "select e.\"seqNum\", e.\"parentSeqNum\", left(e.name, 301), left(e.args::text, $7),
-                 char_length(e.args::text) <= $7, left(e.\"clientId\", 301), left(e.\"sessionId\", 301), e.\"createdAt\"
-             from livestore.eventlog_1 e
-             where e.store = (select s.id from livestore.stores s where s.store_id = $1) and e.\"seqNum\" {comparison} $2
-                 and ($3::text is null or e.name = $3) and ($4::text is null or e.\"clientId\" = $4)
-                 and ($5::timestamptz is null or e.\"createdAt\" >= $5) and ($6::timestamptz is null or e.\"createdAt\" < $6)
-             order by e.\"seqNum\" {direction} limit $8"
-        );
+        older.filter(|older| *older > 1)
+    }
+
+    /// The number after which newer events may follow.
+    pub fn newer(&self) -> i64 {
+        let newest = self.events.first().map(|event| event.seq_num);
+        match self.order {
+            Order::Before(before) => newest.unwrap_or(before.saturating_sub(1)),
+            Order::After(after) => self.stopped_at.or(newest).unwrap_or(after),
+        }
+    }
+}
+
+impl Inspection {
+    /// A page of events. A filter may have to look through many events: after a while, the page ends with those that were found.
+    pub async fn events(&self, store: &StoreId, order: Order, filter: &Filter) -> Result<EventPage, ReadError> {
+        let (is_backward, from) = match order {
+            Order::Before(before) => (true, before),
+            Order::After(after) => (false, after),
+        };
+        let sql = "select e.seq_num, e.parent_seq_num, e.name, e.args, e.has_all_args, e.client_id, e.session_id, e.created_at
+             from livestore.inspect_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) e";
         let Filter { name, client_id, since, until } = filter;
         let rows = self
             .rows(
-                &sql,
+                sql,
                 vec![
                     Box::new(store.as_str().to_owned()),
                     Box::new(from),
+                    Box::new(is_backward),
                     Box::new(name.clone()),
                     Box::new(client_id.clone()),
                     Box::new(*since),
                     Box::new(*until),
+                    // One more, by which the beginning of a name is told from a whole one.
+                    Box::new(NAME_CHARACTERS as i32 + 1),
                     Box::new(ARGS_CHARACTERS),
                     Box::new(PAGE),
+                    Box::new(SECONDS),
                 ],
             )
             .await?;
-        let mut events = rows.iter().map(event).collect::<Result<Vec<_>, _>>()?;
-        if let Order::After(_) = order {
+        let (mut events, mut stopped_at) = (Vec::with_capacity(rows.len()), None);
+        for row in &rows {
+            if row.try_get::<_, Option<&str>>(2)?.is_none() {
+                stopped_at = row.try_get(0)?;
+                continue;
+            }
+            let event = event(row)?;
+            events.push(InspectedEvent { name: shortened_name(&event.name), ..event });
+        }
+        if !is_backward {
             events.reverse();
         }
-        Ok(events)
+        Ok(EventPage { events, order, stopped_at })
     }
 
-    /// All of the args of an event, as JSON, if there is such an event; `None` within, if it has none.
-    pub async fn args(&self, store: &StoreId, seq_num: i64) -> Result<Option<Option<String>>, ReadError> {
-        let sql = "select e.args::text from livestore.eventlog_1 e
-             where e.store = (select s.id from livestore.stores s where s.store_id = $1) and e.\"seqNum\" = $2";
-        let rows = self.rows(sql, vec![Box::new(store.as_str().to_owned()), Box::new(seq_num)]).await?;
-        rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
+    /// An event, with all of its name and args.
+    pub async fn event(&self, store: &StoreId, seq_num: i64) -> Result<Option<InspectedEvent>, ReadError> {
+        let sql =
+            "select e.seq_num, e.parent_seq_num, e.name, e.args::text, true, e.client_id, e.session_id, e.created_at
+             from livestore.pull_page($1, $2, 1, 2147483647) e where e.seq_num = $3";
+        let before = seq_num.saturating_sub(1);
+        let parameters: Vec<Parameter> = vec![Box::new(store.as_str().to_owned()), Box::new(before), Box::new(seq_num)];
+        self.rows(sql, parameters).await?.first().map(event).transpose()
     }
 
     /// Follows the log of a store, as clients do. Waits while the database is away.
@@ -156,11 +191,35 @@ fn event(row: &Row) -> Result<InspectedEvent, ReadError> {
     Ok(InspectedEvent {
         seq_num: row.try_get(0)?,
         parent_seq_num: row.try_get(1)?,
-        name: shortened_name(row.try_get(2)?),
+        name: row.try_get(2)?,
         args: row.try_get(3)?,
         has_all_args: row.try_get::<_, Option<bool>>(4)?.unwrap_or(true),
         client_id: shortened_name(row.try_get(5)?),
         session_id: shortened_name(row.try_get(6)?),
         created_at: row.try_get(7)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_lead_on_from_where_the_search_has_stopped() {
+        let full: Vec<i64> = (801..=1000).rev().collect();
+        for (order, numbers, stopped_at, older, newer) in [
+            (Order::Before(i64::MAX), &full[..], None, Some(801), 1000),
+            (Order::Before(i64::MAX), &[900, 800], Some(500), Some(500), 900),
+            (Order::Before(500), &[], Some(300), Some(300), 499),
+            (Order::Before(300), &[7], None, None, 7),
+            (Order::Before(9), &[7], Some(1), None, 7),
+            (Order::After(7), &[], Some(100), Some(8), 100),
+            (Order::After(100), &[120], None, Some(120), 120),
+            (Order::After(120), &[], None, Some(121), 120),
+        ] {
+            let event = |&seq_num: &i64| InspectedEvent { seq_num, ..InspectedEvent::with_args(None) };
+            let page = EventPage { events: numbers.iter().map(event).collect(), order, stopped_at };
+            assert_eq!((page.older(), page.newer()), (older, newer), "{page:?}");
+        }
+    }
 }

@@ -4,7 +4,6 @@ use serde::Deserialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::stores::begins_with;
 use super::{Inspection, ReadError};
 
 /// The most rows of a list.
@@ -58,17 +57,16 @@ impl List {
         match self.of {
             Kind::Stores if self.id.is_empty() => {
                 "select json_build_object('store_id', s.store_id, 'head', s.head, 'backend_id', s.backend_id, 'created_at', s.created_at)::text
-                 from livestore.stores s where $1 = '' and $2::bigint is not null and $3::bigint is not null
-                 order by s.id desc limit $4::bigint"
+                 from livestore.inspect_newest_stores(9223372036854775807, $4::bigint) s
+                 where $1 = '' and $2::bigint is not null and $3::bigint is not null
+                 order by s.id desc"
             }
-            Kind::Stores => concat!(
+            Kind::Stores => {
                 "select json_build_object('store_id', s.store_id, 'head', s.head, 'backend_id', s.backend_id, 'created_at', s.created_at)::text
-                 from livestore.stores s
-                 where ",
-                begins_with!(),
-                " and $2::bigint is not null and $3::bigint is not null
-                 order by livestore.stream_name(s.store_id) collate \"C\", s.id limit $4::bigint"
-            ),
+                 from livestore.inspect_stores_by_prefix($1, '', 0, $4::bigint) s
+                 where $2::bigint is not null and $3::bigint is not null
+                 order by livestore.stream_name(s.store_id) collate \"C\", s.id"
+            }
             Kind::Events => {
                 "select json_build_object('seq_num', e.seq_num, 'parent_seq_num', e.parent_seq_num, 'name', e.name, 'args', e.args,
                      'client_id', e.client_id, 'session_id', e.session_id, 'created_at', e.created_at)::text
@@ -77,7 +75,7 @@ impl List {
                  order by e.seq_num"
             }
             Kind::Commits if self.after < 0 => {
-                "select json_build_object('position', coalesce(max(c.position), 0))::text from livestore.commits c
+                "select json_build_object('position', livestore.last_position())::text
                  where $1 = '' and $2::bigint is not null and $3::bigint is not null and $4::bigint is not null"
             }
             Kind::Commits => {

@@ -12,9 +12,9 @@ mod stores;
 mod subscriptions;
 mod types;
 
-pub use actions::ActionError;
+pub use actions::{ActionError, Shown};
 pub use clients::Client as LiveClient;
-pub use events::{Filter, InspectedEvent, Order, shortened_name};
+pub use events::{EventPage, Filter, InspectedEvent, Order, shortened_name};
 pub use export::Exported;
 pub use import::{Imported, import};
 pub use list::{Kind as ListKind, List};
@@ -36,8 +36,8 @@ use crate::postgres::DatabaseError;
 /// Queries of operators at the same time: connections are for clients.
 const QUERIES: usize = 2;
 
-/// A query ends after this time. It may have to look through a large log.
-const LIMIT: &str = "set local statement_timeout = '5s'";
+/// A query ends after this time. Those that look through a log end earlier, with what they have found.
+const LIMIT: &str = "set local statement_timeout = '5s'; set local lock_timeout = '2s'";
 
 /// After this time the server counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,8 +105,12 @@ type Parameter = Box<dyn ToSql + Sync + Send>;
 /// Why nothing is shown.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    #[error("there is too much to look through: narrow it by time or by number")]
+    #[error("Postgres did not find it within 5 seconds: try again when it has less to do")]
     TooMuch,
+    #[error(
+        "another transaction holds a table that has to be read for this: try again when it has ended (pg_locks and pg_stat_activity show it)"
+    )]
+    Locked,
     /// What Postgres says of what was asked.
     #[error("{0}")]
     Refused(String),
@@ -118,8 +122,11 @@ impl From<tokio_postgres::Error> for ReadError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
             Some(refused) if *refused.code() == SqlState::QUERY_CANCELED => Self::TooMuch,
-            // A value that Postgres cannot read: class 22.
-            Some(refused) if refused.code().code().starts_with("22") => Self::Refused(refused.message().into()),
+            Some(refused) if *refused.code() == SqlState::LOCK_NOT_AVAILABLE => Self::Locked,
+            // A value that Postgres cannot read (class 22), or an error of ours, such as that of a store on another shard.
+            Some(refused) if ["22", "LS"].iter().any(|class| refused.code().code().starts_with(class)) => {
+                Self::Refused(refused.message().into())
+            }
             Some(refused) => Self::Database(DatabaseError::Unreadable(refused.message().into())),
             None => Self::Database(error.into()),
         }

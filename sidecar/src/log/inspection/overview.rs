@@ -12,7 +12,7 @@ pub struct InspectedDatabase {
     pub role: String,
     pub version: String,
     pub flavour: String,
-    /// The position of the last commit in `livestore.commits`.
+    /// The last position of the commit log.
     pub position: Option<i64>,
     /// Whether the role may change what is in a log.
     pub is_admin: bool,
@@ -30,7 +30,7 @@ pub struct Session {
 impl Inspection {
     pub async fn database(&self) -> Result<InspectedDatabase, ReadError> {
         let sql = "select current_setting('server_version'), current_database()::text, current_user::text, livestore.version(),
-                 livestore.flavour(), (select max(c.position) from livestore.commits c),
+                 livestore.flavour(), nullif(livestore.last_position(), 0),
                  coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false)";
         let rows = self.rows(sql, Vec::new()).await?;
         let row = rows.first().ok_or_else(|| ReadError::Refused("no row".into()))?;

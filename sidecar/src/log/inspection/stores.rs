@@ -34,17 +34,6 @@ pub enum StoreStep {
     Prefix { prefix: String, after: Option<(String, i64)> },
 }
 
-/// The stores `s` whose ids begin with $1, by the index on stream_name: it replaces each character by one, so that ids that begin alike have
-/// names that do. It is in the order of bytes, and has no character behind '~'.
-macro_rules! begins_with {
-    () => {
-        "livestore.stream_name(s.store_id) collate \"C\" >= livestore.stream_name($1)
-             and livestore.stream_name(s.store_id) collate \"C\" < livestore.stream_name($1) || '~'
-             and starts_with(s.store_id, $1)"
-    };
-}
-pub(super) use begins_with;
-
 const COLUMNS: &str =
     "s.id, s.store_id, s.head, s.backend_id, s.eventlog <> 'livestore.eventlog_1'::regclass, s.created_at";
 
@@ -55,17 +44,14 @@ impl Inspection {
         let rows = match step {
             StoreStep::Newest { before } => {
                 let sql = format!(
-                    "select {COLUMNS}, null::timestamptz from livestore.stores s where s.id < $1 order by s.id desc limit $2"
+                    "select {COLUMNS}, null::timestamptz from livestore.inspect_newest_stores($1, $2) s order by s.id desc"
                 );
                 self.rows(&sql, vec![Box::new(*before), Box::new(most)]).await?
             }
             StoreStep::Prefix { prefix, after } => {
-                let begins_with = begins_with!();
                 let sql = format!(
-                    "select {COLUMNS}, null::timestamptz from livestore.stores s
-                     where {begins_with}
-                         and (livestore.stream_name(s.store_id) collate \"C\", s.id) > (livestore.stream_name($2), $3)
-                     order by livestore.stream_name(s.store_id) collate \"C\", s.id limit $4"
+                    "select {COLUMNS}, null::timestamptz from livestore.inspect_stores_by_prefix($1, $2, $3, $4) s
+                     order by livestore.stream_name(s.store_id) collate \"C\", s.id"
                 );
                 let (id, number) = after.as_ref().map_or(("", 0), |(id, number)| (id, *number));
                 self.rows(
@@ -81,21 +67,13 @@ impl Inspection {
     /// The stores of the latest commits, the last first.
     pub async fn recent_stores(&self) -> Result<Vec<InspectedStore>, ReadError> {
         let sql = format!(
-            "select {COLUMNS}, r.committed_at
-             from (
-                 select u.store, max(c.committed_at) as committed_at
-                 from (select * from livestore.commits c order by c.position desc limit $1) c
-                 cross join lateral unnest(c.stores) u(store)
-                 group by u.store
-             ) r
-             join livestore.stores s on s.id = r.store
-             order by r.committed_at desc limit $2"
+            "select {COLUMNS}, s.committed_at from livestore.inspect_recent_stores($1, $2) s order by s.committed_at desc"
         );
         Ok(page(self.rows(&sql, vec![Box::new(RECENT_COMMITS), Box::new(PAGE)]).await?)?.0)
     }
 
     pub async fn store(&self, id: &StoreId) -> Result<Option<InspectedStore>, ReadError> {
-        let sql = format!("select {COLUMNS}, null::timestamptz from livestore.stores s where s.store_id = $1");
+        let sql = format!("select {COLUMNS}, null::timestamptz from livestore.inspect_store($1) s");
         let rows = self.rows(&sql, vec![Box::new(id.as_str().to_owned())]).await?;
         rows.first().map(store).transpose()
     }

@@ -21,7 +21,7 @@ pub struct InspectedSubscription {
     pub polled_at: Option<DateTime<Utc>>,
 }
 
-/// A row of `livestore.dead_letters`, without what the event says.
+/// A row of `livestore.inspect_dead_letters`.
 #[derive(Debug)]
 pub struct DeadLetter {
     pub id: i64,
@@ -56,8 +56,9 @@ impl Inspection {
 
     /// The latest dead letters.
     pub async fn dead_letters(&self) -> Result<Vec<DeadLetter>, ReadError> {
-        let sql = "select d.id, d.subscription, d.store_id, d.seq_num, left(d.name, 300), d.failures, left(d.error, 500), d.failed_at, d.is_queued
-             from livestore.dead_letters d order by d.id desc limit $1";
+        let sql =
+            "select d.id, d.subscription, d.store_id, d.seq_num, d.name, d.failures, d.error, d.failed_at, d.is_queued
+             from livestore.inspect_dead_letters($1) d order by d.id desc";
         let letter = |row: &Row| {
             Ok(DeadLetter {
                 id: row.try_get(0)?,

@@ -8,14 +8,13 @@ const MOST: i64 = 500;
 impl Inspection {
     /// Names of the events that have a type, in order.
     pub async fn event_types(&self) -> Result<Vec<String>, ReadError> {
-        let sql = "select t.name from livestore.event_types t group by t.name order by t.name collate \"C\" limit $1";
+        let sql = "select t.name from livestore.inspect_event_types(null, $1) t order by t.name collate \"C\"";
         self.rows(sql, vec![Box::new(MOST)]).await?.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
     /// The JSON Schema of an event's args, if it has a type: its latest version.
     pub async fn event_type(&self, name: &str) -> Result<Option<String>, ReadError> {
-        let sql =
-            "select t.schema::text from livestore.event_types t where t.name = $1 order by t.version desc limit 1";
+        let sql = "select t.schema::text from livestore.inspect_event_types($1, 1) t";
         let rows = self.rows(sql, vec![Box::new(name.to_owned())]).await?;
         rows.first().map(|row| Ok(row.try_get(0)?)).transpose()
     }
