@@ -17,7 +17,7 @@ use crate::limits::quota::{Permit, Quota};
 use crate::log::{Delivery, Filter, InspectedEvent, StoreId, StreamEnd, Subscription, shortened_name};
 use crate::time::passed;
 
-/// Streams of all pages together, and of one person.
+/// Streams of all pages together, and of one subject.
 const STREAMS: usize = 100;
 const STREAMS_EACH: usize = 20;
 
@@ -36,7 +36,7 @@ pub struct Streams {
 /// The right to a stream: its place, and its visitor's among the connections of a subject.
 pub struct Place {
     _all: OwnedSemaphorePermit,
-    _own: Permit<Arc<str>>,
+    _own: Option<Permit<Arc<str>>>,
     visitor: Arc<Visitor>,
 }
 
@@ -47,7 +47,11 @@ impl Streams {
 
     /// `None`: too many pages are open.
     pub fn take(&self, visitor: Arc<Visitor>) -> Option<Place> {
-        let own = self.each.take(Arc::clone(&visitor.subject))?;
+        // Without a token, nobody can be told from the others: they would share the places of one.
+        let own = match &visitor.identity {
+            Some(_) => Some(self.each.take(Arc::clone(&visitor.subject))?),
+            None => None,
+        };
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _all: all, _own: own, visitor })
     }
@@ -165,4 +169,35 @@ fn inspected(event: &crate::log::Event) -> Option<InspectedEvent> {
         created_at: event.created_at,
         ..InspectedEvent::with_args(args)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Access, Authentication, Credentials};
+
+    async fn visitor(subject: Option<&str>) -> Arc<Visitor> {
+        let identity = Authentication::None.identify(&Credentials::default()).await.unwrap();
+        Arc::new(Visitor {
+            access: Access::Admin,
+            subject: subject.unwrap_or_default().into(),
+            is_logged_in: true,
+            is_operator: subject.is_none(),
+            identity: subject.map(|_| Arc::new(identity)),
+            until: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn only_subjects_of_tokens_share_places() {
+        let (ann, bob, operators) = (visitor(Some("ann")).await, visitor(Some("bob")).await, visitor(None).await);
+        let streams = Streams::new();
+        let take = |visitor: &Arc<Visitor>| streams.take(Arc::clone(visitor));
+        let mut of_subjects: Vec<_> = [&ann, &bob].iter().flat_map(|visitor| (0..STREAMS_EACH).map(|_| take(visitor).unwrap())).collect();
+        assert!(take(&ann).is_none());
+        let of_operators: Vec<_> = (0..STREAMS - 2 * STREAMS_EACH).map(|_| take(&operators).unwrap()).collect();
+        assert!(of_operators.len() > STREAMS_EACH && take(&operators).is_none());
+        of_subjects.pop();
+        assert!(take(&operators).is_some());
+    }
 }
