@@ -116,6 +116,9 @@ pub enum NoEntry {
     NoSession,
     #[error("{0}")]
     Token(String),
+    /// The same token may be taken later.
+    #[error("{0}")]
+    Later(String),
     #[error("the claim of this token does not give \"*\": read, write or admin for all stores")]
     NotForAll,
     #[error(
@@ -183,7 +186,10 @@ impl Door {
             return Err(NoEntry::NoTokens);
         }
         let identified = self.authentication.identify(&Credentials::of_token(token)).await;
-        let identity = identified.map_err(|refused| NoEntry::Token(refused.to_string()))?;
+        let identity = identified.map_err(|refused| match refused.may_pass() {
+            true => NoEntry::Later(refused.to_string()),
+            false => NoEntry::Token(refused.to_string()),
+        })?;
         let access = identity.over_all_stores.ok_or(NoEntry::NotForAll)?;
         let (subject, until) = (Arc::clone(&identity.subject), identity.until);
         Ok(Visitor {

@@ -112,7 +112,12 @@ async fn enter(State(inspector): State<Arc<Inspector>>, mut request: Request, ne
         }
         Err(no_entry) => {
             let text = (no_entry != NoEntry::NoSession).then(|| no_entry.to_string());
-            inspector.login(StatusCode::UNAUTHORIZED, text.as_deref())
+            // A page that follows something live asks again after the one, and not after the other.
+            let status = match no_entry {
+                NoEntry::Later(_) => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::UNAUTHORIZED,
+            };
+            inspector.login(status, text.as_deref())
         }
     }
 }

@@ -57,19 +57,28 @@ impl Streams {
     }
 }
 
-/// Ends with the process, and with the token of whoever looks.
+/// Ends with the process, and with the session of whoever looks: then its last event says so.
 fn answer(inspector: &Inspector, place: Place, events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let (ending, until) = (inspector.gate.ending.begun.clone(), place.visitor.until);
-    let end = async move {
+    let last = async move {
+        let _place = place;
         tokio::select! {
-            () = ending.cancelled_owned() => {}
-            () = passed(until) => {}
+            () = ending.cancelled_owned() => None,
+            () = passed(until) => Some(end(SESSION_ENDED)),
         }
-        drop(place);
     };
-    let events = events.map(Ok::<_, Infallible>).take_until(Box::pin(end));
+    let begins = Some((Box::pin(events), Box::pin(last)));
+    let events = stream::unfold(begins, |state| async move {
+        let (mut events, mut last) = state?;
+        tokio::select! {
+            biased;
+            last = &mut last => last.map(|event| (event, None)),
+            event = events.next() => event.map(|event| (event, Some((events, last)))),
+        }
+    });
     let headers = [("cache-control", "no-store"), ("x-accel-buffering", "no")];
-    (headers, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
+    let events = Sse::new(events.map(Ok::<_, Infallible>));
+    (headers, events.keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
 }
 
 fn json(name: &str, value: &impl Serialize) -> Event {
@@ -117,7 +126,7 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: Fr
         let (event, state) = match state {
             Following::Begins { inspector, from } => match inspector.inspection.follow(&store, from.after).await {
                 Ok(subscription) if from.life.is_none_or(|life| *life == **subscription.backend_id()) => {
-                    (Event::default().event("open").data(""), goes(subscription))
+                    (Event::default().event("following").data(""), goes(subscription))
                 }
                 Ok(_) => (end(RESET), Following::Ended),
                 Err(_) => (end("The log cannot be read."), Following::Ended),
@@ -132,7 +141,7 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: Fr
                 }
                 Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => (end(RESET), Following::Ended),
                 Err(StreamEnd::Unreadable) => (end("The next event cannot be read."), Following::Ended),
-                Err(StreamEnd::Expired) => (end("The token has expired."), Following::Ended),
+                Err(StreamEnd::Expired) => (end(SESSION_ENDED), Following::Ended),
             },
             Following::Ended => return None,
         };
@@ -140,6 +149,9 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: Fr
     });
     answer(inspector, place, events)
 }
+
+/// The same as in `inspector.js`.
+const SESSION_ENDED: &str = "Your session has ended: log in again.";
 
 const RESET: &str = "The store was reset or dropped: load the page anew.";
 

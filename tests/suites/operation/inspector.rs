@@ -3,6 +3,7 @@
 use livestore_tests::cluster::Database;
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::sse::Messages;
 use livestore_tests::tokens::{SECRET as TOKEN_SECRET, Signer, WITH_SECRET, now};
 use reqwest::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE};
 use reqwest::{Client, Response};
@@ -486,7 +487,7 @@ async fn a_page_of_a_log_that_was_reset_is_told() {
         let chunk = answer.chunk().await.unwrap().expect("more");
         said.push_str(std::str::from_utf8(&chunk).unwrap());
     }
-    assert!(said.contains("reset or dropped") && !said.contains("event: open"), "{said}");
+    assert!(said.contains("reset or dropped") && !said.contains("event: following"), "{said}");
 
     // Line breaks in ids survive forms, which browsers send with other ones.
     let (_, text) = visitor.get("/inspector/store?id=a%0Ab").await;
@@ -514,4 +515,33 @@ async fn long_names_of_clients_make_no_large_pages() {
         assert_eq!(status, 200, "{path}: {}", &page[..page.len().min(300)]);
         assert!(page.len() < 100_000, "{path}: {} bytes", page.len());
     }
+}
+
+/// Pages do not come back for what has ended for good, and do for what has not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_live_ends_with_the_session_and_says_so() {
+    let database = Database::new().await;
+    database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--max-connections-per-subject", "2"]);
+    let sidecar = sidecar.ready().await;
+    let token = |seconds| {
+        let claims = json!({"sub": "ann", "exp": now() + seconds, "livestore": {"*": "read"}});
+        Signer::secret(TOKEN_SECRET).sign(&claims)
+    };
+    let mut visitor = Visitor::of(&sidecar);
+    visitor.log_in(&token(4)).await.unwrap();
+    let follow = async |path: &str| {
+        let request = visitor.client.get(format!("{}{path}", visitor.url));
+        Messages::of(request.header("cookie", visitor.cookie.as_ref().unwrap())).await
+    };
+    let figures = follow("/inspector/live").await;
+    let mut events = follow("/inspector/follow?id=todos&after=1").await;
+    assert_eq!(events.next().await.unwrap().event, "following");
+    let (status, text) = visitor.get("/inspector").await;
+    assert!(status == 503 && text.contains("too many connections"), "{status} {text}");
+    for messages in [figures, events] {
+        let last = messages.rest().await.pop().unwrap();
+        assert_eq!((last.event.as_str(), last.data.as_str()), ("end", "Your session has ended: log in again."));
+    }
+    assert_eq!(visitor.get("/inspector/live").await.0, 401);
 }
