@@ -268,6 +268,10 @@ pub fn is_of_other_page(headers: &HeaderMap) -> bool {
     is_other && !(is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document"))
 }
 
+/// Why a form does not count. A proxy may be the reason.
+pub const NOT_OWN_PAGE: &str =
+    "this was not sent by a page of the inspector: if it was, a proxy in front replaces the header Host, and has to pass it on as it is";
+
 /// Whether a form was sent by a page of the inspector, and not by one of another origin. Browsers say so in a header that pages cannot
 /// set; over plain HTTP beyond this machine, they only name the origin.
 pub fn is_own_page(headers: &HeaderMap) -> bool {

@@ -4,6 +4,8 @@
 //! - `POST /inspector/api/commit`: `{"id", "name", "args"}`, answered by `{"seq_num"}`
 //! - `GET /inspector/api/export?id=…`: the lines of `livestore.export_store`
 //! - `POST /inspector/api/import?store=…`: these lines, answered by `{"imported", "already_there", "head"}`
+//!
+//! Failures are text.
 
 use std::sync::Arc;
 use std::time::Duration;
