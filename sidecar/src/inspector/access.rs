@@ -125,6 +125,8 @@ pub enum NoEntry {
         "tokens are not taken here, as --authorize-function or --authorize-url decides what they allow: use the inspector's secret"
     )]
     NoTokens,
+    #[error("this sidecar takes no tokens (--auth none)")]
+    NoAuthentication,
     #[error("this is not the secret")]
     WrongSecret,
     #[error("too many guesses at once: try again in a few seconds")]
@@ -182,6 +184,9 @@ impl Door {
     }
 
     async fn of_token(&self, token: &str) -> Result<Visitor, NoEntry> {
+        if self.authentication.is_none() {
+            return Err(NoEntry::NoAuthentication);
+        }
         if !self.takes_tokens {
             return Err(NoEntry::NoTokens);
         }
@@ -333,12 +338,20 @@ mod tests {
         );
         assert_eq!(
             one.admit(&headers(&[("cookie", "livestore_inspector=a.b.c")]), HERE).await.err(),
-            Some(NoEntry::NoTokens)
+            Some(NoEntry::NoAuthentication)
         );
         assert_eq!(one.log_in("a secret of the operato", &headers(&[]), HERE).await.err(), Some(NoEntry::WrongSecret));
         let secure =
             one.log_in("a secret of the operator", &headers(&[("origin", "https://a.example")]), HERE).await.unwrap();
         assert!(secure.to_str().unwrap().ends_with("; Secure") && !cookie.to_str().unwrap().contains("Secure"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refused_for_the_reason_that_there_is() {
+        for secret in [None, Some("a secret of the operator")] {
+            let no_entry = door(true, secret).log_in("eyJh.b.c", &headers(&[]), HERE).await.err();
+            assert_eq!(no_entry, Some(NoEntry::NoAuthentication));
+        }
     }
 
     /// Signing cookies with guesses of the secret leads no further than typing them.
