@@ -133,10 +133,9 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: Fr
             },
             Following::Goes { mut subscription, at } => match next(&mut subscription, at).await {
                 Ok(delivery) => {
-                    let news: Vec<_> = delivery.events.iter().rev().filter_map(|event| inspected(event)).collect();
-                    let wanted: Vec<_> = news.into_iter().filter(|event| filter.takes(event)).collect();
+                    let news = delivery.events.iter().rev().filter_map(|event| inspected(event, &filter));
+                    let rows = pages::rows(store.as_str(), &news.collect::<Vec<_>>()).into_string();
                     let head = subscription.last();
-                    let rows = pages::rows(store.as_str(), &wanted).into_string();
                     (json("rows", &(head, rows)), goes(*subscription))
                 }
                 Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => (end(RESET), Following::Ended),
@@ -169,17 +168,25 @@ fn end(text: &str) -> Event {
     Event::default().event("end").data(text)
 }
 
-fn inspected(event: &crate::log::Event) -> Option<InspectedEvent> {
+/// The event as a page shows it, if the filter takes it.
+fn inspected(event: &crate::log::Event, filter: &Filter) -> Option<InspectedEvent> {
     let fields = event.fields().ok()?;
     let args = fields.args.map(|args| args.text().to_owned());
-    Some(InspectedEvent {
+    let whole = InspectedEvent {
         seq_num: event.seq_num,
         parent_seq_num: event.parent_seq_num,
-        name: shortened_name(&fields.name),
-        client_id: shortened_name(&fields.client_id),
-        session_id: shortened_name(&fields.session_id),
+        name: fields.name.into_owned(),
+        client_id: fields.client_id.into_owned(),
+        session_id: fields.session_id.into_owned(),
         created_at: event.created_at,
         ..InspectedEvent::with_args(args)
+    };
+    // Filters are for whole names.
+    filter.takes(&whole).then(|| InspectedEvent {
+        name: shortened_name(&whole.name),
+        client_id: shortened_name(&whole.client_id),
+        session_id: shortened_name(&whole.session_id),
+        ..whole
     })
 }
 

@@ -545,3 +545,27 @@ async fn what_is_live_ends_with_the_session_and_says_so() {
     }
     assert_eq!(visitor.get("/inspector/live").await.0, 401);
 }
+
+/// A filter is for the whole name, of which a page shows the beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_page_finds_events_by_long_names() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let long = "n".repeat(400);
+    let event = |n: i64, end: &str| {
+        let name = format!("{long}{end}");
+        json!({"seqNum": n, "parentSeqNum": n - 1, "name": name, "args": {}, "clientId": name, "sessionId": "s"})
+    };
+    let events = json!([event(1, "other"), event(2, "")]);
+    database.admin().await.execute("select livestore.push('s', $1)", &[&events]).await.unwrap();
+    let visitor = Visitor::of(&sidecar);
+    let path = format!("/inspector/follow?id=s&name={long}&client={long}&after=0");
+    let mut messages = Messages::of(visitor.client.get(format!("{}{path}", visitor.url))).await;
+    let rows = loop {
+        let message = messages.next().await.unwrap();
+        if message.event == "rows" && message.json()[0] == 2 {
+            break message.json()[1].as_str().unwrap().to_owned();
+        }
+    };
+    assert!(rows.contains("data-seq=\"2\"") && !rows.contains("data-seq=\"1\""), "{rows}");
+}
