@@ -16,7 +16,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::auth::{Access, Authentication, Credentials, Guess, Identity, Secret};
+use crate::auth::{Access, Authentication, Credentials, Guess, Identity, Secret, only};
 use crate::gate::is_for_this_machine;
 use crate::limits::peer::Peer;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
@@ -244,12 +244,9 @@ pub fn end_session() -> HeaderValue {
 
 fn cookie(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-    cookies
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.split_once('='))
-        .find(|(name, _)| name.trim() == COOKIE_NAME)
-        .map(|(_, value)| value.trim().to_owned())
-        .filter(|value| !value.is_empty())
+    let cookies = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| cookie.split_once('='));
+    let (_, value) = only(cookies.filter(|(name, _)| name.trim() == COOKIE_NAME))?;
+    Some(value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// How names of headers begin that proxies of several makers add.
@@ -332,6 +329,9 @@ mod tests {
         assert_eq!(one.admit(&with, HERE).await.map(|visitor| visitor.access).ok(), Some(Access::Admin));
         assert_eq!(other.admit(&with, HERE).await.err(), Some(NoEntry::WrongSecret));
         assert_eq!(one.admit(&headers(&[]), HERE).await.err(), Some(NoEntry::NoSession));
+        // Of two, neither counts.
+        let twice = headers(&[("cookie", &format!("{pair}; {pair}"))]);
+        assert_eq!(one.admit(&twice, HERE).await.err(), Some(NoEntry::NoSession));
         assert_eq!(
             one.admit(&headers(&[("cookie", "livestore_inspector=secret:")]), HERE).await.err(),
             Some(NoEntry::WrongSecret)
