@@ -574,3 +574,21 @@ async fn a_live_page_finds_events_by_long_names() {
     };
     assert!(rows.contains("data-seq=\"2\"") && !rows.contains("data-seq=\"1\""), "{rows}");
 }
+
+/// A member of `livestore_admin` that does not inherit its rights would only be told "permission denied".
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_offered_that_the_role_may_not_do() {
+    let database = Database::new().await;
+    let roles = "create role aside noinherit in role livestore_admin; create role careful login in role livestore_writer, aside;
+        select livestore.commit('todos', 'e')";
+    database.admin().await.batch_execute(roles).await.unwrap();
+    for (role, may_administer) in [("admin", true), ("careful", false)] {
+        let sidecar = Start::new(database.url(role)).arguments(&["--inspector-secret", SECRET]).ready().await;
+        let mut visitor = Visitor::of(&sidecar);
+        visitor.log_in(SECRET).await.unwrap();
+        for (path, offer) in [("store?id=todos", "action=reset"), ("event?id=todos&number=1", "Rewrite")] {
+            let (status, text) = visitor.get(&format!("/inspector/{path}")).await;
+            assert_eq!((status, text.contains(offer)), (200, may_administer), "{role}, {path}: {text}");
+        }
+    }
+}
