@@ -271,8 +271,7 @@ pub fn is_of_other_page(headers: &HeaderMap) -> bool {
 }
 
 /// Why a form does not count. A proxy may be the reason.
-pub const NOT_OWN_PAGE: &str =
-    "this was not sent by a page of the inspector: if it was, a proxy in front replaces the header Host, and has to pass it on as it is";
+pub const NOT_OWN_PAGE: &str = "this was not sent by a page of the inspector: if it was, a proxy in front replaces the header Host, and has to pass it on as it is";
 
 /// Whether a form was sent by a page of the inspector, and not by one of another origin. Browsers say so in a header that pages cannot
 /// set; over plain HTTP beyond this machine, they only name the origin.

@@ -212,7 +212,8 @@ mod tests {
         let (ann, bob, operators) = (visitor(Some("ann")).await, visitor(Some("bob")).await, visitor(None).await);
         let streams = Streams::new();
         let take = |visitor: &Arc<Visitor>| streams.take(Arc::clone(visitor));
-        let mut of_subjects: Vec<_> = [&ann, &bob].iter().flat_map(|visitor| (0..STREAMS_EACH).map(|_| take(visitor).unwrap())).collect();
+        let mut of_subjects: Vec<_> =
+            [&ann, &bob].iter().flat_map(|visitor| (0..STREAMS_EACH).map(move |_| take(visitor).unwrap())).collect();
         assert!(take(&ann).is_none());
         let of_operators: Vec<_> = (0..STREAMS - 2 * STREAMS_EACH).map(|_| take(&operators).unwrap()).collect();
         assert!(of_operators.len() > STREAMS_EACH && take(&operators).is_none());

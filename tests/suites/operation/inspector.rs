@@ -527,7 +527,8 @@ async fn long_names_of_clients_make_no_large_pages() {
 async fn what_is_live_ends_with_the_session_and_says_so() {
     let database = Database::new().await;
     database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
-    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--max-connections-per-subject", "2"]);
+    let sidecar =
+        Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--max-connections-per-subject", "2"]);
     let sidecar = sidecar.ready().await;
     let token = |seconds| {
         let claims = json!({"sub": "ann", "exp": now() + seconds, "livestore": {"*": "read"}});

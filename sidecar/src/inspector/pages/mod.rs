@@ -76,7 +76,18 @@ mod tests {
         for id in ["todos", "my todos", "Üser:1", "待办", "todos-1"] {
             assert_eq!(confirmation(id), id);
         }
-        for mark in ['\n', '\u{a0}', '\u{ad}', '\u{200b}', '\u{200d}', '\u{202e}', '\u{2066}', '\u{2028}', '\u{feff}', '\u{e0061}'] {
+        for mark in [
+            '\n',
+            '\u{a0}',
+            '\u{ad}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{2028}',
+            '\u{feff}',
+            '\u{e0061}',
+        ] {
             let id = format!("to{mark}dos");
             let confirmation = confirmation(&id);
             assert!(confirmation.is_ascii() && confirmation.starts_with("to%"), "{mark:?}: {confirmation}");
