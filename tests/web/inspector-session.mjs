@@ -53,8 +53,12 @@ const answer = async (page, path, answers) => {
   await page.setRequestInterception(true)
   page.on('request', (request) => {
     if (new URL(request.url()).pathname !== path) return void request.continue()
-    requests.count += 1
-    const given = answers.shift()
+    const given = answers[0]
+    // Chromium shows the first request of an event stream twice.
+    if (request.resourceType() !== 'other') {
+      requests.count += 1
+      answers.shift()
+    }
     void (given === undefined ? request.continue() : request.respond(given))
   })
   return requests
@@ -95,8 +99,9 @@ try {
   await list.close()
 
   // The session ends: pages say so, and ask for nothing more.
-  const [figures, events] = [await newPage(), await newPage()]
+  const figures = await newPage()
   await logIn(figures, token(10))
+  const events = await newPage()
   await open(events, '/inspector/store?id=todos')
   await says(events, 'Live')
   await figures.bringToFront()
@@ -107,7 +112,7 @@ try {
   await until(events, 'the list', (text) => document.querySelector('[data-refresh]').textContent === text, ENDED)
   let requests = 0
   for (const page of [figures, events]) page.on('request', () => (requests += 1))
-  await sleep(5000)
+  await sleep(4000)
   assert.equal(requests, 0)
 
   // The same if it ends while the stream is away.

@@ -126,7 +126,8 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: Fr
         let (event, state) = match state {
             Following::Begins { inspector, from } => match inspector.inspection.follow(&store, from.after).await {
                 Ok(subscription) if from.life.is_none_or(|life| *life == **subscription.backend_id()) => {
-                    (Event::default().event("following").data(""), goes(subscription))
+                    // Browsers drop an event without data.
+                    (Event::default().event("following").data(&**subscription.backend_id()), goes(subscription))
                 }
                 Ok(_) => (end(RESET), Following::Ended),
                 Err(_) => (end("The log cannot be read."), Following::Ended),

@@ -549,6 +549,8 @@ async fn what_is_live_ends_with_the_session_and_says_so() {
         let last = messages.rest().await.pop().unwrap();
         assert_eq!((last.event.as_str(), last.data.as_str()), ("end", "Your session has ended: log in again."));
     }
+    // Tokens are good to the end of a second.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     assert_eq!(visitor.get("/inspector/live").await.0, 401);
 }
 
