@@ -62,7 +62,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// The only one. If there are two, neither is taken: a server in front may have checked the other one.
-fn only<T>(mut tokens: impl Iterator<Item = T>) -> Option<T> {
+pub fn only<T>(mut tokens: impl Iterator<Item = T>) -> Option<T> {
     let token = tokens.next();
     token.filter(|_| tokens.next().is_none())
 }

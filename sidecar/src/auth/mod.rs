@@ -21,7 +21,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 pub use self::access::Access;
-pub use self::credentials::Credentials;
+pub use self::credentials::{Credentials, only};
 pub use self::jwks::check_jwks;
 pub use self::secret::{Guess, Secret, penalty};
 pub use self::settings::{Auth, AuthSettings, check_access_claim, check_jwt_secret};

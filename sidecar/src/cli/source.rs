@@ -5,7 +5,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::header::{COOKIE, HeaderMap, HeaderValue, ORIGIN, SET_COOKIE};
+use reqwest::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -156,7 +156,9 @@ impl Address {
         let url = url.ok_or_else(|| SourceError::Url("begin it with http:// or https://".into()))?;
         let origin = url.origin().ascii_serialization();
         let origin = HeaderValue::from_str(&origin).map_err(|_| SourceError::Url("it has no host".into()))?;
-        let mut headers = HeaderMap::from_iter([(ORIGIN, origin)]);
+        // No page can set the second one. It counts where a proxy replaces the header Host, which has to fit the origin.
+        let own = (HeaderName::from_static("sec-fetch-site"), HeaderValue::from_static("same-origin"));
+        let mut headers = HeaderMap::from_iter([(ORIGIN, origin), own]);
         let build = |headers: HeaderMap| {
             let builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
             builder.default_headers(headers).build().map_err(SourceError::Client)

@@ -16,7 +16,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::auth::{Access, Authentication, Credentials, Guess, Identity, Secret};
+use crate::auth::{Access, Authentication, Credentials, Guess, Identity, Secret, only};
 use crate::gate::is_for_this_machine;
 use crate::limits::peer::Peer;
 use crate::telemetry::refusals::{Asked, Reason, Whom, refused};
@@ -116,12 +116,17 @@ pub enum NoEntry {
     NoSession,
     #[error("{0}")]
     Token(String),
+    /// The same token may be taken later.
+    #[error("{0}")]
+    Later(String),
     #[error("the claim of this token does not give \"*\": read, write or admin for all stores")]
     NotForAll,
     #[error(
         "tokens are not taken here, as --authorize-function or --authorize-url decides what they allow: use the inspector's secret"
     )]
     NoTokens,
+    #[error("this sidecar takes no tokens (--auth none)")]
+    NoAuthentication,
     #[error("this is not the secret")]
     WrongSecret,
     #[error("too many guesses at once: try again in a few seconds")]
@@ -179,11 +184,17 @@ impl Door {
     }
 
     async fn of_token(&self, token: &str) -> Result<Visitor, NoEntry> {
+        if self.authentication.is_none() {
+            return Err(NoEntry::NoAuthentication);
+        }
         if !self.takes_tokens {
             return Err(NoEntry::NoTokens);
         }
         let identified = self.authentication.identify(&Credentials::of_token(token)).await;
-        let identity = identified.map_err(|refused| NoEntry::Token(refused.to_string()))?;
+        let identity = identified.map_err(|refused| match refused.may_pass() {
+            true => NoEntry::Later(refused.to_string()),
+            false => NoEntry::Token(refused.to_string()),
+        })?;
         let access = identity.over_all_stores.ok_or(NoEntry::NotForAll)?;
         let (subject, until) = (Arc::clone(&identity.subject), identity.until);
         Ok(Visitor {
@@ -233,12 +244,9 @@ pub fn end_session() -> HeaderValue {
 
 fn cookie(headers: &HeaderMap) -> Option<String> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|cookies| cookies.to_str().ok());
-    cookies
-        .flat_map(|cookies| cookies.split(';'))
-        .filter_map(|cookie| cookie.split_once('='))
-        .find(|(name, _)| name.trim() == COOKIE_NAME)
-        .map(|(_, value)| value.trim().to_owned())
-        .filter(|value| !value.is_empty())
+    let cookies = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| cookie.split_once('='));
+    let (_, value) = only(cookies.filter(|(name, _)| name.trim() == COOKIE_NAME))?;
+    Some(value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
 /// How names of headers begin that proxies of several makers add.
@@ -261,6 +269,9 @@ pub fn is_of_other_page(headers: &HeaderMap) -> bool {
     // A link that somebody follows.
     is_other && !(is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document"))
 }
+
+/// Why a form does not count. A proxy may be the reason.
+pub const NOT_OWN_PAGE: &str = "this was not sent by a page of the inspector: if it was, a proxy in front replaces the header Host, and has to pass it on as it is";
 
 /// Whether a form was sent by a page of the inspector, and not by one of another origin. Browsers say so in a header that pages cannot
 /// set; over plain HTTP beyond this machine, they only name the origin.
@@ -317,18 +328,29 @@ mod tests {
         assert_eq!(one.admit(&with, HERE).await.map(|visitor| visitor.access).ok(), Some(Access::Admin));
         assert_eq!(other.admit(&with, HERE).await.err(), Some(NoEntry::WrongSecret));
         assert_eq!(one.admit(&headers(&[]), HERE).await.err(), Some(NoEntry::NoSession));
+        // Of two, neither counts.
+        let twice = headers(&[("cookie", &format!("{pair}; {pair}"))]);
+        assert_eq!(one.admit(&twice, HERE).await.err(), Some(NoEntry::NoSession));
         assert_eq!(
             one.admit(&headers(&[("cookie", "livestore_inspector=secret:")]), HERE).await.err(),
             Some(NoEntry::WrongSecret)
         );
         assert_eq!(
             one.admit(&headers(&[("cookie", "livestore_inspector=a.b.c")]), HERE).await.err(),
-            Some(NoEntry::NoTokens)
+            Some(NoEntry::NoAuthentication)
         );
         assert_eq!(one.log_in("a secret of the operato", &headers(&[]), HERE).await.err(), Some(NoEntry::WrongSecret));
         let secure =
             one.log_in("a secret of the operator", &headers(&[("origin", "https://a.example")]), HERE).await.unwrap();
         assert!(secure.to_str().unwrap().ends_with("; Secure") && !cookie.to_str().unwrap().contains("Secure"));
+    }
+
+    #[tokio::test]
+    async fn a_token_is_refused_for_the_reason_that_there_is() {
+        for secret in [None, Some("a secret of the operator")] {
+            let no_entry = door(true, secret).log_in("eyJh.b.c", &headers(&[]), HERE).await.err();
+            assert_eq!(no_entry, Some(NoEntry::NoAuthentication));
+        }
     }
 
     /// Signing cookies with guesses of the secret leads no further than typing them.

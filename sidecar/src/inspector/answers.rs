@@ -65,6 +65,14 @@ impl From<(StatusCode, String)> for Failure {
     }
 }
 
+/// A commit takes somebody who may write.
+pub fn writes(visitor: &Visitor) -> Result<(), Failure> {
+    if visitor.access >= Access::Write {
+        return Ok(());
+    }
+    Err(Failure { status: StatusCode::FORBIDDEN, text: "your token allows to read only".into() })
+}
+
 /// A change of what is in a log takes an administrator.
 pub fn administers(visitor: &Visitor) -> Result<(), Failure> {
     if visitor.access == Access::Admin {

@@ -4,6 +4,8 @@
 //! - `POST /inspector/api/commit`: `{"id", "name", "args"}`, answered by `{"seq_num"}`
 //! - `GET /inspector/api/export?id=…`: the lines of `livestore.export_store`
 //! - `POST /inspector/api/import?store=…`: these lines, answered by `{"imported", "already_there", "head"}`
+//!
+//! Failures are text.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +23,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::Inspector;
-use super::answers::{Failure, Who, administers, store_id};
+use super::answers::{Failure, Who, administers, store_id, writes};
 use super::reads::IdQuery;
 use crate::log::{ActionError, List};
 
@@ -70,6 +72,8 @@ pub async fn commit(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Response, PlainFailure> {
+    // Before the body, which takes memory and time.
+    writes(&visitor)?;
     let body = inspector.gate.body_of_at_most(body, &inspector.gate.memory.strangers(), COMMIT_BYTES).await?;
     let Commit { id, name, args } = serde_json::from_slice(&body)
         .map_err(|error| super::answers::bad(format!("the request is not JSON: {error}")))?;

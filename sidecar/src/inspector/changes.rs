@@ -10,7 +10,7 @@ use axum::response::Redirect;
 use percent_encoding::percent_decode_str;
 
 use super::access::Visitor;
-use super::answers::{Failure, Who, administers, bad, store_id};
+use super::answers::{Failure, Who, administers, bad, store_id, writes};
 use super::{Inspector, PREFIX, forms, pages};
 use crate::log::{Shown, StoreId};
 
@@ -100,6 +100,8 @@ pub async fn commit(
     Extension(visitor): Who,
     body: Body,
 ) -> Result<Redirect, Failure> {
+    // Before the body, which takes memory and time.
+    writes(&visitor)?;
     let form = inspector.form(body, FORM_BYTES).await?;
     let (id, name) = (form.store()?, form.field("name")?);
     let args = if form.fields.contains_key("typed") {

@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use super::Inspector;
 use super::access::Visitor;
-use super::answers::{Failure, bad};
-use crate::auth::{Access, Credentials};
+use super::answers::{Failure, bad, writes};
+use crate::auth::Credentials;
 use crate::log::{Batch, Context, OverLimit, PushError, StoreId};
 
 /// How often the head may move meanwhile.
@@ -28,9 +28,7 @@ impl Inspector {
         name: &str,
         args: Option<&str>,
     ) -> Result<i64, Failure> {
-        if visitor.access < Access::Write {
-            return Err(Failure { status: StatusCode::FORBIDDEN, text: "your token allows to read only".into() });
-        }
+        writes(visitor)?;
         if name.is_empty() {
             return Err(bad("an event needs a name"));
         }

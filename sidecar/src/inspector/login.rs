@@ -7,7 +7,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 
-use super::access::{end_session, is_own_page};
+use super::access::{NOT_OWN_PAGE, end_session, is_own_page};
 use super::answers::{Failure, problem};
 use super::pages::{self, Page};
 use super::{Inspector, PREFIX};
@@ -31,8 +31,8 @@ pub async fn page(State(inspector): State<Arc<Inspector>>) -> Response {
 pub async fn log_in(State(inspector): State<Arc<Inspector>>, request: Request) -> Result<Response, Failure> {
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     if !is_own_page(&headers) {
-        let text = "this form was not sent by a page of the inspector".into();
-        return Err(Failure { status: StatusCode::FORBIDDEN, text });
+        // Text, as the commands of `cli` log in here, too.
+        return Ok((StatusCode::FORBIDDEN, NOT_OWN_PAGE).into_response());
     }
     let form = inspector.form(body, LOGIN_BYTES).await?;
     match inspector.door.log_in(form.field("key")?.trim(), &headers, Peer::of(&extensions)).await {
@@ -43,13 +43,7 @@ pub async fn log_in(State(inspector): State<Arc<Inspector>>, request: Request) -
 
 pub async fn log_out(headers: HeaderMap) -> Response {
     if !is_own_page(&headers) {
-        return problem(
-            StatusCode::FORBIDDEN,
-            None,
-            "Refused",
-            "this form was not sent by a page of the inspector",
-            "/",
-        );
+        return problem(StatusCode::FORBIDDEN, None, "Refused", NOT_OWN_PAGE, PREFIX);
     }
     ([(header::SET_COOKIE, end_session())], Redirect::to(PREFIX)).into_response()
 }

@@ -6,18 +6,21 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 
-use super::access::{NoEntry, is_of_other_page, is_own_page};
+use super::access::{NOT_OWN_PAGE, NoEntry, is_of_other_page, is_own_page};
 use super::answers::problem;
 use super::stream::Streams;
 use super::{Inspector, PREFIX, api, assets, changes, login, reads};
 use crate::auth::Access;
 use crate::limits::peer::Peer;
+
+/// How the paths for programs begin.
+const API: &str = "/inspector/api/";
 
 /// Answers at the same time.
 const PAGES: usize = 16;
@@ -87,20 +90,19 @@ async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Ne
     })
 }
 
-/// Lets in those who may look; a form counts only from a page of the inspector.
+/// Lets in those who may look; a form counts only from a page of the inspector. Programs get text, and others a page.
 async fn enter(State(inspector): State<Arc<Inspector>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
+    let is_program = request.uri().path().starts_with(API);
+    let refuse = |text: &'static str| match is_program {
+        true => (StatusCode::FORBIDDEN, text).into_response(),
+        false => problem(StatusCode::FORBIDDEN, None, "Refused", text, PREFIX),
+    };
     if is_of_other_page(headers) {
-        return problem(StatusCode::FORBIDDEN, None, "Refused", "another page asks for this", PREFIX);
+        return refuse("another page asks for this");
     }
     if request.method() == Method::POST && !is_own_page(headers) {
-        return problem(
-            StatusCode::FORBIDDEN,
-            None,
-            "Refused",
-            "this form was not sent by a page of the inspector",
-            "/",
-        );
+        return refuse(NOT_OWN_PAGE);
     }
     match inspector.door.admit(headers, Peer::of(request.extensions())).await {
         Ok(mut visitor) => {
@@ -111,8 +113,14 @@ async fn enter(State(inspector): State<Arc<Inspector>>, mut request: Request, ne
             next.run(request).await
         }
         Err(no_entry) => {
-            let text = (no_entry != NoEntry::NoSession).then(|| no_entry.to_string());
-            inspector.login(StatusCode::UNAUTHORIZED, text.as_deref())
+            let told = no_entry.to_string();
+            let text = (no_entry != NoEntry::NoSession).then_some(&*told);
+            // A page that follows something live asks again after the one, and not after the other.
+            let status = match no_entry {
+                NoEntry::Later(_) => StatusCode::SERVICE_UNAVAILABLE,
+                _ => StatusCode::UNAUTHORIZED,
+            };
+            if is_program { (status, told).into_response() } else { inspector.login(status, text) }
         }
     }
 }

@@ -40,6 +40,10 @@ impl InspectorSettings {
             );
             return Err(text.into());
         }
+        // It is not part of a secret that is typed in: `LIVESTORE_INSPECTOR_SECRET=$(cat …)` has none, a file that is mounted may.
+        if secret.is_some_and(|secret| secret.trim() != secret) {
+            return Err("--inspector-secret begins or ends with white space, such as a line break: remove it".into());
+        }
         if self.inspector == Mode::On && auth.auth == Auth::None && secret.is_none() && !listen.ip().is_loopback() {
             return Err("--inspector on needs --inspector-secret, or --auth jwt: nobody could log in".into());
         }
@@ -57,6 +61,38 @@ impl InspectorSettings {
             Mode::Off => false,
             Mode::Local => address.ip().is_loopback(),
             Mode::On => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Settings {
+        #[command(flatten)]
+        inspector: InspectorSettings,
+        #[command(flatten)]
+        auth: AuthSettings,
+    }
+
+    #[test]
+    fn a_secret_is_one_that_can_be_typed_in() {
+        for (secret, problem) in [
+            ("a secret of the operator", None),
+            ("a secret", Some("less than 16 bytes")),
+            ("a secret of the operator\n", Some("white space")),
+            (" a secret of the operator", Some("white space")),
+            ("a secret of the operator\u{a0}", Some("white space")),
+        ] {
+            let settings = Settings::parse_from(["test", "--inspector-secret", secret]);
+            let checked = settings.inspector.check(&settings.auth, ([127, 0, 0, 1], 8787).into());
+            let told = checked.err().map(|error| error.to_string());
+            assert_eq!(told.is_some(), problem.is_some(), "{secret:?}: {told:?}");
+            assert!(told.unwrap_or_default().contains(problem.unwrap_or_default()), "{secret:?}");
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::limits::quota::{Permit, Quota};
 use crate::log::{Delivery, Filter, InspectedEvent, StoreId, StreamEnd, Subscription, shortened_name};
 use crate::time::passed;
 
-/// Streams of all pages together, and of one person.
+/// Streams of all pages together, and of one subject.
 const STREAMS: usize = 100;
 const STREAMS_EACH: usize = 20;
 
@@ -36,7 +36,7 @@ pub struct Streams {
 /// The right to a stream: its place, and its visitor's among the connections of a subject.
 pub struct Place {
     _all: OwnedSemaphorePermit,
-    _own: Permit<Arc<str>>,
+    _own: Option<Permit<Arc<str>>>,
     visitor: Arc<Visitor>,
 }
 
@@ -47,25 +47,38 @@ impl Streams {
 
     /// `None`: too many pages are open.
     pub fn take(&self, visitor: Arc<Visitor>) -> Option<Place> {
-        let own = self.each.take(Arc::clone(&visitor.subject))?;
+        // Without a token, nobody can be told from the others: they would share the places of one.
+        let own = match &visitor.identity {
+            Some(_) => Some(self.each.take(Arc::clone(&visitor.subject))?),
+            None => None,
+        };
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _all: all, _own: own, visitor })
     }
 }
 
-/// Ends with the process, and with the token of whoever looks.
+/// Ends with the process, and with the session of whoever looks: then its last event says so.
 fn answer(inspector: &Inspector, place: Place, events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let (ending, until) = (inspector.gate.ending.begun.clone(), place.visitor.until);
-    let end = async move {
+    let last = async move {
+        let _place = place;
         tokio::select! {
-            () = ending.cancelled_owned() => {}
-            () = passed(until) => {}
+            () = ending.cancelled_owned() => None,
+            () = passed(until) => Some(end(SESSION_ENDED)),
         }
-        drop(place);
     };
-    let events = events.map(Ok::<_, Infallible>).take_until(Box::pin(end));
+    let begins = Some((Box::pin(events), Box::pin(last)));
+    let events = stream::unfold(begins, |state| async move {
+        let (mut events, mut last) = state?;
+        tokio::select! {
+            biased;
+            last = &mut last => last.map(|event| (event, None)),
+            event = events.next() => event.map(|event| (event, Some((events, last)))),
+        }
+    });
     let headers = [("cache-control", "no-store"), ("x-accel-buffering", "no")];
-    (headers, Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
+    let events = Sse::new(events.map(Ok::<_, Infallible>));
+    (headers, events.keep_alive(KeepAlive::new().interval(KEEP_ALIVE))).into_response()
 }
 
 fn json(name: &str, value: &impl Serialize) -> Event {
@@ -113,22 +126,22 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: Fr
         let (event, state) = match state {
             Following::Begins { inspector, from } => match inspector.inspection.follow(&store, from.after).await {
                 Ok(subscription) if from.life.is_none_or(|life| *life == **subscription.backend_id()) => {
-                    (Event::default().event("open").data(""), goes(subscription))
+                    // Browsers drop an event without data.
+                    (Event::default().event("following").data(&**subscription.backend_id()), goes(subscription))
                 }
                 Ok(_) => (end(RESET), Following::Ended),
                 Err(_) => (end("The log cannot be read."), Following::Ended),
             },
             Following::Goes { mut subscription, at } => match next(&mut subscription, at).await {
                 Ok(delivery) => {
-                    let news: Vec<_> = delivery.events.iter().rev().filter_map(|event| inspected(event)).collect();
-                    let wanted: Vec<_> = news.into_iter().filter(|event| filter.takes(event)).collect();
+                    let news = delivery.events.iter().rev().filter_map(|event| inspected(event, &filter));
+                    let rows = pages::rows(store.as_str(), &news.collect::<Vec<_>>()).into_string();
                     let head = subscription.last();
-                    let rows = pages::rows(store.as_str(), &wanted).into_string();
                     (json("rows", &(head, rows)), goes(*subscription))
                 }
                 Err(StreamEnd::Reset { .. } | StreamEnd::Rewound) => (end(RESET), Following::Ended),
                 Err(StreamEnd::Unreadable) => (end("The next event cannot be read."), Following::Ended),
-                Err(StreamEnd::Expired) => (end("The token has expired."), Following::Ended),
+                Err(StreamEnd::Expired) => (end(SESSION_ENDED), Following::Ended),
             },
             Following::Ended => return None,
         };
@@ -136,6 +149,9 @@ pub fn events(inspector: &Arc<Inspector>, place: Place, store: StoreId, from: Fr
     });
     answer(inspector, place, events)
 }
+
+/// The same as in `inspector.js`.
+const SESSION_ENDED: &str = "Your session has ended: log in again.";
 
 const RESET: &str = "The store was reset or dropped: load the page anew.";
 
@@ -153,16 +169,56 @@ fn end(text: &str) -> Event {
     Event::default().event("end").data(text)
 }
 
-fn inspected(event: &crate::log::Event) -> Option<InspectedEvent> {
+/// The event as a page shows it, if the filter takes it.
+fn inspected(event: &crate::log::Event, filter: &Filter) -> Option<InspectedEvent> {
     let fields = event.fields().ok()?;
     let args = fields.args.map(|args| args.text().to_owned());
-    Some(InspectedEvent {
+    let whole = InspectedEvent {
         seq_num: event.seq_num,
         parent_seq_num: event.parent_seq_num,
-        name: shortened_name(&fields.name),
-        client_id: shortened_name(&fields.client_id),
-        session_id: shortened_name(&fields.session_id),
+        name: fields.name.into_owned(),
+        client_id: fields.client_id.into_owned(),
+        session_id: fields.session_id.into_owned(),
         created_at: event.created_at,
         ..InspectedEvent::with_args(args)
+    };
+    // Filters are for whole names.
+    filter.takes(&whole).then(|| InspectedEvent {
+        name: shortened_name(&whole.name),
+        client_id: shortened_name(&whole.client_id),
+        session_id: shortened_name(&whole.session_id),
+        ..whole
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Access, Authentication, Credentials};
+
+    async fn visitor(subject: Option<&str>) -> Arc<Visitor> {
+        let identity = Authentication::None.identify(&Credentials::default()).await.unwrap();
+        Arc::new(Visitor {
+            access: Access::Admin,
+            subject: subject.unwrap_or_default().into(),
+            is_logged_in: true,
+            is_operator: subject.is_none(),
+            identity: subject.map(|_| Arc::new(identity)),
+            until: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn only_subjects_of_tokens_share_places() {
+        let (ann, bob, operators) = (visitor(Some("ann")).await, visitor(Some("bob")).await, visitor(None).await);
+        let streams = Streams::new();
+        let take = |visitor: &Arc<Visitor>| streams.take(Arc::clone(visitor));
+        let mut of_subjects: Vec<_> =
+            [&ann, &bob].iter().flat_map(|visitor| (0..STREAMS_EACH).map(move |_| take(visitor).unwrap())).collect();
+        assert!(take(&ann).is_none());
+        let of_operators: Vec<_> = (0..STREAMS - 2 * STREAMS_EACH).map(|_| take(&operators).unwrap()).collect();
+        assert!(of_operators.len() > STREAMS_EACH && take(&operators).is_none());
+        of_subjects.pop();
+        assert!(take(&operators).is_some());
+    }
 }

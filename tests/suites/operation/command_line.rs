@@ -8,7 +8,8 @@ use livestore_tests::events::event;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -184,6 +185,50 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     nobody.refuses(&["stores"], 3, "does not answer");
     let output = Start::program().arg("stores").env_remove("DATABASE_URL").output().unwrap();
     assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--sidecar-url"));
+}
+
+/// The URL of a proxy that puts its own name of the sidecar into the header `Host`, as proxies do unless they are told otherwise.
+async fn renaming_proxy(sidecar: &Sidecar) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, far) = (listener.local_addr().unwrap(), sidecar.port());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut sidecar = TcpStream::connect(("127.0.0.1", far)).await.unwrap();
+            // The commands send one request on each connection.
+            let mut head = vec![0; 1 << 16];
+            let read = client.read(&mut head).await.unwrap();
+            let head = String::from_utf8_lossy(&head[..read]);
+            let renamed = head.replacen(&format!("host: {near}\r\n"), "host: sidecar.internal\r\n", 1);
+            assert_ne!(renamed, head);
+            sidecar.write_all(renamed.as_bytes()).await.unwrap();
+            tokio::spawn(async move { copy_bidirectional(&mut client, &mut sidecar).await });
+        }
+    });
+    format!("http://{near}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_may_rename_the_sidecar_and_refusals_are_text() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let claims = json!({"sub": "ann", "exp": now() + 60, "livestore": {"*": "write"}});
+    let token = Signer::secret(SECRET).sign(&claims);
+    let source = Source::Sidecar(renaming_proxy(&sidecar).await);
+    let said = source.says(&["commit", "todos", "e", "--token", &token]);
+    assert_eq!(said, "committed as event 1\n");
+    assert_eq!(source.json(&["stores", "--token", &token]).len(), 1);
+
+    let (status, text) = sidecar.get("/inspector/api/list?of=stores").await;
+    assert_eq!((status, text.as_str()), (401, "log in to look"));
+    for path in ["api/commit", "api/import", "login"] {
+        let url = format!("{}/inspector/{path}", sidecar.http_url());
+        let request = reqwest::Client::new().post(url).header("origin", "http://proxy.example");
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), 403);
+        assert_eq!(answer.headers()["content-type"], "text/plain; charset=utf-8");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("the header Host") && !text.contains('<'), "{text}");
+    }
 }
 
 /// A log goes from one sidecar to another as a file, byte for byte, or not at all.

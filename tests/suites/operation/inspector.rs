@@ -3,6 +3,7 @@
 use livestore_tests::cluster::Database;
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::sse::Messages;
 use livestore_tests::tokens::{SECRET as TOKEN_SECRET, Signer, WITH_SECRET, now};
 use reqwest::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, SET_COOKIE};
 use reqwest::{Client, Response};
@@ -159,6 +160,11 @@ async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says
     assert!(status == 200 && text.contains("ann") && !text.contains("Commit an event"));
     let event = [("store", "todos"), ("name", "made"), ("args", "")];
     assert_eq!(visitor.post("/inspector/commit", &event).await.0, 403);
+    // What they may do is looked at before what they send.
+    for path in ["/inspector/commit", "/inspector/api/commit"] {
+        let (status, text) = visitor.post(path, &[("nothing", "of use")]).await;
+        assert!(status == 403 && text.contains("your token allows to read only"), "{path}: {status} {text}");
+    }
     visitor.log_in(&token(json!({"*": "write"}))).await.unwrap();
     assert_eq!(visitor.post("/inspector/commit", &event).await.0, 303);
     assert_eq!(visitor.post("/inspector/reset", &[("store", "todos"), ("confirmation", "todos")]).await.0, 403);
@@ -611,7 +617,7 @@ async fn a_page_of_a_log_that_was_reset_is_told() {
         let chunk = answer.chunk().await.unwrap().expect("more");
         said.push_str(std::str::from_utf8(&chunk).unwrap());
     }
-    assert!(said.contains("reset or dropped") && !said.contains("event: open"), "{said}");
+    assert!(said.contains("reset or dropped") && !said.contains("event: following"), "{said}");
 
     // Line breaks in ids survive forms, which browsers send with other ones.
     let (_, text) = visitor.get("/inspector/store?id=a%0Ab").await;
@@ -669,5 +675,79 @@ async fn long_names_of_clients_make_no_large_pages() {
         let (status, page) = visitor.get(path).await;
         assert_eq!(status, 200, "{path}: {}", &page[..page.len().min(300)]);
         assert!(page.len() < 100_000, "{path}: {} bytes", page.len());
+    }
+}
+
+/// Pages do not come back for what has ended for good, and do for what has not.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_live_ends_with_the_session_and_says_so() {
+    let database = Database::new().await;
+    database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let sidecar =
+        Start::new(database.url("sidecar")).arguments(&WITH_SECRET).arguments(&["--max-connections-per-subject", "2"]);
+    let sidecar = sidecar.ready().await;
+    let token = |seconds| {
+        let claims = json!({"sub": "ann", "exp": now() + seconds, "livestore": {"*": "read"}});
+        Signer::secret(TOKEN_SECRET).sign(&claims)
+    };
+    let mut visitor = Visitor::of(&sidecar);
+    visitor.log_in(&token(4)).await.unwrap();
+    let follow = async |path: &str| {
+        let request = visitor.client.get(format!("{}{path}", visitor.url));
+        Messages::of(request.header("cookie", visitor.cookie.as_ref().unwrap())).await
+    };
+    let figures = follow("/inspector/live").await;
+    let mut events = follow("/inspector/follow?id=todos&after=1").await;
+    assert_eq!(events.next().await.unwrap().event, "following");
+    let (status, text) = visitor.get("/inspector").await;
+    assert!(status == 503 && text.contains("too many connections"), "{status} {text}");
+    for messages in [figures, events] {
+        let last = messages.rest().await.pop().unwrap();
+        assert_eq!((last.event.as_str(), last.data.as_str()), ("end", "Your session has ended: log in again."));
+    }
+    // Tokens are good to the end of a second.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert_eq!(visitor.get("/inspector/live").await.0, 401);
+}
+
+/// A filter is for the whole name, of which a page shows the beginning.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_page_finds_events_by_long_names() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let long = "n".repeat(400);
+    let event = |n: i64, end: &str| {
+        let name = format!("{long}{end}");
+        json!({"seqNum": n, "parentSeqNum": n - 1, "name": name, "args": {}, "clientId": name, "sessionId": "s"})
+    };
+    let events = json!([event(1, "other"), event(2, "")]);
+    database.admin().await.execute("select livestore.push('s', $1)", &[&events]).await.unwrap();
+    let visitor = Visitor::of(&sidecar);
+    let path = format!("/inspector/follow?id=s&name={long}&client={long}&after=0");
+    let mut messages = Messages::of(visitor.client.get(format!("{}{path}", visitor.url))).await;
+    let rows = loop {
+        let message = messages.next().await.unwrap();
+        if message.event == "rows" && message.json()[0] == 2 {
+            break message.json()[1].as_str().unwrap().to_owned();
+        }
+    };
+    assert!(rows.contains("data-seq=\"2\"") && !rows.contains("data-seq=\"1\""), "{rows}");
+}
+
+/// A member of `livestore_admin` that does not inherit its rights would only be told "permission denied".
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_offered_that_the_role_may_not_do() {
+    let database = Database::new().await;
+    let roles = "create role aside noinherit in role livestore_admin; create role careful login in role livestore_writer, aside;
+        select livestore.commit('todos', 'e')";
+    database.admin().await.batch_execute(roles).await.unwrap();
+    for (role, may_administer) in [("admin", true), ("careful", false)] {
+        let sidecar = Start::new(database.url(role)).arguments(&["--inspector-secret", SECRET]).ready().await;
+        let mut visitor = Visitor::of(&sidecar);
+        visitor.log_in(SECRET).await.unwrap();
+        for (path, offer) in [("store?id=todos", "action=reset"), ("event?id=todos&number=1", "Rewrite")] {
+            let (status, text) = visitor.get(&format!("/inspector/{path}")).await;
+            assert_eq!((status, text.contains(offer)), (200, may_administer), "{role}, {path}: {text}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The inspector in real browsers: `tests/web/inspector.mjs`.
+//! The inspector in real browsers: `tests/web/inspector.mjs`, `tests/web/inspector-session.mjs`.
 
 use std::time::Duration;
 
@@ -6,7 +6,8 @@ use livestore_tests::cluster::Database;
 use livestore_tests::events::event;
 use livestore_tests::root;
 use livestore_tests::rpc::Rpc;
-use livestore_tests::sidecar::Sidecar;
+use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, WITH_SECRET};
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -85,4 +86,16 @@ async fn chromium_shows_what_happens_and_runs_nothing_that_clients_send() {
 #[tokio::test(flavor = "multi_thread")]
 async fn firefox_shows_what_happens_and_runs_nothing_that_clients_send() {
     look("firefox").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_live_says_when_it_is_not() {
+    let database = Database::new().await;
+    database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let mut node = Command::new("node");
+    node.arg(root().join("tests/web/inspector-session.mjs")).args([&sidecar.http_url(), SECRET]).kill_on_drop(true);
+    let output = timeout(Duration::from_secs(120), node.output()).await.expect("it ends").unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -16,6 +16,68 @@ const rounded = (value) => {
   return value.toLocaleString(undefined, { maximumFractionDigits: value < 10 ? 1 : 0 })
 }
 
+const say = (status, text) => {
+  // Screen readers read out what is set, even if it is the same.
+  if (status.textContent !== text) status.textContent = text
+}
+
+// The same as in stream.rs.
+const SESSION_ENDED = 'Your session has ended: log in again.'
+
+// Pauses before a stream is asked for again, in milliseconds.
+const FIRST_PAUSE = 1000
+const LONGEST_PAUSE = 30_000
+
+// Why the server refuses a stream: an EventSource does not tell.
+const refusal = async (url) => {
+  const asking = new AbortController()
+  const answer = await fetch(url, { signal: asking.signal }).catch(() => undefined)
+  let text = 'Reconnecting…'
+  if (answer?.status === 401) text = SESSION_ENDED
+  // Those of a proxy may be whole pages.
+  if (answer?.status === 503 && answer.headers.get('content-type')?.startsWith('text/plain')) text = await answer.text().catch(() => text)
+  // It may be a stream by now, which does not end.
+  asking.abort()
+  return text.trim()
+}
+
+// Follows a stream: `takes` has a function for each of its events, and `lose` is called when no more come.
+const follow = (url, status, takes, lose) => {
+  let pause = FIRST_PAUSE
+  const connect = () => {
+    const stream = new EventSource(url)
+    for (const [name, take] of Object.entries(takes)) {
+      stream.addEventListener(name, (event) => {
+        pause = FIRST_PAUSE
+        say(status, 'Live')
+        take(event.data)
+      })
+    }
+    stream.addEventListener('end', (event) => {
+      stream.close()
+      lose()
+      say(status, event.data)
+    })
+    stream.addEventListener('error', async () => {
+      const isRefused = stream.readyState === EventSource.CLOSED
+      // Not by itself: it would ask for the events behind the first one again, and it gives up for good when a proxy answers.
+      stream.close()
+      lose()
+      say(status, 'Reconnecting…')
+      if (isRefused) {
+        const reason = await refusal(url)
+        say(status, reason)
+        // Each further attempt may count as a guess of the secret.
+        if (reason === SESSION_ENDED) return
+      }
+      setTimeout(connect, pause)
+      pause = Math.min(2 * pause, LONGEST_PAUSE)
+    })
+  }
+  say(status, 'Connecting…')
+  connect()
+}
+
 // Figures and plots of the overview.
 const followFigures = (section) => {
   const titles = {}
@@ -50,33 +112,44 @@ const followFigures = (section) => {
     addEventListener('resize', () => plot.setSize(size()))
     return () => plot.setData([samples.map((sample) => sample.at), ...names.map((name) => samples.map((sample) => sample[name] ?? null))])
   })
+  const list = (list, rows) =>
+    list.replaceChildren(
+      ...rows.map(([of, count]) => {
+        const [row, name, value] = ['div', 'dt', 'dd'].map((tag) => document.createElement(tag))
+        name.textContent = of
+        value.textContent = String(count)
+        row.append(name, value)
+        return row
+      }),
+    )
   const show = (figures) => {
     for (const figure of section.querySelectorAll('[data-figure]')) figure.textContent = rounded(figures[figure.dataset.figure])
-    for (const list of section.querySelectorAll('[data-list]')) {
-      const some = figures[list.dataset.list].filter(([, count]) => count > 0)
-      list.replaceChildren(
-        ...(some.length === 0 ? [['none', 0]] : some).map(([of, count]) => {
-          const [row, name, value] = ['div', 'dt', 'dd'].map((tag) => document.createElement(tag))
-          name.textContent = of
-          value.textContent = String(count)
-          row.append(name, value)
-          return row
-        }),
-      )
+    for (const part of section.querySelectorAll('[data-list]')) {
+      const some = figures[part.dataset.list].filter(([, count]) => count > 0)
+      list(part, some.length === 0 ? [['none', 0]] : some)
     }
   }
-  const stream = new EventSource(section.dataset.live)
-  stream.addEventListener('past', (event) => {
-    samples.splice(0, samples.length, ...JSON.parse(event.data))
-    for (const draw of plots) draw()
-  })
-  stream.addEventListener('figures', (event) => {
-    const figures = JSON.parse(event.data)
-    samples.push(figures)
-    if (samples.length > 300) samples.shift()
-    show(figures)
-    for (const draw of plots) draw()
-  })
+  const blank = () => {
+    for (const figure of section.querySelectorAll('[data-figure]')) figure.textContent = rounded(undefined)
+    for (const part of section.querySelectorAll('[data-list]')) list(part, [[rounded(undefined), '']])
+  }
+  const draw = () => {
+    for (const plot of plots) plot()
+  }
+  const takes = {
+    past: (data) => {
+      samples.splice(0, samples.length, ...JSON.parse(data))
+      draw()
+    },
+    figures: (data) => {
+      const figures = JSON.parse(data)
+      samples.push(figures)
+      if (samples.length > 300) samples.shift()
+      show(figures)
+      draw()
+    },
+  }
+  follow(section.dataset.live, section.querySelector('[data-status]'), takes, blank)
 }
 
 // The most rows of events on a page: older ones are read again.
@@ -98,15 +171,12 @@ const leadOn = (link, body) => {
 
 // New events at the top of the table of a store.
 const followEvents = (body) => {
-  const status = document.querySelector('[data-status]')
   const url = new URL(body.dataset.follow, location.href)
-  const connect = () => {
-    const stream = new EventSource(url)
-    stream.addEventListener('open', () => {
-      status.textContent = 'Live'
-    })
-    stream.addEventListener('rows', (event) => {
-      const [head, rows] = JSON.parse(event.data)
+  const takes = {
+    // The log is read now: the answer itself comes while the database is away, too.
+    following: () => {},
+    rows: (data) => {
+      const [head, rows] = JSON.parse(data)
       url.searchParams.set('after', head)
       const shown = document.querySelector('[data-head]')
       if (head > Number(shown.textContent)) shown.textContent = head
@@ -118,19 +188,9 @@ const followEvents = (body) => {
       while (body.rows.length > MOST_ROWS) body.rows[body.rows.length - 1].remove()
       const link = document.querySelector('[data-more]')
       if (link !== null) leadOn(link, body)
-    })
-    stream.addEventListener('end', (event) => {
-      status.textContent = event.data
-      stream.close()
-    })
-    stream.addEventListener('error', () => {
-      // Not by itself: it would ask for the events behind the first one again.
-      stream.close()
-      status.textContent = 'Reconnecting…'
-      setTimeout(connect, 1000)
-    })
+    },
   }
-  connect()
+  follow(url, document.querySelector('[data-status]'), takes, () => {})
 }
 
 // Older events at the end of the table, as it is scrolled.
@@ -169,11 +229,23 @@ const readOlder = (link) => {
 
 // A part of a page that is read again while it is seen.
 const refresh = (part) => {
-  setInterval(async () => {
-    if (document.hidden || part.contains(document.activeElement)) return
-    const answer = await fetch(part.dataset.refresh).catch(() => undefined)
-    if (answer?.ok) part.replaceChildren(fragment(await answer.text()))
-  }, 3000)
+  const readAgain = async () => {
+    if (!document.hidden && !part.contains(document.activeElement)) {
+      const answer = await fetch(part.dataset.refresh).catch(() => undefined)
+      const read = answer?.ok ? await answer.text().catch(() => undefined) : undefined
+      if (read === undefined) {
+        // The old list would look like a new one.
+        const problem = document.createElement('p')
+        problem.textContent = answer?.status === 401 ? SESSION_ENDED : 'This cannot be read at the moment.'
+        part.replaceChildren(problem)
+        if (answer?.status === 401) return
+      } else {
+        part.replaceChildren(fragment(read))
+      }
+    }
+    setTimeout(readAgain, 3000)
+  }
+  setTimeout(readAgain, 3000)
 }
 
 showTimes(document)

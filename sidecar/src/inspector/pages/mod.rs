@@ -24,9 +24,24 @@ pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// The text that confirms a change of a store: its id, encoded if it has characters that cannot be typed.
+/// The text that confirms a change of a store: its id, encoded if it has characters that cannot be typed or seen. It could look like the id of
+/// another store.
 pub fn confirmation(id: &str) -> String {
-    if id.chars().any(char::is_control) { encoded(id) } else { id.into() }
+    if id.chars().any(is_unseen) { encoded(id) } else { id.into() }
+}
+
+/// Whether a character is a control character, a space of another kind, or a mark without a width or that turns the direction of the text: those
+/// that Unicode calls default ignorable, and its bidirectional controls.
+fn is_unseen(character: char) -> bool {
+    character.is_control()
+        || character.is_whitespace() && character != ' '
+        || matches!(
+            character,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}' | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+                | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e0fff}'
+        )
 }
 
 /// The URL of the page of a store.
@@ -49,5 +64,33 @@ fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_looks_like_another_is_confirmed_encoded() {
+        for id in ["todos", "my todos", "Üser:1", "待办", "todos-1"] {
+            assert_eq!(confirmation(id), id);
+        }
+        for mark in [
+            '\n',
+            '\u{a0}',
+            '\u{ad}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{202e}',
+            '\u{2066}',
+            '\u{2028}',
+            '\u{feff}',
+            '\u{e0061}',
+        ] {
+            let id = format!("to{mark}dos");
+            let confirmation = confirmation(&id);
+            assert!(confirmation.is_ascii() && confirmation.starts_with("to%"), "{mark:?}: {confirmation}");
+        }
     }
 }

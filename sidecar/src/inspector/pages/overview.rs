@@ -60,6 +60,7 @@ pub fn overview(page: &Overview) -> Markup {
         }
         section aria-labelledby="figures" data-live="/inspector/live" {
             h2 id="figures" { "Now" }
+            p.status role="status" data-status {}
             dl.figures {
                 @for (name, title, unit) in FIGURES {
                     div { dt { (title) } dd { span data-figure=(name) { "–" } " " small { (unit) } } }

@@ -14,7 +14,7 @@ pub struct InspectedDatabase {
     pub flavour: String,
     /// The last position of the commit log.
     pub position: Option<i64>,
-    /// Whether the role may change what is in a log.
+    /// Whether the role may change what is in a log, as it is: a member that does not inherit may not.
     pub is_admin: bool,
 }
 
@@ -31,7 +31,7 @@ impl Inspection {
     pub async fn database(&self) -> Result<InspectedDatabase, ReadError> {
         let sql = "select current_setting('server_version'), current_database()::text, current_user::text, livestore.version(),
                  livestore.flavour(), nullif(livestore.last_position(), 0),
-                 coalesce(pg_has_role(to_regrole('livestore_admin'), 'member'), false)";
+                 coalesce(pg_has_role(to_regrole('livestore_admin'), 'usage'), false)";
         let rows = self.rows(sql, Vec::new()).await?;
         let row = rows.first().ok_or_else(|| ReadError::Refused("no row".into()))?;
         Ok(InspectedDatabase {
