@@ -212,3 +212,26 @@ async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
         }
     }
 }
+
+/// There are metrics for 100 of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_subscriptions_the_one_that_is_behind_has_metrics() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for statement in [
+        "select livestore.subscribe('z is behind')",
+        "select livestore.commit('s', 'e')",
+        "select livestore.subscribe('a' || n) from generate_series(1, 101) n",
+    ] {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    let sidecar = Sidecar::on(&database).await;
+    eventually("its lag", async || {
+        let (_, text) = sidecar.get("/metrics").await;
+        text.lines().any(|line| {
+            let is_of_it = line.starts_with("livestore_subscription_lag_events{") && line.contains("\"z is behind\"");
+            is_of_it && line.ends_with(" 1")
+        })
+    })
+    .await;
+}

@@ -233,7 +233,8 @@ async fn list_streams(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
     let (parts, _) = request.into_parts();
     s2.admit_rest(&parts).await?;
     if !s2.gate.log.is_public() {
-        let message = "streams are not listed where tokens, or a function or service of the operator, decide who may read which";
+        let message =
+            "streams are not listed where tokens, or a function or service of the operator, decide who may read which";
         return Err(RestError(StatusCode::FORBIDDEN, "permission_denied", message.into()));
     }
     let query = parts.uri.query().unwrap_or_default();
