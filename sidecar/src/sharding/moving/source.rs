@@ -90,6 +90,7 @@ pub async fn give_away(
     to: &str,
 ) -> Result<(i64, String), ShardsError> {
     let (slot, store_id) = subject.columns();
+    session.rows("select livestore._mend_row_numbers('livestore.shard_moves')", &[]).await?;
     let query =
         "insert into livestore.shard_moves (slot, store_id, shard) values ($1, $2, $3) returning id, token::text";
     let row = session.row(query, &[&slot, &store_id, &to]).await?;

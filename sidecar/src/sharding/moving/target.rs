@@ -122,6 +122,8 @@ impl<'a> Target<'a> {
             let query = format!("select {columns} from livestore.found_misfits m where m.store = any ({numbers})");
             self.receive(source, &query, "found_misfits", columns, &format!("r.store = any ({numbers})")).await?;
         }
+        let mended = "select livestore._mend_row_numbers('livestore.rewritten_events'), livestore._mend_row_numbers('livestore.shard_moves')";
+        session.rows(mended, &[]).await?;
         let rewritten = "store_id, store, seq_num, digest, reason, rewritten_at, rewritten_by";
         self.replace(source, subject, "rewritten_events", rewritten).await?;
         self.replace(source, subject, "dropped_stores", "store_id, backend_id").await?;
