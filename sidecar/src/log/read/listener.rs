@@ -54,14 +54,12 @@ pub struct Follower {
 impl Follower {
     /// Follows for ever, reconnecting when the connection is lost.
     pub async fn run(self) {
-        let first_backoff = || Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
-        let mut backoff = first_backoff();
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
         loop {
             self.database.demand().awake().await;
-            let start = Instant::now();
             let followed = match self.live {
-                Live::Listen => self.listen().await,
-                Live::Poll => self.poll().await,
+                Live::Listen => self.listen(&mut backoff).await,
+                Live::Poll => self.poll(&mut backoff).await,
             };
             self.tails.pages().listen_to(None);
             let error = followed.err();
@@ -73,10 +71,6 @@ impl Follower {
             if was_listening {
                 metrics::listener_lost();
             }
-            // Each connection looks at all tails first. One that is lost at once is no reason to do so again at once.
-            if was_listening && start.elapsed() > HEARTBEAT {
-                backoff = first_backoff();
-            }
             if was_listening || backoff.attempts() == 0 {
                 let error = error.as_ref().map(|error| chain(error).to_string());
                 warn!(shard = self.shard(), error, "the connection that follows commits is lost, reconnecting");
@@ -86,14 +80,14 @@ impl Follower {
     }
 
     /// Connects and listens, until the connection is lost or nobody needs the database.
-    async fn listen(&self) -> Result<(), DatabaseError> {
+    async fn listen(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         let (client, mut notifications) = self.database.connect_to_listen().await?;
         let listen = tokio::time::timeout(HEARTBEAT, client.batch_execute("listen livestore_heads")).await;
         listen.map_err(|_| DatabaseError::NoAnswer)??;
         let (_, process) = self.learn_key(&client).await?;
         // LISTEN is in effect: later commits will be heard of. The tails now catch up with earlier ones.
         self.resync(notifications.server()).await?;
-        self.follows();
+        self.follows(backoff);
         info!(shard = self.shard(), "listening for commits");
         let (mut last_resync, mut next_resync) = (Instant::now(), None);
         loop {
@@ -140,9 +134,10 @@ impl Follower {
     }
 
     /// Nothing is missed from now on.
-    pub(super) fn follows(&self) {
+    pub(super) fn follows(&self, backoff: &mut Backoff) {
         self.wake.changed();
         self.is_listening.store(true, Ordering::Relaxed);
+        *backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
     }
 
     /// Reads the key of the digests; the answer also shows that the connection is alive. Returns whether the key has changed

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::listener::{Follower, HEARTBEAT};
 use crate::log::store_id::StoreId;
-use crate::postgres::{Connected, DatabaseError, Server};
+use crate::postgres::{Backoff, Connected, DatabaseError, Server};
 
 /// The pause after commits were found. It doubles while none are.
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -32,7 +32,7 @@ struct Position {
 
 impl Follower {
     /// Connects and polls, until the connection is lost or nobody needs the database.
-    pub(super) async fn poll(&self) -> Result<(), DatabaseError> {
+    pub(super) async fn poll(&self, backoff: &mut Backoff) -> Result<(), DatabaseError> {
         let Connected { client, connection, server, .. } = self.database.connect().await?;
         let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
         let statement = in_time(client.prepare(POLL)).await?;
@@ -41,7 +41,7 @@ impl Follower {
         let mut position = Position { position: begin.try_get(0)?, life: begin.try_get(1)? };
         // Later commits will be found. The tails now catch up with earlier ones.
         self.resync(server).await?;
-        self.follows();
+        self.follows(backoff);
         info!(shard = self.shard(), "polling for commits");
         let (mut pause, mut since_subscriptions) = (SHORTEST, Duration::ZERO);
         loop {
