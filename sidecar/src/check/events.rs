@@ -78,15 +78,15 @@ async fn indexes(client: &Client, report: &mut Report) -> Result<(), Error> {
 }
 
 /// Transactions that have written to stores and stay open. Since when those of other roles are open, only a role with `pg_read_all_stats`
-/// sees; that they hold stores, every role does.
+/// sees; that they hold stores, every role does. A push of a sidecar that waits for such a transaction holds its stores, too.
 async fn held_stores(client: &Client, report: &mut Report) -> Result<(), Error> {
-    let holders = "select distinct a.pid, a.usename::text, extract(epoch from now() - a.xact_start)::float8 as seconds, l.virtualtransaction,
+    let holders = "select distinct a.pid, coalesce(a.usename::text, 'a role that was dropped'), extract(epoch from now() - a.xact_start)::float8 as seconds, l.virtualtransaction,
              quote_ident(current_user)
          from pg_stat_activity a
          join pg_locks l on l.pid = a.pid and l.granted and l.relation = 'livestore.stores'::regclass
              and l.mode in ('RowShareLock', 'RowExclusiveLock')
          where a.datname = current_database() and a.pid <> pg_backend_pid()
-             and a.application_name <> 'livestore-sidecar'
+             and not (a.application_name = 'livestore-sidecar' and exists (select from pg_locks w where w.pid = a.pid and not w.granted))
              and (a.xact_start is null or a.xact_start < now() - interval '5 s')
          order by seconds desc";
     let mut hidden = Vec::new();

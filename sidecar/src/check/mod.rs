@@ -160,7 +160,7 @@ fn address(config: &Config, report: &mut Report) {
         }
     }
     if server.reuse_port && server.health_listen.is_none() {
-        report.advise("--reuse-port without --health-listen: a probe may reach another sidecar on this port: add --health-listen 127.0.0.1:8801");
+        report.advise("--reuse-port without --health-listen: a probe may reach another sidecar on this port: give each a --health-listen of its own, such as 127.0.0.1:8801 and 127.0.0.1:8802");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::header::{COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
+use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -204,7 +204,19 @@ fn unreadable(error: serde_json::Error) -> SourceError {
 
 pub async fn refusal(answer: Response) -> SourceError {
     match answer.status() {
-        StatusCode::UNAUTHORIZED => SourceError::Refused("the sidecar asks for --token (LIVESTORE_TOKEN)".into()),
+        StatusCode::UNAUTHORIZED => {
+            let is_text =
+                answer.headers().get(CONTENT_TYPE).is_some_and(|content| content.as_bytes().starts_with(b"text/plain"));
+            let text = answer.text().await.unwrap_or_default();
+            let reason = if is_text { Some(text) } else { problem_of(&text) };
+            SourceError::Refused(match reason.as_deref().map(str::trim) {
+                None | Some("" | "log in to look") => "the sidecar asks for --token (LIVESTORE_TOKEN)".into(),
+                Some(reason) => format!(
+                    "the sidecar does not take this token any more: {}",
+                    reason.chars().take(500).collect::<String>()
+                ),
+            })
+        }
         status => {
             let text = answer.text().await.unwrap_or_default();
             if status == StatusCode::NOT_FOUND {

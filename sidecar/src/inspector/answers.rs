@@ -41,7 +41,7 @@ impl From<ReadError> for Failure {
         let status = match error {
             ReadError::TooMuch => StatusCode::UNPROCESSABLE_ENTITY,
             ReadError::Refused(_) => StatusCode::BAD_REQUEST,
-            ReadError::Locked | ReadError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ReadError::Locked | ReadError::Older | ReadError::Database(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
         Self { status, text: format!("{error}{source}") }

@@ -93,7 +93,9 @@ async fn in_turn(State(turns): State<Arc<Semaphore>>, request: Request, next: Ne
 /// Lets in those who may look; a form counts only from a page of the inspector. Programs get text, and others a page.
 async fn enter(State(inspector): State<Arc<Inspector>>, mut request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let is_program = request.uri().path().starts_with(API);
+    let path = request.uri().path();
+    // The script that follows something live shows the text.
+    let is_program = path.starts_with(API) || path.ends_with("/live") || path.ends_with("/follow");
     let refuse = |text: &'static str| match is_program {
         true => (StatusCode::FORBIDDEN, text).into_response(),
         false => problem(StatusCode::FORBIDDEN, None, "Refused", text, PREFIX),

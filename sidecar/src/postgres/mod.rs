@@ -43,6 +43,14 @@ const OLDEST_EXTENSION: (u32, u32) = (0, 3);
 /// The remedy if a database has no livestore_sync.
 pub const INSTALL: &str = "run livestore-sidecar install, or as a superuser \"create extension livestore_sync\"";
 
+/// The remedy if it is an older version than a function that is called.
+pub const UPDATE: &str = "run livestore-sidecar upgrade, or as a superuser \"alter extension livestore_sync update\"";
+
+/// Whether a function of the extension is missing: an older version has fewer.
+pub fn lacks_function(error: &tokio_postgres::error::DbError) -> bool {
+    *error.code() == SqlState::UNDEFINED_FUNCTION && error.message().contains("livestore.")
+}
+
 /// The SQLSTATE of the extension for a store that is on another shard.
 const ELSEWHERE: &str = "LS005";
 
@@ -63,7 +71,7 @@ pub enum DatabaseError {
     #[error("the database refuses the connection: check the user, the password and the database of its URL")]
     Login(#[source] tokio_postgres::Error),
     #[error(
-        "the database refuses a connection without TLS: add ?sslmode=verify-full to its URL, with sslrootcert=FILE for an authority of its own, or let pg_hba.conf allow it"
+        "the database has no rule for this user, this database and this address without TLS (pg_hba.conf): if they are right, add ?sslmode=verify-full to its URL, with sslrootcert=FILE for an authority of its own"
     )]
     TlsDemanded(#[source] tokio_postgres::Error),
     #[error("the database refuses a statement")]

@@ -24,6 +24,12 @@ use super::sessions::Sessions;
 use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream, is_ours};
 use crate::telemetry::chain;
 
+/// The time for which a server may not take the data of a command: it may write to a slow disk, and hours of copying would be lost.
+const STALL: Duration = Duration::from_secs(120);
+
+/// The least time in which a server says who it is.
+const LEAST_TO_IDENTIFY: Duration = Duration::from_secs(2);
+
 /// The least time to connect to one of several hosts.
 const LEAST: Duration = Duration::from_secs(1);
 
@@ -63,7 +69,7 @@ pub struct Address {
 impl Address {
     pub fn servers(mut self) -> Servers {
         self.config.application_name("livestore-sidecar");
-        Servers { settings: session::settings(), ..Servers::new(self) }
+        Servers { settings: session::settings(), ..Servers::new(self, SILENCE) }
     }
 }
 
@@ -72,7 +78,7 @@ impl Address {
 /// # Errors
 /// Of [`Servers::connect`].
 pub async fn connect_once(address: Address) -> Result<Connected, DatabaseError> {
-    Servers::new(address).connect().await
+    Servers::new(address, STALL).connect().await
 }
 
 /// The same for a command that only reads: a standby will do.
@@ -80,7 +86,7 @@ pub async fn connect_once(address: Address) -> Result<Connected, DatabaseError> 
 /// # Errors
 /// Of [`Servers::connect`].
 pub async fn connect_once_to_read(address: Address) -> Result<Connected, DatabaseError> {
-    Servers::new(address).for_reading().connect().await
+    Servers::new(address, STALL).for_reading().connect().await
 }
 
 /// An error of Postgres with all that it says.
@@ -122,13 +128,14 @@ pub struct Servers {
 }
 
 impl Servers {
-    fn new(Address { option, mut config, tls, shard }: Address) -> Self {
+    /// `patience`: for data that the other side does not take.
+    fn new(Address { option, mut config, tls, shard }: Address, patience: Duration) -> Self {
         // A machine that is gone answers nothing, and a command would wait for hours.
         config
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(SILENCE)
             .keepalives_interval(PROBE)
-            .tcp_user_timeout(SILENCE);
+            .tcp_user_timeout(patience);
         let config = &config;
         let hosts = config.get_hosts().len().max(config.get_hostaddrs().len());
         let each = match hosts {
@@ -257,7 +264,9 @@ impl Servers {
         mut connection: Connection<Socket, TlsStream>,
     ) -> Result<Connected, DatabaseError> {
         let config = &self.each[index];
-        let server = self.identify(&client, &mut connection).await?;
+        // A pooler lets clients in although its server is away, and others of the hosts wait for their turn.
+        let identified = timeout(self.patience().max(LEAST_TO_IDENTIFY), self.identify(&client, &mut connection)).await;
+        let server = identified.unwrap_or(Err(DatabaseError::ConnectTimeout))?;
         if let Some(server) = server {
             self.meet(server)?;
         }
@@ -459,7 +468,7 @@ mod tests {
 
     fn servers(url: &str) -> Servers {
         let (config, tls) = (parse(url).unwrap().config, tls::connector(&Roots::System).unwrap());
-        Servers::new(Address { option: "--database-url", config, tls, shard: None })
+        Servers::new(Address { option: "--database-url", config, tls, shard: None }, STALL)
     }
 
     #[test]
@@ -483,10 +492,7 @@ mod tests {
     fn every_connection_ends_when_the_other_side_is_silent() {
         for one in servers("postgres://u@one,two/d").each {
             assert_eq!((one.get_keepalives_idle(), one.get_keepalives_interval()), (SILENCE, Some(PROBE)));
-            assert_eq!(
-                (one.get_tcp_user_timeout(), one.get_connect_timeout()),
-                (Some(&SILENCE), Some(&CONNECT_TIMEOUT))
-            );
+            assert_eq!((one.get_tcp_user_timeout(), one.get_connect_timeout()), (Some(&STALL), Some(&CONNECT_TIMEOUT)));
         }
     }
 

@@ -13,10 +13,13 @@ const SEARCH_PATH: &str = "set search_path = pg_catalog, pg_temp";
 /// `client_connection_check_interval` ends statements that run or wait for a lock, but no commit that waits for a standby. It exists since
 /// PostgreSQL 14, and some systems other than Linux refuse it.
 const NOTICE_LOSS: &str = "\
-    set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; set tcp_user_timeout = '30s';
+    set tcp_keepalives_idle = 15; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
     select set_config('client_connection_check_interval', '10s', false)
     where current_setting('client_connection_check_interval', true)::interval not between interval '1 ms' and interval '10 s'
         and version() like '%linux%'";
+
+/// Not for commands: an export may be written to a pipe whose reader pauses.
+const END_UNREAD: &str = "set tcp_user_timeout = '30s'";
 
 /// No transaction of a sidecar waits for anybody but Postgres.
 const END_IDLE_TRANSACTIONS: &str = "\
@@ -46,7 +49,7 @@ pub fn settings_of_commands() -> String {
 
 /// The settings of a connection that serves clients.
 pub fn settings() -> String {
-    format!("{}; {END_IDLE_TRANSACTIONS}", settings_of_commands())
+    format!("{}; {END_UNREAD}; {END_IDLE_TRANSACTIONS}", settings_of_commands())
 }
 
 /// Makes a session as good as new, with these settings beside those of [`settings`].

@@ -1,6 +1,7 @@
 //! The inspector over HTTP: access, escaping, pages of stores and events. `inspector_browsers` looks at it in browsers.
 
 use livestore_tests::cluster::Database;
+use livestore_tests::flavour::is_skipped;
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::sse::Messages;
@@ -144,7 +145,9 @@ async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says
         ["/inspector", "/inspector/stores", "/inspector/live", "/inspector/rows?id=todos", "/inspector/export?id=todos"]
     {
         let (status, text) = visitor.get(path).await;
-        assert!(status == 401 && text.contains("Secret or token") && !text.contains("todos"), "{path}: {text}");
+        // A script shows the text.
+        let asks = if path.ends_with("live") { "log in to look" } else { "Secret or token" };
+        assert!(status == 401 && text.contains(asks) && !text.contains("todos"), "{path}: {text}");
     }
     for (claim, refusal) in [
         (json!({"todos": "admin", "t*": "admin"}), "does not give"),
@@ -643,7 +646,7 @@ async fn an_export_ends_with_the_token_and_keeps_a_place_of_its_subject() {
     let token = |seconds| signer.sign(&json!({"sub": "ann", "exp": now() + seconds, "livestore": {"*": "read"}}));
     for path in ["/inspector/export?id=s", "/inspector/api/export?id=s"] {
         let mut visitor = Visitor::of(&sidecar);
-        visitor.log_in(&token(4)).await.unwrap();
+        visitor.log_in(&token(8)).await.unwrap();
         // Without an HTTP client, which reads ahead.
         let mut connection = TcpStream::connect(("127.0.0.1", sidecar.port())).await.unwrap();
         let cookie = visitor.cookie.as_ref().unwrap();
@@ -655,13 +658,33 @@ async fn an_export_ends_with_the_token_and_keeps_a_place_of_its_subject() {
         assert_eq!(&begin, b"HTTP/1.1 200");
         let (status, text) = visitor.get("/inspector/stores").await;
         assert!(status == 503 && text.contains("connections"), "{status} {text}");
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(std::time::Duration::from_secs(9)).await;
         // It breaks off: the last chunk would make it look whole.
         let mut rest = Vec::new();
         let _ = connection.read_to_end(&mut rest).await;
         assert!(!rest.ends_with(b"0\r\n\r\n") && rest.len() < 90_000_000, "{path}: {} bytes", rest.len());
         visitor.log_in(&token(60)).await.unwrap();
         assert_eq!(visitor.get("/inspector/stores").await.0, 200);
+    }
+}
+
+/// A sidecar serves clients from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_inspector_names_the_update_that_it_needs() {
+    if is_skipped("no release has it") {
+        return;
+    }
+    let database = Database::new().await;
+    let older = "drop extension livestore_sync; create extension livestore_sync version '0.3.0'; select livestore.commit('s', 'e')";
+    database.admin().await.batch_execute(older).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    let visitor = Visitor::of(&sidecar);
+    for path in ["/inspector/stores", "/inspector/store?id=s", "/inspector/api/export?id=s"] {
+        let (status, page) = visitor.get(path).await;
+        assert!(
+            status == 503 && page.contains("the inspector needs version 0.4.0 of the extension"),
+            "{path}: {status} {page}"
+        );
     }
 }
 
@@ -697,7 +720,7 @@ async fn what_is_live_ends_with_the_session_and_says_so() {
         Signer::secret(TOKEN_SECRET).sign(&claims)
     };
     let mut visitor = Visitor::of(&sidecar);
-    visitor.log_in(&token(4)).await.unwrap();
+    visitor.log_in(&token(8)).await.unwrap();
     let follow = async |path: &str| {
         let request = visitor.client.get(format!("{}{path}", visitor.url));
         Messages::of(request.header("cookie", visitor.cookie.as_ref().unwrap())).await

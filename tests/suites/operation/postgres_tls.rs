@@ -169,7 +169,7 @@ async fn authorities_come_from_the_url_or_the_system() {
         let output = without.output().unwrap();
         let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(!output.status.success() && told.contains("add ?sslmode=verify-full to its URL"), "{command}: {told}");
-        assert!(!told.contains("check the user"), "{command}: {told}");
+        assert!(told.contains("no rule for this user, this database and this address"), "{command}: {told}");
     }
     Start::new(url(&format!("sslrootcert={file}"))).ready().await.terminate().await;
     let option = ["--database-root-certificate", &*file];

@@ -27,7 +27,9 @@ pub fn encoded(text: &str) -> String {
 /// The text that confirms a change of a store: its id, encoded if it has characters that cannot be typed or seen. It could look like the id of
 /// another store.
 pub fn confirmation(id: &str) -> String {
-    if id.chars().any(is_unseen) { encoded(id) } else { id.into() }
+    // A page shows neither spaces at an end nor more than one in a row.
+    let has_unseen_space = id.trim() != id || id.contains("  ");
+    if has_unseen_space || id.chars().any(is_unseen) { encoded(id) } else { id.into() }
 }
 
 /// Whether a character is a control character, a space of another kind, or a mark without a width or that turns the direction of the text: those
@@ -75,6 +77,9 @@ mod tests {
     fn an_id_that_looks_like_another_is_confirmed_encoded() {
         for id in ["todos", "my todos", "Üser:1", "待办", "todos-1"] {
             assert_eq!(confirmation(id), id);
+        }
+        for (id, encoded) in [("todos ", "todos%20"), (" todos", "%20todos"), ("a  b", "a%20%20b")] {
+            assert_eq!(confirmation(id), encoded);
         }
         for mark in [
             '\n',

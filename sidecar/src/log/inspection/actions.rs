@@ -7,9 +7,9 @@ use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use super::{Inspection, Parameter};
+use super::{Inspection, Parameter, ReadError};
 use crate::log::store_id::StoreId;
-use crate::postgres::{Connected, Database, DatabaseError};
+use crate::postgres::{Connected, Database, DatabaseError, lacks_function};
 
 /// Changes at the same time, and imports beside them: those may take long.
 static CHANGES: Semaphore = Semaphore::const_new(2);
@@ -161,6 +161,7 @@ where
 impl From<tokio_postgres::Error> for ActionError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
+            Some(refused) if lacks_function(refused) => Self::Refused(ReadError::Older.to_string()),
             Some(refused) => {
                 let hint = refused.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
                 Self::Refused(format!("{}{hint}", refused.message()))

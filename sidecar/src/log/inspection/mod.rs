@@ -31,7 +31,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use super::Log;
-use crate::postgres::DatabaseError;
+use crate::postgres::{DatabaseError, UPDATE, lacks_function};
 
 /// Queries of operators at the same time: connections are for clients.
 const QUERIES: usize = 2;
@@ -114,6 +114,8 @@ pub enum ReadError {
     /// What Postgres says of what was asked.
     #[error("{0}")]
     Refused(String),
+    #[error("the inspector needs version 0.4.0 of the extension: {UPDATE}")]
+    Older,
     #[error(transparent)]
     Database(#[from] DatabaseError),
 }
@@ -121,6 +123,7 @@ pub enum ReadError {
 impl From<tokio_postgres::Error> for ReadError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
+            Some(refused) if lacks_function(refused) => Self::Older,
             Some(refused) if *refused.code() == SqlState::QUERY_CANCELED => Self::TooMuch,
             Some(refused) if *refused.code() == SqlState::LOCK_NOT_AVAILABLE => Self::Locked,
             // A value that Postgres cannot read (class 22), or an error of ours, such as that of a store on another shard.

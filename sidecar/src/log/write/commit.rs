@@ -67,6 +67,7 @@ struct Connection {
     server: Option<Server>,
     /// None if the server does not say.
     process: Option<Process>,
+    made: Instant,
 }
 
 /// A process of Postgres. A later one may have the same number.
@@ -256,7 +257,14 @@ impl Session {
                     let shard = self.database.label();
                     warn!(shard, error = %chain(&error), pushes, "a commit waits for the database");
                     while_away();
-                    if !matches!(error, DatabaseError::StillCommitting) {
+                    if matches!(error, DatabaseError::StillCommitting) {
+                        // A name may lead to another server by now: this one may wait for a standby that was promoted. An idle connection
+                        // leaves nothing behind.
+                        if self.connection.as_ref().is_some_and(|connection| connection.made.elapsed() > ANSWER_TIMEOUT)
+                        {
+                            self.disown_connection();
+                        }
+                    } else {
                         self.disown_connection();
                         // The group may have been committed without an answer, and its notification ignored as our own. So the
                         // tails ask Postgres.
@@ -446,7 +454,7 @@ async fn connect(database: &Database) -> Result<Connection, CommitError> {
         Ok(Err(unavailable)) => return Err(unavailable),
         Err(_) => return Err(CommitError::Unavailable(DatabaseError::NoAnswer)),
     };
-    Ok(Connection { client, driver, renew, source, server, process })
+    Ok(Connection { client, driver, renew, source, server, process, made: Instant::now() })
 }
 
 impl Process {
@@ -466,7 +474,11 @@ impl Process {
     async fn is_waiting(self, client: &Client, driver: &mut Driver) -> Result<bool, CommitError> {
         let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&self.id, Type::INT4), (&self.started, Type::TIMESTAMPTZ)];
         let asking = async {
-            let rows = client.query_typed(IS_WAITING, &arguments).await?;
+            let rows = match client.query_typed(IS_WAITING, &arguments).await {
+                // As in `of`.
+                Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(false),
+                rows => rows?,
+            };
             rows.first().map_or(Ok(false), |row| row.try_get(0))
         };
         match timeout(ANSWER_TIMEOUT, driven(driver, asking)).await {

@@ -15,6 +15,7 @@ mod subject;
 mod target;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -95,10 +96,13 @@ impl Move {
             return say(&format!("Nothing to do: {} has all of it.", databases.to_known.name));
         }
         for subject in &subjects {
-            if let Err(failure) = self.carry_over(&databases, subject).await {
+            let is_given_away = AtomicBool::new(false);
+            if let Err(failure) = self.carry_over(&databases, subject, &is_given_away).await {
                 // Its transactions end with the connections.
                 drop(databases);
-                self.find_out(&failure).await?;
+                if is_given_away.load(Ordering::Relaxed) {
+                    self.find_out(&failure).await?;
+                }
                 return Err(failure);
             }
         }
@@ -226,7 +230,13 @@ impl Move {
         }
     }
 
-    async fn carry_over(&self, databases: &Databases, subject: &Subject) -> Result<(), ShardsError> {
+    /// `is_given_away` becomes true where the first of the three commits may have begun.
+    async fn carry_over(
+        &self,
+        databases: &Databases,
+        subject: &Subject,
+        is_given_away: &AtomicBool,
+    ) -> Result<(), ShardsError> {
         let Databases { front, from, to, from_known, to_known, slot_count } = databases;
         begin_change(databases).await?;
         self.keep_last_slot(databases, subject).await?;
@@ -247,6 +257,7 @@ impl Move {
         target.follow(from, subject, logs).await?;
         let (id, token) = source::give_away(from, subject, *slot_count, &to_known.name).await?;
         target.take_over(from, subject, &from_known.name, &token).await?;
+        is_given_away.store(true, Ordering::Relaxed);
         let committing = async {
             from.commit().await?;
             to.commit().await?;
