@@ -181,7 +181,7 @@ impl DatabaseError {
         format!("{}{advice}", chain(self))
     }
 
-    /// What to do about a server that does not answer, which the error alone does not say.
+    /// The remedy for a server that does not answer, which the error alone does not say.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             // With a code, it did answer.

@@ -1,4 +1,4 @@
--- What the inspector and the commands that list stores show. With the rights of the owner of the tables: a policy cannot make a full store
+-- Reads for the inspector and for the commands that list stores, with the rights of the owner of the tables: a policy cannot make a full store
 -- look empty.
 create or replace function livestore.inspect_store(store_id text)
 returns setof livestore.stores

@@ -165,7 +165,7 @@ async fn with_tokens_only_one_for_all_stores_opens_it_and_only_as_far_as_it_says
     assert!(status == 200 && text.contains("ann") && !text.contains("Commit an event"));
     let event = [("store", "todos"), ("name", "made"), ("args", "")];
     assert_eq!(visitor.post("/inspector/commit", &event).await.0, 403);
-    // What they may do is looked at before what they send.
+    // Their rights are checked before the body is read.
     for path in ["/inspector/commit", "/inspector/api/commit"] {
         let (status, text) = visitor.post(path, &[("nothing", "of use")]).await;
         assert!(status == 403 && text.contains("your token allows to read only"), "{path}: {status} {text}");

@@ -289,7 +289,7 @@ async fn what_a_dump_leaves_out_is_exported() {
     assert_eq!(one::<i64>(&restored, inherited).await, 1);
 }
 
-/// Who may do what with the extension's tables.
+/// The privileges on the extension's tables.
 const GRANTED: &str = "select concat_ws(' ', c.relname, a.grantee::regrole, a.privilege_type, a.is_grantable)
     from pg_class c, aclexplode(c.relacl) a
     where c.relnamespace = 'livestore'::regnamespace and c.relkind in ('r', 'v') and c.relname !~ '_1_' order by 1";

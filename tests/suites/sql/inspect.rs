@@ -1,4 +1,4 @@
-//! What the inspector reads, and how it changes the log that its page shows.
+//! The reads of the inspector, and its changes of the log that a page shows.
 
 use crate::support::{all, one, one_with, rejection, run};
 use livestore_tests::cluster::Database;
