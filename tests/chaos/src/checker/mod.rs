@@ -44,7 +44,7 @@ pub enum Rule {
     Stale,
     /// A client was told that its log is over, which makes it drop everything, though nobody had reset it.
     FalseReset,
-    /// A push was refused though it repeats what is in the log.
+    /// A push was refused though its events are in the log: written by it, or repeated.
     FalseRefusal,
     /// A follower of all stores lacks an event.
     Missed,

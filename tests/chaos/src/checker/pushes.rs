@@ -4,10 +4,9 @@ use std::collections::HashMap;
 
 use super::known::Known;
 use super::{Findings, Places, Rule, is_reset_between};
-use crate::history::{Epoch, History, Outcome, Placed, Push, Time};
+use crate::history::{History, Outcome, Placed, Push};
 
 pub(super) fn check_agreement(history: &History, places: &Places, findings: &mut Findings) {
-    let mut acknowledged: HashMap<Placed, Time> = HashMap::new();
     for push in history.pushes.iter().filter(|push| push.outcome == Outcome::Ok) {
         for placed in &push.events {
             let seq_num = placed.seq_num;
@@ -19,27 +18,11 @@ pub(super) fn check_agreement(history: &History, places: &Places, findings: &mut
                 }
                 Some(_) => {}
             }
-            let first = acknowledged.entry(*placed).or_insert(push.end);
-            *first = push.end.min(*first);
-        }
-    }
-    let mut known = acknowledged;
-    let mut learn = |placed: &Placed, time: Time| {
-        let first = known.entry(*placed).or_insert(time);
-        *first = time.min(*first);
-    };
-    for read in &history.reads {
-        read.events.iter().for_each(|placed| learn(placed, read.end));
-    }
-    for stream in &history.streams {
-        let ends = stream.pages.iter().skip(1).map(|(first, _)| *first).chain([stream.events.len()]);
-        for ((first, came), end) in stream.pages.iter().zip(ends) {
-            stream.events[*first..end].iter().for_each(|placed| learn(placed, *came));
         }
     }
     for push in &history.pushes {
         match push.outcome {
-            Outcome::ServerAhead => check_refusal(history, places, push, &known, findings),
+            Outcome::ServerAhead => check_refusal(history, places, push, findings),
             Outcome::Reset if !is_reset_between(history, push.since, push.end) => {
                 findings.add(Rule::FalseReset, "a push was told of a reset that was none".into(), &[push]);
             }
@@ -48,22 +31,20 @@ pub(super) fn check_agreement(history: &History, places: &Places, findings: &mut
     }
 }
 
-/// A push whose events are in the log, as somebody knows who pushed or got them, is a repeated one: acknowledged, not refused.
-fn check_refusal(
-    history: &History,
-    places: &Places,
-    push: &Push,
-    known: &HashMap<Placed, Time>,
-    findings: &mut Findings,
-) {
+/// A push is not refused for its own events, written by it or by one that it repeats. A log does not change: the events that are at the numbers of
+/// a push in the end were there when it was refused for those.
+fn check_refusal(history: &History, places: &Places, push: &Push, findings: &mut Findings) {
+    // No reset came between: a push that was given up may get into the next log, after its repetition was refused for what the last one had.
+    let is_of_its_time = |epoch: usize| {
+        let previous = epoch.checked_sub(1).and_then(|previous| history.epochs[previous].reset);
+        previous.is_none_or(|(_, done)| done < push.start)
+            && history.epochs[epoch].reset.is_none_or(|(asked, _)| asked > push.end)
+    };
     let is_there = |placed: &Placed| {
-        // A log that was reset since then, or meanwhile, has it no more.
-        let is_alive = |epoch: &Epoch| epoch.reset.is_none_or(|(asked, _)| asked > push.end);
-        known.get(placed).is_some_and(|end| *end < push.start)
-            && places.get(&placed.event).is_some_and(|place| is_alive(&history.epochs[place.epoch]))
+        places.get(&placed.event).is_some_and(|place| place.seq_num == placed.seq_num && is_of_its_time(place.epoch))
     };
     if push.events.iter().all(is_there) {
-        findings.add(Rule::FalseRefusal, "a push was refused that repeats what is in the log".into(), &[push]);
+        findings.add(Rule::FalseRefusal, "a push was refused, and its events are in the log".into(), &[push]);
     }
 }
 

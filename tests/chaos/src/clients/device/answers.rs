@@ -63,6 +63,7 @@ impl Running {
                 return self.start_over("a page of another log");
             }
             self.backend_id = backend_id.map(str::to_owned);
+            self.has_history = true;
             let before = self.pending.rebases();
             for placed in following.page(message, self.device.recorder.now()) {
                 self.pending.hear(placed);
@@ -135,6 +136,7 @@ impl Running {
         self.stop_following(why);
         self.give_up_push();
         self.opening = None;
+        self.has_history = false;
         if let Some((_, client)) = self.client.take() {
             close(client);
         }

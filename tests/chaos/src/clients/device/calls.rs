@@ -48,10 +48,8 @@ impl Running {
 
     pub(super) fn push(&mut self, now: Instant) {
         let may = self.in_flight.is_none() && !self.waits_for_pull && now >= self.next_push;
-        // As LiveStore, which pushes once it has seen history.
-        let has_page = self.following.as_ref().is_some_and(|following| following.has_page);
         let batch = self.pending.batch();
-        if !may || !has_page || batch.is_empty() {
+        if !may || !self.has_history || batch.is_empty() {
             return;
         }
         let number = self.number();

@@ -115,6 +115,8 @@ pub struct Running {
     calm_read: Option<Result<(), String>>,
     /// After ServerAhead, until the live pull brings what it lacks.
     waits_for_pull: bool,
+    /// Its client has a page. LiveStore pushes from then on, also while its live pull is interrupted.
+    has_history: bool,
     retry: Duration,
     next_push: Instant,
     next_pull: Instant,
@@ -170,6 +172,7 @@ impl Running {
             is_reading: false,
             calm_read: None,
             waits_for_pull: false,
+            has_history: false,
             retry: RETRY,
             next_push: now,
             next_pull: now,
