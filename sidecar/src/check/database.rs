@@ -30,9 +30,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
         Ok(()) if database.is_read_only() => report.good("the database is reached and has the extension"),
         Ok(()) => report.good("the database is reached, has the extension, and its role may push"),
         Err(error) => {
-            let source = std::error::Error::source(&error).map(|source| format!(": {}", text(source)));
-            let advice = error.advice().map(|advice| format!("; {advice}")).unwrap_or_default();
-            report.wrong(format!("{error}{}{advice}", source.unwrap_or_default()));
+            report.wrong(error.to_operator());
             let is_reached = matches!(
                 error,
                 DatabaseError::PrivilegeMissing
@@ -87,11 +85,6 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
     if config.live() == Live::Listen {
         notifications(&database, report).await;
     }
-}
-
-/// The innermost reason is what says something: a refused connection, a wrong password.
-fn text(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), text)
 }
 
 async fn server(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {

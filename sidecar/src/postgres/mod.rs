@@ -73,7 +73,7 @@ pub enum DatabaseError {
     #[error(
         "the database has no rule for this user, this database and this address without TLS (pg_hba.conf): if they are right, add ?sslmode=verify-full to its URL, with sslrootcert=FILE for an authority of its own"
     )]
-    TlsDemanded(#[source] tokio_postgres::Error),
+    NoRuleWithoutTls(#[source] tokio_postgres::Error),
     #[error("the database refuses a statement")]
     Refused(#[source] tokio_postgres::Error),
     #[error(
@@ -182,7 +182,7 @@ impl DatabaseError {
     }
 
     /// The remedy for a server that does not answer, which the error alone does not say.
-    pub fn advice(&self) -> Option<&'static str> {
+    fn advice(&self) -> Option<&'static str> {
         match self {
             // With a code, it did answer.
             Self::Unreachable(error) if error.code().is_some() => None,
@@ -206,7 +206,7 @@ impl DatabaseError {
             | Self::AuthorizeUrl { .. } => Retry::Soon,
             Self::Refused(error) => error.code().map_or(Retry::WhenMended, Retry::after),
             Self::Login(_)
-            | Self::TlsDemanded(_)
+            | Self::NoRuleWithoutTls(_)
             | Self::Tls(_)
             | Self::ChannelBinding(_)
             | Self::TransactionMode { .. }
@@ -241,8 +241,8 @@ impl From<tokio_postgres::Error> for DatabaseError {
             Self::Unreadable(error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")))
         } else if error.code().map_or_else(|| is_of_the_way(&error), |code| Retry::after(code) == Retry::Soon) {
             Self::Unreachable(error)
-        } else if is_tls_demanded(&error) {
-            Self::TlsDemanded(error)
+        } else if has_no_rule_without_tls(&error) {
+            Self::NoRuleWithoutTls(error)
         } else if error.code().is_none_or(is_login) {
             Self::Login(error)
         } else {
@@ -274,7 +274,7 @@ fn is_tls_refusal(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Whether no rule of pg_hba.conf takes this connection, which has no TLS: providers have rules for TLS alone.
-fn is_tls_demanded(error: &tokio_postgres::Error) -> bool {
+fn has_no_rule_without_tls(error: &tokio_postgres::Error) -> bool {
     let refused = error.as_db_error().filter(|error| *error.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION);
     // The second text is of Postgres before 14.
     refused.is_some_and(|error| ["no encryption", "SSL off"].iter().any(|text| error.message().contains(text)))

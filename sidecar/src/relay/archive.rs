@@ -18,6 +18,10 @@ const PAGE_BYTES: i32 = 1_000_000;
 /// Connections that may append at once. Appends to one store wait for each other: they shall not take all connections from readers.
 static CONNECTIONS: Semaphore = Semaphore::const_new(2);
 
+/// The time for which an append keeps its connection. A device is answered long before. An append that waits for a standby goes on when
+/// its connection is closed, so that each try would leave one more process of Postgres behind; a pooler may have lost the answer for good.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
+
 const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8)";
 const PAGE: &str = "\
     select max(seq_num) as last, coalesce(json_agg(event order by seq_num), '[]')::text as events, livestore.head($1) as head
@@ -94,7 +98,8 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
         // carry out any number at once.
         let appending = tokio::spawn(async move {
             let _connection = connection;
-            client.in_time(client.execute(APPEND, &arguments.all())).await
+            let appending = async { client.writing().run(client.execute(APPEND, &arguments.all())).await };
+            timeout(COMMIT_TIMEOUT, appending).await
         });
         appending.await.map_err(|_| PushError::Unavailable)?.map_err(|_| PushError::Unavailable)
     };

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
@@ -212,5 +213,35 @@ async fn a_commit_that_waits_for_a_standby_is_not_repeated_beside_it() {
     }
     let stored = "select string_agg(store_id || ' ' || seq_num, ', ' order by store_id) from livestore.events";
     assert_eq!(admin.query_one(stored, &[]).await.unwrap().get::<_, &str>(0), "first 1, second 1, third 1");
+    database.stop();
+}
+
+/// A connection that is lost and not silent, as by a firewall between: Postgres does not notice that nobody waits for its commit any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_waits_for_a_standby_is_not_repeated_when_its_connection_is_lost() {
+    let database = Database::alone().await;
+    let breaker = Breaker::to(database.cluster().port()).await;
+    let sidecar = Start::new(database.url_at("sidecar", breaker.port())).ready().await;
+    let admin = database.admin().await;
+    let standbys = async |change: &str| {
+        for statement in [change, "select pg_reload_conf()", "checkpoint"] {
+            admin.batch_execute(statement).await.unwrap();
+        }
+    };
+    standbys("alter system set synchronous_standby_names = 'nobody'").await;
+    let caller = Caller::new(&sidecar, "todos");
+    let at_work = async || at_work(&database, "livestore.push_batch(").await.len();
+    let meanwhile = async {
+        for _ in 0..3 {
+            eventually("the push waits for the standby", async || at_work().await == 1).await;
+            breaker.cut_for(Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert_eq!(at_work().await, 1);
+        }
+        standbys("alter system reset synchronous_standby_names").await;
+    };
+    let (answer, ()) = tokio::join!(caller.write("cf-ws", chain(0, 1)), meanwhile);
+    assert!(answer.text.contains("Success"), "{answer:?}");
+    assert_eq!(admin.query_one("select count(*) from livestore.events", &[]).await.unwrap().get::<_, i64>(0), 1);
     database.stop();
 }

@@ -49,7 +49,7 @@ struct Session {
     /// [`Tails::changes`] when the last group was sent.
     changes: u64,
     connection: Option<Connection>,
-    /// The process of a group that was not answered in time.
+    /// The process of a group whose answer did not come.
     unanswered: Option<Process>,
     /// For pushes whose store is on another shard, if there are several.
     elsewhere: Option<Elsewhere>,
@@ -345,13 +345,15 @@ impl Session {
         let query = join(renewing, client.query_typed(PUSH_BATCH, &arguments)).map(Ok);
         let answers = timeout(ANSWER_TIMEOUT, driven(driver, query)).await;
         drop(statements);
-        if answers.is_err() {
+        let answers = answers.unwrap_or(Err(CommitError::Unavailable(DatabaseError::NoAnswer)));
+        let outcomes = answers.and_then(|(renewed, rows)| {
+            renewed.map_err(|error| CommitError::Unavailable(error.into()))?;
+            Ok(rows?.iter().map(outcome).collect::<Result<_, _>>()?)
+        });
+        if matches!(outcomes, Err(CommitError::Unavailable(_))) {
             self.unanswered = *process;
         }
-        let (renewed, rows) = answers.map_err(|_| CommitError::Unavailable(DatabaseError::NoAnswer))??;
-        renewed.map_err(|error| CommitError::Unavailable(error.into()))?;
-        let rows = rows?;
-        Ok(rows.iter().map(outcome).collect::<Result<_, _>>()?)
+        outcomes
     }
 
     /// Gives up the connection. Notifications of what it may still commit are heard from now on.
