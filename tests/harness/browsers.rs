@@ -44,8 +44,18 @@ impl Browsers {
     /// # Errors
     /// The condition that the driver waited for in vain.
     pub async fn try_open(&self, name: &str, url: &str) -> Result<Browser, Value> {
+        self.start(name, url, &json!([])).await
+    }
+
+    /// With these cookies, as Playwright takes them.
+    pub async fn open_with_cookies(&self, name: &str, url: &str, cookies: &Value) -> Browser {
+        self.start(name, url, cookies).await.expect("a browser")
+    }
+
+    async fn start(&self, name: &str, url: &str, cookies: &Value) -> Result<Browser, Value> {
         let browser = Browser { node: self.node.clone(), name: name.into() };
-        browser.ask("open", json!({"directory": self.folder.path().join(name), "url": url})).await?;
+        let directory = self.folder.path().join(name);
+        browser.ask("open", json!({"directory": directory, "url": url, "cookies": cookies})).await?;
         Ok(browser)
     }
 

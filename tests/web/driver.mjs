@@ -3,7 +3,7 @@
  * with its own user data: a device of a user.
  *
  *     serve      {}                          → the URL of the app
- *     open       {profile, directory, url}     starts a browser with its user data in the directory, and opens the URL
+ *     open       {profile, directory, url, cookies?}   starts a browser with its user data in the directory, and opens the URL
  *     tab        {profile, of, url}            opens one more tab in the browser of another profile, under this name
  *     signIn     {profile, email, password}    fills in the form of examples/supabase-auth, and sends it
  *     add        {profile, text}               types a todo and presses Enter
@@ -56,7 +56,7 @@ const serveApp = async () => {
   return `http://127.0.0.1:${server.httpServer.address().port}/`
 }
 
-const open = async ({ profile, directory, url }) => {
+const open = async ({ profile, directory, url, cookies = [] }) => {
   await mkdir(directory)
   const context = await chromium.launchPersistentContext(directory, {
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -67,6 +67,7 @@ const open = async ({ profile, directory, url }) => {
     viewport: { width: 720, height: 640 },
   })
   context.setDefaultTimeout(TIMEOUT)
+  await context.addCookies(cookies)
   const errors = []
   context.on('console', (message) => {
     // Standard output is the tests'; there is nothing to see unless somebody keeps standard error.

@@ -241,6 +241,8 @@ fn the_code_of_auth_and_encryption_is_that_of_their_examples() {
     };
     let send_token = read("examples/supabase-auth/src/send-token.ts");
     assert!(blocks("docs/auth.md", "ts").contains(&send_token));
+    // The app of the browser tests runs this one.
+    assert!(blocks("docs/auth.md", "ts").contains(&read("tests/web/src/send-cookies.ts")));
     let readme = read("examples/supabase-auth/README.md").replace("\n   ", "\n");
     assert!(readme.contains(&blocks("docs/auth.md", "sh")[0]), "{readme}");
     let [schema, crypto] = &blocks("docs/encryption.md", "ts")[..] else { panic!("two blocks") };
