@@ -110,6 +110,11 @@ impl Browser {
         self.call("signIn", json!({"email": email, "password": password})).await;
     }
 
+    /// Until the page has its form to sign in again.
+    pub async fn sign_out(&self) {
+        self.call("signOut", json!({})).await;
+    }
+
     pub async fn add(&self, text: &str) {
         self.call("add", json!({"text": text})).await;
     }

@@ -6,6 +6,7 @@
  *     open       {profile, directory, url, cookies?}   starts a browser with its user data in the directory, and opens the URL
  *     tab        {profile, of, url}            opens one more tab in the browser of another profile, under this name
  *     signIn     {profile, email, password}    fills in the form of examples/supabase-auth, and sends it
+ *     signOut    {profile}                     presses its button to sign out, and waits for the form
  *     add        {profile, text}               types a todo and presses Enter
  *     complete   {profile, text}               checks the box of a todo
  *     todos      {profile}                   → [{text, completed}, …] in the order of the page
@@ -98,6 +99,11 @@ const signIn = async ({ profile, email, password }) => {
   await pageOf(profile).getByRole('button', { name: 'Sign in' }).click()
 }
 
+const signOut = async ({ profile }) => {
+  await pageOf(profile).getByRole('button', { name: 'Sign out' }).click()
+  await pageOf(profile).getByLabel('Password').waitFor()
+}
+
 const todoOf = (page, text) => page.getByRole('listitem').filter({ has: page.getByText(text, { exact: true }) })
 
 const add = async ({ profile, text }) => {
@@ -165,6 +171,7 @@ serve({
   ids,
   syncState,
   signIn,
+  signOut,
   add,
   complete,
   todos,

@@ -236,6 +236,19 @@ async fn the_example_for_supabase_syncs_a_user_and_renews_the_token() {
     let others = "select livestore.commit($1, 'todoCreated', '{\"id\": \"9\", \"text\": \"rest\"}')";
     admin.query_one(others, &[&store]).await.unwrap();
     ann.shows(&["buy milk", "bake bread", "rest"]).await;
+
+    // A device signs out without the others, and without Supabase. A token that is about to expire would be renewed first, in vain for
+    // half a minute.
+    supabase.set_lifetime(3600);
+    let phone = browsers.open("phone", &page).await;
+    phone.sign_in("ann@example.com", "secret").await;
+    phone.shows(&["buy milk", "bake bread", "rest"]).await;
+    phone.sign_out().await;
+    eventually("Supabase is told", async || supabase.sign_outs() == ["local"]).await;
+    phone.sign_in("ann@example.com", "secret").await;
+    phone.shows(&["buy milk", "bake bread", "rest"]).await;
+    supabase.go_down();
+    phone.sign_out().await;
 }
 
 /// A hook, a handler, a webhook and a commit from SQL.
