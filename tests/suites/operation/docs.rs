@@ -228,6 +228,13 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
     let overrides = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let overrides: serde_json::Value = serde_json::from_str(overrides).unwrap();
     assert!(manifests.iter().all(|manifest| manifest["overrides"] == overrides["overrides"]), "{overrides}");
+
+    // pnpm 11 refuses to install packages with install scripts unless this file decides about each.
+    assert!(readme.contains("](examples/node/pnpm-workspace.yaml)"));
+    let workspace = example("node/pnpm-workspace.yaml");
+    assert!(["react", "expo"].iter().all(|name| example(&format!("{name}/pnpm-workspace.yaml")).contains(&workspace)));
+    let preset = format!("babel-preset-expo@{}`", manifests[1]["devDependencies"]["babel-preset-expo"].as_str().unwrap());
+    assert!(example("expo/README.md").contains(&preset), "{preset}");
 }
 
 /// So that they are run: by the tests of the examples.
