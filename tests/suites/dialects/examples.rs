@@ -301,6 +301,9 @@ async fn the_example_of_encryption_shows_notes_only_to_those_with_the_passphrase
     let example = Example::copy("encryption");
     example.install().await;
     let (node, url) = (newer_node(), sidecar.url());
+    let without = example.command(&node).args(["main.ts", "buy milk"]).env_remove("PASSPHRASE").output().await.unwrap();
+    let said = String::from_utf8_lossy(&without.stderr);
+    assert!(without.status.code() == Some(2) && said.contains("PASSPHRASE="), "{said}");
     let start = |data: &str, passphrase: &str, note: &[&str]| {
         let settings = [("DATA", data), ("PASSPHRASE", passphrase), ("SYNC_URL", &url)];
         example.start(node.to_str().unwrap(), &[&["main.ts"], note].concat(), &settings)
