@@ -233,7 +233,8 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
     assert!(readme.contains("](examples/node/pnpm-workspace.yaml)"));
     let workspace = example("node/pnpm-workspace.yaml");
     assert!(["react", "expo"].iter().all(|name| example(&format!("{name}/pnpm-workspace.yaml")).contains(&workspace)));
-    let preset = format!("babel-preset-expo@{}`", manifests[1]["devDependencies"]["babel-preset-expo"].as_str().unwrap());
+    let preset =
+        format!("babel-preset-expo@{}`", manifests[1]["devDependencies"]["babel-preset-expo"].as_str().unwrap());
     assert!(example("expo/README.md").contains(&preset), "{preset}");
 }
 
