@@ -284,7 +284,7 @@ fn the_typescript_of_the_pages_compiles() {
         }
     }
     assert!(snippets.len() >= 5, "{snippets:?}");
-    let options = "--noEmit --skipLibCheck --target ES2023 --module ESNext --moduleResolution bundler --lib ES2023,DOM,DOM.Iterable";
+    let options = "--strict --noEmit --skipLibCheck --target ES2023 --module ESNext --moduleResolution bundler --lib ES2023,DOM,DOM.Iterable";
     let output = Command::new("node")
         .arg(root().join("tests/web/node_modules/typescript/bin/tsc"))
         .args(options.split(' '))
