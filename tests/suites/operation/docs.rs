@@ -225,6 +225,10 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
             assert_eq!(manifest["dependencies"][name], version, "{name}");
         }
     }
+    let utils =
+        format!("`pnpm add @livestore/utils@{}`", manifests[0]["dependencies"]["@livestore/utils"].as_str().unwrap());
+    let known_problems = std::fs::read_to_string(root().join("docs/known-problems.md")).unwrap();
+    assert!(known_problems.contains(&utils), "{utils}");
     let overrides = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let overrides: serde_json::Value = serde_json::from_str(overrides).unwrap();
     assert!(manifests.iter().all(|manifest| manifest["overrides"] == overrides["overrides"]), "{overrides}");
