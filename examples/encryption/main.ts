@@ -5,6 +5,12 @@ import { makeWsSync } from '@livestore/sync-cf/client'
 import { keyOfPassphrase, open, seal, type Sealed } from './crypto.ts'
 import { events, schema, tables } from './schema.ts'
 
+const { PASSPHRASE: passphrase = '' } = process.env
+if (passphrase === '') {
+  console.error("usage: PASSPHRASE='my secret' node main.ts [NOTE]")
+  process.exit(2)
+}
+
 const storeId = 'notes'
 const adapter = makeAdapter({
   storage: { type: 'fs', baseDirectory: process.env.DATA ?? 'data' },
@@ -12,7 +18,7 @@ const adapter = makeAdapter({
 })
 const store = await createStorePromise({ schema, adapter, storeId })
 // An app asks for it, and keeps the key, which cannot be exported, in IndexedDB.
-const key = await keyOfPassphrase(process.env.PASSPHRASE ?? 'correct horse battery staple', storeId)
+const key = await keyOfPassphrase(passphrase, storeId)
 
 const contextOf = (id: string) => `${storeId}/noteCreated/${id}`
 

@@ -1,7 +1,7 @@
 /**
  * Prints SQL that tells the database what the args of your app's events are:
  *
- *     node define-events.mjs src/schema.ts | psql -v ON_ERROR_STOP=1 -1 "$DATABASE_URL"
+ *     node define-events.mjs src/schema.ts > events.sql && psql -v ON_ERROR_STOP=1 -1 -f events.sql "$DATABASE_URL"
  *
  * The module must export `schema`, as LiveStore's guides have it. Node 22.18 or later reads TypeScript. With pnpm, add `effect` first.
  */
@@ -22,5 +22,5 @@ const calls = [...schema.eventsDefsMap].map(([name, event]) => {
   const args = JSON.stringify(JSONSchema.make(event.schema), asClientsDo)
   return `select livestore.define_event(${quote(name)}, ${quote(args)});`
 })
-// All at once, so that psql gets nothing if one of them cannot be made.
+// All at once: nothing is printed if one of them cannot be made.
 console.log(calls.join('\n'))

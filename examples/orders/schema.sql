@@ -1,4 +1,5 @@
--- The shop in Postgres. Run it once, as a superuser: psql "$DATABASE_URL" -f schema.sql
+-- The shop in Postgres. Run it once, as a superuser or, on managed Postgres, as the role that has installed livestore_sync and is a member of
+-- livestore_admin: psql "$DATABASE_URL" -f schema.sql
 -- Another address for the webhook: psql "$DATABASE_URL" -v receiver=https://example.com/hooks -f schema.sql
 \set ON_ERROR_STOP on
 \if :{?receiver}
@@ -6,6 +7,8 @@
     \set receiver http://127.0.0.1:4000/hooks
 \endif
 
+-- If something is missing, nothing is left behind.
+begin;
 create schema shop;
 
 -- 1. A hook refuses an order without a positive quantity. It runs before the event is stored.
@@ -31,8 +34,11 @@ begin
 end
 $$;
 
+-- The log belongs to livestore_owner. A superuser needs neither the grant nor the revoke.
+grant livestore_owner to current_user;
 create trigger check_order before insert on livestore.eventlog_1
     for each row when (new.name = 'orderPlaced') execute function shop.check_order();
+revoke livestore_owner from current_user;
 
 -- 2. A handler keeps a table of all orders of all stores. It runs after the commit, once for each event.
 create table shop.orders (
@@ -71,11 +77,18 @@ $$;
 
 -- The handler runs with the rights of its owner, a role that owns nothing else. Sidecars (livestore_writer) may call it.
 select 'create role shop_owner' where not exists (select from pg_roles where rolname = 'shop_owner') \gexec
-grant usage on schema shop to shop_owner, livestore_writer;
-alter table shop.orders owner to shop_owner;
-alter function shop.project(livestore.polled_event) owner to shop_owner;
 revoke execute on function shop.project(livestore.polled_event) from public;
 grant execute on function shop.project(livestore.polled_event) to livestore_writer;
+grant usage on schema shop to shop_owner, livestore_writer;
+-- To give something to a role takes a member of it, and a role that may create objects in the schema. Both are only for that.
+grant create on schema shop to shop_owner;
+grant shop_owner to current_user;
+alter table shop.orders owner to shop_owner;
+alter function shop.project(livestore.polled_event) owner to shop_owner;
+grant select on shop.orders to current_user;
+revoke shop_owner from current_user;
+revoke create on schema shop from shop_owner;
+commit;
 
 -- Commits wait for the transaction that subscribes: each of these statements is a transaction of its own.
 select livestore.subscribe(

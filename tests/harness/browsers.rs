@@ -44,8 +44,18 @@ impl Browsers {
     /// # Errors
     /// The condition that the driver waited for in vain.
     pub async fn try_open(&self, name: &str, url: &str) -> Result<Browser, Value> {
+        self.start(name, url, &json!([])).await
+    }
+
+    /// With these cookies, as Playwright takes them.
+    pub async fn open_with_cookies(&self, name: &str, url: &str, cookies: &Value) -> Browser {
+        self.start(name, url, cookies).await.expect("a browser")
+    }
+
+    async fn start(&self, name: &str, url: &str, cookies: &Value) -> Result<Browser, Value> {
         let browser = Browser { node: self.node.clone(), name: name.into() };
-        browser.ask("open", json!({"directory": self.folder.path().join(name), "url": url})).await?;
+        let directory = self.folder.path().join(name);
+        browser.ask("open", json!({"directory": directory, "url": url, "cookies": cookies})).await?;
         Ok(browser)
     }
 
@@ -98,6 +108,11 @@ impl Browser {
 
     pub async fn sign_in(&self, email: &str, password: &str) {
         self.call("signIn", json!({"email": email, "password": password})).await;
+    }
+
+    /// Until the page has its form to sign in again.
+    pub async fn sign_out(&self) {
+        self.call("signOut", json!({})).await;
     }
 
     pub async fn add(&self, text: &str) {

@@ -1,7 +1,7 @@
 //! Supabase's sign-in (GoTrue), as an app sees it: sessions that end and can be renewed, and the keys of their tokens.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use axum::body::Bytes;
 use axum::extract::{Query, State};
@@ -24,8 +24,11 @@ struct Project {
     signer: Signer,
     issuer: String,
     /// The seconds that a token lives for.
-    lifetime: i64,
+    lifetime: AtomicI64,
     renewals: AtomicUsize,
+    /// The scopes of the requests to sign out.
+    sign_outs: Mutex<Vec<String>>,
+    is_down: AtomicBool,
 }
 
 /// The name of its key.
@@ -36,7 +39,14 @@ impl Supabase {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let issuer = format!("{url}/auth/v1");
-        let project = Arc::new(Project { signer: Signer::es256(), issuer, lifetime, renewals: AtomicUsize::new(0) });
+        let project = Arc::new(Project {
+            signer: Signer::es256(),
+            issuer,
+            lifetime: AtomicI64::new(lifetime),
+            renewals: AtomicUsize::new(0),
+            sign_outs: Mutex::default(),
+            is_down: AtomicBool::new(false),
+        });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&project));
         let server = tokio::spawn(async { axum::serve(listener, router).await.expect("it serves") });
         Self { url, project, server }
@@ -45,6 +55,21 @@ impl Supabase {
     /// The sessions that were renewed.
     pub fn renewals(&self) -> usize {
         self.project.renewals.load(Ordering::Relaxed)
+    }
+
+    /// The scopes with which devices have signed out.
+    pub fn sign_outs(&self) -> Vec<String> {
+        self.project.sign_outs.lock().expect("no panic").clone()
+    }
+
+    /// The seconds that a token lives for from now on.
+    pub fn set_lifetime(&self, seconds: i64) {
+        self.project.lifetime.store(seconds, Ordering::Relaxed);
+    }
+
+    /// Answers every request from now on as a project that is down. Apps take that for a network that fails.
+    pub fn go_down(&self) {
+        self.project.is_down.store(true, Ordering::Relaxed);
     }
 }
 
@@ -57,7 +82,8 @@ impl Drop for Supabase {
 impl Project {
     /// As GoTrue answers a sign-in, with the claims of Supabase's documentation.
     fn session(&self, user: &str) -> Value {
-        let (now, expires) = (now(), now() + self.lifetime);
+        let lifetime = self.lifetime.load(Ordering::Relaxed);
+        let (now, expires) = (now(), now() + lifetime);
         let claims = json!({
             "aal": "aal1", "amr": [{"method": "password", "timestamp": now}],
             "app_metadata": {"provider": "email", "providers": ["email"]}, "aud": "authenticated",
@@ -67,7 +93,7 @@ impl Project {
         });
         json!({
             "access_token": self.signer.sign_as(KEY, &claims), "token_type": "bearer",
-            "expires_in": self.lifetime, "expires_at": expires, "refresh_token": user,
+            "expires_in": lifetime, "expires_at": expires, "refresh_token": user,
             "user": {
                 "id": user, "aud": "authenticated", "role": "authenticated", "email": "ann@example.com",
                 "app_metadata": claims["app_metadata"], "user_metadata": {}, "created_at": "2026-01-02T03:04:05Z"
@@ -90,8 +116,9 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let grant = query.iter().find(|(name, _)| name == "grant_type").map(|(_, value)| &**value);
-    let (status, text) = match (&method, uri.path(), grant) {
+    let parameter = |wanted: &str| query.iter().find(|(name, _)| name == wanted).map(|(_, value)| &**value);
+    let (status, text) = match (&method, uri.path(), parameter("grant_type")) {
+        _ if project.is_down.load(Ordering::Relaxed) => (StatusCode::SERVICE_UNAVAILABLE, json!({})),
         (&Method::GET, "/auth/v1/.well-known/jwks.json", _) => {
             (StatusCode::OK, json!({"keys": [project.signer.jwk(KEY)]}))
         }
@@ -105,7 +132,12 @@ async fn answer(
             project.renewals.fetch_add(1, Ordering::Relaxed);
             (StatusCode::OK, project.session(body["refresh_token"].as_str().unwrap_or_default()))
         }
-        (&Method::OPTIONS, ..) | (&Method::POST, "/auth/v1/logout", _) => (StatusCode::OK, json!({})),
+        (&Method::POST, "/auth/v1/logout", _) => {
+            let scope = parameter("scope").unwrap_or_default().to_string();
+            project.sign_outs.lock().expect("no panic").push(scope);
+            (StatusCode::OK, json!({}))
+        }
+        (&Method::OPTIONS, ..) => (StatusCode::OK, json!({})),
         _ => (StatusCode::NOT_FOUND, json!({})),
     };
     let any = |name| (name, "*");

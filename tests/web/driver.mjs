@@ -3,9 +3,10 @@
  * with its own user data: a device of a user.
  *
  *     serve      {}                          → the URL of the app
- *     open       {profile, directory, url}     starts a browser with its user data in the directory, and opens the URL
+ *     open       {profile, directory, url, cookies?}   starts a browser with its user data in the directory, and opens the URL
  *     tab        {profile, of, url}            opens one more tab in the browser of another profile, under this name
  *     signIn     {profile, email, password}    fills in the form of examples/supabase-auth, and sends it
+ *     signOut    {profile}                     presses its button to sign out, and waits for the form
  *     add        {profile, text}               types a todo and presses Enter
  *     complete   {profile, text}               checks the box of a todo
  *     todos      {profile}                   → [{text, completed}, …] in the order of the page
@@ -56,7 +57,7 @@ const serveApp = async () => {
   return `http://127.0.0.1:${server.httpServer.address().port}/`
 }
 
-const open = async ({ profile, directory, url }) => {
+const open = async ({ profile, directory, url, cookies = [] }) => {
   await mkdir(directory)
   const context = await chromium.launchPersistentContext(directory, {
     executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
@@ -67,6 +68,7 @@ const open = async ({ profile, directory, url }) => {
     viewport: { width: 720, height: 640 },
   })
   context.setDefaultTimeout(TIMEOUT)
+  await context.addCookies(cookies)
   const errors = []
   context.on('console', (message) => {
     // Standard output is the tests'; there is nothing to see unless somebody keeps standard error.
@@ -95,6 +97,11 @@ const signIn = async ({ profile, email, password }) => {
   await pageOf(profile).getByLabel('Email').fill(email)
   await pageOf(profile).getByLabel('Password').fill(password)
   await pageOf(profile).getByRole('button', { name: 'Sign in' }).click()
+}
+
+const signOut = async ({ profile }) => {
+  await pageOf(profile).getByRole('button', { name: 'Sign out' }).click()
+  await pageOf(profile).getByLabel('Password').waitFor()
 }
 
 const todoOf = (page, text) => page.getByRole('listitem').filter({ has: page.getByText(text, { exact: true }) })
@@ -164,6 +171,7 @@ serve({
   ids,
   syncState,
   signIn,
+  signOut,
   add,
   complete,
   todos,

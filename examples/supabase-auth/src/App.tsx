@@ -1,5 +1,5 @@
 import { queryDb } from '@livestore/livestore'
-import type { FormEvent } from 'react'
+import { type FormEvent, useState } from 'react'
 
 import { events, tables } from './schema.ts'
 import { useTodoStore } from './store.ts'
@@ -10,6 +10,7 @@ const todos$ = queryDb(tables.todos.orderBy('id', 'asc'), { label: 'todos' })
 export const App = ({ userId }: { userId: string }) => {
   const store = useTodoStore(userId)
   const todos = store.useQuery(todos$)
+  const [message, setMessage] = useState('')
 
   const add = (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault()
@@ -18,6 +19,12 @@ export const App = ({ userId }: { userId: string }) => {
     // The time comes first: the list is in the order of the ids.
     if (text !== '') store.commit(events.todoCreated({ id: `${Date.now()}-${crypto.randomUUID()}`, text }))
     form.reset()
+  }
+
+  const signOut = async () => {
+    // Of this device only. The default scope ends the sessions of all devices, and without a network it ends none.
+    const { error } = await supabase.auth.signOut({ scope: 'local' })
+    setMessage(error?.message ?? '')
   }
 
   return (
@@ -41,7 +48,8 @@ export const App = ({ userId }: { userId: string }) => {
           </li>
         ))}
       </ul>
-      <button onClick={() => supabase.auth.signOut()}>Sign out</button>
+      <button onClick={signOut}>Sign out</button>
+      <p role="alert">{message}</p>
     </>
   )
 }

@@ -1,7 +1,9 @@
 import { createClient } from '@supabase/supabase-js'
 import { useEffect, useState } from 'react'
 
-export const supabase = createClient(import.meta.env.VITE_SUPABASE_URL, import.meta.env.VITE_SUPABASE_KEY)
+// The page is loaded again as soon as the session of this device is gone. `keepalive` lets the request end that tells Supabase so.
+const global = { fetch: (input: RequestInfo | URL, init?: RequestInit) => fetch(input, { ...init, keepalive: true }) }
+export const supabase = createClient(import.meta.env.VITE_SUPABASE_URL, import.meta.env.VITE_SUPABASE_KEY, { global })
 
 // The worker that syncs cannot see the session, so this page tells it the token: when it changes, and when the worker asks.
 const channel = new BroadcastChannel('access-token')

@@ -236,6 +236,19 @@ async fn the_example_for_supabase_syncs_a_user_and_renews_the_token() {
     let others = "select livestore.commit($1, 'todoCreated', '{\"id\": \"9\", \"text\": \"rest\"}')";
     admin.query_one(others, &[&store]).await.unwrap();
     ann.shows(&["buy milk", "bake bread", "rest"]).await;
+
+    // A device signs out without the others, and without Supabase. A token that is about to expire would be renewed first, in vain for
+    // half a minute.
+    supabase.set_lifetime(3600);
+    let phone = browsers.open("phone", &page).await;
+    phone.sign_in("ann@example.com", "secret").await;
+    phone.shows(&["buy milk", "bake bread", "rest"]).await;
+    phone.sign_out().await;
+    eventually("Supabase is told", async || supabase.sign_outs() == ["local"]).await;
+    phone.sign_in("ann@example.com", "secret").await;
+    phone.shows(&["buy milk", "bake bread", "rest"]).await;
+    supabase.go_down();
+    phone.sign_out().await;
 }
 
 /// A hook, a handler, a webhook and a commit from SQL.
@@ -288,6 +301,9 @@ async fn the_example_of_encryption_shows_notes_only_to_those_with_the_passphrase
     let example = Example::copy("encryption");
     example.install().await;
     let (node, url) = (newer_node(), sidecar.url());
+    let without = example.command(&node).args(["main.ts", "buy milk"]).env_remove("PASSPHRASE").output().await.unwrap();
+    let said = String::from_utf8_lossy(&without.stderr);
+    assert!(without.status.code() == Some(2) && said.contains("PASSPHRASE="), "{said}");
     let start = |data: &str, passphrase: &str, note: &[&str]| {
         let settings = [("DATA", data), ("PASSPHRASE", passphrase), ("SYNC_URL", &url)];
         example.start(node.to_str().unwrap(), &[&["main.ts"], note].concat(), &settings)

@@ -9,6 +9,7 @@ use livestore_tests::cluster::Database;
 use livestore_tests::device::Device;
 use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{WITH_SECRET, token};
 use serde_json::json;
 
 /// The log of the store in Postgres, which must be a chain: the client of each event, its name and the text of its todo.
@@ -125,4 +126,23 @@ async fn a_browser_and_node_share_a_store() {
     assert_eq!(clients[0], "node");
     assert!(clients[1] != "node" && clients[1] == clients[2], "{clients:?}");
     assert_eq!(browser.errors().await, [""; 0]);
+}
+
+/// The app is on another port of the same host, as `app.example.com` is of the same site as `sync.example.com`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_syncs_over_http_needs_no_more_than_its_cookie() {
+    let (database, browsers) = (Database::new().await, Browsers::new());
+    let app = browsers.serve_app().await;
+    let allowed = ["--allow", "*=write", "--cors-origins", app.trim_end_matches('/')];
+    let arguments = [&WITH_SECRET[..], &allowed].concat();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let url = page(&app, "todos", sidecar.port()).replace("sync=ws:", "sync=http:");
+    let cookies = json!([{"name": "auth_token", "value": token("ann"), "url": app, "httpOnly": true}]);
+    let browser = browsers.open_with_cookies("a", &url, &cookies).await;
+    browser.says("connected").await;
+    browser.add("buy milk").await;
+    postgres_has(&database, &["todoCreated buy milk"]).await;
+    let others = r#"select livestore.commit('todos', 'todoCreated', '{"id": "9", "text": "bake bread"}')"#;
+    database.admin().await.batch_execute(others).await.unwrap();
+    browser.shows(&["buy milk", "bake bread"]).await;
 }

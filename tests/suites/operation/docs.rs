@@ -225,9 +225,21 @@ fn the_snippets_of_the_readme_are_pieces_of_the_examples() {
             assert_eq!(manifest["dependencies"][name], version, "{name}");
         }
     }
+    let utils =
+        format!("`pnpm add @livestore/utils@{}`", manifests[0]["dependencies"]["@livestore/utils"].as_str().unwrap());
+    let known_problems = std::fs::read_to_string(root().join("docs/known-problems.md")).unwrap();
+    assert!(known_problems.contains(&utils), "{utils}");
     let overrides = readme.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
     let overrides: serde_json::Value = serde_json::from_str(overrides).unwrap();
     assert!(manifests.iter().all(|manifest| manifest["overrides"] == overrides["overrides"]), "{overrides}");
+
+    // pnpm 11 refuses to install packages with install scripts unless this file decides about each.
+    assert!(readme.contains("](examples/node/pnpm-workspace.yaml)"));
+    let workspace = example("node/pnpm-workspace.yaml");
+    assert!(["react", "expo"].iter().all(|name| example(&format!("{name}/pnpm-workspace.yaml")).contains(&workspace)));
+    let preset =
+        format!("babel-preset-expo@{}`", manifests[1]["devDependencies"]["babel-preset-expo"].as_str().unwrap());
+    assert!(example("expo/README.md").contains(&preset), "{preset}");
 }
 
 /// So that they are run: by the tests of the examples.
@@ -241,6 +253,8 @@ fn the_code_of_auth_and_encryption_is_that_of_their_examples() {
     };
     let send_token = read("examples/supabase-auth/src/send-token.ts");
     assert!(blocks("docs/auth.md", "ts").contains(&send_token));
+    // The app of the browser tests runs this one.
+    assert!(blocks("docs/auth.md", "ts").contains(&read("tests/web/src/send-cookies.ts")));
     let readme = read("examples/supabase-auth/README.md").replace("\n   ", "\n");
     assert!(readme.contains(&blocks("docs/auth.md", "sh")[0]), "{readme}");
     let [schema, crypto] = &blocks("docs/encryption.md", "ts")[..] else { panic!("two blocks") };
@@ -274,7 +288,7 @@ fn the_typescript_of_the_pages_compiles() {
         }
     }
     assert!(snippets.len() >= 5, "{snippets:?}");
-    let options = "--noEmit --skipLibCheck --target ES2023 --module ESNext --moduleResolution bundler --lib ES2023,DOM,DOM.Iterable";
+    let options = "--strict --noEmit --skipLibCheck --target ES2023 --module ESNext --moduleResolution bundler --lib ES2023,DOM,DOM.Iterable";
     let output = Command::new("node")
         .arg(root().join("tests/web/node_modules/typescript/bin/tsc"))
         .args(options.split(' '))

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use livestore_tests::cluster::{Cluster, Database};
+use livestore_tests::cluster::{Cluster, Database, bin};
 use livestore_tests::events::chain;
 use livestore_tests::flavour::Flavour;
 use livestore_tests::load::Load;
@@ -258,6 +258,45 @@ async fn administer_without_a_superuser(owner: &Client) {
     assert!(refused.as_db_error().unwrap().message().contains("bad events are refused"), "{refused:?}");
     let is_no_member = owner.simple_query("select livestore.renew_backend_ids()").await.unwrap_err();
     assert_eq!(is_no_member.as_db_error().unwrap().code().code(), "42501");
+}
+
+/// Where nothing is left of a run that fails, it can be run again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_a_database_sets_up_the_example_of_orders() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    for statement in ["create role owner login createrole", "create database app owner owner"] {
+        superuser.batch_execute(statement).await.unwrap();
+    }
+    let url = cluster.url("owner", "app");
+    succeed(&url, &["install"]);
+    let set_up = || {
+        let schema = root().join("examples/orders/schema.sql");
+        let output = Command::new(bin("psql")).args([&*url, "-qf"]).arg(schema).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(!set_up().0, "it takes an administrator");
+    let owner = cluster.connect("owner", "app").await;
+    owner.batch_execute("grant livestore_admin to current_user").await.unwrap();
+    let (is_there, said) = set_up();
+    assert!(is_there, "{said}");
+
+    let order = |quantity: i32| {
+        format!(
+            r#"select livestore.commit('s', 'orderPlaced', '{{"id": "1", "product": "tea", "quantity": {quantity}}}')"#
+        )
+    };
+    let refused = owner.simple_query(&order(-1)).await.unwrap_err();
+    let message = refused.as_db_error().unwrap().message();
+    assert_eq!(message, "the quantity of an order must be a positive number");
+    owner.batch_execute(&order(2)).await.unwrap();
+    owner.batch_execute("select livestore.run_subscription('orders')").await.unwrap();
+    let orders = "select string_agg(product || ' ' || quantity, ', ') from shop.orders";
+    assert_eq!(text(&owner, orders).await, "tea 2");
+    let members = "select coalesce(string_agg(m.roleid::regrole::text, ','), '') from pg_auth_members m
+         where m.member = 'owner'::regrole and coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)";
+    assert_eq!(text(&owner, members).await, "livestore_admin");
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
 }
 
 /// Without CREATEROLE the roles have to be there, and the role a member of two of them meanwhile: the error says so.

@@ -49,6 +49,9 @@ async fn the_launcher_runs_the_program_of_this_platform_and_ends_with_it() {
         assert_eq!(description["repository"]["url"], "git+https://github.com/somebody/livestore_sync.git");
     }
     run(Command::new("tar").args(["-tzf", of_platform, "package/THIRD-PARTY-LICENSES"]));
+    let readme = run(Command::new("tar").args(["-xzOf", launcher, "package/README.md"])).stdout;
+    let readme = String::from_utf8_lossy(&readme);
+    assert!(readme.contains("npx livestore-sidecar dev") && !readme.contains("Not published yet"), "{readme}");
     let again = pack("again");
     for (one, other) in packages.iter().zip(&again) {
         assert!(std::fs::read(one).unwrap() == std::fs::read(other).unwrap(), "{one} is another one when packed again");

@@ -93,10 +93,21 @@ const TEXT: &str = r#"it''s "quoted", a\b %s $x ü 日本"#;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_of_d1_is_imported() {
     // The table as sync-cf makes it. With wrangler, the dump differs by its first line.
+    let table = r#"create table "eventlog_7_x" ("seqNum" integer primary key not null, "parentSeqNum" integer not null, "name" text not null,
+            "args" text, "createdAt" text not null, "clientId" text not null, "sessionId" text not null) strict;"#;
+    // First a dump in which an event is missing: what the commands leave behind is not in the way of the next one.
+    let recipe = snippets("docs/cloudflare.md", "sh").into_iter().next().expect("a recipe");
     let prepare = format!(
-        r#"sqlite3 old.db <<'SQL'
-        create table "eventlog_7_x" ("seqNum" integer primary key not null, "parentSeqNum" integer not null, "name" text not null,
-            "args" text, "createdAt" text not null, "clientId" text not null, "sessionId" text not null) strict;
+        r#"sqlite3 broken.db <<'SQL'
+        {table}
+        insert into eventlog_7_x values (2, 1, 'todoCreated', null, '2024-05-06T07:08:09.123Z', 'c', 's');
+SQL
+        sqlite3 broken.db .dump > d1.sql
+        if ({recipe}
+        ) 2> failed; then exit 1; fi
+        grep 'this is not an event log' failed
+        sqlite3 old.db <<'SQL'
+        {table}
         with recursive n(g) as (select 1 union all select g + 1 from n where g < 100000)
         insert into eventlog_7_x select g, g - 1, 'todoCreated',
             case when g % 100 > 0 then '{{ "id":' || char(10) || g || ', "text": ' || json_quote('{TEXT}') || '}}' end,
