@@ -970,7 +970,8 @@ async fn an_event_that_was_renamed_meanwhile_does_not_take_the_place_of_the_one_
         batch.nack(&worker, "failed").await;
         assert_eq!(poll(&worker, &format!("'{subscription}'")).await.events, ["a 1 rewrite"], "{subscription}");
     }
-    let letters = "select string_agg(concat_ws(' ', subscription, seq_num), ', ' order by id) from livestore.dead_letters";
+    let letters =
+        "select string_agg(concat_ws(' ', subscription, seq_num), ', ' order by id) from livestore.dead_letters";
     assert_eq!(one::<String>(&admin, letters).await, "commits 2, history 2");
 }
 
