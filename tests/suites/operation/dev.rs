@@ -1,5 +1,6 @@
 //! `livestore-sidecar dev`: a sidecar with a Postgres cluster of its own.
 
+use std::future::ready;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -7,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::http::StatusCode;
 use livestore_tests::client::Node;
 use livestore_tests::cluster::{Database, bin};
 use livestore_tests::events::{chain, numbers};
@@ -198,14 +201,11 @@ async fn the_webhooks_of_another_database_are_not_sent_and_not_given_up() {
     let url = format!("http://{}/hooks", listener.local_addr().unwrap());
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&requests);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            counted.fetch_add(1, Ordering::Relaxed);
-            let _ = stream.read(&mut [0; 4096]).await;
-            let _ =
-                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
-        }
+    let router = Router::new().fallback(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        ready(StatusCode::UNAUTHORIZED)
     });
+    tokio::spawn(async move { axum::serve(listener, router).await });
     admin.execute("select livestore.subscribe('s', max_failures => 1, url => $1)", &[&url]).await.unwrap();
     admin.execute("select livestore.commit('todos', 'e')", &[]).await.unwrap();
     // It goes on when its terminal is closed, too.
