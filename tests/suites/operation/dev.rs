@@ -237,16 +237,18 @@ fn nothing_of_it_gets_into_the_repository_of_an_app() {
     };
     std::fs::create_dir(&app).unwrap();
     git(&["init", "-q"]);
-    // A folder that it makes, and that of an earlier version.
-    for data in ["named", ".livestore"] {
-        let data = app.join(data);
-        if data.ends_with(".livestore") {
-            std::fs::create_dir(&data).unwrap();
-        }
-        let (mut child, _) = start(&mut command(&data, free_port()), &log);
-        assert_eq!(git(&["status", "--porcelain"]), "", "{}", data.display());
-        signal(&mut child, "INT");
+    let status = || git(&["status", "--porcelain"]);
+    let data = app.join(".livestore");
+    let (mut child, _) = start(&mut command(&data, free_port()), &log);
+    assert_eq!(status(), "");
+    signal(&mut child, "INT");
+    assert!(data.join("password").exists());
+    // One of an earlier version, and one of another name. They have a password before there is a cluster.
+    std::fs::remove_file(data.join(".gitignore")).unwrap();
+    for data in [data, app.join("named")] {
+        refused(command(&data, free_port()).args(["--postgres-bin", "/tmp"]), 2);
         assert!(data.join("password").exists());
+        assert_eq!(status(), "", "{}", data.display());
     }
     // One that somebody else has made is left as it is.
     let made = app.join("made");

@@ -992,7 +992,7 @@ async fn an_event_of_the_history_that_was_renamed_into_a_batch_is_given_out() {
     assert_eq!(one::<i64>(&admin, "select count(*) from livestore.dead_letters").await, 0);
 }
 
-/// Five of them take longer than a statement may. They would, each time that they come again.
+/// Eight of them take longer than a statement may. They would, each time that they come again.
 #[tokio::test]
 async fn a_slow_handler_gets_its_events_one_by_one_after_the_first_that_take_too_long() {
     let database = Database::new().await;
@@ -1003,10 +1003,10 @@ async fn a_slow_handler_gets_its_events_one_by_one_after_the_first_that_take_too
          select livestore.subscribe('s', handler => 'public.handle(livestore.polled_event)')",
     )
     .await;
-    for _ in 0..5 {
+    for _ in 0..8 {
         commit(&admin, "a", "e").await;
     }
-    run(&admin, "set statement_timeout = '700ms'").await;
+    run(&admin, "set statement_timeout = '1s'").await;
     let mut outcomes = Vec::new();
     for _ in 0..4 {
         let handle = "select coalesce(error, events::text) from livestore.run_subscription('s')";
