@@ -181,6 +181,7 @@ grant execute on function
     livestore.run_subscription(text, integer),
     livestore._handler(text),
     livestore._check_deferred(),
+    livestore._give_one_by_one(text, text),
     livestore.served_subscriptions(),
     livestore.database_life(),
     livestore.subscription_life(text),

@@ -59,7 +59,7 @@ pub async fn look(config: &Config, database: Database, report: &mut Report) {
             rights::authorize_function(&client, function, report).await?;
         }
         replication::look(&client, report).await?;
-        events::look(&client, report).await?;
+        events::look(&client, config, report).await?;
         Ok::<_, DatabaseError>(())
     };
     if let Err(error) = looked.await {

@@ -7,12 +7,13 @@ use tokio::time::sleep;
 use tokio_postgres::{Client, Error};
 
 use super::Report;
+use crate::config::Config;
 
 /// The time after which a transaction of which no more is known counts as one that stays open.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Adds what there is to say of events.
-pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
+pub async fn look(client: &Client, config: &Config, report: &mut Report) -> Result<(), Error> {
     let present = client.query_one("select to_regclass('livestore.rewrites') is not null", &[]).await?;
     if !present.get::<_, bool>(0) {
         return Ok(());
@@ -20,7 +21,11 @@ pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
     indexes(client, report).await?;
     held_stores(client, report).await?;
     misfits(client, report).await?;
-    handlers(client, report).await
+    handlers(client, report).await?;
+    if config.database.closes_when_idle() && !config.database.read_only {
+        sleepers(client, report).await?;
+    }
+    Ok(())
 }
 
 /// An index on the event logs is an invisible hook: a push for which its expression raises an error, or makes an entry that is too long for
@@ -144,6 +149,21 @@ async fn handlers(client: &Client, report: &mut Report) -> Result<(), Error> {
         let Some(refused) = error.as_db_error() else { return Err(error) };
         let hint = refused.hint().map(|hint| format!(" {hint}")).unwrap_or_default();
         report.wrong(format!("the subscription {subscription} is not run: {}.{hint}", refused.message()));
+    }
+    Ok(())
+}
+
+/// Subscriptions rest while the connections to the database are closed.
+async fn sleepers(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let allowed = "select has_function_privilege('livestore.served_subscriptions()', 'execute')";
+    if client.query_one(allowed, &[]).await?.get(0) {
+        let count = "select count(*) from livestore.served_subscriptions()";
+        let count: i64 = client.query_one(count, &[]).await?.get(0);
+        if count > 0 {
+            report.advise(format!(
+                "--database-idle-close: while no client is connected, the handlers and webhooks of {count} subscriptions do not get what SQL and other sidecars commit; leave it out if they must not wait for the next client"
+            ));
+        }
     }
     Ok(())
 }

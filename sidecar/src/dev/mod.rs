@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use axum::Router;
 use clap::Args;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 use tower_http::services::ServeDir;
 
@@ -38,13 +38,18 @@ const NAME: &str = "livestore";
 /// The role with which the sidecar connects.
 const SIDECAR_ROLE: &str = "livestore_sidecar";
 
+/// The folder of the data, unless another one is named.
+const DATA: &str = ".livestore";
+
+const GITIGNORE: &str = "# Made by livestore-sidecar dev: secrets and data of this machine.\n*\n";
+
 #[derive(Debug, Args)]
 // The database is optional, and nobody waits for clients when Ctrl-C is pressed.
 #[command(mut_arg("database_url", |argument| argument.required(false).help(DATABASE_URL)))]
 #[command(mut_arg("shutdown_delay", |argument| argument.default_value("0s")))]
 pub struct Dev {
     /// Folder of the cluster, of its secrets and of a file `env` for scripts. Created if it does not exist.
-    #[arg(long, env = "LIVESTORE_DATA", default_value = ".livestore", value_name = "FOLDER")]
+    #[arg(long, env = "LIVESTORE_DATA", default_value = DATA, value_name = "FOLDER")]
     data: PathBuf,
 
     /// Folder of Postgres' programs (initdb, pg_ctl). Without it: what is on the PATH, then where Debian, Red Hat, Homebrew and
@@ -133,8 +138,7 @@ impl Dev {
     }
 
     async fn live(mut self, mut signals: Signals) -> Result<ExitCode, Failure> {
-        // A terminal that is closed ends this, too.
-        let mut hangup = signal(SignalKind::hangup()).map_err(Failure::of(&self.data))?;
+        let mut hangup = Hangup::from_now_on().map_err(Failure::of(&self.data))?;
         if let Some(app) = self.app.as_ref().filter(|app| !app.join("index.html").is_file()) {
             return Err(Failure::NoApp(app.clone()));
         }
@@ -152,7 +156,7 @@ impl Dev {
                 let (cluster, url) = tokio::select! {
                     biased;
                     _ = signals.requested() => return Ok(ExitCode::SUCCESS),
-                    _ = hangup.recv() => return Ok(ExitCode::SUCCESS),
+                    () = hangup.requested() => return Ok(ExitCode::SUCCESS),
                     started = starting => started?,
                 };
                 self.config.database.set_url(url.replacen(NAME, SIDECAR_ROLE, 1));
@@ -162,9 +166,15 @@ impl Dev {
             }
         };
         let is_own = cluster.is_some();
-        // In the form of a webhook's secret: every text of these digits is base64.
-        let secret = format!("whsec_{}", folder.secret("webhook-secret")?);
-        let is_used = self.config.webhooks.serve_development(&secret);
+        // The receivers of another database refuse what is signed with a secret of this folder, and that makes dead letters. Without a
+        // secret nothing is sent, and nothing counts as a failure.
+        let secret = if is_own {
+            // In the form of a webhook's secret: every text of these digits is base64.
+            Some(format!("whsec_{}", folder.secret("webhook-secret")?))
+        } else {
+            None
+        };
+        let secret = secret.filter(|secret| self.config.webhooks.serve_development(secret));
         let app = match &self.app {
             Some(files) => Some(serve_app(files, self.app_listen).await?),
             None => None,
@@ -183,7 +193,7 @@ impl Dev {
         let announced = async {
             banner.ready().await;
             // Not before: a database that is never reached does not take the place of the folder's own in this file.
-            folder.write_env(&url, listen, is_used.then_some(&secret))?;
+            folder.write_env(&url, listen, secret.as_ref())?;
             banner.print();
             Ok::<_, Failure>(())
         };
@@ -191,7 +201,7 @@ impl Dev {
             // If another process has the address, this ends before that process is asked whether it is ready.
             biased;
             code = process::live(self.config, signals) => code,
-            _ = hangup.recv() => ExitCode::SUCCESS,
+            () = hangup.requested() => ExitCode::SUCCESS,
             Err(failure) = announced => return Err(failure),
         };
         drop((app, cluster));
@@ -225,6 +235,31 @@ impl Dev {
     }
 }
 
+/// SIGHUP: a terminal that is closed ends this, too. None where it is ignored, as under `nohup`.
+struct Hangup(Option<Signal>);
+
+impl Hangup {
+    fn from_now_on() -> std::io::Result<Self> {
+        // Before the handler, which takes the place of that. Only Linux has this file: elsewhere a terminal ends this under `nohup`, too.
+        let is_ignored = fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status));
+        if is_ignored { Ok(Self(None)) } else { signal(SignalKind::hangup()).map(|signal| Self(Some(signal))) }
+    }
+
+    /// Cancel safe.
+    async fn requested(&mut self) {
+        match &mut self.0 {
+            Some(signal) => _ = signal.recv().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Whether SIGHUP, the first of all signals, is in the mask of those that a process ignores.
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
 /// Serves the files of a folder until the handle is dropped.
 async fn serve_app(files: &Path, listen: SocketAddr) -> Result<AbortOnDropHandle<()>, Failure> {
     let listener = TcpListener::bind(listen).await.map_err(|error| Failure::App(listen, error))?;
@@ -240,7 +275,15 @@ struct Folder(PathBuf);
 
 impl Folder {
     fn create(path: &Path) -> Result<Self, Failure> {
-        fs::create_dir_all(path).and_then(|()| path.canonicalize()).map(Self).map_err(Failure::of(path))
+        let is_new = !path.exists();
+        let folder =
+            fs::create_dir_all(path).and_then(|()| path.canonicalize()).map(Self).map_err(Failure::of(path))?;
+        // Secrets and a cluster do not belong in the repository of an app. A folder that somebody else has made is left as it is.
+        let ignore = folder.0.join(".gitignore");
+        if (is_new || folder.0.ends_with(DATA)) && !ignore.exists() {
+            fs::write(&ignore, GITIGNORE).map_err(Failure::of(&ignore))?;
+        }
+        Ok(folder)
     }
 
     /// Held as long as this process lives. A cluster that runs although nobody holds it was left behind by a process that was
@@ -303,4 +346,19 @@ fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
         fs::remove_file(path)?;
     }
     File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hangup_that_is_ignored_is_in_the_mask_of_the_process() {
+        for (mask, is_ignored) in [("0000000000000001", true), ("fffffffe7ffbfeff", true), ("0000000000001000", false)]
+        {
+            let status = format!("Name:\tdev\nSigBlk:\t0000000000000001\nSigIgn:\t{mask}\nSigCgt:\t0000000000000001\n");
+            assert_eq!(ignores_hangup(&status), is_ignored, "{mask}");
+        }
+        assert!(!ignores_hangup(""));
+    }
 }

@@ -56,7 +56,8 @@ pub struct DatabaseSettings {
     pub database_wait: Duration,
 
     /// Close all connections to the database once no client has needed it for this time, so that a serverless database can be
-    /// suspended. The next client opens them again. By default they stay open.
+    /// suspended. The next client opens them again; until then, webhooks and handlers do not get what SQL and other sidecars commit.
+    /// By default they stay open.
     #[arg(long, env = "LIVESTORE_DATABASE_IDLE_CLOSE", value_name = "DURATION", value_parser = lasting(Duration::from_secs(1)))]
     database_idle_close: Option<Duration>,
 }
@@ -77,6 +78,11 @@ impl DatabaseSettings {
             Some((_, one, other)) => Err(format!("{one} and {other} do not go together: leave one out").into()),
             None => Ok(()),
         }
+    }
+
+    /// Whether webhooks and handlers rest while nobody is connected.
+    pub fn closes_when_idle(&self) -> bool {
+        self.database_idle_close.is_some()
     }
 
     /// The database that is named, if one is.

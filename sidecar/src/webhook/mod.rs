@@ -103,6 +103,11 @@ impl SendError {
         }
     }
 
+    /// Whether it fails until the operator changes something, however often it is tried.
+    pub fn needs_operator(&self) -> bool {
+        matches!(self, Self::NoSecret | Self::Url(_) | Self::Private(_))
+    }
+
     /// Without what the receiver says: it may repeat the URL, which may hold a secret, or the message.
     pub fn brief(&self) -> String {
         match self {

@@ -330,6 +330,7 @@ declare
     batch livestore.polled_event[];
     count bigint;
     event livestore.polled_event;
+    state text;
     context text;
 begin
     batch := array(select p from livestore.poll(subscription, max_events) p);
@@ -359,15 +360,21 @@ begin
         events := count;
     -- Others are not these: a statement that takes too long, and assert.
     exception when query_canceled or assert_failure or others then
-        get stacked diagnostics error = message_text, context = pg_exception_context;
-        -- The work of the handler is undone. The pause doubles with each failure, up to five minutes.
-        perform livestore.nack(
-            batch[1].lease, least(interval '1 second' * 2 ^ least(batch[1].failures, 10), interval '5 minutes'),
-            error || chr(10) || context
-        );
+        get stacked diagnostics state = returned_sqlstate, error = message_text, context = pg_exception_context;
+        -- The work of the handler is undone.
+        if state = '57014' and count > 1 then
+            -- As many would take too long each time.
+            perform livestore._give_one_by_one(batch[1].lease, error || chr(10) || context);
+        else
+            -- The pause doubles with each failure, up to five minutes.
+            perform livestore.nack(
+                batch[1].lease, least(interval '1 second' * 2 ^ least(batch[1].failures, 10), interval '5 minutes'),
+                error || chr(10) || context
+            );
+        end if;
     end;
 end
 $$;
 
 comment on function livestore.run_subscription(text, integer) is
-'Calls the handler of a subscription with the next events of one of its partitions, at most max_events (1 to 10000), and acknowledges them in the same transaction: what the handler writes to this database is written exactly once. Returns the number of events; 0 if there is nothing to do. If the handler fails, error is its message, what it has done is undone, and the events count as failed. The handler has the rights of the caller, unless it is security definer. Call it as a role with livestore_writer and no other rights: a superuser may not run the handler of somebody who is none';
+'Calls the handler of a subscription with the next events of one of its partitions, at most max_events (1 to 10000), and acknowledges them in the same transaction: what the handler writes to this database is written exactly once. Returns the number of events; 0 if there is nothing to do. If the handler fails, error is its message, what it has done is undone, and the events count as failed. Events that together take longer than a statement may are given out one by one instead. The handler has the rights of the caller, unless it is security definer. Call it as a role with livestore_writer and no other rights: a superuser may not run the handler of somebody who is none';

@@ -93,7 +93,10 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    batch livestore.polled_event[];
     event livestore.polled_event;
+    events integer := place.batch_size;
+    is_known boolean := true;
 begin
     place.failures := place.failures + 1;
     place.error := left(error, 1000);
@@ -108,30 +111,36 @@ begin
         where d.id = place.dead_letter;
         place.dead_letter := null;
         place.batch_size := null;
-    elsif place.batch_size > 1 then
-        place.one_by_one := place.batch_size;
-        place.batch_size := null;
-        place.batch_end := null;
-        place.batch_store := null;
     else
-        event := (case when place.batch_store is not null then livestore._next_history(subscriber, place, 1, 1)
-            else livestore._next_commits(subscriber, place, 1, 1) end)[1];
-        -- Of a store that was reset or dropped meanwhile, this is another one.
-        if event.store_id is not null and (
-            place.batch_store is null or event.seq_num = place.batch_end
-                and place.batch_store in (select s.id from livestore.kept_logs s where s.store_id = event.store_id)
-        ) then
-            perform livestore._mend_row_numbers('livestore.dead_letters');
-            insert into livestore.dead_letters (
-                subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change, failures,
-                error
-            )
-            values (
-                place.subscription, place.partition, event."position", event.store_id, event.seq_num, event.name, event.args,
-                event.client_id, event.session_id, event.created_at, event.change, place.failures, place.error
-            );
+        if events = 1 then
+            batch := case when place.batch_store is not null then livestore._next_history(subscriber, place, 100, 1)
+                else livestore._next_commits(subscriber, place, 1, 1) end;
+            event := batch[1];
+            -- An event that was rewritten meanwhile may have the name of those that are given out, or not have it any more.
+            events := count(*) from unnest(batch) e where e.store_id is not null;
+            -- Of a store that was reset or dropped meanwhile, this is another one.
+            is_known := events = 0 or place.batch_store is null or event.seq_num = place.batch_end
+                and place.batch_store in (select s.id from livestore.kept_logs s where s.store_id = event.store_id);
         end if;
-        place := livestore._pass(place);
+        if events > 1 or not is_known then
+            place.one_by_one := events;
+            place.batch_size := null;
+            place.batch_end := null;
+            place.batch_store := null;
+        else
+            if events = 1 then
+                perform livestore._mend_row_numbers('livestore.dead_letters');
+                insert into livestore.dead_letters (
+                    subscription, "partition", "position", store_id, seq_num, name, args, client_id, session_id, created_at, change,
+                    failures, error
+                )
+                values (
+                    place.subscription, place.partition, event."position", event.store_id, event.seq_num, event.name, event.args,
+                    event.client_id, event.session_id, event.created_at, event.change, place.failures, place.error
+                );
+            end if;
+            place := livestore._pass(place);
+        end if;
     end if;
     place.failures := 0;
     return place;
@@ -140,6 +149,32 @@ $$;
 
 comment on function livestore._fail(livestore.subscribers, livestore.subscription_partitions, text) is
 'Internal: the state of a partition after the events that were given out have failed';
+
+-- Called by livestore.run_subscription, which has the rights of its caller.
+create or replace function livestore._give_one_by_one(lease text, error text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    place livestore.subscription_partitions := livestore._leased(lease);
+begin
+    place.one_by_one := place.batch_size;
+    place.error := left(error, 1000);
+    place.lease := null;
+    place.leased_until := null;
+    place.batch_size := null;
+    place.batch_end := null;
+    place.batch_store := null;
+    place.failures := 0;
+    place.polled_at := clock_timestamp();
+    perform livestore._put(place);
+end
+$$;
+
+comment on function livestore._give_one_by_one(text, text) is
+'Internal: gives the events of a lease back, and out again one by one, since they take too long together';
 
 create or replace function livestore._forget_errors(store_id text)
 returns void

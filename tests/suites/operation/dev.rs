@@ -1,16 +1,21 @@
 //! `livestore-sidecar dev`: a sidecar with a Postgres cluster of its own.
 
+use std::future::ready;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::http::StatusCode;
 use livestore_tests::client::Node;
-use livestore_tests::cluster::bin;
+use livestore_tests::cluster::{Database, bin};
 use livestore_tests::events::{chain, numbers};
 use livestore_tests::program::Program;
 use livestore_tests::sidecar::Start;
-use livestore_tests::{PATIENCE, free_port};
+use livestore_tests::{PATIENCE, eventually, free_port};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,6 +33,19 @@ fn command(data: &Path, port: u16) -> Command {
     command.env("LIVESTORE_LISTEN", format!("127.0.0.1:{port}")).env("LIVESTORE_POSTGRES_BIN", bin("").as_os_str());
     command.stdin(Stdio::null());
     command
+}
+
+/// The same command, begun by another program.
+fn under(program: &[&str], command: &Command) -> Command {
+    let mut outer = Command::new(program[0]);
+    outer.args(&program[1..]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
 }
 
 /// Starts it, and waits for the last line of what it tells.
@@ -147,7 +165,10 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
     // Postgres is left behind, and is stopped by the next one.
     signal(&mut child, "KILL");
     let left_behind = psql(&data, "select pg_postmaster_start_time()");
-    let (mut child, _) = start(command(&data, port).env("LIVESTORE_ADMIN_SECRET", "0123456789abcdef"), &log);
+    // Whatever runs the tests may ignore SIGHUP.
+    let default = ["env", "--default-signal=HUP"];
+    let mut next = under(&default, command(&data, port).env("LIVESTORE_ADMIN_SECRET", "0123456789abcdef"));
+    let (mut child, _) = start(&mut next, &log);
     assert_ne!(psql(&data, "select pg_postmaster_start_time()"), left_behind);
     assert_eq!(psql(&data, admins), "t");
     let client = Node::sync_backend().open("cf-ws", &url, "todos").await;
@@ -168,6 +189,72 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
         assert_eq!(psql(&data, "select count(*) from livestore.events"), "2");
     }
     signal(&mut child, "TERM");
+}
+
+/// Its receivers refuse what is signed with a secret that they do not have.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_webhooks_of_another_database_are_not_sent_and_not_given_up() {
+    let (folder, database) = (folder(), Database::new().await);
+    let (data, log, port) = (folder.path().join("data"), folder.path().join("log"), free_port());
+    let admin = database.admin().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    let router = Router::new().fallback(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        ready(StatusCode::UNAUTHORIZED)
+    });
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    admin.execute("select livestore.subscribe('s', max_failures => 1, url => $1)", &[&url]).await.unwrap();
+    admin.execute("select livestore.commit('todos', 'e')", &[]).await.unwrap();
+    // It goes on when its terminal is closed, too.
+    let mut other = under(&["nohup"], command(&data, port).args(["--database-url", &database.url("sidecar")]));
+    let (mut child, _) = start(&mut other, &log);
+    let state = "select concat_ws(' ', failures, dead_letters, error) from livestore.subscriptions";
+    eventually("the event was given back", async || {
+        let state: String = admin.query_one(state, &[]).await.unwrap().get(0);
+        state.starts_with("0 0 there is no secret to sign with")
+    })
+    .await;
+    assert_eq!(requests.load(Ordering::Relaxed), 0);
+    assert!(!data.join("webhook-secret").exists());
+    assert!(!std::fs::read_to_string(data.join("env")).unwrap().contains("LIVESTORE_WEBHOOK_SECRET"));
+    Command::new("kill").args(["-s", "HUP", &child.id().to_string()]).status().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(child.try_wait().unwrap().is_none() && is_served(port), "nohup did not help");
+    assert!(signal(&mut child, "TERM").success());
+}
+
+#[test]
+fn nothing_of_it_gets_into_the_repository_of_an_app() {
+    let folder = folder();
+    let (app, log) = (folder.path().join("app"), folder.path().join("log"));
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(&app).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    std::fs::create_dir(&app).unwrap();
+    git(&["init", "-q"]);
+    let status = || git(&["status", "--porcelain"]);
+    let data = app.join(".livestore");
+    let (mut child, _) = start(&mut command(&data, free_port()), &log);
+    assert_eq!(status(), "");
+    signal(&mut child, "INT");
+    assert!(data.join("password").exists());
+    // One of an earlier version, and one of another name. They have a password before there is a cluster.
+    std::fs::remove_file(data.join(".gitignore")).unwrap();
+    for data in [data, app.join("named")] {
+        refused(command(&data, free_port()).args(["--postgres-bin", "/tmp"]), 2);
+        assert!(data.join("password").exists());
+        assert_eq!(status(), "", "{}", data.display());
+    }
+    // One that somebody else has made is left as it is.
+    let made = app.join("made");
+    std::fs::create_dir(&made).unwrap();
+    refused(command(&made, free_port()).args(["--postgres-bin", "/tmp"]), 2);
+    assert!(!made.join(".gitignore").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -226,12 +226,26 @@ async fn of_many_subscriptions_the_one_that_is_behind_has_metrics() {
         admin.batch_execute(statement).await.unwrap();
     }
     let sidecar = Sidecar::on(&database).await;
-    eventually("its lag", async || {
+    let has = |text: &str, metric: &str, name: &str, value: &str| {
+        let (begin, name) = (format!("livestore_subscription_{metric}{{"), format!("\"{name}\""));
+        let value = format!(" {value}");
+        text.lines().any(|line| line.starts_with(&begin) && line.contains(&name) && line.ends_with(&value))
+    };
+    eventually("its lag", async || has(&sidecar.get("/metrics").await.1, "lag_events", "z is behind", "1")).await;
+    // A hundred that are as far behind come before it, and before one that is not behind but has a dead letter.
+    for statement in [
+        "select livestore.commit('s', 'e')",
+        "select livestore.subscribe('b' || n, start => '0') from generate_series(1, 100) n",
+        "select livestore.subscribe('y has failed')",
+        "insert into livestore.dead_letters (subscription, partition, store_id, failures) values ('y has failed', 0, 's', 1)",
+    ] {
+        admin.batch_execute(statement).await.unwrap();
+    }
+    eventually("its dead letter", async || {
         let (_, text) = sidecar.get("/metrics").await;
-        text.lines().any(|line| {
-            let is_of_it = line.starts_with("livestore_subscription_lag_events{") && line.contains("\"z is behind\"");
-            is_of_it && line.ends_with(" 1")
-        })
+        let is_there = has(&text, "dead_letters", "y has failed", "1");
+        assert!(!is_there || has(&text, "lag_events", "z is behind", "2"), "{text}");
+        is_there
     })
     .await;
 }

@@ -1,8 +1,12 @@
 //! A serverless database that is suspended while nobody uses it, and started by the next connection.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::StatusCode;
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::device::Fleet;
 use livestore_tests::dialects::Caller;
@@ -142,4 +146,50 @@ async fn a_database_that_no_client_needs_can_sleep_and_wakes_for_the_first() {
     assert_eq!(answer.status, 200, "{answer:?}");
     eventually("all connections are closed", || async { sidecars(&database).await == 0 }).await;
     database.stop();
+}
+
+const ASLEEP: &str = "nobody is connected";
+
+/// The second pause after a failure is longer than the time after which the sidecar would sleep.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_does_not_sleep_while_a_handler_has_failed() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let handler = "create function public.handle(event livestore.polled_event) returns void language plpgsql as
+            $$ begin raise exception 'not yet'; end $$;
+        select livestore.subscribe('s', handler => 'public.handle(livestore.polled_event)');
+        select livestore.commit('todos', 'e')";
+    admin.batch_execute(handler).await.unwrap();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&["--database-idle-close", "1s"]).ready().await;
+    eventually("it is tried a third time", async || {
+        let failures = "select failures >= 3 from livestore.subscriptions";
+        admin.query_one(failures, &[]).await.unwrap().get(0)
+    })
+    .await;
+    assert!(!sidecar.log().contains(ASLEEP), "{}", sidecar.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_sleeps_once_a_webhook_was_taken_and_not_before() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    let router = Router::new().fallback(move |_: Bytes| {
+        let is_taken = counted.fetch_add(1, Ordering::Relaxed) >= 2;
+        ready(if is_taken { StatusCode::NO_CONTENT } else { StatusCode::INTERNAL_SERVER_ERROR })
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    admin.execute("select livestore.subscribe('s', url => $1)", &[&url]).await.unwrap();
+    admin.execute("select livestore.commit('todos', 'e')", &[]).await.unwrap();
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let arguments = ["--database-idle-close", "1s", "--webhook-secret", secret, "--webhook-private-addresses"];
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    eventually("it is sent a third time", async || requests.load(Ordering::Relaxed) == 3).await;
+    assert!(!sidecar.log().contains(ASLEEP), "{}", sidecar.log());
+    eventually("the database may sleep", async || sidecar.log().contains(ASLEEP)).await;
+    let done = "select failures = 0 and error is null from livestore.subscriptions";
+    assert!(admin.query_one(done, &[]).await.unwrap().get::<_, bool>(0));
 }

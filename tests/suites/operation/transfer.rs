@@ -128,6 +128,12 @@ async fn a_file_that_is_not_whole_changes_nothing() {
     fails(&admin, &["export", "unknown", "--output", "/nowhere/file"], None, 1, "/nowhere/file");
     fails(&to.url("sidecar"), &["import"], Some(text.as_bytes()), 4, "permission denied for function import_store");
     fails(&from.url("stranger"), &["export", "a \"store\""], None, 4, "permission denied");
+    let database = to.name();
+    to.admin().await.batch_execute(&format!("revoke temporary on database {database} from public")).await.unwrap();
+    let hint =
+        format!("hint: An import takes the right to make them: grant temporary on database {database} to admin.");
+    fails(&admin, &["import"], Some(text.as_bytes()), 4, &hint);
+    to.admin().await.batch_execute(&format!("grant temporary on database {database} to public")).await.unwrap();
     // A store with other events, or of another life.
     to.admin().await.execute("select livestore.commit('a \"store\"', 'mine')", &[]).await.unwrap();
     fails(&admin, &["import"], Some(text.as_bytes()), 4, "has other events, from event 1 on");

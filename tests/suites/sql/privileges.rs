@@ -30,6 +30,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("_check_shard", "livestore._check_shard('s')", NOBODY),
     ("_remove_departed", "livestore._remove_departed(1)", NOBODY),
     ("_check_deferred", "livestore._check_deferred()", WRITERS),
+    ("_give_one_by_one", "livestore._give_one_by_one('first', null)", WRITERS),
     ("_leaving_stores", "livestore._leaving_stores()", NOBODY),
     ("_remove_departed_log", "livestore._remove_departed_log(1)", NOBODY),
     ("_runs_code_on_delete", "livestore._runs_code_on_delete('livestore.eventlog_1')", NOBODY),

@@ -941,3 +941,78 @@ async fn a_batch_whose_events_are_gone_is_passed() {
     batch.ack(&worker).await;
     assert_eq!(poll(&worker, "'history'").await.events, ["za reset"]);
 }
+
+/// The last event of a batch of one fails for good, after an earlier one was given the name that is asked for.
+#[tokio::test]
+async fn an_event_that_was_renamed_meanwhile_does_not_take_the_place_of_the_one_that_failed() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    let subscribe = "names => '{want}', max_failures => 1";
+    run(&admin, &format!("select livestore.subscribe('commits', {subscribe})")).await;
+    for name in ["other", "want"] {
+        commit(&admin, "a", name).await;
+    }
+    run(&admin, &format!("select livestore.subscribe('history', {subscribe}, start => 'beginning')")).await;
+    let mut batches = Vec::new();
+    for subscription in ["commits", "history"] {
+        let batch = poll(&worker, &format!("'{subscription}'")).await;
+        assert_eq!(batch.events, ["a 2 want"], "{subscription}");
+        batches.push((subscription, batch));
+    }
+    run(&admin, "select livestore.rewrite_event('a', 1, 'want', null)").await;
+    for (subscription, batch) in batches {
+        batch.nack(&worker, "failed").await;
+        let batch = poll(&worker, &format!("'{subscription}'")).await;
+        assert_eq!(batch.events, ["a 1 want"], "{subscription}");
+        batch.ack(&worker).await;
+        let batch = poll(&worker, &format!("'{subscription}'")).await;
+        assert_eq!(batch.events, ["a 2 want"], "{subscription}");
+        batch.nack(&worker, "failed").await;
+        assert_eq!(poll(&worker, &format!("'{subscription}'")).await.events, ["a 1 rewrite"], "{subscription}");
+    }
+    let letters =
+        "select string_agg(concat_ws(' ', subscription, seq_num), ', ' order by id) from livestore.dead_letters";
+    assert_eq!(one::<String>(&admin, letters).await, "commits 2, history 2");
+}
+
+#[tokio::test]
+async fn an_event_of_the_history_that_was_renamed_into_a_batch_is_given_out() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    for name in ["other", "want"] {
+        commit(&admin, "a", name).await;
+    }
+    run(&admin, "select livestore.subscribe('s', names => '{want}', max_failures => 1, start => 'beginning')").await;
+    let batch = poll(&worker, "'s'").await;
+    assert_eq!(batch.events, ["a 2 want"]);
+    run(&admin, "select livestore.rewrite_event('a', 1, 'want', null), livestore.rewrite_event('a', 2, 'other', null)")
+        .await;
+    batch.nack(&worker, "failed").await;
+    assert_eq!(poll(&worker, "'s'").await.events, ["a 1 want"]);
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.dead_letters").await, 0);
+}
+
+/// Eight of them take longer than a statement may. They would, each time that they come again.
+#[tokio::test]
+async fn a_slow_handler_gets_its_events_one_by_one_after_the_first_that_take_too_long() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "create function public.handle(event livestore.polled_event) returns void language sql as 'select pg_sleep(0.2)';
+         select livestore.subscribe('s', handler => 'public.handle(livestore.polled_event)')",
+    )
+    .await;
+    for _ in 0..8 {
+        commit(&admin, "a", "e").await;
+    }
+    run(&admin, "set statement_timeout = '1s'").await;
+    let mut outcomes = Vec::new();
+    for _ in 0..4 {
+        let handle = "select coalesce(error, events::text) from livestore.run_subscription('s')";
+        let outcome: String = one(&admin, handle).await;
+        outcomes.push(outcome.lines().next().unwrap_or_default().to_owned());
+    }
+    assert_eq!(outcomes, ["canceling statement due to statement timeout", "1", "1", "1"]);
+    assert_eq!(one::<i64>(&admin, "select failures + dead_letters from livestore.subscriptions").await, 0);
+}

@@ -16,6 +16,22 @@ const CHUNK: usize = 64 << 10;
 /// A large log takes long, but nobody waits for ever for a store that another transaction holds.
 const LIMITS: &str = "set statement_timeout = 0; set lock_timeout = '30s'";
 
+/// Postgres' own error has no hint.
+const BEGIN: &str = "begin;
+    do $$
+    begin
+        if not pg_catalog.has_database_privilege(pg_catalog.current_database(), 'temporary') then
+            raise exception 'permission denied to create temporary tables in database %',
+                    pg_catalog.to_json(pg_catalog.current_database())
+                using errcode = 'insufficient_privilege', hint = pg_catalog.format(
+                    'An import takes the right to make them: grant temporary on database %I to %I.',
+                    pg_catalog.current_database(), current_user
+                );
+        end if;
+    end
+    $$;
+    create temp table imported_lines (line text) on commit drop";
+
 /// The outcome of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
@@ -35,7 +51,7 @@ pub async fn import<E: From<tokio_postgres::Error>>(
     store: Option<&str>,
     pieces: impl Stream<Item = Result<Bytes, E>>,
 ) -> Result<Imported, E> {
-    client.batch_execute("begin; create temp table imported_lines (line text) on commit drop").await?;
+    client.batch_execute(BEGIN).await?;
     let mut sink = pin!(client.copy_in("copy pg_temp.imported_lines from stdin").await?);
     let (mut pieces, mut lines) = (pin!(pieces), Lines::default());
     while let Some(piece) = pieces.try_next().await? {

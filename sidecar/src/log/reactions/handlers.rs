@@ -36,9 +36,11 @@ const FAIL: &str = "\
 pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut changes: watch::Receiver<()>) {
     let (mut subscriptions, mut resting, mut begin_behind) = (Vec::new(), HashMap::new(), String::new());
     let (mut retries_end, mut next_list) = (Instant::now(), Instant::now());
+    // Until then a handler may have events that have failed. The database is needed for them, and while there is something to do.
+    let (mut needed_until, mut _held) = (Instant::now(), Some(database.demand().hold()));
     changes.mark_changed();
     loop {
-        // A database that sleeps has nothing new.
+        // What is committed while the database sleeps waits for the client that wakes it.
         database.demand().awake().await;
         commits.mark_unchanged();
         if changes.has_changed().unwrap_or(false) {
@@ -54,7 +56,19 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
             }
             call_all(&database, &subscriptions, &mut resting, &mut begin_behind).await
         };
-        let pause = match round.await {
+        let outcome = round.await;
+        match &outcome {
+            Ok(round) => {
+                if round.is_retried {
+                    needed_until = Instant::now() + RETRIES;
+                }
+                let is_needed = round.has_events || round.may_have_more || needed_until > Instant::now();
+                _held = is_needed.then(|| database.demand().hold());
+            }
+            Err(error) if error.retry().may_pass() => {}
+            Err(_) => _held = None,
+        }
+        let pause = match outcome {
             Ok(Round { has_events: true, has_failed: false, .. }) => Duration::ZERO,
             Ok(Round { has_failed: false, may_have_more: false, .. }) if retries_end <= Instant::now() => INTERVAL,
             Ok(Round { has_failed: false, .. }) => RETRY,
@@ -90,6 +104,8 @@ struct Round {
     /// At least one had events: there may be more.
     has_events: bool,
     has_failed: bool,
+    /// At least one has failed that could be called: its events come again.
+    is_retried: bool,
     /// At least one has passed over events for as long as one call does.
     may_have_more: bool,
 }
@@ -127,7 +143,7 @@ async fn call_all(
         if let Some(error) = error {
             warn!(shard = database.label(), subscription, error, "the handler of a subscription has failed");
             metrics::reacted(Reaction::Handler, false, 0);
-            round.has_failed = true;
+            (round.has_failed, round.is_retried) = (true, true);
         } else if events > 0 {
             metrics::reacted(Reaction::Handler, true, events);
             round.has_events = true;

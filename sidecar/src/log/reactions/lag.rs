@@ -16,7 +16,8 @@ use crate::telemetry::metrics::SubscriptionLag;
 /// The shortest interval at which the database is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The subscriptions that have metrics of their own: those that are furthest behind. Only administrators make them, so there are few.
+/// The subscriptions that have metrics of their own: those with dead letters, then those that are furthest behind, and all that have had
+/// metrics before. Only administrators make them, so there are few.
 const MOST: i64 = 100;
 
 /// The most misfits that are counted.
@@ -62,7 +63,8 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
         // A database that nobody asks about is left alone.
         gauges.0.asked.notified().await;
         database.demand().awake().await;
-        match read(&database).await {
+        let known: Vec<String> = gauges.0.lags.lock().iter().map(|lag| lag.subscription.clone()).collect();
+        match read(&database, &known).await {
             Ok((lags, misfits)) => {
                 gauges.set(lags);
                 gauges.0.misfits.store(misfits.unsigned_abs(), Ordering::Relaxed);
@@ -75,12 +77,18 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
     }
 }
 
-async fn read(database: &Database) -> Result<(Vec<SubscriptionLag>, i64), DatabaseError> {
+/// `known`: those that have metrics. Without a new value, theirs would be that of a subscription that was removed.
+async fn read(database: &Database, known: &[String]) -> Result<(Vec<SubscriptionLag>, i64), DatabaseError> {
     let client = database.background_client().await?;
-    let select = "select name, lag_events::float8, lag_seconds, failures::float8, dead_letters::float8
-         from livestore.subscriptions
-         order by lag_events desc nulls last, dead_letters desc, name collate \"C\" limit $1";
-    let asked = async { client.query(&client.prepare_cached(select).await?, &[&MOST]).await };
+    let select = "select s.name, s.lag_events::float8, s.lag_seconds, s.failures::float8, s.dead_letters::float8
+         from (
+             select name, lag_events, lag_seconds, failures, dead_letters, row_number() over (
+                 order by dead_letters > 0 desc, lag_events desc nulls last, name collate \"C\"
+             ) as rank
+             from livestore.subscriptions
+         ) s
+         where s.rank <= $1 or s.name = any ($2)";
+    let asked = async { client.query(&client.prepare_cached(select).await?, &[&MOST, &known]).await };
     let rows = client.read_in_time(asked).await??;
     let lag = |row: &tokio_postgres::Row| {
         Ok(SubscriptionLag {

@@ -66,10 +66,16 @@ pub async fn run(
 ) {
     let mut workers: HashMap<Served, AbortOnDropHandle<()>> = HashMap::new();
     let is_outdated = Arc::new(Notify::new());
+    // Until it is known which there are.
+    let mut _held = Some(database.demand().hold());
     loop {
         database.demand().awake().await;
         changes.mark_unchanged();
-        let pause = match served(&database).await {
+        let listed = served(&database).await;
+        if !listed.as_ref().is_err_and(|error| error.retry().may_pass()) {
+            _held = None;
+        }
+        let pause = match listed {
             Ok(list) => {
                 // A worker whose subscription has gone, or has another URL, ends with what is on its way. One that has panicked is started again.
                 workers.retain(|served, worker| list.contains(served) && !worker.is_finished());
@@ -165,6 +171,8 @@ impl Worker {
         let mut known_life = None;
         // When a batch that has failed is given out again, and when nothing was given out last.
         let (mut retry_at, mut was_empty) = (None::<Instant>, None::<Instant>);
+        // The database is needed until a batch that has failed is given out again, or while there may be more.
+        let mut _held = Some(self.database.demand().hold());
         while !self.ending.begun.is_cancelled() {
             let pause_end = breaker.paused_until(Instant::now());
             let is_full = pause_end.is_none() && sending.len() >= breaker.places(self.concurrency);
@@ -173,6 +181,9 @@ impl Worker {
                 biased;
                 () = self.ending.begun.cancelled() => {}
                 Some(outcome) = sending.join_next() => {
+                    if let Ok((Outcome::Failed { error, .. }, _)) = &outcome {
+                        _held = (!error.needs_operator()).then(|| self.database.demand().hold());
+                    }
                     // One that has panicked is sent again when its lease ends.
                     let next = outcome.map_or(INTERVAL, |outcome| self.note(&mut breaker, outcome));
                     next_look = next_look.min(Instant::now() + next);
@@ -203,10 +214,21 @@ impl Worker {
                         },
                         Ok(None) => {
                             was_empty = Some(Instant::now());
-                            let pause = if start.elapsed() < LOOK { INTERVAL } else { RETRY };
+                            let may_have_more = start.elapsed() >= LOOK;
+                            if may_have_more {
+                                _held = Some(self.database.demand().hold());
+                            } else if retry_at.is_none() {
+                                _held = None;
+                            }
+                            let pause = if may_have_more { RETRY } else { INTERVAL };
                             next_look = retry_at.into_iter().chain([Instant::now() + pause]).min().unwrap_or(next_look);
                         }
-                        Err(error) => next_look = Instant::now() + self.failed_to_poll(&error),
+                        Err(error) => {
+                            if !error.retry().may_pass() {
+                                _held = None;
+                            }
+                            next_look = Instant::now() + self.failed_to_poll(&error);
+                        }
                     }
                 }
                 _ = commits.changed() => {
