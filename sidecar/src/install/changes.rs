@@ -92,7 +92,7 @@ pub fn is_newer(version: &str) -> bool {
 
 /// Whether a version is from before the portable flavour, which came with 0.3.0.
 fn is_before_portable(version: &str) -> bool {
-    version_numbers(version) < vec![0, 3, 0]
+    version_numbers(version) < version_numbers("0.3.0")
 }
 
 /// The version of the functions, or that of the tables if it is higher.

@@ -91,9 +91,11 @@ impl State {
         // Nobody but the members of its owner can read what follows. A role that may not become one hears at least that there is nothing to do.
         let highest = if is_portable && (wanted == Wanted::Stores || is_older) {
             client.batch_execute(JOIN_ROLES).await?;
-            let highest = "select v.version from livestore.versions v
-                 order by string_to_array(split_part(v.version, '-', 1), '.')::integer[] desc limit 1";
-            Some(look(client, highest).await?.try_get(0)?)
+            let highest = "select (
+                     select v.version from livestore.versions v
+                     order by string_to_array(split_part(v.version, '-', 1), '.')::integer[] desc limit 1
+                 )";
+            look(client, highest).await?.try_get(0)?
         } else {
             None
         };

@@ -259,3 +259,34 @@ fn without_a_registry_images_are_made_only_if_somebody_asks_for_stand_ins() {
     let failed = dist_images(true, Some("yes")).unwrap_err();
     assert!(failed.contains("not 'yes'"), "{failed}");
 }
+
+#[test]
+fn a_debian_package_without_dependencies_is_not_built() {
+    let build = std::fs::read_to_string(root().join("packaging/build")).unwrap();
+    // A failure within a here-document goes unnoticed.
+    assert!(build.matches("depends=$(libraries ").count() == 2 && !build.contains("Depends: $("), "{build}");
+    let (_, libraries) = build.split_once("\nlibraries() {\n").unwrap();
+    let (libraries, _) = libraries.split_once("\n}\n").unwrap();
+    for (answer, expected) in [
+        ("echo 'shlibs:Depends=libc6 (>= 2.34)'", Some("Depends: libc6 (>= 2.34)\n")),
+        ("echo 'no such file' >&2; exit 2", None),
+        ("echo 'unknown format' >&2", None),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (stub, script) = (folder.path().join("dpkg-shlibdeps"), folder.path().join("script"));
+        std::fs::write(&stub, format!("#!/bin/sh\n{answer}\n")).unwrap();
+        std::fs::set_permissions(&stub, PermissionsExt::from_mode(0o755)).unwrap();
+        let strict = root().join("packaging/strict.sh");
+        let text = format!(
+            ". {}\nwork=$1\nlibraries() {{\n{libraries}\n}}\ndepends=$(libraries program)\necho \"Depends: $depends\"\n",
+            strict.display()
+        );
+        std::fs::write(&script, text).unwrap();
+        let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+        let output = Command::new("bash").arg(&script).arg(folder.path()).env("PATH", path).output().unwrap();
+        let [printed, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert_eq!(output.status.success().then_some(&*printed), expected, "{printed}{errors}");
+        let reason = answer.split('\'').nth(1).unwrap();
+        assert_eq!(errors.contains(reason), expected.is_none(), "{errors}");
+    }
+}
