@@ -83,5 +83,5 @@ sidecar: ## build target/release/livestore-sidecar
 packages: extension sidecar ## build Debian packages of both, in target/packages
 	@packaging/build
 
-dist: ## what a release consists of, in target/dist: programs, packages, images, SQL, docs, checksums (about 20 minutes)
+dist: ## what a release consists of, in target/dist (about 20 minutes); without a registry: DIST_IMAGES=debootstrap or DIST_IMAGES=no
 	@rm -rf target/dist target/programs && packaging/dist

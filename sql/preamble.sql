@@ -120,6 +120,8 @@ begin
                 hint = case
                     when exists (select from pg_proc p where p.pronamespace = 'livestore'::regnamespace and p.proname = 'shard_map') then
                         'This database is the front of shards: leave its objects as they are, and do not install livestore_sync here. livestore-sidecar shards upgrade brings it to another version.'
+                    when position('livestore.eventlog_1 (of ' in strangers) > 0 then
+                        'livestore.eventlog_1 holds the events of stores: drop nothing. If the objects came from a dump, restore it with their owners, livestore_owner and livestore_hooks. If they are of a version before 0.3.0, update the extension before you change its flavour.'
                     else 'Drop them, or move them to another schema, then try again.'
                 end;
     end if;

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Row};
 use super::{Report, events, replication, rights, standbys};
 use crate::config::Config;
 use crate::log::{Live, check_authorize_function, check_authorize_url};
-use crate::postgres::{Database, DatabaseError};
+use crate::postgres::{Database, DatabaseError, version_numbers};
 use crate::telemetry::chain;
 
 /// Beside the pool: one each for groups of pushes, pushes that wait for a held store, the listener, the peer relay, handlers and /readyz, and
@@ -121,28 +121,35 @@ async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_pos
     let callable = "select from pg_proc p join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
          where p.proname = 'flavour' and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')";
     if client.query_opt(callable, &[]).await?.is_some() {
-        let row = client.query_one("select livestore.version(), livestore.flavour()", &[]).await?;
-        let (version, flavour): (&str, &str) = (row.get(0), row.get(1));
+        let known = "select livestore.version(), livestore.flavour(), exists (select from pg_extension e where e.extname = 'livestore_sync')";
+        let row = client.query_one(known, &[]).await?;
+        let (version, flavour, is_extension): (&str, &str, bool) = (row.get(0), row.get(1), row.get(2));
         report.good(format!("livestore_sync {version}, the {flavour} flavour"));
         let own = env!("CARGO_PKG_VERSION");
-        if flavour == "portable" && version != own {
-            report.advise(format!(
-                "the database has livestore_sync {version}, and this program is {own}: run \"livestore-sidecar upgrade\" as the owner of the database"
-            ));
+        // Nothing goes back to an older version, and nothing has to: newer ones keep what sidecars call.
+        if flavour == "portable" && version_numbers(version) < version_numbers(own) {
+            let remedy = if is_extension {
+                format!("run livestore-pg_tle--update.sql of {own}, and then \"alter extension livestore_sync update\"")
+            } else {
+                "run \"livestore-sidecar upgrade\" as the owner of the database".to_owned()
+            };
+            report.advise(format!("the database has livestore_sync {version}, and this program is {own}: {remedy}"));
         }
     }
-    let newer = client
+    let available = client
         .query_opt(
             "select installed_version, default_version from pg_available_extensions
              where name = 'livestore_sync' and installed_version <> default_version",
             &[],
         )
         .await?;
-    if let Some(row) = newer {
+    if let Some(row) = available {
         let (installed, available): (&str, &str) = (row.get(0), row.get(1));
-        report.advise(format!(
-            "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
-        ));
+        if version_numbers(installed) < version_numbers(available) {
+            report.advise(format!(
+                "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
+            ));
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::Flavour;
 use super::state::{JOIN_ROLES, LEAVE_ROLES, State, VERSION};
-use crate::postgres::{hide_parameters, works_with};
+use crate::postgres::{hide_parameters, version_numbers, works_with};
 
 /// The portable flavour, in a transaction of its own.
 const PORTABLE: &str = include_str!(concat!(env!("OUT_DIR"), "/sql/livestore.sql"));
@@ -63,9 +63,13 @@ pub enum Refusal {
     )]
     Newer { found: String },
     #[error(
-        "pg_tle has installed livestore_sync in this database: upgrade it by pgtle.install_update_path, uninstall it by drop extension"
+        "pg_tle has installed livestore_sync in this database: upgrade it by livestore-pg_tle--update.sql and alter extension livestore_sync update, uninstall it by drop extension"
     )]
     PgTle,
+    #[error(
+        "the database has livestore_sync {found}, the native flavour: bring it to 0.3.0 or later first, on a Postgres that has the library."
+    )]
+    TooOld { found: String },
     /// An operator who removed its objects, as an installation beside others' objects asks for, would lose the map of the shards.
     #[error(
         "this database is the front of shards, and has no livestore_sync of its own: livestore-sidecar shards upgrade brings it to this version"
@@ -82,20 +86,27 @@ pub enum Refusal {
     HasDependents { dependents: Vec<String> },
 }
 
-/// The numbers of a version, to compare it.
-fn numbers(version: &str) -> Vec<u32> {
-    version.split('.').map(|number| number.parse().unwrap_or(0)).collect()
+pub fn is_newer(version: &str) -> bool {
+    version_numbers(version) > version_numbers(VERSION)
 }
 
-fn is_newer(version: &str) -> bool {
-    numbers(version) > numbers(VERSION)
+/// Whether a version is from before the portable flavour, which came with 0.3.0.
+fn is_before_portable(version: &str) -> bool {
+    version_numbers(version) < version_numbers("0.3.0")
+}
+
+/// The version of the functions, or that of the tables if it is higher.
+fn highest(state: &State) -> Option<&str> {
+    let installed = state.installed.as_ref().map(|(_, version)| version);
+    installed.into_iter().chain(&state.highest).map(|version| &**version).max_by_key(|version| version_numbers(version))
 }
 
 /// The newer version that a database has, if this program works with it: whoever goes back to older sidecars installs with them, too.
 pub fn newer(state: &State, flavour: Option<Flavour>) -> Option<&str> {
-    let (installed, version) = state.installed.as_ref()?;
+    let (installed, _) = state.installed.as_ref()?;
+    let version = highest(state)?;
     let is_wanted = flavour.is_none_or(|wanted| wanted == *installed) && !state.is_of_pg_tle;
-    (is_wanted && is_newer(version) && works_with(version)).then_some(&**version)
+    (is_wanted && is_newer(version) && works_with(version)).then_some(version)
 }
 
 /// Installs a flavour, or the one that fits, or brings what is installed to this version.
@@ -109,10 +120,14 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Change>, R
     if state.is_front {
         return Err(Refusal::Front);
     }
-    if let Some((_, version)) = &state.installed
-        && is_newer(version)
+    if let Some(found) = highest(state)
+        && is_newer(found)
     {
-        return Err(Refusal::Newer { found: version.clone() });
+        return Err(Refusal::Newer { found: found.to_owned() });
+    }
+    // This takes no rights.
+    if state.installed.as_ref().is_some_and(|(from, version)| *from == wanted && version == VERSION) {
+        return Ok(Vec::new());
     }
     if wanted == Flavour::Native || installed == Some(Flavour::Native) {
         if !state.is_superuser {
@@ -124,40 +139,45 @@ pub fn install(state: &State, flavour: Option<Flavour>) -> Result<Vec<Change>, R
         }
     }
     let change = match (&state.installed, wanted) {
-        (Some((from, version)), wanted) if *from == wanted && version == VERSION => None,
-        (None, Flavour::Native) => Some(Change::new(
+        (None, Flavour::Native) => Change::new(
             format!("Installing livestore_sync {VERSION}, the native flavour."),
             format!("create extension livestore_sync version '{VERSION}';"),
-        )),
-        (Some((Flavour::Native, version)), Flavour::Native) => Some(Change::new(
+        ),
+        (Some((Flavour::Native, version)), Flavour::Native) => Change::new(
             format!("Upgrading livestore_sync {version}, the native flavour, to {VERSION}."),
             format!("alter extension livestore_sync update to '{VERSION}';"),
-        )),
-        (Some((Flavour::Portable, version)), Flavour::Native) => Some(Change::new(
+        ),
+        (Some((Flavour::Portable, version)), Flavour::Native) => Change::new(
             format!("Changing livestore_sync {version} from the portable flavour to the native one, {VERSION}."),
             format!(
                 "create extension livestore_sync version 'portable';\nalter extension livestore_sync update to '{VERSION}';"
             ),
-        )),
+        ),
         (None, Flavour::Portable) => {
-            Some(Change::new(format!("Installing livestore_sync {VERSION}, the portable flavour."), portable()))
+            Change::new(format!("Installing livestore_sync {VERSION}, the portable flavour."), portable())
         }
-        (Some((Flavour::Portable, version)), Flavour::Portable) => Some(Change::new(
-            format!("Upgrading livestore_sync {version}, the portable flavour, to {VERSION}."),
-            portable(),
-        )),
-        (Some((Flavour::Native, version)), Flavour::Portable) => Some(Change::new(
+        (Some((Flavour::Portable, version)), Flavour::Portable) => {
+            Change::new(format!("Upgrading livestore_sync {version}, the portable flavour, to {VERSION}."), portable())
+        }
+        (Some((Flavour::Native, version)), Flavour::Portable) => Change::new(
             format!("Changing livestore_sync {version} from the native flavour to the portable one, {VERSION}."),
-            format!("{LEAVE_EXTENSION}\n{}", portable()),
-        )),
+            // Outside the extension, the objects of versions before 0.3.0 look like those of strangers.
+            if !is_before_portable(version) {
+                format!("{LEAVE_EXTENSION}\n{}", portable())
+            } else if state.has_library {
+                format!("alter extension livestore_sync update to '{VERSION}';\n{LEAVE_EXTENSION}\n{}", portable())
+            } else {
+                return Err(Refusal::TooOld { found: version.clone() });
+            },
+        ),
     };
-    let change = change.map(|change| match state.installed {
+    let change = match state.installed {
         None => change,
         Some((Flavour::Native, _)) => Change { sql: format!("{LOCK}\n{}", change.sql), ..change },
         // Once more, for the script that is printed.
         Some((Flavour::Portable, _)) => Change { sql: format!("{JOIN_ROLES}\n{LOCK}\n{}", change.sql), ..change },
-    });
-    Ok(change.into_iter().collect())
+    };
+    Ok(vec![change])
 }
 
 /// Brings what is installed to this version.
@@ -266,7 +286,16 @@ mod tests {
     fn state(installed: Option<(Flavour, &str)>, has_library: bool, is_superuser: bool) -> State {
         let installed = installed.map(|(flavour, version)| (flavour, version.to_owned()));
         let (is_of_pg_tle, is_front) = (false, false);
-        State { installed, is_of_pg_tle, is_front, has_library, is_superuser, role: "owner".into(), has_stores: true }
+        State {
+            installed,
+            highest: None,
+            is_of_pg_tle,
+            is_front,
+            has_library,
+            is_superuser,
+            role: "owner".into(),
+            has_stores: true,
+        }
     }
 
     /// The first statement that is not the script's.
@@ -293,7 +322,34 @@ mod tests {
         );
         for flavour in [Native, Portable] {
             assert_eq!(sql(&state(Some((flavour, VERSION)), true, true), None).unwrap(), "");
+            assert_eq!(sql(&state(Some((flavour, VERSION)), false, false), Some(flavour)).unwrap(), "");
         }
+    }
+
+    #[test]
+    fn functions_of_an_older_script_are_brought_to_the_version_of_the_tables() {
+        let old = |highest: &str| State {
+            highest: Some(highest.into()),
+            ..state(Some((Flavour::Portable, "0.3.0")), false, false)
+        };
+        assert!(sql(&old(VERSION), None).unwrap().contains(&portable()));
+        assert_eq!(newer(&old(VERSION), None), None);
+        assert_eq!(sql(&old("0.10.0"), None), Err(Refusal::Newer { found: "0.10.0".into() }));
+        assert_eq!(newer(&old("0.10.0"), None), Some("0.10.0"));
+    }
+
+    #[test]
+    fn a_native_version_without_a_portable_flavour_is_updated_before_it_leaves_the_extension() {
+        use Flavour::{Native, Portable};
+        let update = format!("alter extension livestore_sync update to '{VERSION}';");
+        for (version, is_updated) in [("0.1.0", true), ("0.2.0", true), ("0.3.0", false)] {
+            let changed = sql(&state(Some((Native, version)), true, true), Some(Portable)).unwrap();
+            assert_eq!(changed.contains(&update), is_updated, "{version}");
+            assert!(changed.contains(LEAVE_EXTENSION), "{version}");
+        }
+        let refused = sql(&state(Some((Native, "0.2.0")), false, true), Some(Portable));
+        assert_eq!(refused, Err(Refusal::TooOld { found: "0.2.0".into() }));
+        assert!(sql(&state(Some((Native, "0.3.0")), false, true), Some(Portable)).is_ok());
     }
 
     #[test]

@@ -16,13 +16,17 @@ use self::changes::{ALONE, Change, Plan, Refusal};
 #[cfg(feature = "sharding")]
 pub use self::state::JOIN_ROLES;
 pub use self::state::LEAVE_ROLES;
-use self::state::{State, VERSION};
+use self::state::{State, VERSION, Wanted};
 use crate::postgres::{Connected, DatabaseError, address, connect_once, run_with_secret, told, warn_if_unencrypted};
 use crate::settings::{SettingsError, check_secret};
 use crate::telemetry::{chain, printable};
 
 /// A lock that another transaction holds for longer stops the installation: clients wait behind it meanwhile.
 const LOCK_TIMEOUT: &str = "set local lock_timeout = '3s'";
+
+/// Taken while there is nothing else to lock, so nobody but another installation waits for it.
+const INSTALL_LOCK: &str = "set local lock_timeout = '30s';
+     select pg_advisory_xact_lock(hashtextextended('livestore_sync install', 0))";
 
 /// Functions and operators are Postgres' own: strangers may have created others in the schemas that a role searches.
 const SEARCH_PATH: &str = "set local search_path = pg_catalog, pg_temp";
@@ -136,7 +140,13 @@ impl Install {
 
     async fn plan(&self, client: &Client) -> Result<Plan, InstallError> {
         check_secret("--sidecar-password", self.sidecar_password.as_deref())?;
-        let state = State::read(client).await?;
+        let mut state = State::read(client, Wanted::Version).await?;
+        if state.installed.is_none() {
+            // Of two installations into an empty database, the second one finds what the first one has installed.
+            client.batch_execute(INSTALL_LOCK).await?;
+            client.batch_execute(LOCK_TIMEOUT).await?;
+            state = State::read(client, Wanted::Version).await?;
+        }
         let mut plan = match changes::newer(&state, self.flavour) {
             Some(version) => {
                 let note = format!(
@@ -153,20 +163,20 @@ impl Install {
 
 impl Upgrade {
     pub fn run(&self) -> ExitCode {
-        self.owner.run(async |client| Ok(changes::upgrade(&State::read(client).await?)?.into()))
+        self.owner.run(async |client| Ok(changes::upgrade(&State::read(client, Wanted::Version).await?)?.into()))
     }
 }
 
 impl Uninstall {
     pub fn run(&self) -> ExitCode {
         self.owner.run(async |client| {
-            let changes = changes::uninstall(&State::read(client).await?, self.drop_data)?;
+            let changes = changes::uninstall(&State::read(client, Wanted::Stores).await?, self.drop_data)?;
             if self.drop_data {
                 return Ok(changes::with_dependents(changes, &dependents::read(client).await?).into());
             }
             // Nobody can push from here on, and a store that was created meanwhile counts.
             client.batch_execute(ALONE).await?;
-            let changes = changes::uninstall(&State::read(client).await?, self.drop_data)?;
+            let changes = changes::uninstall(&State::read(client, Wanted::Stores).await?, self.drop_data)?;
             let dependents = dependents::read(client).await?;
             if dependents.is_empty() { Ok(changes.into()) } else { Err(Refusal::HasDependents { dependents }.into()) }
         })

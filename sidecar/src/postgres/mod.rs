@@ -329,6 +329,11 @@ pub fn works_with(extension: &str) -> bool {
     major == OLDEST_EXTENSION.0 && minor >= OLDEST_EXTENSION.1
 }
 
+/// The numbers of a version, to compare it with another one.
+pub fn version_numbers(version: &str) -> Vec<u32> {
+    version.split('.').map(|number| number.parse().unwrap_or(0)).collect()
+}
+
 type TlsStream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
 /// The version of livestore_sync in the database, of either flavour.

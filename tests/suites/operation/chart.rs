@@ -211,6 +211,29 @@ fn an_autoscaler_without_a_measure_is_refused_and_a_chart_may_be_part_of_another
     assert!(neither.contains("autoscaling needs liveStreams or memory"), "{neither}");
 }
 
+/// Without a cluster, Helm's lookup finds no Deployment: a stand-in takes its place.
+#[test]
+fn a_deployment_with_an_autoscaler_keeps_its_pods_and_is_never_at_zero() {
+    let folder = tempfile::tempdir().unwrap();
+    let chart = folder.path().join("chart");
+    output(Command::new("cp").arg("-r").arg(root().join("packaging/chart")).arg(&chart)).unwrap();
+    let file = chart.join("templates/deployment.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lookup = r#"lookup "apps/v1" "Deployment" .Release.Namespace (include "sidecar.name" .)"#;
+    assert!(text.contains(lookup), "{text}");
+    // At 0, the autoscaler does nothing.
+    for (found, expected) in [(0, 2), (1, 2), (7, 7)] {
+        let stand_in = format!(r#"dict "spec" (dict "replicas" (float64 {found}))"#);
+        std::fs::write(&file, text.replace(lookup, &stand_in)).unwrap();
+        let mut helm = tool("helm");
+        let rendered =
+            output(helm.args(["template", "sync", "--set", "autoscaling.enabled=true"]).arg(&chart)).unwrap();
+        let documents = documents(&rendered);
+        let deployment = documents.iter().find(|document| document["kind"] == "Deployment").unwrap();
+        assert_eq!(deployment["spec"]["replicas"], expected, "{found}");
+    }
+}
+
 #[test]
 fn images_and_the_page_have_the_version_of_the_sidecar() {
     let version = env!("CARGO_PKG_VERSION");

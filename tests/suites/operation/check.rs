@@ -58,6 +58,26 @@ async fn a_misspelled_variable_is_named_with_the_one_that_was_meant() {
     assert!(sidecar.log().lines().any(|line| line.contains("WARN") && is_named(line)), "{}", sidecar.log());
 }
 
+/// As after going back to an older package of the extension.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_is_advised_only_if_it_leads_to_a_newer_version() {
+    if is_skipped("updates of the extension") {
+        return;
+    }
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    for (installed, is_advised) in [("0.99.0", false), ("0.1.0", true)] {
+        let fake = format!("update pg_extension set extversion = '{installed}' where extname = 'livestore_sync'");
+        admin.batch_execute(&fake).await.unwrap();
+        let (_, report) = check(&database.url("sidecar"), &[]).await;
+        assert_eq!(
+            report.contains("run \"alter extension livestore_sync update\""),
+            is_advised,
+            "{installed}: {report}"
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_that_an_update_would_break_are_named_beforehand() {
     if is_skipped("updates of the extension") {

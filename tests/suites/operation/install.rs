@@ -170,13 +170,13 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         let told = succeed(&url, &["install", "--sidecar-role", role, "--sidecar-password", "another"]);
         let note = format!("its password was not changed. To change it: alter role {role} password '…'");
         assert!(told.contains(&note) && !told.contains("another") && !told.contains("Nothing to do"), "{told}");
+        let definition = "select pg_get_functiondef('livestore.version()'::regprocedure)";
+        let version = text(&admin, definition).await;
         // As after going back to the sidecars from before, by the chart of before.
         let (major, _) = env!("CARGO_PKG_VERSION").split_once('.').unwrap();
         for (newer, is_taken) in [(format!("{major}.99.0"), true), ("99.0.0".into(), false)] {
-            let note = format!(
-                "insert into livestore.versions (version, flavour, installed_by) values ('{newer}', 'portable', 'test')"
-            );
-            admin.batch_execute(&note).await.unwrap();
+            let installed = version.replace(env!("CARGO_PKG_VERSION"), &newer);
+            admin.batch_execute(&installed).await.unwrap();
             let (code, told) = run(&url, &["install", "--sidecar-role", role]);
             let is_told = told.contains(&format!("livestore_sync {newer}, which is newer than this program"));
             assert!(
@@ -187,7 +187,7 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
                 let (code, told) = run(&url, arguments);
                 assert!(code == 4 && told.contains(&format!("use livestore-sidecar {newer} or later")), "{told}");
             }
-            admin.batch_execute("delete from livestore.versions where installed_by = 'test'").await.unwrap();
+            admin.batch_execute(&version).await.unwrap();
         }
         // A further role for a sidecar is all that changes: the owner stays no member for that.
         succeed(&url, &["install", "--sidecar-role", &format!("second_{role}")]);
@@ -212,9 +212,15 @@ async fn the_owner_of_a_database_installs_serves_and_uninstalls() {
         );
         assert!(checked.contains("\n0 wrong"), "{provider}: {checked}");
         assert_eq!(text(&admin, members).await, "", "{provider}: after the administration");
-        admin.batch_execute("create or replace function livestore.version() returns text immutable language sql as $$ select '0.3.0-old' $$").await.unwrap();
-        let checked = succeed(&cluster.url(role, name), &["check", "--listen", "127.0.0.1:0"]);
-        assert!(checked.contains("run \"livestore-sidecar upgrade\""), "{provider}: {checked}");
+        for (other, is_told) in [(format!("{major}.99.0"), false), ("0.3.0-old".into(), true)] {
+            admin.batch_execute(&version.replace(env!("CARGO_PKG_VERSION"), &other)).await.unwrap();
+            let checked = succeed(&cluster.url(role, name), &["check", "--listen", "127.0.0.1:0"]);
+            assert!(
+                checked.contains(&format!("livestore_sync {other}, the portable flavour")),
+                "{provider}: {checked}"
+            );
+            assert_eq!(checked.contains("run \"livestore-sidecar upgrade\""), is_told, "{provider}: {checked}");
+        }
         let (code, refused) = run(&url, &["uninstall"]);
         assert!(code == 4 && refused.contains("--drop-data") && refused.contains("Nothing was changed"), "{refused}");
         assert_eq!(text(&admin, "select count(*)::text from livestore.events").await, "1");
@@ -321,6 +327,9 @@ async fn a_role_that_may_create_no_roles_is_told_what_to_do() {
     superuser.batch_execute(grant).await.unwrap();
     succeed(&url, &["install"]);
     superuser.batch_execute(&format!("revoke {revoke}")).await.unwrap();
+    for arguments in [&["install"][..], &["upgrade"]] {
+        assert_eq!(succeed(&url, arguments), "Nothing to do.\n");
+    }
     let sidecar = Start::new(cluster.url("livestore_sidecar", "app")).ready().await;
     push(&sidecar, "todos").await;
     cluster.pg_ctl(&["stop", "-m", "immediate"]);
@@ -529,7 +538,69 @@ async fn an_extension_of_a_release_is_upgraded() {
     assert!(code == 4 && refused.contains("hint: Either let the function run as its owner"), "{refused}");
 }
 
-/// Pushes an event to an empty store.
+/// Those before 0.3.0 know no flavours.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_of_a_release_becomes_portable() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    superuser.batch_execute("create database fresh").await.unwrap();
+    succeed(&cluster.url("postgres", "fresh"), &["install", "--flavour", "portable"]);
+    let fresh = facts(&cluster.connect("postgres", "fresh").await).await;
+    for (name, release) in [("first", "0.1.0"), ("second", "0.2.0"), ("third", "0.3.0")] {
+        superuser.batch_execute(&format!("create database {name}")).await.unwrap();
+        let admin = cluster.connect("postgres", name).await;
+        admin.batch_execute(&format!("create extension livestore_sync version '{release}'")).await.unwrap();
+        admin.execute("select livestore.push('s', $1)", &[&chain(0, 3)]).await.unwrap();
+        let changed = succeed(&cluster.url("postgres", name), &["install", "--flavour", "portable"]);
+        assert!(changed.contains(&format!("livestore_sync {release} from the native flavour")), "{changed}");
+        assert_eq!(
+            text(&admin, "select livestore.version() || livestore.flavour() || livestore.head('s')").await,
+            format!("{}portable3", env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(facts(&admin).await, fresh, "{release}");
+    }
+    // Its objects without the extension, as before: nobody is told to drop the events.
+    superuser.batch_execute("create database left_behind").await.unwrap();
+    let admin = cluster.connect("postgres", "left_behind").await;
+    let leave = std::fs::read_to_string(root().join("sql/flavours/portable/adopt.sql")).unwrap();
+    admin.batch_execute(&format!("create extension livestore_sync version '0.2.0'; {leave}")).await.unwrap();
+    let (code, refused) = run(&cluster.url("postgres", "left_behind"), &["install", "--flavour", "portable"]);
+    assert!(code == 4 && refused.contains("holds the events of stores: drop nothing"), "{code}: {refused}");
+    assert!(!refused.contains("Drop them"), "{refused}");
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
+/// The installation of a chart runs with every upgrade of the chart, and its role may have lost its rights by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_installation_that_changes_nothing_takes_no_rights() {
+    let database = Database::new().await;
+    for arguments in [&["install", "--sidecar-role", "sidecar"][..], &["upgrade"]] {
+        assert_eq!(succeed(&database.url("stranger"), arguments), "Nothing to do.\n", "{arguments:?}");
+    }
+    let (code, refused) = run(&database.url("stranger"), &["install", "--flavour", "portable"]);
+    assert!(code == 4 && refused.contains("takes a superuser"), "{code}: {refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_installations_at_once_one_has_nothing_to_do() {
+    let cluster = empty_cluster().await;
+    let superuser = cluster.connect("postgres", "postgres").await;
+    superuser.batch_execute("create role sidecar login").await.unwrap();
+    let url = cluster.url("postgres", "postgres");
+    let installations: Vec<_> = (0..2)
+        .map(|_| {
+            let url = url.clone();
+            let arguments = ["install", "--flavour", "portable", "--sidecar-role", "sidecar"];
+            tokio::task::spawn_blocking(move || succeed(&url, &arguments))
+        })
+        .collect();
+    for installation in installations {
+        installation.await.unwrap();
+    }
+    assert_eq!(text(&superuser, "select count(*)::text from livestore.versions").await, "1");
+    cluster.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
 /// Pushes go on while an upgrade waits for a transaction, and of two upgrades at the same moment one has nothing to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_that_waits_holds_up_no_push() {
@@ -567,6 +638,7 @@ async fn an_upgrade_that_waits_holds_up_no_push() {
     assert_eq!(text(&admin, "select livestore.head('todos')::text").await, "10");
 }
 
+/// Pushes an event to an empty store.
 async fn push(sidecar: &Sidecar, store: &str) {
     let mut rpc = Rpc::open(&sidecar.url(), store).await;
     rpc.push(json!("push"), store, chain(0, 1)).await;
@@ -590,19 +662,31 @@ async fn the_script_for_pg_tle_is_an_extension_of_its_owner() {
     assert!(built.success());
     let script = std::fs::read_to_string(files.join("livestore-pg_tle.sql")).unwrap();
     let script = script.split("$pg_tle$").nth(1).expect("the script within the call");
+    let update = std::fs::read_to_string(files.join("livestore-pg_tle--update.sql")).unwrap();
     let own = env!("CARGO_PKG_VERSION");
+    let call = format!("pgtle.install_update_path('livestore_sync', '0.3.0', '{own}',\n$pg_tle$");
+    let (_, update) = update.split_once(&call).expect("the way from 0.3.0");
+    let (update, _) = update.split_once("$pg_tle$").expect("its end");
+    let release = std::fs::read_to_string(root().join("sql/releases/livestore-0.3.0.sql")).unwrap();
+    let (_, release) = release.split_once("\nbegin;\n").expect("a transaction");
     for file in std::fs::read_dir(&files).unwrap() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
     std::fs::write(files.join("livestore_sync.control"), format!("default_version = '{own}'\nsuperuser = false\n"))
         .unwrap();
-    std::fs::write(files.join(format!("livestore_sync--{own}.sql")), script).unwrap();
+    let path = format!("0.3.0--{own}");
+    for (versions, script) in
+        [(own, script), ("0.3.0", release.strip_suffix("commit;\n").expect("its end")), (&*path, update)]
+    {
+        std::fs::write(files.join(format!("livestore_sync--{versions}.sql")), script).unwrap();
+    }
     for path in [folder.path(), &files] {
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
     }
     for statement in [
         "create role owner login createrole",
         "create database app owner owner",
+        "create database updated owner owner",
         &format!("alter system set extension_control_path = '{}:$system'", folder.path().display()),
         "select pg_reload_conf()",
     ] {
@@ -610,11 +694,16 @@ async fn the_script_for_pg_tle_is_an_extension_of_its_owner() {
     }
     let admin = cluster.connect("postgres", "app").await;
     let there = "select count(*)::text from pg_available_extension_versions where name = 'livestore_sync'";
-    eventually("the script is found", async || text(&admin, there).await == "1").await;
+    eventually("the script is found", async || text(&admin, there).await == "2").await;
 
     let owner = cluster.connect("owner", "app").await;
     owner.batch_execute("create extension livestore_sync").await.unwrap_or_else(|error| panic!("{error:?}"));
     assert_eq!(text(&admin, "select livestore.flavour()").await, "portable");
+    let updated = cluster.connect("owner", "updated").await;
+    for statement in ["create extension livestore_sync version '0.3.0'", "alter extension livestore_sync update"] {
+        updated.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    }
+    assert_eq!(facts(&updated).await, facts(&owner).await);
     owner.batch_execute("create role app_sidecar login in role livestore_writer").await.unwrap();
     let sidecar = Start::new(cluster.url("app_sidecar", "app")).ready().await;
     push(&sidecar, "todos").await;
@@ -625,6 +714,12 @@ async fn the_script_for_pg_tle_is_an_extension_of_its_owner() {
         let (code, refused) = run(&cluster.url("owner", "app"), arguments);
         assert!(code == 4 && refused.contains("pg_tle has installed"), "{arguments:?}: {refused}");
     }
+    let old =
+        "create or replace function livestore.version() returns text immutable language sql as $$ select '0.3.0' $$";
+    admin.batch_execute(old).await.unwrap();
+    let (_, checked) = run(&cluster.url("app_sidecar", "app"), &["check", "--listen", "127.0.0.1:0"]);
+    assert!(checked.contains(&format!("run livestore-pg_tle--update.sql of {own}, and then")), "{checked}");
+    assert!(!checked.contains("livestore-sidecar upgrade"), "{checked}");
     admin.batch_execute("drop extension livestore_sync cascade; drop schema if exists livestore").await.unwrap();
     assert_eq!(text(&admin, "select coalesce(to_regnamespace('livestore')::text, 'none')").await, "none");
     cluster.pg_ctl(&["stop", "-m", "immediate"]);

@@ -189,6 +189,53 @@ async fn what_is_released_does_not_change() {
     }
 }
 
+/// An empty database.
+async fn without_it() -> (Database, Client) {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    run(&client, Flavour::of_tests().uninstall()).await;
+    run(&client, "drop schema if exists livestore").await;
+    (database, client)
+}
+
+/// That script brings back its functions, and knows nothing of newer tables.
+#[tokio::test]
+async fn the_script_mends_what_an_older_one_has_brought_back_and_refuses_newer_versions() {
+    let ((_database, client), (_other, fresh)) = (without_it().await, without_it().await);
+    let (today, own) = (Flavour::Portable.install(), env!("CARGO_PKG_VERSION"));
+    let old = std::fs::read_to_string(root().join("sql/releases/livestore-0.3.0.sql")).unwrap();
+    run(&fresh, today).await;
+    let expected = made_of(&fresh).await;
+    for script in [&*old, today, &*old, today] {
+        run(&client, script).await;
+    }
+    let found = made_of(&client).await;
+    let missing: Vec<_> = expected.difference(&found).collect();
+    let left: Vec<_> = found.difference(&expected).collect();
+    assert!(missing.is_empty() && left.is_empty(), "missing {missing:#?}, left {left:#?}");
+    let versions = "select version from livestore.versions order by id";
+    assert_eq!(all::<String>(&client, versions).await, ["0.3.0", own, "0.3.0", own]);
+
+    let mut updates = vec![today];
+    if Flavour::of_tests() == Flavour::Native {
+        updates.push("create extension livestore_sync version 'portable'; alter extension livestore_sync update");
+    }
+    for update in updates {
+        for newer in [
+            "insert into livestore.versions (version, flavour, installed_by) values ('99.0.0', 'portable', 'test')",
+            "create or replace function livestore.version() returns text immutable language sql as $$ select '99.0.0' $$",
+        ] {
+            // The transaction takes back what is faked.
+            run(&client, &format!("begin; {newer}")).await;
+            let refused = rejection(client.batch_execute(update).await);
+            assert!(refused.message.contains("the database has livestore_sync 99.0.0"), "{newer}: {refused:?}");
+            assert!(refused.hint.contains("livestore.sql of version 99.0.0"), "{newer}: {refused:?}");
+            run(&client, "rollback").await;
+        }
+    }
+    run(&client, today).await;
+}
+
 /// Waits until the update has begun, and may wait for locks.
 async fn begins(client: &Client) {
     let begun = "select exists (
