@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
@@ -26,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub const LONG: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Args)]
-pub struct Address {
+struct Options {
     /// The database: postgres://user:password@host:port/database. The role takes livestore_reader; to commit, livestore_writer; to import, livestore_admin.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
@@ -35,13 +37,56 @@ pub struct Address {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
 
-    /// Ask this sidecar instead of the database: http://host:port. It has to serve its inspector.
+    /// Ask this sidecar instead of the database: http://host:port. It has to serve its inspector. An option on the command line counts more
+    /// than the environment; of two variables, that of the sidecar counts.
     #[arg(long, env = "LIVESTORE_SIDECAR_URL", value_name = "URL")]
     sidecar_url: Option<String>,
 
     /// The inspector's secret, or a token whose claim gives "*". Needed unless the sidecar's inspector asks for none.
     #[arg(long, env = "LIVESTORE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+}
+
+/// The options of one source: the database, or a sidecar.
+#[derive(Debug)]
+pub struct Address(Options);
+
+impl FromArgMatches for Address {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Self::from_arg_matches_mut(&mut matches.clone())
+    }
+
+    // Not `conflicts_with` of clap, for which a variable is as much as an option: who types the one has not seen the other.
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let (is_database, is_sidecar) = (is_typed("database_url"), is_typed("sidecar_url"));
+        let mut options = Options::from_arg_matches_mut(matches)?;
+        match (is_database, is_sidecar) {
+            (true, true) => {
+                let text = "--database-url and --sidecar-url do not go together: leave one out";
+                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+            }
+            (true, false) => options.sidecar_url = None,
+            (false, true) => options.database_url = None,
+            (false, false) => {}
+        }
+        Ok(Self(options))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Address {
+    fn augment_args(command: Command) -> Command {
+        Options::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command)
+    }
 }
 
 /// Why there is no answer.
@@ -134,11 +179,11 @@ impl Address {
         &self,
         connect: impl AsyncFnOnce(postgres::Address) -> Result<Connected, DatabaseError>,
     ) -> Result<Source, SourceError> {
-        if let Some(url) = &self.sidecar_url {
+        if let Some(url) = &self.0.sidecar_url {
             return self.sidecar(url).await;
         }
-        let url = self.database_url.as_deref().ok_or(SourceError::Nowhere)?;
-        let root_certificate = self.database_root_certificate.as_deref();
+        let url = self.0.database_url.as_deref().ok_or(SourceError::Nowhere)?;
+        let root_certificate = self.0.database_root_certificate.as_deref();
         let address = postgres::address("--database-url", url, root_certificate)?;
         // Some commands connect twice.
         static IS_WARNED: Once = Once::new();
@@ -163,7 +208,7 @@ impl Address {
             let builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
             builder.default_headers(headers).build().map_err(SourceError::Client)
         };
-        if let Some(token) = &self.token {
+        if let Some(token) = &self.0.token {
             let form = serde_urlencoded::to_string([("key", token)]).unwrap_or_default();
             let request = build(headers.clone())?.post(endpoint(&url, "login")?);
             let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);

@@ -158,6 +158,29 @@ async fn a_database_and_a_sidecar_answer_alike() {
     assert_eq!(head, 3);
 }
 
+/// Otherwise a shell that has the variable of one place writes into it, whatever the command says.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_option_counts_more_than_a_variable() {
+    let (here, there) = (Database::new().await, Database::new().await);
+    let sidecar = Sidecar::on(&here).await;
+    let (database_url, sidecar_url) = (there.url("sidecar"), sidecar.http_url());
+    let count = async |database: &Database| {
+        let sql = "select count(*) from livestore.events";
+        database.admin().await.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    Source::Sidecar(sidecar_url.clone()).says(&["commit", "todos", "e", "--database-url", &database_url]);
+    assert_eq!((count(&here).await, count(&there).await), (0, 1));
+    Source::Database(database_url.clone()).says(&["commit", "todos", "e", "--sidecar-url", &sidecar_url]);
+    assert_eq!((count(&here).await, count(&there).await), (1, 1));
+    // The sidecar, if there are only variables.
+    let mut both = Source::Sidecar(sidecar_url.clone()).command(&["commit", "todos", "e"]);
+    assert!(both.env("DATABASE_URL", &database_url).output().unwrap().status.success());
+    assert_eq!((count(&here).await, count(&there).await), (2, 1));
+    let options = ["commit", "todos", "e", "--sidecar-url", &sidecar_url, "--database-url", &database_url];
+    Source::Database(database_url.clone()).refuses(&options, 2, "--database-url and --sidecar-url do not go together");
+    assert_eq!((count(&here).await, count(&there).await), (2, 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     let database = Database::new().await;
