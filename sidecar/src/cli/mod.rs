@@ -146,7 +146,7 @@ impl Events {
         // The id that is the beginning of all others is the first of them.
         let list = List { of: ListKind::Stores, id: self.store.clone(), after: 0, limit: 10 };
         let stores = self.asked.source.open_to_read().await?.list(&list).await?;
-        if !stores.iter().any(|store| store.fields["store_id"].as_str() == Some(&*self.store)) {
+        if !stores.iter().any(|store| store.text("store_id").as_ref() == Some(&self.store)) {
             eprintln!("livestore-sidecar: there is no store {:?}", self.store);
         }
         Ok(())
@@ -160,7 +160,7 @@ impl Tail {
                 List { of: ListKind::Commits, id: String::new(), after: self.after.unwrap_or(-1), limit: 1000 };
             if self.after.is_none() {
                 let end = self.asked.source.open_to_read().await?.list(&list).await?;
-                list.after = end.first().and_then(|row| row.fields["position"].as_i64()).unwrap_or_default();
+                list.after = end.first().and_then(|row| row.number("position")).unwrap_or_default();
             }
             follow(&self.asked, list, &COMMIT_COLUMNS, "position").await
         })
@@ -198,7 +198,7 @@ async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str)
             output.row(row)?;
         }
         match rows.last() {
-            Some(last) => list.after = last.fields[position].as_i64().unwrap_or(list.after),
+            Some(last) => list.after = last.number(position).unwrap_or(list.after),
             None => {
                 // The last ones of an empty log are all that will come.
                 list.after = list.after.max(0);

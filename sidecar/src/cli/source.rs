@@ -1,5 +1,6 @@
 //! The source of the answers: a database, or a sidecar that serves its inspector.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
@@ -56,7 +57,7 @@ impl FromArgMatches for Address {
         Self::from_arg_matches_mut(&mut matches.clone())
     }
 
-    // Not `conflicts_with` of clap, for which a variable is as much as an option: who types the one has not seen the other.
+    // Not `conflicts_with` of clap, for which a variable is as much as an option.
     fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
         let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
         let (is_database, is_sidecar) = (is_typed("database_url"), is_typed("sidecar_url"));
@@ -151,7 +152,28 @@ fn told_with_advice(error: &tokio_postgres::Error) -> String {
 pub struct Row {
     /// As it came: args byte for byte, but for line breaks.
     pub json: String,
-    pub fields: Value,
+    /// Not read as values: args may have numbers and strings that JSON allows and serde cannot hold.
+    fields: HashMap<String, Box<RawValue>>,
+}
+
+impl Row {
+    pub fn read(json: String) -> Result<Self, serde_json::Error> {
+        let fields = serde_json::from_str(&json)?;
+        Ok(Self { json, fields })
+    }
+
+    /// A field as JSON; none if it is null.
+    pub fn raw(&self, field: &str) -> Option<&str> {
+        self.fields.get(field).map(|value| value.get()).filter(|value| *value != "null")
+    }
+
+    pub fn text(&self, field: &str) -> Option<String> {
+        serde_json::from_str(self.raw(field)?).ok()
+    }
+
+    pub fn number(&self, field: &str) -> Option<i64> {
+        serde_json::from_str(self.raw(field)?).ok()
+    }
 }
 
 /// One of them, connected.
@@ -312,11 +334,7 @@ impl Source {
                 text.lines().map(str::to_owned).collect()
             }
         };
-        let row = |json: String| match serde_json::from_str(&json) {
-            Ok(fields) => Ok(Row { json, fields }),
-            Err(error) => Err(unreadable(error)),
-        };
-        lines.into_iter().map(row).collect()
+        lines.into_iter().map(|line| Row::read(line).map_err(unreadable)).collect()
     }
 
     /// Commits an event, and returns its number.
@@ -339,5 +357,21 @@ impl Source {
                 Ok(answer["seq_num"].as_i64().unwrap_or_default())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_whatever_is_in_its_args() {
+        for args in [r#"{"x": "\ud83d"}"#, r#"{"x": 1e400}"#, r#"{"x": 12345678901234567890.0, "x": 1}"#, "\"a\""] {
+            let json = format!(r#"{{"seq_num" : 7, "name" : "a\tb", "args" : {args}, "client_id" : null}}"#);
+            let row = Row::read(json.clone()).unwrap();
+            assert_eq!((row.number("seq_num"), row.text("name").as_deref()), (Some(7), Some("a\tb")));
+            assert_eq!((row.json.as_str(), row.raw("args"), row.text("client_id")), (&*json, Some(args), None));
+        }
+        assert!(Row::read("[]".into()).is_err() && Row::read("<html>".into()).is_err());
     }
 }
