@@ -10,6 +10,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use reqwest::{Response, StatusCode, Url};
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio_postgres::error::SqlState;
@@ -174,6 +175,15 @@ impl Row {
     pub fn number(&self, field: &str) -> Option<i64> {
         serde_json::from_str(self.raw(field)?).ok()
     }
+}
+
+/// An event, as a sidecar takes it: with its args byte for byte, of which `null` is another value than none.
+#[derive(Serialize)]
+struct Body<'a> {
+    id: &'a str,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<&'a RawValue>,
 }
 
 /// One of them, connected.
@@ -346,7 +356,7 @@ impl Source {
                 Ok(client.query_one(sql, &[&store, &name, &args]).await?.try_get(0)?)
             }
             Self::Sidecar { url, client } => {
-                let body = serde_json::json!({"id": store, "name": name, "args": args}).to_string();
+                let body = serde_json::to_string(&Body { id: store, name, args: args.as_deref() }).map_err(SourceError::Args)?;
                 let request = client.post(endpoint(url, "api/commit")?).header("content-type", "application/json");
                 let answer = request.body(body).send().await.map_err(SourceError::NoAnswer)?;
                 if !answer.status().is_success() {

@@ -202,6 +202,31 @@ async fn events_are_shown_whatever_is_in_their_args() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn args_are_committed_byte_for_byte_by_either_source() {
+    let database = Database::new().await;
+    let open = Sidecar::on(&database).await;
+    let secret = ["--inspector-secret", "the secret of the operator"];
+    let closed = Start::new(database.url("sidecar")).arguments(&secret).ready().await;
+    let sources = [
+        ("database", Source::Database(database.url("sidecar")), &[][..]),
+        ("client", Source::Sidecar(open.http_url()), &[]),
+        ("operator", Source::Sidecar(closed.http_url()), &["--token", secret[1]]),
+    ];
+    let lines = "{\"z\":\n\t[1.0]}";
+    for (store, source, options) in &sources {
+        for args in ODD_ARGS.into_iter().chain([lines]) {
+            source.says(&[&["commit", *store, "e", args][..], *options].concat());
+        }
+        source.says(&[&["commit", *store, "e"][..], *options].concat());
+        let sql = "select args::text from livestore.events where store_id = $1 order by seq_num";
+        let rows = database.admin().await.query(sql, &[store]).await.unwrap();
+        let committed: Vec<Option<String>> = rows.iter().map(|row| row.get(0)).collect();
+        let expected = ODD_ARGS.into_iter().chain([lines]).map(|args| Some(args.to_owned())).chain([None]);
+        assert_eq!(committed, expected.collect::<Vec<_>>(), "{store}");
+    }
+}
+
 /// Otherwise a shell that has the variable of one place writes into it, whatever the command says.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_counts_more_than_a_variable() {
