@@ -19,7 +19,7 @@ pub use self::import::Import;
 pub use self::shell::{Completions, ManualPages};
 
 use self::output::Output;
-use self::source::{Source, SourceError};
+use self::source::{Row, Source, SourceError};
 use crate::log::{List, ListKind};
 use crate::telemetry::printable;
 
@@ -130,8 +130,13 @@ impl Events {
         let list = List { of: ListKind::Events, id: self.store.clone(), after, limit };
         match self.follow {
             false => run(async {
-                if show(&self.asked, list, &EVENT_COLUMNS).await? == 0 {
-                    self.report_missing().await?;
+                let rows = show(&self.asked, list, &EVENT_COLUMNS).await?;
+                let Some(first) = rows.first() else { return self.report_missing().await };
+                let before = first.number("parent_seq_num").unwrap_or_default();
+                if self.after.is_none() && before > 0 && (rows.len() as i64) < self.limit {
+                    eprintln!(
+                        "livestore-sidecar: events up to {before} are left out, because a list has about a megabyte: list them with --after"
+                    );
                 }
                 Ok(())
             }),
@@ -181,11 +186,11 @@ impl Commit {
     }
 }
 
-/// Shows one list, and returns the number of its rows.
-async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<usize, SourceError> {
+/// Shows one list, and returns its rows.
+async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<Vec<Row>, SourceError> {
     let rows = asked.source.open_to_read().await?.list(&list).await?;
     Output::new(asked.json, columns).table(&rows)?;
-    Ok(rows.len())
+    Ok(rows)
 }
 
 /// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on.

@@ -227,6 +227,39 @@ async fn args_are_committed_byte_for_byte_by_either_source() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_events_are_listed_although_they_are_large() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    let large = format!("\"{}\"", "x".repeat(200_000));
+    for _ in 0..12 {
+        admin.execute("select livestore.commit('large', 'e', $1::text::json)", &[&large]).await.unwrap();
+    }
+    let mut gaps = json!([event(0, "e", json!(1)), event(1, "e", json!(2)), event(2, "e", json!(3))]);
+    gaps[2]["seqNum"] = json!(10);
+    admin.execute("select livestore.push('gaps', $1::text::json)", &[&gaps.to_string()]).await.unwrap();
+    for source in [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())] {
+        let numbers = |text: &[u8]| {
+            let rows = String::from_utf8_lossy(text);
+            let number = |row: &str| serde_json::from_str::<Value>(row).unwrap()["seq_num"].as_i64().unwrap();
+            rows.lines().map(number).collect::<Vec<_>>()
+        };
+        let Output { stdout, stderr, .. } = source.run(&["events", "large", "--json"]);
+        let told = String::from_utf8_lossy(&stderr);
+        assert_eq!(numbers(&stdout), [8, 9, 10, 11, 12], "{told}");
+        assert!(told.contains("events up to 7 are left out") && told.contains("--after"), "{told}");
+        for (arguments, expected) in [
+            (&["events", "large", "--limit", "3"][..], &[10, 11, 12][..]),
+            (&["events", "gaps", "--limit", "2"], &[2, 10]),
+            (&["events", "gaps"], &[1, 2, 10]),
+        ] {
+            let Output { stdout, stderr, .. } = source.run(&[arguments, &["--json"]].concat());
+            assert_eq!((numbers(&stdout), &*String::from_utf8_lossy(&stderr)), (expected.to_vec(), ""), "{arguments:?}");
+        }
+    }
+}
+
 /// Otherwise a shell that has the variable of one place writes into it, whatever the command says.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_counts_more_than_a_variable() {
