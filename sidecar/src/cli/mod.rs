@@ -148,10 +148,7 @@ impl Events {
 impl Events {
     /// An empty list is also that of a store without events, so programs that read the output get no other form of it.
     async fn report_missing(&self) -> Result<(), SourceError> {
-        // The id that is the beginning of all others is the first of them.
-        let list = List { of: ListKind::Stores, id: self.store.clone(), after: 0, limit: 10 };
-        let stores = self.asked.source.open_to_read().await?.list(&list).await?;
-        if !stores.iter().any(|store| store.text("store_id").as_ref() == Some(&self.store)) {
+        if self.asked.source.open_to_read().await?.store(&self.store).await?.is_none() {
             eprintln!("livestore-sidecar: there is no store {:?}", self.store);
         }
         Ok(())
@@ -193,12 +190,28 @@ async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<Vec<Row>, S
     Ok(rows)
 }
 
-/// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on.
+/// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on. A log that was reset has the
+/// same numbers for other events: it is shown from its beginning.
 async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str) -> Result<(), SourceError> {
     let source: Source = asked.source.open_to_read().await?;
     let output = Output::new(asked.json, columns);
+    let mut log = log_of(&source, &list).await?;
     loop {
         let rows = source.list(&list).await?;
+        // Asked after the events: if it is the same log still, they are of it.
+        match log_of(&source, &list).await? {
+            Some(now) if log.as_ref().is_some_and(|log| *log != now) => {
+                eprintln!(
+                    "livestore-sidecar: the store {:?} was reset, or has a new backend id: from here on, its events from the first one",
+                    list.id
+                );
+                (log, list.after) = (Some(now), 0);
+                continue;
+            }
+            // A store that was dropped may come again.
+            None => {}
+            now => log = now,
+        }
         for row in &rows {
             output.row(row)?;
         }
@@ -211,6 +224,15 @@ async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str)
             }
         }
     }
+}
+
+/// The backend id of the log whose events a list has.
+async fn log_of(source: &Source, list: &List) -> Result<Option<String>, SourceError> {
+    if list.of != ListKind::Events {
+        return Ok(None);
+    }
+    let store = source.store(&list.id).await?;
+    Ok(store.and_then(|store| store.text("backend_id")))
 }
 
 fn run(command: impl Future<Output = Result<(), SourceError>>) -> ExitCode {

@@ -15,7 +15,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio_postgres::error::SqlState;
 
-use crate::log::List;
+use crate::log::{List, ListKind};
 use crate::postgres::{
     self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, refuse_front, told,
     warn_if_unencrypted,
@@ -345,6 +345,14 @@ impl Source {
             }
         };
         lines.into_iter().map(|line| Row::read(line).map_err(unreadable)).collect()
+    }
+
+    /// The row of a store.
+    pub async fn store(&self, id: &str) -> Result<Option<Row>, SourceError> {
+        // The id that is the beginning of all others is the first of them.
+        let list = List { of: ListKind::Stores, id: id.to_owned(), after: 0, limit: 10 };
+        let stores = self.list(&list).await?;
+        Ok(stores.into_iter().find(|store| store.text("store_id").as_deref() == Some(id)))
     }
 
     /// Commits an event, and returns its number.

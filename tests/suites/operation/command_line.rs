@@ -260,6 +260,47 @@ async fn the_last_events_are_listed_although_they_are_large() {
     }
 }
 
+/// The numbers of a log that was reset begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_followed_over_resets() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('todos', 'before'), livestore.commit('todos', 'before')").await.unwrap();
+    let sources = [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())];
+    let mut followed = Vec::new();
+    for source in &sources {
+        let mut command = Command::from(source.command(&["events", "todos", "--follow", "--json"]));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut events = BufReader::new(child.stdout.take().unwrap()).lines();
+        for n in 1..=2 {
+            assert_eq!(next(&mut events).await["seq_num"], n);
+        }
+        followed.push((child, events));
+    }
+    // Emptied; with more events than before at once; dropped, and made again.
+    for (change, name, length) in [
+        ("select livestore.reset_store('todos')", "one", 1),
+        ("select livestore.reset_store('todos')", "three", 3),
+        ("select livestore.drop_store('todos')", "two", 2),
+    ] {
+        let commit = format!("select livestore.commit('todos', '{name}');").repeat(length);
+        admin.batch_execute(&format!("begin; {change}; {commit} commit")).await.unwrap();
+        for (_, events) in &mut followed {
+            for n in 1..=length {
+                let event = next(events).await;
+                assert_eq!((&event["seq_num"], &event["name"]), (&json!(n), &json!(name)));
+            }
+        }
+    }
+    for (mut child, _) in followed {
+        child.start_kill().unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(told.matches("the store \"todos\" was reset").count(), 3, "{told}");
+    }
+}
+
 /// Otherwise a shell that has the variable of one place writes into it, whatever the command says.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_counts_more_than_a_variable() {
