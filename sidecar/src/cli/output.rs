@@ -59,8 +59,9 @@ pub fn progress(length: Option<u64>, template: &str) -> ProgressBar {
     ProgressBar::with_draw_target(length, target).with_style(style)
 }
 
-/// A field of a row: args as they are, and texts without their quotes.
+/// A field of a row: args as they are, and texts without their quotes. In place of a name, a row of another change than an event has the change.
 fn shown(row: &Row, column: &str) -> String {
+    let column = if column == "name" && row.raw(column).is_none() { "change" } else { column };
     let text = if column == "args" { None } else { row.text(column) };
     brief(text.as_deref().or(row.raw(column)).unwrap_or_default())
 }
@@ -95,5 +96,8 @@ mod tests {
         let row = Row::read(json.into()).unwrap();
         let cells = ["seq_num", "name", "args", "client_id", "nothing"].map(|column| shown(&row, column));
         assert_eq!(cells, ["12", "ü!", r#"{"b": "\ud83d", "a":  1e400}"#, "", ""]);
+        for (json, name) in [(r#"{"name": null, "change": "reset"}"#, "reset"), (r#"{"name": "e", "change": null}"#, "e")] {
+            assert_eq!(shown(&Row::read(json.into()).unwrap(), "name"), name);
+        }
     }
 }

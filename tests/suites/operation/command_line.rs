@@ -301,6 +301,26 @@ async fn a_log_is_followed_over_resets() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_no_event_is_named_in_the_tail() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('kept', 'e')").await.unwrap();
+    for change in ["livestore.commit('todos', 'e')", "livestore.reset_store('todos')", "livestore.drop_store('todos')"] {
+        admin.batch_execute(&format!("select {change}")).await.unwrap();
+    }
+    for source in [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())] {
+        let (_child, mut lines) = source.follow(&["tail", "--after", "0"]);
+        let mut said = Vec::new();
+        while !said.last().is_some_and(|line: &String| line.ends_with("  todos    drop")) {
+            said.push(next_line(&mut lines).await.trim_end().to_owned());
+        }
+        assert!(said.iter().any(|line| line.ends_with("  kept  1  e")), "{said:?}");
+        assert!(said.iter().any(|line| line.ends_with("  todos    reset")), "{said:?}");
+    }
+}
+
 /// Otherwise a shell that has the variable of one place writes into it, whatever the command says.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_counts_more_than_a_variable() {
