@@ -446,6 +446,13 @@ async fn a_log_is_exported_from_a_sidecar_and_imported_into_another() {
     source.says(&["export", "todos", "--token", &read, "--output", &file]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), lines);
 
+    let none = folder.path().join("none.jsonl").display().to_string();
+    for source in [&Source::Database(from.url("sidecar")), &source] {
+        source.refuses(&["export", "nothing", "--token", &read, "--output", &none], 4, "no such store");
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["todos.jsonl"]);
+    }
+
     let cut = folder.path().join("cut.jsonl").display().to_string();
     std::fs::write(&cut, lines.lines().take(2000).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     target.refuses(&["import", &file, "--token", &write], 4, "\"admin\"");
