@@ -44,7 +44,7 @@ struct Options {
     #[arg(long, env = "LIVESTORE_SIDECAR_URL", value_name = "URL")]
     sidecar_url: Option<String>,
 
-    /// The inspector's secret, or a token whose claim gives "*". Needed unless the sidecar's inspector asks for none.
+    /// The inspector's secret, or a token whose claim gives "*". Needed unless the sidecar's inspector asks for none; an import always needs it.
     #[arg(long, env = "LIVESTORE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
 }
