@@ -527,8 +527,11 @@ fn shells_and_man_get_what_help_says() {
     let page = run(&["man"]);
     assert!(page.starts_with(".ie") && page.contains("inspector\\-secret"), "{page}");
     assert!(run(&["man", "events"]).contains("livestore\\-sidecar\\-events"));
-    let output = Start::program().args(["man", "nothing"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    assert!(run(&["man", "shards", "init"]).contains("livestore\\-sidecar\\-shards\\-init"));
+    for (names, told) in [(&["nothing"][..], "subcommand nothing"), (&["shards", "nothing"], "subcommand shards nothing")] {
+        let output = Start::program().arg("man").args(names).output().unwrap();
+        assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains(told), "{names:?}");
+    }
 }
 
 /// As by a proxy that has a page of its own.
