@@ -23,7 +23,7 @@ impl Completions {
 
 #[derive(Debug, Args)]
 pub struct ManualPages {
-    /// The subcommand, and one of its own, such as shards init. Without it, the page of the program.
+    /// The subcommand, nested ones too: shards init, for example. Without it, the page of the program.
     command: Vec<String>,
 }
 

@@ -447,8 +447,9 @@ async fn a_log_is_exported_from_a_sidecar_and_imported_into_another() {
     assert_eq!(std::fs::read_to_string(&file).unwrap(), lines);
 
     let none = folder.path().join("none.jsonl").display().to_string();
-    for source in [&Source::Database(from.url("sidecar")), &source] {
-        source.refuses(&["export", "nothing", "--token", &read, "--output", &none], 4, "no such store");
+    let database = Source::Database(from.url("sidecar"));
+    for (source, reason) in [(&database, "there is no store \"nothing\""), (&source, "no such store")] {
+        source.refuses(&["export", "nothing", "--token", &read, "--output", &none], 4, reason);
         let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["todos.jsonl"]);
     }
