@@ -62,6 +62,7 @@ impl FromArgMatches for Address {
     fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
         let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
         let (is_database, is_sidecar) = (is_typed("database_url"), is_typed("sidecar_url"));
+        let is_token = is_typed("token");
         let mut options = Options::from_arg_matches_mut(matches)?;
         match (is_database, is_sidecar) {
             (true, true) => {
@@ -71,6 +72,14 @@ impl FromArgMatches for Address {
             (true, false) => options.sidecar_url = None,
             (false, true) => options.database_url = None,
             (false, false) => {}
+        }
+        // An empty variable counts as none. An empty option is a mistake, which is told where it is read.
+        for (option, is_typed) in [
+            (&mut options.database_url, is_database),
+            (&mut options.sidecar_url, is_sidecar),
+            (&mut options.token, is_token),
+        ] {
+            option.take_if(|value| value.is_empty() && !is_typed);
         }
         Ok(Self(options))
     }

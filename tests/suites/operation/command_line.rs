@@ -339,9 +339,17 @@ async fn an_option_counts_more_than_a_variable() {
     let mut both = Source::Sidecar(sidecar_url.clone()).command(&["commit", "todos", "e"]);
     assert!(both.env("DATABASE_URL", &database_url).output().unwrap().status.success());
     assert_eq!((count(&here).await, count(&there).await), (2, 1));
+    // An empty variable is none. An empty option is no reason to write elsewhere.
+    let mut empty = Source::Database(database_url.clone()).command(&["commit", "todos", "e"]);
+    assert!(empty.env("LIVESTORE_SIDECAR_URL", "").output().unwrap().status.success());
+    let mut empty = Source::Sidecar(sidecar_url.clone()).command(&["stores"]);
+    assert!(empty.env("DATABASE_URL", "").env("LIVESTORE_TOKEN", "").output().unwrap().status.success());
+    Source::Sidecar(String::new()).refuses(&["stores"], 2, "say which database to ask");
+    Source::Sidecar(sidecar_url.clone()).refuses(&["commit", "todos", "e", "--database-url", ""], 2, "names no host");
+    assert_eq!((count(&here).await, count(&there).await), (2, 2));
     let options = ["commit", "todos", "e", "--sidecar-url", &sidecar_url, "--database-url", &database_url];
     Source::Database(database_url.clone()).refuses(&options, 2, "--database-url and --sidecar-url do not go together");
-    assert_eq!((count(&here).await, count(&there).await), (2, 1));
+    assert_eq!((count(&here).await, count(&there).await), (2, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
