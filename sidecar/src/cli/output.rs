@@ -96,7 +96,9 @@ mod tests {
         let row = Row::read(json.into()).unwrap();
         let cells = ["seq_num", "name", "args", "client_id", "nothing"].map(|column| shown(&row, column));
         assert_eq!(cells, ["12", "ü!", r#"{"b": "\ud83d", "a":  1e400}"#, "", ""]);
-        for (json, name) in [(r#"{"name": null, "change": "reset"}"#, "reset"), (r#"{"name": "e", "change": null}"#, "e")] {
+        for (json, name) in
+            [(r#"{"name": null, "change": "reset"}"#, "reset"), (r#"{"name": "e", "change": null}"#, "e")]
+        {
             assert_eq!(shown(&Row::read(json.into()).unwrap(), "name"), name);
         }
     }

@@ -17,7 +17,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::log::{List, ListKind};
 use crate::postgres::{
-    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, refuse_front, told,
+    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, is_this_machine, refuse_front, told,
     warn_if_unencrypted,
 };
 use crate::settings::SettingsError;
@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The same for a whole log.
 pub const LONG: Duration = Duration::from_secs(24 * 3600);
+
+/// Some commands connect twice.
+static IS_WARNED: Once = Once::new();
 
 #[derive(Debug, Args)]
 struct Options {
@@ -226,8 +229,6 @@ impl Address {
         let url = self.0.database_url.as_deref().ok_or(SourceError::Nowhere)?;
         let root_certificate = self.0.database_root_certificate.as_deref();
         let address = postgres::address("--database-url", url, root_certificate)?;
-        // Some commands connect twice.
-        static IS_WARNED: Once = Once::new();
         IS_WARNED.call_once(|| warn_if_unencrypted("--database-url", url, root_certificate));
         let Connected { client, connection, .. } = connect(address).await?;
         tokio::spawn(connection);
@@ -240,6 +241,13 @@ impl Address {
         let is_http = |url: &Url| matches!(url.scheme(), "http" | "https");
         let url: Option<Url> = url.parse().ok().filter(is_http);
         let url = url.ok_or_else(|| SourceError::Url("begin it with http:// or https://".into()))?;
+        if is_unencrypted(&url) {
+            IS_WARNED.call_once(|| {
+                eprintln!(
+                    "livestore-sidecar: --sidecar-url: tokens and events cross the network unencrypted; begin it with https://, unless nobody else is on that network"
+                );
+            });
+        }
         let origin = url.origin().ascii_serialization();
         let origin = HeaderValue::from_str(&origin).map_err(|_| SourceError::Url("it has no host".into()))?;
         // No page can set the second one. It counts where a proxy replaces the header Host, which has to fit the origin.
@@ -270,6 +278,13 @@ impl Address {
         }
         Ok(Source::Sidecar { url, client: build(headers)? })
     }
+}
+
+/// Whether it leads to another machine without TLS.
+fn is_unencrypted(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    // An address of IPv6 has brackets.
+    url.scheme() == "http" && !is_this_machine(host.trim_matches(['[', ']']))
 }
 
 pub fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
@@ -373,7 +388,8 @@ impl Source {
                 Ok(client.query_one(sql, &[&store, &name, &args]).await?.try_get(0)?)
             }
             Self::Sidecar { url, client } => {
-                let body = serde_json::to_string(&Body { id: store, name, args: args.as_deref() }).map_err(SourceError::Args)?;
+                let body = serde_json::to_string(&Body { id: store, name, args: args.as_deref() })
+                    .map_err(SourceError::Args)?;
                 let request = client.post(endpoint(url, "api/commit")?).header("content-type", "application/json");
                 let answer = request.body(body).send().await.map_err(SourceError::NoAnswer)?;
                 if !answer.status().is_success() {
@@ -390,6 +406,21 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sidecar_is_asked_without_tls_on_this_machine_only() {
+        for (url, expected) in [
+            ("http://sync.example.com:8787", true),
+            ("http://10.0.0.7:8787", true),
+            ("http://[2001:db8::1]:8787", true),
+            ("https://sync.example.com", false),
+            ("http://localhost:8787", false),
+            ("http://127.0.0.1:8787", false),
+            ("http://[::1]:8787", false),
+        ] {
+            assert_eq!(is_unencrypted(&url.parse().unwrap()), expected, "{url}");
+        }
+    }
 
     #[test]
     fn a_row_is_read_whatever_is_in_its_args() {

@@ -255,7 +255,11 @@ async fn the_last_events_are_listed_although_they_are_large() {
             (&["events", "gaps"], &[1, 2, 10]),
         ] {
             let Output { stdout, stderr, .. } = source.run(&[arguments, &["--json"]].concat());
-            assert_eq!((numbers(&stdout), &*String::from_utf8_lossy(&stderr)), (expected.to_vec(), ""), "{arguments:?}");
+            assert_eq!(
+                (numbers(&stdout), &*String::from_utf8_lossy(&stderr)),
+                (expected.to_vec(), ""),
+                "{arguments:?}"
+            );
         }
     }
 }
@@ -266,7 +270,10 @@ async fn a_log_is_followed_over_resets() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
     let admin = database.admin().await;
-    admin.batch_execute("select livestore.commit('todos', 'before'), livestore.commit('todos', 'before')").await.unwrap();
+    admin
+        .batch_execute("select livestore.commit('todos', 'before'), livestore.commit('todos', 'before')")
+        .await
+        .unwrap();
     let sources = [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())];
     let mut followed = Vec::new();
     for source in &sources {
@@ -307,7 +314,8 @@ async fn a_change_that_is_no_event_is_named_in_the_tail() {
     let sidecar = Sidecar::on(&database).await;
     let admin = database.admin().await;
     admin.batch_execute("select livestore.commit('kept', 'e')").await.unwrap();
-    for change in ["livestore.commit('todos', 'e')", "livestore.reset_store('todos')", "livestore.drop_store('todos')"] {
+    for change in ["livestore.commit('todos', 'e')", "livestore.reset_store('todos')", "livestore.drop_store('todos')"]
+    {
         admin.batch_execute(&format!("select {change}")).await.unwrap();
     }
     for source in [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())] {
@@ -377,6 +385,12 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     Source::Sidecar(off.http_url()).refuses(&["stores"], 4, "--inspector on");
     let nobody = Source::Sidecar(format!("http://127.0.0.1:{}", livestore_tests::free_port()));
     nobody.refuses(&["stores"], 3, "does not answer");
+    let told = String::from_utf8(nobody.run(&["stores"]).stderr).unwrap();
+    assert!(!told.contains("unencrypted"), "{told}");
+    // No loopback address, and nobody answers at once.
+    let remote = Source::Sidecar(format!("http://0.0.0.0:{}", livestore_tests::free_port()));
+    let told = "livestore-sidecar: --sidecar-url: tokens and events cross the network unencrypted";
+    remote.refuses(&["stores", "--token", "secret"], 3, told);
     let output = Start::program().arg("stores").env_remove("DATABASE_URL").output().unwrap();
     assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--sidecar-url"));
 }
@@ -537,7 +551,9 @@ fn shells_and_man_get_what_help_says() {
     assert!(page.starts_with(".ie") && page.contains("inspector\\-secret"), "{page}");
     assert!(run(&["man", "events"]).contains("livestore\\-sidecar\\-events"));
     assert!(run(&["man", "shards", "init"]).contains("livestore\\-sidecar\\-shards\\-init"));
-    for (names, told) in [(&["nothing"][..], "subcommand nothing"), (&["shards", "nothing"], "subcommand shards nothing")] {
+    for (names, told) in
+        [(&["nothing"][..], "subcommand nothing"), (&["shards", "nothing"], "subcommand shards nothing")]
+    {
         let output = Start::program().arg("man").args(names).output().unwrap();
         assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains(told), "{names:?}");
     }
