@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 
@@ -39,24 +39,34 @@ impl Export {
             let source = self.source.open_to_read().await?;
             let events = match &self.output {
                 None => self.write(&source, &mut BufWriter::new(std::io::stdout().lock()), "standard output").await?,
-                Some(path) => {
-                    let name = path.display().to_string();
-                    // A file that has its name is whole.
-                    let mut part = path.clone().into_os_string();
-                    part.push(".part");
-                    let file = File::create(&part).map_err(SourceError::file(&name))?;
-                    let mut file = BufWriter::new(file);
-                    let events = self.write(&source, &mut file, &name).await?;
-                    let synced =
-                        file.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|file| file.sync_all());
-                    synced.and_then(|()| std::fs::rename(&part, path)).map_err(SourceError::file(&name))?;
-                    events
-                }
+                Some(path) => self.write_file(&source, path).await?,
             };
             // The standard output may be the file.
             eprintln!("exported {events} events");
             Ok(())
         })
+    }
+
+    /// A file that has its name is whole. Of one that does not become so, nothing is left.
+    async fn write_file(&self, source: &Source, path: &Path) -> Result<i64, SourceError> {
+        let name = path.display().to_string();
+        let mut part = path.to_owned().into_os_string();
+        part.push(".part");
+        let file = File::create(&part).map_err(SourceError::file(&name))?;
+        let written: Result<i64, SourceError> = async {
+            let mut file = BufWriter::new(file);
+            let events = self.write(source, &mut file, &name).await?;
+            let synced =
+                file.into_inner().map_err(std::io::IntoInnerError::into_error).and_then(|file| file.sync_all());
+            synced.and_then(|()| std::fs::rename(&part, path)).map_err(SourceError::file(&name))?;
+            Ok(events)
+        }
+        .await;
+        if written.is_err() {
+            // The error that counts is the first one.
+            let _ = std::fs::remove_file(&part);
+        }
+        written
     }
 
     /// Returns the number of events.

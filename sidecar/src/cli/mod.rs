@@ -19,7 +19,7 @@ pub use self::import::Import;
 pub use self::shell::{Completions, ManualPages};
 
 use self::output::Output;
-use self::source::{Source, SourceError};
+use self::source::{Row, Source, SourceError};
 use crate::log::{List, ListKind};
 use crate::telemetry::printable;
 
@@ -130,8 +130,13 @@ impl Events {
         let list = List { of: ListKind::Events, id: self.store.clone(), after, limit };
         match self.follow {
             false => run(async {
-                if show(&self.asked, list, &EVENT_COLUMNS).await? == 0 {
-                    self.report_missing().await?;
+                let rows = show(&self.asked, list, &EVENT_COLUMNS).await?;
+                let Some(first) = rows.first() else { return self.report_missing().await };
+                let before = first.number("parent_seq_num").unwrap_or_default();
+                if self.after.is_none() && before > 0 && (rows.len() as i64) < self.limit {
+                    eprintln!(
+                        "livestore-sidecar: events up to {before} are left out, because a list has about a megabyte: list them with --after"
+                    );
                 }
                 Ok(())
             }),
@@ -143,10 +148,7 @@ impl Events {
 impl Events {
     /// An empty list is also that of a store without events, so programs that read the output get no other form of it.
     async fn report_missing(&self) -> Result<(), SourceError> {
-        // The id that is the beginning of all others is the first of them.
-        let list = List { of: ListKind::Stores, id: self.store.clone(), after: 0, limit: 10 };
-        let stores = self.asked.source.open_to_read().await?.list(&list).await?;
-        if !stores.iter().any(|store| store.fields["store_id"].as_str() == Some(&*self.store)) {
+        if self.asked.source.open_to_read().await?.store(&self.store).await?.is_none() {
             eprintln!("livestore-sidecar: there is no store {:?}", self.store);
         }
         Ok(())
@@ -160,7 +162,7 @@ impl Tail {
                 List { of: ListKind::Commits, id: String::new(), after: self.after.unwrap_or(-1), limit: 1000 };
             if self.after.is_none() {
                 let end = self.asked.source.open_to_read().await?.list(&list).await?;
-                list.after = end.first().and_then(|row| row.fields["position"].as_i64()).unwrap_or_default();
+                list.after = end.first().and_then(|row| row.number("position")).unwrap_or_default();
             }
             follow(&self.asked, list, &COMMIT_COLUMNS, "position").await
         })
@@ -181,24 +183,40 @@ impl Commit {
     }
 }
 
-/// Shows one list, and returns the number of its rows.
-async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<usize, SourceError> {
+/// Shows one list, and returns its rows.
+async fn show(asked: &Asked, list: List, columns: &[&str]) -> Result<Vec<Row>, SourceError> {
     let rows = asked.source.open_to_read().await?.list(&list).await?;
     Output::new(asked.json, columns).table(&rows)?;
-    Ok(rows.len())
+    Ok(rows)
 }
 
-/// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on.
+/// Shows a list, and what is added to it, until the program is ended. `position`: the field by which it goes on. A log that was reset has the
+/// same numbers for other events: it is shown from its beginning.
 async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str) -> Result<(), SourceError> {
     let source: Source = asked.source.open_to_read().await?;
     let output = Output::new(asked.json, columns);
+    let mut log = log_of(&source, &list).await?;
     loop {
         let rows = source.list(&list).await?;
+        // Asked after the events: if it is the same log still, they are of it.
+        match log_of(&source, &list).await? {
+            Some(now) if log.as_ref().is_some_and(|log| *log != now) => {
+                eprintln!(
+                    "livestore-sidecar: the store {:?} was reset, or has a new backend id: from here on, its events from the first one",
+                    list.id
+                );
+                (log, list.after) = (Some(now), 0);
+                continue;
+            }
+            // A store that was dropped may come again.
+            None => {}
+            now => log = now,
+        }
         for row in &rows {
             output.row(row)?;
         }
         match rows.last() {
-            Some(last) => list.after = last.fields[position].as_i64().unwrap_or(list.after),
+            Some(last) => list.after = last.number(position).unwrap_or(list.after),
             None => {
                 // The last ones of an empty log are all that will come.
                 list.after = list.after.max(0);
@@ -206,6 +224,15 @@ async fn follow(asked: &Asked, mut list: List, columns: &[&str], position: &str)
             }
         }
     }
+}
+
+/// The backend id of the log whose events a list has.
+async fn log_of(source: &Source, list: &List) -> Result<Option<String>, SourceError> {
+    if list.of != ListKind::Events {
+        return Ok(None);
+    }
+    let store = source.store(&list.id).await?;
+    Ok(store.and_then(|store| store.text("backend_id")))
 }
 
 fn run(command: impl Future<Output = Result<(), SourceError>>) -> ExitCode {

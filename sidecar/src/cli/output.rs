@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::Value;
 
 use super::source::{Row, SourceError};
 use crate::telemetry::printable;
@@ -32,7 +31,7 @@ impl<'a> Output<'a> {
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(self.columns);
         for row in rows {
-            table.add_row(self.columns.iter().map(|column| shown(&row.fields[*column])));
+            table.add_row(self.columns.iter().map(|column| shown(row, column)));
         }
         table.trim_fmt().lines().try_for_each(line)
     }
@@ -45,8 +44,8 @@ impl<'a> Output<'a> {
         let (dim, plain) = if self.has_colours { ("\x1b[2m", "\x1b[0m") } else { ("", "") };
         let cell = |(index, column): (usize, &&str)| match index {
             // Numbers and times come first.
-            0 | 1 => format!("{dim}{}{plain}", shown(&row.fields[*column])),
-            _ => shown(&row.fields[*column]),
+            0 | 1 => format!("{dim}{}{plain}", shown(row, column)),
+            _ => shown(row, column),
         };
         line(&self.columns.iter().enumerate().map(cell).collect::<Vec<_>>().join("  "))
     }
@@ -60,13 +59,15 @@ pub fn progress(length: Option<u64>, template: &str) -> ProgressBar {
     ProgressBar::with_draw_target(length, target).with_style(style)
 }
 
-/// A value of a row. Clients choose what is in it: no character of it moves the cursor.
-fn shown(value: &Value) -> String {
-    let text = match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
+/// A field of a row: args as they are, and texts without their quotes. In place of a name, a row of another change than an event has the change.
+fn shown(row: &Row, column: &str) -> String {
+    let column = if column == "name" && row.raw(column).is_none() { "change" } else { column };
+    let text = if column == "args" { None } else { row.text(column) };
+    brief(text.as_deref().or(row.raw(column)).unwrap_or_default())
+}
+
+/// The beginning of a value. Clients choose what is in it: no character of it moves the cursor.
+fn brief(text: &str) -> String {
     let end = text.char_indices().nth(BRIEF).map_or(text.len(), |(end, _)| end);
     let ellipsis = if end < text.len() { "…" } else { "" };
     format!("{}{ellipsis}", printable(&text[..end]).replace('\n', "\\u{a}"))
@@ -79,21 +80,26 @@ pub fn line(text: &str) -> Result<(), SourceError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn what_clients_write_moves_no_cursor() {
-        let evil = json!({"a": "\u{1b}[2J\u{9b}31m\u{202e}\n"});
-        for value in [&evil["a"], &evil] {
-            let shown = shown(value);
-            assert!(!shown.chars().any(|character| character.is_control() || character == '\u{202e}'), "{shown}");
+        let shown = brief("\u{1b}[2J\u{9b}31m\u{202e}\n");
+        assert!(!shown.chars().any(|character| character.is_control() || character == '\u{202e}'), "{shown}");
+        assert_eq!(brief(&"x".repeat(200)).chars().count(), BRIEF + 1);
+        assert_eq!(brief("ü"), "ü");
+    }
+
+    #[test]
+    fn args_are_shown_as_they_are_and_texts_without_quotes() {
+        let json = r#"{"seq_num" : 12, "name" : "ü\u0021", "args" : {"b": "\ud83d", "a":  1e400}, "client_id" : null}"#;
+        let row = Row::read(json.into()).unwrap();
+        let cells = ["seq_num", "name", "args", "client_id", "nothing"].map(|column| shown(&row, column));
+        assert_eq!(cells, ["12", "ü!", r#"{"b": "\ud83d", "a":  1e400}"#, "", ""]);
+        for (json, name) in
+            [(r#"{"name": null, "change": "reset"}"#, "reset"), (r#"{"name": "e", "change": null}"#, "e")]
+        {
+            assert_eq!(shown(&Row::read(json.into()).unwrap(), "name"), name);
         }
-        assert_eq!(shown(&json!("x".repeat(200))).chars().count(), BRIEF + 1);
-        assert_eq!(
-            (shown(&json!(null)), shown(&json!(12)), shown(&json!("ü"))),
-            (String::new(), "12".into(), "ü".into())
-        );
     }
 }

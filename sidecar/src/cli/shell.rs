@@ -23,25 +23,25 @@ impl Completions {
 
 #[derive(Debug, Args)]
 pub struct ManualPages {
-    /// The subcommand. Without it, the page of the program.
-    command: Option<String>,
+    /// The subcommand, nested ones too: shards init, for example. Without it, the page of the program.
+    command: Vec<String>,
 }
 
 impl ManualPages {
     pub fn print(&self, mut program: Command) -> ExitCode {
         program.build();
-        let page = match &self.command {
-            None => program,
-            Some(name) => match program.find_subcommand(name) {
-                Some(command) => command.clone(),
+        let mut page = &program;
+        for name in &self.command {
+            match page.find_subcommand(name) {
+                Some(command) => page = command,
                 None => {
-                    eprintln!("livestore-sidecar: there is no subcommand {name}");
+                    eprintln!("livestore-sidecar: there is no subcommand {}", self.command.join(" "));
                     return ExitCode::from(2);
                 }
-            },
-        };
+            }
+        }
         let mut text = Vec::new();
-        match clap_mangen::Man::new(page).render(&mut text) {
+        match clap_mangen::Man::new(page.clone()).render(&mut text) {
             Ok(()) => print(&text),
             Err(_) => ExitCode::FAILURE,
         }

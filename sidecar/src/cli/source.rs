@@ -1,19 +1,23 @@
 //! The source of the answers: a database, or a sidecar that serves its inspector.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Once;
 use std::time::Duration;
 
-use clap::Args;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use reqwest::header::{CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, ORIGIN, SET_COOKIE};
 use reqwest::{Response, StatusCode, Url};
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio_postgres::error::SqlState;
 
-use crate::log::List;
+use crate::log::{List, ListKind};
 use crate::postgres::{
-    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, refuse_front, told,
+    self, Connected, DatabaseError, INSTALL, connect_once, connect_once_to_read, is_this_machine, refuse_front, told,
     warn_if_unencrypted,
 };
 use crate::settings::SettingsError;
@@ -25,8 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// The same for a whole log.
 pub const LONG: Duration = Duration::from_secs(24 * 3600);
 
+/// Some commands connect twice.
+static IS_WARNED: Once = Once::new();
+
 #[derive(Debug, Args)]
-pub struct Address {
+struct Options {
     /// The database: postgres://user:password@host:port/database. The role takes livestore_reader; to commit, livestore_writer; to import, livestore_admin.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
@@ -35,13 +42,65 @@ pub struct Address {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
 
-    /// Ask this sidecar instead of the database: http://host:port. It has to serve its inspector.
+    /// Ask this sidecar instead of the database: http://host:port. It has to serve its inspector. An option on the command line counts more
+    /// than the environment; of two variables, that of the sidecar counts.
     #[arg(long, env = "LIVESTORE_SIDECAR_URL", value_name = "URL")]
     sidecar_url: Option<String>,
 
-    /// The inspector's secret, or a token whose claim gives "*". Needed unless the sidecar's inspector asks for none.
+    /// The inspector's secret, or a token whose claim gives "*". Needed unless the sidecar's inspector asks for none; an import always needs it.
     #[arg(long, env = "LIVESTORE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
     token: Option<String>,
+}
+
+/// The options of one source: the database, or a sidecar.
+#[derive(Debug)]
+pub struct Address(Options);
+
+impl FromArgMatches for Address {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Self::from_arg_matches_mut(&mut matches.clone())
+    }
+
+    // Not `conflicts_with` of clap, for which a variable is as much as an option.
+    fn from_arg_matches_mut(matches: &mut ArgMatches) -> Result<Self, clap::Error> {
+        let is_typed = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let (is_database, is_sidecar) = (is_typed("database_url"), is_typed("sidecar_url"));
+        let is_token = is_typed("token");
+        let mut options = Options::from_arg_matches_mut(matches)?;
+        match (is_database, is_sidecar) {
+            (true, true) => {
+                let text = "--database-url and --sidecar-url do not go together: leave one out";
+                return Err(clap::Error::raw(ErrorKind::ArgumentConflict, text));
+            }
+            (true, false) => options.sidecar_url = None,
+            (false, true) => options.database_url = None,
+            (false, false) => {}
+        }
+        // An empty variable counts as none. An empty option is a mistake, which is told where it is read.
+        for (option, is_typed) in [
+            (&mut options.database_url, is_database),
+            (&mut options.sidecar_url, is_sidecar),
+            (&mut options.token, is_token),
+        ] {
+            option.take_if(|value| value.is_empty() && !is_typed);
+        }
+        Ok(Self(options))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Address {
+    fn augment_args(command: Command) -> Command {
+        Options::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command)
+    }
 }
 
 /// Why there is no answer.
@@ -106,7 +165,37 @@ fn told_with_advice(error: &tokio_postgres::Error) -> String {
 pub struct Row {
     /// As it came: args byte for byte, but for line breaks.
     pub json: String,
-    pub fields: Value,
+    /// Not read as values: args may have numbers and strings that JSON allows and serde cannot hold.
+    fields: HashMap<String, Box<RawValue>>,
+}
+
+impl Row {
+    pub fn read(json: String) -> Result<Self, serde_json::Error> {
+        let fields = serde_json::from_str(&json)?;
+        Ok(Self { json, fields })
+    }
+
+    /// A field as JSON; none if it is null.
+    pub fn raw(&self, field: &str) -> Option<&str> {
+        self.fields.get(field).map(|value| value.get()).filter(|value| *value != "null")
+    }
+
+    pub fn text(&self, field: &str) -> Option<String> {
+        serde_json::from_str(self.raw(field)?).ok()
+    }
+
+    pub fn number(&self, field: &str) -> Option<i64> {
+        serde_json::from_str(self.raw(field)?).ok()
+    }
+}
+
+/// An event, as a sidecar takes it: with its args byte for byte, of which `null` is another value than none.
+#[derive(Serialize)]
+struct Body<'a> {
+    id: &'a str,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    args: Option<&'a RawValue>,
 }
 
 /// One of them, connected.
@@ -134,14 +223,12 @@ impl Address {
         &self,
         connect: impl AsyncFnOnce(postgres::Address) -> Result<Connected, DatabaseError>,
     ) -> Result<Source, SourceError> {
-        if let Some(url) = &self.sidecar_url {
+        if let Some(url) = &self.0.sidecar_url {
             return self.sidecar(url).await;
         }
-        let url = self.database_url.as_deref().ok_or(SourceError::Nowhere)?;
-        let root_certificate = self.database_root_certificate.as_deref();
+        let url = self.0.database_url.as_deref().ok_or(SourceError::Nowhere)?;
+        let root_certificate = self.0.database_root_certificate.as_deref();
         let address = postgres::address("--database-url", url, root_certificate)?;
-        // Some commands connect twice.
-        static IS_WARNED: Once = Once::new();
         IS_WARNED.call_once(|| warn_if_unencrypted("--database-url", url, root_certificate));
         let Connected { client, connection, .. } = connect(address).await?;
         tokio::spawn(connection);
@@ -154,6 +241,13 @@ impl Address {
         let is_http = |url: &Url| matches!(url.scheme(), "http" | "https");
         let url: Option<Url> = url.parse().ok().filter(is_http);
         let url = url.ok_or_else(|| SourceError::Url("begin it with http:// or https://".into()))?;
+        if is_unencrypted(&url) {
+            IS_WARNED.call_once(|| {
+                eprintln!(
+                    "livestore-sidecar: --sidecar-url: tokens and events cross the network unencrypted; begin it with https://, unless nobody else is on that network"
+                );
+            });
+        }
         let origin = url.origin().ascii_serialization();
         let origin = HeaderValue::from_str(&origin).map_err(|_| SourceError::Url("it has no host".into()))?;
         // No page can set the second one. It counts where a proxy replaces the header Host, which has to fit the origin.
@@ -163,7 +257,7 @@ impl Address {
             let builder = reqwest::Client::builder().timeout(PATIENCE).redirect(reqwest::redirect::Policy::none());
             builder.default_headers(headers).build().map_err(SourceError::Client)
         };
-        if let Some(token) = &self.token {
+        if let Some(token) = &self.0.token {
             let form = serde_urlencoded::to_string([("key", token)]).unwrap_or_default();
             let request = build(headers.clone())?.post(endpoint(&url, "login")?);
             let request = request.header("content-type", "application/x-www-form-urlencoded").body(form);
@@ -184,6 +278,13 @@ impl Address {
         }
         Ok(Source::Sidecar { url, client: build(headers)? })
     }
+}
+
+/// Whether it leads to another machine without TLS.
+fn is_unencrypted(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    // An address of IPv6 has brackets.
+    url.scheme() == "http" && !is_this_machine(host.trim_matches(['[', ']']))
 }
 
 pub fn endpoint(url: &Url, path: &str) -> Result<Url, SourceError> {
@@ -267,11 +368,15 @@ impl Source {
                 text.lines().map(str::to_owned).collect()
             }
         };
-        let row = |json: String| match serde_json::from_str(&json) {
-            Ok(fields) => Ok(Row { json, fields }),
-            Err(error) => Err(unreadable(error)),
-        };
-        lines.into_iter().map(row).collect()
+        lines.into_iter().map(|line| Row::read(line).map_err(unreadable)).collect()
+    }
+
+    /// The row of a store.
+    pub async fn store(&self, id: &str) -> Result<Option<Row>, SourceError> {
+        // The id that is the beginning of all others is the first of them.
+        let list = List { of: ListKind::Stores, id: id.to_owned(), after: 0, limit: 10 };
+        let stores = self.list(&list).await?;
+        Ok(stores.into_iter().find(|store| store.text("store_id").as_deref() == Some(id)))
     }
 
     /// Commits an event, and returns its number.
@@ -283,7 +388,8 @@ impl Source {
                 Ok(client.query_one(sql, &[&store, &name, &args]).await?.try_get(0)?)
             }
             Self::Sidecar { url, client } => {
-                let body = serde_json::json!({"id": store, "name": name, "args": args}).to_string();
+                let body = serde_json::to_string(&Body { id: store, name, args: args.as_deref() })
+                    .map_err(SourceError::Args)?;
                 let request = client.post(endpoint(url, "api/commit")?).header("content-type", "application/json");
                 let answer = request.body(body).send().await.map_err(SourceError::NoAnswer)?;
                 if !answer.status().is_success() {
@@ -294,5 +400,36 @@ impl Source {
                 Ok(answer["seq_num"].as_i64().unwrap_or_default())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_is_asked_without_tls_on_this_machine_only() {
+        for (url, expected) in [
+            ("http://sync.example.com:8787", true),
+            ("http://10.0.0.7:8787", true),
+            ("http://[2001:db8::1]:8787", true),
+            ("https://sync.example.com", false),
+            ("http://localhost:8787", false),
+            ("http://127.0.0.1:8787", false),
+            ("http://[::1]:8787", false),
+        ] {
+            assert_eq!(is_unencrypted(&url.parse().unwrap()), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_row_is_read_whatever_is_in_its_args() {
+        for args in [r#"{"x": "\ud83d"}"#, r#"{"x": 1e400}"#, r#"{"x": 12345678901234567890.0, "x": 1}"#, "\"a\""] {
+            let json = format!(r#"{{"seq_num" : 7, "name" : "a\tb", "args" : {args}, "client_id" : null}}"#);
+            let row = Row::read(json.clone()).unwrap();
+            assert_eq!((row.number("seq_num"), row.text("name").as_deref()), (Some(7), Some("a\tb")));
+            assert_eq!((row.json.as_str(), row.raw("args"), row.text("client_id")), (&*json, Some(args), None));
+        }
+        assert!(Row::read("[]".into()).is_err() && Row::read("<html>".into()).is_err());
     }
 }

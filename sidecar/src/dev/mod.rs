@@ -146,6 +146,9 @@ impl Dev {
         let listen = self.config.server.listen;
         // A shell that has sourced the file `env` of an earlier run does not name another database.
         let given = self.config.database.url().map(str::to_owned).filter(|url| Some(url) != folder.url().as_ref());
+        // Neither does an empty variable. An empty option is a mistake.
+        let has_empty_variable = || std::env::var_os("DATABASE_URL").is_some_and(|value| value.is_empty());
+        let given = given.filter(|url| !url.is_empty() || !has_empty_variable());
         let (cluster, url, kept) = match given {
             Some(url) => {
                 let database = banner::tell_of_other_database(&url, &folder.0);

@@ -1,7 +1,7 @@
 //! The same for programs: the commands of `cli`.
 //!
 //! - `GET /inspector/api/list?of=…&id=…&after=…&limit=…`: a JSON object a line ([`List`])
-//! - `POST /inspector/api/commit`: `{"id", "name", "args"}`, answered by `{"seq_num"}`
+//! - `POST /inspector/api/commit`: `{"id", "name", "args"}`, answered by `{"seq_num"}`; without `args`, the event has none
 //! - `GET /inspector/api/export?id=…`: the lines of `livestore.export_store`
 //! - `POST /inspector/api/import?store=…`: these lines, answered by `{"imported", "already_there", "head"}`
 //!
@@ -17,7 +17,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use futures_util::stream::unfold;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
@@ -60,11 +60,17 @@ pub async fn list(State(inspector): State<Arc<Inspector>>, Query(list): Query<Li
 }
 
 /// An event to commit.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub struct Commit {
     pub id: String,
     pub name: String,
+    #[serde(default, deserialize_with = "present")]
     pub args: Option<Box<RawValue>>,
+}
+
+/// Without this, serde would read a `null` as an absent field.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 pub async fn commit(
@@ -114,4 +120,20 @@ pub async fn import(
         Some((piece, pieces))
     });
     Ok(axum::Json(inspector.inspection.import(query.store, pieces).await?).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_is_another_value_than_no_args() {
+        let args = |json: &str| {
+            let commit: Commit = serde_json::from_str(json).unwrap();
+            commit.args.map(|args| args.get().to_owned())
+        };
+        assert_eq!(args(r#"{"id": "a", "name": "e"}"#), None);
+        assert_eq!(args(r#"{"id": "a", "name": "e", "args": null}"#).as_deref(), Some("null"));
+        assert_eq!(args(r#"{"id": "a", "name": "e", "args": "\ud800"}"#).as_deref(), Some(r#""\ud800""#));
+    }
 }

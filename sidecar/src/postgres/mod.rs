@@ -33,6 +33,7 @@ pub use self::servers::{Address, Connected, Server, connect_once, connect_once_t
 pub use self::session::{ANSWER_TIMEOUT, LIMIT_STATEMENTS, renew as renew_session};
 pub use self::settings::{DatabaseSettings, address, warn_if_unencrypted};
 pub use self::standbys::Unfit;
+pub use self::url::is_this_machine;
 
 use crate::telemetry::chain;
 

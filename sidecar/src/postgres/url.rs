@@ -88,11 +88,16 @@ impl DatabaseUrl {
     /// Whether it leads to another machine without TLS.
     pub fn is_unencrypted(&self) -> bool {
         let is_remote = |host: &Host| match host {
-            Host::Tcp(name) => name != "localhost" && !name.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
+            Host::Tcp(name) => !is_this_machine(name),
             Host::Unix(_) => false,
         };
         self.config.get_ssl_mode() != SslMode::Require && self.config.get_hosts().iter().any(is_remote)
     }
+}
+
+/// Whether a host is reached without a network.
+pub fn is_this_machine(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Reads a database URL, or libpq's `key=value` form. `sslmode`: `require`, `verify-ca` and `verify-full` mean TLS with a server

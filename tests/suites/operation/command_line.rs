@@ -61,9 +61,22 @@ impl Source {
 }
 
 async fn next(lines: &mut Lines<BufReader<ChildStdout>>) -> Value {
-    let line = timeout(Duration::from_secs(60), lines.next_line()).await.expect("a line").unwrap().unwrap();
-    serde_json::from_str(&line).unwrap()
+    serde_json::from_str(&next_line(lines).await).unwrap()
 }
+
+async fn next_line(lines: &mut Lines<BufReader<ChildStdout>>) -> String {
+    timeout(Duration::from_secs(60), lines.next_line()).await.expect("a line").unwrap().unwrap()
+}
+
+/// Args that Postgres and clients take, and serde cannot hold as values: a lone surrogate, a number that is too large for a float, and
+/// what a value would not keep.
+const ODD_ARGS: [&str; 5] = [
+    r#"{"x": "\ud83d"}"#,
+    r#"{"x": 1e400}"#,
+    r#"{"b": 12345678901234567890.0, "a": 0.1000000000000000000001, "a": 1}"#,
+    r#""\ud800 \u0000""#,
+    "null",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_and_a_sidecar_answer_alike() {
@@ -159,6 +172,195 @@ async fn a_database_and_a_sidecar_answer_alike() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_are_shown_whatever_is_in_their_args() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    for args in ODD_ARGS {
+        admin.execute("select livestore.commit('odd', 'e', $1::text::json)", &[&args]).await.unwrap();
+    }
+    for source in [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())] {
+        let (table, json) = (source.says(&["events", "odd"]), source.says(&["events", "odd", "--json"]));
+        for args in ODD_ARGS {
+            let in_json = format!("\"args\" : {args}");
+            assert!(json.lines().any(|line| line.contains(&in_json)), "{args}: {json}");
+            // There is one event without a value in its args.
+            assert!(args == "null" || table.lines().any(|line| line.contains(args)), "{args}: {table}");
+        }
+        for arguments in [&["events", "odd", "--follow"][..], &["tail", "--after", "0"]] {
+            let (_child, mut lines) = source.follow(arguments);
+            for args in &ODD_ARGS[..4] {
+                let line = next_line(&mut lines).await;
+                assert!(line.ends_with(args), "{arguments:?}, {args}: {line}");
+            }
+            let (_child, mut lines) = source.follow(&[arguments, &["--json"]].concat());
+            for args in ODD_ARGS {
+                let line = next_line(&mut lines).await;
+                assert!(line.contains(args), "{arguments:?}, {args}: {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn args_are_committed_byte_for_byte_by_either_source() {
+    let database = Database::new().await;
+    let open = Sidecar::on(&database).await;
+    let secret = ["--inspector-secret", "the secret of the operator"];
+    let closed = Start::new(database.url("sidecar")).arguments(&secret).ready().await;
+    let sources = [
+        ("database", Source::Database(database.url("sidecar")), &[][..]),
+        ("client", Source::Sidecar(open.http_url()), &[]),
+        ("operator", Source::Sidecar(closed.http_url()), &["--token", secret[1]]),
+    ];
+    let lines = "{\"z\":\n\t[1.0]}";
+    for (store, source, options) in &sources {
+        for args in ODD_ARGS.into_iter().chain([lines]) {
+            source.says(&[&["commit", *store, "e", args][..], *options].concat());
+        }
+        source.says(&[&["commit", *store, "e"][..], *options].concat());
+        let sql = "select args::text from livestore.events where store_id = $1 order by seq_num";
+        let rows = database.admin().await.query(sql, &[store]).await.unwrap();
+        let committed: Vec<Option<String>> = rows.iter().map(|row| row.get(0)).collect();
+        let expected = ODD_ARGS.into_iter().chain([lines]).map(|args| Some(args.to_owned())).chain([None]);
+        assert_eq!(committed, expected.collect::<Vec<_>>(), "{store}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_events_are_listed_although_they_are_large() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    let large = format!("\"{}\"", "x".repeat(200_000));
+    for _ in 0..12 {
+        admin.execute("select livestore.commit('large', 'e', $1::text::json)", &[&large]).await.unwrap();
+    }
+    let mut gaps = json!([event(0, "e", json!(1)), event(1, "e", json!(2)), event(2, "e", json!(3))]);
+    gaps[2]["seqNum"] = json!(10);
+    admin.execute("select livestore.push('gaps', $1::text::json)", &[&gaps.to_string()]).await.unwrap();
+    for source in [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())] {
+        let numbers = |text: &[u8]| {
+            let rows = String::from_utf8_lossy(text);
+            let number = |row: &str| serde_json::from_str::<Value>(row).unwrap()["seq_num"].as_i64().unwrap();
+            rows.lines().map(number).collect::<Vec<_>>()
+        };
+        let Output { stdout, stderr, .. } = source.run(&["events", "large", "--json"]);
+        let told = String::from_utf8_lossy(&stderr);
+        assert_eq!(numbers(&stdout), [8, 9, 10, 11, 12], "{told}");
+        assert!(told.contains("events up to 7 are left out") && told.contains("--after"), "{told}");
+        for (arguments, expected) in [
+            (&["events", "large", "--limit", "3"][..], &[10, 11, 12][..]),
+            (&["events", "gaps", "--limit", "2"], &[2, 10]),
+            (&["events", "gaps"], &[1, 2, 10]),
+        ] {
+            let Output { stdout, stderr, .. } = source.run(&[arguments, &["--json"]].concat());
+            assert_eq!(
+                (numbers(&stdout), &*String::from_utf8_lossy(&stderr)),
+                (expected.to_vec(), ""),
+                "{arguments:?}"
+            );
+        }
+    }
+}
+
+/// The numbers of a log that was reset begin anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_followed_over_resets() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin
+        .batch_execute("select livestore.commit('todos', 'before'), livestore.commit('todos', 'before')")
+        .await
+        .unwrap();
+    let sources = [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())];
+    let mut followed = Vec::new();
+    for source in &sources {
+        let mut command = Command::from(source.command(&["events", "todos", "--follow", "--json"]));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut events = BufReader::new(child.stdout.take().unwrap()).lines();
+        for n in 1..=2 {
+            assert_eq!(next(&mut events).await["seq_num"], n);
+        }
+        followed.push((child, events));
+    }
+    // Emptied; with more events than before at once; dropped, and made again.
+    for (change, name, length) in [
+        ("select livestore.reset_store('todos')", "one", 1),
+        ("select livestore.reset_store('todos')", "three", 3),
+        ("select livestore.drop_store('todos')", "two", 2),
+    ] {
+        let commit = format!("select livestore.commit('todos', '{name}');").repeat(length);
+        admin.batch_execute(&format!("begin; {change}; {commit} commit")).await.unwrap();
+        for (_, events) in &mut followed {
+            for n in 1..=length {
+                let event = next(events).await;
+                assert_eq!((&event["seq_num"], &event["name"]), (&json!(n), &json!(name)));
+            }
+        }
+    }
+    for (mut child, _) in followed {
+        child.start_kill().unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(told.matches("the store \"todos\" was reset").count(), 3, "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_is_no_event_is_named_in_the_tail() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('kept', 'e')").await.unwrap();
+    for change in ["livestore.commit('todos', 'e')", "livestore.reset_store('todos')", "livestore.drop_store('todos')"]
+    {
+        admin.batch_execute(&format!("select {change}")).await.unwrap();
+    }
+    for source in [Source::Database(database.url("sidecar")), Source::Sidecar(sidecar.http_url())] {
+        let (_child, mut lines) = source.follow(&["tail", "--after", "0"]);
+        let mut said = Vec::new();
+        while !said.last().is_some_and(|line: &String| line.ends_with("  todos    drop")) {
+            said.push(next_line(&mut lines).await.trim_end().to_owned());
+        }
+        assert!(said.iter().any(|line| line.ends_with("  kept  1  e")), "{said:?}");
+        assert!(said.iter().any(|line| line.ends_with("  todos    reset")), "{said:?}");
+    }
+}
+
+/// Otherwise a shell that has the variable of one place writes into it, whatever the command says.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_option_counts_more_than_a_variable() {
+    let (here, there) = (Database::new().await, Database::new().await);
+    let sidecar = Sidecar::on(&here).await;
+    let (database_url, sidecar_url) = (there.url("sidecar"), sidecar.http_url());
+    let count = async |database: &Database| {
+        let sql = "select count(*) from livestore.events";
+        database.admin().await.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    Source::Sidecar(sidecar_url.clone()).says(&["commit", "todos", "e", "--database-url", &database_url]);
+    assert_eq!((count(&here).await, count(&there).await), (0, 1));
+    Source::Database(database_url.clone()).says(&["commit", "todos", "e", "--sidecar-url", &sidecar_url]);
+    assert_eq!((count(&here).await, count(&there).await), (1, 1));
+    // The sidecar, if there are only variables.
+    let mut both = Source::Sidecar(sidecar_url.clone()).command(&["commit", "todos", "e"]);
+    assert!(both.env("DATABASE_URL", &database_url).output().unwrap().status.success());
+    assert_eq!((count(&here).await, count(&there).await), (2, 1));
+    // An empty variable is none. An empty option is no reason to write elsewhere.
+    let mut empty = Source::Database(database_url.clone()).command(&["commit", "todos", "e"]);
+    assert!(empty.env("LIVESTORE_SIDECAR_URL", "").output().unwrap().status.success());
+    let mut empty = Source::Sidecar(sidecar_url.clone()).command(&["stores"]);
+    assert!(empty.env("DATABASE_URL", "").env("LIVESTORE_TOKEN", "").output().unwrap().status.success());
+    Source::Sidecar(String::new()).refuses(&["stores"], 2, "say which database to ask");
+    Source::Sidecar(sidecar_url.clone()).refuses(&["commit", "todos", "e", "--database-url", ""], 2, "names no host");
+    assert_eq!((count(&here).await, count(&there).await), (2, 2));
+    let options = ["commit", "todos", "e", "--sidecar-url", &sidecar_url, "--database-url", &database_url];
+    Source::Database(database_url.clone()).refuses(&options, 2, "--database-url and --sidecar-url do not go together");
+    assert_eq!((count(&here).await, count(&there).await), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     let database = Database::new().await;
     database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
@@ -183,6 +385,12 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     Source::Sidecar(off.http_url()).refuses(&["stores"], 4, "--inspector on");
     let nobody = Source::Sidecar(format!("http://127.0.0.1:{}", livestore_tests::free_port()));
     nobody.refuses(&["stores"], 3, "does not answer");
+    let told = String::from_utf8(nobody.run(&["stores"]).stderr).unwrap();
+    assert!(!told.contains("unencrypted"), "{told}");
+    // No loopback address, and nobody answers at once.
+    let remote = Source::Sidecar(format!("http://0.0.0.0:{}", livestore_tests::free_port()));
+    let told = "livestore-sidecar: --sidecar-url: tokens and events cross the network unencrypted";
+    remote.refuses(&["stores", "--token", "secret"], 3, told);
     let output = Start::program().arg("stores").env_remove("DATABASE_URL").output().unwrap();
     assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("--sidecar-url"));
 }
@@ -260,6 +468,14 @@ async fn a_log_is_exported_from_a_sidecar_and_imported_into_another() {
     source.says(&["export", "todos", "--token", &read, "--output", &file]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), lines);
 
+    let none = folder.path().join("none.jsonl").display().to_string();
+    let database = Source::Database(from.url("sidecar"));
+    for (source, reason) in [(&database, "there is no store \"nothing\""), (&source, "no such store")] {
+        source.refuses(&["export", "nothing", "--token", &read, "--output", &none], 4, reason);
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["todos.jsonl"]);
+    }
+
     let cut = folder.path().join("cut.jsonl").display().to_string();
     std::fs::write(&cut, lines.lines().take(2000).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     target.refuses(&["import", &file, "--token", &write], 4, "\"admin\"");
@@ -334,8 +550,13 @@ fn shells_and_man_get_what_help_says() {
     let page = run(&["man"]);
     assert!(page.starts_with(".ie") && page.contains("inspector\\-secret"), "{page}");
     assert!(run(&["man", "events"]).contains("livestore\\-sidecar\\-events"));
-    let output = Start::program().args(["man", "nothing"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    assert!(run(&["man", "shards", "init"]).contains("livestore\\-sidecar\\-shards\\-init"));
+    for (names, told) in
+        [(&["nothing"][..], "subcommand nothing"), (&["shards", "nothing"], "subcommand shards nothing")]
+    {
+        let output = Start::program().arg("man").args(names).output().unwrap();
+        assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains(told), "{names:?}");
+    }
 }
 
 /// As by a proxy that has a page of its own.

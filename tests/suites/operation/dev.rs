@@ -165,10 +165,10 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
     // Postgres is left behind, and is stopped by the next one.
     signal(&mut child, "KILL");
     let left_behind = psql(&data, "select pg_postmaster_start_time()");
-    // Whatever runs the tests may ignore SIGHUP.
-    let default = ["env", "--default-signal=HUP"];
-    let mut next = under(&default, command(&data, port).env("LIVESTORE_ADMIN_SECRET", "0123456789abcdef"));
-    let (mut child, _) = start(&mut next, &log);
+    // Whatever runs the tests may ignore SIGHUP. An empty variable names no other database.
+    let mut again = command(&data, port);
+    again.env("LIVESTORE_ADMIN_SECRET", "0123456789abcdef").env("DATABASE_URL", "");
+    let (mut child, _) = start(&mut under(&["env", "--default-signal=HUP"], &mut again), &log);
     assert_ne!(psql(&data, "select pg_postmaster_start_time()"), left_behind);
     assert_eq!(psql(&data, admins), "t");
     let client = Node::sync_backend().open("cf-ws", &url, "todos").await;
@@ -388,4 +388,6 @@ async fn what_keeps_it_from_serving_is_told() {
     assert!(text.starts_with("--database-url is given: serving the database app at 127.0.0.1:1, and not"), "{text}");
     assert!(!text.contains("secret"), "{text}");
     assert_eq!(std::fs::read_to_string(data.join("env")).unwrap(), env);
+    let text = refused(command(&data, port).args(["--database-url", ""]), 2);
+    assert!(text.contains("--database-url: it names no host"), "{text}");
 }

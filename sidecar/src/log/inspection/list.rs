@@ -67,11 +67,28 @@ impl List {
                  where $2::bigint is not null and $3::bigint is not null
                  order by livestore.stream_name(s.store_id) collate \"C\", s.id"
             }
+            // From the end back, parent by parent: what is left out because of its bytes is the beginning.
+            Kind::Events if self.after < 0 => {
+                "with recursive last as (
+                     select e.*, 1 as count, octet_length(e.name) + octet_length(e.client_id) + octet_length(e.session_id)
+                         + coalesce(octet_length(e.args::text), 0) as bytes
+                     from livestore.pull_page($1, livestore.head($1) - 1, 1, 2147483647) e
+                     union all
+                     select e.*, l.count + 1, l.bytes + octet_length(e.name) + octet_length(e.client_id) + octet_length(e.session_id)
+                         + coalesce(octet_length(e.args::text), 0)
+                     from last l
+                     cross join lateral livestore.pull_page($1, l.parent_seq_num - 1, 1, 2147483647) e
+                     where l.count < -greatest($2::bigint, -$4::bigint) and l.bytes < $3::bigint and e.seq_num = l.parent_seq_num
+                 )
+                 select json_build_object('seq_num', e.seq_num, 'parent_seq_num', e.parent_seq_num, 'name', e.name, 'args', e.args,
+                     'client_id', e.client_id, 'session_id', e.session_id, 'created_at', e.created_at)::text
+                 from last e
+                 order by e.seq_num"
+            }
             Kind::Events => {
                 "select json_build_object('seq_num', e.seq_num, 'parent_seq_num', e.parent_seq_num, 'name', e.name, 'args', e.args,
                      'client_id', e.client_id, 'session_id', e.session_id, 'created_at', e.created_at)::text
-                 from livestore.pull_page($1, greatest(case when $2::bigint < 0 then livestore.head($1) + $2 else $2 end, 0),
-                     $4::bigint::integer, $3::bigint::integer) e
+                 from livestore.pull_page($1, $2::bigint, $4::bigint::integer, $3::bigint::integer) e
                  order by e.seq_num"
             }
             Kind::Commits if self.after < 0 => {
