@@ -217,6 +217,28 @@ async fn a_table_is_a_store_in_each_of_its_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_long_names_makes_no_large_answer() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    push(&database, "todos", chain(0, 1000)).await;
+    let table = format!("\"{}\".\"eventlog_6_todos\"", "\u{1}".repeat(20_000));
+    let answer = shape(&sidecar, &table, &[("offset", "-1")]).await;
+    assert_eq!((answer.status, answer.numbers()), (200, up_to(1000)));
+    assert!(answer.text.len() < 2_000_000, "{} bytes", answer.text.len());
+    // As long as a store id can be, and longer.
+    let mine = "x".repeat(1024);
+    push(&database, &mine, chain(0, 1)).await;
+    let by_id = shape(&sidecar, &format!("eventlog_6_{mine}"), &[("offset", "-1")]).await;
+    assert_eq!((by_id.status, by_id.numbers()), (200, vec![1]));
+    let longer = format!("eventlog_6_x{mine}");
+    for params in [&[("offset", "-1")][..], &[("offset", "0_0"), ("handle", by_id.handle()), ("live", "true")]] {
+        let refused = shape(&sidecar, &longer, params).await;
+        assert_eq!(refused.status, 400, "{params:?}");
+        assert_eq!(refused.json()["message"], "storeId is longer than 1024 characters", "{params:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_log_cannot_honour_is_refused_with_the_reason() {
     let database = Database::new().await;
     let sidecar = Start::new(database.url("sidecar")).arguments(&["--electric-secret", "se&cret"]).ready().await;

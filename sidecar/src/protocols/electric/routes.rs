@@ -139,6 +139,10 @@ async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context
     if let Some(store_id) = &asked.store_id {
         return store(store_id).map_err(invalid);
     }
+    // No store has a name that is too long for a store id, and names that were looked up are kept for a while.
+    if let Alias::Name(_, name) = &asked.table {
+        StoreId::parse(name.as_str()).map_err(invalid)?;
+    }
     // A client whose token allows no store of this name need not wait for one: it is refused.
     let is_awaited = asked.is_live
         && !logs.has_alias(&asked.table).await.map_err(|unreadable| shape::not_found(&unreadable.into()))?;
