@@ -259,7 +259,7 @@ impl Host {
                 self.send(messages::ack(&events)).await?;
             }
             Message::Pull { since } => match &self.history {
-                Some(history) => history.answer(since, &device, &self.outgoing).await?,
+                Some(history) => history.answer(since, &device, &self.outgoing, &self.account).await?,
                 None => self.send(messages::pull_response(&messages::no_events(), false, &device.peers())).await?,
             },
             Message::PeerPull(request_id) => device.ask(&request_id, text).await.map_err(|error| match error {
@@ -283,6 +283,30 @@ mod tests {
             .map_err(|error| Refusal::Unreadable { reason: brief(&error.to_string()).into() })?;
         identify(&envelope)?;
         Message::read(&envelope)
+    }
+
+    #[test]
+    fn a_number_and_a_timestamp_have_a_greatest_length() {
+        let push = |number: &str, timestamp: &str| {
+            let event = format!(
+                r#"{{"eventName":"e","eventNumber":{number},"clientId":"c","sessionId":"s","timestamp":{timestamp}}}"#
+            );
+            format!(r#"{{"type":"push","clientId":"c","sessionId":"s","payload":{{"events":[{event}]}}}}"#)
+        };
+        let (text, digits) = (|length| format!("\"{}\"", "x".repeat(length - 2)), |length| "1".repeat(length));
+        for (number, timestamp, is_valid) in [
+            (text(256), digits(256), true),
+            ("null".into(), "1.5".into(), true),
+            (text(257), digits(1), false),
+            (text(3), digits(257), false),
+        ] {
+            let text = push(&number, &timestamp);
+            match read(&text) {
+                Ok(Message::Push(events)) => assert!(is_valid && events.len() == 1, "{text}"),
+                Err(refusal) => assert!(!is_valid && refusal.to_json().contains("at most 256 bytes"), "{text}"),
+                Ok(_) => panic!("{text}"),
+            }
+        }
     }
 
     #[test]
