@@ -8,6 +8,7 @@ use livestore_tests::events::{chain, event, up_to};
 use livestore_tests::eventually;
 use livestore_tests::shape::{Answer, get, shape};
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -125,6 +126,37 @@ async fn a_live_request_waits_for_20_seconds_or_for_an_event() {
     let (news, since) = tokio::join!(waiting, pushing);
     assert!(since.elapsed() < Duration::from_secs(5));
     assert_eq!((news.numbers(), news.offset()), (vec![2], "2_0"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_request_for_a_table_of_others_is_refused_at_once_whether_there_is_one_or_not() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    push(&database, "theirs", chain(0, 1)).await;
+    push(&database, "my_own", chain(0, 1)).await;
+    let allowed = json!({"mine": "read", "our-*": "read"});
+    let token = Signer::secret(SECRET).sign(&json!({"sub": "ann", "exp": now() + 3600, "livestore": allowed}));
+    let live = |table: &str| {
+        let params = [("table", table), ("offset", "0_1"), ("handle", "x"), ("live", "true"), ("cursor", "1")];
+        Answer::to(get(&sidecar, &params).bearer_auth(&token))
+    };
+    for table in ["eventlog_6_theirs", "eventlog_6_nothing", "eventlog_6_my_own"] {
+        let since = Instant::now();
+        let refused = live(table).await;
+        assert_eq!((refused.status, &refused.json()["message"]), (403, &json!("not allowed to pull from this store")));
+        assert!(since.elapsed() < Duration::from_secs(2), "{table}: {:?}", since.elapsed());
+    }
+    // It waits for those that it may use.
+    let pushing = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for store in ["mine", "our-todos"] {
+            push(&database, store, chain(0, 1)).await;
+        }
+    };
+    let (mine, ours, ()) = tokio::join!(live("eventlog_6_mine"), live("eventlog_6_our_todos"), pushing);
+    for answer in [mine, ours] {
+        assert_eq!((answer.status, answer.numbers()), (200, vec![1]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

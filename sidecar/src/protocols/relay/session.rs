@@ -266,10 +266,12 @@ impl Host {
                 Some(history) => history.answer(since, &device, &self.outgoing, &self.account).await?,
                 None => self.send(messages::pull_response(&messages::no_events(), false, &device.peers())).await?,
             },
-            Message::PeerPull(request_id) => device.ask(&request_id, for_others(text)).await.map_err(|error| match error {
-                AskError::InUse => Failure::Refused(Refusal::InUse(error.to_string())),
-                AskError::Unreachable(unreachable) => unreachable.into(),
-            })?,
+            Message::PeerPull(request_id) => {
+                device.ask(&request_id, for_others(text)).await.map_err(|error| match error {
+                    AskError::InUse => Failure::Refused(Refusal::InUse(error.to_string())),
+                    AskError::Unreachable(unreachable) => unreachable.into(),
+                })?
+            }
             Message::PeerPullResponse(request_id) => device.answer(&request_id, for_others(text)).await?,
         }
         Ok(())
