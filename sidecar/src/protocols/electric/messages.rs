@@ -106,6 +106,11 @@ impl Rows {
         Self { columns, key, relation, encoding }
     }
 
+    /// The bytes of the table's names in so many rows, which the memory that is taken for events does not count.
+    pub fn names_in(&self, rows: usize) -> usize {
+        rows * (self.key.len() + self.relation.len())
+    }
+
     /// Appends the row of an event.
     pub fn write(&self, rows: &mut String, event: &Event) {
         let (mut seq_num, mut parent) = (itoa::Buffer::new(), itoa::Buffer::new());
@@ -185,6 +190,7 @@ mod tests {
             let (mut row, relation) = (String::new(), Relation::new(&name, &name));
             Rows::new(&relation, Columns::ALL).write(&mut row, &event);
             assert!(row.len() < event.size() + most, "{} bytes: {row}", row.len());
+            assert!((252..row.len()).contains(&Rows::new(&relation, Columns::ALL).names_in(1)));
             let message: Value = serde_json::from_str(&row).unwrap();
             assert_eq!(message["headers"]["relation"], json!([relation.schema, relation.table]));
             assert_eq!(message["key"], format!("{}.{}/\"1\"", quote(&relation.schema), quote(&relation.table)));

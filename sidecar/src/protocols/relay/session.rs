@@ -309,7 +309,7 @@ mod tests {
             );
             format!(r#"{{"type":"push","clientId":"c","sessionId":"s","payload":{{"events":[{event}]}}}}"#)
         };
-        let (text, digits) = (|length| format!("\"{}\"", "x".repeat(length - 2)), |length| "1".repeat(length));
+        let (text, digits) = (|length: usize| format!("\"{}\"", "x".repeat(length - 2)), |length| "1".repeat(length));
         for (number, timestamp, is_valid) in [
             (text(256), digits(256), true),
             ("null".into(), "1.5".into(), true),
