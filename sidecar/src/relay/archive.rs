@@ -45,7 +45,9 @@ impl ArchivedEvent<'_> {
 
     /// In bytes, near enough.
     fn size(&self) -> usize {
-        self.name.len() + self.data.map_or(0, |data| data.get().len()) + self.client_id.len() + self.session_id.len()
+        let texts = [self.name, self.client_id, self.session_id].map(str::len);
+        let jsons = [self.data, self.number, Some(self.timestamp)].map(|json| json.map_or(0, |json| json.get().len()));
+        texts.into_iter().chain(jsons).sum()
     }
 }
 

@@ -204,10 +204,19 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'
 as $$
 declare
+    too_long bigint;
     store livestore.stores;
     batch json;
     result livestore.push_result;
 begin
+    -- They are beside the log, whose limits do not count them, and every page of a pull repeats them.
+    select min(p.n) into too_long
+    from unnest(event_numbers, timestamps) with ordinality p(event_number, made_at, n)
+    where octet_length(p.event_number) > 256 or octet_length(p.made_at) > 256;
+    if too_long is not null then
+        raise exception 'an eventNumber and a timestamp have at most 256 bytes each'
+            using errcode = 'LS003', detail = json_build_object('index', too_long - 1, 'reason', 'too long');
+    end if;
     store := livestore._lock_store(store_id);
     with pushed as materialized (
         select p.*, livestore._relay_key(p.client_id, p.session_id, p.event_number) as key
@@ -274,7 +283,7 @@ end
 $$;
 
 comment on function livestore.relay_append(text, text[], text[], text[], text[], text[], text[], text) is
-'Appends events of the peer relay to the log of a store, those that it does not have, and returns the new head. Arrays with one element for each event: eventName, data (JSON text, or null for none), clientId, sessionId, eventNumber and timestamp (JSON texts, or null). context: what hooks may know of the request, a JSON object as text or null. Raises LS003 (invalid batch), or what a hook raises. What the sidecar uses';
+'Appends events of the peer relay to the log of a store, those that it does not have, and returns the new head. Arrays with one element for each event: eventName, data (JSON text, or null for none), clientId, sessionId, eventNumber and timestamp (JSON texts of at most 256 bytes, or null). context: what hooks may know of the request, a JSON object as text or null. Raises LS003 (invalid batch), or what a hook raises. What the sidecar uses';
 
 create or replace function livestore.relay_page(store_id text, after bigint, max_events integer, max_bytes integer)
 returns table (seq_num bigint, event json)
@@ -287,19 +296,27 @@ as $$
     select e.seq_num,
         case when e.args is null
             then json_build_object(
-                'eventName', e.name, 'eventNumber', coalesce(r.event_number, to_json(e.seq_num)),
-                'clientId', e.client_id, 'sessionId', e.session_id, 'timestamp', coalesce(r."timestamp", to_json(t.milliseconds)))
+                'eventName', e.name, 'eventNumber', coalesce(e.event_number, to_json(e.seq_num)),
+                'clientId', e.client_id, 'sessionId', e.session_id, 'timestamp', coalesce(e."timestamp", to_json(t.milliseconds)))
             else json_build_object(
-                'eventName', e.name, 'eventNumber', coalesce(r.event_number, to_json(e.seq_num)),
+                'eventName', e.name, 'eventNumber', coalesce(e.event_number, to_json(e.seq_num)),
                 'clientId', e.client_id, 'sessionId', e.session_id,
-                'data', e.args, 'timestamp', coalesce(r."timestamp", to_json(t.milliseconds)))
+                'data', e.args, 'timestamp', coalesce(e."timestamp", to_json(t.milliseconds)))
         end
-    from livestore.pull_page(store_id, after, max_events, max_bytes) e
+    from (
+        -- Versions before 0.4.0 stored numbers and times of any length, which pull_page does not count.
+        select p.*, r.event_number, r."timestamp",
+            sum(coalesce(octet_length(r.event_number::text), 0) + coalesce(octet_length(r."timestamp"::text), 0)) over (
+                order by p.seq_num rows between unbounded preceding and 1 preceding
+            ) as bytes_before
+        from livestore.pull_page(store_id, after, max_events, max_bytes) p
+        left join livestore.relayed_events r
+            on r.store = (select s.id from livestore.stores s where s.store_id = $1) and r."seqNum" = p.seq_num
+    ) e
     cross join lateral (select floor(extract(epoch from e.created_at) * 1000)::bigint as milliseconds) t
-    left join livestore.relayed_events r
-        on r.store = (select s.id from livestore.stores s where s.store_id = $1) and r."seqNum" = e.seq_num
+    where (e.bytes_before >= max_bytes) is not true
     order by e.seq_num
 $$;
 
 comment on function livestore.relay_page(text, bigint, integer, integer) is
-'The events of a store after a sequence number, in order, as devices at the peer relay know them: at most max_events, and none after the one that reaches max_bytes. Those that came another way have their seqNum as eventNumber and the time of their append, in milliseconds, as timestamp';
+'The events of a store after a sequence number, in order, as devices at the peer relay know them: at most max_events, and none after the one with which their contents, or their eventNumbers and timestamps, reach max_bytes. Those that came another way have their seqNum as eventNumber and the time of their append, in milliseconds, as timestamp';

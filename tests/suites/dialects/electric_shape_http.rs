@@ -8,6 +8,7 @@ use livestore_tests::events::{chain, event, up_to};
 use livestore_tests::eventually;
 use livestore_tests::shape::{Answer, get, shape};
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -128,6 +129,37 @@ async fn a_live_request_waits_for_20_seconds_or_for_an_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_live_request_for_a_table_of_others_is_refused_at_once_whether_there_is_one_or_not() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    push(&database, "theirs", chain(0, 1)).await;
+    push(&database, "my_own", chain(0, 1)).await;
+    let allowed = json!({"mine": "read", "our-*": "read"});
+    let token = Signer::secret(SECRET).sign(&json!({"sub": "ann", "exp": now() + 3600, "livestore": allowed}));
+    let live = |table: &str| {
+        let params = [("table", table), ("offset", "0_1"), ("handle", "x"), ("live", "true"), ("cursor", "1")];
+        Answer::to(get(&sidecar, &params).bearer_auth(&token))
+    };
+    for table in ["eventlog_6_theirs", "eventlog_6_nothing", "eventlog_6_my_own"] {
+        let since = Instant::now();
+        let refused = live(table).await;
+        assert_eq!((refused.status, &refused.json()["message"]), (403, &json!("not allowed to pull from this store")));
+        assert!(since.elapsed() < Duration::from_secs(2), "{table}: {:?}", since.elapsed());
+    }
+    // It waits for those that it may use.
+    let pushing = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        for store in ["mine", "our-todos"] {
+            push(&database, store, chain(0, 1)).await;
+        }
+    };
+    let (mine, ours, ()) = tokio::join!(live("eventlog_6_mine"), live("eventlog_6_our_todos"), pushing);
+    for answer in [mine, ours] {
+        assert_eq!((answer.status, answer.numbers()), (200, vec![1]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_stream_has_every_event_once_and_ends_for_who_must_begin_anew() {
     let database = Database::new().await;
     let sidecar = Sidecar::on(&database).await;
@@ -214,6 +246,28 @@ async fn a_table_is_a_store_in_each_of_its_names() {
     .await;
     let told = shape(&sidecar, "eventlog_6_a_b", &[offset, ("store_id", "a_b")]).await;
     assert_eq!(told.numbers(), up_to(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_long_names_makes_no_large_answer() {
+    let database = Database::new().await;
+    let sidecar = Sidecar::on(&database).await;
+    push(&database, "todos", chain(0, 1000)).await;
+    let table = format!("\"{}\".\"eventlog_6_todos\"", "\u{1}".repeat(20_000));
+    let answer = shape(&sidecar, &table, &[("offset", "-1")]).await;
+    assert_eq!((answer.status, answer.numbers()), (200, up_to(1000)));
+    assert!(answer.text.len() < 2_000_000, "{} bytes", answer.text.len());
+    // As long as a store id can be, and longer.
+    let mine = "x".repeat(1024);
+    push(&database, &mine, chain(0, 1)).await;
+    let by_id = shape(&sidecar, &format!("eventlog_6_{mine}"), &[("offset", "-1")]).await;
+    assert_eq!((by_id.status, by_id.numbers()), (200, vec![1]));
+    let longer = format!("eventlog_6_x{mine}");
+    for params in [&[("offset", "-1")][..], &[("offset", "0_0"), ("handle", by_id.handle()), ("live", "true")]] {
+        let refused = shape(&sidecar, &longer, params).await;
+        assert_eq!(refused.status, 400, "{params:?}");
+        assert_eq!(refused.json()["message"], "storeId is longer than 1024 characters", "{params:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,6 +115,29 @@ async fn events_that_are_pushed_again_are_acknowledged_and_in_the_store_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_push_with_a_long_number_or_timestamp_is_refused_and_not_stored() {
+    let database = Database::new().await;
+    let sidecar = start(&database).await;
+    let (mut a, mut b) = (join(&sidecar, "a").await, join(&sidecar, "b").await);
+    let push = a.message("push", json!({"events": events("a", 1..3)})).to_string();
+    let (number, timestamp) = ("\"eventNumber\":2".to_string(), format!("\"timestamp\":{}", EPOCH + 2));
+    for (field, long) in [
+        (&number, format!("{number}{}", "7".repeat(1024))),
+        (&number, format!("\"eventNumber\":[\"{}\"]", "x".repeat(1024))),
+        (&timestamp, format!("{timestamp}.{}", "0".repeat(1024))),
+    ] {
+        assert_eq!(push.matches(&**field).count(), 1, "{push}");
+        a.send_text(&push.replace(&**field, &long)).await;
+        assert_eq!(a.error().await, "invalid_message", "{long}");
+    }
+    assert_eq!(pages(&mut a, 0).await, NOTHING);
+    let mut longest = event("a", 3, json!({}));
+    longest["eventNumber"] = json!("x".repeat(254));
+    a.push_to(&mut [&mut b], json!([longest])).await;
+    assert_eq!(pull(&mut b, 0).await, [longest]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_brings_what_arrived_since() {
     const MINUTE: i64 = 60_000;
     let database = Database::new().await;

@@ -8,6 +8,7 @@ use livestore_tests::device::Device;
 use livestore_tests::events::{chain, event, numbers, up_to};
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::sse::{Message, Messages};
+use livestore_tests::tokens::{WITH_SECRET, token};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
 
@@ -288,6 +289,23 @@ async fn an_event_that_is_larger_than_an_answer_is_one_by_itself() {
     }
     let (status, body) = get(&sidecar, "/streams/s/records?seq_num=0&bytes=1000000").await;
     assert_eq!((status, seq_nums(&body["records"])), (200, vec![]), "it is more than was asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn creating_a_basin_or_stream_tells_nothing_of_others() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    push(&database, "there", chain(0, 1)).await;
+    for user in ["ann", "bob"] {
+        for (path, body) in [
+            ("/basins", json!({"basin": "my-basin"})),
+            ("/streams", json!({"stream": "new"})),
+            ("/streams", json!({"stream": "there"})),
+        ] {
+            let creating = request(&sidecar, Method::POST, path).bearer_auth(token(user)).body(body.to_string());
+            assert_eq!(answer(creating).await.0, 201, "{user} {body}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

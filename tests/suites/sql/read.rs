@@ -283,3 +283,38 @@ async fn a_transaction_from_before_a_store_began_and_was_dropped_cannot_create_i
         }
     }
 }
+
+/// The sidecar's page of a history, which has to fit into memory.
+#[tokio::test]
+async fn numbers_and_times_of_relayed_events_count_in_a_page_and_are_short() {
+    let database = Database::new().await;
+    let client = database.admin().await;
+    push(&client, "s", chain(0, 3)).await.unwrap();
+    // As versions before 0.4.0 took them.
+    run(
+        &client,
+        "insert into livestore.relayed_events
+         select s.id, n, n, to_json(repeat('7', 1000000)), to_json(n) from livestore.stores s, generate_series(1, 2) n",
+    )
+    .await;
+    for (after, max_bytes, expected) in [
+        (0, "1000000", &[1][..]),
+        (1, "1000000", &[2]),
+        (2, "1000000", &[3]),
+        (0, "1500000", &[1, 2]),
+        (0, "3000000", &[1, 2, 3]),
+        (0, "0", &[1]),
+    ] {
+        let page = format!("select seq_num from livestore.relay_page('s', {after}, 100, {max_bytes})");
+        assert_eq!(all::<i64>(&client, &page).await, expected, "{page}");
+    }
+
+    let append = "select livestore.relay_append('new', '{e,e}', '{null,null}', '{c,c}', '{s,s}', array['1', $1], array['1', $2])";
+    let digits = |length| "7".repeat(length);
+    for (number, timestamp) in [(digits(257), digits(1)), (digits(1), digits(257))] {
+        let refused = rejection(client.query(append, &[&number, &timestamp]).await);
+        assert_eq!((&*refused.sqlstate, &refused.json()["index"]), ("LS003", &json!(1)), "{refused:?}");
+    }
+    assert_eq!(one::<i64>(&client, "select livestore.head('new')").await, 0);
+    assert_eq!(one_with::<i64>(&client, append, &[&digits(256), &digits(256)]).await, 2);
+}

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::authorize::Action;
 use super::store::StoreLog;
+use crate::auth::Identity;
 use crate::log::Log;
 use crate::log::aliases::{AGAIN, Age, Alias, NAMESAKES};
 use crate::log::context::Context;
@@ -39,6 +40,25 @@ pub enum FindError {
 }
 
 impl Log {
+    /// Whether a client may use a store of a name, should there be one: the store with this very name, or one that its token allows and
+    /// that may have the name. `may_have` says so of a store id, and of the beginning of one (`true`). Not by the stores that there are:
+    /// those of others are none of its business.
+    pub async fn may_come_to_use(
+        &self,
+        name: StoreId,
+        action: Action,
+        context: &Arc<Context>,
+        may_have: impl Fn(&str, bool) -> bool,
+    ) -> bool {
+        if self.store(name, Arc::clone(context)).allowed_to(action).await.is_some() {
+            return true;
+        }
+        let identity = context.identity(&self.authentication).await;
+        identity.ok().and_then(Identity::stores).is_some_and(|(names, prefixes)| {
+            names.iter().any(|name| may_have(name, false)) || prefixes.iter().any(|prefix| may_have(prefix, true))
+        })
+    }
+
     /// Whether there is a store of a name. Waits while the database is away.
     pub async fn has_alias(&self, alias: &Alias) -> Result<bool, Unreadable> {
         Ok(!self.stores_of(alias, Age::Any).await?.is_empty())

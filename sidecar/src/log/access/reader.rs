@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::authorize::Action;
 use super::store::StoreLog;
 use crate::auth::TokenError;
+use crate::limits::memory::Account;
 use crate::log::aliases::Location;
 use crate::log::error::{Denied, PullError};
 use crate::log::read::page::{self, Page};
@@ -66,6 +67,11 @@ impl StoreLog {
 impl Reader {
     pub fn id(&self) -> &StoreId {
         self.store.id()
+    }
+
+    /// The memory for what this client is sent.
+    pub fn account(&self) -> Account {
+        self.store.account()
     }
 
     /// Reads from the database of the store, which is chosen anew for each attempt. Waits while it is away.

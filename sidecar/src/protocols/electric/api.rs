@@ -176,7 +176,7 @@ pub async fn pull(log: StoreLog, pull: Pull, upstream: Option<&Upstream>, ending
     };
     match page {
         Ok(Answer { page: read, position: RawPosition { offset, handle } }) => {
-            let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
+            let relation = Relation::new("livestore", "eventlog_1");
             let end = read.is_up_to_date.then(|| up_to_date(read.position.offset.seq_num));
             let body = messages::page(&read.events, &Rows::new(&relation, Columns::ALL), end);
             let is_later = read.events.first().is_some_and(|first| first.parent_seq_num > 0);

@@ -72,6 +72,17 @@ pub struct Relation {
     pub table: Box<str>,
 }
 
+/// The longest name of a schema or table, in bytes. Postgres cuts longer ones, too.
+const NAME_BYTES: usize = 63;
+
+impl Relation {
+    /// Every row repeats both names twice, so they must not be as long as a client likes.
+    pub fn new(schema: &str, table: &str) -> Self {
+        let [schema, table] = [schema, table].map(|name| name[..name.floor_char_boundary(NAME_BYTES)].into());
+        Self { schema, table }
+    }
+}
+
 /// The `args` that a client whose wire form requires them gets for an event that has none.
 pub const NO_ARGS: &str = "null";
 
@@ -93,6 +104,11 @@ impl Rows {
         let relation = json!([schema, table]).to_string();
         let encoding = format!("rows {:?} {relation}", columns.0);
         Self { columns, key, relation, encoding }
+    }
+
+    /// The bytes of the table's names in so many rows, which the memory that is taken for events does not count.
+    pub fn names_in(&self, rows: usize) -> usize {
+        rows * (self.key.len() + self.relation.len())
     }
 
     /// Appends the row of an event.
@@ -155,4 +171,29 @@ pub fn page(events: &Events, rows: &Rows, up_to_date: Option<String>) -> String 
     }
     page.push(']');
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::log::StoredEvent;
+
+    #[test]
+    fn long_names_of_a_table_do_not_make_long_rows() {
+        let event =
+            StoredEvent { name: "e", args: None, seq_num: 1, parent_seq_num: 0, client_id: "c", session_id: "s" };
+        let event = event.appended_at(DateTime::UNIX_EPOCH);
+        for (name, most) in [("s", 512), ("é", 512), ("\u{1}", 2048), ("\"", 1024)] {
+            let name = name.repeat(20_000);
+            let (mut row, relation) = (String::new(), Relation::new(&name, &name));
+            Rows::new(&relation, Columns::ALL).write(&mut row, &event);
+            assert!(row.len() < event.size() + most, "{} bytes: {row}", row.len());
+            assert!((252..row.len()).contains(&Rows::new(&relation, Columns::ALL).names_in(1)));
+            let message: Value = serde_json::from_str(&row).unwrap();
+            assert_eq!(message["headers"]["relation"], json!([relation.schema, relation.table]));
+            assert_eq!(message["key"], format!("{}.{}/\"1\"", quote(&relation.schema), quote(&relation.table)));
+        }
+    }
 }

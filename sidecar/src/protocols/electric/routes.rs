@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use serde_json::{Value, json};
 
-use super::{ELECTRIC, GRACE, SHAPE, Settings, Upstream, api, shape};
+use super::{ELECTRIC, GRACE, SHAPE, Settings, Upstream, api, names, shape};
 use crate::auth::penalty;
 use crate::gate::{Gate, is_for};
-use crate::log::{Action, Age, Alias, Context, Malformed, StoreId, StoreLog};
+use crate::log::{Action, Age, Alias, Context, FindError, Malformed, StoreId, StoreLog};
 use crate::protocols::Services;
 use crate::settings::SettingsError;
 use crate::telemetry::refusals::{Asked, Reason};
@@ -130,8 +130,8 @@ async fn shape(State(electric): State<Arc<Electric>>, request: Request) -> Respo
     shape::answer(log, asked, audience, patience, upstream, connections, ending.begun.clone()).await
 }
 
-/// Finds the store that a request means. If it does not exist yet, a request that waits for events waits for the store; to
-/// other requests it is an empty log.
+/// Finds the store that a request means. If it does not exist yet, a request that waits for events waits for the store, if it
+/// may come to use it; to other requests it is an empty log.
 async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context>) -> Result<StoreLog, Response> {
     let logs = &electric.gate.log;
     let store = |name: &str| StoreId::parse(name).map(|store| logs.store(store, Arc::clone(context)));
@@ -139,14 +139,27 @@ async fn find(electric: &Electric, asked: &shape::Request, context: &Arc<Context
     if let Some(store_id) = &asked.store_id {
         return store(store_id).map_err(invalid);
     }
-    // A client whose token allows no store of this name need not wait for one: it is refused.
-    let is_awaited = asked.is_live
-        && !logs.has_alias(&asked.table).await.map_err(|unreadable| shape::not_found(&unreadable.into()))?;
-    let found = match is_awaited {
-        true => logs.wait_for(&asked.table, Action::Pull, context).await.map(Some),
-        false => logs.find(&asked.table, Age::Any, Action::Pull, context).await,
+    // No store has a name that is too long for a store id, and names that were looked up are kept for a while.
+    let named = match &asked.table {
+        Alias::Name(_, name) => Some((StoreId::parse(name.as_str()).map_err(invalid)?, name.as_str())),
+        Alias::Number(_) => None,
     };
-    match (found.map_err(|error| shape::not_found(&error))?, &asked.table) {
+    let refuse = |error: FindError| shape::not_found(&error);
+    let mut found = logs.find(&asked.table, Age::Any, Action::Pull, context).await.map_err(refuse)?;
+    if found.is_none() && asked.is_live {
+        // A client whose token allows no store of this name need not wait for one. It is refused, whether others have one or not.
+        let is_awaited = match named {
+            Some((store, suffix)) => {
+                let may_have = |id: &str, is_prefix: bool| names::may_name(suffix, id, is_prefix);
+                logs.may_come_to_use(store, Action::Pull, context, may_have).await
+            }
+            None => true,
+        };
+        if is_awaited {
+            found = Some(logs.wait_for(&asked.table, Action::Pull, context).await.map_err(refuse)?);
+        }
+    }
+    match (found, &asked.table) {
         (Some(log), _) => Ok(log),
         (None, Alias::Name(_, name)) => store(name.as_str()).map_err(invalid),
         (None, Alias::Number(number)) => {

@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::messages::{Event, Object, Refusal, pull_response};
 use super::session::Failure;
+use crate::limits::memory::Account;
 use crate::log::{PushError, StoreLog};
 use crate::protocols::websocket::Outgoing;
 use crate::relay::Device;
@@ -28,13 +29,21 @@ impl History {
         })
     }
 
-    /// Answers a pull, in pages: what was appended since, by the clock of Postgres, in milliseconds.
-    pub async fn answer(&self, since: f64, device: &Device, outgoing: &Outgoing) -> Result<(), Failure> {
+    /// Answers a pull, in pages: what was appended since, by the clock of Postgres, in milliseconds. `account`: the memory for the pages.
+    pub async fn answer(
+        &self,
+        since: f64,
+        device: &Device,
+        outgoing: &Outgoing,
+        account: &Account,
+    ) -> Result<(), Failure> {
         let mut pages = archive::since(&self.0, moment(since)).await.map_err(refused)?;
         loop {
             let page = pages.next().await.map_err(refused)?;
-            outgoing.send(pull_response(&page.events, page.has_more, &device.peers())).await?;
-            if !page.has_more {
+            let (response, has_more) = (pull_response(&page.events, page.has_more, &device.peers()), page.has_more);
+            drop(page);
+            outgoing.send_from(account, response.into()).await?;
+            if !has_more {
                 return Ok(());
             }
         }

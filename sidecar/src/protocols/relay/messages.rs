@@ -11,6 +11,9 @@ use serde_json::value::RawValue;
 
 use crate::protocols::brief;
 
+/// The longest eventNumber and timestamp, in bytes. With `--relay-store` they are stored beside the log, whose limits do not count them.
+const NUMBER_BYTES: usize = 256;
+
 /// The clientId of the server itself.
 pub const SERVER: &str = "server";
 
@@ -50,7 +53,7 @@ pub struct Push<'a> {
 pub struct Event<'a> {
     #[serde(borrow)]
     pub event_name: Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "event_number")]
     pub event_number: Option<&'a RawValue>,
     #[serde(borrow)]
     pub client_id: Cow<'a, str>,
@@ -67,9 +70,21 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
+fn event_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    let value = Option::<&RawValue>::deserialize(deserializer)?;
+    value.map(|value| bounded("an eventNumber", value)).transpose()
+}
+
+fn bounded<'a, E: serde::de::Error>(what: &str, value: &'a RawValue) -> Result<&'a RawValue, E> {
+    match value.get().len() {
+        0..=NUMBER_BYTES => Ok(value),
+        _ => Err(E::custom(format!("{what} has at most {NUMBER_BYTES} bytes"))),
+    }
+}
+
 /// A number in the words of its sender.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de RawValue, D::Error> {
-    let value = <&RawValue>::deserialize(deserializer)?;
+    let value = bounded::<D::Error>("a timestamp", <&RawValue>::deserialize(deserializer)?)?;
     // 1e999 has the syntax of a number, but is none to those who get it back in an ack.
     serde_json::from_str::<f64>(value.get()).map_err(|_| D::Error::custom("a timestamp is a number"))?;
     Ok(value)

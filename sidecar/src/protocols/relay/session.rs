@@ -218,6 +218,12 @@ fn identify(envelope: &Envelope<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// A message as other devices get it: as it came, but for the white space around it. It waits in their mailboxes, where a part of the
+/// frame would keep all of it in memory, and what arrived with it.
+fn for_others(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.trim().as_bytes())
+}
+
 impl Host {
     async fn send(&self, message: String) -> Result<(), Close> {
         self.outgoing.send(message).await
@@ -232,7 +238,7 @@ impl Host {
         }
     }
 
-    async fn handle(&self, device: Option<Arc<Device>>, text: &Utf8Bytes) -> Result<(), Failure> {
+    async fn handle(&self, device: Option<Arc<Device>>, text: &str) -> Result<(), Failure> {
         let Object(envelope): Object<Envelope<'_>> = serde_json::from_str(text)
             .map_err(|error| Refusal::Unreadable { reason: brief(&error.to_string()).into() })?;
         let message = Message::read(&envelope)?;
@@ -248,25 +254,25 @@ impl Host {
                 device
             }
         };
-        // As it came, but for the white space around it.
-        let text = Bytes::from(text.clone()).slice_ref(text.trim().as_bytes());
         match message {
             Message::Push(events) => {
                 if let Some(history) = &self.history {
                     history.append(&events).await?;
                 }
-                device.push(text).await?;
+                device.push(for_others(text)).await?;
                 self.send(messages::ack(&events)).await?;
             }
             Message::Pull { since } => match &self.history {
-                Some(history) => history.answer(since, &device, &self.outgoing).await?,
+                Some(history) => history.answer(since, &device, &self.outgoing, &self.account).await?,
                 None => self.send(messages::pull_response(&messages::no_events(), false, &device.peers())).await?,
             },
-            Message::PeerPull(request_id) => device.ask(&request_id, text).await.map_err(|error| match error {
-                AskError::InUse => Failure::Refused(Refusal::InUse(error.to_string())),
-                AskError::Unreachable(unreachable) => unreachable.into(),
-            })?,
-            Message::PeerPullResponse(request_id) => device.answer(&request_id, text).await?,
+            Message::PeerPull(request_id) => {
+                device.ask(&request_id, for_others(text)).await.map_err(|error| match error {
+                    AskError::InUse => Failure::Refused(Refusal::InUse(error.to_string())),
+                    AskError::Unreachable(unreachable) => unreachable.into(),
+                })?
+            }
+            Message::PeerPullResponse(request_id) => device.answer(&request_id, for_others(text)).await?,
         }
         Ok(())
     }
@@ -283,6 +289,40 @@ mod tests {
             .map_err(|error| Refusal::Unreadable { reason: brief(&error.to_string()).into() })?;
         identify(&envelope)?;
         Message::read(&envelope)
+    }
+
+    #[test]
+    fn a_message_for_others_does_not_keep_its_frame() {
+        for white_space in [0, 1 << 20] {
+            let frame = Utf8Bytes::from(format!("{0}{{\"type\": \"push\"}}{0}", " ".repeat(white_space)));
+            let message = for_others(&frame);
+            assert_eq!(message, "{\"type\": \"push\"}");
+            assert!(!frame.as_bytes().as_ptr_range().contains(&message.as_ptr()), "{white_space}");
+        }
+    }
+
+    #[test]
+    fn a_number_and_a_timestamp_have_a_greatest_length() {
+        let push = |number: &str, timestamp: &str| {
+            let event = format!(
+                r#"{{"eventName":"e","eventNumber":{number},"clientId":"c","sessionId":"s","timestamp":{timestamp}}}"#
+            );
+            format!(r#"{{"type":"push","clientId":"c","sessionId":"s","payload":{{"events":[{event}]}}}}"#)
+        };
+        let (text, digits) = (|length: usize| format!("\"{}\"", "x".repeat(length - 2)), |length| "1".repeat(length));
+        for (number, timestamp, is_valid) in [
+            (text(256), digits(256), true),
+            ("null".into(), "1.5".into(), true),
+            (text(257), digits(1), false),
+            (text(3), digits(257), false),
+        ] {
+            let text = push(&number, &timestamp);
+            match read(&text) {
+                Ok(Message::Push(events)) => assert!(is_valid && events.len() == 1, "{text}"),
+                Err(refusal) => assert!(!is_valid && refusal.to_json().contains("at most 256 bytes"), "{text}"),
+                Ok(_) => panic!("{text}"),
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The paths of S2: the endpoint of sync-s2, and the REST API.
 
 use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use axum::Router;
@@ -88,18 +89,26 @@ async fn push(s2: Arc<S2>, request: Request) -> Response {
 
 /// Names of basins and streams that were created here, to tell whether a name is new. Creating them is not necessary: a basin
 /// is a name for this database, and a stream begins with its first record.
-type Created = Mutex<HashSet<String>>;
+#[derive(Default)]
+struct Created {
+    /// Hashes: a name may have some kilobytes.
+    names: Mutex<HashSet<u64>>,
+    hasher: RandomState,
+}
 
 /// The number of names that are remembered.
 const CREATED: usize = 10_000;
 
-/// Whether it is new.
-fn create(created: &Created, name: String) -> bool {
-    let mut created = created.lock();
-    if created.len() == CREATED {
-        created.clear();
+impl Created {
+    /// Whether it is new.
+    fn add(&self, what: &str, name: &str) -> bool {
+        let name = self.hasher.hash_one((what, name));
+        let mut names = self.names.lock();
+        if names.len() == CREATED {
+            names.clear();
+        }
+        names.insert(name)
     }
-    created.insert(name)
 }
 
 /// An error for a client of the REST API.
@@ -191,7 +200,9 @@ async fn create_basin(State(s2): State<Arc<S2>>, request: Request) -> Result<Res
         return Err(invalid("the name of a basin has 1 to 48 characters"));
     }
     let info = json!({"name": basin, "scope": "aws:us-east-1", "state": "active"});
-    created(create(&s2.created, format!("basin {basin}")), "basin", info)
+    // That a name is taken is not for everybody where it may be another client who took it.
+    let is_new = !s2.gate.log.is_public() || s2.created.add("basin", &basin);
+    created(is_new, "basin", info)
 }
 
 async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Response, RestError> {
@@ -203,11 +214,14 @@ async fn create_stream(State(s2): State<Arc<S2>>, request: Request) -> Result<Re
     let account = s2.admit_rest(&parts).await?;
     let Stream { stream } = s2.json(body, &account).await?;
     StoreId::parse(&stream).map_err(invalid)?;
-    // A list of all stores is not for everybody where an operator's function says who may see which.
-    let alias = names::stream(stream_text(&stream)?);
-    let exists = s2.gate.log.is_public() && s2.gate.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
+    // Neither the stores that there are nor what others create is for everybody where an operator says who may see which.
+    let is_new = !s2.gate.log.is_public() || {
+        let alias = names::stream(stream_text(&stream)?);
+        let exists = s2.gate.log.has_alias(&alias).await.map_err(|error| unreadable(&error))?;
+        s2.created.add("stream", &stream) && !exists
+    };
     let info = json!({"name": stream, "created_at": now(), "deleted_at": null});
-    created(create(&s2.created, format!("stream {stream}")) && !exists, "stream", info)
+    created(is_new, "stream", info)
 }
 
 fn created(is_new: bool, what: &str, info: Value) -> Result<Response, RestError> {

@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -25,7 +25,7 @@ use super::messages::{MUST_REFETCH, Rows, page, up_to_date};
 use super::offset::{Offset, Position};
 use super::read::{Follow, LONG_POLL, Page, Patience, ReadError, read, read_error};
 use super::upstream::Upstream;
-use crate::limits::memory::counted;
+use crate::limits::memory::{Account, FREE, Share, counted};
 use crate::log::{AbsentArgs, Event, FindError, Reader, StoreLog};
 use crate::protocols::status_of;
 pub use request::{Request, Since, has_secret};
@@ -91,7 +91,7 @@ pub async fn answer(
         },
     };
     match page {
-        Ok(page) => page_response(&request, page, &audience),
+        Ok(page) => page_response(&request, page, &audience, Some(&log.account())),
         Err(refusal) => refuse(&refusal),
     }
 }
@@ -99,12 +99,26 @@ pub async fn answer(
 /// For a client that has waited long enough for what cannot be had: nothing new.
 pub fn nothing(request: &Request, audience: &Audience) -> Response {
     match &request.since {
-        Since::At(position) => page_response(request, Page::empty(position.clone(), request.is_live), audience),
+        Since::At(position) => page_response(request, Page::empty(position.clone(), request.is_live), audience, None),
         Since::Start | Since::Now => refuse(&ReadError::Away),
     }
 }
 
-fn page_response(request: &Request, read: Page, audience: &Audience) -> Response {
+/// Rows that keep the share of their events until they are sent, and one for the names in them. If there is no memory for that now, it does
+/// not count: readers that wait with a page in memory would wait for each other.
+fn counted_rows(
+    text: String,
+    rows: &Rows,
+    events: usize,
+    share: Option<Arc<Share>>,
+    account: Option<&Account>,
+) -> Bytes {
+    let names = rows.names_in(events);
+    let of_names = account.filter(|_| names > FREE).and_then(|account| account.try_take(names));
+    counted(counted(text, share), of_names.map(Arc::new))
+}
+
+fn page_response(request: &Request, read: Page, audience: &Audience, account: Option<&Account>) -> Response {
     let Page { events, position, is_up_to_date, share } = read;
     let from = match &request.since {
         Since::Start => "-1".to_string(),
@@ -135,8 +149,10 @@ fn page_response(request: &Request, read: Page, audience: &Audience) -> Response
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     let end = is_up_to_date.then(|| up_to_date(position.offset.seq_num));
-    let body = page(&events, &Rows::new(&request.relation, request.columns), end);
-    (StatusCode::OK, headers, Body::from(counted(body, share))).into_response()
+    let rows = Rows::new(&request.relation, request.columns);
+    let body = page(&events, &rows, end);
+    let body = counted_rows(body, &rows, events.len(), share, account);
+    (StatusCode::OK, headers, Body::from(body)).into_response()
 }
 
 fn stream_response(request: &Request, position: &Position, audience: &Audience, stream: sse::Stream) -> Response {

@@ -237,7 +237,12 @@ mod tests {
                 _ => None,
             };
             let again = parse_table(&name, condition.as_deref().map(|condition| (condition, None)));
-            assert_eq!(again, Ok((table, relation)));
+            match again {
+                // The name may have been cut, to 60 bytes at least: that is the name of another store, or of none.
+                Ok((_, again)) if relation.table.len() >= 60 => assert_eq!(again, relation),
+                Err(_) if relation.table.len() >= 60 => {}
+                again => assert_eq!(again, Ok((table, relation))),
+            }
             assert!(is_live || !is_sse);
             assert!(!is_live || matches!(since, Since::At(_)));
             assert!(params.iter().all(|(name, _)| FORWARDED.contains(&&**name)));

@@ -8,7 +8,8 @@ use tokio::time::{Instant, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::limits::memory::counted;
+use super::counted_rows;
+use crate::limits::memory::Account;
 use crate::log::{Delivery, Reader, Subscription};
 use crate::protocols::body;
 use crate::protocols::electric::messages::{Rows, up_to_date};
@@ -50,7 +51,7 @@ pub async fn open(
     subscription.linger();
     let handle = (**subscription.backend_id()).into();
     let (pieces, body) = body::written();
-    let feed = Feed { subscription, rows, pieces };
+    let feed = Feed { subscription, rows, pieces, account: reader.account() };
     tasks.spawn(async move {
         let gone = feed.pieces.clone();
         tokio::select! {
@@ -72,6 +73,7 @@ struct Feed {
     subscription: Subscription,
     rows: Rows,
     pieces: mpsc::Sender<Bytes>,
+    account: Account,
 }
 
 impl Feed {
@@ -83,16 +85,19 @@ impl Feed {
         }
         let mut keep_alive = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
         loop {
-            let (piece, share) = tokio::select! {
+            let piece = tokio::select! {
                 delivery = self.subscription.next() => match delivery {
                     Ok(delivery) if delivery.events.is_empty() => continue,
-                    Ok(delivery) => (self.messages(&delivery), delivery.share.clone()),
+                    Ok(delivery) => {
+                        let (text, events) = (self.messages(&delivery), delivery.events.len());
+                        counted_rows(text, &self.rows, events, delivery.share, Some(&self.account))
+                    }
                     // The next request is told.
                     Err(_) => return,
                 },
-                _ = keep_alive.tick() => (SIGN_OF_LIFE.into(), None),
+                _ = keep_alive.tick() => SIGN_OF_LIFE.into(),
             };
-            if self.pieces.send(counted(piece, share)).await.is_err() {
+            if self.pieces.send(piece).await.is_err() {
                 return;
             }
         }

@@ -34,7 +34,7 @@ pub fn parse_table(
         [schema, name] => (std::mem::take(schema), std::mem::take(name)),
         _ => return Err(invalid()),
     };
-    let relation = Relation { schema: schema.into(), table: name.clone().into() };
+    let relation = Relation::new(&schema, &name);
     if name == POOL {
         let store = condition.and_then(|(condition, param)| store_of(condition, param));
         let needed = "must be store = <livestore.stores.id>: this table has the events of many stores";
@@ -140,6 +140,17 @@ mod tests {
             "\"sch\0ema\".eventlog_6_a",
         ] {
             assert!(suffix(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_looked_up_whole_and_told_as_postgres_cuts_it() {
+        // The 63rd byte of the second one is in the middle of a character.
+        for before in [52, 51] {
+            let name = format!("{}{}", "x".repeat(before), "é".repeat(100));
+            let table = format!("\"{}\".\"eventlog_6_{name}\"", "s".repeat(20_000));
+            let told = format!("{}/eventlog_6_{}", "s".repeat(63), "x".repeat(before));
+            assert_eq!(suffix(&table), Some((name, told)), "{before}");
         }
     }
 

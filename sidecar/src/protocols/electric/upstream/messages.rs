@@ -125,7 +125,7 @@ mod tests {
         fuzzing::target!("messages", |body| {
             let Ok(Messages::Log { events, is_up_to_date }) = read_messages(body) else { return };
             assert!(events.is_sorted_by_key(|event| event.seq_num));
-            let relation = Relation { schema: "livestore".into(), table: "eventlog_1".into() };
+            let relation = Relation::new("livestore", "eventlog_1");
             let end = is_up_to_date.then(|| up_to_date(1));
             let page = page(&events.clone().into(), &Rows::new(&relation, Columns::ALL), end);
             let Messages::Log { events: again, is_up_to_date: again_up_to_date } =
