@@ -168,7 +168,7 @@ async fn it_serves_with_a_cluster_of_its_own_whatever_ended_it_before() {
     // Whatever runs the tests may ignore SIGHUP. An empty variable names no other database.
     let mut again = command(&data, port);
     again.env("LIVESTORE_ADMIN_SECRET", "0123456789abcdef").env("DATABASE_URL", "");
-    let (mut child, _) = start(&mut under(&["env", "--default-signal=HUP"], &mut again), &log);
+    let (mut child, _) = start(&mut under(&["env", "--default-signal=HUP"], &again), &log);
     assert_ne!(psql(&data, "select pg_postmaster_start_time()"), left_behind);
     assert_eq!(psql(&data, admins), "t");
     let client = Node::sync_backend().open("cf-ws", &url, "todos").await;
