@@ -14,7 +14,8 @@ for_paths() {
     printf '%s%s' "$option=$PWD=/src$separator" "$option=$cargo_home=/cargo"
 }
 CARGO_ENCODED_RUSTFLAGS=$(for_paths --remap-path-prefix $'\x1f')
-CFLAGS=$(for_paths -ffile-prefix-map ' ')
+# So do they the time, and zig's does not look at SOURCE_DATE_EPOCH.
+CFLAGS="$(for_paths -ffile-prefix-map ' ') -Wno-builtin-macro-redefined -D__DATE__=\"none\" -D__TIME__=\"none\""
 export CARGO_ENCODED_RUSTFLAGS CFLAGS
 
 # An archive of a folder's files, at the path of its last part.

@@ -80,7 +80,7 @@ select 'create role shop_owner' where not exists (select from pg_roles where rol
 revoke execute on function shop.project(livestore.polled_event) from public;
 grant execute on function shop.project(livestore.polled_event) to livestore_writer;
 grant usage on schema shop to shop_owner, livestore_writer;
--- To give something to a role takes a member of it, and a role that may create objects in the schema. Both are only for that.
+-- To change an owner takes membership in the new owner's role, which needs CREATE on the schema. Both are only for that.
 grant create on schema shop to shop_owner;
 grant shop_owner to current_user;
 alter table shop.orders owner to shop_owner;

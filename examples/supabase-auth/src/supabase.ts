@@ -1,8 +1,14 @@
 import { createClient } from '@supabase/supabase-js'
 import { useEffect, useState } from 'react'
 
-// The page is loaded again as soon as the session of this device is gone. `keepalive` lets the request end that tells Supabase so.
-const global = { fetch: (input: RequestInfo | URL, init?: RequestInit) => fetch(input, { ...init, keepalive: true }) }
+// The page is loaded again as soon as the session of this device is gone. `keepalive` lets the request end that tells Supabase so. Browsers
+// limit the bodies of such requests to 64 KiB, so no other one has it.
+const global = {
+  fetch: (input: RequestInfo | URL, init?: RequestInit) => {
+    const url = input instanceof Request ? input.url : String(input)
+    return fetch(input, url.includes('/auth/v1/logout') ? { ...init, keepalive: true } : init)
+  },
+}
 export const supabase = createClient(import.meta.env.VITE_SUPABASE_URL, import.meta.env.VITE_SUPABASE_KEY, { global })
 
 // The worker that syncs cannot see the session, so this page tells it the token: when it changes, and when the worker asks.

@@ -160,8 +160,9 @@ async fn sleepers(client: &Client, report: &mut Report) -> Result<(), Error> {
         let count = "select count(*) from livestore.served_subscriptions()";
         let count: i64 = client.query_one(count, &[]).await?.get(0);
         if count > 0 {
+            let of = if count == 1 { "one subscription".to_owned() } else { format!("{count} subscriptions") };
             report.advise(format!(
-                "--database-idle-close: while no client is connected, the handlers and webhooks of {count} subscriptions do not get what SQL and other sidecars commit; leave it out if they must not wait for the next client"
+                "--database-idle-close: while no client is connected, the handlers and webhooks of {of} do not get what SQL and other sidecars commit; leave it out if they must not wait for the next client"
             ));
         }
     }

@@ -131,12 +131,9 @@ impl Events {
         match self.follow {
             false => run(async {
                 let rows = show(&self.asked, list, &EVENT_COLUMNS).await?;
-                let Some(first) = rows.first() else { return self.report_missing().await };
-                let before = first.number("parent_seq_num").unwrap_or_default();
-                if self.after.is_none() && before > 0 && (rows.len() as i64) < self.limit {
-                    eprintln!(
-                        "livestore-sidecar: events up to {before} are left out, because a list has about a megabyte: list them with --after"
-                    );
+                let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return self.report_missing().await };
+                if (rows.len() as i64) < self.limit {
+                    self.report_left_out(first, last).await?;
                 }
                 Ok(())
             }),
@@ -146,6 +143,29 @@ impl Events {
 }
 
 impl Events {
+    /// A list has about a megabyte.
+    async fn report_left_out(&self, first: &Row, last: &Row) -> Result<(), SourceError> {
+        let before = first.number("parent_seq_num").unwrap_or_default();
+        if self.after.is_none() {
+            if before > 0 {
+                eprintln!(
+                    "livestore-sidecar: events up to {before} are left out, because a list has about a megabyte: list them with --after"
+                );
+            }
+            return Ok(());
+        }
+        let store = self.asked.source.open_to_read().await?.store(&self.store).await?;
+        let (end, head) = (last.number("seq_num"), store.and_then(|store| store.number("head")));
+        if let (Some(end), Some(head)) = (end, head)
+            && end < head
+        {
+            eprintln!(
+                "livestore-sidecar: events after {end} are left out, because a list has about a megabyte: go on with --after {end}"
+            );
+        }
+        Ok(())
+    }
+
     /// An empty list is also that of a store without events, so programs that read the output get no other form of it.
     async fn report_missing(&self) -> Result<(), SourceError> {
         if self.asked.source.open_to_read().await?.store(&self.store).await?.is_none() {

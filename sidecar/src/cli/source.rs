@@ -42,8 +42,8 @@ struct Options {
     #[arg(long, env = "LIVESTORE_DATABASE_ROOT_CERTIFICATE", value_name = "FILE")]
     database_root_certificate: Option<PathBuf>,
 
-    /// Ask this sidecar instead of the database: http://host:port. It has to serve its inspector. An option on the command line counts more
-    /// than the environment; of two variables, that of the sidecar counts.
+    /// Ask this sidecar instead of the database: http://host:port. It has to serve its inspector. An option on the command line takes
+    /// precedence over the environment; of two variables, that of the sidecar counts.
     #[arg(long, env = "LIVESTORE_SIDECAR_URL", value_name = "URL")]
     sidecar_url: Option<String>,
 

@@ -37,6 +37,11 @@ struct State {
 }
 
 impl Pooled {
+    /// None if the server did not say which one it is.
+    pub fn server(&self) -> Option<Server> {
+        self.server
+    }
+
     /// Waits for the result of statements on this connection. If it does not come in time, or the caller stops waiting for it, the connection
     /// leaves the pool, because the next user would wait as well.
     pub fn in_time<'a, T: 'a>(

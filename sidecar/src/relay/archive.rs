@@ -1,15 +1,16 @@
 //! Events of the peer relay in the log of a store (`--relay-store`), in the form that its devices know.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::value::RawValue;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_postgres::types::ToSql;
 
 use crate::log::{Context, Denied, Malformed, Origin, OverLimit, PgText, PushError, Reader, StoreId, StoreLog};
-use crate::postgres::{Backoff, Database, DatabaseError, Unreadable, is_elsewhere};
+use crate::postgres::{ANSWER_TIMEOUT, Backoff, Database, DatabaseError, Unreadable, is_elsewhere};
 
 /// The bounds of a page.
 const PAGE_EVENTS: i32 = 100;
@@ -20,7 +21,7 @@ static CONNECTIONS: Semaphore = Semaphore::const_new(2);
 
 /// The time for which an append keeps its connection. A device is answered long before. An append that waits for a standby goes on when
 /// its connection is closed, so that each try would leave one more process of Postgres behind; a pooler may have lost the answer for good.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(300);
 
 const APPEND: &str = "select livestore.relay_append($1, $2, $3, $4, $5, $6, $7, $8)";
 const PAGE: &str = "\
@@ -94,14 +95,26 @@ async fn append_in_time(log: &StoreLog, events: &[ArchivedEvent<'_>]) -> Result<
     let writer = log.writer_of(sizes.sum(), OverLimit::Wait).await?;
     let append = async || {
         let connection = CONNECTIONS.acquire().await.map_err(|_| PushError::Unavailable)?;
-        let client = writer.database().client().await.map_err(|_| PushError::Unavailable)?;
+        let database = writer.database();
+        let client = database.client().await.map_err(|_| PushError::Unavailable)?;
         let arguments = Arguments::new(log.id(), events, writer.context());
         // A task of its own waits for the end, also if the device leaves or connects again: Postgres would go on, and a device could have it
         // carry out any number at once.
         let appending = tokio::spawn(async move {
             let _connection = connection;
-            let appending = async { client.writing().run(client.execute(APPEND, &arguments.all())).await };
-            timeout(COMMIT_TIMEOUT, appending).await
+            let start = Instant::now();
+            let all = arguments.all();
+            let mut appending = pin!(client.writing().run(client.execute(APPEND, &all)));
+            loop {
+                match timeout(ANSWER_TIMEOUT, &mut appending).await {
+                    // A server that was given up may wait for a standby that was promoted.
+                    Err(late) if start.elapsed() > COMMIT_TIMEOUT || !database.is_current(client.server()) => {
+                        return Err(late);
+                    }
+                    Err(_) => {}
+                    appended => return appended,
+                }
+            }
         });
         appending.await.map_err(|_| PushError::Unavailable)?.map_err(|_| PushError::Unavailable)
     };

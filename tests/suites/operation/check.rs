@@ -241,7 +241,7 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
     database.admin().await.batch_execute(replaceable).await.unwrap();
     finds(&url, &["--authorize-function", "lent.may"], "WRONG", "its schema belongs to stranger").await;
     finds(&url, &[], "WRONG", "the subscription todos is not run: the subscription \"todos\" has no handler").await;
-    let asleep = "the handlers and webhooks of 1 subscriptions do not get what SQL";
+    let asleep = "the handlers and webhooks of one subscription do not get what SQL";
     finds(&url, &["--database-idle-close", "5m"], "advice", asleep).await;
     database.admin().await.batch_execute("select livestore.unsubscribe('todos')").await.unwrap();
     finds(&url, &["--database-connections", "60000"], "WRONG", "raise max_connections").await;

@@ -249,10 +249,15 @@ async fn the_last_events_are_listed_although_they_are_large() {
         let told = String::from_utf8_lossy(&stderr);
         assert_eq!(numbers(&stdout), [8, 9, 10, 11, 12], "{told}");
         assert!(told.contains("events up to 7 are left out") && told.contains("--after"), "{told}");
+        let Output { stdout, stderr, .. } = source.run(&["events", "large", "--after", "0", "--json"]);
+        let told = String::from_utf8_lossy(&stderr);
+        assert_eq!(numbers(&stdout), [1, 2, 3, 4, 5], "{told}");
+        assert!(told.contains("events after 5 are left out") && told.contains("--after 5"), "{told}");
         for (arguments, expected) in [
             (&["events", "large", "--limit", "3"][..], &[10, 11, 12][..]),
             (&["events", "gaps", "--limit", "2"], &[2, 10]),
             (&["events", "gaps"], &[1, 2, 10]),
+            (&["events", "gaps", "--after", "1"], &[2, 10]),
         ] {
             let Output { stdout, stderr, .. } = source.run(&[arguments, &["--json"]].concat());
             assert_eq!(

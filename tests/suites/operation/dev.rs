@@ -209,7 +209,9 @@ async fn the_webhooks_of_another_database_are_not_sent_and_not_given_up() {
     admin.execute("select livestore.subscribe('s', max_failures => 1, url => $1)", &[&url]).await.unwrap();
     admin.execute("select livestore.commit('todos', 'e')", &[]).await.unwrap();
     // It goes on when its terminal is closed, too.
-    let mut other = under(&["nohup"], command(&data, port).args(["--database-url", &database.url("sidecar")]));
+    let mut other = command(&data, port);
+    other.args(["--webhook-private-addresses", "--database-url", &database.url("sidecar")]);
+    let mut other = under(&["nohup"], &other);
     let (mut child, _) = start(&mut other, &log);
     let state = "select concat_ws(' ', failures, dead_letters, error) from livestore.subscriptions";
     eventually("the event was given back", async || {

@@ -109,6 +109,8 @@ fn release(version: &str) -> TempDir {
         format!("livestore-sync-{version}-docs.tar.gz"),
         format!("livestore-sync-sidecar_{version}_amd64.deb"),
         format!("postgresql-15-livestore-sync_{version}_amd64.deb"),
+        "livestore-sidecar.cdx.json".into(),
+        "livestore_sync.cdx.json".into(),
     ];
     for file in programs.chain(others) {
         std::fs::write(dist.join(&file), &file).unwrap();

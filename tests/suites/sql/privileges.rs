@@ -30,7 +30,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("_check_shard", "livestore._check_shard('s')", NOBODY),
     ("_remove_departed", "livestore._remove_departed(1)", NOBODY),
     ("_check_deferred", "livestore._check_deferred()", WRITERS),
-    ("_give_one_by_one", "livestore._give_one_by_one('first', null)", WRITERS),
+    ("_give_one_by_one", "livestore._give_one_by_one('third', null)", WRITERS),
     ("_leaving_stores", "livestore._leaving_stores()", NOBODY),
     ("_remove_departed_log", "livestore._remove_departed_log(1)", NOBODY),
     ("_runs_code_on_delete", "livestore._runs_code_on_delete('livestore.eventlog_1')", NOBODY),
@@ -300,10 +300,10 @@ async fn filled() -> Database {
         push(&admin, store, chain(0, 3)).await.unwrap();
     }
     // Leases to call functions with.
-    let subscriptions = "select livestore.subscribe('polled', partitions => 2), livestore.subscribe('new');
+    let subscriptions = "select livestore.subscribe('polled', partitions => 3), livestore.subscribe('new');
         create function public.handle(livestore.polled_event) returns void language sql as '';
         select livestore.subscribe('handled', handler => 'public.handle(livestore.polled_event)');
-        update livestore.subscription_partitions set lease = (array['first', 'second'])[partition + 1], batch_size = 1, batch_end = position
+        update livestore.subscription_partitions set lease = (array['first', 'second', 'third'])[partition + 1], batch_size = 1, batch_end = position
         where subscription = 'polled';
         insert into livestore.dead_letters (subscription, partition, store_id, failures) values ('polled', 0, 's', 1)";
     run(&admin, subscriptions).await;

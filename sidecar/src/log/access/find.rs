@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use super::authorize::Action;
 use super::store::StoreLog;
-use crate::auth::Identity;
 use crate::log::Log;
 use crate::log::aliases::{AGAIN, Age, Alias, NAMESAKES};
 use crate::log::context::Context;
@@ -54,8 +53,11 @@ impl Log {
             return true;
         }
         let identity = context.identity(&self.authentication).await;
-        identity.ok().and_then(Identity::stores).is_some_and(|(names, prefixes)| {
-            names.iter().any(|name| may_have(name, false)) || prefixes.iter().any(|prefix| may_have(prefix, true))
+        identity.is_ok_and(|identity| {
+            // Without rules, the token allows all stores, and something else has refused this one.
+            identity.stores().is_none_or(|(names, prefixes)| {
+                names.iter().any(|name| may_have(name, false)) || prefixes.iter().any(|prefix| may_have(prefix, true))
+            })
         })
     }
 
