@@ -143,7 +143,7 @@ async fn a_live_request_for_a_table_of_others_is_refused_at_once_whether_there_i
     for table in ["eventlog_6_theirs", "eventlog_6_nothing", "eventlog_6_my_own"] {
         let since = Instant::now();
         let refused = live(table).await;
-        assert_eq!((refused.status, &refused.json()["message"]), (403, &json!("not allowed to pull from this store")));
+        assert_eq!((refused.status, &refused.json()["message"]), (403, &json!("not allowed to connect to this store")));
         assert!(since.elapsed() < Duration::from_secs(2), "{table}: {:?}", since.elapsed());
     }
     // It waits for those that it may use.
