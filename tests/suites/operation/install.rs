@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use livestore_tests::cluster::{Cluster, Database, bin};
+use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::events::chain;
 use livestore_tests::flavour::Flavour;
 use livestore_tests::load::Load;
@@ -278,7 +278,7 @@ async fn the_owner_of_a_database_sets_up_the_example_of_orders() {
     succeed(&url, &["install"]);
     let set_up = || {
         let schema = root().join("examples/orders/schema.sql");
-        let output = Command::new(bin("psql")).args([&*url, "-qf"]).arg(schema).output().unwrap();
+        let output = Command::new("psql").args([&*url, "-qf"]).arg(schema).output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     assert!(!set_up().0, "it takes an administrator");
