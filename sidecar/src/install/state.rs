@@ -33,7 +33,7 @@ pub struct State {
     pub has_stores: bool,
 }
 
-/// What a command needs to know.
+/// The part of the state that a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
     /// Which version there is.

@@ -40,7 +40,7 @@ pub async fn run(database: Database, mut commits: watch::Receiver<()>, mut chang
     let (mut needed_until, mut _held) = (Instant::now(), Some(database.demand().hold()));
     changes.mark_changed();
     loop {
-        // What is committed while the database sleeps waits for the client that wakes it.
+        // Commits to a database that sleeps wait for the client that wakes it.
         database.demand().awake().await;
         commits.mark_unchanged();
         if changes.has_changed().unwrap_or(false) {
