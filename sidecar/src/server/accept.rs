@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use axum::Router;
@@ -112,8 +112,8 @@ impl Reception {
         match self.open.admit(address) {
             Some(admitted) => {
                 let activity = Activity::new(self.settings.timeouts);
-                let stream =
-                    Counted { stream, activity, clock: Clock::default(), meter: Arc::default(), _admitted: admitted };
+                let (clock, meter, unread) = Default::default();
+                let stream = Counted { stream, activity, clock, meter, unread, _admitted: admitted };
                 let peer = Peer::at(address);
                 self.tasks.spawn(serve_one(stream, peer, self.router.clone(), self.settings, self.shutdown.clone()));
             }
@@ -275,7 +275,26 @@ struct Counted {
     activity: Arc<Activity>,
     clock: Clock,
     meter: Arc<Meter>,
+    unread: Unread,
     _admitted: Admitted,
+}
+
+/// Whether a client leaves what it was sent unread. Over HTTP, it is then not read from: hyper would take its next requests, and keep the heads
+/// of answers to them without a bound.
+#[derive(Default)]
+struct Unread {
+    is_blocked: bool,
+    /// The task that reads.
+    reader: Option<Waker>,
+}
+
+impl Unread {
+    fn written(&mut self, is_ready: bool) {
+        self.is_blocked = !is_ready;
+        if is_ready && let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
 }
 
 impl AsyncRead for Counted {
@@ -284,10 +303,15 @@ impl AsyncRead for Counted {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, activity, clock, meter, .. } = &mut *self;
+        let Self { stream, activity, clock, meter, unread, .. } = &mut *self;
         ready!(meter.poll_room(context));
         let before = buffer.filled().len();
-        let read = Pin::new(stream).poll_read(context, buffer);
+        let read = if unread.is_blocked && !meter.has_begun() {
+            unread.reader = Some(context.waker().clone());
+            Poll::Pending
+        } else {
+            Pin::new(stream).poll_read(context, buffer)
+        };
         meter.read(buffer.filled().len() - before);
         match read {
             Poll::Ready(_) => activity.now(true),
@@ -329,7 +353,8 @@ impl AsyncWrite for Counted {
 }
 
 impl Counted {
-    fn written<T>(&self, polled: Poll<T>) -> Poll<T> {
+    fn written<T>(&mut self, polled: Poll<T>) -> Poll<T> {
+        self.unread.written(polled.is_ready());
         if polled.is_ready() {
             self.activity.now(false);
         }

@@ -1,6 +1,7 @@
 //! HTTP: accepts connections, and brings requests to the protocols and to what a load balancer asks.
 
 pub mod accept;
+mod compression;
 pub mod listen_socket;
 mod normalize;
 mod observe;
@@ -17,10 +18,10 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tower_http::compression::CompressionLayer;
 
 pub use self::settings::{ConnectionSettings, ServerSettings, Timeouts};
 
+use self::compression::compressed;
 use crate::demo;
 use crate::gate::Gate;
 use crate::inspector::{self, Inspector, first_page};
@@ -49,8 +50,7 @@ impl Server {
         inspector: Option<Inspector>,
         has_demo: bool,
     ) -> Result<Router, SettingsError> {
-        let sync = protocols::router(&self.services, settings)?
-            .layer(CompressionLayer::new())
+        let sync = compressed(protocols::router(&self.services, settings)?)
             .layer(self.gate().origins.cors(protocols::headers().collect()));
         let state = (Arc::clone(&self.services.gate), inspector.is_some());
         // No page of another origin reads the inspector: CORS is for the protocols.
@@ -66,7 +66,7 @@ impl Server {
         }
         let served = match has_pages {
             // Around the routes as a whole: they match the path as it is then.
-            true => Router::new().fallback_service(pages.layer(CompressionLayer::new()).fallback_service(sync)),
+            true => Router::new().fallback_service(compressed(pages).fallback_service(sync)),
             false => sync,
         };
         let served = served.layer(from_fn_with_state(state, for_clients));

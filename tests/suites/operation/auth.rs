@@ -259,6 +259,12 @@ async fn a_token_that_ends_takes_its_streams_with_it() {
     tokio::join!(
         websocket("cf-ws"),
         websocket("cf-0.3"),
+        // As after a reconnect: without a pull.
+        async {
+            let mut rpc = Rpc::connect(&format!("{}/websocket?storeId=s&token={token}", sidecar.url())).await;
+            rpc.send(json!({"_tag": "WSMessage.Ping", "requestId": "ping"})).await;
+            assert_eq!(rpc.closed().await, Received::Close(4401), "cf-0.3 without a pull");
+        },
         waiting("electric"),
         waiting("electric-shape"),
         waiting("electric-shape (SSE)"),

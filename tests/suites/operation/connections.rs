@@ -184,6 +184,33 @@ async fn a_connection_is_kept_for_as_long_as_the_operator_says_whatever_a_head_m
     assert!(sidecar.get("/healthz").await.0 == 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_wait_until_the_answers_to_those_before_are_read() {
+    let (_database, sidecar) = start(&[]).await;
+    let (mut reader, mut writer) = connect(&sidecar).await.into_split();
+    // The end of the body is read after the answer is written.
+    let request = b"HEAD /healthz HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let requests = request.repeat(1000);
+    let (since, mut sent) = (Instant::now(), 0);
+    while let Ok(written) = timeout(Duration::from_secs(3), writer.write(&requests[sent % requests.len()..])).await {
+        sent += written.unwrap();
+        assert!(since.elapsed() < Duration::from_secs(60), "{sent} bytes were taken");
+    }
+
+    // The last one that has begun.
+    let rest = sent.next_multiple_of(request.len()) - sent;
+    let finishing = async { writer.write_all(&request[request.len() - rest..]).await.unwrap() };
+    let reading = async {
+        let (mut heads, mut text) = (0, Vec::new());
+        while heads < (sent + rest) / request.len() {
+            let start = text.len().saturating_sub(3);
+            assert!(reader.read_buf(&mut text).await.unwrap() > 0, "closed after {heads}");
+            heads += text[start..].windows(4).filter(|end| end == b"\r\n\r\n").count();
+        }
+    };
+    timeout(PATIENCE, async { tokio::join!(finishing, reading) }).await.expect("all are answered");
+}
+
 /// Clients that send all before they read would be reset by a server that closes with something unread.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_sends_too_much_reads_that_it_was_too_much() {

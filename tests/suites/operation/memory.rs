@@ -218,6 +218,69 @@ async fn pongs_are_not_the_beginning_of_a_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn messages_of_many_small_values_take_what_their_bytes_take() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let token = token("ann", "write");
+    let many = |value: &str| vec![value; (15 * MIB) as usize / (value.len() + 1)].join(",");
+    let before = sidecar.peak_memory();
+    let (frames, records) = (format!("[{}]", many("1")), format!(r#"{{"records":[{}]}}"#, many("{}")));
+    let post = |path: &str, body: &str| {
+        let length = body.len();
+        let head = format!("POST {path}token={token} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+        [head.as_bytes(), body.as_bytes()].concat()
+    };
+    let socket = upgrade(&format!("/?storeId=s&transport=ws&token={token}"));
+    for (head, message, answer) in [
+        (socket, frame(frames.len() as u64, frames.as_bytes()), "more than 1000"),
+        (String::new(), post("/?storeId=s&transport=http&", &frames), "more than 1000"),
+        (String::new(), post("/v1/streams/s/records?", &records), "record 0"),
+    ] {
+        let mut stream = send(&sidecar, head, 0).await;
+        stream.write_all(&message).await.unwrap();
+        let mut heard = Vec::new();
+        let hearing = timeout(Duration::from_secs(30), async {
+            while !String::from_utf8_lossy(&heard).contains(answer) {
+                assert!(stream.read_buf(&mut heard).await.unwrap() > 0, "{:?}", String::from_utf8_lossy(&heard));
+            }
+        });
+        hearing.await.expect("an answer");
+    }
+    let took = sidecar.peak_memory() - before;
+    assert!(took < 100 * MIB, "{} MiB", took / MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pongs_that_are_not_read_take_next_to_nothing() {
+    let database = Database::new().await;
+    let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;
+    let ping = |payload: &[u8]| [&[0x89, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat();
+    let token = token("ann", "read");
+    for path in ["/?storeId=s&transport=ws&", "/websocket?storeId=s&", "/api/v1/livestore/sync?"] {
+        let before = sidecar.peak_memory();
+        let mut stream = send(&sidecar, upgrade(&format!("{path}token={token}")), 0).await;
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+        let pings = ping(&[b'x'; 125]).repeat(1000);
+        let _ = timeout(Duration::from_secs(3), async { while stream.write_all(&pings).await.is_ok() {} }).await;
+        let took = sidecar.peak_memory() - before;
+        assert!(took < 16 * MIB, "{path}: {} MiB", took / MIB);
+
+        // A client that reads gets all answers.
+        let mut stream = send(&sidecar, upgrade(&format!("{path}token={token}")), 0).await;
+        stream.read_exact(&mut [0; 12]).await.unwrap();
+        stream.write_all(&[ping(b"first").repeat(100), ping(b"last")].concat()).await.unwrap();
+        let mut heard = Vec::new();
+        let hearing = timeout(Duration::from_secs(10), async {
+            while !heard.ends_with(b"last") {
+                heard.push(stream.read_u8().await.unwrap());
+            }
+        });
+        hearing.await.expect("a pong");
+        assert_eq!(heard.windows(5).filter(|word| word == b"first").count(), 100, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn messages_of_the_relay_that_are_not_read_take_what_one_client_may() {
     let database = Database::new().await;
     let sidecar = Start::new(database.url("sidecar")).arguments(&WITH_SECRET).ready().await;

@@ -222,7 +222,7 @@ impl StoreLog {
     }
 
     /// When the client's token ends.
-    pub(super) async fn until(&self) -> Option<Instant> {
+    pub async fn until(&self) -> Option<Instant> {
         self.context.identity(&self.log.authentication).await.ok()?.until
     }
 

@@ -7,7 +7,7 @@ use axum::extract::ws::WebSocket;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -16,10 +16,11 @@ use super::messages::{self, ClientMessage, PONG};
 use crate::auth::{Guess, Secret};
 use crate::limits::peer::Peer;
 use crate::log::{Admitted, Batch, PushError, ResetError, StoreLog};
-use crate::protocols::websocket::close::{Close, SHUTDOWN};
+use crate::protocols::websocket::close::{Close, EXPIRED, SHUTDOWN};
 use crate::protocols::websocket::meter::Meter;
 use crate::protocols::websocket::{Incoming, Outgoing, Socket};
 use crate::telemetry::chain;
+use crate::time::passed;
 
 /// The number of messages that may wait for the feed while it sends.
 const ASKS: usize = 128;
@@ -53,8 +54,10 @@ pub async fn serve(
             closing.close(close);
         }
     });
+    let until = log.until().await;
     let mut session = Session {
         log,
+        until,
         outgoing,
         feed,
         backend_id,
@@ -72,7 +75,7 @@ pub async fn serve(
         session.push(request_id, push);
     }
     let Session { mut requests, feed, .. } = session;
-    if close == SHUTDOWN {
+    if [SHUTDOWN, EXPIRED].contains(&close) {
         // A committed push is acknowledged, after its events: a client waits for ever for an answer that is lost.
         let answered = async {
             while requests.join_next().await.is_some() {}
@@ -87,6 +90,9 @@ pub async fn serve(
 
 struct Session {
     log: StoreLog,
+    /// When the client's token ends. Its connection ends then, also without a live stream: the client does not try a push again that was
+    /// refused, while it may have a new token for its next connection.
+    until: Option<Instant>,
     outgoing: Outgoing,
     feed: mpsc::Sender<Ask>,
     /// The log that this connection knows, once it does.
@@ -102,6 +108,7 @@ impl Session {
     async fn run(&mut self, socket: &mut Socket) -> Close {
         loop {
             let may_read = self.requests.len() < REQUESTS && self.unqueued.is_none();
+            let may_end = self.requests.is_empty() && self.unqueued.is_none();
             let incoming = tokio::select! {
                 biased;
                 Some(_) = self.requests.join_next() => continue,
@@ -118,6 +125,7 @@ impl Session {
                     }
                     continue;
                 }
+                () = passed(self.until), if may_end => return EXPIRED,
                 incoming = socket.receive(may_read) => incoming,
             };
             let result = match incoming {

@@ -1,10 +1,11 @@
 //! Frames: what a client sends, and what it is sent, in both of Effect's forms.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tracing::{Span, debug_span};
@@ -68,15 +69,37 @@ impl ClientFrame<'_> {
     }
 }
 
+/// The frames of an array. Too many are not collected: a list of small values takes many times their bytes.
+struct Frames<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Frames<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array;
+        impl<'de> Visitor<'de> for Array {
+            type Value = Frames<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of frames")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Frames<'de>, A::Error> {
+                let mut frames = Vec::new();
+                while let Some(frame) = array.next_element()? {
+                    if frames.len() == FRAMES {
+                        return Err(A::Error::custom(format_args!("more than {FRAMES} in one message")));
+                    }
+                    frames.push(frame);
+                }
+                Ok(Frames(frames))
+            }
+        }
+        deserializer.deserialize_seq(Array)
+    }
+}
+
 /// Reads a WebSocket message: a frame, or an array of frames.
 pub fn read_frames(text: &str) -> Result<Vec<ClientFrame<'_>>, Malformed> {
     let frames = if text.trim_ascii_start().starts_with('[') {
-        serde_json::from_str::<Vec<&RawValue>>(text).and_then(|frames| {
-            if frames.len() > FRAMES {
-                return Err(serde::de::Error::custom(format_args!("more than {FRAMES} in one message")));
-            }
-            frames.into_iter().map(|frame| serde_json::from_str(frame.get())).collect()
-        })
+        serde_json::from_str::<Frames<'_>>(text)
+            .and_then(|Frames(frames)| frames.into_iter().map(|frame| serde_json::from_str(frame.get())).collect())
     } else {
         serde_json::from_str(text).map(|frame| vec![frame])
     };

@@ -1,6 +1,7 @@
 //! The part of S2's REST API that a log can honour, <https://s2.dev/docs/rest>: appending, reading, the tail, and the names of
 //! streams. A record is an event of LiveStore as JSON text.
 
+use std::fmt;
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,8 @@ use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::de::{Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -45,38 +47,56 @@ impl Append {
     pub fn parse(body: &[u8]) -> Result<Self, Malformed> {
         #[derive(Deserialize)]
         struct Body {
-            records: Vec<Record>,
+            records: Records,
             match_seq_num: Option<i64>,
             fencing_token: Option<String>,
         }
+        let Body { records: Records(events), match_seq_num, fencing_token } =
+            read_json(body).map_err(|error| Malformed::because("malformed request", error))?;
+        let batch = Batch::parse(&events)
+            .map_err(|error| Malformed::because("a record is not an event of LiveStore", error))?;
+        if batch.is_empty() {
+            return Err(Malformed::new("there are no records"));
+        }
+        let has_fencing_token = fencing_token.is_some_and(|token| !token.is_empty());
+        Ok(Self { batch, match_seq_num, has_fencing_token })
+    }
+}
+
+/// The bodies of records as a JSON array of events. They are looked at one by one: a list of small records takes many times their bytes.
+struct Records(String);
+
+impl<'de> Deserialize<'de> for Records {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         struct Record {
             body: Option<String>,
         }
-        let Body { records, match_seq_num, fencing_token } =
-            read_json(body).map_err(|error| Malformed::because("malformed request", error))?;
-        if records.is_empty() {
-            return Err(Malformed::new("there are no records"));
-        }
-        let mut bodies = Vec::with_capacity(records.len());
-        for (index, Record { body }) in records.into_iter().enumerate() {
-            let body = body.unwrap_or_default();
-            let event: Result<Vec<serde::de::IgnoredAny>, _> = serde_json::from_str(&format!("[{body}]"));
-            match event {
-                Ok(values) if values.len() == 1 => bodies.push(body),
-                Ok(_) => return Err(Malformed::new(format!("record {index} is not one event of LiveStore as JSON"))),
-                Err(error) => {
-                    return Err(Malformed::because(
-                        format_args!("record {index} is not an event of LiveStore as JSON"),
-                        error,
-                    ));
+        struct Bodies;
+        impl<'de> Visitor<'de> for Bodies {
+            type Value = Records;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of records")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<Records, A::Error> {
+                let mut events = String::from("[");
+                for index in 0.. {
+                    let Some(Record { body }) = records.next_element()? else { break };
+                    let body = body.unwrap_or_default();
+                    let values = serde_json::from_str::<Vec<IgnoredAny>>(&format!("[{body}]")).map_err(|error| {
+                        A::Error::custom(format_args!("record {index} is not an event of LiveStore as JSON: {error}"))
+                    })?;
+                    if values.len() != 1 {
+                        let text = format!("record {index} is not one event of LiveStore as JSON");
+                        return Err(A::Error::custom(text));
+                    }
+                    events.extend([if index > 0 { "," } else { "" }, &*body]);
                 }
+                events.push(']');
+                Ok(Records(events))
             }
         }
-        let batch = Batch::parse(&format!("[{}]", bodies.join(",")))
-            .map_err(|error| Malformed::because("a record is not an event of LiveStore", error))?;
-        let has_fencing_token = fencing_token.is_some_and(|token| !token.is_empty());
-        Ok(Self { batch, match_seq_num, has_fencing_token })
+        deserializer.deserialize_seq(Bodies)
     }
 }
 

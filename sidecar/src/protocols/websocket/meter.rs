@@ -69,6 +69,11 @@ impl Meter {
         *self.0.lock() = Some(Count { account, bytes: 0, share, taking, since, waited: Duration::ZERO, waiting });
     }
 
+    /// Whether the connection is a WebSocket.
+    pub fn has_begun(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// Whether there is memory for what is read next. Until then nothing is, and the client is held back by its own connection.
     pub fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut count = self.0.lock();

@@ -34,6 +34,9 @@ const SILENCE: Duration = Duration::from_secs(75);
 /// The time that a message may take to arrive, as the body of a request, and that it may wait for memory.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The pings of a client that are answered before it must have read the answers. tungstenite puts them into a buffer that has no bound.
+const PINGS: usize = 16;
+
 /// The time that a client has to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -57,6 +60,8 @@ pub struct Socket {
     meter: Arc<Meter>,
     /// The memory of the last message, until the next one is read.
     last: Option<Arc<Share>>,
+    /// The client's pings since a frame was last sent behind the answers to them.
+    pings: usize,
 }
 
 /// The events of a connection.
@@ -155,7 +160,7 @@ impl Socket {
         let writer = tokio::spawn(write(sink, unsent, Arc::clone(&outgoing.closing)));
         let heard = Instant::now();
         let ping = interval_at(heard + PING_INTERVAL, PING_INTERVAL);
-        Self { stream, outgoing, writer, heard, ping, shutdown, meter, last: None }
+        Self { stream, outgoing, writer, heard, ping, shutdown, meter, last: None, pings: 0 }
     }
 
     pub fn outgoing(&self) -> &Outgoing {
@@ -195,7 +200,13 @@ impl Socket {
                     let _ = self.outgoing.frames.try_send(Frame::boxed(Message::Ping(bytes::Bytes::new()), None));
                     return Ok(Incoming::Tick);
                 }
-                message = self.stream.next(), if may_read => message,
+                // It is written when the answers to the client's pings are: until there is room for it, no other ping is read.
+                room = self.outgoing.frames.reserve(), if self.pings == PINGS => {
+                    room.map_err(|_| SLOW)?.send(Frame::boxed(Message::Ping(bytes::Bytes::new()), None));
+                    self.pings = 0;
+                    continue;
+                }
+                message = self.stream.next(), if may_read && self.pings < PINGS => message,
             };
             self.heard = Instant::now();
             match message {
@@ -207,7 +218,11 @@ impl Socket {
                     drop(self.meter.delivered());
                     return Ok(Incoming::Binary);
                 }
-                Some(Ok(Message::Ping(payload) | Message::Pong(payload))) => self.meter.control(payload.len()),
+                Some(Ok(Message::Ping(payload))) => {
+                    self.pings += 1;
+                    self.meter.control(payload.len());
+                }
+                Some(Ok(Message::Pong(payload))) => self.meter.control(payload.len()),
                 Some(Ok(Message::Close(_))) | None => return Err(CLOSED_BY_CLIENT),
                 Some(Err(error)) => {
                     debug!(error = %chain(&error), "the connection broke");
@@ -225,7 +240,15 @@ impl Socket {
         if outgoing.frames.send(Frame::boxed(frame, None)).await.is_ok() {
             // The client's close, or nothing for a while: to drop the socket with unread data in it would reset the
             // connection, and the client might never see our last frames.
-            let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
+            let reading = async {
+                let mut pings = 0;
+                while pings < PINGS
+                    && let Some(Ok(message)) = stream.next().await
+                {
+                    pings += usize::from(matches!(message, Message::Ping(_)));
+                }
+            };
+            let _ = timeout(CLOSE_TIMEOUT, reading).await;
         }
         let _ = writer.await;
     }

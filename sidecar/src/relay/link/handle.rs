@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::relay::{ClientId, SidecarId, UserId};
 
-/// The size of the queue of messages to send, in KiB; a message costs one at least.
+/// The size of the queue, in KiB; a message costs one at least, as does a device that joins. It may have left again when the database comes.
 const ROOM: usize = 64 << 10;
 
 /// Commands to the link. Cheap to clone.
@@ -17,7 +17,7 @@ pub struct LinkHandle {
 }
 
 pub enum Command {
-    Join { user: UserId, client_id: ClientId, done: oneshot::Sender<()> },
+    Join { user: UserId, client_id: ClientId, done: oneshot::Sender<()>, _room: OwnedSemaphorePermit },
     Leave { user: UserId, client_id: ClientId, connection: i64 },
     Send { to: Vec<SidecarId>, message: String, done: oneshot::Sender<bool>, _room: OwnedSemaphorePermit },
     Exit { done: oneshot::Sender<()> },
@@ -43,8 +43,9 @@ impl LinkHandle {
 
     /// Makes a device known, and learns of the others of the user; if the link is broken, that is for later.
     pub async fn join(&self, user: &UserId, client_id: &ClientId) {
+        let Ok(_room) = Arc::clone(&self.room).acquire_owned().await else { return };
         let (done, waiting) = oneshot::channel();
-        let _ = self.commands.send(Command::Join { user: user.clone(), client_id: client_id.clone(), done });
+        let _ = self.commands.send(Command::Join { user: user.clone(), client_id: client_id.clone(), done, _room });
         let _ = waiting.await;
     }
 

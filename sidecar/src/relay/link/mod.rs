@@ -211,10 +211,10 @@ impl LinkTask {
     /// Carries out a command, together with those of its kind that follow.
     async fn carry_out(&mut self, session: &mut LinkSession, command: Command) -> Result<(), End> {
         match command {
-            Command::Join { user, client_id, done } => {
+            Command::Join { user, client_id, done, .. } => {
                 let mut known = HashSet::from([(user.clone(), client_id.clone())]);
                 let (mut devices, mut waiting) = (vec![(user, client_id)], vec![done]);
-                while let Some(Command::Join { user, client_id, done }) = self.another(devices.len(), |command| {
+                while let Some(Command::Join { user, client_id, done, .. }) = self.another(devices.len(), |command| {
                     matches!(command, Command::Join { user, client_id, .. } if known.insert((user.clone(), client_id.clone())))
                 }) {
                     devices.push((user, client_id));
@@ -283,6 +283,7 @@ async fn next_command(is_waiting: bool, commands: &mut mpsc::UnboundedReceiver<C
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use tokio::sync::Semaphore;
     use tokio::time::timeout;
 
     use super::*;
@@ -328,7 +329,8 @@ mod tests {
         let database = asleep().await;
         let (link, mut task) = LinkTask::new(Box::new(move || database.clone()), Arc::default());
         let (done, joined) = tokio::sync::oneshot::channel();
-        task.next = Some(Command::Join { user: "user".into(), client_id: "device".into(), done });
+        let _room = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        task.next = Some(Command::Join { user: "user".into(), client_id: "device".into(), done, _room });
         assert!(task.keep_up().now_or_never().is_some_and(|kept| kept.is_continue()) && task.next.is_none());
         joined.await.unwrap();
         link.leave(&"user".into(), &"device".into(), 1);
@@ -336,6 +338,18 @@ mod tests {
             () = task.run() => panic!("it runs for ever"),
             () = link.exit() => {}
         }
+    }
+
+    /// They come and go while the database is away.
+    #[tokio::test]
+    async fn devices_that_have_left_do_not_fill_the_memory() {
+        let (link, task) = LinkTask::new(Box::new(nowhere), Arc::default());
+        for number in 0..100_000 {
+            let (user, client_id) = ("user".into(), format!("device {number}").into());
+            let joined = tokio::task::unconstrained(link.join(&user, &client_id)).now_or_never();
+            assert!(joined.is_none(), "nobody answers");
+        }
+        assert_eq!(task.commands.len(), 64 << 10);
     }
 
     /// Before, they waited for the database, as before the first connection.
