@@ -15,7 +15,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, Predicate};
 
 /// The answers that are compressed at the same time. Others are sent as they are.
-const ANSWERS: usize = 256;
+const ANSWERS: usize = 1024;
 
 /// Compresses the answers of these routes for clients that ask for it.
 pub fn compressed(routes: Router) -> Router {
