@@ -1,6 +1,7 @@
 //! A TCP relay that can be cut, stalled, slowed, reset and lost: the network between a client and a sidecar, or a sidecar and Postgres.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,6 +12,7 @@ use tokio::sync::watch;
 /// Relays connections to a port on this machine until it is cut.
 pub struct Breaker {
     port: u16,
+    target: Arc<AtomicU16>,
     state: Arc<watch::Sender<State>>,
     blows: Arc<watch::Sender<Blows>>,
 }
@@ -41,18 +43,25 @@ impl Breaker {
         let port = listener.local_addr().expect("an address").port();
         let state = Arc::new(watch::Sender::new(State::Whole));
         let blows = Arc::new(watch::Sender::new(Blows::default()));
-        let (relay, relay_blows) = (Arc::clone(&state), Arc::clone(&blows));
+        let target = Arc::new(AtomicU16::new(target));
+        let (relay, relay_blows, relay_target) = (Arc::clone(&state), Arc::clone(&blows), Arc::clone(&target));
         tokio::spawn(async move {
             loop {
                 let near = accept(&listener).await;
+                let target = relay_target.load(Ordering::Relaxed);
                 tokio::spawn(carry(near, target, relay.subscribe(), relay_blows.subscribe()));
             }
         });
-        Self { port, state, blows }
+        Self { port, target, state, blows }
     }
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Brings new connections to another port, as a name that leads to another machine now. Those that there are stay.
+    pub fn lead_to(&self, target: u16) {
+        self.target.store(target, Ordering::Relaxed);
     }
 
     /// Closes every connection, and new ones as they come, until [`Self::mend`].

@@ -183,6 +183,22 @@ impl Peer {
         }
     }
 
+    /// Pushes again as often as the server refuses it for now. Returns how often.
+    pub async fn push_until_acknowledged(&mut self, events: Value) -> usize {
+        let mut refused = 0;
+        loop {
+            self.push(events.clone()).await;
+            let answer = self.next().await;
+            match answer["type"].as_str() {
+                Some("error") => refused += 1,
+                _ => {
+                    assert_eq!(answer["type"], "ack", "{answer}");
+                    return refused;
+                }
+            }
+        }
+    }
+
     /// The end of the connection by the server; messages before it are dropped.
     pub async fn closed(&mut self) -> Received {
         loop {

@@ -469,6 +469,24 @@ async fn transactions_that_hold_stores_and_misfits_are_told() {
     eventually("none is held", async || sidecar.metric("livestore_long_held_stores").await == 0.0).await;
 }
 
+/// The transaction of a sidecar holds stores as another one does, unless it waits for a lock itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_whose_hook_takes_long_is_told() {
+    let database = Database::new().await;
+    let hook =
+        "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(12); return null; end $$;
+        create trigger slow after insert on livestore.eventlog_1 for each statement execute function slow()";
+    let sidecar = Sidecar::on(&database).await;
+    let admin = database.admin().await;
+    admin.batch_execute("select livestore.commit('s', 'x')").await.unwrap();
+    admin.batch_execute(hook).await.unwrap();
+    let client = livestore_tests::client::Node::sync_backend().open("cf-ws", &sidecar.url(), "s").await;
+    let pushed = tokio::spawn(async move { client.push(livestore_tests::events::chain(1, 1)).await });
+    eventually("it is held for long", async || sidecar.metric("livestore_long_held_stores").await == 1.0).await;
+    finds(&database.url("postgres"), &[], "advice", "a transaction of sidecar (process").await;
+    pushed.await.unwrap().unwrap();
+}
+
 /// Before, a third of five seconds was for all the round trips that a connection takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_far_away_is_reached_although_its_url_names_several_hosts() {

@@ -386,6 +386,15 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     let session = "select session_id from livestore.events where seq_num = 2";
     assert_eq!(database.admin().await.query_one(session, &[]).await.unwrap().get::<_, String>(0), "ann");
 
+    // One that ends meanwhile.
+    let claims = json!({"sub": "ann", "exp": now() + 3, "livestore": {"*": "read"}});
+    let arguments = ["events", "todos", "--follow", "--token", &Signer::secret(SECRET).sign(&claims)];
+    let followed = Command::from(source.command(&arguments)).kill_on_drop(true).output();
+    let followed = timeout(Duration::from_secs(60), followed).await.expect("it ends").unwrap();
+    let said = String::from_utf8_lossy(&followed.stderr);
+    let reason = "the sidecar does not take this token any more: the token has expired";
+    assert!(followed.status.code() == Some(4) && said.contains(reason), "{said}");
+
     let off = Start::new(database.url("sidecar")).arguments(&["--inspector", "off"]).ready().await;
     Source::Sidecar(off.http_url()).refuses(&["stores"], 4, "--inspector on");
     let nobody = Source::Sidecar(format!("http://127.0.0.1:{}", livestore_tests::free_port()));

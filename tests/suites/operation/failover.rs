@@ -3,13 +3,16 @@
 
 use std::time::Duration;
 
+use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::{Cluster, Database};
 use livestore_tests::device::Fleet;
 use livestore_tests::events::chain;
 use livestore_tests::eventually;
 use livestore_tests::load::Load;
+use livestore_tests::relay::{Peer, event, url_of};
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
+use livestore_tests::tokens::WITH_SECRET;
 use livestore_tests::witness::{Troubles, Witness};
 use serde_json::json;
 
@@ -92,10 +95,20 @@ async fn a_primary_that_goes_on_beside_its_successor_is_left() {
     let database = Database::alone().await;
     let primary = database.cluster();
     let standby = primary.standby().await.leak();
-    let sidecar = Start::new(database.url_at_any("sidecar", &[primary.port(), standby.port()])).ready().await;
+    let url = database.url_at_any("sidecar", &[primary.port(), standby.port()]);
+    let sidecar = Start::new(&url).ready().await;
+    let relay = [&WITH_SECRET[..], &["--relay-store", "relay-{user}"]].concat();
+    let relay = Start::new(&url).arguments(&relay).ready().await;
+    let mut device = Peer::join(&url_of(&relay, "ann"), "device").await;
+    device.push_to(&mut [], json!([event("device", 1, json!(1))])).await;
     let load = Load::start("books", &[sidecar.url()], 2, 2);
     pause(500).await;
     pg_ctl(standby, &["promote"]).await;
+    // An append of the relay waits there too.
+    let pushed = tokio::spawn(async move {
+        let refused = device.push_until_acknowledged(json!([event("device", 2, json!(2))])).await;
+        (device, refused)
+    });
     let promoted = database.on(standby);
     let has_more = "select livestore.head('books') > $1";
     let head: i64 = promoted.admin().await.query_one("select livestore.head('books')", &[]).await.unwrap().get(0);
@@ -105,6 +118,37 @@ async fn a_primary_that_goes_on_beside_its_successor_is_left() {
     .await;
     eventually("it is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
     load.finish(&promoted).await;
+    let (_device, refused) = pushed.await.unwrap();
+    assert!(refused <= 2, "{refused}");
+    let stored = "select array_agg(args::text order by seq_num) from livestore.events where store_id = 'relay-ann'";
+    let stored: Vec<String> = promoted.admin().await.query_one(stored, &[]).await.unwrap().get(0);
+    assert_eq!(stored, ["1", "2"]);
+    database.stop();
+    standby.pg_ctl(&["stop", "-m", "immediate"]);
+}
+
+/// As a DNS record that names the successor now. The sidecar looks for no other host, and its connections go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_does_not_wait_at_a_server_to_which_its_name_leads_no_more() {
+    let database = Database::alone().await;
+    let primary = database.cluster();
+    let standby = primary.standby().await.leak();
+    let name = Breaker::to(primary.port()).await;
+    let sidecar = Start::new(database.url_at_any("sidecar", &[name.port()])).ready().await;
+    let mut writer = Rpc::open(&sidecar.url(), "s").await;
+    writer.push(json!("1"), "s", chain(0, 1)).await;
+    assert_eq!(writer.exit(&json!("1")).await["_tag"], "Success");
+    pg_ctl(standby, &["promote"]).await;
+    name.lead_to(standby.port());
+    writer.push(json!("2"), "s", chain(1, 1)).await;
+    assert_eq!(writer.exit(&json!("2")).await["_tag"], "Success");
+    let promoted = database.on(standby).admin().await;
+    let heads = "select array_agg(head) from livestore.stores";
+    let heads: Vec<i64> = promoted.query_one(heads, &[]).await.unwrap().get(0);
+    assert_eq!(heads, [2]);
+    let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    let waiting: i64 = database.admin().await.query_one(waiting, &[]).await.unwrap().get(0);
+    assert!(waiting <= 1, "{waiting} commits wait at the old primary");
     database.stop();
     standby.pg_ctl(&["stop", "-m", "immediate"]);
 }
