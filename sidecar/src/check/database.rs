@@ -118,6 +118,23 @@ async fn server(client: &Client, report: &mut Report) -> Result<(), tokio_postgr
 }
 
 async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let available = client
+        .query_opt(
+            "select installed_version, default_version from pg_available_extensions
+             where name = 'livestore_sync' and installed_version <> default_version",
+            &[],
+        )
+        .await?;
+    let mut can_update = false;
+    if let Some(row) = available {
+        let (installed, available): (&str, &str) = (row.get(0), row.get(1));
+        if version_numbers(installed) < version_numbers(available) {
+            can_update = true;
+            report.advise(format!(
+                "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
+            ));
+        }
+    }
     let callable = "select from pg_proc p join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
          where p.proname = 'flavour' and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')";
     if client.query_opt(callable, &[]).await?.is_some() {
@@ -127,28 +144,19 @@ async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_pos
         report.good(format!("livestore_sync {version}, the {flavour} flavour"));
         let own = env!("CARGO_PKG_VERSION");
         // Nothing goes back to an older version, and nothing has to: newer ones keep what sidecars call.
-        if flavour == "portable" && version_numbers(version) < version_numbers(own) {
-            let remedy = if is_extension {
-                format!("run livestore-pg_tle--update.sql of {own}, and then \"alter extension livestore_sync update\"")
-            } else {
-                "run \"livestore-sidecar upgrade\" as the owner of the database".to_owned()
+        if version_numbers(version) < version_numbers(own) && !can_update {
+            let remedy = match (flavour, is_extension) {
+                ("portable", true) => {
+                    format!(
+                        "run livestore-pg_tle--update.sql of {own}, and then \"alter extension livestore_sync update\""
+                    )
+                }
+                ("portable", false) => "run \"livestore-sidecar upgrade\" as the owner of the database".to_owned(),
+                _ => format!(
+                    "install the extension of {own} on the machine of the database, and then run \"alter extension livestore_sync update\""
+                ),
             };
             report.advise(format!("the database has livestore_sync {version}, and this program is {own}: {remedy}"));
-        }
-    }
-    let available = client
-        .query_opt(
-            "select installed_version, default_version from pg_available_extensions
-             where name = 'livestore_sync' and installed_version <> default_version",
-            &[],
-        )
-        .await?;
-    if let Some(row) = available {
-        let (installed, available): (&str, &str) = (row.get(0), row.get(1));
-        if version_numbers(installed) < version_numbers(available) {
-            report.advise(format!(
-                "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
-            ));
         }
     }
     Ok(())

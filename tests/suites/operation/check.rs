@@ -78,6 +78,21 @@ async fn an_update_is_advised_only_if_it_leads_to_a_newer_version() {
     }
 }
 
+/// Postgres has to come first, and has nothing newer than what is installed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_is_newer_than_the_extension_is_told() {
+    if is_skipped("updates of the extension") {
+        return;
+    }
+    let database = Database::new().await;
+    let older = "create or replace function livestore.version() returns text language sql immutable
+         set search_path = pg_catalog, pg_temp as $$ select '0.3.0' $$";
+    database.admin().await.batch_execute(older).await.unwrap();
+    let told = "the database has livestore_sync 0.3.0, and this program is";
+    finds(&database.url("sidecar"), &[], "advice", told).await;
+    finds(&database.url("sidecar"), &[], "advice", "install the extension of").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_that_an_update_would_break_are_named_beforehand() {
     if is_skipped("updates of the extension") {
