@@ -234,6 +234,17 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
         eventually("it is off", is_off).await;
         finds(&url, &[], kind, &format!("{setting} is off")).await;
     }
+    // As on Neon, whose storage keeps what is committed, and where nobody can change these settings.
+    admin.batch_execute("alter system set synchronous_standby_names = 'walproposer'").await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
+    let is_neon = || async { check(&url, &[]).await.1.contains("survives a crash (Neon's storage") };
+    eventually("it is Neon's", is_neon).await;
+    let (_, report) = check(&url, &[]).await;
+    assert!(!report.contains(" is off"), "{report}");
+    let local = format!("{url}?options=-c%20synchronous_commit%3Dlocal");
+    finds(&local, &[], "WRONG", "synchronous_commit is local").await;
+    admin.batch_execute("alter system reset synchronous_standby_names").await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
     finds(&database.url("stranger"), &[], "WRONG", "grant livestore_writer").await;
     finds(&url.replace(database.name(), "postgres"), &[], "WRONG", "create extension livestore_sync").await;
     finds(&url.replace(database.name(), "missing"), &[], "WRONG", "\"missing\" does not exist").await;
