@@ -346,6 +346,10 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--listen", "0.0.0.0:0", "--insecure-no-auth"], "advice", "everybody who reaches").await;
     finds(&url, &["--cors-origins", "*"], "advice", "pages of every origin").await;
     finds(&url, &["--allowed-hosts", "*"], "advice", "resolves to this machine").await;
+    finds(&url, &["--insecure-no-auth"], "advice", "every web page in a browser of this machine").await;
+    let own = ["--insecure-no-auth", "--allowed-hosts", "localhost", "--cors-origins", "local"];
+    let (_, report) = check(&url, &own).await;
+    assert!(!report.contains("every web page"), "{report}");
     finds(&url, &["--allowed-hosts", "http://x"], "WRONG", "--allowed-hosts").await;
     let name = ["--allowed-hosts", "sync.example.com"];
     finds(&url, &name, "advice", "everyone who reaches this sidecar under that name").await;
