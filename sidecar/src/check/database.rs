@@ -118,6 +118,23 @@ async fn server(client: &Client, report: &mut Report) -> Result<(), tokio_postgr
 }
 
 async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_postgres::Error> {
+    let available = client
+        .query_opt(
+            "select installed_version, default_version from pg_available_extensions
+             where name = 'livestore_sync' and installed_version <> default_version",
+            &[],
+        )
+        .await?;
+    let mut can_update = false;
+    if let Some(row) = available {
+        let (installed, available): (&str, &str) = (row.get(0), row.get(1));
+        if version_numbers(installed) < version_numbers(available) {
+            can_update = true;
+            report.advise(format!(
+                "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
+            ));
+        }
+    }
     let callable = "select from pg_proc p join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'livestore'
          where p.proname = 'flavour' and has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')";
     if client.query_opt(callable, &[]).await?.is_some() {
@@ -127,28 +144,19 @@ async fn extension(client: &Client, report: &mut Report) -> Result<(), tokio_pos
         report.good(format!("livestore_sync {version}, the {flavour} flavour"));
         let own = env!("CARGO_PKG_VERSION");
         // Nothing goes back to an older version, and nothing has to: newer ones keep what sidecars call.
-        if flavour == "portable" && version_numbers(version) < version_numbers(own) {
-            let remedy = if is_extension {
-                format!("run livestore-pg_tle--update.sql of {own}, and then \"alter extension livestore_sync update\"")
-            } else {
-                "run \"livestore-sidecar upgrade\" as the owner of the database".to_owned()
+        if version_numbers(version) < version_numbers(own) && !can_update {
+            let remedy = match (flavour, is_extension) {
+                ("portable", true) => {
+                    format!(
+                        "run livestore-pg_tle--update.sql of {own}, and then \"alter extension livestore_sync update\""
+                    )
+                }
+                ("portable", false) => "run \"livestore-sidecar upgrade\" as the owner of the database".to_owned(),
+                _ => format!(
+                    "install the extension of {own} on the machine of the database, and then run \"alter extension livestore_sync update\""
+                ),
             };
             report.advise(format!("the database has livestore_sync {version}, and this program is {own}: {remedy}"));
-        }
-    }
-    let available = client
-        .query_opt(
-            "select installed_version, default_version from pg_available_extensions
-             where name = 'livestore_sync' and installed_version <> default_version",
-            &[],
-        )
-        .await?;
-    if let Some(row) = available {
-        let (installed, available): (&str, &str) = (row.get(0), row.get(1));
-        if version_numbers(installed) < version_numbers(available) {
-            report.advise(format!(
-                "the extension has version {installed}, {available} is there: run \"alter extension livestore_sync update\""
-            ));
         }
     }
     Ok(())
@@ -233,6 +241,7 @@ async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Re
         .query_one(
             "select current_setting('fsync')::boolean as fsync, current_setting('synchronous_commit') as synchronous_commit,
                  current_setting('full_page_writes')::boolean as full_page_writes,
+                 current_setting('synchronous_standby_names') = 'walproposer' as is_neon,
                  current_setting('max_connections')::bigint - current_setting('superuser_reserved_connections')::bigint
                      - coalesce(current_setting('reserved_connections', true)::bigint, 0) as places,
                  (select count(*) from pg_stat_activity where datid is not null and application_name <> 'livestore-sidecar') as others,
@@ -295,25 +304,28 @@ async fn parameters(client: &Client, config: &Config, report: &mut Report) -> Re
 /// The durability of an acknowledgement.
 fn durability(row: &Row, report: &mut Report) {
     let (fsync, full_page_writes): (bool, bool) = (row.get("fsync"), row.get("full_page_writes"));
-    let synchronous_commit: &str = row.get("synchronous_commit");
+    let (synchronous_commit, is_neon): (&str, bool) = (row.get("synchronous_commit"), row.get("is_neon"));
     let mut is_durable = true;
-    if !fsync {
+    // Neon's storage has a commit before it is answered, and its Postgres keeps nothing on a disk of its own.
+    if !fsync && !is_neon {
         report.wrong(
             "fsync is off: a crash of the machine may lose or destroy everything that was acknowledged; switch it on",
         );
         is_durable = false;
     }
-    if synchronous_commit == "off" {
-        report.wrong("synchronous_commit is off: a crash loses events that were acknowledged, and clients that saw them get stuck; switch it on, for the sidecar's role at least");
+    if synchronous_commit == "off" || is_neon && synchronous_commit == "local" {
+        report.wrong(format!("synchronous_commit is {synchronous_commit}: a crash loses events that were acknowledged, and clients that saw them get stuck; switch it on, for the sidecar's role at least"));
         is_durable = false;
     }
-    if !full_page_writes {
+    if !full_page_writes && !is_neon {
         report.advise(
             "full_page_writes is off: unless the file system never tears a page, a crash may destroy the database",
         );
     }
     if is_durable {
-        report.good(format!("an acknowledgement survives a crash (fsync on, synchronous_commit {synchronous_commit})"));
+        let kept_by = if is_neon { "Neon's storage" } else { "fsync on" };
+        report
+            .good(format!("an acknowledgement survives a crash ({kept_by}, synchronous_commit {synchronous_commit})"));
     }
 }
 

@@ -201,6 +201,11 @@ fn look(config: &Config, report: &mut Report) {
                 "--allowed-hosts {host}: without --auth jwt, everyone who reaches this sidecar under that name, for example through a proxy, reads and writes every store"
             ));
         }
+        if auth.insecure_no_auth && (config.gate.allowed_hosts.is_empty() || config.gate.cors_origins.is_empty()) {
+            report.advise(
+                "--insecure-no-auth: everyone who reaches this sidecar, for example through a proxy, and every web page in a browser of this machine reads and writes every store; leave it out, or list --allowed-hosts and --cors-origins",
+            );
+        }
     }
     if config.gate.cors_origins.iter().any(|origin| origin == "*") {
         report.advise("--cors-origins *: pages of every origin are served; list those of your app");

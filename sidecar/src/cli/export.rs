@@ -47,13 +47,24 @@ impl Export {
         })
     }
 
-    /// A file that has its name is whole. Of one that does not become so, nothing is left.
+    /// A file that has its name is whole. Of one that does not become so, nothing is left. One that is replaced keeps its permissions.
     async fn write_file(&self, source: &Source, path: &Path) -> Result<i64, SourceError> {
         let name = path.display().to_string();
+        let replaced = std::fs::metadata(path).ok();
+        // A device or a pipe, such as /dev/null, is written to: another file in its place would break what else uses it.
+        if replaced.as_ref().is_some_and(|replaced| !replaced.is_file()) {
+            let file = File::options().write(true).open(path).map_err(SourceError::file(&name))?;
+            return self.write(source, &mut BufWriter::new(file), &name).await;
+        }
+        // A link stays one.
+        let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut part = path.to_owned().into_os_string();
         part.push(".part");
         let file = File::create(&part).map_err(SourceError::file(&name))?;
         let written: Result<i64, SourceError> = async {
+            if let Some(replaced) = replaced {
+                file.set_permissions(replaced.permissions()).map_err(SourceError::file(&name))?;
+            }
             let mut file = BufWriter::new(file);
             let events = self.write(source, &mut file, &name).await?;
             let synced =

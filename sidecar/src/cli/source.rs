@@ -13,7 +13,7 @@ use reqwest::{Response, StatusCode, Url};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 use crate::log::{List, ListKind};
 use crate::postgres::{
@@ -124,6 +124,11 @@ pub enum SourceError {
     Sql(#[from] tokio_postgres::Error),
     #[error("{0}")]
     Refused(String),
+    /// Repeated without a look, an event would be there twice.
+    #[error(
+        "{0}\nIt is not known whether the event was committed: look with livestore-sidecar events before you commit it again."
+    )]
+    Unknown(Box<SourceError>),
     #[error("{name}: {error}")]
     File { name: String, error: std::io::Error },
     #[error(transparent)]
@@ -140,7 +145,7 @@ impl SourceError {
         match self {
             Self::File { .. } | Self::System(_) | Self::Client(_) => 1,
             Self::Nowhere | Self::Args(_) | Self::Url(_) | Self::Settings(_) => 2,
-            Self::Unreachable(_) | Self::NoAnswer(_) => 3,
+            Self::Unreachable(_) | Self::NoAnswer(_) | Self::Unknown(_) => 3,
             Self::Sql(_) | Self::Refused(_) => 4,
         }
     }
@@ -385,17 +390,27 @@ impl Source {
             Self::Database(client) => {
                 let sql = "select livestore.commit($1, $2, $3::text::json, 'server', 'command line')";
                 let args = args.as_ref().map(|args| args.get());
-                Ok(client.query_one(sql, &[&store, &name, &args]).await?.try_get(0)?)
+                let committed = client.query_one(sql, &[&store, &name, &args]).await;
+                let row = committed.map_err(|error| match error.as_db_error() {
+                    Some(refused) if refused.parsed_severity() == Some(Severity::Error) => error.into(),
+                    // A server that ends a session does not say how its commit has ended, either.
+                    _ => SourceError::Unknown(Box::new(error.into())),
+                })?;
+                Ok(row.try_get(0)?)
             }
             Self::Sidecar { url, client } => {
                 let body = serde_json::to_string(&Body { id: store, name, args: args.as_deref() })
                     .map_err(SourceError::Args)?;
                 let request = client.post(endpoint(url, "api/commit")?).header("content-type", "application/json");
-                let answer = request.body(body).send().await.map_err(SourceError::NoAnswer)?;
+                let lost = |error: reqwest::Error| match error.is_connect() {
+                    true => SourceError::NoAnswer(error),
+                    false => SourceError::Unknown(Box::new(SourceError::NoAnswer(error))),
+                };
+                let answer = request.body(body).send().await.map_err(lost)?;
                 if !answer.status().is_success() {
                     return Err(refusal(answer).await);
                 }
-                let text = answer.text().await.map_err(SourceError::NoAnswer)?;
+                let text = answer.text().await.map_err(lost)?;
                 let answer: Value = serde_json::from_str(&text).map_err(unreadable)?;
                 Ok(answer["seq_num"].as_i64().unwrap_or_default())
             }

@@ -1,8 +1,8 @@
 //! Standbys to read histories from (`--read-database-url`).
 //!
 //! A standby lags behind. What it has is used as far as that cannot matter: it has to be a standby of the same cluster and timeline as the
-//! primary, and to have replayed all that the primary had written when this was last asked for. The caller asks again whenever it hears
-//! that events were rewritten.
+//! primary, to be asked in the same database, and to have replayed all that the primary had written when this was last asked for. The caller
+//! asks again whenever it hears that events were rewritten.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -38,7 +38,15 @@ pub struct Standbys {
 struct Replayed {
     /// How often it was asked for anew.
     asked: u64,
-    up_to: Option<PgLsn>,
+    needed: Option<Needed>,
+}
+
+/// What the primary says.
+#[derive(Clone, Copy)]
+struct Needed {
+    up_to: PgLsn,
+    /// The number of its database, which is the same on its standbys.
+    database: u32,
 }
 
 struct Standby {
@@ -57,8 +65,11 @@ struct LeftOut {
 
 /// The state of a standby.
 const STATE: &str = "\
-    select pg_is_in_recovery(), pg_last_wal_replay_lsn(), s.system_identifier, c.timeline_id
-    from pg_control_system() s, pg_control_checkpoint() c";
+    select pg_is_in_recovery(), pg_last_wal_replay_lsn(), s.system_identifier, c.timeline_id, d.oid
+    from pg_control_system() s, pg_control_checkpoint() c, pg_database d where d.datname = current_database()";
+
+const NEEDED: &str =
+    "select pg_current_wal_insert_lsn(), d.oid from pg_database d where d.datname = current_database()";
 
 /// Why a standby is not used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +78,8 @@ pub enum Unfit {
     NoStandby,
     #[error("it is a standby of another cluster, or has not followed a failover")]
     OtherTimeline,
+    #[error("its URL names another database than --database-url")]
+    OtherDatabase,
     #[error("it is behind")]
     Behind,
     #[error(transparent)]
@@ -89,7 +102,7 @@ impl Standbys {
     /// From now on, a standby must have replayed what the primary has written by now.
     pub fn ask_anew(&self) {
         let mut replayed = self.replayed.lock();
-        *replayed = Replayed { asked: replayed.asked + 1, up_to: None };
+        *replayed = Replayed { asked: replayed.asked + 1, needed: None };
     }
 
     /// Tries each of them: a connection to it, or the reason why it is not read from.
@@ -98,33 +111,33 @@ impl Standbys {
         servers: &Servers,
         primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,
     ) -> Vec<Result<PoolClient, Unfit>> {
-        let up_to = match self.up_to(primary).await {
-            Ok(up_to) => up_to,
+        let needed = match self.needed(primary).await {
+            Ok(needed) => needed,
             Err(error) => return vec![Err(error.into())],
         };
-        join_all(self.each.iter().map(|standby| standby.client(servers, up_to))).await
+        join_all(self.each.iter().map(|standby| standby.client(servers, needed))).await
     }
 
-    /// How far a standby must have replayed.
-    async fn up_to(
+    /// How far a standby must have replayed, and of which database.
+    async fn needed(
         &self,
         primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,
-    ) -> Result<PgLsn, DatabaseError> {
+    ) -> Result<Needed, DatabaseError> {
         let (asked, known) = {
             let replayed = self.replayed.lock();
-            (replayed.asked, replayed.up_to)
+            (replayed.asked, replayed.needed)
         };
-        if let Some(up_to) = known {
-            return Ok(up_to);
+        if let Some(needed) = known {
+            return Ok(needed);
         }
         let client = primary().await?;
-        let row = client.read_in_time(client.query_one("select pg_current_wal_insert_lsn()", &[])).await??;
-        let up_to = row.try_get(0)?;
+        let row = client.read_in_time(client.query_one(NEEDED, &[])).await??;
+        let needed = Needed { up_to: row.try_get(0)?, database: row.try_get(1)? };
         let mut replayed = self.replayed.lock();
         if replayed.asked == asked {
-            replayed.up_to = Some(up_to);
+            replayed.needed = Some(needed);
         }
-        Ok(up_to)
+        Ok(needed)
     }
 
     /// Closes the connections that nobody uses.
@@ -141,14 +154,14 @@ impl Standbys {
         servers: &Servers,
         primary: impl AsyncFnOnce() -> Result<PoolClient, DatabaseError>,
     ) -> Option<(PoolClient, StandbyInUse<'_>)> {
-        let up_to = self.up_to(primary).await.ok()?;
+        let needed = self.needed(primary).await.ok()?;
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         for index in 0..self.each.len() {
             let standby = &self.each[first.wrapping_add(index) % self.each.len()];
             if standby.is_left_out() {
                 continue;
             }
-            match standby.client(servers, up_to).await {
+            match standby.client(servers, needed).await {
                 Ok(client) => return Some((client, StandbyInUse(standby))),
                 Err(Unfit::Behind) => {}
                 Err(unfit) => standby.leave_out(&unfit),
@@ -159,10 +172,10 @@ impl Standbys {
 }
 
 impl Standby {
-    async fn client(&self, servers: &Servers, up_to: PgLsn) -> Result<PoolClient, Unfit> {
+    async fn client(&self, servers: &Servers, needed: Needed) -> Result<PoolClient, Unfit> {
         let connecting = timeout(PATIENCE, client_of(&self.pool)).await;
         let client = connecting.unwrap_or(Err(DatabaseError::ConnectTimeout))?;
-        let checked = timeout(PATIENCE, self.check(&client, servers, up_to)).await;
+        let checked = timeout(PATIENCE, self.check(&client, servers, needed)).await;
         checked.unwrap_or(Err(DatabaseError::NoAnswer.into()))?;
         if self.left_out.lock().take().is_some() {
             info!(host = self.host, "a standby is read from again");
@@ -170,18 +183,19 @@ impl Standby {
         Ok(client)
     }
 
-    async fn check(&self, client: &Pooled, servers: &Servers, up_to: PgLsn) -> Result<(), Unfit> {
+    async fn check(&self, client: &Pooled, servers: &Servers, needed: Needed) -> Result<(), Unfit> {
         let state = client.read_in_time(async {
             let state = client.prepare_cached(STATE).await?;
             client.query_one(&state, &[]).await
         });
         let row = state.await??;
         let (is_standby, replayed): (bool, Option<PgLsn>) = (row.try_get(0)?, row.try_get(1)?);
-        let (cluster, timeline): (i64, i32) = (row.try_get(2)?, row.try_get(3)?);
+        let (cluster, timeline, database): (i64, i32, u32) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
         let server = Server::new(cluster, timeline);
         match replayed {
             Some(_) if is_standby && !servers.is_of_now(server) => Err(Unfit::OtherTimeline),
-            Some(replayed) if is_standby && replayed >= up_to => Ok(()),
+            Some(_) if is_standby && database != needed.database => Err(Unfit::OtherDatabase),
+            Some(replayed) if is_standby && replayed >= needed.up_to => Ok(()),
             Some(_) if is_standby => Err(Unfit::Behind),
             _ => Err(Unfit::NoStandby),
         }

@@ -78,6 +78,21 @@ async fn an_update_is_advised_only_if_it_leads_to_a_newer_version() {
     }
 }
 
+/// Postgres has to come first, and has nothing newer than what is installed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_that_is_newer_than_the_extension_is_told() {
+    if is_skipped("updates of the extension") {
+        return;
+    }
+    let database = Database::new().await;
+    let older = "create or replace function livestore.version() returns text language sql immutable
+         set search_path = pg_catalog, pg_temp as $$ select '0.3.0' $$";
+    database.admin().await.batch_execute(older).await.unwrap();
+    let told = "the database has livestore_sync 0.3.0, and this program is";
+    finds(&database.url("sidecar"), &[], "advice", told).await;
+    finds(&database.url("sidecar"), &[], "advice", "install the extension of").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hooks_that_an_update_would_break_are_named_beforehand() {
     if is_skipped("updates of the extension") {
@@ -219,6 +234,17 @@ async fn what_is_wrong_with_the_database_is_said_with_what_mends_it() {
         eventually("it is off", is_off).await;
         finds(&url, &[], kind, &format!("{setting} is off")).await;
     }
+    // As on Neon, whose storage keeps what is committed, and where nobody can change these settings.
+    admin.batch_execute("alter system set synchronous_standby_names = 'walproposer'").await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
+    let is_neon = || async { check(&url, &[]).await.1.contains("survives a crash (Neon's storage") };
+    eventually("it is Neon's", is_neon).await;
+    let (_, report) = check(&url, &[]).await;
+    assert!(!report.contains(" is off"), "{report}");
+    let local = format!("{url}?options=-c%20synchronous_commit%3Dlocal");
+    finds(&local, &[], "WRONG", "synchronous_commit is local").await;
+    admin.batch_execute("alter system reset synchronous_standby_names").await.unwrap();
+    admin.batch_execute("select pg_reload_conf()").await.unwrap();
     finds(&database.url("stranger"), &[], "WRONG", "grant livestore_writer").await;
     finds(&url.replace(database.name(), "postgres"), &[], "WRONG", "create extension livestore_sync").await;
     finds(&url.replace(database.name(), "missing"), &[], "WRONG", "\"missing\" does not exist").await;
@@ -320,6 +346,10 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
     finds(&url, &["--listen", "0.0.0.0:0", "--insecure-no-auth"], "advice", "everybody who reaches").await;
     finds(&url, &["--cors-origins", "*"], "advice", "pages of every origin").await;
     finds(&url, &["--allowed-hosts", "*"], "advice", "resolves to this machine").await;
+    finds(&url, &["--insecure-no-auth"], "advice", "every web page in a browser of this machine").await;
+    let own = ["--insecure-no-auth", "--allowed-hosts", "localhost", "--cors-origins", "local"];
+    let (_, report) = check(&url, &own).await;
+    assert!(!report.contains("every web page"), "{report}");
     finds(&url, &["--allowed-hosts", "http://x"], "WRONG", "--allowed-hosts").await;
     let name = ["--allowed-hosts", "sync.example.com"];
     finds(&url, &name, "advice", "everyone who reaches this sidecar under that name").await;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// The one that is asked.
 enum Source {
@@ -169,6 +169,41 @@ async fn a_database_and_a_sidecar_answer_alike() {
     }
     let head: i64 = admin.query_one("select livestore.head('odd')", &[]).await.unwrap().get(0);
     assert_eq!(head, 3);
+}
+
+/// An operator who repeats the command would have the event twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_is_not_called_refused() {
+    let database = Database::new().await;
+    let (mut holder, admin) = (database.admin().await, database.admin().await);
+    admin.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let held = holder.transaction().await.unwrap();
+    held.batch_execute("select from livestore.stores for update").await.unwrap();
+    let mut command = Command::from(Source::Database(database.url("sidecar")).command(&["commit", "todos", "e"]));
+    let committing = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let end = "select count(pg_terminate_backend(pid)) > 0 from pg_stat_activity
+         where datname = current_database() and wait_event_type = 'Lock'";
+    while !admin.query_one(end, &[]).await.unwrap().get::<_, bool>(0) {
+        sleep(Duration::from_millis(50)).await;
+    }
+    let output = committing.wait_with_output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("not known whether the event was committed"), "{said}");
+    assert_eq!(output.status.code(), Some(3), "{said}");
+
+    // A sidecar that ends without an answer, and one that is not there.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let silent = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read(&mut [0; 4096]).await.unwrap();
+    });
+    let commit = ["commit", "todos", "e"];
+    tokio::task::block_in_place(|| Source::Sidecar(url.clone()).refuses(&commit, 3, "not known whether the event"));
+    silent.await.unwrap();
+    let nobody = tokio::task::block_in_place(|| Source::Sidecar(url).run(&commit));
+    let said = String::from_utf8(nobody.stderr).unwrap();
+    assert!(nobody.status.code() == Some(3) && !said.contains("not known"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

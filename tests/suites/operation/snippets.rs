@@ -219,6 +219,8 @@ fn the_function_that_runs_the_image_gives_it_every_setting() {
     let passed = output(&mut shell);
     let passed: Vec<_> = passed.lines().collect();
     assert!(passed.contains(&"-i"), "an import reads the standard input: {passed:?}");
+    // The first process of a container ignores signals that it does not catch.
+    assert!(passed.contains(&"--init"), "Ctrl-C ends a command that goes on: {passed:?}");
     for setting in [
         "DATABASE_URL",
         "PGPASSWORD",

@@ -82,6 +82,8 @@ async fn histories_come_from_a_standby_and_the_end_of_a_log_from_the_primary() {
     exports_are_right(&sidecar, &admin).await;
     let (url, arguments) = (database.url("sidecar"), ["--read-database-url", &database.on(standby).url("sidecar")]);
     finds(&url, &arguments, "ok", "host 1: a standby that follows").await;
+    let elsewhere = arguments[1].replace(database.name(), "postgres");
+    finds(&url, &["--read-database-url", &elsewhere], "WRONG", "host 1: its URL names another database").await;
 
     // While nothing is replayed, everybody gets everything.
     sql(&there, "select pg_wal_replay_pause()").await;

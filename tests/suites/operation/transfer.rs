@@ -1,8 +1,10 @@
 //! `livestore-sidecar export` and `import`.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use livestore_tests::client::newer_node;
@@ -97,6 +99,42 @@ async fn a_log_is_the_same_after_export_and_import() {
     let (_, said) = succeeds(&admin, &["import"], Some(&longer));
     assert_eq!(said, "imported 1 events, 2504 were there already; the head is 2512");
     assert_eq!(contents(&to, store).await, contents(&from, store).await);
+}
+
+/// An administrator may write to `/dev/null`, or to a file that others may not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_replaces_a_file_and_nothing_else() {
+    let database = Database::new().await;
+    database.admin().await.batch_execute("select livestore.commit('todos', 'e')").await.unwrap();
+    let url = database.url("reader");
+    let (lines, _) = succeeds(&url, &["export", "todos"], None);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let shown = |name: &str| path(name).display().to_string();
+
+    // A pipe, of which somebody reads the other end.
+    assert!(Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = path("pipe");
+        move || std::fs::read(pipe).unwrap()
+    });
+    succeeds(&url, &["export", "todos", "--output", &shown("pipe")], None);
+    assert_eq!(reader.join().unwrap(), lines);
+    assert!(std::fs::symlink_metadata(path("pipe")).unwrap().file_type().is_fifo());
+
+    // A link to a file for its owner alone.
+    std::fs::write(path("file"), "before").unwrap();
+    std::fs::set_permissions(path("file"), Permissions::from_mode(0o600)).unwrap();
+    symlink(path("file"), path("link")).unwrap();
+    succeeds(&url, &["export", "todos", "--output", &shown("link")], None);
+    assert!(path("link").is_symlink());
+    assert_eq!(std::fs::read(path("file")).unwrap(), lines);
+    assert_eq!(path("file").metadata().unwrap().permissions().mode() & 0o777, 0o600);
+
+    // Before anything is exported.
+    fails(&url, &["export", "todos", "--output", &shown("")], None, 1, "directory");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
