@@ -4,19 +4,23 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select c.first_position + (sum(e.events) over (partition by c.position order by e.n))::bigint - e.events,
-        e.store, e.upto, e.events, e.change, e.store_id
-    from (
-        -- A commit has at least one position, so there are no more commits than positions.
-        select k.* from livestore.commits k where k.position > $1 order by k.position limit greatest($2 - $1, 0)
-    ) c
-    cross join lateral unnest(c.stores, c.upto, c.events, c.changes, c.store_ids)
-        with ordinality e(store, upto, events, change, store_id, n)
-    where c.first_position <= $2
+    select p.* from (
+        select c.first_position + (sum(e.events) over (partition by c.position order by e.n))::bigint - e.events as first,
+            e.store, e.upto, e.events, e.change, e.store_id
+        from (
+            -- A commit has at least one position, so there are no more commits than positions.
+            select k.* from livestore.commits k where k.position > $1 order by k.position limit greatest($2 - $1, 0)
+        ) c
+        cross join lateral unnest(c.stores, c.upto, c.events, c.changes, c.store_ids)
+            with ordinality e(store, upto, events, change, store_id, n)
+        where c.first_position <= $2
+    ) p
+    -- One commit may have very many.
+    where p.first + p.events - 1 > $1 and p.first <= $2
 $$;
 
 comment on function livestore._commit_entries(bigint, bigint) is
-'Internal: what the commits with positions after the first and up to the second have done to each store, with the first position of it; the first and the last commit whole';
+'Internal: what has been done to each store at positions after the first and up to the second, with the first position of it, which may be before; the first and the last one whole';
 
 create or replace function livestore._last_events(eventlog oid, store bigint, upto bigint, left_out bigint, wanted bigint)
 returns table (
@@ -137,3 +141,45 @@ $$;
 
 comment on function livestore._read_commits(bigint, text[], text, integer, integer, integer, bigint) is
 'Internal: livestore.read_all for the stores whose id is like a pattern, and that are in a partition, with max_bytes of args (null: any number). Looks at ten times max_events positions at most';
+
+create or replace function livestore._prune_commits(before timestamptz, max_entries bigint)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+-- Entries are found by the primary key. The cost of small tables without an index is no reason to compile then.
+set enable_seqscan = off
+set jit = off
+as $$
+declare
+    read_upto bigint;
+    first_kept bigint;
+    last_gone bigint;
+begin
+    -- A subscription that is being made waits, or is known here.
+    perform from livestore.instance i for update;
+    -- Subscriptions have yet to read the others.
+    read_upto := coalesce((select min(p.position) from livestore.subscription_partitions p), 9223372036854775807);
+    -- No look at more entries than may go: there may be many that a subscription still needs.
+    first_kept := k.position
+        from (
+            select c.position, c.committed_at from livestore.commits c
+            where c.position <= read_upto order by c.position limit max_entries
+        ) k
+        where k.committed_at >= before order by k.position limit 1;
+    last_gone := max(o.position)
+        from (
+            select c.position from livestore.commits c
+            where c.position <= read_upto and c.position < coalesce(first_kept, 9223372036854775807)
+            order by c.position limit max_entries
+        ) o;
+    if last_gone is not null then
+        delete from livestore.commits c where c.position <= last_gone;
+        update livestore.instance i set pruned_commits = last_gone;
+    end if;
+    return (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
+end
+$$;
+
+comment on function livestore._prune_commits(timestamptz, bigint) is
+'Internal: livestore.prune_commits for so many of the oldest entries at most (null: all)';

@@ -318,7 +318,13 @@ begin
         using step s
         where h.subscription = place.subscription and h.partition = place.partition and h.store = s.store and h.upto <= s.upto
     )
-    update livestore.subscription_history h set after = s.upto
+    -- A gap may be as wide as a client wants it: the next step begins with an event.
+    update livestore.subscription_history h set after = coalesce((
+        select e.seq_num - 1
+        from livestore.kept_logs l
+        cross join lateral livestore._history_events(l.eventlog::oid, l.id, s.upto, h.upto, null, 1) e
+        where l.id = h.store
+    ), h.upto)
     from step s
     where h.subscription = place.subscription and h.partition = place.partition and h.store = s.store and h.upto > s.upto;
     return exists (

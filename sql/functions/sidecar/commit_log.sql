@@ -5,11 +5,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    select livestore.prune_commits(now() - i.keep_commits) from livestore.instance i order by i.created_at limit 1
+    -- So many that they take less time than a statement may, also where much has gathered.
+    select livestore._prune_commits(now() - i.keep_commits, 500000) from livestore.instance i order by i.created_at limit 1
 $$;
 
 comment on function livestore.prune_old_commits() is
-'livestore.prune_commits for what is older than livestore.instance.keep_commits. What the sidecar uses';
+'livestore.prune_commits for what is older than livestore.instance.keep_commits, 500,000 entries at most: call it again until it returns the same position. What the sidecar uses';
 
 create or replace function livestore.last_position()
 returns bigint

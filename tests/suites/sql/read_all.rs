@@ -130,6 +130,31 @@ async fn what_was_pruned_is_an_error_and_no_gap() {
     }
 }
 
+/// Sidecars remove a part at a time: all at once could take longer than a statement may, in each round.
+#[tokio::test]
+async fn pruning_removes_so_many_at_most() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(&admin, "select livestore.subscribe('s')").await;
+    for store in ["a", "b", "c", "d", "e"] {
+        commit(&admin, store, "e").await;
+    }
+    run(&admin, "update livestore.commits set committed_at = now() - interval '8 days' where position <= 4").await;
+    let prune = "select livestore._prune_commits(now() - interval '7 days', 2)";
+    assert_eq!(one::<i64>(&admin, prune).await, 0);
+    run(&admin, "update livestore.subscription_partitions set position = 3").await;
+    let mut pruned = Vec::new();
+    for _ in 0..3 {
+        pruned.push(one::<i64>(&admin, prune).await);
+    }
+    run(&admin, "select livestore.unsubscribe('s')").await;
+    for _ in 0..2 {
+        pruned.push(one::<i64>(&admin, prune).await);
+    }
+    assert_eq!(pruned, [2, 3, 3, 4, 4]);
+    assert_eq!(read(&admin, "4").await, ["5 e 1 e"]);
+}
+
 #[tokio::test]
 async fn a_commit_tells_its_position() {
     let database = Database::new().await;

@@ -9,6 +9,7 @@ use crate::support::{all, one, push, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::chain;
 use livestore_tests::eventually;
+use serde_json::json;
 use tokio_postgres::Client;
 
 /// A batch: its lease, and its events as text.
@@ -916,6 +917,66 @@ async fn a_history_without_events_of_interest_is_passed_in_several_calls() {
     batch.ack(&admin).await;
     assert!(poll(&admin, "'rare'").await.events.is_empty());
     assert_eq!(one::<i64>(&admin, "select history_stores from livestore.subscriptions").await, 0);
+}
+
+/// A commit to very many stores is read slowly, for each partition. All of them in one call would take longer than a statement may.
+#[tokio::test]
+async fn partitions_without_events_of_interest_are_passed_in_several_calls() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "select livestore.subscribe('rare', array['rare'], partitions => 32);
+         alter function livestore._commit_entries(bigint, bigint) rename to _quick_commit_entries;
+         create function livestore._commit_entries(
+             after bigint, last_position bigint,
+             out first bigint, out store bigint, out upto bigint, out events integer, out change text, out store_id text
+         )
+         returns setof record language sql as
+             'select pg_sleep(0.2); select * from livestore._quick_commit_entries($1, $2)';
+         select livestore.commit('a', 'e');
+         select livestore.commit('b', 'rare');
+         set statement_timeout = '4s'",
+    )
+    .await;
+    let mut polls = 0;
+    let batch = loop {
+        let batch = poll(&admin, "'rare'").await;
+        if batch.lease.is_some() {
+            break batch;
+        }
+        polls += 1;
+        assert!(polls < 32, "it does not come to an end");
+    };
+    assert_eq!(batch.events, ["b 1 rare"]);
+}
+
+/// A client may leave a gap of two thousand million numbers. Nobody waits until it is passed.
+#[tokio::test]
+async fn gaps_in_a_history_take_no_time() {
+    let database = Database::new().await;
+    let (admin, worker) = (database.admin().await, database.connect("sidecar").await);
+    let mut parent = 0;
+    for seq_num in (1..=20).map(|n| n * 2_000_000_000_i64) {
+        let event =
+            json!([{"name": "e", "seqNum": seq_num, "parentSeqNum": parent, "clientId": "c", "sessionId": "s"}]);
+        push(&worker, "gaps", event).await.unwrap();
+        parent = seq_num;
+    }
+    commit(&admin, "later", "rare").await;
+    for (subscription, names) in [("all", "null"), ("rare", "array['rare']")] {
+        run(&admin, &format!("select livestore.subscribe('{subscription}', {names}, start => 'beginning')")).await;
+        let mut events = Vec::new();
+        for _ in 0..25 {
+            let batch = poll(&worker, &format!("'{subscription}'")).await;
+            if batch.lease.is_some() {
+                batch.ack(&worker).await;
+            }
+            events.extend(batch.events);
+        }
+        assert_eq!(events.last().unwrap(), "later 1 rare");
+        assert_eq!(events.len(), if subscription == "all" { 21 } else { 1 });
+    }
 }
 
 /// The events for which it was given out again are gone: the next ones are no part of it, and have not failed.

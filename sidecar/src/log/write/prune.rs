@@ -14,6 +14,8 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 /// The time before the first round: a sidecar that starts has other work.
 const DELAY: Duration = Duration::from_secs(30);
 
+const PRUNE: &str = "select livestore.prune_old_commits()";
+
 /// Never ends.
 pub async fn run(database: Database) {
     let mut pause = DELAY;
@@ -40,7 +42,11 @@ async fn prune(database: &Database) -> Result<i64, DatabaseError> {
         let asked = async { client.query_one(&client.prepare_cached(sql).await?, &[]).await };
         Ok::<_, DatabaseError>(client.in_time(asked).await??)
     };
-    let position = ask("select livestore.prune_old_commits()").await?.try_get(0)?;
+    // A call removes a part of them, if there are many.
+    let (mut before, mut position) = (None, ask(PRUNE).await?.try_get(0)?);
+    while before.replace(position) != Some(position) {
+        position = ask(PRUNE).await?.try_get(0)?;
+    }
     let can_move = ask("select to_regprocedure('livestore.remove_departed_store()') is not null").await?;
     if can_move.try_get(0)? {
         while ask("select livestore.remove_departed_store()").await?.try_get(0)? {}
