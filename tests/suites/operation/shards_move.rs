@@ -398,6 +398,42 @@ async fn a_slot_that_no_shard_has_after_a_restore_is_taken_back() {
     setup.stop();
 }
 
+/// A shard that was restored to an older state gives a number once more, which has moved away with its store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_number_another_one_has_is_named() {
+    let (setup, one, two) = made().await;
+    let stores = stores_of(&one, 0).await;
+    let commit = |store: &str| format!("select livestore.commit('{store}', 'e')");
+    batch(&one, &commit(&stores[0])).await;
+    goes(&setup, "two", &["--store", &stores[0]]).await;
+    let restored =
+        "delete from livestore.eventlog_1; delete from livestore.departed_stores; delete from livestore.store_names;
+         select setval('livestore.stores_id_seq', 1, false)";
+    batch(&one, restored).await;
+    batch(&one, &commit(&stores[1])).await;
+    let what = ["--store", &stores[1]];
+    let (code, text) = run(&moving(&setup, "two", &what));
+    assert!(code == 4 && text.contains(&format!("the store \"{}\" has the number 1", stores[1])), "{text}");
+    assert_eq!(all(&two, &heads(&stores[1])).await, [""; 0]);
+
+    // As the error says.
+    batch(&one, &format!("create table public.lines as select livestore.export_store('{}') as line", stores[1])).await;
+    batch(&one, &format!("select livestore.drop_store('{}')", stores[1])).await;
+    batch(&one, "select livestore.import_store('public.lines')").await;
+    goes(&setup, "two", &what).await;
+    batch(&setup.at_front("sidecar").await, &commit(&stores[1])).await;
+    assert_eq!(all(&two, &heads(&stores[1])).await, ["2"]);
+
+    // The statement of docs/scale.md.
+    batch(&one, "select setval('livestore.stores_id_seq', 1, false)").await;
+    let docs = std::fs::read_to_string(livestore_tests::root().join("docs/scale.md")).unwrap();
+    let statement = docs.lines().find(|line| line.contains("setval('livestore.stores_id_seq'")).unwrap();
+    batch(&one, statement).await;
+    batch(&one, &commit(&stores[2])).await;
+    goes(&setup, "two", &["--store", &stores[2]]).await;
+    setup.stop();
+}
+
 /// The shards of a front trust each other no further than for the stores that move.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_takes_nothing_of_stores_that_do_not_move() {
