@@ -229,14 +229,15 @@ pub struct ShardGauges {
     pub pool_busy: usize,
     pub pool_waiting: usize,
     pub subscriptions: Vec<SubscriptionLag>,
-    pub misfits: u64,
+    /// None until they were counted: a value that jumps from 0 would look like new misfits.
+    pub misfits: Option<u64>,
 }
 
 impl ShardGauges {
     /// It is served no more: a gauge keeps the value that it had last.
     pub fn forget(self) {
         let subscriptions = self.subscriptions.into_iter().map(|lag| SubscriptionLag::nothing(lag.subscription));
-        // There is nothing to hear of, and nothing is missed.
+        // There is nothing to hear of, and nothing is missed. Misfits stay as they were: its database may be served at another address now.
         Self { shard: self.shard, is_listening: true, subscriptions: subscriptions.collect(), ..Self::default() }.set();
     }
 
@@ -248,7 +249,9 @@ impl ShardGauges {
         gauge!(COMMIT_QUEUE, labels.clone()).set(self.queued_bytes as f64);
         gauge!(HELD_STORES, labels.clone()).set(self.held_stores as f64);
         gauge!(LONG_HELD_STORES, labels.clone()).set(self.long_held_stores as f64);
-        gauge!(MISFITS, labels.clone()).set(self.misfits as f64);
+        if let Some(misfits) = self.misfits {
+            gauge!(MISFITS, labels.clone()).set(misfits as f64);
+        }
         gauge!(POOL, with("state", "idle")).set(self.pool_idle as f64);
         gauge!(POOL, with("state", "busy")).set(self.pool_busy as f64);
         gauge!(POOL_WAITING, labels.clone()).set(self.pool_waiting as f64);

@@ -1,5 +1,7 @@
 //! Monitoring: metrics, and a line in the log for each request.
 
+use std::time::Duration;
+
 use livestore_tests::client::Node;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::{Caller, WRITERS};
@@ -9,6 +11,7 @@ use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::{eventually, root};
 use reqwest::Client;
 use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
 
 /// The names of all metrics, without what histograms add to them.
 async fn names(sidecar: &Sidecar) -> Vec<String> {
@@ -211,6 +214,29 @@ async fn the_dashboard_and_the_alerts_name_metrics_and_labels_that_exist() {
             assert!(label == "instance" || line.contains(&format!("{label}=\"")), "{expression}: {label}");
         }
     }
+}
+
+/// A value that jumps from 0 at each start would look like new misfits.
+#[tokio::test(flavor = "multi_thread")]
+async fn misfits_of_before_are_no_new_ones_after_a_start() {
+    let database = Database::new().await;
+    let misfit = r#"select livestore.define_event('e', '{"type": "object"}');
+        select livestore.push('s', '[{"name":"e","args":1,"seqNum":1,"parentSeqNum":0,"clientId":"c","sessionId":"s"}]')"#;
+    database.admin().await.batch_execute(misfit).await.unwrap();
+    let sidecar = Sidecar::on(&database).await;
+    let misfits = async || {
+        let (_, text) = sidecar.get("/metrics").await;
+        text.lines().find_map(|line| line.strip_prefix("livestore_misfits ")).map(str::to_owned)
+    };
+    let first = async {
+        loop {
+            if let Some(first) = misfits().await {
+                return first;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(timeout(Duration::from_secs(20), first).await.as_deref(), Ok("1"));
 }
 
 /// There are metrics for 100 of them.

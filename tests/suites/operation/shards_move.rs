@@ -366,6 +366,74 @@ async fn a_move_of_which_only_the_end_is_missing_does_not_change_the_map_later()
     setup.stop();
 }
 
+/// The shard that has got it has a state from before, and the other one has noted that the move has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_no_shard_has_after_a_restore_is_taken_back() {
+    let (setup, one, two) = made().await;
+    let store = stores_of(&one, 0).await.remove(0);
+    let (slot, commit) = (slot(&one, &store).await, format!("select livestore.commit('{store}', 'e')"));
+    batch(&one, &commit).await;
+    goes(&setup, "two", &["--slot", &slot]).await;
+    let restored = format!(
+        "delete from livestore.eventlog_1; delete from livestore.stores; delete from livestore.shard_moves;
+         update livestore.shard set slots = array_remove(slots, {slot})"
+    );
+    batch(&two, &restored).await;
+    assert_eq!(setup.status("reader").0, 1);
+    let (code, text) = run(&moving(&setup, "two", &["--slot", &slot]));
+    assert!(code == 4 && text.contains("is at neither shard") && text.contains("docs/scale.md"), "{text}");
+
+    // The statement of docs/scale.md.
+    let docs = std::fs::read_to_string(livestore_tests::root().join("docs/scale.md")).unwrap();
+    let start = docs.find("update livestore.shard_moves set finished_at = null").unwrap();
+    let statement = docs[start..].split_inclusive(';').next().unwrap().replace("slot = 17", &format!("slot = {slot}"));
+    batch(&one, &statement).await;
+    let (code, text) = run(&moving(&setup, "two", &["--slot", &slot]));
+    assert!(code == 4 && text.contains("is taken back: it is at one"), "{text}");
+    let text = goes(&setup, "one", &["--slot", &slot]).await;
+    assert!(text.contains("is at one already, and the front knows it now"), "{text}");
+    batch(&setup.at_front("sidecar").await, &commit).await;
+    assert_eq!((all(&one, &heads(&store)).await, all(&two, &heads(&store)).await), (vec!["2".into()], vec![]));
+    assert_eq!(setup.status("reader").0, 0);
+    setup.stop();
+}
+
+/// A shard that was restored to an older state gives a number once more, which has moved away with its store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_number_another_one_has_is_named() {
+    let (setup, one, two) = made().await;
+    let stores = stores_of(&one, 0).await;
+    let commit = |store: &str| format!("select livestore.commit('{store}', 'e')");
+    batch(&one, &commit(&stores[0])).await;
+    goes(&setup, "two", &["--store", &stores[0]]).await;
+    let restored =
+        "delete from livestore.eventlog_1; delete from livestore.departed_stores; delete from livestore.store_names;
+         select setval('livestore.stores_id_seq', 1, false)";
+    batch(&one, restored).await;
+    batch(&one, &commit(&stores[1])).await;
+    let what = ["--store", &stores[1]];
+    let (code, text) = run(&moving(&setup, "two", &what));
+    assert!(code == 4 && text.contains(&format!("the store \"{}\" has the number 1", stores[1])), "{text}");
+    assert_eq!(all(&two, &heads(&stores[1])).await, [""; 0]);
+
+    // As the error says.
+    batch(&one, &format!("create table public.lines as select livestore.export_store('{}') as line", stores[1])).await;
+    batch(&one, &format!("select livestore.drop_store('{}')", stores[1])).await;
+    batch(&one, "select livestore.import_store('public.lines')").await;
+    goes(&setup, "two", &what).await;
+    batch(&setup.at_front("sidecar").await, &commit(&stores[1])).await;
+    assert_eq!(all(&two, &heads(&stores[1])).await, ["2"]);
+
+    // The statement of docs/scale.md.
+    batch(&one, "select setval('livestore.stores_id_seq', 1, false)").await;
+    let docs = std::fs::read_to_string(livestore_tests::root().join("docs/scale.md")).unwrap();
+    let statement = docs.lines().find(|line| line.contains("setval('livestore.stores_id_seq'")).unwrap();
+    batch(&one, statement).await;
+    batch(&one, &commit(&stores[2])).await;
+    goes(&setup, "two", &["--store", &stores[2]]).await;
+    setup.stop();
+}
+
 /// The shards of a front trust each other no further than for the stores that move.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_shard_takes_nothing_of_stores_that_do_not_move() {

@@ -485,6 +485,10 @@ async fn the_front_database_may_be_away() {
     sleep(Duration::from_millis(500)).await;
     let (status, text) = sidecar.get("/readyz").await;
     assert!(status == 503 && text.contains("cannot be reached"), "{status} {text}");
+    // An alert needs a value.
+    let (_, metrics) = sidecar.get("/metrics").await;
+    assert!(metrics.lines().any(|line| line == "livestore_listening 0"), "{metrics}");
+    assert!(sidecar.metric("livestore_commit_queue_bytes").await > 0.0);
     breaker.mend();
     for (store, pushing) in waiting {
         let pushed = pushing.await.unwrap();
@@ -492,6 +496,10 @@ async fn the_front_database_may_be_away() {
         assert_eq!(setup.heads(&store).await, [None, Some(1)]);
     }
     assert!(!sidecar.log().contains("does not exist"), "the front was asked for events: {}", sidecar.log());
+    for series in ["livestore_listening", "livestore_listening{shard=\"one\"}"] {
+        eventually("it listens", async || sidecar.metric(series).await == 1.0).await;
+    }
+    assert_eq!(sidecar.metric("livestore_commit_queue_bytes").await, 0.0);
     breaker.cut();
     sleep(Duration::from_millis(1500)).await;
     for shard in [0, 1] {

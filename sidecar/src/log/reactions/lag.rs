@@ -1,7 +1,6 @@
 //! How far subscriptions are, and how many events do not fit their type, for the metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -30,7 +29,7 @@ pub struct SubscriptionGauges(Arc<Gauges>);
 #[derive(Default)]
 struct Gauges {
     lags: Mutex<Vec<SubscriptionLag>>,
-    misfits: AtomicU64,
+    misfits: Mutex<Option<u64>>,
     /// Somebody reads them.
     asked: Notify,
 }
@@ -42,9 +41,9 @@ impl SubscriptionGauges {
         self.0.lags.lock().clone()
     }
 
-    /// The same for the number of misfits.
-    pub fn misfits(&self) -> u64 {
-        self.0.misfits.load(Ordering::Relaxed)
+    /// The same for the number of misfits; none if they were not counted yet.
+    pub fn misfits(&self) -> Option<u64> {
+        *self.0.misfits.lock()
     }
 
     /// Those that were removed have nothing to do any more: a gauge keeps the value that it had last.
@@ -66,8 +65,8 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
         let known: Vec<String> = gauges.0.lags.lock().iter().map(|lag| lag.subscription.clone()).collect();
         match read(&database, &known).await {
             Ok((lags, misfits)) => {
+                *gauges.0.misfits.lock() = Some(misfits.unsigned_abs());
                 gauges.set(lags);
-                gauges.0.misfits.store(misfits.unsigned_abs(), Ordering::Relaxed);
             }
             Err(error) if error.retry().may_pass() && !error.is_cancelled() => {
                 debug!(shard = database.label(), error = %chain(&error), "cannot read how far subscriptions are")

@@ -59,6 +59,10 @@ impl Known {
     pub fn first(&self) -> &Arc<Shard> {
         &self.shards[0]
     }
+
+    pub fn has_map(&self) -> bool {
+        self.map.is_some()
+    }
 }
 
 impl Front {

@@ -111,9 +111,11 @@ impl Shards {
     pub fn gauges(&self) -> Vec<ShardGauges> {
         match self {
             Self::One(shard) => vec![shard.gauges()],
-            // The one without a name stands for them until they are known.
+            // The one without a name stands for them until they are known. Then nothing waits there any more, and its gauges must say so.
             Self::Several(front) => {
-                front.known().shards.iter().filter(|shard| shard.name().is_some()).map(|shard| shard.gauges()).collect()
+                let known = front.known();
+                let nowhere = known.has_map().then(|| ShardGauges { is_listening: true, ..ShardGauges::default() });
+                known.shards.iter().map(|shard| shard.gauges()).chain(nowhere).collect()
             }
         }
     }

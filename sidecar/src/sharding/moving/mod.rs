@@ -223,6 +223,9 @@ impl Move {
             (true, false) => Err(refused(format!(
                 "{subject} is at {old}, and the front says that it is elsewhere: see livestore-sidecar shards status. A move from where the front says to {old} corrects the front"
             ))),
+            (false, false) if place == Some(to_known.number) => Err(refused(format!(
+                "{subject} is at neither shard, although the front says that it is at {new}: {new} may have been restored to a state from before the move. {old} keeps the events that it gave away for some days only: docs/scale.md, Move stores to another shard, says how to take the move back"
+            ))),
             (false, false) => Err(refused(format!("{subject} is not at {old}: see livestore-sidecar shards status"))),
             (false, true) => Err(refused(format!(
                 "{subject} is at {new}, and the front says that it is at neither shard: see livestore-sidecar shards status"

@@ -228,7 +228,8 @@ impl<'a> Target<'a> {
         Ok(())
     }
 
-    /// Stops the move if a log is not of the subject, or has the number of another store that is, or was, here.
+    /// Stops the move if a log is not of the subject, or has the number of another store that is, or was, here: a shard that was restored to
+    /// an older state gives numbers once more.
     async fn admit(&self, source: &Session, subject: &Subject, logs: &[Log]) -> Result<(), ShardsError> {
         let is_new = |log: &&Log| self.copied.get(&log.number).is_none_or(|known| known.store_id != log.store_id);
         let (numbers, store_ids): (Vec<i64>, Vec<&str>) =
@@ -237,16 +238,25 @@ impl<'a> Target<'a> {
             return Ok(());
         }
         let others = format!(
-            "select exists (
-                 select from unnest($2::bigint[], $3::text[]) u(id, store_id)
-                 where not {} or exists (select from livestore.kept_logs k where k.id = u.id and k.store_id <> u.store_id)
-             )",
+            "select exists (select from unnest($2::text[]) u(store_id) where not {})",
             subject.matches("u.store_id", self.slot_count)
         );
-        if self.session.value(&others, &[subject.parameter(), &numbers, &store_ids]).await? {
+        if self.session.value(&others, &[subject.parameter(), &store_ids]).await? {
             return Err(sends_others(source));
         }
-        Ok(())
+        let taken = "select u.id, to_json(u.store_id)::text, to_json(k.store_id)::text from unnest($1::bigint[], $2::text[]) u(id, store_id)
+             join livestore.kept_logs k on k.id = u.id and k.store_id <> u.store_id limit 1";
+        match self.session.rows(taken, &[&numbers, &store_ids]).await?.first() {
+            Some(row) => {
+                let (number, store_id, other): (i64, String, String) =
+                    (self.session.read(row, 0)?, self.session.read(row, 1)?, self.session.read(row, 2)?);
+                Err(ShardsError::Refused(vec![format!(
+                    "the store {store_id} has the number {number} at {}, and so has the store {other} at {}: one of them was restored to an older state, and has given the number once more. Nothing was moved. The store gets another number if you export it, drop it and import it again while nobody pushes to it. docs/scale.md, Move stores to another shard, says what to do after a restore",
+                    source.database, self.session.database
+                )]))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Stores of the slot that are elsewhere. Those that are here already are no exceptions any more.
@@ -440,7 +450,7 @@ async fn has_triggers(session: &Session) -> Result<bool, ShardsError> {
 /// Why a move stops if a shard sends more than it was asked for.
 fn sends_others(source: &Session) -> ShardsError {
     ShardsError::Refused(vec![format!(
-        "{} has sent rows of stores that do not move, or numbers that other stores have at the other shard. Nothing was moved. See whether somebody has changed its functions or tables",
+        "{} has sent rows of stores that do not move. Nothing was moved. See whether somebody has changed its functions or tables",
         source.database
     )])
 }
