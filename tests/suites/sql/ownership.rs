@@ -3,6 +3,7 @@
 use crate::support::{Push, all, log, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
+use livestore_tests::eventually;
 use livestore_tests::flavour::{Flavour, is_skipped};
 use serde_json::json;
 use tokio_postgres::{Client, Error};
@@ -346,6 +347,59 @@ async fn hooks_run_as_the_role_of_hooks_whatever_fires_them() {
         assert_eq!(one::<i64>(&admin, "select count(*) from public.seen").await, 9, "{time}");
         assert_eq!(one::<String>(&sidecar, "select current_user::text").await, "sidecar");
     }
+}
+
+/// They look which hooks there are, and then wait for the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_is_added_while_others_write_runs_as_its_role() {
+    let database = Database::new().await;
+    let (admin, holder) = (database.admin().await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "create table public.seen (what text);
+         grant insert on public.seen to public;
+         grant select, update, delete on livestore.eventlog_1 to livestore_hooks;
+         create function public.see() returns trigger language plpgsql as $$
+         begin
+             insert into public.seen values (format('%s of %s as %s', tg_op, livestore.current_store_id(), current_user));
+             return null;
+         end $$",
+    )
+    .await;
+    for store in ["one", "two", "new", "dropped", "erased"] {
+        push(&admin, store, chain(0, 1)).await.unwrap();
+    }
+    run(&holder, "begin; select livestore.commit('held', 'e')").await;
+    let mut waiting = Vec::new();
+    for sql in [
+        "create constraint trigger late after insert on livestore.eventlog_1 initially deferred
+             for each row execute function public.see();
+         create trigger changed after update or delete on livestore.eventlog_1 for each row execute function public.see()",
+        "select livestore.commit('one', 'e')",
+        "select livestore.commit_many('{two,new}', 'e')",
+        "select livestore.reset_store('dropped')",
+        "select livestore.erase('erased', '{1}', '{}')",
+    ] {
+        let client = database.admin().await;
+        waiting.push(tokio::spawn(async move { client.batch_execute(sql).await }));
+        let waits =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        eventually("all of them wait", async || one::<i64>(&admin, waits).await == waiting.len() as i64).await;
+    }
+    run(&holder, "commit").await;
+    for result in waiting {
+        result.await.unwrap().unwrap();
+    }
+    assert_eq!(
+        all::<String>(&admin, "select what from public.seen order by what collate \"C\"").await,
+        [
+            "DELETE of  as livestore_hooks",
+            "INSERT of new as livestore_hooks",
+            "INSERT of one as livestore_hooks",
+            "INSERT of two as livestore_hooks",
+            "UPDATE of  as livestore_hooks",
+        ]
+    );
 }
 
 #[tokio::test]
