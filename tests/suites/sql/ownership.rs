@@ -569,12 +569,15 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
          create table public.parents (n bigint primary key);
          create table public.children (n bigint references public.parents deferrable initially deferred);
          grant insert, select on public.parents, public.children to livestore_hooks;
+         -- A cursor WITH HOLD is read at the commit, with the rights of whoever commits.
+         create function public.ran() returns text language sql as 'select current_user::text';
          create function public.attack() returns trigger language plpgsql as $$
          declare
              attack text;
          begin
              foreach attack in array array[
-                 'prepare mine as select 1', 'deallocate theirs', 'deallocate all', 'discard plans', 'listen mine', 'unlisten *'
+                 'prepare mine as select 1', 'deallocate theirs', 'deallocate all', 'discard plans', 'listen mine', 'unlisten *',
+                 'declare late scroll cursor with hold for select public.ran()'
              ] loop
                  begin
                      execute attack;
@@ -582,6 +585,8 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
                      insert into public.refused values (attack);
                  end;
              end loop;
+             execute 'declare others cursor for select 1';
+             execute 'close others';
              perform pg_notify('hooks', new.name);
              notify hooks;
              create temporary table if not exists of_the_push (n bigint) on commit drop;
@@ -597,7 +602,7 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
     let sidecar = database.connect("sidecar").await;
     run(&sidecar, "prepare theirs as select 'theirs'; listen theirs").await;
     push(&sidecar, "s", chain(0, 1)).await.unwrap();
-    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 6);
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 7);
     run(
         &admin,
         "drop trigger attack on livestore.eventlog_1; truncate public.parents, public.children;
@@ -607,10 +612,11 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
     )
     .await;
     push(&sidecar, "s", chain(1, 1)).await.unwrap();
-    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 12);
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 14);
     assert_eq!(all::<String>(&sidecar, "select pg_listening_channels()").await, ["theirs"]);
     let prepared = "select name from pg_prepared_statements where name in ('mine', 'theirs')";
     assert_eq!(all::<String>(&sidecar, prepared).await, ["theirs"]);
+    assert_eq!(one::<i64>(&sidecar, "select count(*) from pg_cursors where is_holdable").await, 0);
     // Outside of hooks, and after one that has failed, the session is its user's again.
     run(&admin, "drop table public.parents cascade").await;
     assert!(push(&sidecar, "s", chain(2, 1)).await.is_err());
