@@ -37,29 +37,11 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-declare
-    pruned bigint;
 begin
     if before is null then
         raise exception 'before must be a point in time' using errcode = 'null_value_not_allowed';
     end if;
-    -- A subscription that is being made waits, or is known here.
-    perform from livestore.instance i for update;
-    with gone as (
-        delete from livestore.commits c
-        where c.position < coalesce(
-            (select k.position from livestore.commits k where k.committed_at >= before order by k.position limit 1),
-            9223372036854775807
-        )
-            -- Subscriptions have yet to read the others.
-            and c.position <= all (select p.position from livestore.subscription_partitions p)
-        returning c.position
-    )
-    select max(g.position) into pruned from gone g;
-    if pruned is not null then
-        update livestore.instance i set pruned_commits = pruned;
-    end if;
-    return (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
+    return livestore._prune_commits(before, null);
 end
 $$;
 

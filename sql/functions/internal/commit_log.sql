@@ -18,6 +18,40 @@ $$;
 comment on function livestore._commit_entries(bigint, bigint) is
 'Internal: what the commits with positions after the first and up to the second have done to each store, with the first position of it; the first and the last commit whole';
 
+create or replace function livestore._prune_commits(before timestamptz, max_entries bigint)
+returns bigint
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set row_security = off
+as $$
+declare
+    first_kept bigint;
+    pruned bigint;
+begin
+    -- A subscription that is being made waits, or is known here.
+    perform from livestore.instance i for update;
+    -- Subscriptions have yet to read what is behind the slowest.
+    first_kept := (
+        select k.position
+        from (select c.position, c.committed_at, row_number() over (order by c.position) as n from livestore.commits c) k
+        where k.committed_at >= before or k.n > max_entries
+            or k.position > (select min(p.position) from livestore.subscription_partitions p)
+        order by k.position limit 1
+    );
+    with gone as (
+        delete from livestore.commits c where c.position < coalesce(first_kept, 9223372036854775807) returning c.position
+    )
+    select max(g.position) into pruned from gone g;
+    if pruned is not null then
+        update livestore.instance i set pruned_commits = pruned;
+    end if;
+    return (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
+end
+$$;
+
+comment on function livestore._prune_commits(timestamptz, bigint) is
+'Internal: removes the oldest entries of the commit log, those from before a point in time, at most max_entries (null: all of them); returns the position up to which entries were removed';
+
 create or replace function livestore._last_events(eventlog oid, store bigint, upto bigint, left_out bigint, wanted bigint)
 returns table (
     n bigint, seq_num bigint, name text, args json, client_id text, session_id text, created_at timestamptz

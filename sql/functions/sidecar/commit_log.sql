@@ -1,3 +1,4 @@
+-- In parts: a statement of a sidecar has 30 seconds, and after a subscription that stood still there may be millions.
 create or replace function livestore.prune_old_commits()
 returns bigint
 language sql
@@ -5,11 +6,11 @@ security definer
 set search_path = pg_catalog, pg_temp
 set row_security = off
 as $$
-    select livestore.prune_commits(now() - i.keep_commits) from livestore.instance i order by i.created_at limit 1
+    select livestore._prune_commits(now() - i.keep_commits, 100000) from livestore.instance i order by i.created_at limit 1
 $$;
 
 comment on function livestore.prune_old_commits() is
-'livestore.prune_commits for what is older than livestore.instance.keep_commits. What the sidecar uses';
+'livestore.prune_commits for what is older than livestore.instance.keep_commits, at most 100,000 entries. What the sidecar uses';
 
 create or replace function livestore.last_position()
 returns bigint

@@ -139,6 +139,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("_forget_errors", "livestore._forget_errors('s')", NOBODY),
     ("_lock_eventlog", "livestore._lock_eventlog('livestore.eventlog_1')", NOBODY),
     ("_commit_entries", "livestore._commit_entries(0, 1)", NOBODY),
+    ("_prune_commits", "livestore._prune_commits(now(), 1)", NOBODY),
     ("_read_commits", "livestore._read_commits(0, null, null, 1, 0, 1, null)", NOBODY),
     ("_is_decoded", "livestore._is_decoded()", NOBODY),
     ("_copy_indexes", "livestore._copy_indexes('livestore.eventlog_1'::regclass)", NOBODY),

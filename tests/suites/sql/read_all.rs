@@ -103,6 +103,24 @@ async fn stores_that_are_reset_moved_or_dropped_are_told() {
     assert!(one::<bool>(&admin, numbers).await);
 }
 
+/// A statement of a sidecar has 30 seconds, and subscriptions may have stood still for weeks.
+#[tokio::test]
+async fn old_commits_are_pruned_in_parts() {
+    let database = Database::new().await;
+    let (admin, sidecar) = (database.admin().await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "insert into livestore.commits
+         select n, n, '{1}', '{1}', '{1}', now() - interval '8 days' from generate_series(1, 200050) n;
+         select livestore.subscribe('s', partitions => 256, start => '200040')",
+    )
+    .await;
+    for position in [100_000, 200_000, 200_040, 200_040] {
+        assert_eq!(one::<i64>(&sidecar, "select livestore.prune_old_commits()").await, position);
+    }
+    assert_eq!(one::<i64>(&admin, "select min(position) from livestore.commits").await, 200_041);
+}
+
 #[tokio::test]
 async fn what_was_pruned_is_an_error_and_no_gap() {
     let database = Database::new().await;

@@ -14,6 +14,9 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 /// The time before the first round: a sidecar that starts has other work.
 const DELAY: Duration = Duration::from_secs(30);
 
+/// The most entries that a call of `livestore.prune_old_commits` removes. Each has at least one position.
+const ENTRIES: i64 = 100_000;
+
 /// Never ends.
 pub async fn run(database: Database) {
     let mut pause = DELAY;
@@ -40,7 +43,14 @@ async fn prune(database: &Database) -> Result<i64, DatabaseError> {
         let asked = async { client.query_one(&client.prepare_cached(sql).await?, &[]).await };
         Ok::<_, DatabaseError>(client.in_time(asked).await??)
     };
-    let position = ask("select livestore.prune_old_commits()").await?.try_get(0)?;
+    let prune = async || Ok::<i64, DatabaseError>(ask("select livestore.prune_old_commits()").await?.try_get(0)?);
+    let mut position = prune().await?;
+    loop {
+        let before = std::mem::replace(&mut position, prune().await?);
+        if position - before < ENTRIES {
+            break;
+        }
+    }
     let can_move = ask("select to_regprocedure('livestore.remove_departed_store()') is not null").await?;
     if can_move.try_get(0)? {
         while ask("select livestore.remove_departed_store()").await?.try_get(0)? {}
