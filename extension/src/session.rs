@@ -1,5 +1,6 @@
 //! The session of the caller, while code of the application runs in it. That code must not replace the statements that the caller has
-//! prepared, which would then run with the rights of the caller, nor change the channels that it listens to. `SECURITY_RESTRICTED_OPERATION`
+//! prepared, which would then run with the rights of the caller, nor change the channels that it listens to, nor leave a cursor that is
+//! read at the commit. `SECURITY_RESTRICTED_OPERATION`
 //! of Postgres forbids this, too, but also every constraint that is deferred to the commit, and temporary tables.
 
 use std::cell::Cell;
@@ -69,7 +70,7 @@ unsafe extern "C-unwind" fn process(
 ) {
     // SAFETY: the arguments are those that Postgres has given, and a statement that is not a query has a node that says which it is.
     unsafe {
-        if DEPTH.get() > 0 && changes_session((*(*statement).utilityStmt).type_) {
+        if DEPTH.get() > 0 && changes_session((*statement).utilityStmt) {
             refuse();
         }
         let next = NEXT.get().unwrap_or(standard_ProcessUtility);
@@ -77,9 +78,25 @@ unsafe extern "C-unwind" fn process(
     }
 }
 
-fn changes_session(statement: pg_sys::NodeTag) -> bool {
-    use pg_sys::NodeTag::{T_DeallocateStmt, T_DiscardStmt, T_ListenStmt, T_PrepareStmt, T_UnlistenStmt};
-    matches!(statement, T_PrepareStmt | T_DeallocateStmt | T_DiscardStmt | T_ListenStmt | T_UnlistenStmt)
+/// A cursor WITH HOLD is read to its end at the commit, with the rights of the role that commits.
+///
+/// # Safety
+///
+/// The statement is a good pointer.
+unsafe fn changes_session(statement: *const pg_sys::Node) -> bool {
+    use pg_sys::NodeTag::{
+        T_DeallocateStmt, T_DeclareCursorStmt, T_DiscardStmt, T_ListenStmt, T_PrepareStmt, T_UnlistenStmt,
+    };
+    // SAFETY: as the caller says, and a node is what its tag says.
+    unsafe {
+        match (*statement).type_ {
+            T_PrepareStmt | T_DeallocateStmt | T_DiscardStmt | T_ListenStmt | T_UnlistenStmt => true,
+            T_DeclareCursorStmt => {
+                (*statement.cast::<pg_sys::DeclareCursorStmt>()).options as u32 & pg_sys::CURSOR_OPT_HOLD != 0
+            }
+            _ => false,
+        }
+    }
 }
 
 #[pg_guard]
@@ -87,6 +104,6 @@ extern "C-unwind" fn refuse() {
     ereport!(
         ERROR,
         PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        "a hook cannot run PREPARE, DEALLOCATE, DISCARD, LISTEN or UNLISTEN: the session is not its own"
+        "a hook cannot run PREPARE, DEALLOCATE, DISCARD, LISTEN, UNLISTEN or DECLARE … WITH HOLD: the session is not its own"
     );
 }

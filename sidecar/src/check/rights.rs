@@ -11,6 +11,7 @@ pub async fn look(client: &Client, report: &mut Report) -> Result<(), Error> {
     if present.get(0) {
         owners(client, report).await?;
         hooks(client, report).await?;
+        other_triggers(client, report).await?;
         called_code(client, report).await?;
         members(client, report).await?;
     }
@@ -83,7 +84,9 @@ async fn hooks(client: &Client, report: &mut Report) -> Result<(), Error> {
                      from pg_trigger t
                      join pg_class c on c.oid = t.tgrelid and c.relnamespace = e.relnamespace
                      join pg_proc p on p.oid = t.tgfoid and p.pronamespace <> e.relnamespace
-                     where not t.tgisinternal and not p.prosecdef
+                     where not t.tgisinternal and not p.prosecdef and (
+                         c.oid = e.oid or exists (select from pg_inherits i where i.inhrelid = c.oid and i.inhparent = e.oid)
+                     )
                  ) as hooks,
                  (select extversion like any (array['0.1.%', '0.2.%']) from pg_extension where extname = 'livestore_sync') as is_old
              from pg_class e join pg_roles o on o.oid = e.relowner
@@ -105,6 +108,33 @@ async fn hooks(client: &Client, report: &mut Report) -> Result<(), Error> {
         (false, false) => report.advise(format!(
             "these hooks run as {owner}, who owns the extension, and whoever may replace them can do what {owner} can: {hooks}"
         )),
+    }
+    Ok(())
+}
+
+/// Names triggers on other tables than event logs that run code of roles that are no superusers: with the rights of the owner of these tables, as
+/// which the extension writes to them.
+async fn other_triggers(client: &Client, report: &mut Report) -> Result<(), Error> {
+    let triggers = client
+        .query(
+            "select t.tgname::text, c.oid::regclass::text, o.rolname::text, p.oid::regprocedure::text, r.rolname::text
+             from pg_trigger t
+             join pg_class c on c.oid = t.tgrelid
+             join pg_class e on e.oid = to_regclass('livestore.eventlog_1') and e.relnamespace = c.relnamespace and e.oid <> c.oid
+             join pg_roles o on o.oid = c.relowner
+             join pg_proc p on p.oid = t.tgfoid and p.pronamespace <> c.relnamespace and not p.prosecdef
+             join pg_roles r on r.oid = p.proowner and not r.rolsuper and r.oid <> o.oid
+             where not t.tgisinternal and not exists (select from pg_inherits i where i.inhrelid = c.oid and i.inhparent = e.oid)
+             order by 2, 1",
+            &[],
+        )
+        .await?;
+    for row in &triggers {
+        let (trigger, table, owner): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        let (function, role): (&str, &str) = (row.get(3), row.get(4));
+        report.advise(format!(
+            "the trigger {trigger} on {table} runs as {owner}, and {role}, who owns its function {function}, can do what {owner} can: put it on livestore.eventlog_1, where hooks run as livestore_hooks, or alter function {function} security definer"
+        ));
     }
     Ok(())
 }

@@ -123,6 +123,7 @@ declare
     advanced integer;
     added bigint;
     done oid[] := '{}';
+    eventlog oid;
     is_all_new constant boolean := not false = any (plan.is_new);
 begin
     if cardinality(stores.ids) = 1 then
@@ -149,6 +150,9 @@ begin
         raise exception 'of % heads % were advanced', cardinality(advances.ids), advanced;
     end if;
     insert into livestore.pending_commits (stores, upto, events) values (advances.ids, advances.heads, advances.events);
+    foreach eventlog in array array(select distinct e.oid from unnest(advances.eventlogs) e(oid) order by 1) loop
+        perform livestore._keep_triggers(eventlog);
+    end loop;
 
     if cardinality(advances.ids) = 1 then
         select array[c.oid] as used, case

@@ -68,7 +68,12 @@ begin
     where s.store_id = wanted and s.head = event.parent_seq_num::bigint and s.eventlog = 'livestore.eventlog_1'::regclass
         and event.seq_num::bigint = event.parent_seq_num::bigint + 1 and (received is null or received = s.backend_id)
     for update skip locked;
-    if store.id is null or exists (
+    if store.id is null then
+        return;
+    end if;
+    -- Nobody adds a hook, or switches row level security on, until the event is in.
+    lock table only livestore.eventlog_1 in row exclusive mode;
+    if exists (
         select from pg_class c
         where c.oid = 'livestore.eventlog_1'::regclass
             and (c.relrowsecurity or c.relhastriggers and exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal))

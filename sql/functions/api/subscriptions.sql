@@ -91,7 +91,7 @@ begin
     -- Waits for handlers that are running. Workers that have events find their lease ended.
     perform from livestore.subscription_partitions p where p.subscription = subscriber.name order by p.partition for update;
     delete from livestore.dead_letters d where d.subscription = subscriber.name;
-    -- The rest happens when this transaction ends: commits wait from then on only.
+    -- The rest happens when this transaction ends: it begins with what is committed by then.
     update livestore.subscribers s set is_restarting = true where s.name = subscriber.name;
 end
 $$;

@@ -12,6 +12,19 @@ $$;
 comment on function livestore._runs_code_on_delete(regclass) is
 'Internal: whether a delete from the table of a store calls functions of the application';
 
+create or replace function livestore._keep_triggers(eventlog oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('lock table only %s in row exclusive mode', eventlog::regclass);
+end
+$$;
+
+comment on function livestore._keep_triggers(oid) is
+'Internal: sees to it that nobody adds a trigger, a rule, a policy or a constraint to the table of a store until the transaction ends. Called before a look at what there is: it decides as whom the next statement runs, which would otherwise wait for what is being added, and run it';
+
 create or replace function livestore._delete_events(eventlog regclass, store bigint)
 returns void
 language plpgsql
@@ -20,6 +33,7 @@ as $$
 declare
     is_kept boolean;
 begin
+    perform livestore._keep_triggers(eventlog::oid);
     if row_security_active(eventlog::oid) then
         raise exception 'row level security is forced on %, and hides the events that are to be deleted from its owner', eventlog
             using errcode = 'insufficient_privilege', hint = format('alter table %s no force row level security', eventlog);

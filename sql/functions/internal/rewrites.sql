@@ -76,6 +76,7 @@ begin
     update livestore.dead_letters d set name = coalesce(new_name, d.name), args = new_args, error = null
     from unnest(stored) e
     where d.store_id = _rewrite.store_id and d.seq_num = e."seqNum" and d.created_at = e."createdAt";
+    perform livestore._keep_triggers(store.eventlog::oid);
     if not livestore._runs_code_on_update(store.eventlog) then
         execute format('update only %s set name = coalesce($1, name), args = $2 where store = $3 and "seqNum" = any ($4)', store.eventlog)
             using new_name, new_args, store.id, seq_nums;

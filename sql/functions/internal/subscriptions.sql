@@ -474,10 +474,19 @@ declare
 begin
     -- Pruning waits, or knows of this subscription: with an older snapshot it fails. A lock alone would not make it fail.
     update livestore.instance i set pruned_commits = i.pruned_commits;
-    -- No commit takes positions meanwhile: all that are visible are before this one, and all others after it.
-    lock table livestore.commit_turn in exclusive mode;
     pruned := (select i.pruned_commits from livestore.instance i order by i.created_at limit 1);
-    last_position := livestore.last_position();
+    delete from livestore.subscription_history h where h.subscription = subscriber.name;
+    -- One statement sees both as of one moment: positions become visible in their order, so the heads that it sees are those up to
+    -- the last position. Commits go on meanwhile: this takes long with many stores.
+    with place as materialized (
+        select livestore.last_position() as last_position
+    ), history as (
+        insert into livestore.subscription_history
+        select subscriber.name, livestore._partition_of(s.store_id, subscriber.partitions), s.id, 0, s.head
+        from livestore.stores s
+        where start = 'beginning' and s.head > 0 and (subscriber.stores is null or s.store_id like subscriber.stores)
+    )
+    select p.last_position into last_position from place p;
     from_position := case when start in ('now', 'beginning') then last_position else start::bigint end;
     if from_position not between pruned and last_position then
         raise exception 'the commit log has the positions from % to %', pruned, last_position
@@ -488,13 +497,6 @@ begin
         dead_letter = null, one_by_one = 0, failures = 0, retry_at = null, error = null
     where p.subscription = subscriber.name;
     update livestore.subscribers s set started_at = clock_timestamp(), is_restarting = false where s.name = subscriber.name;
-    delete from livestore.subscription_history h where h.subscription = subscriber.name;
-    if start = 'beginning' then
-        insert into livestore.subscription_history
-        select subscriber.name, livestore._partition_of(s.store_id, subscriber.partitions), s.id, 0, s.head
-        from livestore.stores s
-        where s.head > 0 and (subscriber.stores is null or s.store_id like subscriber.stores);
-    end if;
 end
 $$;
 

@@ -20,6 +20,7 @@ begin
         begin
             -- In parts, none of which takes long. Hooks on DELETE see all of a store at once, as when it is dropped.
             removed := 0;
+            perform livestore._keep_triggers(log.eventlog::oid);
             if not livestore._runs_code_on_delete(log.eventlog) then
                 execute format(
                     'delete from only %1$s e using (select k.store, k."seqNum" from only %1$s k where k.store = $1 order by k."seqNum" limit 10000) p

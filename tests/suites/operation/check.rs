@@ -167,25 +167,30 @@ async fn code_and_roles_that_have_to_be_trusted_are_named() {
     let setup = "create role dev; create schema dev authorization dev; create role app login in role livestore_reader; set role dev;
         create function dev.f(text) returns text language sql immutable as 'select $1';
         create function dev.ok(text) returns boolean language sql immutable as 'select true';
-        create domain dev.checked as text check (dev.ok(value)); reset role;
+        create domain dev.checked as text check (dev.ok(value));
+        create function dev.note() returns trigger language plpgsql as 'begin return null; end'; reset role;
         grant usage on schema dev to public;
         create function public.f(text) returns text language sql immutable as 'select $1';
         create index indexed on livestore.eventlog_1 (dev.f(name));
         create index trusted on livestore.eventlog_1 (public.f(name));
         create statistics livestore.counted on (dev.f(name)), store from livestore.eventlog_1;
         alter table livestore.eventlog_1 add constraint checked check (name::dev.checked is not null);
-        create policy seen on livestore.eventlog_1 using (dev.ok(name))";
+        create policy seen on livestore.eventlog_1 using (dev.ok(name));
+        create trigger noted after insert on livestore.stores for each row execute function dev.note();
+        create trigger hooked after insert on livestore.eventlog_1 for each row execute function dev.note()";
     admin.batch_execute(setup).await.unwrap();
     for what in [
         "the index livestore.indexed calls the function dev.f(text) of dev",
         "calls the type dev.checked of dev",
         "the statistics object livestore.counted calls the function dev.f(text) of dev",
         "the policy seen on table livestore.eventlog_1 calls the function dev.ok(text) of dev",
+        "the trigger noted on livestore.stores runs as livestore_owner, and dev,",
     ] {
         finds(&url, &[], "advice", what).await;
     }
     finds(&url, &[], "ok", "livestore_reader: app, ").await;
     let (_, report) = check(&url, &[]).await;
+    assert!(!report.contains("the trigger hooked"), "{report}");
     assert!(!report.contains("trusted calls") && !report.contains("may log in, or has rights"), "{report}");
     admin
         .batch_execute("alter role livestore_reader login; grant livestore_owner to dev with admin option")

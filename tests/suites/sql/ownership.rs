@@ -3,6 +3,7 @@
 use crate::support::{Push, all, log, one, push, push_batch, rejection, run};
 use livestore_tests::cluster::Database;
 use livestore_tests::events::{chain, event, up_to};
+use livestore_tests::eventually;
 use livestore_tests::flavour::{Flavour, is_skipped};
 use serde_json::json;
 use tokio_postgres::{Client, Error};
@@ -348,6 +349,59 @@ async fn hooks_run_as_the_role_of_hooks_whatever_fires_them() {
     }
 }
 
+/// They look which hooks there are, and then wait for the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_that_is_added_while_others_write_runs_as_its_role() {
+    let database = Database::new().await;
+    let (admin, holder) = (database.admin().await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "create table public.seen (what text);
+         grant insert on public.seen to public;
+         grant select, update, delete on livestore.eventlog_1 to livestore_hooks;
+         create function public.see() returns trigger language plpgsql as $$
+         begin
+             insert into public.seen values (format('%s of %s as %s', tg_op, livestore.current_store_id(), current_user));
+             return null;
+         end $$",
+    )
+    .await;
+    for store in ["one", "two", "new", "dropped", "erased"] {
+        push(&admin, store, chain(0, 1)).await.unwrap();
+    }
+    run(&holder, "begin; select livestore.commit('held', 'e')").await;
+    let mut waiting = Vec::new();
+    for sql in [
+        "create constraint trigger late after insert on livestore.eventlog_1 initially deferred
+             for each row execute function public.see();
+         create trigger changed after update or delete on livestore.eventlog_1 for each row execute function public.see()",
+        "select livestore.commit('one', 'e')",
+        "select livestore.commit_many('{two,new}', 'e')",
+        "select livestore.reset_store('dropped')",
+        "select livestore.erase('erased', '{1}', '{}')",
+    ] {
+        let client = database.admin().await;
+        waiting.push(tokio::spawn(async move { client.batch_execute(sql).await }));
+        let waits =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        eventually("all of them wait", async || one::<i64>(&admin, waits).await == waiting.len() as i64).await;
+    }
+    run(&holder, "commit").await;
+    for result in waiting {
+        result.await.unwrap().unwrap();
+    }
+    assert_eq!(
+        all::<String>(&admin, "select what from public.seen order by what collate \"C\"").await,
+        [
+            "DELETE of  as livestore_hooks",
+            "INSERT of new as livestore_hooks",
+            "INSERT of one as livestore_hooks",
+            "INSERT of two as livestore_hooks",
+            "UPDATE of  as livestore_hooks",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn a_hook_gets_no_further_than_its_role() {
     let database = Database::new().await;
@@ -515,12 +569,15 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
          create table public.parents (n bigint primary key);
          create table public.children (n bigint references public.parents deferrable initially deferred);
          grant insert, select on public.parents, public.children to livestore_hooks;
+         -- A cursor WITH HOLD is read at the commit, with the rights of whoever commits.
+         create function public.ran() returns text language sql as 'select current_user::text';
          create function public.attack() returns trigger language plpgsql as $$
          declare
              attack text;
          begin
              foreach attack in array array[
-                 'prepare mine as select 1', 'deallocate theirs', 'deallocate all', 'discard plans', 'listen mine', 'unlisten *'
+                 'prepare mine as select 1', 'deallocate theirs', 'deallocate all', 'discard plans', 'listen mine', 'unlisten *',
+                 'declare late scroll cursor with hold for select public.ran()'
              ] loop
                  begin
                      execute attack;
@@ -528,6 +585,8 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
                      insert into public.refused values (attack);
                  end;
              end loop;
+             execute 'declare others cursor for select 1';
+             execute 'close others';
              perform pg_notify('hooks', new.name);
              notify hooks;
              create temporary table if not exists of_the_push (n bigint) on commit drop;
@@ -543,7 +602,7 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
     let sidecar = database.connect("sidecar").await;
     run(&sidecar, "prepare theirs as select 'theirs'; listen theirs").await;
     push(&sidecar, "s", chain(0, 1)).await.unwrap();
-    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 6);
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 7);
     run(
         &admin,
         "drop trigger attack on livestore.eventlog_1; truncate public.parents, public.children;
@@ -553,10 +612,11 @@ async fn a_hook_changes_nothing_that_the_session_has_prepared_or_listens_to() {
     )
     .await;
     push(&sidecar, "s", chain(1, 1)).await.unwrap();
-    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 12);
+    assert_eq!(one::<i64>(&admin, "select count(*) from public.refused").await, 14);
     assert_eq!(all::<String>(&sidecar, "select pg_listening_channels()").await, ["theirs"]);
     let prepared = "select name from pg_prepared_statements where name in ('mine', 'theirs')";
     assert_eq!(all::<String>(&sidecar, prepared).await, ["theirs"]);
+    assert_eq!(one::<i64>(&sidecar, "select count(*) from pg_cursors where is_holdable").await, 0);
     // Outside of hooks, and after one that has failed, the session is its user's again.
     run(&admin, "drop table public.parents cascade").await;
     assert!(push(&sidecar, "s", chain(2, 1)).await.is_err());

@@ -178,6 +178,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("_insert_events", "livestore._insert_events('s', 1, 0::oid, '{}', '{}', '{}', '{}', '{}', '{}', '{}')", NOBODY),
     ("_check_batch", "livestore._check_batch('[]', 0)", NOBODY),
     ("_drop_events", "livestore._drop_events('livestore.eventlog_1', 1, 0)", NOBODY),
+    ("_keep_triggers", "livestore._keep_triggers('livestore.eventlog_1'::regclass::oid)", NOBODY),
     ("_delete_events", "livestore._delete_events('livestore.eventlog_1', 1)", NOBODY),
     ("_delete_hooked_events", "livestore._delete_hooked_events('livestore.eventlog_1'::regclass, 1)", NOBODY),
     (

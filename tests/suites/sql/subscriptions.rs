@@ -254,6 +254,32 @@ async fn a_store_that_is_reset_or_dropped_during_its_history_is_told() {
     assert!(poll(&worker, "'s'").await.events.is_empty());
 }
 
+/// With many stores, a subscription from the beginning takes long.
+#[tokio::test]
+async fn commits_go_on_while_somebody_subscribes_and_come_once() {
+    let database = Database::new().await;
+    let (admin, other) = (database.admin().await, database.admin().await);
+    run(&other, "set statement_timeout = '10s'").await;
+    for event in ["a", "b"] {
+        commit(&other, event, "before").await;
+    }
+    run(&admin, "begin; select livestore.subscribe('s', start => 'beginning')").await;
+    for event in ["a", "new"] {
+        commit(&other, event, "meanwhile").await;
+    }
+    run(&admin, "commit").await;
+    commit(&other, "b", "afterwards").await;
+    let mut events = Vec::new();
+    while let batch = poll(&admin, "'s'").await
+        && !batch.events.is_empty()
+    {
+        batch.ack(&admin).await;
+        events.extend(batch.events);
+    }
+    events.sort();
+    assert_eq!(events, ["a 1 before", "a 2 meanwhile", "b 1 before", "b 2 afterwards", "new 1 meanwhile"]);
+}
+
 #[tokio::test]
 async fn the_commit_log_is_kept_for_the_slowest() {
     let database = Database::new().await;
