@@ -34,7 +34,7 @@ impl Add {
         }
         let number = shards.last().map_or(0, |last| last.number + 1);
         let slot_count: i32 = front.value("select livestore.slot_count()", &[]).await?;
-        let place = Place { number, slot_count, slots: Vec::new() };
+        let mut place = Place { number, slot_count, slots: Vec::new() };
 
         let session = Session::open(format!("the shard {name}"), shard_address).await?;
         let database = &session.database;
@@ -49,18 +49,25 @@ impl Add {
         match &found.place {
             Some(other) if *other != place => {
                 let namesake = shards.iter().find(|known| known.number == other.number);
-                if let Some(known) = namesake
+                let has_something = found.has_stores || !other.slots.is_empty();
+                if has_something && namesake.is_none() && found.mark == mark && other.slot_count == slot_count {
+                    // The front was restored to a state from before this shard was added.
+                    place = other.clone();
+                } else if let Some(known) = namesake
                     && self.front.identity_of(&front, known).await? == found.identity
                 {
                     problems.push(format!(
                         "{database} is the shard {} of this front: shards set-address gives it another address",
                         known.name
                     ));
-                } else if found.mark != mark
-                    || found.has_stores
-                    || other.slot_count != slot_count
-                    || !other.slots.is_empty()
-                {
+                } else if has_something {
+                    // Without its row in livestore.shard, it would take pushes to all stores.
+                    problems.push(format!(
+                        "{database} is a shard already, number {} with {} slots, of another front, or has another key or number than this one knows: see livestore.shard there",
+                        other.number,
+                        other.slots.len()
+                    ));
+                } else if found.mark != mark || other.slot_count != slot_count {
                     problems.push(format!(
                         "{database} is a shard of another front already. If it is none any more, run \"delete from livestore.shard\" there"
                     ));
@@ -89,7 +96,7 @@ impl Add {
         }
         let (keys, password) = front::secrets(&front).await?;
         shard::make(&session, &place, &password, Some((&keys, &Exceptions::default()))).await?;
-        let known = Known { name: name.clone(), number, connection };
+        let known = Known { name: name.clone(), number: place.number, connection };
         front
             .rows(
                 "insert into livestore.shards (name, number, connection) values ($1, $2, $3)",
@@ -97,6 +104,13 @@ impl Add {
             )
             .await?;
         front.run("commit").await?;
+        let number = place.number;
+        if !place.slots.is_empty() {
+            return say(&format!(
+                "{name}: shard {number} again, with {} slots that the front says are elsewhere. livestore-sidecar shards move of each, from where the front says to {name}, corrects the front",
+                place.slots.len()
+            ));
+        }
         say(&format!(
             "{name}: shard {number}, without slots. Create the hooks there that the other shards have (livestore.export_hooks() lists them). livestore-sidecar shards move gives it slots"
         ))

@@ -398,6 +398,39 @@ async fn a_slot_that_no_shard_has_after_a_restore_is_taken_back() {
     setup.stop();
 }
 
+/// The front has a state from before a shard was added.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_a_restored_front_does_not_know_is_added_again() {
+    let (setup, one, _) = made().await;
+    let store = stores_of(&one, 0).await.remove(0);
+    let (slot, commit) = (slot(&one, &store).await, format!("select livestore.commit('{store}', 'e')"));
+    batch(&one, &commit).await;
+    let three = added(&setup).await;
+    let mut elsewhere = moving(&setup, "two", &["--slot", &slot]);
+    elsewhere[6] = format!("three={}", three.url("postgres"));
+    let (code, text) = run(&elsewhere);
+    assert_eq!(code, 0, "{text}");
+    let front = setup.at_front("postgres").await;
+    let restored = format!(
+        "do $$ begin execute format(
+             'alter server livestore_shards options (set p{slot} %L)', (select connection from livestore.shards where name = 'one')
+         ); end $$;
+         delete from livestore.shards where name = 'three'"
+    );
+    batch(&front, &restored).await;
+    assert_eq!(setup.status("reader").0, 1);
+
+    let (url, shard) = (setup.cluster.url("postgres", &setup.front), format!("three={}", three.url("postgres")));
+    let (code, text) = run(&["add", "--front", &url, "--shard", &shard].map(String::from));
+    assert!(code == 0 && text.contains("three: shard 2 again, with 1 slots"), "{text}");
+    let (code, text) = run(&elsewhere);
+    assert!(code == 0 && text.contains("is at three already, and the front knows it now"), "{text}");
+    batch(&setup.at_front("sidecar").await, &commit).await;
+    assert_eq!(all(&three.admin().await, &heads(&store)).await, ["2"]);
+    assert_eq!(setup.status("reader").0, 0);
+    setup.stop();
+}
+
 /// A shard that was restored to an older state gives a number once more, which has moved away with its store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_whose_number_another_one_has_is_named() {
