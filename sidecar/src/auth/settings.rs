@@ -94,6 +94,11 @@ impl AuthSettings {
         self.has_short_secret() && self.insecure_short_secret
     }
 
+    /// Whether the secret that signs tokens has a line break or another white space at an end, as one that comes from a file may have.
+    pub fn has_blank_end(&self) -> bool {
+        self.jwt_secret.as_deref().is_some_and(|secret| secret.trim() != secret)
+    }
+
     fn has_short_secret(&self) -> bool {
         self.jwt_secret.as_ref().is_some_and(|secret| secret.len() < SECRET_BYTES)
     }

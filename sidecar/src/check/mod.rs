@@ -230,6 +230,11 @@ fn look(config: &Config, report: &mut Report) {
             "--authorize-url: tokens cross the network unencrypted, and somebody there could answer; use https, unless nobody else is on that network",
         );
     }
+    if auth.has_blank_end() {
+        report.advise(
+            "--jwt-secret begins or ends with white space, such as a line break: tokens that are signed without it are refused",
+        );
+    }
     if auth.takes_short_secret() {
         report.advise(
             "--insecure-short-secret: --jwt-secret has less than 32 bytes, and whoever guesses it can make tokens; openssl rand -base64 32 makes one",

@@ -59,7 +59,8 @@ impl Export {
         // A link stays one.
         let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut part = path.to_owned().into_os_string();
-        part.push(".part");
+        // Of this process alone: two exports to one file would write into each other's.
+        part.push(format!(".{}.part", std::process::id()));
         let file = File::create(&part).map_err(SourceError::file(&name))?;
         let written: Result<i64, SourceError> = async {
             if let Some(replaced) = replaced {

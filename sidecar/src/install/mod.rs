@@ -157,6 +157,12 @@ impl Install {
             None => changes::install(&state, self.flavour)?.into(),
         };
         changes::sidecar_role(client, &self.sidecar_role, self.sidecar_password.as_deref(), &mut plan).await?;
+        // A secret that comes from a file may end with a line break, and the URL of the sidecar does not.
+        let has_blank_end = self.sidecar_password.as_deref().is_some_and(|password| password.trim() != password);
+        if has_blank_end && plan.changes.iter().any(|change| change.with_secret.is_some()) {
+            let text = "--sidecar-password begins or ends with white space, such as a line break: remove it";
+            return Err(SettingsError::from(text).into());
+        }
         Ok(plan)
     }
 }

@@ -365,6 +365,8 @@ async fn what_is_wrong_with_the_settings_is_said_all_at_once() {
         assert!(!report.contains("under that name"), "{report}");
     }
     finds(&url, &["--idle-close", "60s"], "advice", "proxies keep").await;
+    let of_a_file = format!("{}\n", "s".repeat(32));
+    finds(&url, &["--auth", "jwt", "--jwt-secret", &of_a_file], "advice", "--jwt-secret begins or ends with").await;
     let short = ["--auth", "jwt", "--jwt-secret", "short"];
     finds(&url, &short, "WRONG", "less than 32 bytes").await;
     finds(&url, &[&short, &["--insecure-short-secret"][..]].concat(), "advice", "less than 32 bytes").await;

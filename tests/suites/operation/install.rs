@@ -103,7 +103,10 @@ async fn the_password_of_the_sidecar_is_not_in_the_log_of_postgres() {
         let (code, refused) = run(&url, &arguments[..if empty.is_empty() { 3 } else { 4 }]);
         assert!(code == 2 && refused.contains("--sidecar-password is empty"), "{code}: {refused}");
     }
+    let (code, refused) = run(&url, &["install", "--sidecar-password", "of a file\n"]);
+    assert!(code == 2 && refused.contains("--sidecar-password begins or ends with white space"), "{code}: {refused}");
     succeed(&url, &["install", "--sidecar-password", "hunter2 'quoted'"]);
+    succeed(&url, &["install", "--sidecar-password", "of a file\n"]);
     let made = succeed(&url, &["install", "--sidecar-role", name]);
     let (_, made) = made.split_once("Its password, which is not shown again: ").expect("a password");
     let log = std::fs::read_to_string(cluster.folder().join("log")).unwrap();
