@@ -4,19 +4,23 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select c.first_position + (sum(e.events) over (partition by c.position order by e.n))::bigint - e.events,
-        e.store, e.upto, e.events, e.change, e.store_id
-    from (
-        -- A commit has at least one position, so there are no more commits than positions.
-        select k.* from livestore.commits k where k.position > $1 order by k.position limit greatest($2 - $1, 0)
-    ) c
-    cross join lateral unnest(c.stores, c.upto, c.events, c.changes, c.store_ids)
-        with ordinality e(store, upto, events, change, store_id, n)
-    where c.first_position <= $2
+    select p.* from (
+        select c.first_position + (sum(e.events) over (partition by c.position order by e.n))::bigint - e.events as first,
+            e.store, e.upto, e.events, e.change, e.store_id
+        from (
+            -- A commit has at least one position, so there are no more commits than positions.
+            select k.* from livestore.commits k where k.position > $1 order by k.position limit greatest($2 - $1, 0)
+        ) c
+        cross join lateral unnest(c.stores, c.upto, c.events, c.changes, c.store_ids)
+            with ordinality e(store, upto, events, change, store_id, n)
+        where c.first_position <= $2
+    ) p
+    -- One commit may have very many.
+    where p.first + p.events - 1 > $1 and p.first <= $2
 $$;
 
 comment on function livestore._commit_entries(bigint, bigint) is
-'Internal: what the commits with positions after the first and up to the second have done to each store, with the first position of it; the first and the last commit whole';
+'Internal: what has been done to each store at positions after the first and up to the second, with the first position of it, which may be before; the first and the last one whole';
 
 create or replace function livestore._last_events(eventlog oid, store bigint, upto bigint, left_out bigint, wanted bigint)
 returns table (

@@ -919,6 +919,39 @@ async fn a_history_without_events_of_interest_is_passed_in_several_calls() {
     assert_eq!(one::<i64>(&admin, "select history_stores from livestore.subscriptions").await, 0);
 }
 
+/// A commit to very many stores is read slowly, for each partition. All of them in one call would take longer than a statement may.
+#[tokio::test]
+async fn partitions_without_events_of_interest_are_passed_in_several_calls() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "select livestore.subscribe('rare', array['rare'], partitions => 32);
+         alter function livestore._commit_entries(bigint, bigint) rename to _quick_commit_entries;
+         create function livestore._commit_entries(
+             after bigint, last_position bigint,
+             out first bigint, out store bigint, out upto bigint, out events integer, out change text, out store_id text
+         )
+         returns setof record language sql as
+             'select pg_sleep(0.2); select * from livestore._quick_commit_entries($1, $2)';
+         select livestore.commit('a', 'e');
+         select livestore.commit('j', 'rare');
+         set statement_timeout = '4s'",
+    )
+    .await;
+    let mut polls = 0;
+    let batch = loop {
+        let batch = poll(&admin, "'rare'").await;
+        if batch.lease.is_some() {
+            break batch;
+        }
+        polls += 1;
+        assert!(polls < 32, "it does not come to an end");
+    };
+    // It is in the last partition.
+    assert_eq!(batch.events, ["j 1 rare"]);
+}
+
 /// A client may leave a gap of two thousand million numbers. Nobody waits until it is passed.
 #[tokio::test]
 async fn gaps_in_a_history_take_no_time() {
