@@ -192,6 +192,11 @@ impl DatabaseError {
         }
     }
 
+    /// Whether Postgres has ended the statement, most often because it took longer than one may. The next one may fare no better.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Unreachable(error) | Self::Refused(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
+    }
+
     /// Whether the same may succeed later.
     pub fn retry(&self) -> Retry {
         match self {

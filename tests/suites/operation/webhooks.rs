@@ -264,6 +264,32 @@ async fn nothing_is_sent_without_a_secret_or_to_a_private_address() {
     assert_eq!(events(&receiver.next().await), ["s 1 a"]);
 }
 
+/// Nothing would come any more, and the metrics would show that all is well.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_is_told_of_subscriptions_that_cannot_be_read_in_time() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    let receiver = Receiver::new(SECRET).await;
+    subscribe(&admin, &receiver.url, "").await;
+    let too_slow = "
+        create or replace function livestore.subscription_life(subscription text) returns text language plpgsql as $$
+        begin
+            raise exception 'canceling statement due to statement timeout' using errcode = 'query_canceled';
+        end
+        $$;
+        revoke select on livestore.subscriptions from livestore_reader;
+        select livestore.commit('s', 'a')";
+    admin.batch_execute(too_slow).await.unwrap();
+    let sidecar = sidecar(&database, &[]).await;
+    for problem in ["cannot read the events of a subscription", "cannot read how far subscriptions are"] {
+        eventually("the operator is told", || async {
+            sidecar.get("/metrics").await;
+            sidecar.log().contains(problem)
+        })
+        .await;
+    }
+}
+
 /// With `--live poll` nothing tells sidecars that there is another subscription of this name.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_old_url_gets_nothing_of_a_subscription_that_was_made_again() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::sleep;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::postgres::{Database, DatabaseError};
 use crate::telemetry::chain;
@@ -69,8 +69,12 @@ pub async fn run(database: Database, gauges: SubscriptionGauges) {
                 gauges.set(lags);
                 gauges.0.misfits.store(misfits.unsigned_abs(), Ordering::Relaxed);
             }
-            Err(error) => {
+            Err(error) if error.retry().may_pass() && !error.is_cancelled() => {
                 debug!(shard = database.label(), error = %chain(&error), "cannot read how far subscriptions are")
+            }
+            // The gauges keep their values, which nobody can tell from current ones.
+            Err(error) => {
+                warn!(shard = database.label(), error = %chain(&error), "cannot read how far subscriptions are");
             }
         }
         sleep(INTERVAL).await;

@@ -272,7 +272,7 @@ impl Worker {
 
     fn failed_to_poll(&self, error: &DatabaseError) -> Duration {
         let subscription = &self.subscription;
-        if error.retry().may_pass() {
+        if error.retry().may_pass() && !error.is_cancelled() {
             debug!(shard = self.database.label(), subscription, error = %chain(error), "a subscription waits for the database");
             RETRY
         } else {
