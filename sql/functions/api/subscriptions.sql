@@ -188,14 +188,14 @@ begin
                 exit when not has_more or clock_timestamp() > start + interval '1 second';
             end loop;
             if cardinality(batch) > 0 then
-                place.batch_end := batch[cardinality(batch)].seq_num;
+                -- Before the end is noted, which changes the step. A join with the history could read all that is left of it.
                 place.batch_store := (
                     select s.id
-                    from livestore.kept_logs s
-                    join livestore.subscription_history h on h.store = s.id
+                    from livestore._history_step(place) h
+                    join livestore.kept_logs s on s.id = h.store
                     where s.store_id = batch[cardinality(batch)].store_id
-                        and h.subscription = place.subscription and h.partition = place.partition
                 );
+                place.batch_end := batch[cardinality(batch)].seq_num;
                 -- It was reset or dropped since it was read.
                 continue when place.batch_store is null;
             end if;

@@ -310,23 +310,23 @@ set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
+declare
+    -- Only of the last store of a step, a part may be left.
+    last record;
 begin
-    with step as materialized (
-        select s.* from livestore._history_step(place) s
-    ), gone as (
-        delete from livestore.subscription_history h
-        using step s
-        where h.subscription = place.subscription and h.partition = place.partition and h.store = s.store and h.upto <= s.upto
-    )
+    select s.store, s.upto into last from livestore._history_step(place) s order by s.store desc limit 1;
+    -- By a range of the primary key: a join with the step could read all that is left of the history.
+    delete from livestore.subscription_history h
+    where h.subscription = place.subscription and h.partition = place.partition and h.store <= last.store
+        and (h.store < last.store or h.upto <= last.upto);
     -- A gap may be as wide as a client wants it: the next step begins with an event.
     update livestore.subscription_history h set after = coalesce((
         select e.seq_num - 1
         from livestore.kept_logs l
-        cross join lateral livestore._history_events(l.eventlog::oid, l.id, s.upto, h.upto, null, 1) e
+        cross join lateral livestore._history_events(l.eventlog::oid, l.id, last.upto, h.upto, null, 1) e
         where l.id = h.store
     ), h.upto)
-    from step s
-    where h.subscription = place.subscription and h.partition = place.partition and h.store = s.store and h.upto > s.upto;
+    where h.subscription = place.subscription and h.partition = place.partition and h.store = last.store;
     return exists (
         select from livestore.subscription_history h where h.subscription = place.subscription and h.partition = place.partition
     );
