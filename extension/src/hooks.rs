@@ -28,7 +28,7 @@ impl Eventlog {
         let shared = shared();
         // SAFETY: an open table has as many triggers as its description says, and stays as it is until it is closed. The names are
         // texts that live as long as the description.
-        let (eventlog, is_secured) = unsafe {
+        let (eventlog, is_secured, has_rules) = unsafe {
             let relation = pg_sys::relation_open(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
             let described = (*relation).trigdesc;
             let triggers = match described.as_ref().and_then(|all| usize::try_from(all.numtriggers).ok()) {
@@ -46,10 +46,14 @@ impl Eventlog {
                     .collect(),
             };
             let is_secured = (*(*relation).rd_rel).relrowsecurity;
+            let has_rules = (*(*relation).rd_rel).relhasrules;
             // The lock stays: no hook is added before the events are in.
             pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-            (eventlog, is_secured)
+            (eventlog, is_secured, has_rules)
         };
+        if has_rules {
+            client.update("select livestore._refuse_rules($1)", None, &[table.into()])?;
+        }
         if is_secured {
             client.update("select livestore._admit_hooks($1)", None, &[table.into()])?;
         }

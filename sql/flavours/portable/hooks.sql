@@ -152,6 +152,7 @@ begin
     end if;
     insert into livestore.pending_commits (stores, upto, events) values (array[store], seq_nums[count:], array[count]);
     perform livestore._keep_triggers(eventlog);
+    perform livestore._refuse_rules(c.oid) from pg_class c where c.oid = eventlog and c.relhasrules;
     perform livestore._admit_hooks(c.oid) from pg_class c where c.oid = eventlog and c.relrowsecurity;
     perform livestore._insert_part(
         eventlog, store_id, null, exists (select from pg_trigger t where t.tgrelid = eventlog and not t.tgisinternal),

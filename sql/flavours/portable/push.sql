@@ -157,17 +157,22 @@ begin
     if cardinality(advances.ids) = 1 then
         select array[c.oid] as used, case
             when c.relhastriggers and exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal) then array[c.oid]
-            else '{}' end as hooked, case when c.relrowsecurity then array[c.oid] end as secured
+            else '{}' end as hooked, case when c.relrowsecurity then array[c.oid] end as secured,
+            case when c.relhasrules then array[c.oid] end as ruled
         into tables
         from pg_class c
         where c.oid = advances.eventlogs[1];
     else
         select array_agg(c.oid) as used, coalesce(array_agg(c.oid) filter (
             where c.relhastriggers and exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal)
-        ), '{}') as hooked, array_agg(c.oid) filter (where c.relrowsecurity) as secured
+        ), '{}') as hooked, array_agg(c.oid) filter (where c.relrowsecurity) as secured,
+            array_agg(c.oid) filter (where c.relhasrules) as ruled
         into tables
         from pg_class c
         where c.oid = any (advances.eventlogs);
+    end if;
+    if tables.ruled is not null then
+        perform livestore._refuse_rules(c.oid) from unnest(tables.ruled) c(oid);
     end if;
     if tables.secured is not null then
         perform livestore._admit_hooks(c.oid) from unnest(tables.secured) c(oid);

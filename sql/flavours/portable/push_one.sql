@@ -76,7 +76,7 @@ begin
     if exists (
         select from pg_class c
         where c.oid = 'livestore.eventlog_1'::regclass
-            and (c.relrowsecurity or c.relhastriggers and exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal))
+            and (c.relrowsecurity or c.relhasrules or c.relhastriggers and exists (select from pg_trigger t where t.tgrelid = c.oid and not t.tgisinternal))
     ) then
         return;
     end if;

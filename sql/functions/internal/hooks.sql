@@ -1,3 +1,23 @@
+create or replace function livestore._refuse_rules(eventlog oid)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- ev_type 3: a rule on INSERT. Postgres counts a row that such a rule has put elsewhere as inserted.
+    rule constant text := r.rulename from pg_rewrite r
+        where r.ev_class = eventlog and r.ev_type = '3' and r.is_instead and r.ev_enabled <> 'D' limit 1;
+begin
+    if rule is not null then
+        raise exception 'the rule % on % does something else instead of storing events', rule, eventlog::regclass
+            using errcode = 'triggered_data_change_violation', hint = 'A rule ON INSERT is DO ALSO, or better a trigger.';
+    end if;
+end
+$$;
+
+comment on function livestore._refuse_rules(oid) is
+'Internal: raises an error if the table of a store has a rule by which events that are inserted would not be in it. Called where pg_class.relhasrules';
+
 create or replace function livestore._runs_code_on_delete(eventlog regclass)
 returns boolean
 language sql

@@ -48,6 +48,7 @@ $$;
 comment on function livestore.store_of_number(bigint) is
 'The store that has this number in the event logs, if there is one. What the sidecar uses';
 
+-- No name has a character behind '~', so the search ends where the prefix does.
 create or replace function livestore.list_streams(prefix text, after text, max_streams bigint)
 returns table (name text, created_at timestamptz)
 language sql
@@ -62,6 +63,7 @@ as $$
             select livestore.stream_name(s.store_id) collate "C", min(s.created_at) filter (where isfinite(s.created_at))
             from livestore.stores s
             where livestore.stream_name(s.store_id) collate "C" >= prefix
+                and livestore.stream_name(s.store_id) collate "C" < prefix || '~'
                 and livestore.stream_name(s.store_id) collate "C" > after
                 and starts_with(livestore.stream_name(s.store_id), prefix)
             group by 1 order by 1 limit max_streams

@@ -48,6 +48,44 @@ async fn a_before_hook_rejects_a_push_in_its_own_words() {
     assert_eq!(stored(&admin).await, before);
 }
 
+/// Postgres says that a row was inserted which a rule has put elsewhere.
+#[tokio::test]
+async fn a_rule_that_puts_events_elsewhere_is_refused() {
+    let database = Database::new().await;
+    let (admin, client) = (database.admin().await, database.connect("sidecar").await);
+    run(
+        &admin,
+        "create table public.others (like livestore.eventlog_1); grant insert on public.others to public;
+         select livestore.create_store('own', true)",
+    )
+    .await;
+    let own: String = one(&admin, "select eventlog::text from livestore.stores where store_id = 'own'").await;
+    for (store, table) in [("shared", "livestore.eventlog_1"), ("own", own.as_str())] {
+        for (condition, does, sqlstate) in [
+            ("", "do instead", Some("27000")),
+            ("where new.name = 'bad'", "do instead", Some("27000")),
+            ("where new.name = 'good'", "do instead nothing; --", Some("27000")),
+            ("", "do also", None),
+        ] {
+            let rule = format!(
+                "create or replace rule elsewhere as on insert to {table} {condition} {does} insert into public.others values (new.*)"
+            );
+            run(&admin, &rule).await;
+            let head: i64 = one_with(&client, "select livestore.head($1)", &[&store]).await;
+            for batch in [named(head, "bad"), chain(head, 3)] {
+                let result = push(&client, store, batch).await;
+                match sqlstate {
+                    Some(sqlstate) => assert_eq!(rejection(result).sqlstate, sqlstate, "{rule}"),
+                    None => drop(result.ok()),
+                }
+            }
+        }
+    }
+    let heads = "select string_agg(store_id || ' ' || head, ', ' order by store_id) from livestore.stores";
+    assert_eq!(one::<String>(&admin, heads).await, "own 1, shared 1");
+    assert_eq!(one::<i64>(&admin, "select count(*) from livestore.events").await, 2);
+}
+
 #[tokio::test]
 async fn push_batch_returns_the_words_of_the_hook() {
     let database = Database::new().await;

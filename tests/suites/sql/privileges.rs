@@ -229,6 +229,7 @@ const CALLS: &[(&str, &str, &[&str])] = &[
     ("inspect_event_types", "livestore.inspect_event_types(null, 9)", READERS),
     ("inspect_dead_letters", "livestore.inspect_dead_letters(9)", READERS),
     ("lock_log", "livestore.lock_log('s', livestore.backend_id('s'))", ADMINS),
+    ("_refuse_rules", "livestore._refuse_rules(0::oid)", NOBODY),
     ("_admit_hooks", "livestore._admit_hooks(0::oid)", NOBODY),
     ("_mend_row_numbers", "livestore._mend_row_numbers('livestore.versions')", NOBODY),
     ("_mend_store_numbers", "livestore._mend_store_numbers()", NOBODY),

@@ -318,3 +318,23 @@ async fn numbers_and_times_of_relayed_events_count_in_a_page_and_are_short() {
     assert_eq!(one::<i64>(&client, "select livestore.head('new')").await, 0);
     assert_eq!(one_with::<i64>(&client, append, &[&digits(256), &digits(256)]).await, 2);
 }
+
+/// Anybody may ask for a prefix, where there are no tokens.
+#[tokio::test]
+async fn streams_are_listed_without_a_look_at_those_behind_the_prefix() {
+    let database = Database::new().await;
+    let admin = database.admin().await;
+    run(
+        &admin,
+        "insert into livestore.stores (store_id, backend_id)
+         select s, 'b' from unnest(array['a', 'a-1', 'a~', 'a🙂', 'az']) s union all select 'b' || n, 'b' from generate_series(1, 10000) n",
+    )
+    .await;
+    let names = |prefix: &str| format!("select name from livestore.list_streams('{prefix}', '', 1000)");
+    assert_eq!(all::<String>(&admin, &names("a")).await, ["a", "a-", "a--", "a-1", "az"]);
+    assert_eq!(all::<String>(&admin, &names("a-")).await, ["a-", "a--", "a-1"]);
+    let plan = all::<String>(&admin, &format!("explain (analyze, buffers, timing off) {}", names("a"))).await;
+    let buffers = plan.iter().find_map(|line| line.trim().strip_prefix("Buffers: shared hit=")).unwrap();
+    let buffers: i32 = buffers.split(' ').next().unwrap().parse().unwrap();
+    assert!(buffers < 500, "{plan:?}");
+}
