@@ -196,7 +196,7 @@ async fn a_commit_whose_answer_is_lost_is_not_called_refused() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let silent = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        stream.read(&mut [0; 4096]).await.unwrap();
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
     });
     let commit = ["commit", "todos", "e"];
     tokio::task::block_in_place(|| Source::Sidecar(url.clone()).refuses(&commit, 3, "not known whether the event"));
