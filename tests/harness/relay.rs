@@ -183,18 +183,19 @@ impl Peer {
         }
     }
 
-    /// Pushes again as often as the server refuses it for now. Returns how often.
-    pub async fn push_until_acknowledged(&mut self, events: Value) -> usize {
-        let mut refused = 0;
+    /// Pushes as a device does in a failover: again when the server refuses it for now, and over a new connection when it closes this one.
+    pub async fn push_until_acknowledged(&mut self, url: &str, events: Value) {
         loop {
             self.push(events.clone()).await;
-            let answer = self.next().await;
-            match answer["type"].as_str() {
-                Some("error") => refused += 1,
-                _ => {
-                    assert_eq!(answer["type"], "ack", "{answer}");
-                    return refused;
+            match self.connection.text().await {
+                Ok(answer) => {
+                    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+                    if answer["type"] == "ack" {
+                        return;
+                    }
+                    assert_eq!(answer["type"], "error", "{answer}");
                 }
+                Err(_) => *self = Self::join(url, &self.client_id.clone()).await,
             }
         }
     }

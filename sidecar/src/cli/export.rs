@@ -1,5 +1,6 @@
+use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -51,17 +52,20 @@ impl Export {
     async fn write_file(&self, source: &Source, path: &Path) -> Result<i64, SourceError> {
         let name = path.display().to_string();
         let replaced = std::fs::metadata(path).ok();
-        // A device or a pipe, such as /dev/null, is written to: another file in its place would break what else uses it.
-        if replaced.as_ref().is_some_and(|replaced| !replaced.is_file()) {
-            let file = File::options().write(true).open(path).map_err(SourceError::file(&name))?;
+        // A device or a pipe, such as /dev/null, is written to: another file in its place would break what else uses it. /dev/stdout may be a file.
+        let is_of_system =
+            ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder)) && !path.starts_with("/dev/shm");
+        if is_of_system || replaced.as_ref().is_some_and(|replaced| !replaced.is_file()) {
+            let file = File::options().append(true).open(path).map_err(SourceError::file(&name))?;
             return self.write(source, &mut BufWriter::new(file), &name).await;
         }
         // A link stays one.
-        let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let mut part = path.to_owned().into_os_string();
-        // Of this process alone: two exports to one file would write into each other's.
-        part.push(format!(".{}.part", std::process::id()));
-        let file = File::create(&part).map_err(SourceError::file(&name))?;
+        let path = &match (path.canonicalize(), path.read_link()) {
+            (Ok(path), _) => path,
+            (Err(_), Ok(target)) => path.with_file_name(target),
+            (Err(_), Err(_)) => path.to_owned(),
+        };
+        let (file, part) = create_beside(path).map_err(SourceError::file(&name))?;
         let written: Result<i64, SourceError> = async {
             if let Some(replaced) = replaced {
                 file.set_permissions(replaced.permissions()).map_err(SourceError::file(&name))?;
@@ -151,6 +155,20 @@ impl Export {
         match is_over && line.is_empty() {
             true => Ok(lines - 1),
             false => Err(SourceError::Refused("the export ended early: the file is not whole".into())),
+        }
+    }
+}
+
+/// Creates a file for this export alone: two that write to one would spoil each other's.
+fn create_beside(path: &Path) -> std::io::Result<(File, OsString)> {
+    let mut n = 0;
+    loop {
+        let mut part = path.as_os_str().to_owned();
+        part.push(format!(".{}-{n}.part", std::process::id()));
+        match File::options().write(true).create_new(true).open(&part) {
+            // Processes of two containers may have one number.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => n += 1,
+            created => return created.map(|file| (file, part)),
         }
     }
 }

@@ -407,8 +407,15 @@ impl Source {
                     false => SourceError::Unknown(Box::new(SourceError::NoAnswer(error))),
                 };
                 let answer = request.body(body).send().await.map_err(lost)?;
-                if !answer.status().is_success() {
-                    return Err(refusal(answer).await);
+                let status = answer.status();
+                if !status.is_success() {
+                    let refusal = refusal(answer).await;
+                    // The database may have been lost at the commit, or the sidecar behind a proxy.
+                    return Err(if status.is_server_error() {
+                        SourceError::Unknown(Box::new(refusal))
+                    } else {
+                        refusal
+                    });
                 }
                 let text = answer.text().await.map_err(lost)?;
                 let answer: Value = serde_json::from_str(&text).map_err(unreadable)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Extensions, HeaderMap, StatusCode, Version, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::middleware::map_response;
 use axum::response::Response;
 use futures_util::StreamExt;
@@ -27,8 +27,12 @@ pub fn compressed(routes: Router) -> Router {
 }
 
 /// A compressed answer takes a place until it is sent, or nobody wants it any more.
-fn with_place(places: &Arc<Semaphore>, response: Response) -> Response {
+fn with_place(places: &Arc<Semaphore>, mut response: Response) -> Response {
     if !response.headers().contains_key(header::CONTENT_ENCODING) {
+        // A cache keeps this answer beside a compressed one, as tower-http says of those.
+        if places.available_permits() == 0 {
+            response.headers_mut().append(header::VARY, HeaderValue::from_name(header::ACCEPT_ENCODING));
+        }
         return response;
     }
     let place = Arc::clone(places).try_acquire_owned();

@@ -153,24 +153,25 @@ set jit = off
 as $$
 declare
     read_upto bigint;
-    first_kept bigint;
     last_gone bigint;
 begin
     -- A subscription that is being made waits, or is known here.
     perform from livestore.instance i for update;
     -- Subscriptions have yet to read the others.
     read_upto := coalesce((select min(p.position) from livestore.subscription_partitions p), 9223372036854775807);
-    -- No look at more entries than may go: there may be many that a subscription still needs.
-    first_kept := k.position
-        from (
-            select c.position, c.committed_at from livestore.commits c
-            where c.position <= read_upto order by c.position limit max_entries
-        ) k
-        where k.committed_at >= before order by k.position limit 1;
+    -- One statement, so that it sees one state: an entry that is committed between two would go, too. No look at more entries than may go:
+    -- there may be many that a subscription still needs.
     last_gone := max(o.position)
         from (
             select c.position from livestore.commits c
-            where c.position <= read_upto and c.position < coalesce(first_kept, 9223372036854775807)
+            where c.position <= read_upto and c.position < coalesce((
+                select k.position
+                from (
+                    select f.position, f.committed_at from livestore.commits f
+                    where f.position <= read_upto order by f.position limit max_entries
+                ) k
+                where k.committed_at >= before order by k.position limit 1
+            ), 9223372036854775807)
             order by c.position limit max_entries
         ) o;
     if last_gone is not null then

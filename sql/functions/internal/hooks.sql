@@ -6,7 +6,9 @@ as $$
 declare
     -- ev_type 3: a rule on INSERT. Postgres counts a row that such a rule has put elsewhere as inserted.
     rule constant text := r.rulename from pg_rewrite r
-        where r.ev_class = eventlog and r.ev_type = '3' and r.is_instead and r.ev_enabled <> 'D' limit 1;
+        where r.ev_class = eventlog and r.ev_type = '3' and r.is_instead and r.ev_enabled::text = any (
+            case current_setting('session_replication_role') when 'replica' then array['R', 'A'] else array['O', 'A'] end
+        ) limit 1;
 begin
     if rule is not null then
         raise exception 'the rule % on % does something else instead of storing events', rule, eventlog::regclass
@@ -43,7 +45,7 @@ end
 $$;
 
 comment on function livestore._keep_triggers(oid) is
-'Internal: sees to it that nobody adds a trigger, a rule, a policy or a constraint to the table of a store until the transaction ends. Called before a look at what there is: it decides as whom the next statement runs, which would otherwise wait for what is being added, and run it';
+'Internal: sees to it that nobody adds a trigger, a rule, a policy or a constraint to the table of a store until the transaction ends. Called before a look at what there is: it decides as whom the next statement runs, which would otherwise wait for what is being added, and run it. In a transaction of REPEATABLE READ or SERIALIZABLE, the look is as old as the transaction';
 
 create or replace function livestore._delete_events(eventlog regclass, store bigint)
 returns void

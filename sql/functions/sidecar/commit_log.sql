@@ -10,7 +10,7 @@ as $$
 $$;
 
 comment on function livestore.prune_old_commits() is
-'livestore.prune_commits for what is older than livestore.instance.keep_commits, 500,000 entries at most: call it again until it returns the same position. What the sidecar uses';
+'livestore.prune_commits for what is older than livestore.instance.keep_commits, 500,000 entries at most: call it again if the position has advanced by as much. What the sidecar uses';
 
 create or replace function livestore.last_position()
 returns bigint

@@ -245,6 +245,9 @@ async fn a_token_that_ends_takes_its_streams_with_it() {
         shape::get(&sidecar, &[("table", "eventlog_6_s"), ("offset", "-1"), ("token", &token(json!({"s": "read"})))]);
     let first = shape::Answer::to(first).await;
     let position = (first.offset(), first.handle());
+    let admin = database.admin().await;
+    let batch = json!([event(0, SECRET_EVENT, json!({}))]);
+    admin.execute("select livestore.push('held', $1)", &[&batch]).await.unwrap();
     let ends = now() + 10;
     let token = token_with(json!({"exp": ends}));
     let caller = Caller::with_token(&sidecar, "s", &token);
@@ -264,6 +267,20 @@ async fn a_token_that_ends_takes_its_streams_with_it() {
             let mut rpc = Rpc::connect(&format!("{}/websocket?storeId=s&token={token}", sidecar.url())).await;
             rpc.send(json!({"_tag": "WSMessage.Ping", "requestId": "ping"})).await;
             assert_eq!(rpc.closed().await, Received::Close(4401), "cf-0.3 without a pull");
+        },
+        // A push that is under way is acknowledged first.
+        async {
+            let mut rpc = Caller::with_token(&sidecar, "held", &token).follow("cf-0.3").await.unwrap();
+            admin
+                .batch_execute("begin; select from livestore.stores where store_id = 'held' for update")
+                .await
+                .unwrap();
+            rpc.send(json!({"_tag": "WSMessage.PushReq", "requestId": "held", "batch": chain(1, 1)})).await;
+            tokio::time::sleep(Duration::from_secs(12)).await;
+            admin.batch_execute("commit").await.unwrap();
+            while !rpc.frame().await.to_string().contains("WSMessage.PushAck") {}
+            assert_eq!(rpc.closed().await, Received::Close(4401), "cf-0.3 with a push");
+            assert_eq!(head(&database, "held").await, 2);
         },
         waiting("electric"),
         waiting("electric-shape"),

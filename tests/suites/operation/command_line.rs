@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use livestore_tests::cluster::Database;
 use livestore_tests::events::event;
+use livestore_tests::eventually;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// The one that is asked.
 enum Source {
@@ -183,9 +184,7 @@ async fn a_commit_whose_answer_is_lost_is_not_called_refused() {
     let committing = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let end = "select count(pg_terminate_backend(pid)) > 0 from pg_stat_activity
          where datname = current_database() and wait_event_type = 'Lock'";
-    while !admin.query_one(end, &[]).await.unwrap().get::<_, bool>(0) {
-        sleep(Duration::from_millis(50)).await;
-    }
+    eventually("it waits", async || admin.query_one(end, &[]).await.unwrap().get(0)).await;
     let output = committing.wait_with_output().await.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("not known whether the event was committed"), "{said}");
@@ -422,7 +421,7 @@ async fn a_sidecar_asks_for_a_token_and_gives_no_more_than_it_allows() {
     assert_eq!(database.admin().await.query_one(session, &[]).await.unwrap().get::<_, String>(0), "ann");
 
     // One that ends meanwhile.
-    let claims = json!({"sub": "ann", "exp": now() + 3, "livestore": {"*": "read"}});
+    let claims = json!({"sub": "ann", "exp": now() + 10, "livestore": {"*": "read"}});
     let arguments = ["events", "todos", "--follow", "--token", &Signer::secret(SECRET).sign(&claims)];
     let followed = Command::from(source.command(&arguments)).kill_on_drop(true).output();
     let followed = timeout(Duration::from_secs(60), followed).await.expect("it ends").unwrap();

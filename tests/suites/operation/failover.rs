@@ -99,15 +99,15 @@ async fn a_primary_that_goes_on_beside_its_successor_is_left() {
     let sidecar = Start::new(&url).ready().await;
     let relay = [&WITH_SECRET[..], &["--relay-store", "relay-{user}"]].concat();
     let relay = Start::new(&url).arguments(&relay).ready().await;
-    let mut device = Peer::join(&url_of(&relay, "ann"), "device").await;
+    let devices = url_of(&relay, "ann");
+    let mut device = Peer::join(&devices, "device").await;
     device.push_to(&mut [], json!([event("device", 1, json!(1))])).await;
     let load = Load::start("books", &[sidecar.url()], 2, 2);
     pause(500).await;
     pg_ctl(standby, &["promote"]).await;
     // An append of the relay waits there too.
     let pushed = tokio::spawn(async move {
-        let refused = device.push_until_acknowledged(json!([event("device", 2, json!(2))])).await;
-        (device, refused)
+        device.push_until_acknowledged(&devices, json!([event("device", 2, json!(2))])).await;
     });
     let promoted = database.on(standby);
     let has_more = "select livestore.head('books') > $1";
@@ -118,8 +118,7 @@ async fn a_primary_that_goes_on_beside_its_successor_is_left() {
     .await;
     eventually("it is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
     load.finish(&promoted).await;
-    let (_device, refused) = pushed.await.unwrap();
-    assert!(refused <= 2, "{refused}");
+    pushed.await.unwrap();
     let stored = "select array_agg(args::text order by seq_num) from livestore.events where store_id = 'relay-ann'";
     let stored: Vec<String> = promoted.admin().await.query_one(stored, &[]).await.unwrap().get(0);
     assert_eq!(stored, ["1", "2"]);
@@ -146,7 +145,8 @@ async fn a_commit_does_not_wait_at_a_server_to_which_its_name_leads_no_more() {
     let heads = "select array_agg(head) from livestore.stores";
     let heads: Vec<i64> = promoted.query_one(heads, &[]).await.unwrap().get(0);
     assert_eq!(heads, [2]);
-    let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'";
+    // Old entries of the commit log are removed beside it.
+    let waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep' and query not like '%prune%'";
     let waiting: i64 = database.admin().await.query_one(waiting, &[]).await.unwrap().get(0);
     assert!(waiting <= 1, "{waiting} commits wait at the old primary");
     database.stop();

@@ -133,10 +133,18 @@ async fn an_export_replaces_a_file_and_nothing_else() {
     assert_eq!(std::fs::read(path("file.part")).unwrap(), b"another");
     assert_eq!(path("file").metadata().unwrap().permissions().mode() & 0o777, 0o600);
 
+    // The standard output under its other name, behind what is there.
+    std::fs::write(path("all"), "before\n").unwrap();
+    let all = std::fs::File::options().append(true).open(path("all")).unwrap();
+    let mut command = Start::program();
+    command.args(["export", "todos", "--output", "/dev/stdout"]).env("DATABASE_URL", &url).stdout(all);
+    assert!(command.status().unwrap().success());
+    assert_eq!(std::fs::read(path("all")).unwrap(), [b"before\n", &*lines].concat());
+
     // Before anything is exported.
     fails(&url, &["export", "todos", "--output", &shown("")], None, 1, "directory");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left.len(), 4, "{left:?}");
+    assert_eq!(left.len(), 5, "{left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,9 @@ const DELAY: Duration = Duration::from_secs(30);
 
 const PRUNE: &str = "select livestore.prune_old_commits()";
 
+/// The entries that one call of it removes at most.
+const PART: i64 = 500_000;
+
 /// Never ends.
 pub async fn run(database: Database) {
     let mut pause = DELAY;
@@ -42,10 +45,13 @@ async fn prune(database: &Database) -> Result<i64, DatabaseError> {
         let asked = async { client.query_one(&client.prepare_cached(sql).await?, &[]).await };
         Ok::<_, DatabaseError>(client.in_time(asked).await??)
     };
-    // A call removes a part of them, if there are many.
-    let (mut before, mut position) = (None, ask(PRUNE).await?.try_get(0)?);
-    while before.replace(position) != Some(position) {
-        position = ask(PRUNE).await?.try_get(0)?;
+    // The first call tells where the log began before the second one. An entry has one position at least.
+    let mut position: i64 = ask(PRUNE).await?.try_get(0)?;
+    loop {
+        let before = std::mem::replace(&mut position, ask(PRUNE).await?.try_get(0)?);
+        if position - before < PART {
+            break;
+        }
     }
     let can_move = ask("select to_regprocedure('livestore.remove_departed_store()') is not null").await?;
     if can_move.try_get(0)? {

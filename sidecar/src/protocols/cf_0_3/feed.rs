@@ -209,7 +209,18 @@ impl Feed {
             StreamEnd::Reset { .. } | StreamEnd::Rewound if self.log.is_read_only() => Err(UNAVAILABLE),
             StreamEnd::Reset { .. } | StreamEnd::Rewound => self.end(RESET).await,
             StreamEnd::Unreadable => self.end(&Unreadable.to_string()).await,
-            StreamEnd::Expired => Err(EXPIRED),
+            StreamEnd::Expired => {
+                self.live = None;
+                // What was committed is acknowledged. What will be, its own task acknowledges when it finds nobody here.
+                self.asked.close();
+                while let Some(asked) = self.asked.recv().await {
+                    if let Ask::Pushed { request_id, head } = asked {
+                        self.unacknowledged.push((request_id, head));
+                    }
+                }
+                self.acknowledge().await?;
+                Err(EXPIRED)
+            }
         }
     }
 

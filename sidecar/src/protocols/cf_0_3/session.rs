@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::ws::WebSocket;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::SendError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -107,8 +108,11 @@ struct Session {
 impl Session {
     async fn run(&mut self, socket: &mut Socket) -> Close {
         loop {
-            let may_read = self.requests.len() < REQUESTS && self.unqueued.is_none();
-            let may_end = self.requests.is_empty() && self.unqueued.is_none();
+            let has_ended = self.until.is_some_and(|until| until <= Instant::now());
+            if has_ended && self.requests.is_empty() && self.unqueued.is_none() {
+                return EXPIRED;
+            }
+            let may_read = !has_ended && self.requests.len() < REQUESTS && self.unqueued.is_none();
             let incoming = tokio::select! {
                 biased;
                 Some(_) = self.requests.join_next() => continue,
@@ -125,7 +129,7 @@ impl Session {
                     }
                     continue;
                 }
-                () = passed(self.until), if may_end => return EXPIRED,
+                () = passed(self.until), if !has_ended => continue,
                 incoming = socket.receive(may_read) => incoming,
             };
             let result = match incoming {
@@ -196,7 +200,14 @@ impl Session {
                 let _ = feed.send(Ask::Position { after }).await;
             }
             let error = match result {
-                Ok(pushed) => return drop(feed.send(Ask::Pushed { request_id, head: pushed.head() }).await),
+                Ok(pushed) => {
+                    let asked = feed.send(Ask::Pushed { request_id, head: pushed.head() }).await;
+                    // The token has ended, and no event will be sent before the acknowledgement.
+                    if let Err(SendError(Ask::Pushed { request_id, .. })) = asked {
+                        let _ = outgoing.send(messages::push_ack(&request_id)).await;
+                    }
+                    return;
+                }
                 // Only if the sidecar ends: the client must not take it for an answer.
                 Err(PushError::Unavailable) => return,
                 // The words of the original.

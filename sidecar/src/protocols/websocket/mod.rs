@@ -189,8 +189,8 @@ impl Socket {
                     if let Some(close) = self.meter.overdue(MESSAGE_TIMEOUT) {
                         return Err(close);
                     }
-                    // A client that sends is not silent, even if nothing is read.
-                    if self.meter.is_arriving() {
+                    // A client that sends is not silent, even if nothing is read. Whether it reads, the writer tells.
+                    if self.meter.is_arriving() || self.pings == PINGS {
                         self.heard = Instant::now();
                     }
                     if self.heard.elapsed() > SILENCE {
