@@ -41,7 +41,7 @@ struct Replayed {
     needed: Option<Needed>,
 }
 
-/// What the primary says.
+/// The answer of the primary.
 #[derive(Clone, Copy)]
 struct Needed {
     up_to: PgLsn,

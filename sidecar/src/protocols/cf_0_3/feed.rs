@@ -211,7 +211,7 @@ impl Feed {
             StreamEnd::Unreadable => self.end(&Unreadable.to_string()).await,
             StreamEnd::Expired => {
                 self.live = None;
-                // What was committed is acknowledged. What will be, its own task acknowledges when it finds nobody here.
+                // Committed pushes are acknowledged. A push that is committed later, its own task acknowledges when it finds nobody here.
                 self.asked.close();
                 while let Some(asked) = self.asked.recv().await {
                     if let Ask::Pushed { request_id, head } = asked {
