@@ -51,7 +51,9 @@ impl Eventlog {
             pg_sys::relation_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             (eventlog, is_secured, has_rules)
         };
-        if has_rules {
+        // The functions may still be those of a release that does not know this one.
+        let knows_rules = "select to_regprocedure('livestore._refuse_rules(oid)') is not null";
+        if has_rules && client.select(knows_rules, Some(1), &[])?.first().get_one::<bool>()? == Some(true) {
             client.update("select livestore._refuse_rules($1)", None, &[table.into()])?;
         }
         if is_secured {

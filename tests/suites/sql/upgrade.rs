@@ -143,6 +143,10 @@ async fn the_library_of_today_serves_the_functions_of_every_release() {
         assert!(control.contains(&format!("'{library}'")), "{release} has {library}");
         fill(&client).await;
         assert_eq!(push(&client, "pooled", chain(22, 3)).await.unwrap(), 25, "{release}");
+        let rule = "create table public.others (name text); grant all on public.others to public;
+             create rule also as on insert to livestore.eventlog_1 do also insert into public.others values (new.name)";
+        run(&client, rule).await;
+        assert_eq!(push(&client, "pooled", chain(25, 1)).await.unwrap(), 26, "{release}");
         assert_eq!(broken_chains(&client).await, [""; 0], "{release}");
     }
 }
