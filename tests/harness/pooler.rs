@@ -50,6 +50,11 @@ impl Pooler {
         .await;
     }
 
+    /// Whether it has not ended by itself.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// Ends it, and with it all connections.
     pub fn end(&mut self) {
         let _ = self.child.kill();

@@ -1,28 +1,63 @@
 //! Ends statements whose answer nobody waits for any more: Postgres would go on with them, and with what they lock, without noticing.
 
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::TryFutureExt;
+use futures_util::future::MapOk;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tokio_postgres::{CancelToken, Client};
+use tokio_postgres::config::Host;
+use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
+use tokio_postgres::{CancelToken, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
 use crate::telemetry::chain;
 
-/// The time that a request to cancel may take.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time that a request to cancel may take, with the server's end of it: more than the 15 s in which PgBouncer connects to Postgres.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The port of URLs that name none.
+const PORT: u16 = 5432;
 
 /// Cancels the statement that a connection is at, over a connection of its own.
 #[derive(Clone)]
 pub struct Canceller {
     token: CancelToken,
     tls: MakeRustlsConnect,
+    /// The name that the server's certificate has.
+    name: String,
+    server: Server,
+}
+
+#[derive(Clone)]
+enum Server {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    Unknown,
 }
 
 impl Canceller {
-    pub fn of(client: &Client, tls: &MakeRustlsConnect) -> Self {
-        Self { token: client.cancel_token(), tls: tls.clone() }
+    /// `config`: of the connection, with the only address that it is with.
+    pub fn of(client: &Client, config: &Config, tls: &MakeRustlsConnect) -> Self {
+        let port = config.get_ports().first().copied().unwrap_or(PORT);
+        let server = match (config.get_hostaddrs(), config.get_hosts()) {
+            ([address, ..], _) => Server::Tcp((*address, port).into()),
+            ([], [Host::Unix(folder), ..]) => Server::Unix(folder.join(format!(".s.PGSQL.{port}"))),
+            _ => Server::Unknown,
+        };
+        let name = match config.get_hosts() {
+            [Host::Tcp(name), ..] => name.clone(),
+            _ => String::new(),
+        };
+        Self { token: client.cancel_token(), tls: tls.clone(), name, server }
     }
 
     /// Asks Postgres to cancel the statement, without waiting for that. Only for a connection on which nothing else will be
@@ -30,15 +65,82 @@ impl Canceller {
     pub fn cancel(&self) {
         // There is none while the process ends. The statement ends without a request then, as before.
         let Ok(runtime) = Handle::try_current() else { return };
-        let Self { token, tls } = self.clone();
+        let this = self.clone();
         runtime.spawn(async move {
-            match timeout(CANCEL_TIMEOUT, token.cancel_query(tls)).await {
+            match timeout(CANCEL_TIMEOUT, this.ask()).await {
                 Ok(Ok(())) => debug!("asked Postgres to cancel a statement that nobody waits for"),
-                Ok(Err(error)) => {
-                    debug!(error = %chain(&error), "a statement cannot be cancelled");
-                }
+                Ok(Err(error)) => debug!(%error, "a statement cannot be cancelled"),
                 Err(_) => debug!("a statement cannot be cancelled: Postgres does not answer"),
             }
         });
+    }
+
+    async fn ask(self) -> Result<(), String> {
+        let failed = |error: io::Error| error.to_string();
+        match &self.server {
+            Server::Tcp(address) => self.ask_over(TcpStream::connect(address).await.map_err(failed)?).await,
+            Server::Unix(path) => self.ask_over(UnixStream::connect(path).await.map_err(failed)?).await,
+            Server::Unknown => Err("the address of its server is not known".into()),
+        }
+    }
+
+    async fn ask_over<S>(&self, stream: S) -> Result<(), String>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut tls = self.tls.clone();
+        let Ok(tls) = MakeTlsConnect::<S>::make_tls_connect(&mut tls, &self.name);
+        let asked = self.token.cancel_query_raw(UntilClosed(stream), Tls(tls));
+        asked.await.map_err(|error| chain(&error).to_string())
+    }
+}
+
+/// A connection that is only closed after the server has closed it, as libpq does with requests to cancel. If it were closed before,
+/// PgBouncer 1.18 could end with all its connections (its issue 801).
+struct UntilClosed<S>(S);
+
+impl<S: AsyncRead + Unpin> AsyncRead for UntilClosed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for UntilClosed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let mut bytes = [0; 64];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            // A server may reset the connection, or leave out the end of TLS. It is closed then, too.
+            if ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer)).is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for UntilClosed<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.0.channel_binding()
+    }
+}
+
+/// Makes TLS streams that are only closed after the server has closed them.
+struct Tls<T>(T);
+
+impl<S, T: TlsConnect<S>> TlsConnect<UntilClosed<S>> for Tls<T> {
+    type Stream = UntilClosed<T::Stream>;
+    type Error = T::Error;
+    type Future = MapOk<T::Future, fn(T::Stream) -> Self::Stream>;
+
+    fn connect(self, UntilClosed(stream): UntilClosed<S>) -> Self::Future {
+        self.0.connect(stream).map_ok(UntilClosed)
     }
 }

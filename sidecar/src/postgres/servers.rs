@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, Connection, SimpleQueryMessage, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::{info, warn};
 
 use super::cancel::Canceller;
+use super::hosts::{addresses, only};
 use super::session;
 use super::sessions::Sessions;
 use super::{CONNECT_TIMEOUT, DatabaseError, PROBE, Retry, SILENCE, TlsStream, is_ours};
@@ -54,6 +55,14 @@ pub struct Connected {
     /// None if the server does not say.
     pub server: Option<Server>,
     pub canceller: Canceller,
+}
+
+/// A connection about which nothing is known yet.
+struct LoggedIn {
+    /// With the one address that it is with.
+    config: Config,
+    client: Client,
+    connection: Connection<Socket, TlsStream>,
 }
 
 /// A database URL, and how to connect there.
@@ -234,7 +243,7 @@ impl Servers {
     pub async fn look_for_successor(&self) {
         let last = self.last.load(Ordering::Relaxed);
         for (index, config) in self.each.iter().enumerate().filter(|(index, _)| *index != last) {
-            let Ok((client, mut connection)) = self.log_in(config).await else { continue };
+            let Ok(LoggedIn { client, mut connection, .. }) = self.log_in(config).await else { continue };
             let identified = timeout(CONNECT_TIMEOUT, self.identify(&client, &mut connection)).await;
             let Ok(Ok(Some(server))) = identified else { continue };
             if self.succeeds(server) && self.meet(server).is_ok() {
@@ -244,26 +253,29 @@ impl Servers {
     }
 
     async fn connect_to(&self, index: usize) -> Result<Connected, DatabaseError> {
-        let config = &self.each[index];
-        let (client, connection) = self.log_in(config).await?;
-        let beginning = timeout(CONNECT_TIMEOUT, self.begin(index, client, connection)).await;
+        let logged_in = self.log_in(&self.each[index]).await?;
+        let beginning = timeout(CONNECT_TIMEOUT, Box::pin(self.begin(index, logged_in))).await;
         beginning.unwrap_or(Err(DatabaseError::ConnectTimeout))
     }
 
-    /// A connection to this host, about which nothing is known yet.
-    async fn log_in(&self, config: &Config) -> Result<(Client, Connection<Socket, TlsStream>), DatabaseError> {
-        let connecting = timeout(self.patience(), config.connect(self.tls.clone())).await;
-        Ok(connecting.map_err(|_| DatabaseError::ConnectTimeout)??)
+    /// A connection to the first address of this host that lets this in.
+    async fn log_in(&self, config: &Config) -> Result<LoggedIn, DatabaseError> {
+        let connecting = async {
+            let mut failed = DatabaseError::Lost;
+            for config in addresses(config).await {
+                match config.connect(self.tls.clone()).await {
+                    Ok((client, connection)) => return Ok(LoggedIn { config, client, connection }),
+                    Err(error) => failed = error.into(),
+                }
+            }
+            Err(failed)
+        };
+        timeout(self.patience(), connecting).await.unwrap_or(Err(DatabaseError::ConnectTimeout))
     }
 
     /// Finds out whether a host is the right one, and whether the connection is a session, and sets it up.
-    async fn begin(
-        &self,
-        index: usize,
-        client: Client,
-        mut connection: Connection<Socket, TlsStream>,
-    ) -> Result<Connected, DatabaseError> {
-        let config = &self.each[index];
+    async fn begin(&self, index: usize, logged_in: LoggedIn) -> Result<Connected, DatabaseError> {
+        let LoggedIn { config, client, mut connection } = logged_in;
         // A pooler lets clients in although its server is away, and others of the hosts wait for their turn.
         let identified = timeout(self.patience().max(LEAST_TO_IDENTIFY), self.identify(&client, &mut connection)).await;
         let server = identified.unwrap_or(Err(DatabaseError::ConnectTimeout))?;
@@ -285,7 +297,7 @@ impl Servers {
             begun = begin => begun?,
             end = &mut connection => return Err(end.err().map_or(DatabaseError::Lost, DatabaseError::from)),
         }
-        let canceller = Canceller::of(&client, &self.tls);
+        let canceller = Canceller::of(&client, &config, &self.tls);
         Ok(Connected { client, connection, server, canceller })
     }
 
@@ -341,89 +353,6 @@ impl Servers {
     }
 }
 
-/// The same for one of its hosts.
-fn only(config: &Config, index: usize) -> Config {
-    let mut one = but_for_hosts(config);
-    add_host(&mut one, config, index);
-    if let Some(port) = config.get_ports().get(index).or_else(|| config.get_ports().first()) {
-        one.port(*port);
-    }
-    one
-}
-
-/// The same at the hosts, the ports and the database of a libpq keyword string.
-///
-/// # Errors
-/// It cannot be read, or names no host.
-pub fn elsewhere(config: &Config, connection: &str) -> Result<Config, String> {
-    let there: Config = connection.parse().map_err(|error| chain(&error).to_string())?;
-    let hosts = there.get_hosts().len().max(there.get_hostaddrs().len());
-    if hosts == 0 {
-        return Err("its connection names no host".into());
-    }
-    let mut config = but_for_hosts(config);
-    (0..hosts).for_each(|index| add_host(&mut config, &there, index));
-    for port in there.get_ports() {
-        config.port(*port);
-    }
-    if let Some(name) = there.get_dbname() {
-        config.dbname(name);
-    }
-    Ok(config)
-}
-
-/// Adds one of the hosts of another configuration.
-fn add_host(config: &mut Config, other: &Config, index: usize) {
-    match other.get_hosts().get(index) {
-        Some(Host::Tcp(host)) => drop(config.host(host)),
-        #[cfg(unix)]
-        Some(Host::Unix(path)) => drop(config.host_path(path)),
-        None => {}
-    }
-    if let Some(address) = other.get_hostaddrs().get(index) {
-        config.hostaddr(*address);
-    }
-}
-
-fn but_for_hosts(config: &Config) -> Config {
-    let mut one = Config::new();
-    let user = config.get_user().map(str::to_string);
-    let texts = [
-        (user, Config::user as fn(&mut Config, String) -> &mut Config),
-        (config.get_dbname().map(str::to_string), Config::dbname),
-        (config.get_options().map(str::to_string), Config::options),
-        (config.get_application_name().map(str::to_string), Config::application_name),
-    ];
-    for (text, set) in texts {
-        if let Some(text) = text {
-            set(&mut one, text);
-        }
-    }
-    if let Some(password) = config.get_password() {
-        one.password(password);
-    }
-    if let Some(timeout) = config.get_connect_timeout() {
-        one.connect_timeout(*timeout);
-    }
-    if let Some(timeout) = config.get_tcp_user_timeout() {
-        one.tcp_user_timeout(*timeout);
-    }
-    if let Some(interval) = config.get_keepalives_interval() {
-        one.keepalives_interval(interval);
-    }
-    if let Some(retries) = config.get_keepalives_retries() {
-        one.keepalives_retries(retries);
-    }
-    one.keepalives(config.get_keepalives())
-        .keepalives_idle(config.get_keepalives_idle())
-        .ssl_mode(config.get_ssl_mode())
-        .ssl_negotiation(config.get_ssl_negotiation())
-        .channel_binding(config.get_channel_binding())
-        .load_balance_hosts(config.get_load_balance_hosts())
-        .target_session_attrs(config.get_target_session_attrs());
-    one
-}
-
 /// One round trip. A standby has no timeline that it writes to. With the schema of each name, since the search path is not set yet.
 const IDENTIFY: &str = "\
     select pg_catalog.current_setting('transaction_read_only'), system_identifier,
@@ -462,6 +391,8 @@ fn is_unknown(code: &SqlState) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tokio_postgres::config::Host;
+
     use super::*;
     use crate::postgres::tls;
     use crate::postgres::url::{Roots, parse};
@@ -494,18 +425,6 @@ mod tests {
             assert_eq!((one.get_keepalives_idle(), one.get_keepalives_interval()), (SILENCE, Some(PROBE)));
             assert_eq!((one.get_tcp_user_timeout(), one.get_connect_timeout()), (Some(&STALL), Some(&CONNECT_TIMEOUT)));
         }
-    }
-
-    #[test]
-    fn a_shard_has_its_own_address_and_the_rest_of_the_url() {
-        let url = "postgres://u:p@front:5432/front?application_name=a&sslmode=verify-full&options=-cwork_mem%3D8MB";
-        let front = parse(url).unwrap().config;
-        let shard = elsewhere(&front, "host=one,two port=6001,6002 dbname=shard user=other").unwrap();
-        assert_eq!(shard.get_hosts(), [Host::Tcp("one".into()), Host::Tcp("two".into())]);
-        assert_eq!((shard.get_ports(), shard.get_dbname()), (&[6001, 6002][..], Some("shard")));
-        assert_eq!((shard.get_user(), shard.get_password()), (Some("u"), Some(&b"p"[..])));
-        assert_eq!((shard.get_options(), shard.get_ssl_mode()), (front.get_options(), front.get_ssl_mode()));
-        assert!(elsewhere(&front, "dbname=shard").is_err() && elsewhere(&front, "host=h colour=red").is_err());
     }
 
     #[test]

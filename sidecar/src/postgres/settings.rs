@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use tokio_postgres::config::SslMode;
 
-use super::servers::{Address, elsewhere};
+use super::hosts::elsewhere;
+use super::servers::Address;
 use super::url::{self, DatabaseUrl, Roots};
 use super::{Database, DatabaseError, Demand, tls};
 use crate::settings::SettingsError;

@@ -36,6 +36,9 @@ const READING: Duration = Duration::from_secs(3);
 /// The time that the first read of a device may take when all faults are over.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 
+/// The time between two looks at the poolers.
+const SUPERVISION: Duration = Duration::from_secs(1);
+
 /// The number of violations that are shown; all are in the file.
 const SHOWN: usize = 20;
 
@@ -115,6 +118,13 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     let onlookers = (!has_shards).then(|| Onlookers::start(&system, &recorder, seed, looked_at));
     eprintln!("{SIDECARS} sidecars, {} clients, {} stores, {} faults", fleet.len(), CONTENDED + QUIET, plan.len());
 
+    let supervised = Arc::clone(&system);
+    let supervisor = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(SUPERVISION).await;
+            supervised.postgres.raise_poolers().await;
+        }
+    });
     let injector = Arc::new(Injector::new(Arc::clone(&system), Arc::clone(&stores)));
     injector.run(&plan).await;
     let recovered = fleet.recover(&stores, &system, patience).await;
@@ -159,6 +169,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
     }
     let counts = injector.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
     println!("seed        {seed}\n{}", report::figures(&histories, &counts, violations.len()));
+    supervisor.abort();
     for place in &system.places {
         place.kill().await;
     }

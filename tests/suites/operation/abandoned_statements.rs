@@ -22,6 +22,44 @@ async fn at_work(database: &Database, statement: &str) -> Vec<i32> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
+/// Lets clients leave whose reads wait for a lock, a few at a time, and waits until Postgres has ended all of these. `url`: of a database
+/// that has no events yet.
+pub async fn leave_while_reading(database: &Database, start: Start) {
+    let sidecar = start.arguments(&["--page-cache-bytes", "0"]).ready().await;
+    let stores = ["one", "two", "three", "four"];
+    for store in stores {
+        let answer = Caller::new(&sidecar, store).write("electric", chain(0, 1)).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let mut holder = database.admin().await;
+    for _ in 0..5 {
+        let lock = holder.transaction().await.unwrap();
+        lock.batch_execute("lock table livestore.eventlog_1 in access exclusive mode").await.unwrap();
+        let mut readers = Vec::new();
+        for store in stores {
+            let mut reader = Rpc::open(&sidecar.url(), store).await;
+            reader.pull("1".into(), store, false).await;
+            readers.push(reader);
+        }
+        let are_waiting = async |count| at_work(database, "livestore.read_page(").await.len() == count;
+        eventually("the reads wait", || are_waiting(stores.len())).await;
+        drop(readers);
+        eventually_within(Duration::from_secs(10), "the reads end", || are_waiting(0)).await;
+        lock.rollback().await.unwrap();
+    }
+    sidecar.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_are_cancelled_over_a_unix_socket_and_by_the_name_of_the_host() {
+    for url in
+        [Database::socket_url, |database: &Database, role: &str| database.url(role).replace("127.0.0.1", "localhost")]
+    {
+        let database = Database::new().await;
+        leave_while_reading(&database, Start::new(url(&database, "sidecar"))).await;
+    }
+}
+
 /// Before, each try went on for as long as the hooks took, on a connection of its own. Postgres ends it after 30 s.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_takes_too_long_is_cancelled_and_its_pushes_are_tried_in_halves() {

@@ -1,5 +1,6 @@
 //! Poolers between a sidecar and Postgres: session mode is as good as a direct connection, transaction mode is refused.
 
+use std::process::Command;
 use std::time::Duration;
 
 use livestore_tests::breaker::Breaker;
@@ -15,6 +16,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+
+use crate::abandoned_statements::leave_while_reading;
+use crate::postgres_tls::Authority;
 
 const REFUSED: &str = "--database-url leads to a pooler in transaction mode";
 
@@ -80,6 +84,31 @@ async fn a_pooler_in_session_mode_is_as_good_as_postgres() {
     eventually("it is ready again", || async { sidecar.get("/readyz").await.0 == 200 }).await;
     delivers(&sidecar, &database, "again").await;
     database.stop();
+}
+
+/// PgBouncer 1.18 ended when a connection with a request to cancel was closed before it had closed it itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_statements_do_not_end_a_pooler() {
+    let authority = Authority::new();
+    authority.sign("IP:127.0.0.1");
+    let tls = |name: &str| authority.file(name).display().to_string();
+    let with_tls = format!(
+        "client_tls_sslmode = require\nclient_tls_key_file = {}\nclient_tls_cert_file = {}",
+        tls("server.key"),
+        tls("server.crt")
+    );
+    let readable = Command::new("chmod").arg("-R").arg("a+rX").arg(authority.file("")).status().unwrap();
+    assert!(readable.success());
+    let certificate = authority.certificate().display().to_string();
+    for (settings, mode) in [("", "disable"), (&*with_tls, "verify-full")] {
+        let database = Database::new().await;
+        let mut pooler = Pooler::start(&database, &format!("pool_mode = session\n{settings}")).await;
+        let url = format!("{}?sslmode={mode}", database.url_at("sidecar", pooler.port()));
+        let start = Start::new(url).arguments(&["--database-root-certificate", &certificate]);
+        leave_while_reading(&database, start).await;
+        let log = std::fs::read_to_string(pooler.log()).unwrap();
+        assert!(pooler.runs(), "{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

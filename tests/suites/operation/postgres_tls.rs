@@ -10,8 +10,10 @@ use livestore_tests::sidecar::Start;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::abandoned_statements::leave_while_reading;
+
 /// Somebody who signs certificates.
-struct Authority {
+pub struct Authority {
     folder: TempDir,
 }
 
@@ -21,7 +23,7 @@ fn run(command: &mut Command) {
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let authority = Self { folder: tempfile::tempdir().unwrap() };
         run(authority
             .openssl()
@@ -36,12 +38,17 @@ impl Authority {
         command
     }
 
-    fn certificate(&self) -> PathBuf {
-        self.folder.path().join("authority.crt")
+    pub fn certificate(&self) -> PathBuf {
+        self.file("authority.crt")
+    }
+
+    /// Where one of its files is, e.g. `server.key`.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     /// Makes a key and a certificate for a host: `server.key` and `server.crt`.
-    fn sign(&self, host: &str) {
+    pub fn sign(&self, host: &str) {
         std::fs::write(self.folder.path().join("names"), format!("subjectAltName={host}")).unwrap();
         run(self.openssl().args(["req", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=server"]).args([
             "-keyout",
@@ -71,7 +78,7 @@ impl Authority {
 async fn serve_tls(cluster: &Cluster, authority: &Authority, host: &str) {
     authority.sign(host);
     for file in ["server.crt", "server.key"] {
-        install(&authority.folder.path().join(file), &cluster.folder().join("data").join(file));
+        install(&authority.file(file), &cluster.folder().join("data").join(file));
     }
     let admin = cluster.connect("postgres", "postgres").await;
     admin.batch_execute("alter system set ssl = on").await.unwrap();
@@ -106,6 +113,7 @@ async fn everything_goes_over_tls_where_it_is_asked_for() {
         assert!(all >= 3 && all == with_tls, "{mode}: {with_tls} of {all}");
         sidecar.terminate().await;
     }
+    leave_while_reading(&database, with("verify-full")).await;
     database.stop();
 }
 

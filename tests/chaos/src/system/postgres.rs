@@ -91,6 +91,18 @@ impl Postgres {
         }
     }
 
+    /// Starts the poolers that have ended by themselves, as systemd would.
+    pub async fn raise_poolers(&self) {
+        let mut poolers = self.poolers.lock().await;
+        for (pooler, server) in poolers.iter_mut().zip(&self.servers) {
+            if !pooler.runs() {
+                let log = std::fs::read_to_string(pooler.log()).unwrap_or_default();
+                eprintln!("           a pooler has ended by itself: {}", log.lines().last().unwrap_or_default());
+                pooler.restart(&self.database.on(server.cluster), POOLER_SETTINGS).await;
+            }
+        }
+    }
+
     pub async fn pooler_logs(&self) -> Vec<PathBuf> {
         self.poolers.lock().await.iter().map(Pooler::log).collect()
     }
