@@ -6,13 +6,17 @@ use livestore_tests::breaker::Breaker;
 use livestore_tests::cluster::Database;
 use livestore_tests::dialects::Caller;
 use livestore_tests::events::chain;
-use livestore_tests::relay::{Peer, events, url_of};
+use livestore_tests::relay::{Peer, event, events, url_of};
 use livestore_tests::rpc::Rpc;
 use livestore_tests::sidecar::{Sidecar, Start};
 use livestore_tests::tokens::{SECRET, Signer, WITH_SECRET, now};
 use livestore_tests::{eventually, eventually_within};
 use serde_json::json;
 use tokio::time::timeout;
+use tokio_postgres::Client;
+
+/// The time after which the sidecar takes a statement for one that gets no answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// The processes of Postgres that carry out such a statement of the sidecar.
 async fn at_work(database: &Database, statement: &str) -> Vec<i32> {
@@ -213,18 +217,20 @@ async fn a_push_of_a_sidecar_that_is_gone_ends_soon() {
     eventually_within(Duration::from_secs(15), "it ends", async || are_at_work(0).await).await;
 }
 
+/// Changes the standbys that commits wait for.
+async fn standbys(admin: &Client, change: &str) {
+    for statement in [change, "select pg_reload_conf()", "checkpoint"] {
+        admin.batch_execute(statement).await.unwrap();
+    }
+}
+
 /// Before, each repeat left one more process behind, every 35 s, until Postgres took no connections any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_waits_for_a_standby_is_not_repeated_beside_it() {
     let database = Database::alone().await;
     let sidecar = Sidecar::on(&database).await;
     let admin = database.admin().await;
-    let standbys = async |change: &str| {
-        for statement in [change, "select pg_reload_conf()", "checkpoint"] {
-            admin.batch_execute(statement).await.unwrap();
-        }
-    };
-    standbys("alter system set synchronous_standby_names = 'nobody'").await;
+    standbys(&admin, "alter system set synchronous_standby_names = 'nobody'").await;
     let callers = ["first", "second", "third"].map(|store| Caller::new(&sidecar, store));
     let at_work = async || at_work(&database, "livestore.push_batch(").await.len();
     let pushes = async {
@@ -243,7 +249,7 @@ async fn a_commit_that_waits_for_a_standby_is_not_repeated_beside_it() {
             assert_eq!(at_work().await, 1);
         }
         assert!(sidecar.log().contains("is still at a commit"), "{}", sidecar.log());
-        standbys("alter system reset synchronous_standby_names").await;
+        standbys(&admin, "alter system reset synchronous_standby_names").await;
     };
     let (answers, ()) = tokio::join!(pushes, meanwhile);
     for answer in answers {
@@ -254,6 +260,34 @@ async fn a_commit_that_waits_for_a_standby_is_not_repeated_beside_it() {
     database.stop();
 }
 
+/// Postgres has no time limit for this wait, and each repeat would leave one more process there.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_of_the_relay_that_waits_for_a_standby_is_waited_for() {
+    let database = Database::alone().await;
+    let arguments = [&WITH_SECRET[..], &["--relay-store", "relay-{user}"]].concat();
+    let sidecar = Start::new(database.url("sidecar")).arguments(&arguments).ready().await;
+    let url = url_of(&sidecar, "ann");
+    let mut device = Peer::join(&url, "device").await;
+    let admin = database.admin().await;
+    standbys(&admin, "alter system set synchronous_standby_names = 'nobody'").await;
+    let pushed = tokio::spawn(async move {
+        device.push_until_acknowledged(&url, json!([event("device", 1, json!(1))])).await;
+    });
+    let appending = async || at_work(&database, "livestore.relay_append(").await;
+    eventually("the append waits for the standby", async || !appending().await.is_empty()).await;
+    let first = appending().await[0];
+    for _ in 0..ANSWER_TIMEOUT.as_secs() + 5 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let appending = appending().await;
+        assert!(appending.contains(&first) && appending.len() <= 2, "{first} {appending:?}");
+    }
+    standbys(&admin, "alter system reset synchronous_standby_names").await;
+    pushed.await.unwrap();
+    let stored = "select string_agg(store_id || ' ' || seq_num, ', ') from livestore.events";
+    assert_eq!(admin.query_one(stored, &[]).await.unwrap().get::<_, &str>(0), "relay-ann 1");
+    database.stop();
+}
+
 /// A connection that is lost and not silent, as by a firewall between: Postgres does not notice that nobody waits for its commit any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_waits_for_a_standby_is_not_repeated_when_its_connection_is_lost() {
@@ -261,12 +295,7 @@ async fn a_commit_that_waits_for_a_standby_is_not_repeated_when_its_connection_i
     let breaker = Breaker::to(database.cluster().port()).await;
     let sidecar = Start::new(database.url_at("sidecar", breaker.port())).ready().await;
     let admin = database.admin().await;
-    let standbys = async |change: &str| {
-        for statement in [change, "select pg_reload_conf()", "checkpoint"] {
-            admin.batch_execute(statement).await.unwrap();
-        }
-    };
-    standbys("alter system set synchronous_standby_names = 'nobody'").await;
+    standbys(&admin, "alter system set synchronous_standby_names = 'nobody'").await;
     let caller = Caller::new(&sidecar, "todos");
     let at_work = async || at_work(&database, "livestore.push_batch(").await.len();
     let meanwhile = async {
@@ -276,7 +305,7 @@ async fn a_commit_that_waits_for_a_standby_is_not_repeated_when_its_connection_i
             tokio::time::sleep(Duration::from_secs(2)).await;
             assert_eq!(at_work().await, 1);
         }
-        standbys("alter system reset synchronous_standby_names").await;
+        standbys(&admin, "alter system reset synchronous_standby_names").await;
     };
     let (answer, ()) = tokio::join!(caller.write("cf-ws", chain(0, 1)), meanwhile);
     assert!(answer.text.contains("Success"), "{answer:?}");

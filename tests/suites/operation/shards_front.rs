@@ -181,7 +181,12 @@ async fn only_the_shard_itself_is_given_another_address() {
         format!("one={restored}"),
         format!("two={}", setup.two.url("postgres")),
     );
-    let (code, text) = run(&["move", "--front", &url, "--from", &one, "--to", &two, "--slot", "0"].map(String::from));
+    let moves =
+        |from: &str| run(&["move", "--front", &url, "--from", from, "--to", &two, "--slot", "0"].map(String::from));
+    // The shard as it was before has the same number.
+    let (code, text) = moves(&format!("one={}", setup.one.url("postgres")));
+    assert!(code == 4 && text.contains("--from: the database of this URL is not the shard one"), "{code} {text}");
+    let (code, text) = moves(&one);
     assert!(code == 0 && text.contains("give different backend ids to new stores"), "{text}");
     setup.stop();
 }
