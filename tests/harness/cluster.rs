@@ -153,21 +153,6 @@ impl Cluster {
         Ok(client)
     }
 
-    /// Stops all its processes, as a machine that hangs: it accepts connections, and answers nothing.
-    pub fn frozen(&self) -> Stopped {
-        Stopped(self.stop_processes())
-    }
-
-    /// Stops the server first, so that it starts no others, and then its sessions. Returns the ids in this order.
-    fn stop_processes(&self) -> Vec<String> {
-        let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("it runs");
-        let pid = pid.lines().next().expect("a number");
-        run(Command::new("kill").arg("-STOP").arg(pid));
-        let sessions = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it runs");
-        let _ = Command::new("kill").arg("-STOP").args(sessions.split_whitespace()).stderr(Stdio::null()).status();
-        std::iter::once(pid).chain(sessions.split_whitespace()).map(str::to_string).collect()
-    }
-
     pub fn port(&self) -> u16 {
         self.port
     }

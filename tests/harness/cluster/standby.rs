@@ -80,12 +80,17 @@ impl Cluster {
 
     /// The same together with a process group, which has been stopped.
     pub(super) fn kill_with(&self, group: Option<u32>) {
-        // Killed before its sessions, the server would be missed: those that wait for a standby give up then, and for a moment others see
-        // what they have committed.
-        let processes = self.stop_processes();
-        let (pid, sessions) = processes.split_first().expect("a server");
+        let pid = std::fs::read_to_string(self.folder.join("data/postmaster.pid")).expect("it runs");
+        let pid = pid.lines().next().expect("a number");
+        // Stopped, it starts no others. Killed before them, it would be missed: sessions that wait for a standby give up then,
+        // and for a moment others see what they have committed.
+        run(Command::new("kill").arg("-STOP").arg(pid));
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("it runs");
         let mut kill = Command::new("kill");
-        kill.args(["-KILL", "--"]).args(sessions).arg(pid).args(group.map(|group| format!("-{group}")));
+        kill.args(["-KILL", "--"])
+            .args(children.split_whitespace())
+            .arg(pid)
+            .args(group.map(|group| format!("-{group}")));
         let _ = kill.stderr(Stdio::null()).status();
         // As long as init has not noticed, the next server takes it for one that runs.
         let start = Instant::now();

@@ -111,22 +111,6 @@ async fn cancelled_statements_do_not_end_a_pooler() {
     }
 }
 
-/// The pooler lets clients in, and its server answers nothing. Before, its turn took all the time that there is for a connection.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_whose_server_is_silent_leaves_time_for_the_next_host() {
-    let (silent, database) = (Database::alone().await, Database::alone().await);
-    let pooler = Pooler::start(&silent, "pool_mode = session").await;
-    // It knows the server from now on.
-    drop(Start::new(silent.url_at("sidecar", pooler.port())).ready().await);
-    let frozen = silent.cluster().frozen();
-    let sidecar = Start::new(database.url_at_any("sidecar", &[pooler.port(), database.cluster().port()])).ready().await;
-    delivers(&sidecar, &database, "s").await;
-    assert!(sidecar.log().contains("the database is at another host of its URL"), "{}", sidecar.log());
-    drop(frozen);
-    silent.stop();
-    database.stop();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_in_transaction_mode_is_refused_before_anything_is_set() {
     let database = Database::alone().await;
