@@ -50,7 +50,7 @@ impl Pooler {
         .await;
     }
 
-    /// Whether it has not ended by itself.
+    /// Whether its process still runs.
     pub fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }

@@ -21,7 +21,8 @@ use tracing::debug;
 
 use crate::telemetry::chain;
 
-/// The time that a request to cancel may take, with the server's end of it: more than the 15 s in which PgBouncer connects to Postgres.
+/// The time limit of a request to cancel, until the server has closed its connection. It has a fault: a connection that is closed here
+/// before can still end PgBouncer 1.18, if Postgres hangs for longer.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The port of URLs that name none.
@@ -32,20 +33,22 @@ const PORT: u16 = 5432;
 pub struct Canceller {
     token: CancelToken,
     tls: MakeRustlsConnect,
-    /// The name that the server's certificate has.
+    /// The name that the server's certificate must have, if there is TLS.
     name: String,
     server: Server,
 }
 
+/// The address of a server.
 #[derive(Clone)]
 enum Server {
     Tcp(SocketAddr),
     Unix(PathBuf),
+    /// Its name could not be looked up before the connection was made.
     Unknown,
 }
 
 impl Canceller {
-    /// `config`: of the connection, with the only address that it is with.
+    /// `config`: that of the connection, with one address.
     pub fn of(client: &Client, config: &Config, tls: &MakeRustlsConnect) -> Self {
         let port = config.get_ports().first().copied().unwrap_or(PORT);
         let server = match (config.get_hostaddrs(), config.get_hosts()) {
@@ -70,7 +73,7 @@ impl Canceller {
             match timeout(CANCEL_TIMEOUT, this.ask()).await {
                 Ok(Ok(())) => debug!("asked Postgres to cancel a statement that nobody waits for"),
                 Ok(Err(error)) => debug!(%error, "a statement cannot be cancelled"),
-                Err(_) => debug!("a statement cannot be cancelled: Postgres does not answer"),
+                Err(_) => debug!("the server has not closed a request to cancel in time"),
             }
         });
     }
@@ -95,8 +98,8 @@ impl Canceller {
     }
 }
 
-/// A connection that is only closed after the server has closed it, as libpq does with requests to cancel. If it were closed before,
-/// PgBouncer 1.18 could end with all its connections (its issue 801).
+/// A connection whose shutdown waits until the server has closed it, as libpq does with requests to cancel. If the client closes it before,
+/// PgBouncer 1.18 can end with all its connections (PgBouncer #801).
 struct UntilClosed<S>(S);
 
 impl<S: AsyncRead + Unpin> AsyncRead for UntilClosed<S> {
@@ -118,7 +121,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for UntilClosed<S> {
         loop {
             let mut bytes = [0; 64];
             let mut buffer = ReadBuf::new(&mut bytes);
-            // A server may reset the connection, or leave out the end of TLS. It is closed then, too.
+            // A server may reset the connection, or close it without TLS's close_notify. It is closed then, too.
             if ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer)).is_err() || buffer.filled().is_empty() {
                 return Poll::Ready(Ok(()));
             }
@@ -132,7 +135,7 @@ impl<S: TlsStream + Unpin> TlsStream for UntilClosed<S> {
     }
 }
 
-/// Makes TLS streams that are only closed after the server has closed them.
+/// Makes TLS streams whose shutdown waits for the server.
 struct Tls<T>(T);
 
 impl<S, T: TlsConnect<S>> TlsConnect<UntilClosed<S>> for Tls<T> {

@@ -8,8 +8,9 @@ use tokio_postgres::config::{Host, LoadBalanceHosts};
 
 use crate::telemetry::chain;
 
-/// The same for each address that the name of its only host has. With it, a request to cancel reaches the server that the
-/// connection is with: a name may have several, and another one tomorrow.
+/// One configuration for each address of the host. If there are several hosts, an address, or a Unix socket: the configuration itself.
+/// With an address, a request to cancel reaches the server that the connection is with: a name may have several, and another one
+/// tomorrow.
 pub async fn addresses(config: &Config) -> Vec<Config> {
     let name = match config.get_hosts() {
         [Host::Tcp(name)] if config.get_hostaddrs().is_empty() => name,

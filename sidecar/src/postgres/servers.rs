@@ -59,7 +59,7 @@ pub struct Connected {
 
 /// A connection about which nothing is known yet.
 struct LoggedIn {
-    /// With the one address that it is with.
+    /// The configuration of this connection: it has one address.
     config: Config,
     client: Client,
     connection: Connection<Socket, TlsStream>,
@@ -152,8 +152,8 @@ impl Servers {
             _ => (0..hosts).map(|index| only(config, index)).collect(),
         };
         let each = each.into_iter().map(|mut config| {
-            // Whether the server allows writes is asked below, together with the rest. Only `read-write` is kept, because
-            // with it all addresses of a host name are tried.
+            // Whether the server allows writes is asked below, together with the rest. Only `read-write` is kept, so that
+            // `log_in` goes on to the next address if one does not allow writes.
             if config.get_target_session_attrs() != TargetSessionAttrs::ReadWrite {
                 config.target_session_attrs(TargetSessionAttrs::Any);
             }
@@ -258,7 +258,7 @@ impl Servers {
         beginning.unwrap_or(Err(DatabaseError::ConnectTimeout))
     }
 
-    /// A connection to the first address of this host that lets this in.
+    /// Logs in at the first address of this host that accepts the login.
     async fn log_in(&self, config: &Config) -> Result<LoggedIn, DatabaseError> {
         let connecting = async {
             let mut failed = DatabaseError::Lost;

@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-/// The time after which the sidecar takes a statement for one that gets no answer.
+/// The time that the sidecar waits for the answer to a statement.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// The processes of Postgres that carry out such a statement of the sidecar.
@@ -26,8 +26,8 @@ async fn at_work(database: &Database, statement: &str) -> Vec<i32> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Lets clients leave whose reads wait for a lock, a few at a time, and waits until Postgres has ended all of these. `url`: of a database
-/// that has no events yet.
+/// Lets clients leave whose reads wait for a lock, and waits until Postgres has ended these reads. `start`: a sidecar on the database, in
+/// which the stores `one` to `four` are empty.
 pub async fn leave_while_reading(database: &Database, start: Start) {
     let sidecar = start.arguments(&["--page-cache-bytes", "0"]).ready().await;
     let stores = ["one", "two", "three", "four"];

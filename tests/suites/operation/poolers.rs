@@ -86,7 +86,7 @@ async fn a_pooler_in_session_mode_is_as_good_as_postgres() {
     database.stop();
 }
 
-/// PgBouncer 1.18 ended when a connection with a request to cancel was closed before it had closed it itself.
+/// PgBouncer 1.18 ended when the client closed the connection of a cancel request before PgBouncer did.
 #[tokio::test(flavor = "multi_thread")]
 async fn cancelled_statements_do_not_end_a_pooler() {
     let authority = Authority::new();

@@ -23,6 +23,7 @@ fn run(command: &mut Command) {
 }
 
 impl Authority {
+    /// With a key and a certificate of its own.
     pub fn new() -> Self {
         let authority = Self { folder: tempfile::tempdir().unwrap() };
         run(authority
@@ -38,6 +39,7 @@ impl Authority {
         command
     }
 
+    /// Its own certificate, which clients trust.
     pub fn certificate(&self) -> PathBuf {
         self.file("authority.crt")
     }
