@@ -18,7 +18,7 @@ use crate::gate::Gate;
 use crate::inspector::{self, Checks, Inspector, Kind};
 use crate::limits::memory::Memory;
 use crate::log::{Databases, Live, Log};
-use crate::postgres::{Database, DatabaseError};
+use crate::postgres::{Database, DatabaseError, cancellations_ended};
 use crate::protocols::Services;
 use crate::relay::Relay;
 use crate::server::listen_socket::{ListenError, ListenSocket};
@@ -235,7 +235,7 @@ impl Sidecar {
 
     /// Lets what is under way come to its end, within the deadline or until somebody insists.
     async fn shut_down(self, serving: JoinHandle<()>, end: Result<By, Fatal>) -> Result<(), Fatal> {
-        let Self { settings, socket, server, mut signals, tasks: _tasks, .. } = self;
+        let Self { settings, socket, server, mut signals, mut tasks, .. } = self;
         let Services { gate, relay } = &server.services;
         let shutting_down = async {
             let delay = if matches!(end, Ok(By::Manager)) { settings.shutdown_delay } else { Duration::ZERO };
@@ -255,6 +255,9 @@ impl Sidecar {
                 // Other sidecars' devices hear of it at once, however long the devices here take to leave.
                 tokio::join!(exited, gate.connections.wait(), gate.log.delivered());
                 let _ = serving.await;
+                tasks.shutdown().await;
+                // A request to cancel that is cut off can end a pooler.
+                cancellations_ended().await;
             });
             if ended.await.is_err() {
                 warn!("the deadline passed with connections open");

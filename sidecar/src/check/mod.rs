@@ -17,10 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use tokio::time::timeout;
 
 use crate::auth::{Auth, check_jwks};
 use crate::config::Config;
-use crate::postgres::Database;
+use crate::postgres::{Database, cancellations_ended};
 use crate::server::listen_socket::bind;
 use crate::server::{ConnectionSettings, Timeouts};
 use crate::settings::SettingsError;
@@ -106,6 +107,8 @@ pub fn run(config: &Config) -> ExitCode {
                 true => shards::look(config, database, &mut report).await,
                 false => database::look(config, database, &mut report).await,
             }
+            // One that is cut off can end a pooler.
+            let _ = timeout(PATIENCE, cancellations_ended()).await;
         }),
         (Err(problem), _) => report.wrong(problem),
         (_, Err(error)) => report.wrong(error),

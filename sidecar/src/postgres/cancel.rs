@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use futures_util::future::MapOk;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
@@ -19,14 +21,25 @@ use tokio_postgres::{CancelToken, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tracing::debug;
 
+use super::{CONNECT_TIMEOUT, PROBE, SILENCE};
 use crate::telemetry::chain;
 
-/// The time limit of a request to cancel, until the server has closed its connection. It has a fault: a connection that is closed here
-/// before can still end PgBouncer 1.18, if Postgres hangs for longer.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The requests of this process that may be under way. Each has a connection until its server closes it.
+const MOST: u32 = 64;
+
+static REQUESTS: Semaphore = Semaphore::const_new(MOST as usize);
+
+/// The time for which a server may keep the connection of a request, and be alive. Long, because a connection that is closed here first can
+/// end PgBouncer 1.18.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The port of URLs that name none.
 const PORT: u16 = 5432;
+
+/// Waits until no request to cancel is under way in this process.
+pub async fn cancellations_ended() {
+    let _ = REQUESTS.acquire_many(MOST).await;
+}
 
 /// Cancels the statement that a connection is at, over a connection of its own.
 #[derive(Clone)]
@@ -40,50 +53,61 @@ pub struct Canceller {
 
 /// The address of a server.
 #[derive(Clone)]
-enum Server {
+pub enum Server {
     Tcp(SocketAddr),
     Unix(PathBuf),
-    /// Its name could not be looked up before the connection was made.
-    Unknown,
+}
+
+impl Server {
+    /// The first one of a configuration that has an address, or the folder of a Unix socket.
+    pub fn of(config: &Config) -> Option<Self> {
+        let port = config.get_ports().first().copied().unwrap_or(PORT);
+        match (config.get_hostaddrs(), config.get_hosts()) {
+            ([address, ..], _) => Some(Self::Tcp((*address, port).into())),
+            ([], [Host::Unix(folder), ..]) => Some(Self::Unix(folder.join(format!(".s.PGSQL.{port}")))),
+            _ => None,
+        }
+    }
 }
 
 impl Canceller {
     /// `config`: that of the connection, with one address.
-    pub fn of(client: &Client, config: &Config, tls: &MakeRustlsConnect) -> Self {
-        let port = config.get_ports().first().copied().unwrap_or(PORT);
-        let server = match (config.get_hostaddrs(), config.get_hosts()) {
-            ([address, ..], _) => Server::Tcp((*address, port).into()),
-            ([], [Host::Unix(folder), ..]) => Server::Unix(folder.join(format!(".s.PGSQL.{port}"))),
-            _ => Server::Unknown,
-        };
+    pub fn of(client: &Client, config: &Config, tls: &MakeRustlsConnect) -> Option<Self> {
         let name = match config.get_hosts() {
             [Host::Tcp(name), ..] => name.clone(),
             _ => String::new(),
         };
-        Self { token: client.cancel_token(), tls: tls.clone(), name, server }
+        Some(Self { token: client.cancel_token(), tls: tls.clone(), name, server: Server::of(config)? })
     }
 
     /// Asks Postgres to cancel the statement, without waiting for that. Only for a connection on which nothing else will be
     /// sent: Postgres cancels the statement that runs when the request arrives.
     pub fn cancel(&self) {
-        // There is none while the process ends. The statement ends without a request then, as before.
+        // The statement ends without a request, too, at its own time limit. There is no runtime while the process ends.
         let Ok(runtime) = Handle::try_current() else { return };
+        let Ok(permit) = REQUESTS.try_acquire() else {
+            return debug!("a statement is not cancelled: {MOST} requests to cancel are under way");
+        };
         let this = self.clone();
         runtime.spawn(async move {
-            match timeout(CANCEL_TIMEOUT, this.ask()).await {
-                Ok(Ok(())) => debug!("asked Postgres to cancel a statement that nobody waits for"),
-                Ok(Err(error)) => debug!(%error, "a statement cannot be cancelled"),
-                Err(_) => debug!("the server has not closed a request to cancel in time"),
+            match this.ask().await {
+                Ok(()) => debug!("asked Postgres to cancel a statement that nobody waits for"),
+                Err(error) => debug!(%error, "a statement cannot be cancelled"),
             }
+            drop(permit);
         });
     }
 
     async fn ask(self) -> Result<(), String> {
-        let failed = |error: io::Error| error.to_string();
         match &self.server {
-            Server::Tcp(address) => self.ask_over(TcpStream::connect(address).await.map_err(failed)?).await,
-            Server::Unix(path) => self.ask_over(UnixStream::connect(path).await.map_err(failed)?).await,
-            Server::Unknown => Err("the address of its server is not known".into()),
+            Server::Tcp(address) => {
+                let stream = connected(TcpStream::connect(address)).await?;
+                // A server that is gone closes nothing.
+                let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE);
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(|error| error.to_string())?;
+                self.ask_over(stream).await
+            }
+            Server::Unix(path) => self.ask_over(connected(UnixStream::connect(path)).await?).await,
         }
     }
 
@@ -93,9 +117,17 @@ impl Canceller {
     {
         let mut tls = self.tls.clone();
         let Ok(tls) = MakeTlsConnect::<S>::make_tls_connect(&mut tls, &self.name);
-        let asked = self.token.cancel_query_raw(UntilClosed(stream), Tls(tls));
-        asked.await.map_err(|error| chain(&error).to_string())
+        let asked = timeout(PATIENCE, self.token.cancel_query_raw(UntilClosed(stream), Tls(tls))).await;
+        asked
+            .map_err(|_| "the server has not closed the connection".to_string())?
+            .map_err(|error| chain(&error).to_string())
     }
+}
+
+/// A connection that is made in time.
+async fn connected<S>(connecting: impl Future<Output = io::Result<S>>) -> Result<S, String> {
+    let connected = timeout(CONNECT_TIMEOUT, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    connected.map_err(|error| error.to_string())
 }
 
 /// A connection whose shutdown waits until the server has closed it, as libpq does with requests to cancel. If the client closes it before,

@@ -1,6 +1,7 @@
 //! The hosts of a database URL, each with what the URL says of all, and their addresses.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 
 use tokio::net::lookup_host;
 use tokio_postgres::Config;
@@ -11,21 +12,20 @@ use crate::telemetry::chain;
 /// One configuration for each address of the host. If there are several hosts, an address, or a Unix socket: the configuration itself.
 /// With an address, a request to cancel reaches the server that the connection is with: a name may have several, and another one
 /// tomorrow.
-pub async fn addresses(config: &Config) -> Vec<Config> {
+///
+/// # Errors
+/// The name cannot be looked up.
+pub async fn addresses(config: &Config) -> io::Result<Vec<Config>> {
     let name = match config.get_hosts() {
         [Host::Tcp(name)] if config.get_hostaddrs().is_empty() => name,
-        _ => return vec![config.clone()],
+        _ => return Ok(vec![config.clone()]),
     };
-    let Ok(addresses) = lookup_host((&**name, 0)).await else {
-        // The attempt to connect looks it up again, and says what is wrong.
-        return vec![config.clone()];
-    };
-    let mut addresses: Vec<_> = addresses.map(|address| address.ip()).collect();
+    let mut addresses: Vec<_> = lookup_host((&**name, 0)).await?.map(|address| address.ip()).collect();
     if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
         addresses.sort_by_cached_key(|address| RandomState::new().hash_one(address));
     }
     let at = |address| config.clone().hostaddr(address).clone();
-    addresses.into_iter().map(at).collect()
+    Ok(addresses.into_iter().map(at).collect())
 }
 
 /// The same for one of its hosts.
@@ -63,7 +63,6 @@ pub fn elsewhere(config: &Config, connection: &str) -> Result<Config, String> {
 fn add_host(config: &mut Config, other: &Config, index: usize) {
     match other.get_hosts().get(index) {
         Some(Host::Tcp(host)) => drop(config.host(host)),
-        #[cfg(unix)]
         Some(Host::Unix(path)) => drop(config.host_path(path)),
         None => {}
     }
@@ -133,19 +132,17 @@ mod tests {
     #[tokio::test]
     async fn a_name_is_known_by_its_addresses() {
         let config = |url| parse(url).unwrap().config;
-        let found = addresses(&config("postgres://u:p@localhost:6000/d")).await;
+        let found = addresses(&config("postgres://u:p@localhost:6000/d")).await.unwrap();
         assert!(!found.is_empty());
         for one in found {
             assert_eq!((one.get_hosts(), one.get_ports()), (&[Host::Tcp("localhost".into())][..], &[6000][..]));
             assert!(one.get_hostaddrs().iter().all(IpAddr::is_loopback) && one.get_hostaddrs().len() == 1);
         }
-        for url in [
-            "postgres://u@nowhere.invalid/d",
-            "postgres:///d?host=/run/postgresql",
-            "postgres://u@h/d?hostaddr=127.0.0.1",
-        ] {
+        for url in ["postgres:///d?host=/run/postgresql", "postgres://u@h/d?hostaddr=127.0.0.1"] {
             let config = config(url);
-            assert_eq!(addresses(&config).await, [config], "{url}");
+            assert_eq!(addresses(&config).await.unwrap(), [config], "{url}");
         }
+        // Longer than a label may be: no server is asked.
+        assert!(addresses(&config(&format!("postgres://u@{}/d", "a".repeat(64)))).await.is_err());
     }
 }

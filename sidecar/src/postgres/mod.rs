@@ -25,6 +25,7 @@ use tokio_postgres::{Client, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::backoff::Backoff;
+pub use self::cancel::cancellations_ended;
 pub use self::database::{Database, Notifications, PoolClient};
 pub use self::demand::{Demand, Hold};
 pub use self::hosts::elsewhere;
@@ -71,6 +72,8 @@ const PROBE: Duration = Duration::from_secs(5);
 pub enum DatabaseError {
     #[error("the database cannot be reached")]
     Unreachable(#[source] tokio_postgres::Error),
+    #[error("the database cannot be reached: its host cannot be looked up")]
+    UnknownHost(#[source] std::io::Error),
     #[error("the database refuses the connection: check the user, the password and the database of its URL")]
     Login(#[source] tokio_postgres::Error),
     #[error(
@@ -189,7 +192,9 @@ impl DatabaseError {
         match self {
             // With a code, it did answer.
             Self::Unreachable(error) if error.code().is_some() => None,
-            Self::Unreachable(_) | Self::ConnectTimeout => Some("start Postgres, or correct --database-url"),
+            Self::Unreachable(_) | Self::UnknownHost(_) | Self::ConnectTimeout => {
+                Some("start Postgres, or correct --database-url")
+            }
             _ => None,
         }
     }
@@ -203,6 +208,7 @@ impl DatabaseError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Unreachable(_)
+            | Self::UnknownHost(_)
             | Self::ConnectTimeout
             | Self::NoneFree
             | Self::NoAnswer

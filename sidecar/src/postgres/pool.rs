@@ -31,7 +31,7 @@ pub struct Pooled {
 }
 
 struct State {
-    canceller: Canceller,
+    canceller: Option<Canceller>,
     /// It may be at a statement whose answer nobody waits for.
     is_given_up: AtomicBool,
 }
@@ -103,8 +103,8 @@ impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         let Statements { state, write } = self.0;
         state.is_given_up.store(true, Ordering::Relaxed);
-        if !write {
-            state.canceller.cancel();
+        if !write && let Some(canceller) = &state.canceller {
+            canceller.cancel();
         }
     }
 }

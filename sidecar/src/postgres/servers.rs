@@ -54,7 +54,8 @@ pub struct Connected {
     pub connection: Connection<Socket, TlsStream>,
     /// None if the server does not say.
     pub server: Option<Server>,
-    pub canceller: Canceller,
+    /// None if its address is not known.
+    pub canceller: Option<Canceller>,
 }
 
 /// A connection about which nothing is known yet.
@@ -262,7 +263,7 @@ impl Servers {
     async fn log_in(&self, config: &Config) -> Result<LoggedIn, DatabaseError> {
         let connecting = async {
             let mut failed = DatabaseError::Lost;
-            for config in addresses(config).await {
+            for config in addresses(config).await.map_err(DatabaseError::UnknownHost)? {
                 match config.connect(self.tls.clone()).await {
                     Ok((client, connection)) => return Ok(LoggedIn { config, client, connection }),
                     Err(error) => failed = error.into(),

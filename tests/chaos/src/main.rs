@@ -159,7 +159,10 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         Some(shards) => shards.agree().await.err().map(Violation::of_shards),
         None => None,
     };
-    let of_system = unexpected.chain(unfinished).chain(disagreement);
+    let (excused, ended) = system.postgres.ended_poolers();
+    let ended_poolers = excused + ended.len();
+    let of_poolers = ended.into_iter().map(Violation::of_pooler);
+    let of_system = unexpected.chain(unfinished).chain(disagreement).chain(of_poolers);
     let violations: Vec<_> = histories.iter().flat_map(checker::check).chain(of_system).collect();
     if !violations.is_empty() {
         let folder = arguments.out.join(format!("seed-{seed}"));
@@ -168,7 +171,8 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         println!("history, violations and logs: {}", folder.display());
     }
     let counts = injector.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    println!("seed        {seed}\n{}", report::figures(&histories, &counts, violations.len()));
+    println!("seed        {seed}\n{}", report::figures(&histories, &counts, ended_poolers, violations.len()));
+    assert!(!supervisor.is_finished(), "nobody has started poolers again");
     supervisor.abort();
     for place in &system.places {
         place.kill().await;

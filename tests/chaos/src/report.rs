@@ -13,7 +13,12 @@ use crate::history::{History, Outcome};
 use crate::system::System;
 
 /// Figures of a run.
-pub fn figures(histories: &[History], faults: &BTreeMap<&'static str, usize>, violations: usize) -> String {
+pub fn figures(
+    histories: &[History],
+    faults: &BTreeMap<&'static str, usize>,
+    ended_poolers: usize,
+    violations: usize,
+) -> String {
     let pushes = || histories.iter().flat_map(|history| &history.pushes);
     let ended = |outcomes: &[Outcome]| pushes().filter(|push| outcomes.contains(&push.outcome)).count();
     let logs = || histories.iter().flat_map(|history| &history.epochs);
@@ -42,6 +47,9 @@ pub fn figures(histories: &[History], faults: &BTreeMap<&'static str, usize>, vi
     let _ =
         writeln!(text, "followed    {followed} events, by followers of all stores, a handler, workers and a webhook");
     let _ = writeln!(text, "histories   {} stores, {} logs", histories.len(), logs().count());
+    if ended_poolers > 0 {
+        let _ = writeln!(text, "poolers     {ended_poolers} ended by themselves");
+    }
     let _ = write!(text, "violations  {violations}");
     text
 }

@@ -8,6 +8,7 @@ mod auth_recipes;
 mod authorize;
 mod authorize_url;
 mod browsers;
+mod cancellations;
 mod chart;
 mod check;
 mod cluster_managers;

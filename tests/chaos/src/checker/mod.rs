@@ -54,6 +54,8 @@ pub enum Rule {
     Inspector,
     /// A client did not come back after the last fault, or could not read then, or a store did not get to the shard that it was moved to.
     Stuck,
+    /// A pooler ended although no connection to it had been cut off.
+    Pooler,
 }
 
 /// A rule that was broken, and the part of the history that shows it.
@@ -74,6 +76,11 @@ impl Violation {
     /// All moves are over, and it is not clear where everything is.
     pub fn of_shards(what: String) -> Self {
         Self { rule: Rule::Disagreement, store: "the shards".into(), what, extract: Vec::new() }
+    }
+
+    /// `what`: the last line of its log.
+    pub fn of_pooler(what: String) -> Self {
+        Self { rule: Rule::Pooler, store: "a pooler".into(), what, extract: Vec::new() }
     }
 
     /// A move was repeated again and again, and has not ended.

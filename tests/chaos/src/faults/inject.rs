@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Fault, Kills, Link, Millis, Planned, moves, postgres};
 use crate::clients::Stores;
-use crate::system::{Machine, System};
+use crate::system::{Machine, POOLED, System};
 
 pub struct Injector {
     pub system: Arc<System>,
@@ -75,6 +75,9 @@ impl Injector {
 
     async fn carry_out(&self, fault: Fault, lasts: Duration) {
         let system = &*self.system;
+        if fault.cuts_off(POOLED) {
+            system.postgres.excuse_poolers(lasts);
+        }
         let _whole = if fault.breaks_postgres() { Some(system.postgres.whole().await) } else { None };
         match fault {
             Fault::Kill { sidecar } => {
@@ -92,6 +95,7 @@ impl Injector {
                     let start = self.stores.recorder().now();
                     if !place.terminate().await {
                         eprintln!("chaos: sidecar {} was told to end, and did not do so in order", place.number);
+                        system.postgres.excuse_poolers(Duration::ZERO);
                     }
                     self.stores.recorder().shut_down(place.number, start);
                     place.start().await;

@@ -118,6 +118,17 @@ impl Fault {
         }
     }
 
+    /// Whether it closes connections between this sidecar and Postgres, or keeps the two from each other.
+    fn cuts_off(self, place: usize) -> bool {
+        match self {
+            Self::Kill { sidecar } => sidecar == place,
+            Self::Cut { link } | Self::Stall { link } | Self::Reset { link } | Self::Lose { link } => {
+                matches!(link, Link::Postgres(of) if of == place)
+            }
+            _ => false,
+        }
+    }
+
     /// Its name in figures.
     pub fn kind(self) -> &'static str {
         match self {

@@ -1,6 +1,7 @@
 //! The database of a run: one server, or a primary and a standby that has each commit before the primary answers.
 
 use std::path::PathBuf;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ const STANDBY_SETTINGS: &str = "\nwal_keep_size = '64MB'\nwal_retrieve_retry_int
 /// It tries a server that it did not reach every second, instead of every fifteen.
 const POOLER_SETTINGS: &str = "pool_mode = session\nserver_login_retry = 1";
 
+/// The time after a connection to a pooler was cut off in which the pooler may end: PgBouncer 1.18 does if it was one of a request to cancel.
+const EXCUSED: Duration = Duration::from_secs(10);
+
 pub struct Postgres {
     servers: Vec<Server>,
     /// On the first of them.
@@ -30,7 +34,27 @@ pub struct Postgres {
     /// In front of each server.
     poolers: Mutex<Vec<Pooler>>,
     pooler_ports: Vec<u16>,
+    ends: std::sync::Mutex<Ends>,
     whole: Mutex<()>,
+}
+
+/// The poolers that ended although no fault stopped them.
+#[derive(Default)]
+struct Ends {
+    excused_until: Option<Instant>,
+    excused: usize,
+    /// The last line of the log of each of the others.
+    others: Vec<String>,
+}
+
+impl Ends {
+    fn add(&mut self, last: String) {
+        if self.excused_until.is_some_and(|until| Instant::now() < until) {
+            self.excused += 1;
+        } else {
+            self.others.push(last);
+        }
+    }
 }
 
 struct Server {
@@ -73,7 +97,15 @@ impl Postgres {
         }
         let pooler_ports = poolers.iter().map(Pooler::port).collect();
         let (primary, whole) = (AtomicUsize::new(0), Mutex::default());
-        Self { servers, database, primary, poolers: Mutex::new(poolers), pooler_ports, whole }
+        Self {
+            servers,
+            database,
+            primary,
+            poolers: Mutex::new(poolers),
+            pooler_ports,
+            ends: std::sync::Mutex::default(),
+            whole,
+        }
     }
 
     /// The port of the pooler in front of a server.
@@ -97,10 +129,28 @@ impl Postgres {
         for (pooler, server) in poolers.iter_mut().zip(&self.servers) {
             if !pooler.runs() {
                 let log = std::fs::read_to_string(pooler.log()).unwrap_or_default();
-                eprintln!("           a pooler has ended by itself: {}", log.lines().last().unwrap_or_default());
+                let last = log.lines().last().unwrap_or_default().to_string();
+                eprintln!("           a pooler has ended by itself: {last}");
+                self.ends().add(last);
                 pooler.restart(&self.database.on(server.cluster), POOLER_SETTINGS).await;
             }
         }
+    }
+
+    fn ends(&self) -> std::sync::MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something cuts off connections to the poolers during this time.
+    pub fn excuse_poolers(&self, lasts: Duration) {
+        let mut ends = self.ends();
+        ends.excused_until = ends.excused_until.max(Some(Instant::now() + lasts + EXCUSED));
+    }
+
+    /// The number of poolers that ended when connections to them were cut off, and what the log of each of the others that ended says.
+    pub fn ended_poolers(&self) -> (usize, Vec<String>) {
+        let ends = self.ends();
+        (ends.excused, ends.others.clone())
     }
 
     pub async fn pooler_logs(&self) -> Vec<PathBuf> {
