@@ -111,27 +111,6 @@ async fn cancelled_statements_do_not_end_a_pooler() {
     }
 }
 
-/// PgBouncer lets clients in, and gives them no answer. `/readyz` does not wait for as long as a host may take that is the only one.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pooler_whose_server_is_silent_keeps_nobody_from_the_next_host() {
-    let (first, second) = (Database::alone().await, Database::alone().await);
-    let admin = second.cluster().try_connect("postgres", "postgres").await.unwrap();
-    let copy = format!("create database {} template {}", first.name(), second.name());
-    admin.batch_execute(&copy).await.unwrap();
-    let network = Breaker::to(first.cluster().port()).await;
-    let behind = format!("pool_mode = session\n[databases]\n{} = host=127.0.0.1 port={}", first.name(), network.port());
-    let pooler = Pooler::start(&first, &behind).await;
-    let url = first.url_at_any("sidecar", &[pooler.port(), second.cluster().port()]);
-    // What listens looks for a server by itself then, and nobody reads.
-    let sidecar = Start::new(&url).arguments(&["--listen-url", &url]).ready().await;
-    network.stall();
-    let readyz = async || sidecar.get("/readyz").await.0;
-    eventually("it is not ready", async || readyz().await != 200).await;
-    eventually("it is ready at the next host", async || readyz().await == 200).await;
-    first.stop();
-    second.stop();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_in_transaction_mode_is_refused_before_anything_is_set() {
     let database = Database::alone().await;
