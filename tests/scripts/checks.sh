@@ -94,8 +94,14 @@ observe() {
     end_at_failures
     times+=("$(printf '%5s s  %s' $((SECONDS - start)) "$name")")
     if [ "$status" != 0 ]; then
-        failures+=("$(printf 'failed: %s\n' "$name" && tail -n 25 "$observed" | sed 's/^/    | /')")
+        failures+=("$(printf 'failed: %s\n' "$name" && reasons | sed 's/^/    | /')")
     fi
+}
+
+# What $observed says of a failure: panics, which may be far from its end, and its end.
+reasons() {
+    grep -A 6 ' panicked at ' "$observed" | head -n 60 || true
+    tail -n 25 "$observed"
 }
 
 # Ends the script with its last lines: the time of each check, the output of those that failed, and the sums. Its status is 0

@@ -65,11 +65,14 @@ fn a_script_that_fails_names_the_command_and_its_line() {
 
 #[test]
 fn the_end_of_what_a_failed_check_printed_is_beside_its_name() {
-    let (status, text) = run("a_check() {\n    echo 'the reason'\n    false\n    echo never\n}\n\
-         check good true\ncheck bad a_check\nrunner counted echo '3 passed, 1 failed'\nrunner crashed false\nfinish");
+    let (status, text) = run(
+        "a_check() {\n    echo 'thread main panicked at its line:\nwhy'\n    seq 100\n    echo 'the reason'\n    false\n    echo never\n}\n\
+         check good true\ncheck bad a_check\nrunner counted echo '3 passed, 1 failed'\nrunner crashed false\nfinish",
+    );
     assert_eq!(status, Some(1), "{text}");
     let (_, summary) = text.split_once("failed: bad\n").unwrap_or_else(|| panic!("{text}"));
-    assert!(summary.contains("| the reason") && summary.contains("line 5: this command failed"), "{text}");
+    assert!(summary.contains("| the reason") && summary.contains("line 8: this command failed"), "{text}");
+    assert!(summary.contains("| thread main panicked at its line:\n    | why\n"), "{text}");
     assert!(!text.contains("never"), "{text}");
     assert!(text.ends_with("\n4 passed, 3 failed\n"), "{text}");
 
