@@ -427,7 +427,7 @@ proptest! {
 fn the_broken_sidecars_can_be_made_of_todays() {
     let folder = livestore_tests::root().join("tests/chaos/broken");
     let patches: Vec<_> = folder.read_dir().unwrap().map(|patch| patch.unwrap().path()).collect();
-    assert_eq!(patches.len(), 18);
+    assert_eq!(patches.len(), 19);
     for patch in patches {
         let mut apply = std::process::Command::new("git");
         let status = apply.args(["apply", "--check"]).arg(&patch).current_dir(livestore_tests::root()).status();
