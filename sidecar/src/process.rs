@@ -31,7 +31,7 @@ use crate::telemetry::{self, metrics};
 /// The interval at which a database that is away is tried at start.
 const START_RETRY: Duration = Duration::from_millis(250);
 
-/// The time that telling other sidecars may take.
+/// The time that telling other sidecars may take, and that statements may take to be cancelled if nothing was served.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why the process ends other than by a signal. Each has an exit code of its own.
@@ -114,9 +114,12 @@ pub async fn live(config: Config, signals: Signals) -> ExitCode {
     }
     let result = async {
         let mut sidecar = Sidecar::start(config, signals).await?;
-        match sidecar.serve().await? {
-            Some((serving, end)) => sidecar.shut_down(serving, end).await,
-            None => Ok(()),
+        match sidecar.serve().await {
+            Ok(Some((serving, end))) => sidecar.shut_down(serving, end).await,
+            unserved => {
+                let _ = timeout(EXIT_TIMEOUT, end_tasks(&mut sidecar.tasks)).await;
+                unserved.map(drop)
+            }
         }
     };
     let result = result.await;
@@ -255,12 +258,10 @@ impl Sidecar {
                 // Other sidecars' devices hear of it at once, however long the devices here take to leave.
                 tokio::join!(exited, gate.connections.wait(), gate.log.delivered());
                 let _ = serving.await;
-                tasks.shutdown().await;
-                // A request to cancel that is cut off can end a pooler.
-                cancellations_ended().await;
+                end_tasks(&mut tasks).await;
             });
             if ended.await.is_err() {
-                warn!("the deadline passed with connections open");
+                warn!("the deadline passed before all connections, of clients and to the database, were closed");
             }
         };
         tokio::select! {
@@ -269,6 +270,12 @@ impl Sidecar {
         }
         end.map(drop)
     }
+}
+
+/// Ends what runs in the background, and the statements that it waits for.
+async fn end_tasks(tasks: &mut JoinSet<()>) {
+    tasks.shutdown().await;
+    cancellations_ended().await;
 }
 
 /// What `livestore-sidecar check` says, for the inspector.

@@ -100,7 +100,7 @@ observe() {
 
 # What $observed says of a failure: panics, which may be far from its end, and its end.
 reasons() {
-    grep -A 6 ' panicked at ' "$observed" | head -n 60 || true
+    grep -a -A 6 ' panicked at ' "$observed" | head -n 60 || true
     tail -n 25 "$observed"
 }
 

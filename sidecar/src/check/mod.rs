@@ -107,7 +107,6 @@ pub fn run(config: &Config) -> ExitCode {
                 true => shards::look(config, database, &mut report).await,
                 false => database::look(config, database, &mut report).await,
             }
-            // One that is cut off can end a pooler.
             let _ = timeout(PATIENCE, cancellations_ended()).await;
         }),
         (Err(problem), _) => report.wrong(problem),

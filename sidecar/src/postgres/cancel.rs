@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,16 +14,17 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, TryAcquireError};
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_postgres::{CancelToken, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{CONNECT_TIMEOUT, PROBE, SILENCE};
 use crate::telemetry::chain;
+use crate::telemetry::log_throttle::LogThrottle;
 
 /// The requests of this process that may be under way. Each has a connection until its server closes it.
 const MOST: u32 = 64;
@@ -33,12 +35,17 @@ static REQUESTS: Semaphore = Semaphore::const_new(MOST as usize);
 /// end PgBouncer 1.18.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// The interval at which the log says that there are too many.
+const MENTION_EVERY: Duration = Duration::from_secs(60);
+
 /// The port of URLs that name none.
 const PORT: u16 = 5432;
 
-/// Waits until no request to cancel is under way in this process.
+/// Waits until no request to cancel is under way, and lets no other begin. Call it when the process ends: a request that is cut off can end
+/// a pooler.
 pub async fn cancellations_ended() {
-    let _ = REQUESTS.acquire_many(MOST).await;
+    let _all = REQUESTS.acquire_many(MOST).await;
+    REQUESTS.close();
 }
 
 /// Cancels the statement that a connection is at, over a connection of its own.
@@ -85,8 +92,10 @@ impl Canceller {
     pub fn cancel(&self) {
         // The statement ends without a request, too, at its own time limit. There is no runtime while the process ends.
         let Ok(runtime) = Handle::try_current() else { return };
-        let Ok(permit) = REQUESTS.try_acquire() else {
-            return debug!("a statement is not cancelled: {MOST} requests to cancel are under way");
+        let permit = match REQUESTS.try_acquire() {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => return mention_limit(),
+            Err(TryAcquireError::Closed) => return,
         };
         let this = self.clone();
         runtime.spawn(async move {
@@ -102,9 +111,12 @@ impl Canceller {
         match &self.server {
             Server::Tcp(address) => {
                 let stream = connected(TcpStream::connect(address)).await?;
-                // A server that is gone closes nothing.
+                // A machine that is gone closes nothing.
                 let keepalive = TcpKeepalive::new().with_time(SILENCE).with_interval(PROBE);
-                SockRef::from(&stream).set_tcp_keepalive(&keepalive).map_err(|error| error.to_string())?;
+                let socket = SockRef::from(&stream);
+                let set =
+                    socket.set_tcp_keepalive(&keepalive).and_then(|()| socket.set_tcp_user_timeout(Some(SILENCE)));
+                set.map_err(|error| error.to_string())?;
                 self.ask_over(stream).await
             }
             Server::Unix(path) => self.ask_over(connected(UnixStream::connect(path)).await?).await,
@@ -121,6 +133,17 @@ impl Canceller {
         asked
             .map_err(|_| "the server has not closed the connection".to_string())?
             .map_err(|error| chain(&error).to_string())
+    }
+}
+
+/// Tells the operator of statements that go on until their own time limit.
+fn mention_limit() {
+    static SAID: LazyLock<LogThrottle<()>> = LazyLock::new(|| LogThrottle::new(MENTION_EVERY, 1));
+    if let Some(suppressed) = SAID.suppressed(()) {
+        warn!(
+            suppressed,
+            "a statement that nobody waits for is not cancelled: the database has not answered {MOST} requests to cancel yet"
+        );
     }
 }
 

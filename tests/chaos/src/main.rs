@@ -159,6 +159,7 @@ async fn run(arguments: &Arguments, seed: u64) -> ExitCode {
         Some(shards) => shards.agree().await.err().map(Violation::of_shards),
         None => None,
     };
+    system.postgres.raise_poolers().await;
     let (excused, ended) = system.postgres.ended_poolers();
     let ended_poolers = excused + ended.len();
     let of_poolers = ended.into_iter().map(Violation::of_pooler);

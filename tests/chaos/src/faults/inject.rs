@@ -12,6 +12,9 @@ use super::{Fault, Kills, Link, Millis, Planned, moves, postgres};
 use crate::clients::Stores;
 use crate::system::{Machine, POOLED, System};
 
+/// The deadline of the shutdown of a sidecar.
+const DEADLINE: Duration = Duration::from_secs(10);
+
 pub struct Injector {
     pub system: Arc<System>,
     pub stores: Arc<Stores>,
@@ -76,7 +79,7 @@ impl Injector {
     async fn carry_out(&self, fault: Fault, lasts: Duration) {
         let system = &*self.system;
         if fault.cuts_off(POOLED) {
-            system.postgres.excuse_poolers(lasts);
+            system.postgres.excuse_poolers(Instant::now(), Instant::now() + lasts);
         }
         let _whole = if fault.breaks_postgres() { Some(system.postgres.whole().await) } else { None };
         match fault {
@@ -92,10 +95,13 @@ impl Injector {
             }
             Fault::Deploy => {
                 for place in &system.places {
-                    let start = self.stores.recorder().now();
+                    let (start, began) = (self.stores.recorder().now(), Instant::now());
                     if !place.terminate().await {
                         eprintln!("chaos: sidecar {} was told to end, and did not do so in order", place.number);
-                        system.postgres.excuse_poolers(Duration::ZERO);
+                    }
+                    // Its deadline passed, and what was open was cut off.
+                    if place.number == POOLED && began.elapsed() > DEADLINE {
+                        system.postgres.excuse_poolers(began, Instant::now());
                     }
                     self.stores.recorder().shut_down(place.number, start);
                     place.start().await;

@@ -41,20 +41,10 @@ pub struct Postgres {
 /// The poolers that ended although no fault stopped them.
 #[derive(Default)]
 struct Ends {
-    excused_until: Option<Instant>,
-    excused: usize,
-    /// The last line of the log of each of the others.
-    others: Vec<String>,
-}
-
-impl Ends {
-    fn add(&mut self, last: String) {
-        if self.excused_until.is_some_and(|until| Instant::now() < until) {
-            self.excused += 1;
-        } else {
-            self.others.push(last);
-        }
-    }
+    /// When each was found, and the last line of its log.
+    found: Vec<(Instant, String)>,
+    /// The times in which connections to poolers were cut off.
+    excuses: Vec<(Instant, Instant)>,
 }
 
 struct Server {
@@ -131,7 +121,7 @@ impl Postgres {
                 let log = std::fs::read_to_string(pooler.log()).unwrap_or_default();
                 let last = log.lines().last().unwrap_or_default().to_string();
                 eprintln!("           a pooler has ended by itself: {last}");
-                self.ends().add(last);
+                self.ends().found.push((Instant::now(), last));
                 pooler.restart(&self.database.on(server.cluster), POOLER_SETTINGS).await;
             }
         }
@@ -141,16 +131,17 @@ impl Postgres {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something cuts off connections to the poolers during this time.
-    pub fn excuse_poolers(&self, lasts: Duration) {
-        let mut ends = self.ends();
-        ends.excused_until = ends.excused_until.max(Some(Instant::now() + lasts + EXCUSED));
+    /// Something cuts off connections to the poolers between these times.
+    pub fn excuse_poolers(&self, from: Instant, to: Instant) {
+        self.ends().excuses.push((from, to + EXCUSED));
     }
 
     /// The number of poolers that ended when connections to them were cut off, and what the log of each of the others that ended says.
     pub fn ended_poolers(&self) -> (usize, Vec<String>) {
-        let ends = self.ends();
-        (ends.excused, ends.others.clone())
+        let Ends { found, excuses } = &*self.ends();
+        let is_excused = |at: &Instant| excuses.iter().any(|(from, to)| (from..=to).contains(&at));
+        let (excused, others): (Vec<_>, Vec<_>) = found.iter().cloned().partition(|(at, _)| is_excused(at));
+        (excused.len(), others.into_iter().map(|(_, last)| last).collect())
     }
 
     pub async fn pooler_logs(&self) -> Vec<PathBuf> {
