@@ -60,14 +60,14 @@ pub struct Canceller {
 
 /// The address of a server.
 #[derive(Clone)]
-pub enum Server {
+enum Server {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
 
 impl Server {
     /// The first one of a configuration that has an address, or the folder of a Unix socket.
-    pub fn of(config: &Config) -> Option<Self> {
+    fn of(config: &Config) -> Option<Self> {
         let port = config.get_ports().first().copied().unwrap_or(PORT);
         match (config.get_hostaddrs(), config.get_hosts()) {
             ([address, ..], _) => Some(Self::Tcp((*address, port).into())),
