@@ -4,19 +4,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::cluster::Database;
+use crate::eventually;
 use crate::rpc::{Received, Rpc};
 
 /// Writers and followers of one store.
 pub struct Load {
     store: String,
     stop: Arc<AtomicBool>,
+    /// The number of events that were acknowledged so far.
+    acknowledged: Arc<AtomicUsize>,
     writers: Vec<JoinHandle<usize>>,
     followers: Vec<JoinHandle<Vec<Value>>>,
     /// The number of the event at which followers end, which is unknown until the writers have stopped.
@@ -32,13 +35,16 @@ impl Load {
         let mut load = Self {
             store: store.into(),
             stop: Arc::clone(&stop),
+            acknowledged: Arc::default(),
             writers: Vec::new(),
             followers: Vec::new(),
             target: target.clone(),
         };
         for (index, url) in urls.iter().map(url).enumerate() {
             for writer in 0..writers {
-                let writer = Writer { url: url.clone(), store: store.into(), name: format!("{index}-{writer}") };
+                let name = format!("{index}-{writer}");
+                let acknowledged = Arc::clone(&load.acknowledged);
+                let writer = Writer { url: url.clone(), store: store.into(), name, acknowledged };
                 load.writers.push(tokio::spawn(writer.run(Arc::clone(&stop))));
             }
             for _ in 0..followers {
@@ -48,13 +54,23 @@ impl Load {
         load
     }
 
-    /// Stops the writers, lets the followers catch up, and checks the books: every acknowledged event is in the log
-    /// once, the log is one chain, and every follower saw exactly the log. Returns the number of events.
+    /// Waits until ten more events are acknowledged: before a fault, which is to meet a load, and after it, which the load
+    /// is to survive. A pause alone lets a slow machine do nothing in between.
+    pub async fn goes_on(&self) {
+        let acknowledged = || self.acknowledged.load(Ordering::Relaxed);
+        let before = acknowledged();
+        eventually("ten more events are acknowledged", || async { acknowledged() >= before + 10 }).await;
+    }
+
+    /// Waits until the load goes on, stops the writers, lets the followers catch up, and checks the books: every
+    /// acknowledged event is in the log once, the log is one chain, and every follower saw exactly the log. Returns the
+    /// number of events.
     pub async fn finish(self, database: &Database) -> usize {
+        self.goes_on().await;
         self.finish_with(database, 0).await
     }
 
-    /// The same, with this many more events in the log than the writers know of.
+    /// The same at once, with this many more events in the log than the writers know of.
     pub async fn finish_with(self, database: &Database, others: usize) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let mut acknowledged = Vec::new();
@@ -97,6 +113,7 @@ struct Writer {
     url: String,
     store: String,
     name: String,
+    acknowledged: Arc<AtomicUsize>,
 }
 
 /// The outcome of an attempt to push.
@@ -119,7 +136,10 @@ impl Writer {
                 "parentSeqNum": head, "clientId": self.name, "sessionId": "s",
             });
             match self.push(&mut connection, event).await {
-                Outcome::Acknowledged => (head, count, is_unsettled) = (head + 1, count + 1, false),
+                Outcome::Acknowledged => {
+                    (head, count, is_unsettled) = (head + 1, count + 1, false);
+                    self.acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
                 Outcome::ServerAhead(to) => (head, is_unsettled) = (to, false),
                 Outcome::Unknown => {
                     (connection, is_unsettled) = (None, true);

@@ -124,7 +124,7 @@ async fn a_live_request_waits_for_20_seconds_or_for_an_event() {
         Instant::now()
     };
     let (news, since) = tokio::join!(waiting, pushing);
-    assert!(since.elapsed() < Duration::from_secs(5));
+    assert!(since.elapsed() < Duration::from_secs(10));
     assert_eq!((news.numbers(), news.offset()), (vec![2], "2_0"));
 }
 
@@ -144,7 +144,7 @@ async fn a_live_request_for_a_table_of_others_is_refused_at_once_whether_there_i
         let since = Instant::now();
         let refused = live(table).await;
         assert_eq!((refused.status, &refused.json()["message"]), (403, &json!("not allowed to connect to this store")));
-        assert!(since.elapsed() < Duration::from_secs(2), "{table}: {:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(10), "{table}: {:?}", since.elapsed());
     }
     // It waits for those that it may use.
     let pushing = async {

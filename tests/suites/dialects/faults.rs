@@ -23,8 +23,7 @@ async fn what_is_pushed_on_one_sidecar_arrives_live_on_the_other() {
     let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
     let load = Load::start("two", &sidecars.each_ref().map(Sidecar::url), 2, 3);
     pause(4000).await;
-    let events = load.finish(&database).await;
-    assert!(events > 10, "{events} events are no load");
+    load.finish(&database).await;
     // Followers do not poll, so the events of the others came through notifications.
     for sidecar in &sidecars {
         let log = sidecar.log();
@@ -41,12 +40,12 @@ async fn a_sidecar_is_killed_under_load() {
     let load = Load::start("killed", &[sidecar.url(), other.url()], 2, 2);
     for _ in 0..4 {
         pause(700).await;
+        load.goes_on().await;
         let port = sidecar.port();
         sidecar.kill();
         sidecar = Start::new(database.url("sidecar")).port(port).ready().await;
     }
-    pause(500).await;
-    assert!(load.finish(&database).await > 10);
+    load.finish(&database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,11 +55,11 @@ async fn postgres_is_restarted_without_mercy_under_load() {
     let load = Load::start("restarted", &sidecars.each_ref().map(Sidecar::url), 2, 2);
     for _ in 0..3 {
         pause(1000).await;
+        load.goes_on().await;
         let cluster = database.cluster();
         tokio::task::spawn_blocking(move || cluster.pg_ctl(&["restart", "-m", "immediate"])).await.unwrap();
     }
-    pause(1500).await;
-    assert!(load.finish(&database).await > 10);
+    load.finish(&database).await;
     for sidecar in sidecars {
         assert_eq!(sidecar.get("/readyz").await.0, 200);
     }
@@ -73,13 +72,14 @@ async fn every_connection_to_the_database_is_terminated_again_and_again_under_lo
     let sidecars = [Sidecar::on(&database).await, Sidecar::on(&database).await];
     let load = Load::start("terminated", &sidecars.each_ref().map(Sidecar::url), 2, 2);
     let admin = database.admin().await;
+    load.goes_on().await;
     for _ in 0..15 {
         pause(200).await;
         let terminate = "select pg_terminate_backend(pid) from pg_stat_activity
                          where application_name = 'livestore-sidecar' and datname = any ($1)";
         admin.execute(terminate, &[&database.names()]).await.unwrap();
     }
-    assert!(load.finish(&database).await > 10);
+    load.finish(&database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,10 +114,10 @@ async fn the_network_to_the_database_is_cut_under_load() {
     let load = Load::start("cut", &[sidecar.url()], 3, 3);
     for _ in 0..3 {
         pause(700).await;
+        load.goes_on().await;
         breaker.cut_for(Duration::from_millis(1500)).await;
     }
-    pause(500).await;
-    assert!(load.finish(&database).await > 10);
+    load.finish(&database).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,8 +216,7 @@ async fn a_store_that_an_open_transaction_holds_does_not_hold_up_the_others() {
     }
     let load = Load::start("free", &[sidecar.url()], 2, 2);
     pause(3000).await;
-    let events = load.finish(&database).await;
-    assert!(events > 3, "the others go on: {events}");
+    load.finish(&database).await;
 
     transaction.commit().await.unwrap();
     more.push(held);

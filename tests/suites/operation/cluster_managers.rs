@@ -168,6 +168,7 @@ impl Clients {
         let mut clients = Self { databases, url, sidecars, witness, fleet, load, todos: Vec::new() };
         clients.push().await;
         tokio::time::sleep(Duration::from_secs(2)).await;
+        clients.load.goes_on().await;
         clients
     }
 
@@ -195,7 +196,6 @@ impl Clients {
         let (primary, standby) = (&self.databases[leader], &self.databases[1 - leader]);
         let events = self.load.finish(primary).await;
         eprintln!("{name}: {events} events, with pauses of {:?} s", pauses(primary, "books").await);
-        assert!(events > 100);
         for sidecar in &self.sidecars {
             eventually("it is ready", || async { sidecar.get("/readyz").await.0 == 200 }).await;
         }

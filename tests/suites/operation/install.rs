@@ -434,14 +434,16 @@ async fn a_database_in_use_changes_its_flavour_and_loses_nothing() {
     let loads = [Load::start("a", &urls, 2, 2), Load::start("dedicated", &urls, 1, 1)];
     for flavour in [Flavour::Portable, Flavour::Native, Flavour::Portable, Flavour::Native] {
         tokio::time::sleep(Duration::from_millis(500)).await;
+        for load in &loads {
+            load.goes_on().await;
+        }
         let (url, name) = (url.clone(), flavour.name());
         let install = move || succeed(&url, &["install", "--flavour", name, "--sidecar-role", "sidecar"]);
         tokio::task::spawn_blocking(install).await.unwrap();
         assert_eq!(text(&admin, "select livestore.flavour()").await, flavour.name());
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
     for load in loads {
-        assert!(load.finish(&database).await > 10);
+        load.finish(&database).await;
     }
     // The commit log has each event once: also those of pushes that an installation overtook.
     let positions = text(&admin, "select sum(position - first_position + 1)::text from livestore.commits").await;

@@ -72,6 +72,9 @@ async fn sidecars_that_are_replaced_under_load_lose_nothing() {
     let loads = [Load::start("a", &urls, 2, 2), Load::start("b", &urls, 1, 1)];
     pause(1000).await;
     for _ in 0..2 {
+        for load in &loads {
+            load.goes_on().await;
+        }
         let old = sidecars.remove(0);
         let port = old.port();
         assert!(old.terminate().await.success());
@@ -79,6 +82,6 @@ async fn sidecars_that_are_replaced_under_load_lose_nothing() {
         pause(1000).await;
     }
     for load in loads {
-        assert!(load.finish(&database).await > 10);
+        load.finish(&database).await;
     }
 }
